@@ -1,0 +1,1 @@
+"""A stand-in for the Autopilot API with an invented account, on this machine only."""

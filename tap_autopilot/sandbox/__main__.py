@@ -1,0 +1,91 @@
+"""`python -m tap_autopilot.sandbox`: serve the sample account until interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
+from tap_autopilot.sandbox.server import BOOKMARKS, STALE, Options, Sandbox
+
+
+def _explain(choices: dict[str, str]) -> str:
+    return "; ".join(f"{name}: {meaning}" for name, meaning in choices.items())
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return Fault.parse(text)
+    except ValueError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tap_autopilot.sandbox",
+        description="A stand-in for the Autopilot API with an invented account, on loopback.",
+    )
+    add = parser.add_argument
+    add("--port", type=int, default=8117, help="0 for a free one (default %(default)s)")
+    add("--api-key", default="sandbox", help="the key it accepts (default %(default)s)")
+    add("--seed", type=int, default=1, help="another seed, another account")
+    add("--contacts", type=int, default=432, help="default %(default)s")
+    add("--lists", type=int, default=8, help="default %(default)s")
+    add("--segments", type=int, default=6, help="default %(default)s")
+    add("--members", type=int, default=120, help="contacts in each segment (default %(default)s)")
+    add("--plain", action="store_true", help="without the odd values that clients trip over")
+    add("--latency", type=float, default=0, help="seconds before each answer")
+    add("--requests-per-second", type=float, default=0, help="above it 429 (default: no limit)")
+    add("--retry-after", default="", help="the Retry-After header of 429 and 503")
+    add("--gzip", action="store_true", help="compress answers where the client accepts it")
+    add("--bookmarks", choices=BOOKMARKS, default="last", help=_explain(BOOKMARKS))
+    add("--stale", choices=STALE, default="on", help=f"an outdated bookmark. {_explain(STALE)}")
+    add(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="WHEN:WHAT",
+        help="WHEN is a number (3, 5-8, 9-), a chance (10%%) or a path (/lists, /lists@1); WHAT is"
+        " a status (503; 429,retry-after=2) or a fault. " + _explain(ACTIONS),
+    )
+    return parser
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    args = _parser().parse_args()
+    account = Account(
+        seed=args.seed,
+        contacts=args.contacts,
+        lists=args.lists,
+        segments=args.segments,
+        members=args.members,
+        odd=not args.plain,
+    )
+    options = Options(
+        api_key=args.api_key,
+        bookmarks=args.bookmarks,
+        stale=args.stale,
+        latency=args.latency,
+        requests_per_second=args.requests_per_second,
+        retry_after=args.retry_after,
+        gzip=args.gzip,
+        faults=Faults(args.fault, args.seed),
+    )
+    stop = threading.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, lambda *_: stop.set())
+    with Sandbox(account, options, args.port) as sandbox:
+        print(
+            f"{args.contacts} contacts, {args.lists} lists, {args.segments} smart segments.\n"
+            f'To read them: {{"api_url": "{sandbox.url}", "api_key": "{args.api_key}"}}',
+            flush=True,
+        )
+        stop.wait()
+
+
+if __name__ == "__main__":
+    main()
