@@ -1,0 +1,58 @@
+"""Packaging. The JSON schemas stand at the repository's root and are shipped inside the package."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="tap-autopilot",
+    version="1.0.0",
+    description="Singer tap for Autopilot (autopilothq): contacts, lists, smart segments, members",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[
+        "tap_autopilot",
+        "tap_autopilot.sandbox",
+        "tap_autopilot.schemas",
+        "tap_autopilot.streams",
+    ],
+    package_dir={"tap_autopilot.schemas": "schemas"},
+    package_data={"tap_autopilot": ["py.typed"], "tap_autopilot.schemas": ["*.json"]},
+    install_requires=[
+        "backoff>=2.2",
+        "ciso8601>=2.3",
+        "msgspec>=0.19",
+        "requests>=2.32.3",
+        "singer-python>=6.1",
+        "urllib3>=2.1",
+    ],
+    extras_require={
+        "dev": [
+            "build",
+            "jsonschema",
+            "mypy",
+            "pytest",
+            "responses",
+            "ruff",
+            "singer-tools",
+            "types-jsonschema",
+            "types-requests",
+        ]
+    },
+    entry_points={"console_scripts": ["tap-autopilot=tap_autopilot.cli:main"]},
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Typing :: Typed",
+    ],
+)

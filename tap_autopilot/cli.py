@@ -1,0 +1,122 @@
+"""The command line: arguments, exit codes, and the last line of stderr."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from tap_autopilot import logs
+from tap_autopilot.exceptions import TapError, UserError
+
+LOG = logging.getLogger(__name__)
+
+INTERRUPTED = 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tap-autopilot",
+        description="Singer tap for Autopilot (autopilothq): writes an account's contacts, lists,"
+        " smart segments and their members to stdout, for any Singer target.",
+    )
+    add = parser.add_argument
+    add("-c", "--config", metavar="FILE", help="settings, as JSON; see sample_config.json")
+    add("-s", "--state", metavar="FILE", help="the last STATE of the run before")
+    add("--catalog", metavar="FILE", help="what to read; from --discover, with choices made")
+    add("-p", "--properties", metavar="FILE", dest="catalog", help="the old name of --catalog")
+    add("-d", "--discover", action="store_true", help="print the catalog; needs no key, no network")
+    add("--version", action="version", version=_version())
+    return parser
+
+
+def _version() -> str:
+    try:
+        return f"tap-autopilot {importlib.metadata.version('tap-autopilot')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "tap-autopilot (not installed)"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    _guard_descriptors()
+    logs.set_up()
+    args = _parser().parse_args(arguments)
+    try:
+        if args.discover:
+            _discover()
+        else:
+            _sync(args)
+    except TapError as error:
+        return _last_words(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _last_words("Stopped by SIGINT.", INTERRUPTED)
+    except BrokenPipeError:
+        return _last_words("The reader of stdout has gone away.", TapError.exit_code)
+    except Exception as error:  # a mistake of ours: where, but not what, which may be anyone's data
+        where = "".join(traceback.format_tb(error.__traceback__))
+        LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+        return _last_words(
+            f"An unexpected {type(error).__name__} ended the run; nothing of it is lost. Please"
+            " report the lines above.",
+            TapError.exit_code,
+        )
+    return 0
+
+
+def _guard_descriptors() -> None:
+    """Keep 1 and 2 from being given to a socket or file when they came closed."""
+    for descriptor in (1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            if os.open(os.devnull, os.O_RDONLY) != descriptor:
+                raise
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def _last_words(text: str, exit_code: int) -> int:
+    LOG.critical("%s", text)
+    logging.disable()  # threads may still be at work, and have nothing to add
+    return exit_code
+
+
+def _discover() -> None:
+    from tap_autopilot.discover import discover
+
+    json.dump(discover(), sys.stdout, indent=2)
+    print(flush=True)
+
+
+def _sync(args: argparse.Namespace) -> None:
+    from tap_autopilot.config import Config, read_json
+
+    if args.config is None:
+        raise UserError("A config file is needed: tap-autopilot --config FILE.")
+    raw = read_json(args.config, "config")
+    if not isinstance(raw, dict):
+        raise UserError(
+            f'The config file {args.config} is not an object such as {{"api_key": "…"}}.'
+        )
+    config = Config.from_mapping(raw)
+    catalog = read_json(args.catalog, "catalog") if args.catalog else None
+    if args.catalog and catalog is None:
+        raise UserError(f"The catalog file {args.catalog} is empty; make one with --discover.")
+    state = read_json(args.state, "state") if args.state else None
+    if args.state and state is None:
+        LOG.warning("The state file %s is empty; starting from the beginning.", args.state)
+
+    from tap_autopilot.sync import sync  # takes a while to import, and sets up its own logging
+
+    logs.set_up(config.api_key)
+    sync(config, catalog, state, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

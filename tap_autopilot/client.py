@@ -1,0 +1,247 @@
+"""One authenticated GET: paced, within a deadline, tried again where that can help."""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import json
+import logging
+import math
+import threading
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+import urllib3
+
+from tap_autopilot.config import Config
+from tap_autopilot.deadline import DeadlineAdapter
+from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
+from tap_autopilot.pace import Pacer
+from tap_autopilot.retry import Retries, retry_after
+
+LOG = logging.getLogger(__name__)
+T = TypeVar("T")
+
+LARGEST_BODY = 64 * 2**20  # bytes, packed and unpacked; a page of the API has some 200 kB
+MOST_REDIRECTS = 5
+RETRIED_STATUSES = frozenset({408, 425, 429})
+
+
+@dataclass
+class Traffic:
+    """What the requests of one kind of walk came to. `throttled` is in seconds."""
+
+    requests: int = 0
+    retries: int = 0
+    throttled: float = 0.0
+
+
+class Api:
+    """What all clients of a run share: the pace, and whether the API answers at all."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.pacer = Pacer(config.max_requests_per_second)
+        self.last_answer = -math.inf
+        self.traffic: dict[str, Traffic] = collections.defaultdict(Traffic)
+        self.counting = threading.Lock()
+
+
+class Client:
+    """A connection to the API, for one thread."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+        self._url = api.config.api_url
+        self._adapter = DeadlineAdapter()
+        session = requests.Session()
+        session.trust_env = self._url.startswith("https:")  # no proxy sees a key in plain text
+        around = session.merge_environment_settings(self._url, {}, True, None, None)
+        self._around: Any = {"verify": around["verify"], "proxies": around["proxies"]}
+        self._request = requests.Request("GET", self._url).prepare()
+        self._request.headers.update(
+            {
+                "autopilotapikey": api.config.api_key,
+                "User-Agent": api.config.user_agent,
+                "Accept": "application/json",
+                "Accept-Encoding": "gzip",
+            }
+        )
+
+    def get(
+        self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
+    ) -> T:
+        """What `decode` makes of the answer to `path`, which is percent-encoded already.
+
+        `decode` raises Retryable for an answer that is not what it should be. `shown` is how the
+        path is written where people read it, and `kind` under what the request is counted; the
+        most urgent request goes first where several wait for their turn. Raises Refused where the
+        API says no, UserError where it does not know the key, RunError where `retry_timeout` went
+        by without a good answer.
+        """
+        retries = None
+        started = time.monotonic()
+        while True:
+            sent = self._api.pacer.wait(urgency if retries is None else math.inf)
+            try:
+                result = decode(self._follow(path, shown, kind))
+            except Retryable as problem:
+                if problem.throttled:
+                    longer = self._api.pacer.throttled(sent, problem.wait or 0.0)
+                    self._count(kind, throttled=longer)
+                else:
+                    self._api.pacer.answered()
+                retries = retries or Retries(self._api.config.retry_timeout)
+                wait = retries.next_wait(problem.wait)
+                if wait is None:
+                    raise self._given_up(shown, problem, started) from None
+                self._count(kind, retries=1)
+                LOG.warning("GET %s: %s; trying again in %.1f s.", shown, problem, wait)
+                time.sleep(wait)
+            else:
+                self._api.pacer.answered()
+                self._api.last_answer = time.monotonic()
+                return result
+
+    def _given_up(self, shown: str, problem: Retryable, started: float) -> RunError:
+        seconds = time.monotonic() - started
+        text = f"GET {shown}: {problem}; given up after {seconds:.0f} s. Run again later"
+        if self._api.last_answer < started:
+            return Unreachable(f"{text}; the API answered nothing else either.")
+        return RunError(f"{text}.")
+
+    def _count(self, kind: str, retries: int = 0, throttled: float = 0.0) -> None:
+        with self._api.counting:
+            traffic = self._api.traffic[kind]
+            traffic.retries += retries
+            traffic.throttled += throttled
+
+    def _follow(self, path: str, shown: str, kind: str) -> bytes:
+        """The body of the answer, through redirects within the origin."""
+        url = self._url + path
+        for _ in range(MOST_REDIRECTS):
+            with self._api.counting:
+                self._api.traffic[kind].requests += 1
+            status, headers, body = self._fetch(url)
+            if status not in (301, 302, 303, 307, 308):
+                return _checked(shown, status, headers, body)
+            target = urllib.parse.urljoin(url, headers.get("Location", ""))
+            if _origin(target) != _origin(self._url):
+                host = urllib.parse.urlsplit(target).hostname
+                raise Refused(
+                    status,
+                    f"GET {shown}: redirected to another origin ({host}), which must not get the "
+                    "API key; if the API has moved, set api_url.",
+                )
+            url = target
+            self._api.pacer.wait(math.inf)
+        raise Refused(status, f"GET {shown}: redirected in a circle; check api_url.")
+
+    def _fetch(self, url: str) -> tuple[int, requests.structures.CaseInsensitiveDict[str], bytes]:
+        timeout = self._api.config.request_timeout
+        self._adapter.deadline.at = time.monotonic() + timeout
+        self._request.url = url
+        try:
+            response = self._adapter.send(
+                self._request, stream=True, timeout=timeout, **self._around
+            )
+            try:
+                body = response.raw.read(LARGEST_BODY + 1, decode_content=False)
+                if response.raw.read(1, decode_content=False):  # a short body is noticed only here
+                    raise Retryable("the answer is too large")
+            except BaseException:
+                response.raw.close()
+                raise
+            return response.status_code, response.headers, body
+        except requests.exceptions.SSLError as problem:
+            if "CERTIFICATE_VERIFY_FAILED" in str(problem):
+                raise Unreachable(
+                    f"The certificate of {urllib.parse.urlsplit(url).hostname} is not trusted, so "
+                    "the key was not sent; check api_url, the clock and REQUESTS_CA_BUNDLE."
+                ) from None
+            raise Retryable("TLS failed") from None
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as problem:
+            raise Retryable(_cause(problem)) from None
+        except (OSError, http.client.HTTPException) as problem:
+            raise Retryable(_cause(problem)) from None
+
+
+def _checked(
+    shown: str, status: int, headers: requests.structures.CaseInsensitiveDict[str], body: bytes
+) -> bytes:
+    """The unpacked body of a good answer; raises what the status of another one calls for."""
+    if status in RETRIED_STATUSES or status >= 500:
+        wait = retry_after(headers.get("Retry-After"))
+        raise Retryable(f"status {status}", wait, throttled=status == 429)
+    encoding = headers.get("Content-Encoding", "identity").lower()
+    if encoding in ("gzip", "x-gzip"):
+        body = _unpacked(body)
+    elif encoding != "identity":
+        raise Retryable("the answer is packed in a way that was not asked for")
+    if status == 200:
+        return body
+    said = f"GET {shown}: status {status}{_message(body)}"
+    if status == 401:
+        raise UserError(
+            f"{said}. Check api_key; a new one is made in Autopilot under Settings > API."
+        )
+    if status == 403:
+        raise Refused(status, f"{said}. The API key may not read this.")
+    raise Refused(status, f"{said}.")
+
+
+def _unpacked(packed: bytes) -> bytes:
+    unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        body = unpack.decompress(packed, LARGEST_BODY)
+    except zlib.error:
+        raise Retryable("the answer's gzip is damaged") from None
+    if unpack.unconsumed_tail:
+        raise Retryable("the answer unpacks to too much")
+    if not unpack.eof:
+        raise Retryable("the answer's gzip is cut short")
+    return body
+
+
+def _message(body: bytes) -> str:
+    """What an error answer says, cut; nothing where it is not one of the API's."""
+    try:
+        message = json.loads(body)["message"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return f' "{message[:200]}"' if isinstance(message, str) else ""
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urllib.parse.urlsplit(url)
+    try:
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        port = None
+    return parts.scheme, parts.hostname, port
+
+
+def _cause(problem: BaseException) -> str:
+    """Why a request failed, in a few words: the innermost of the errors wrapped in each other."""
+    while True:
+        inner = getattr(problem, "reason", None) or next(
+            (arg for arg in problem.args if isinstance(arg, BaseException)), None
+        )
+        inner = inner or problem.__cause__ or problem.__context__
+        if not isinstance(inner, BaseException) or inner is problem:
+            break
+        problem = inner
+    if isinstance(problem, TimeoutError):
+        return "no whole answer within request_timeout"
+    if isinstance(problem, ConnectionRefusedError):
+        return "nobody listens at api_url"
+    if isinstance(problem, ConnectionResetError):
+        return "the connection was reset"
+    if isinstance(problem, OSError) and problem.strerror:
+        return problem.strerror
+    return f"the connection broke ({type(problem).__name__})"

@@ -1,0 +1,56 @@
+"""Logging: plain lines on stderr, in singer's form, in which the API key never appears."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import re
+import sys
+import urllib.parse
+
+SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
+HIDDEN = "(API key)"
+
+
+class _Redacting(logging.Formatter):
+    """Formats a record as one line, without the secret in any of its usual encodings."""
+
+    def __init__(self, secret: str) -> None:
+        super().__init__("%(levelname)s %(message)s")
+        self._forms = re.compile("|".join(map(re.escape, _forms(secret)))) if secret else None
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return self._forms.sub(HIDDEN, line) if self._forms else line
+
+
+def _forms(secret: str) -> list[str]:
+    raw = secret.encode()
+    forms = {
+        secret,
+        json.dumps(secret)[1:-1],
+        repr(secret)[1:-1],
+        urllib.parse.quote(secret, safe=""),
+        urllib.parse.quote(secret),
+        urllib.parse.quote_plus(secret),
+        raw.hex(),
+        raw.hex().upper(),
+    }
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        for shift in range(3):  # where it starts inside a longer text decides how it comes out
+            text = encode(b"\0" * shift + raw).decode().rstrip("=")
+            first, last = (0, 2, 3)[shift], (len(raw) + shift) % 3
+            forms.add(text[first : len(text) - (1 if last else 0)])
+    return sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
+
+
+def set_up(secret: str = "") -> None:
+    """Send all logging to stderr, without `secret`, in place of what libraries have set up."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting(secret if len(secret) >= SHORTEST_SECRET else ""))
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("backoff").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full or closed stderr must not end the run

@@ -1,0 +1,56 @@
+"""The one writer of stdout: Singer messages as whole lines, a page at a time."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from tap_autopilot.exceptions import RunError
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Writer:
+    """Writes messages to a file descriptor.
+
+    What is written is not buffered here: once a call returns, the reader can have it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def write(self, lines: Iterable[bytes]) -> None:
+        """Write lines in one go. Raises RunError if they cannot be written."""
+        data = memoryview(b"".join(lines))
+        try:
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+        except BrokenPipeError:
+            raise RunError(
+                "The reader of stdout has gone away, most likely because the target failed; see"
+                " its messages, then run again with the last STATE that it gave out."
+            ) from None
+        except OSError as problem:
+            name = errno.errorcode.get(problem.errno or 0, "unknown error")
+            raise RunError(f"Cannot write to stdout: {problem.strerror} ({name}).") from None
+
+
+def message(value: Mapping[str, Any]) -> bytes:
+    """A message as a line."""
+    return _encode(value) + b"\n"
+
+
+def records(stream: str, rows: Iterable[Mapping[str, Any]], version: int | None) -> list[bytes]:
+    """A RECORD message for each row, as lines; `version` is that of a full-table pass."""
+    before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
+    extracted = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    after = b',"time_extracted":' + _encode(extracted)
+    if version is not None:
+        after += b',"version":' + _encode(version)
+    after += b"}\n"
+    return [b"%b%b%b" % (before, _encode(row), after) for row in rows]

@@ -1,0 +1,136 @@
+"""Selection: which streams and columns a catalog asks for.
+
+Columns and types come from the bundled schemas always; of a catalog only the choices count. So a
+catalog of another tool or of an older version does no harm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from singer import metadata as singer_metadata
+
+from tap_autopilot.discover import Breadcrumb, discover
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.streams import STREAMS, Stream
+
+LOG = logging.getLogger(__name__)
+
+Metadata = Mapping[Breadcrumb, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A selected stream: its whole schema, and the selected part of it."""
+
+    stream: type[Stream]
+    schema: Mapping[str, Any]
+    selected: Mapping[str, Any]
+
+
+def select(catalog: Any) -> list[Selected]:
+    """The selected streams, in the order of the registry; without a catalog the default ones.
+
+    Raises UserError for what is not a catalog.
+    """
+    ours = {entry["tap_stream_id"]: entry for entry in discover()["streams"]}
+    asked = ours if catalog is None else dict(_entries(catalog))
+    for name in asked:
+        if name not in ours:
+            LOG.warning("The catalog has a stream %.60r that does not exist; ignored.", name)
+    chosen = []
+    for name, entry in ours.items():
+        if name in asked:
+            defaults = singer_metadata.to_map(entry["metadata"])
+            choices = {**defaults, **_choices(name, asked[name])}
+            if _is_selected(choices, (), defaults):
+                schema = entry["schema"]
+                part = _prune(schema, choices, defaults)
+                chosen.append(Selected(STREAMS[name], schema, part))
+    if not chosen:
+        LOG.warning(
+            "No stream is selected, so there is nothing to do. To select one, set"
+            ' "selected": true in the metadata of its empty breadcrumb in the catalog.'
+        )
+    return chosen
+
+
+def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    streams = catalog.get("streams") if isinstance(catalog, dict) else None
+    if not isinstance(streams, list):
+        raise UserError('The catalog has no "streams"; make one with --discover.')
+    for entry in streams:
+        name = None
+        if isinstance(entry, dict):
+            name = entry.get("tap_stream_id") or entry.get("stream")
+        if not isinstance(name, str):
+            raise UserError('A stream in the catalog has no "tap_stream_id".')
+        yield name, entry
+
+
+def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
+    """What a catalog entry says of selection, by breadcrumb; also in the forms of old tools."""
+    choices: dict[Breadcrumb, dict[str, Any]] = {}
+    schema = entry.get("schema")
+    if isinstance(schema, dict):
+        choices.update(_legacy(schema))
+    if "selected" in entry:
+        choices[()] = {"selected": entry["selected"]}
+    try:
+        said = singer_metadata.to_map(entry.get("metadata") or [])
+        for breadcrumb, values in said.items():
+            choices[breadcrumb] = {**choices.get(breadcrumb, {}), **values}
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(
+            f"The metadata of stream {name} in the catalog is not a list of breadcrumbs with"
+            " metadata; make a new catalog with --discover."
+        ) from None
+    for breadcrumb, values in choices.items():
+        if not isinstance(values.get("selected", True), bool):
+            raise UserError(
+                f'"selected" of {".".join((name, *breadcrumb))} in the catalog is neither true'
+                " nor false."
+            )
+    return choices
+
+
+def _legacy(schema: Mapping[str, Any], above: Breadcrumb = ()) -> dict[Breadcrumb, dict[str, Any]]:
+    """The `selected` marks inside a schema, by breadcrumb."""
+    found = {above: {"selected": schema["selected"]}} if "selected" in schema else {}
+    if isinstance(schema.get("items"), dict):
+        found.update(_legacy(schema["items"], (*above, "items")))
+    properties = schema.get("properties")
+    if isinstance(properties, dict):
+        for name, part in properties.items():
+            if isinstance(part, dict):
+                found.update(_legacy(part, (*above, "properties", name)))
+    return found
+
+
+def _is_selected(choices: Metadata, breadcrumb: Breadcrumb, defaults: Metadata) -> bool:
+    if defaults[breadcrumb]["inclusion"] == "automatic":
+        return True
+    choice = choices[breadcrumb]
+    if choice.get("inclusion") == "unsupported":
+        return False
+    selected: bool = choice.get("selected", choice.get("selected-by-default", True))
+    return selected
+
+
+def _prune(
+    schema: Mapping[str, Any], choices: Metadata, defaults: Metadata, above: Breadcrumb = ()
+) -> dict[str, Any]:
+    """The part of a schema that is selected."""
+    pruned = dict(schema)
+    if "items" in schema:
+        pruned["items"] = _prune(schema["items"], choices, defaults, (*above, "items"))
+    if "properties" in schema:
+        pruned["properties"] = {
+            name: _prune(part, choices, defaults, (*above, "properties", name))
+            for name, part in schema["properties"].items()
+            if _is_selected(choices, (*above, "properties", name), defaults)
+        }
+    return pruned

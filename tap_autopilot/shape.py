@@ -1,0 +1,303 @@
+"""A schema compiled once into a function from a document to a row.
+
+Nothing is lost on the way: what has no column, and what does not fit its column, is kept as it
+came in `additional_fields`. What is deselected is dropped for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import ciso8601
+import msgspec
+
+from tap_autopilot.tally import Tally
+
+Document = Any
+Row = dict[str, Any]
+Schema = Mapping[str, Any]
+Convert = Callable[[Any], Any]
+
+ADDITIONAL = "additional_fields"
+LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_JSON = msgspec.json.Encoder(decimal_format="number")
+
+
+class _Unfit(ValueError):
+    """A value does not fit its column."""
+
+
+class _Partial(Exception):
+    """A value fits its column, which gets `args[0]`, but holds more than the column can."""
+
+
+def compile_shape(
+    schema: Schema, selected: Schema, keys: Iterable[str], tally: Tally
+) -> Callable[[Document], Row | None]:
+    """A function from a document to a row of the `selected` part of `schema`.
+
+    A row has every selected column, in the order of the schema. It is None, and counted, where
+    the document is not an object or lacks one of the `keys`.
+    """
+    keys = tuple(keys)
+    names = _Names(schema, selected)
+    blank = dict.fromkeys(selected["properties"])
+    keeps_additional = ADDITIONAL in blank
+    whole = {name for name in blank if selected["properties"][name] == schema["properties"][name]}
+
+    def shape(document: Document) -> Row | None:
+        if document.__class__ is not dict:
+            tally.skip("it is not an object")
+            return None
+        row = blank.copy()
+        additional: Row = {}
+        for name, value in document.items():
+            column, convert = names[name]
+            if convert is _text and value.__class__ is str:
+                row[column] = value
+            elif convert is None:
+                if column is not None:
+                    additional[name] = value
+                    tally.no_column(name)
+            elif value is not None:
+                try:
+                    row[column] = convert(value)
+                except _Unfit:
+                    if value != "":
+                        tally.no_fit(column)
+                        if column in whole:
+                            additional[name] = value
+                except _Partial as partial:
+                    row[column] = partial.args[0]
+                    if column in whole:
+                        additional[name] = value
+        for column, spellings in names.shared.items():
+            if sum(map(document.__contains__, spellings)) > 1:
+                row[column] = None
+                for name in filter(document.__contains__, spellings):
+                    _settle(row, column, names[name][1], name, document[name], additional)
+        if additional and keeps_additional:
+            row[ADDITIONAL] = additional
+        for key in keys:
+            if not row[key]:
+                tally.skip(f"it has no {key}")
+                return None
+        return row
+
+    return shape
+
+
+def _settle(
+    row: Row, column: str, convert: Convert, name: str, value: Any, additional: Row
+) -> None:
+    """Of several fields for one column, let the first that fits fill it and keep the others."""
+    additional.pop(name, None)
+    if value is None:
+        return
+    if row[column] is None:
+        with contextlib.suppress(_Unfit, _Partial):
+            row[column] = convert(value)
+            return
+    additional[name] = value
+
+
+class _Names(dict[str, Any]):
+    """From a field's name, in any spelling, to its column and conversion; resolved once a name.
+
+    (column, None) stands for a field without a column, (None, None) for a deselected one.
+    `shared` has the spellings of each column that came in more than one.
+    """
+
+    def __init__(self, schema: Schema, selected: Schema) -> None:
+        super().__init__()
+        kept = selected["properties"]
+        self.shared: dict[str, list[str]] = {}
+        self._columns: dict[str, tuple[Any, Any]] = {}
+        for column, part in schema["properties"].items():
+            if column not in kept:
+                self._columns[_plain(column)] = (None, None)
+            elif column != ADDITIONAL:
+                self._columns[_plain(column)] = (column, _converter(part, kept[column]))
+
+    def __missing__(self, name: str) -> tuple[Any, Any]:
+        column, convert = found = self._columns.get(_plain(name), (name, None))
+        if len(self) < 10_000:  # documents may be keyed by anything
+            self[name] = found
+            if convert is not None:
+                spellings = [known for known in self if self[known][0] == column]
+                if len(spellings) > 1:
+                    self.shared[column] = spellings
+        return found
+
+
+def _plain(name: str) -> str:
+    """What all spellings of a name have in common: FirstName, first_name, firstName."""
+    return name.replace("_", "").lower()
+
+
+def _converter(schema: Schema, selected: Schema) -> Convert:
+    kind = _type(schema)
+    if kind == "string":
+        return moment if schema.get("format") == "date-time" else _text
+    if kind == "object":
+        return _object(schema, selected)
+    if kind == "array":
+        if _type(schema["items"]) == "string":
+            return _texts
+        return _objects(schema["items"], selected["items"])
+    return {"boolean": _boolean, "integer": _integer}[kind]
+
+
+def _type(schema: Schema) -> str:
+    types = schema["type"]
+    return types if isinstance(types, str) else next(one for one in types if one != "null")
+
+
+def _text(value: Any) -> str:
+    if value.__class__ is str:
+        return value
+    if value.__class__ in (int, Decimal, bool):
+        return _JSON.encode(value).decode()
+    raise _Unfit
+
+
+def _any_text(value: Any) -> str:
+    return value if value.__class__ is str else _JSON.encode(value).decode()
+
+
+def _boolean(value: Any) -> bool:
+    if value is True or value is False:
+        return value
+    raise _Unfit
+
+
+def _integer(value: Any) -> int:
+    if value.__class__ is int and abs(value) <= LARGEST_INTEGER:
+        return value
+    raise _Unfit
+
+
+def _texts(value: Any) -> list[str]:
+    if value.__class__ is list:
+        return [_text(item) for item in value]
+    if value == {}:
+        return []
+    raise _Unfit
+
+
+def _object(schema: Schema, selected: Schema) -> Convert:
+    """Conversion of an object, by its fields' names in any spelling."""
+    names = _Names(schema, selected)
+    blank = dict.fromkeys(selected["properties"])
+
+    def convert(value: Any) -> Row:
+        if value.__class__ is not dict:
+            if value == []:
+                return blank.copy()
+            raise _Unfit
+        row = blank.copy()
+        more = False
+        for name, item in value.items():
+            column, change = names[name]
+            if change is None:
+                more = more or column is not None
+            elif row[column] is not None:
+                more = True
+            elif change is _text:
+                row[column] = item if item is None else _any_text(item)
+            elif item is not None and item != "":
+                row[column] = change(item)
+        if more:
+            raise _Partial(row)
+        return row
+
+    return convert
+
+
+def _objects(schema: Schema, selected: Schema) -> Convert:
+    """Conversion to an array of objects: of an array, or of a map where there are two fields.
+
+    The two fields take the key and the value of each entry of the map.
+    """
+    item = _object(schema, selected)
+    fields = list(schema["properties"])
+    pairs = _pairs(fields, schema, selected) if len(fields) == 2 else None
+
+    def convert(value: Any) -> list[Row]:
+        if value.__class__ is dict and (pairs or not value):
+            return pairs(value) if pairs else []
+        if value.__class__ is not list or (pairs and value):
+            raise _Unfit
+        rows, more = [], False
+        for one in value:
+            try:
+                rows.append(item(one))
+            except _Partial as partial:
+                rows.append(partial.args[0])
+                more = True
+        if more:
+            raise _Partial(rows)
+        return rows
+
+    return convert
+
+
+def _pairs(fields: list[str], schema: Schema, selected: Schema) -> Callable[[Any], list[Row]]:
+    first, second = fields
+    convert = _converter(schema["properties"][second], schema["properties"][second])
+    kept = [field for field in fields if field in selected["properties"]]
+
+    def both(value: Any) -> list[Row]:
+        return [
+            {first: key, second: item if item is None else convert(item)}
+            for key, item in value.items()
+        ]
+
+    def some(value: Any) -> list[Row]:
+        return [{field: row[field] for field in kept} for row in both(value)]
+
+    return both if len(kept) == 2 else some
+
+
+def moment(value: Any) -> str:
+    """A time as RFC 3339 in UTC, from ISO 8601 text or epoch milliseconds. Raises ValueError.
+
+    Text that is in that form already stays as it is, with all its digits.
+    """
+    if value.__class__ is str:
+        try:
+            parsed = ciso8601.parse_datetime(value)
+            mark = value[19:20]
+            if (
+                (mark == "." or mark == "Z")
+                and value[10] == "T"
+                and value[13] == ":"
+                and value[-1] == "Z"
+                and value[11:13] != "24"
+            ):
+                return value
+            zone = parsed.tzinfo
+            utc = parsed.astimezone(timezone.utc) if zone else parsed.replace(tzinfo=timezone.utc)
+            return utc.isoformat()[:-6] + "Z"
+        except (ValueError, OverflowError):
+            raise _Unfit from None
+    if value.__class__ is int:
+        minute, rest = divmod(value, 60_000)
+        return f"{_minute(minute)}{rest // 1000:02d}.{rest % 1000:03d}Z"
+    raise _Unfit
+
+
+@functools.lru_cache(maxsize=10_000)
+def _minute(number: int) -> str:
+    """The text of a minute since the epoch, up to its seconds. Mailings come many a minute."""
+    try:
+        return (_EPOCH + timedelta(minutes=number)).isoformat()[:17]
+    except OverflowError:
+        raise _Unfit from None

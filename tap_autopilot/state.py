@@ -1,0 +1,254 @@
+"""State: how far each stream's pass has come, in and out of Singer's STATE.
+
+A pass reads a stream from end to end, over as many runs as it takes. While one is under way,
+`bookmarks.<stream>` of the state holds
+
+    progress   [bookmark, seen]: the position of the next page; or "complete"; or, for the members
+               of the segments, [through, fingerprint, [[segment, bookmark, seen], …]]: all
+               segments up to `through` are read but for those that follow
+    version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
+    doubt      why it must not end so
+
+and after a complete run none of them. `progress` is never an object, because some tools merge a
+new state into an old one, key by key: here that can only replace it whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+from tap_autopilot.streams import STREAMS, Stream
+from tap_autopilot.walks import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
+
+LOG = logging.getLogger(__name__)
+
+MEMBERS = "smart_segments_contacts"
+COMPLETE = "complete"
+OF_A_PASS = ("progress", "version", "doubt")
+
+
+class Progress:
+    """The passes of the selected streams: where they stand, and the state that says so."""
+
+    def __init__(self, state: Any, selected: Iterable[type[Stream]], *, versions: bool) -> None:
+        self._streams = list(selected)
+        self._bookmarks = _bookmarks(state)
+        self._members = _Members()
+        for name, entry in self._bookmarks.items():
+            if not any(stream.name == name for stream in self._streams):
+                _clear(entry)
+        for stream in self._streams:
+            entry = self._bookmarks.setdefault(stream.name, {})
+            if not _is_progress(stream, entry):
+                if "progress" in entry:
+                    LOG.warning(
+                        "%s: the state's progress is not usable; starting over.", stream.name
+                    )
+                _clear(entry)
+            if "progress" not in entry:
+                version = {"version": int(time.time() * 1000)} if versions else {}
+                entry.update({"progress": _start(stream), **version})
+            elif not versions:
+                entry.pop("version", None)
+        for walk in (CONTACTS, LISTS, SEGMENTS):
+            self._agree(walk)
+        if MEMBERS in self._bookmarks and self._bookmarks[MEMBERS].get("progress") != COMPLETE:
+            self._members = _Members(*self._bookmarks[MEMBERS]["progress"])
+
+    def _agree(self, walk: Walk) -> None:
+        """Let streams that are fed by one walk go on together; if they cannot, start it over."""
+        names = self.unfinished(walk)
+        positions = [self._bookmarks[name]["progress"] for name in names]
+        if any(position != positions[0] for position in positions):
+            LOG.warning("The state has %s at different pages; starting over.", " and ".join(names))
+            for name in names:
+                self._bookmarks[name]["progress"] = [None, 0]
+
+    def value(self) -> dict[str, Any]:
+        """The value of a STATE message."""
+        return {"bookmarks": {name: entry for name, entry in self._bookmarks.items() if entry}}
+
+    def version(self, stream: str) -> int | None:
+        """The version of a stream's rows, if they have one."""
+        version: int | None = self._bookmarks[stream].get("version")
+        return version
+
+    def doubt(self, stream: str) -> str | None:
+        """Why a stream's pass must not end with ACTIVATE_VERSION, if so."""
+        reason: str | None = self._bookmarks[stream].get("doubt")
+        return reason
+
+    def add_doubt(self, stream: str, reason: str) -> None:
+        """Remember a reason not to end a stream's pass with ACTIVATE_VERSION."""
+        self._bookmarks[stream].setdefault("doubt", reason)
+
+    def unfinished(self, walk: Walk) -> list[str]:
+        """The selected streams that still need this walk."""
+        return [
+            stream.name
+            for stream in self._streams
+            if stream.walk == walk.kind and not self.is_complete(stream.name)
+        ]
+
+    def is_complete(self, stream: str) -> bool:
+        """Whether the pass of a stream is complete."""
+        return bool(self._bookmarks[stream].get("progress", COMPLETE) == COMPLETE)
+
+    def walks(self) -> list[tuple[Walk, Position]]:
+        """The walks to begin with, those that were interrupted first.
+
+        The walk over the segments is among them also where only its members are unfinished.
+        """
+        found = []
+        for walk in (CONTACTS, LISTS, SEGMENTS):
+            names = self.unfinished(walk)
+            if names:
+                found.append((walk, Position(*self._bookmarks[names[0]]["progress"])))
+            elif walk is SEGMENTS and self.needs_members():
+                found.append((walk, Position()))
+        return sorted(found, key=lambda one: one[1].bookmark is None)
+
+    def needs_members(self) -> bool:
+        """Whether the members of segments are still to be read."""
+        return MEMBERS in (one.name for one in self._streams) and not self.is_complete(MEMBERS)
+
+    def segments(self, segment_ids: Iterable[str]) -> list[tuple[str, Position]]:
+        """The segments whose members are to be read, of all that there are, and from where."""
+        todo = self._members.todo(segment_ids)
+        self._update_members()
+        return todo
+
+    def advance(self, page: Page) -> None:
+        """Note that a page's rows are written."""
+        if page.walk.segment_id is not None:
+            self._members.reached(page.walk.segment_id, page.after)
+            self._update_members()
+        else:
+            after = page.after
+            for name in self.unfinished(page.walk):
+                self._bookmarks[name]["progress"] = (
+                    COMPLETE if after is None else [after.bookmark, after.seen]
+                )
+
+    def skip_segment(self, segment_id: str) -> None:
+        """Note that a segment is gone, so that there is nothing to read of it."""
+        self._members.reached(segment_id, None)
+        self._update_members()
+
+    def finish(self) -> None:
+        """Leave nothing of the passes in the state, once all are complete."""
+        for entry in self._bookmarks.values():
+            _clear(entry)
+
+    def _update_members(self) -> None:
+        if MEMBERS in self._bookmarks:
+            self._bookmarks[MEMBERS]["progress"] = self._members.value()
+
+
+class _Members:
+    """How far the members of the segments are read, in the order of the segments' ids.
+
+    In the state that takes no more room for a thousand segments than for ten: the last one begun,
+    those before it that are not finished, and a fingerprint of all up to it, by which to notice
+    that others have come in between.
+    """
+
+    def __init__(
+        self, through: str = "", fingerprint: int = 0, under_way: Iterable[list[Any]] = ()
+    ) -> None:
+        self._through = through
+        self._fingerprint = fingerprint
+        self._under_way = {one: Position(bookmark, seen) for one, bookmark, seen in under_way}
+        self._ids: list[str] | None = None
+        self._begun = 0
+
+    def todo(self, segment_ids: Iterable[str]) -> list[tuple[str, Position]]:
+        self._ids = ids = sorted(set(segment_ids))
+        self._begun = sum(one <= self._through for one in ids)
+        fingerprint = 0
+        for one in ids[: self._begun]:
+            fingerprint = zlib.crc32(one.encode(), fingerprint)
+        if fingerprint != self._fingerprint or not self._under_way.keys() <= set(ids):
+            LOG.warning(
+                "%s: the segments are not those that the state tells of; starting over.", MEMBERS
+            )
+            self._through, self._fingerprint, self._under_way, self._begun = "", 0, {}, 0
+        return [*self._under_way.items(), *((one, Position()) for one in ids[self._begun :])]
+
+    def reached(self, segment_id: str, after: Position | None) -> None:
+        assert self._ids is not None
+        while self._begun < len(self._ids) and self._ids[self._begun] <= segment_id:
+            one = self._through = self._ids[self._begun]
+            self._fingerprint = zlib.crc32(one.encode(), self._fingerprint)
+            self._under_way[one] = Position()
+            self._begun += 1
+        if after is None:
+            del self._under_way[segment_id]
+        else:
+            self._under_way[segment_id] = after
+
+    def value(self) -> Any:
+        if self._ids is not None and self._begun == len(self._ids) and not self._under_way:
+            return COMPLETE
+        under_way = [[one, at.bookmark, at.seen] for one, at in self._under_way.items()]
+        return [self._through, self._fingerprint, under_way]
+
+
+def _start(stream: type[Stream]) -> list[Any]:
+    return ["", 0, []] if stream.name == MEMBERS else [None, 0]
+
+
+def _clear(entry: dict[str, Any]) -> None:
+    for name in OF_A_PASS:
+        entry.pop(name, None)
+
+
+def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
+    """The bookmarks of a given state, without what is not usable; of 0.3.0's as well."""
+    if state is None or state == {}:
+        return {}
+    given = state.get("bookmarks", {}) if isinstance(state, dict) else None
+    if not isinstance(given, dict):
+        LOG.warning("The state is not one of a Singer tap; starting without it.")
+        return {}
+    usable = {}
+    for name, entry in given.items():
+        if name not in STREAMS:
+            LOG.warning("The state has a stream %.60r that does not exist; ignored.", name)
+        elif not isinstance(entry, dict):
+            LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
+        else:
+            usable[name] = copy.deepcopy(entry)
+    return usable
+
+
+def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:
+    version, doubt = entry.get("version"), entry.get("doubt")
+    if not (version is None or type(version) is int) or not (
+        doubt is None or isinstance(doubt, str)
+    ):
+        return False
+    match entry.get("progress"):
+        case "complete":
+            return True
+        case [str(), int(), list(under_way)] if stream.name == MEMBERS:
+            return all(
+                isinstance(one, list) and len(one) == 3 and isinstance(one[0], str)
+                and _is_position(one[1:])
+                for one in under_way
+            )  # fmt: skip
+        case list(position) if stream.name != MEMBERS:
+            return _is_position(position)
+    return False
+
+
+def _is_position(value: list[Any]) -> bool:
+    match value:
+        case [None | str(), int(seen)] if not isinstance(seen, bool) and value[0] != "":
+            return seen >= 0
+    return False

@@ -1,0 +1,14 @@
+"""The registry of streams, in the order in which they are listed everywhere."""
+
+from __future__ import annotations
+
+from tap_autopilot.streams.base import Stream
+from tap_autopilot.streams.contacts import Contacts
+from tap_autopilot.streams.lists import Lists
+from tap_autopilot.streams.smart_segments import SmartSegments, SmartSegmentsContacts
+
+STREAMS: dict[str, type[Stream]] = {
+    stream.name: stream for stream in (Contacts, Lists, SmartSegments, SmartSegmentsContacts)
+}
+
+__all__ = ["STREAMS", "Stream"]

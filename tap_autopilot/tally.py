@@ -1,0 +1,67 @@
+"""What a stream's rows came to, for the log: counted always, said once."""
+
+from __future__ import annotations
+
+import collections
+import logging
+
+LOG = logging.getLogger(__name__)
+
+MOST_NAMES = 200  # of unknown fields that are told apart; documents may be keyed by anything
+
+
+class Tally:
+    """Counts for one stream: rows written, documents skipped, values that found no column."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.rows = 0
+        self.skipped = 0
+        self.cleaned = 0
+        self.unfit: collections.Counter[str] = collections.Counter()
+        self.unknown: collections.Counter[str] = collections.Counter()
+
+    def skip(self, reason: str) -> None:
+        """A document made no row."""
+        if not self.skipped:
+            LOG.warning("%s: a document is skipped, since %s.", self.stream, reason)
+        self.skipped += 1
+
+    def no_fit(self, column: str) -> None:
+        """A value does not fit its column."""
+        if column not in self.unfit:
+            LOG.warning(
+                "%s: a value does not fit column %s, which is null there; the value itself is in"
+                " additional_fields.",
+                self.stream,
+                column,
+            )
+        self.unfit[column] += 1
+
+    def no_column(self, name: str) -> None:
+        """A field has no column."""
+        if name not in self.unknown:
+            if len(self.unknown) >= MOST_NAMES:
+                name = "(others)"
+            else:
+                LOG.info("%s: field %.60r has no column, see additional_fields.", self.stream, name)
+        self.unknown[name] += 1
+
+    def clean(self, count: int) -> None:
+        """Texts lost a U+0000 or a lone surrogate."""
+        if count and not self.cleaned:
+            LOG.warning("%s: text is not valid Unicode in places; it is cleaned.", self.stream)
+        self.cleaned += count
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows} rows"]
+        if self.skipped:
+            parts.append(f"{self.skipped} documents skipped")
+        if self.unfit:
+            columns = ", ".join(f"{column} {count}" for column, count in self.unfit.items())
+            parts.append(f"{self.unfit.total()} values nulled ({columns})")
+        if self.unknown:
+            parts.append(f"{self.unknown.total()} values without a column")
+        if self.cleaned:
+            parts.append(f"{self.cleaned} texts cleaned")
+        return ", ".join(parts)
