@@ -1,0 +1,30 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TARGET := .venv-target-jsonl
+
+.PHONY: run test lint clean
+
+run: $(VENV)/installed $(TARGET)/installed
+	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+$(TARGET)/installed:
+	$(PYTHON) -m venv $(TARGET)
+	$(TARGET)/bin/pip install --quiet target-jsonl
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(TARGET) output build dist *.egg-info
