@@ -37,6 +37,7 @@ setup(
             "pytest",
             "responses",
             "ruff",
+            "setuptools>=70.1",
             "singer-tools",
             "types-jsonschema",
             "types-requests",

@@ -51,7 +51,7 @@ def decode(body: bytes, name: str) -> Listing:
     try:
         answer = _everything.decode(body)
         dirty = b"\\u0000" in body
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer, dirty = _parse_leniently(body), True
     documents = _documents(answer, name)
     cleaned = 0
@@ -69,7 +69,7 @@ def decode_members(body: bytes, name: str) -> Listing:
         ids = [member.contact_id for member in answer.contacts]
         bookmark, total = answer.bookmark, answer.total_contacts
         dirty = b"\\u0000" in body
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         lenient, dirty = _parse_leniently(body), True
         ids = [
             document.get("contact_id") if isinstance(document, dict) else None

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
+import math
 import threading
 import time
 
 PUBLISHED_RATE = 5.0  # requests a second, the limit that Autopilot publishes
 SLACK = 1.02  # the gaps are this much wider than the rate asks, for what the network bunches up
 CATCH_UP = 0.01  # seconds by which a late request does not make all later ones late
+WINDOW = 1.05  # seconds; what counts as the last second
+GROWTH = 1.25  # by each answer, while nothing was throttled
+CREEP = 4e-6  # by each answer above the safe rate, times the number of answers since the last 429
+SAFE = 0.99  # of the rate that the API has let through
 
 
 class Pacer:
     """Lets requests through, one after another, never more than `ceiling` a second.
 
-    It starts at the published rate and grows by a quarter with each answer. A 429 halves the rate;
-    from then on it returns quickly to just below where that happened, and only creeps above it.
-    Where several walks wait, the most urgent goes first.
+    The first second's worth of the published rate goes at once; from there the rate grows by a
+    quarter with each answer. A 429 shows what the API lets through: the rate is cut to half of
+    that, climbs back to just below it within a few answers, and only creeps from there. Where
+    several walks wait, the most urgent goes first.
     """
 
     def __init__(self, ceiling: float) -> None:
         self._ceiling = ceiling
         self._rate = min(PUBLISHED_RATE, ceiling)
-        self._limit: float | None = None  # the rate that is known to be safe, once one was not
-        self._creep = 0.0
-        self._next = 0.0
-        self._changed = 0.0  # when the rate was last cut
-        self._paused_until = 0.0
+        self._at_once = int(self._rate)
+        self._safe = math.inf
+        self._answers = 0  # since the last 429
+        self._sent: collections.deque[float] = collections.deque()  # within WINDOW
+        self._next = -math.inf
+        self._cut = -math.inf  # when the rate was last cut
+        self._paused_until = -math.inf
         self._waiting: list[tuple[float, int]] = []
         self._tickets = itertools.count()
         self._turn = threading.Condition()
@@ -46,20 +55,34 @@ class Pacer:
                 else:
                     break
             heapq.heappop(self._waiting)
-            self._next = max(self._next, now - CATCH_UP) + SLACK / self._rate
             if self._waiting:
                 self._turn.notify_all()
+            self._let_through(now)
             return now
+
+    def _let_through(self, now: float) -> None:
+        self._sent.append(now)
+        while self._sent[0] < now - WINDOW:
+            self._sent.popleft()
+        if self._at_once > 1:
+            self._at_once -= 1
+        else:
+            self._next = max(self._next, now - CATCH_UP) + SLACK / self._rate
+        most = math.ceil(self._ceiling)
+        if len(self._sent) >= most:
+            self._next = max(self._next, self._sent[-most] + SLACK)
 
     def answered(self) -> None:
         """Tell of a request that was not throttled."""
         with self._turn:
-            if self._limit is None:
-                self._rate = min(self._rate * 1.25, self._ceiling)
-            elif self._rate < self._limit:
-                self._rate = min(self._rate + self._limit / 8, self._limit)
+            self._answers += 1
+            if self._safe == math.inf:
+                self._rate *= GROWTH
+            elif self._rate < self._safe:
+                self._rate = min(self._rate + self._safe / 4, self._safe)
             else:
-                self._rate = min(self._rate * (1 + self._creep), self._ceiling)
+                self._rate *= 1 + CREEP * self._answers
+            self._rate = min(self._rate, self._ceiling)
 
     def throttled(self, sent: float, wait: float) -> float:
         """Tell of a 429 to a request let through at `sent`; pause all walks for `wait` seconds.
@@ -68,11 +91,14 @@ class Pacer:
         """
         with self._turn:
             now = time.monotonic()
-            if sent > self._changed:
-                self._limit = self._rate * 0.98
-                self._rate /= 2
-                self._creep = self._creep / 2 or 0.001
-                self._changed = now
+            if sent > self._cut + 1:  # else it is still for what was sent before the cut
+                let_through = sum(sent - WINDOW < one < sent for one in self._sent)
+                self._safe = SAFE * (
+                    min(self._rate, let_through) if let_through else self._rate / 2
+                )
+                self._rate = self._safe / 2
+                self._cut = now
+                self._answers = 0
             until = max(self._paused_until, now + wait)
             longer = until - max(self._paused_until, now)
             self._paused_until = until

@@ -160,7 +160,7 @@ class Sandbox:
         end = start + PAGE
         body = b'{"contacts":[' + b",".join(map(self._contact, ids[start:end])) + b"]"
         body += b',"total_contacts":%d' % len(ids)
-        if end < len(ids) and start >= 0:
+        if end < len(ids):
             body += b',"bookmark":' + _json(self._bookmark(ids, end))
         body += b"}"
         if len(self._pages) < 1024:
@@ -182,7 +182,7 @@ class Sandbox:
         place = bisect.bisect_left(ids, bookmark)
         present = place < len(ids) and ids[place] == bookmark
         if not present:
-            return {"on": place, "404": None, "first": 0, "empty": -PAGE - 1}[self.options.stale]
+            return {"on": place, "404": None, "first": 0, "empty": len(ids)}[self.options.stale]
         return place if self.options.bookmarks in ("next", "repeat") else place + 1
 
     def _contact(self, contact_id: str) -> bytes:

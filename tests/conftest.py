@@ -1,0 +1,111 @@
+"""Running the real command against a sandbox, with the invariants checked after every run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import Fault, Faults
+from tap_autopilot.sandbox.server import Options, Sandbox
+from tests.invariants import Run, check
+
+KEY = "s3cr3t+key/of=the~account!"
+COMMAND = [sys.executable, "-m", "tap_autopilot"]
+
+Serve = Callable[..., Sandbox]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start a sandbox: `serve(account, "3:503", bookmarks="next", …)`."""
+    with ExitStack() as stack:
+
+        def start(account: Account | None = None, *faults: str, **options: Any) -> Sandbox:
+            struck = Faults(map(Fault.parse, faults))
+            chosen = Options(**{"api_key": KEY, "faults": struck, **options})
+            return stack.enter_context(Sandbox(account or Account(contacts=250), chosen))
+
+        yield start
+
+
+class Tap:
+    """The command, run in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def config(self, sandbox: Sandbox | None = None, **settings: Any) -> dict[str, Any]:
+        """A config for a sandbox, quick to try again."""
+        found = {"api_key": KEY, "max_requests_per_second": 1000, "retry_timeout": 5}
+        if sandbox is not None:
+            found["api_url"] = sandbox.url
+        return {**found, **settings}
+
+    def file(self, name: str, value: Any) -> str:
+        """A file in the folder: text as it is, anything else as JSON."""
+        path = self.folder / name
+        path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+        return str(path)
+
+    def arguments(self, sandbox: Sandbox, *, catalog: Any, state: Any, config: Any) -> list[str]:
+        """The arguments of a sync."""
+        found = ["--config", self.file("config.json", self.config(sandbox, **config))]
+        if catalog is not None:
+            found += ["--catalog", self.file("catalog.json", catalog)]
+        if state is not None:
+            found += ["--state", self.file("state.json", state)]
+        return found
+
+    def sync(
+        self, sandbox: Sandbox, *, catalog: Any = None, state: Any = None, **config: Any
+    ) -> Run:
+        """Sync from a sandbox."""
+        before = len(sandbox.requests)
+        arguments = self.arguments(sandbox, catalog=catalog, state=state, config=config)
+        files = {path: path.read_bytes() for path in self.folder.iterdir()}
+        run = self.run(*arguments, key=str(config.get("api_key", KEY)))
+        run.requests = sandbox.requests[before:]
+        assert files == {path: path.read_bytes() for path in self.folder.iterdir()}
+        assert sandbox.most_connections <= int(config.get("concurrency", 8))
+        return check(run)
+
+    def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
+        """Run the command with any arguments."""
+        done = subprocess.run(
+            [*COMMAND, *arguments],
+            capture_output=True,
+            timeout=120,
+            check=False,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
+        )
+        return Run(done.returncode, done.stdout, done.stderr.decode(), key)
+
+
+@pytest.fixture
+def tap(tmp_path: Path) -> Tap:
+    """The command in a folder of its own."""
+    return Tap(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def catalog_text() -> str:
+    """What --discover prints."""
+    done = subprocess.run([*COMMAND, "--discover"], capture_output=True, check=True)
+    return done.stdout.decode()
+
+
+@pytest.fixture
+def catalog(catalog_text: str) -> Any:
+    """The discovered catalog, to be changed at will."""
+    return json.loads(catalog_text)

@@ -1,0 +1,165 @@
+"""What holds after every run of the tap, whatever happened in it."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import json
+import re
+import urllib.parse
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jsonschema
+
+from tap_autopilot.sandbox.server import Request
+
+Message = dict[str, Any]
+
+
+@dataclass
+class Run:
+    """A run of the command that is over: what it wrote, and how it ended."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+    key: str = ""
+    requests: list[Request] = field(default_factory=list)
+    killed: bool = False
+
+    @cached_property
+    def messages(self) -> list[Message]:
+        lines = self.stdout.split(b"\n")
+        last = lines.pop()
+        assert self.killed or last == b"", f"a partial last line: {last[-200:]!r}"
+        return [json.loads(line, parse_constant=_refuse) for line in lines]
+
+    def of(self, kind: str, stream: str | None = None) -> list[Message]:
+        return [
+            message
+            for message in self.messages
+            if message["type"] == kind and stream in (None, message.get("stream"))
+        ]
+
+    def rows(self, stream: str) -> list[dict[str, Any]]:
+        return [message["record"] for message in self.of("RECORD", stream)]
+
+    @property
+    def state(self) -> Any:
+        return self.of("STATE")[-1]["value"]
+
+    @property
+    def log(self) -> list[str]:
+        return self.stderr.splitlines()
+
+    @property
+    def last_words(self) -> str:
+        return self.log[-1]
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is not strict JSON")
+
+
+def forms(key: str) -> list[str]:
+    """The key in five encodings."""
+    raw = key.encode()
+    return [
+        key,
+        urllib.parse.quote(key, safe=""),
+        base64.b64encode(raw).decode().rstrip("=")[:-1],
+        raw.hex(),
+        json.dumps(key)[1:-1],
+    ]
+
+
+def check(run: Run) -> Run:
+    """Fail where an invariant does not hold for this run."""
+    _check_messages(run)
+    _check_ending(run)
+    _check_secrets(run)
+    if not run.killed and run.messages:
+        _check_counts(run)
+    assert all(request.method == "GET" for request in run.requests)
+    return run
+
+
+def _check_messages(run: Run) -> None:
+    schemas: dict[str, tuple[Message, jsonschema.Draft4Validator]] = {}
+    formats = jsonschema.FormatChecker()
+    for message in run.messages:
+        stream = message.get("stream", "")
+        if message["type"] == "SCHEMA":
+            assert stream not in schemas, f"a second SCHEMA of {stream}"
+            jsonschema.Draft4Validator.check_schema(message["schema"])
+            validator = jsonschema.Draft4Validator(message["schema"], format_checker=formats)
+            schemas[stream] = (message, validator)
+        elif message["type"] == "RECORD":
+            declared, validator = schemas[stream]
+            row = message["record"]
+            assert list(row) == list(declared["schema"]["properties"]), "columns, or their order"
+            validator.validate(row)
+            assert all(row[key] for key in declared["key_properties"]), row
+            _check_times(declared["schema"], row)
+            assert "\0" not in json.dumps(row)
+        else:
+            assert message["type"] in ("STATE", "ACTIVATE_VERSION")
+    if run.messages and not run.killed:
+        assert run.messages[-1]["type"] == "STATE"
+
+
+_TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?Z")
+
+
+def _check_times(schema: dict[str, Any], value: Any) -> None:
+    """RFC 3339 in UTC, which the format checker may be too old to know."""
+    if value is None:
+        return
+    if schema.get("format") == "date-time":
+        assert _TIME.fullmatch(value), value
+        assert not value.startswith("0000"), value
+    for name, part in schema.get("properties", {}).items():
+        _check_times(part, value[name])
+    for item in value if "items" in schema else ():
+        _check_times(schema["items"], item)
+
+
+def _check_ending(run: Run) -> None:
+    critical = [line for line in run.log if line.startswith("CRITICAL")]
+    assert "Traceback" not in run.stderr
+    assert "Unexpected" not in run.stderr
+    if run.killed:
+        return
+    if run.code == 0:
+        assert not critical
+        if run.messages:
+            entries = run.state["bookmarks"].values()
+            assert not any("progress" in entry for entry in entries), "a leftover of the pass"
+    else:
+        assert run.code in (1, 2, 130, 143), run.code
+        assert len(critical) == 1, run.stderr
+        assert run.last_words == critical[0]
+
+
+def _check_secrets(run: Run) -> None:
+    everything = run.stdout.decode("utf-8", "replace") + run.stderr
+    for form in forms(run.key) if run.key else ():
+        assert form not in everything, "the key is in the output"
+    assert "@example" not in run.stderr, "contact data is in the log"
+
+
+def _check_counts(run: Run) -> None:
+    counted: collections.Counter[str] = collections.Counter()
+    for line in run.log:
+        metric = re.fullmatch(r"INFO METRIC: (.*)", line)
+        if metric:
+            point = json.loads(metric[1])
+            if point["metric"] == "record_count":
+                counted[point["tags"]["endpoint"]] += point["value"]
+    summary = dict(re.findall(r"^INFO (\w+): (\d+) rows", run.stderr, re.MULTILINE))
+    for message in run.of("SCHEMA"):
+        rows = len(run.rows(message["stream"]))
+        assert counted[message["stream"]] == rows
+        assert int(summary[message["stream"]]) == rows

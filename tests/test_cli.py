@@ -1,0 +1,170 @@
+"""The command line, its configuration, and the one clear line for every mistake."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.config import Config
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import KEY, Serve, Tap
+from tests.invariants import check
+
+SMALL = Account(contacts=3, lists=1, segments=1, members=2)
+
+
+def test_version_and_help_need_nothing(tap: Tap) -> None:
+    assert tap.run("--version").stdout.decode().startswith("tap-autopilot 1.")
+    text = tap.run("--help").stdout.decode()
+    for option in ("--config", "--state", "--catalog", "--properties", "--discover", "--version"):
+        assert option in text
+
+
+def test_discovery_needs_no_config_and_tolerates_a_state(tap: Tap, catalog_text: str) -> None:
+    state = tap.file("state.json", {})
+    missing = str(tap.folder / "missing.json")
+    for arguments in ([], ["--state", state], ["--config", missing]):
+        run = tap.run(*arguments, "-d")
+        assert run.code == 0
+        assert run.stdout.decode() == catalog_text
+
+
+def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: Any) -> None:
+    sandbox = serve(SMALL)
+    catalog["streams"] = [one for one in catalog["streams"] if one["stream"] == "lists"]
+    config = tap.file("config.json", tap.config(sandbox))
+    path = tap.file("properties.json", catalog)
+    for option in ("-p", "--properties", "--catalog"):
+        run = check(tap.run("-c", config, option, path))
+        assert [message["stream"] for message in run.of("SCHEMA")] == ["lists"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "api_key is missing"),
+        ({"api_key": ""}, "api_key is missing"),
+        ({"api_key": None}, "api_key is missing"),
+        ({"api_key": 7}, "api_key must be"),
+        ({"api_key": "two words"}, "api_key has characters"),
+        ({"api_key": "kéy"}, "api_key has characters"),
+        ({"api_key": "a\nb"}, "api_key has characters"),
+        ({"api_key": "k", "start_date": "yesterday"}, "start_date must be a date"),
+        ({"api_key": "k", "start_date": 5}, "start_date must be"),
+        ({"api_key": "k", "api_url": "http://example.com/v1"}, "api_url must start with https"),
+        ({"api_key": "k", "api_url": "ftp://example.com"}, "api_url must look like"),
+        ({"api_key": "k", "api_url": "https://u:p@example.com"}, "api_url must not hold"),
+        ({"api_key": "k", "api_url": "https://example.com:x"}, "api_url is not a URL"),
+        ({"api_key": "k", "api_url": "//"}, "api_url must look like"),
+        ({"api_key": "k", "user_agent": "a\r\nb: c"}, "user_agent must be"),
+        ({"api_key": "k", "request_timeout": 0}, "request_timeout must be a number"),
+        ({"api_key": "k", "request_timeout": "soon"}, "request_timeout must be a number"),
+        ({"api_key": "k", "request_timeout": True}, "request_timeout must be a number"),
+        ({"api_key": "k", "retry_timeout": -1}, "retry_timeout must be a number"),
+        ({"api_key": "k", "retry_timeout": "nan"}, "retry_timeout must be a number"),
+        ({"api_key": "k", "max_requests_per_second": "inf"}, "max_requests_per_second must be"),
+        ({"api_key": "k", "max_requests_per_second": []}, "max_requests_per_second must be"),
+        ({"api_key": "k", "concurrency": 0}, "concurrency must be a number from 1"),
+        ({"api_key": "k", "concurrency": 2.5}, "concurrency must be a whole number"),
+        ({"api_key": "k", "emit_activate_version_messages": "si"}, "must be true or false"),
+        ([], "is not an object"),
+        ("", "is not an object"),
+        ("{", "is not JSON (line 1)"),
+    ],
+)
+def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str) -> None:
+    run = check(tap.run("--config", tap.file("config.json", settings), key=""))
+    assert run.code == 2
+    assert said in run.last_words
+    assert run.stdout == b""
+    assert len(run.log) == 1
+
+
+def test_all_mistakes_are_named_at_once(tap: Tap) -> None:
+    run = tap.run("-c", tap.file("c.json", {"concurrency": 0, "request_timeout": 0}))
+    for name in ("api_key", "concurrency", "request_timeout"):
+        assert name in run.last_words
+
+
+def test_a_config_is_needed_and_must_be_there(tap: Tap) -> None:
+    run = check(tap.run())
+    assert (run.code, run.log) == (
+        2,
+        ["CRITICAL A config file is needed: tap-autopilot --config FILE."],
+    )
+    run = check(tap.run("-c", "missing.json"))
+    assert run.code == 2
+    assert "No such file" in run.last_words
+
+
+def test_settings_may_come_as_strings(tap: Tap, serve: Serve) -> None:
+    settings = {"request_timeout": "30", "concurrency": "2", "max_requests_per_second": "500.5"}
+    more = {"emit_activate_version_messages": "False", "start_date": "2015-01-01"}
+    run = tap.sync(serve(SMALL), **settings, **more)
+    assert run.code == 0
+    assert not run.of("ACTIVATE_VERSION")
+
+
+def test_what_is_harmless_is_warned_of(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(SMALL), api_key=f"  {KEY}\n", colour="blue")
+    assert run.code == 0
+    assert any("white space" in line and line.startswith("WARNING") for line in run.log)
+    assert any("'colour'" in line and line.startswith("WARNING") for line in run.log)
+
+
+def test_the_sample_config_is_valid(caplog: pytest.LogCaptureFixture) -> None:
+    sample = Path(__file__).parents[1] / "sample_config.json"
+    config = Config.from_mapping(json.loads(sample.read_text()))
+    assert caplog.records == []
+    assert config == Config(config.api_key, user_agent=config.user_agent)  # all else by default
+
+
+@pytest.mark.parametrize(
+    ("option", "content", "said"),
+    [
+        ("--catalog", "", "is empty"),
+        ("--catalog", "{", "is not JSON"),
+        ("--catalog", "[]", 'no "streams"'),
+        ("--catalog", '{"streams": {}}', 'no "streams"'),
+        ("--catalog", '{"streams": [{}]}', 'no "tap_stream_id"'),
+        ("--catalog", '{"streams": [{"stream": "lists", "metadata": [1]}]}', "metadata of stream"),
+        ("--catalog", '{"streams": [{"stream": "lists", "selected": "no"}]}', "neither true nor"),
+        ("--state", "{", "is not JSON"),
+        ("--state", "state.json: what?", "is not JSON"),
+    ],
+)
+def test_a_mistake_in_another_file_is_one_line(
+    tap: Tap, serve: Serve, option: str, content: str, said: str
+) -> None:
+    sandbox = serve(SMALL)
+    config = tap.file("config.json", tap.config(sandbox))
+    run = check(tap.run("-c", config, option, tap.file("file.json", content)))
+    assert run.code == 2
+    assert said in run.last_words
+    assert run.stdout == b""
+    assert sandbox.requests == []
+
+
+def test_a_wrong_key_is_said_so_after_one_request_for_each_walk(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(SMALL)
+    run = tap.sync(sandbox, api_key="of-somebody-else")
+    assert run.code == 2
+    assert "status 401" in run.last_words
+    assert "Settings" in run.last_words
+    assert len(run.requests) <= 3
+
+
+def test_sent_with_every_request(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(SMALL)
+    tap.sync(sandbox, user_agent="nightly (ops@here)")
+    for request in sandbox.requests:
+        assert request.headers["autopilotapikey"] == KEY
+        assert request.headers["user-agent"] == "nightly (ops@here)"
+        assert request.headers["accept-encoding"] == "gzip"
+
+
+def test_discovery_is_json_for_any_locale(tap: Tap, catalog_text: str) -> None:
+    assert json.loads(tap.run("-d", LC_ALL="C", PYTHONUTF8="0").stdout) == json.loads(catalog_text)

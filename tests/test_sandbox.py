@@ -1,0 +1,160 @@
+"""The sandbox answers as the API is described to, and misbehaves as it is told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.parse
+from typing import Any
+
+import pytest
+import requests
+
+from tap_autopilot.sandbox.account import MODELS, Account
+from tap_autopilot.sandbox.faults import Fault
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve
+
+
+def get(sandbox: Sandbox, path: str, key: str | None = KEY, **headers: str) -> requests.Response:
+    if key is not None:
+        headers["autopilotapikey"] = key
+    return requests.get(sandbox.url + path, headers=headers, timeout=5, allow_redirects=False)
+
+
+def follow(sandbox: Sandbox, path: str) -> list[dict[str, Any]]:
+    pages = [get(sandbox, path).json()]
+    while "bookmark" in pages[-1]:
+        bookmark = urllib.parse.quote(pages[-1]["bookmark"], safe="")
+        pages.append(get(sandbox, f"{path}/{bookmark}").json())
+    return pages
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status", "message"),
+    [
+        ("/contacts", None, 400, "No autopilotapikey header provided."),
+        ("/contacts", "wrong", 401, "Provided autopilotapikey not valid."),
+        ("/deals", KEY, 404, "No such path."),
+        ("/list/x/contacts", KEY, 404, "No such list or segment."),
+        ("/smart_segments/x/contacts", KEY, 404, "No such list or segment."),
+        ("/contact/x", KEY, 404, "Contact could not be found."),
+    ],
+)
+def test_refusals(serve: Serve, path: str, key: str | None, status: int, message: str) -> None:
+    answer = get(serve(), path, key)
+    assert answer.status_code == status
+    assert answer.json() == {"error": answer.reason, "message": message}
+
+
+@pytest.mark.parametrize("bookmarks", ["last", "next", "repeat", "opaque"])
+def test_paging_in_each_style(serve: Serve, bookmarks: str) -> None:
+    account = Account(contacts=250)
+    pages = follow(serve(account, bookmarks=bookmarks), "/contacts")
+    assert [page["total_contacts"] for page in pages] == [250] * 3
+    ids = [contact["contact_id"] for page in pages for contact in page["contacts"]]
+    assert sorted(set(ids)) == account.contact_ids
+    assert len(ids) == (252 if bookmarks == "repeat" else 250)
+    assert all(len(page["contacts"]) == 100 for page in pages[:-1])
+
+
+def test_listings_members_and_one_contact(serve: Serve) -> None:
+    account = Account(contacts=250, lists=3, segments=4, members=120)
+    sandbox = serve(account)
+    assert get(sandbox, "/lists").json() == {"lists": account.lists}
+    assert get(sandbox, "/smart_segments").json() == {"segments": account.segments}
+    segment = sorted(one["segment_id"] for one in account.segments)
+    assert [page["total_contacts"] for page in follow(sandbox, f"/smart_segments/{segment[0]}/contacts")] == [120] * 2  # fmt: skip
+    assert get(sandbox, f"/smart_segments/{segment[1]}/contacts").json()["contacts"] == []
+    list_id = account.lists[0]["list_id"]
+    members = [one for page in follow(sandbox, f"/list/{list_id}/contacts") for one in page["contacts"]]  # fmt: skip
+    assert members
+    assert all(list_id in one["lists"] for one in members)
+    for contact in members[:2]:
+        assert get(sandbox, f"/contact/{contact['contact_id']}").json() == contact
+        assert get(sandbox, f"/contact/{contact['Email']}").json() == contact
+
+
+def test_the_account_is_the_same_every_time_and_odd_on_purpose() -> None:
+    account, same, other = (
+        Account(contacts=300),
+        Account(contacts=300),
+        Account(contacts=300, seed=2),
+    )
+    documents = [account.contact(contact_id) for contact_id in account.contact_ids]
+    assert documents == [same.contact(contact_id) for contact_id in same.contact_ids]
+    assert account.contact_ids != other.contact_ids
+    names = {name for document in documents for name in document}
+    assert {"Unsubscribed", "unsubscribed", "lead_score", "mail_opened", "FirstName"} <= names
+    assert any("updated_at" not in document for document in documents)
+    assert any(set(document) == {"Email", "created_at", "api_originated", "contact_id"} for document in documents)  # fmt: skip
+    assert any(document.get("mail_clicked") == [] for document in documents)
+    assert any(type(document.get("NumberOfEmployees")) is int for document in documents)
+    plain = Account(contacts=300, odd=False)
+    assert not any("lead_score" in plain.contact(one) for one in plain.contact_ids)
+
+
+def test_a_large_account_repeats_all_but_ids() -> None:
+    account = Account(contacts=MODELS + 3)
+    first, again = account.contact_ids[2], account.contact_ids[MODELS + 2]
+    assert account.contact(again) == account.contact(first) | {"contact_id": again}
+
+
+@pytest.mark.parametrize(
+    ("stale", "status", "contacts"),
+    [("on", 200, 50), ("404", 404, None), ("first", 200, 100), ("empty", 200, 0)],
+)
+def test_outdated_bookmarks(serve: Serve, stale: str, status: int, contacts: int | None) -> None:
+    account = Account(contacts=250)
+    gone = account.contact_ids[199] + "0"
+    answer = get(serve(account, stale=stale), f"/contacts/{gone}")
+    assert answer.status_code == status
+    assert contacts is None or len(answer.json()["contacts"]) == contacts
+
+
+def test_a_limit_of_requests_a_second(serve: Serve) -> None:
+    sandbox = serve(requests_per_second=3, retry_after="7")
+    answers = [get(sandbox, "/lists") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert answers[3].headers["Retry-After"] == "7"
+    time.sleep(1.05)
+    assert get(sandbox, "/lists").status_code == 200
+
+
+def test_latency_and_gzip(serve: Serve) -> None:
+    sandbox = serve(latency=0.2, gzip=True)
+    started = time.monotonic()
+    answer = get(sandbox, "/lists")
+    assert time.monotonic() - started >= 0.2
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.json()["lists"]
+    assert "Content-Encoding" not in get(sandbox, "/lists", **{"Accept-Encoding": ""}).headers
+
+
+def test_faults_strike_when_told(serve: Serve) -> None:
+    sandbox = serve(None, "2-3:503,retry-after=4", "/lists@2:404")
+    statuses = [get(sandbox, path).status_code for path in ("/lists", "/lists", "/contacts", "/lists", "/lists")]  # fmt: skip
+    assert statuses == [200, 503, 503, 200, 200]
+    answer = get(serve(None, "1:302"), "/lists")
+    assert answer.status_code == 302
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:", "x:500", "5:explode", "5:99", "%:500", "1-x:500"])
+def test_nonsense_is_no_fault(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        Fault.parse(text)
+
+
+def test_it_serves_from_the_command_line() -> None:
+    command = [sys.executable, "-m", "tap_autopilot.sandbox", "--port", "0", "--contacts", "5"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("5 contacts,")
+        settings = json.loads(process.stdout.readline().partition(": ")[2])
+        url, headers = settings["api_url"], {"autopilotapikey": settings["api_key"]}
+        answer = requests.get(f"{url}/contacts", headers=headers, timeout=5)
+        assert answer.json()["total_contacts"] == 5
+        process.terminate()
+        assert process.wait(5) == 0

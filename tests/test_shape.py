@@ -1,0 +1,271 @@
+"""Documents into rows: every rule for odd values, each with a case."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tap_autopilot.discover import discover
+from tap_autopilot.documents import decode, decode_members
+from tap_autopilot.exceptions import Retryable
+from tap_autopilot.shape import compile_shape
+from tap_autopilot.tally import Tally
+
+SCHEMA = discover()["streams"][0]["schema"]
+
+
+def shaped(document: Any, schema: Any = SCHEMA, tally: Tally | None = None) -> dict[str, Any]:
+    """The columns of a contact's row that are not null, but for its id."""
+    if isinstance(document, dict):
+        document = {"contact_id": "person_1", **document}
+    row = compile_shape(SCHEMA, schema, ("contact_id",), tally or Tally("contacts"))(document)
+    assert row is not None
+    assert list(row) == list(schema["properties"])
+    return {
+        name: value for name, value in row.items() if value is not None and name[:7] != "contact"
+    }
+
+
+@pytest.mark.parametrize("spelling", ["FirstName", "first_name", "firstName", "FIRST_NAME"])
+def test_a_column_is_found_in_any_spelling(spelling: str) -> None:
+    assert shaped({spelling: "Ada"}) == {"first_name": "Ada"}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("", ""),
+        (10001, "10001"),
+        (10**30, "1" + "0" * 30),
+        (Decimal("10.50"), "10.50"),
+        (Decimal("1E+400"), "1E+400"),
+        (True, "true"),
+        ("١٢", "١٢"),
+    ],
+)
+def test_a_text_column_spells_what_json_spells(value: Any, text: str) -> None:
+    assert shaped({"NumberOfEmployees": value}) == {"number_of_employees": text}
+
+
+TIMES = [
+    ("2016-12-20T07:31:12.000Z", "2016-12-20T07:31:12.000Z"),
+    ("2016-12-20T07:31:12Z", "2016-12-20T07:31:12Z"),
+    ("2016-12-20T07:31:12.123456789Z", "2016-12-20T07:31:12.123456789Z"),
+    ("2016-12-20T07:31:12", "2016-12-20T07:31:12Z"),
+    ("2016-12-20 07:31:12", "2016-12-20T07:31:12Z"),
+    ("2016-12-20 07:31:12Z", "2016-12-20T07:31:12Z"),
+    ("2016-12-20T07:31Z", "2016-12-20T07:31:00Z"),
+    ("20161220T073112Z", "2016-12-20T07:31:12Z"),
+    ("2016-12-20T07:31:12,5Z", "2016-12-20T07:31:12.500000Z"),
+    ("2016-12-20T24:00:00Z", "2016-12-21T00:00:00Z"),
+    ("2016-12-20", "2016-12-20T00:00:00Z"),
+    ("2016-02-29T23:59:59.5+10:00", "2016-02-29T13:59:59.500000Z"),
+    ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z"),
+    ("9999-12-31T23:59:59.999Z", "9999-12-31T23:59:59.999Z"),
+    (0, "1970-01-01T00:00:00.000Z"),
+    (1482221012001, "2016-12-20T08:03:32.001Z"),
+    (-1, "1969-12-31T23:59:59.999Z"),
+    (-62135596800000, "0001-01-01T00:00:00.000Z"),
+    (253402300799999, "9999-12-31T23:59:59.999Z"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), TIMES)
+def test_times_are_utc_with_z(value: Any, text: str) -> None:
+    assert shaped({"created_at": value}) == {"created_at": text}
+    assert shaped({"mail_opened": {"m": value}}) == {
+        "mail_opened": [{"id": "m", "timestamp": text}]
+    }
+
+
+NO_FIT = [
+    ("created_at", "soon"),
+    ("created_at", "2016-02-30T00:00:00Z"),
+    ("created_at", "2016-12-20T07:31:60Z"),
+    ("created_at", "0000-01-01T00:00:00Z"),
+    ("created_at", "10000-01-01T00:00:00Z"),
+    ("created_at", "0001-01-01T00:00:00+10:00"),
+    ("created_at", "２０１６-12-20T07:31:12Z"),
+    ("created_at", True),
+    ("created_at", 1.5),
+    ("created_at", Decimal("1482221012001.5")),
+    ("created_at", 253402300800000),
+    ("created_at", -62135596800001),
+    ("created_at", 10**400),
+    ("created_at", {}),
+    ("company_priority", "true"),
+    ("company_priority", 1),
+    ("Name", {"first": "Ada"}),
+    ("Name", ["Ada"]),
+    ("lists", "contactlist_1"),
+    ("lists", [None]),
+    ("lists", [{}]),
+    ("employeesRange", 5),
+    ("employeesRange", {"min": "ten"}),
+    ("employeesRange", {"min": True}),
+    ("employeesRange", {"min": 2**63}),
+    ("anywhere_utm", ["//site"]),
+    ("anywhere_utm", {"//site": "yes"}),
+    ("mail_opened", {"m": "soon"}),
+    ("mail_opened", {"m": 1482221012001, "n": True}),
+    ("custom_fields", {"kind": "x"}),
+    ("custom_fields", "none"),
+    ("custom_fields", [None]),
+    ("custom_fields", [{"deleted": "no"}]),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), NO_FIT)
+def test_what_does_not_fit_is_kept_as_it_came(name: str, value: Any) -> None:
+    tally = Tally("contacts")
+    assert shaped({name: value, "Email": "e"}, tally=tally) == {
+        "email": "e",
+        "additional_fields": {name: value},
+    }
+    assert tally.unfit.total() == 1
+
+
+@pytest.mark.parametrize("name", ["created_at", "unsubscribed", "lists", "employeesRange"])
+@pytest.mark.parametrize("none", ["", None])
+def test_none_in_any_form_is_null(name: str, none: Any) -> None:
+    tally = Tally("contacts")
+    assert shaped({name: none}, tally=tally) == {}
+    assert not tally.unfit
+
+
+@pytest.mark.parametrize("empty", [{}, []])
+def test_an_empty_map_is_an_empty_array_in_either_form(empty: Any) -> None:
+    for name in ("mail_opened", "anywhere_utm", "custom_fields", "lists"):
+        assert shaped({name: empty}) == {name: []}
+    assert shaped({"employeesRange": empty}) == {"employees_range": {"min": None, "max": None}}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (10, "10"),
+        (Decimal("0.10"), "0.10"),
+        (12345678901234567890123, "12345678901234567890123"),
+        (False, "false"),
+        ("2017-01-14T11:58:42.000Z", "2017-01-14T11:58:42.000Z"),
+        ("", ""),
+        (None, None),
+        (["a", {"b": 1}], '["a",{"b":1}]'),
+    ],
+)
+def test_a_custom_value_is_text_in_json_spelling(value: Any, text: Any) -> None:
+    field = {"kind": "K", "value": value, "fieldType": "t", "deleted": False}
+    assert shaped({"custom_fields": [field]}) == {
+        "custom_fields": [{"kind": "K", "field_type": "t", "value": text, "deleted": False}]
+    }
+
+
+def test_unknown_fields_are_kept_as_they_came() -> None:
+    tally = Tally("contacts")
+    unknown = {"score": Decimal("1.10"), "Geo": {"a": [None]}, "x": None, "additional_fields": 1}
+    assert shaped(unknown, tally=tally) == {"additional_fields": unknown}
+    assert sorted(tally.unknown) == ["Geo", "additional_fields", "score", "x"]
+
+
+def test_unknown_fields_inside_a_column_keep_the_whole_of_it_too() -> None:
+    fields = [{"kind": "K", "order": 1}]
+    row = shaped({"custom_fields": fields, "employeesRange": {"min": 1, "avg": 2}})
+    assert row["custom_fields"][0]["kind"] == "K"
+    assert row["employees_range"] == {"min": 1, "max": None}
+    assert row["additional_fields"] == {
+        "custom_fields": fields,
+        "employeesRange": {"min": 1, "avg": 2},
+    }
+
+
+@pytest.mark.parametrize(
+    ("document", "row"),
+    [
+        ({"unsubscribed": True, "Unsubscribed": False}, {"unsubscribed": True}),
+        ({"unsubscribed": None, "Unsubscribed": False}, {"unsubscribed": False}),
+        ({"unsubscribed": "x", "Unsubscribed": False}, {"unsubscribed": False}),
+        ({"Unsubscribed": False, "unsubscribed": None}, {"unsubscribed": False}),
+    ],
+)
+def test_two_spellings_of_one_column_lose_nothing(document: Any, row: Any) -> None:
+    left = {name: it for name, it in document.items() if it not in (None, row["unsubscribed"])}
+    assert shaped(document) == {**row, **({"additional_fields": left} if left else {})}
+
+
+@pytest.mark.parametrize("document", [None, "person_1", [], 5])
+def test_what_is_no_object_makes_no_row(document: Any) -> None:
+    tally = Tally("contacts")
+    assert compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)(document) is None
+    assert tally.skipped == 1
+
+
+@pytest.mark.parametrize("key", ["", None, {}, []])
+def test_a_document_without_its_key_makes_no_row(key: Any) -> None:
+    tally = Tally("contacts")
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)
+    assert shape({"contact_id": key, "Name": "Ada"}) is None
+    assert shape({"Name": "Ada"}) is None
+    assert tally.skipped == 2
+
+
+def test_a_numeric_key_is_spelled() -> None:
+    row = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))({"contact_id": 7})
+    assert row is not None
+    assert row["contact_id"] == "7"
+
+
+def test_the_names_of_fields_are_told_apart_only_up_to_a_limit() -> None:
+    tally = Tally("contacts")
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)
+    for number in range(20_000):
+        assert shape({"contact_id": "1", f"field{number}": number}) is not None
+    assert len(tally.unknown) <= 201
+    assert tally.unknown.total() == 20_000
+
+
+def body(text: str) -> bytes:
+    return f'{{"contacts": [{{"contact_id": "a", "v": {text}}}], "total_contacts": 1}}'.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "cleaned"),
+    [
+        ('"a\\u0000b"', "ab", 1),
+        ('"\\ud83d!"', "\ufffd!", 1),
+        ('"\\udc00\\ud800"', "\ufffd\ufffd", 1),
+        ('"\\ud83d\\ude00"', "😀", 0),
+        ('{"\\u0000k": ["\\ud83d"]}', {"k": ["\ufffd"]}, 2),
+        ('{"k": 1, "k\\u0000": 2}', {"k": 1, "k\ufffd": 2}, 1),
+        ("10.50", Decimal("10.50"), 0),
+        ("0.10000000000000000555", Decimal("0.10000000000000000555"), 0),
+        ("123456789012345678901234567890", 123456789012345678901234567890, 0),
+        ('["\\ud83d", 123456789012345678901234567890.5]',
+         ["\ufffd", Decimal("123456789012345678901234567890.5")], 1),
+    ],
+)  # fmt: skip
+def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: int) -> None:
+    listing = decode(body(text), "contacts")
+    assert listing.documents == [{"contact_id": "a", "v": value}]
+    assert listing.cleaned == cleaned
+    assert decode_members(body(text), "contacts").documents == ["a"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"null", b'"contacts"', b"[]", b"{}", b'{"contacts": null}', b'{"contacts": {}}',
+     b'{"contacts": [', b'{"contacts": [NaN]}', b'{"contacts": [Infinity]}', b"<html>",
+     b'{"contacts": ["\xff"]}', b'{"contacts": []} x', b'{"error": "e", "message": "m"}',
+     b"[" * 100_000],
+)  # fmt: skip
+def test_an_answer_without_its_listing_is_worth_another_try(answer: bytes) -> None:
+    for read in (decode, decode_members):
+        with pytest.raises(Retryable):
+            read(answer, "contacts")
+
+
+def test_members_are_found_among_odd_documents() -> None:
+    answer = json.dumps({"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}]})
+    assert decode_members(answer.encode(), "contacts").documents == [None, None, 5, None, "b"]
