@@ -35,10 +35,12 @@ setup(
             "jsonschema",
             "mypy",
             "pytest",
+            "pytest-xdist",
             "responses",
             "ruff",
             "setuptools>=70.1",
             "singer-tools",
+            "trustme",
             "types-jsonschema",
             "types-requests",
         ]

@@ -91,13 +91,13 @@ class Client:
             try:
                 result = decode(self._follow(path, shown, kind))
             except Retryable as problem:
-                if problem.throttled:
-                    longer = self._api.pacer.throttled(sent, problem.wait or 0.0)
-                    self._count(kind, throttled=longer)
-                else:
-                    self._api.pacer.answered()
                 retries = retries or Retries(self._api.config.retry_timeout)
                 wait = retries.next_wait(problem.wait)
+                if problem.throttled:
+                    pause = wait if wait and problem.wait else 0.0
+                    self._count(kind, throttled=self._api.pacer.throttled(sent, pause))
+                else:
+                    self._api.pacer.answered()
                 if wait is None:
                     raise self._given_up(shown, problem, started) from None
                 self._count(kind, retries=1)

@@ -109,7 +109,7 @@ def _chain(
     reduce = decode_members if walk.segment_id is not None else decode
     bookmarks: set[str] = set()
     empty = 0
-    last: Any = None
+    last: Any = object()  # equal to no document
     total: int | None = None
     while True:
         listing = _listing(walk, position, client, reduce, total)
@@ -167,6 +167,8 @@ def _check(walk: Walk, bookmark: Any, seen: set[str]) -> str | None:
         return None
     if not isinstance(bookmark, str):
         raise RunError(f"GET {walk.path}: a bookmark is {type(bookmark).__name__}, not text.")
+    if not bookmark.isprintable() and any("\ud800" <= one <= "\udfff" for one in bookmark):
+        raise RunError(f"GET {walk.path}: a bookmark is not valid Unicode.")
     if bookmark in seen:
         raise RunError(f"GET {walk.path}: a bookmark came a second time, so it would never end.")
     seen.add(bookmark)

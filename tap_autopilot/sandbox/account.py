@@ -44,6 +44,7 @@ class Account:
     ) -> None:
         self.seed = seed
         self.odd = odd
+        self.changes = 0  # goes up with every change, so that nobody keeps what is outdated
         rng = random.Random(seed)
         self.contact_ids = sorted(f"person_{_uuid(rng)}" for _ in range(contacts))
         self._index = {contact_id: n for n, contact_id in enumerate(self.contact_ids)}

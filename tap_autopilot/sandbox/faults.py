@@ -38,7 +38,7 @@ ACTIONS = {
     "error-200": "answers 200 with an error object",
     "bad-gzip": "sends a body that says it is gzip and is not",
     "cut-gzip": "sends the first half of a gzip body as if it were all",
-    "bomb": "sends a gzip body that unpacks to 1 GiB",
+    "bomb": "sends a gzip body that unpacks to 128 MiB",
     "redirect": "answers 302 to `to` (default: the same path)",
 }
 

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import bisect
 import collections
+import functools
 import gzip
 import http
 import json
@@ -19,7 +20,6 @@ import struct
 import threading
 import time
 import urllib.parse
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,8 +80,8 @@ class Sandbox:
         self.connections = 0
         self.most_connections = 0
         self._port = port
-        self._pages: dict[str, bytes] = {}
-        self._members: dict[str, list[str] | None] = {}
+        self._pages: dict[tuple[str, int], bytes] = {}
+        self._members: dict[tuple[str, int], list[str] | None] = {}
         self._models: dict[int, tuple[bytes, bytes]] = {}
         self._window: collections.deque[float] = collections.deque()
         self._loop = asyncio.new_event_loop()
@@ -138,9 +138,10 @@ class Sandbox:
         return _error(404, "No such path.")
 
     def _of(self, members: Any, one: str) -> list[str] | None:
-        if one not in self._members:
-            self._members[one] = members(one)
-        return self._members[one]
+        key = (one, self.account.changes)
+        if key not in self._members:
+            self._members[key] = members(one)
+        return self._members[key]
 
     def _one_contact(self, who: str) -> tuple[int, bytes]:
         for contact_id in [who] if who in self.account else self.account.contact_ids:
@@ -152,8 +153,9 @@ class Sandbox:
     def _page(self, target: str, ids: list[str] | None, bookmark: list[str]) -> tuple[int, bytes]:
         if ids is None:
             return _error(404, "No such list or segment.")
-        if target in self._pages:
-            return 200, self._pages[target]
+        changes = self.account.changes
+        if (target, changes) in self._pages:
+            return 200, self._pages[target, changes]
         start = self._start(ids, bookmark[0]) if bookmark else 0
         if start is None:
             return _error(404, "No such bookmark.")
@@ -164,7 +166,7 @@ class Sandbox:
             body += b',"bookmark":' + _json(self._bookmark(ids, end))
         body += b"}"
         if len(self._pages) < 1024:
-            self._pages[target] = body
+            self._pages[target, changes] = body
         return 200, body
 
     def _bookmark(self, ids: list[str], end: int) -> str:
@@ -374,9 +376,7 @@ class _Reply:
         self.transport.write(self._chunked(packed, "Content-Encoding: gzip") + b"0\r\n\r\n")
 
     def _bomb(self) -> None:
-        pack = zlib.compressobj(9, zlib.DEFLATED, 31)
-        zeros = bytes(1 << 20)
-        packed = b"".join(pack.compress(zeros) for _ in range(1024)) + pack.flush()
+        packed = _bomb()
         self.transport.write(self._chunked(packed, "Content-Encoding: gzip") + b"0\r\n\r\n")
 
     def _redirect(self) -> None:
@@ -387,6 +387,11 @@ class _Reply:
 
 def _error(status: int, message: str) -> tuple[int, bytes]:
     return status, _json({"error": _phrase(status), "message": message})
+
+
+@functools.cache
+def _bomb() -> bytes:
+    return gzip.compress(bytes(128 << 20), 1)
 
 
 def _phrase(status: int) -> str:

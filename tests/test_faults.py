@@ -1,0 +1,299 @@
+"""What can happen between two sockets: survived where it passes, told of where it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import ssl
+import threading
+import time
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import ACTIONS
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve, Tap
+from tests.invariants import Run
+
+ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
+PASSING = ["408", "425", "429", "500", "502", "503", "504", *(set(ACTIONS) - {"redirect"})]
+
+
+def assert_whole(run: Run, account: Account = ACCOUNT) -> None:
+    """All rows are there, each once."""
+    assert run.code == 0, run.stderr
+    assert [row["contact_id"] for row in run.rows("contacts")] == account.contact_ids
+    assert [row["list_id"] for row in run.rows("lists")] == [
+        one["list_id"] for one in account.lists
+    ]
+    members = [
+        (one["segment_id"], contact_id)
+        for one in account.segments
+        for contact_id in account.segment_members(one["segment_id"]) or ()
+    ]
+    rows = run.rows("smart_segments_contacts")
+    assert sorted((row["segment_id"], row["contact_id"]) for row in rows) == sorted(members)
+
+
+@pytest.mark.parametrize("what", sorted(PASSING))
+def test_what_passes_is_tried_again(tap: Tap, serve: Serve, what: str) -> None:
+    sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", f"/smart_segments/@1:{what}")
+    run = tap.sync(sandbox, request_timeout=0.6, retry_timeout=20)
+    assert_whole(run)
+    assert sum("trying again in" in line for line in run.log) == 2
+    assert any("retries: 1" in line for line in run.log)
+
+
+@pytest.mark.parametrize("what", ["500", "hang", "drip", "close", "html", "bomb", "cut-gzip"])
+def test_what_does_not_pass_fails_that_stream_alone(tap: Tap, serve: Serve, what: str) -> None:
+    sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
+    started = time.monotonic()
+    run = tap.sync(sandbox, request_timeout=0.5, retry_timeout=1)
+    assert time.monotonic() - started < 15
+    assert run.code == 1
+    assert "Not complete: contacts (GET /contacts/…:" in run.last_words
+    assert "given up after" in run.last_words
+    assert len(run.rows("contacts")) == 100
+    assert len(run.rows("smart_segments_contacts")) == 240
+    assert any("contacts: 100 rows" in line and "NOT complete" in line for line in run.log)
+    assert_whole_after(tap.sync(serve(ACCOUNT), state=run.state), run)
+
+
+def assert_whole_after(run: Run, before: Run) -> None:
+    """A run and the one that it goes on from have all rows, none of them twice."""
+    assert run.code == 0
+    for stream in ("contacts", "lists", "smart_segments", "smart_segments_contacts"):
+        keys = run.of("SCHEMA", stream)[0]["key_properties"]
+        rows = [tuple(row[key] for key in keys) for row in before.rows(stream) + run.rows(stream)]
+        assert len(rows) == len(set(rows))
+    contacts = before.rows("contacts") + run.rows("contacts")
+    assert [row["contact_id"] for row in contacts] == ACCOUNT.contact_ids
+
+
+@pytest.mark.parametrize("status", [400, 402, 404, 405, 410, 418])
+def test_a_refusal_is_not_tried_again(tap: Tap, serve: Serve, status: int) -> None:
+    run = tap.sync(serve(ACCOUNT, f"/lists:{status}"))
+    assert run.code == 1
+    assert f"lists (GET /lists: status {status}" in run.last_words
+    assert sum(request.path == "/v1/lists" for request in run.requests) == 1
+    assert len(run.rows("contacts")) == 250
+
+
+def test_what_the_key_may_not_read_must_be_fixed_by_the_user(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(ACCOUNT, "/smart_segments:403"))
+    assert run.code == 2
+    assert "smart_segments_contacts" in run.last_words
+    assert len(run.rows("contacts")) == 250
+
+
+def test_a_segment_that_is_gone_is_skipped(tap: Tap, serve: Serve) -> None:
+    segment = ACCOUNT.segments[0]["segment_id"]
+    run = tap.sync(serve(ACCOUNT, f"/smart_segments/{segment}:404"))
+    assert run.code == 0
+    assert any("is gone" in line and line.startswith("WARNING") for line in run.log)
+    assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == {
+        one["segment_id"]
+        for one in ACCOUNT.segments
+        if one["segment_id"] != segment and ACCOUNT.segment_members(one["segment_id"])
+    }
+    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
+    assert activated == {"contacts", "lists", "smart_segments"}
+
+
+def test_a_segment_that_cannot_be_read_leaves_the_others(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=120, segments=40, members=5)
+    broken = sorted(one["segment_id"] for one in account.segments)[7]
+    run = tap.sync(serve(account, f"/smart_segments/{broken}:500"), retry_timeout=0.5)
+    assert run.code == 1
+    assert "smart_segments_contacts" in run.last_words
+    assert len(run.rows("smart_segments_contacts")) == 38 * 5
+    entry = run.state["bookmarks"]["smart_segments_contacts"]
+    assert entry["progress"][2] == [[broken, None, 0]]
+    rest = tap.sync(serve(account), state=run.state)
+    assert rest.code == 0
+    assert {row["segment_id"] for row in rest.rows("smart_segments_contacts")} == {broken}
+
+
+def test_after_many_broken_segments_the_others_are_not_tried(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=120, segments=60, members=5)
+    run = tap.sync(serve(account, "/smart_segments/:400"), concurrency=1)
+    assert run.code == 1
+    assert sum("/smart_segments/" in request.path for request in run.requests) <= 12
+    assert " more)" in run.last_words
+    assert len(run.rows("contacts")) == 120
+
+
+@pytest.mark.parametrize(
+    ("header", "least"),
+    [
+        ("2", 2.0),
+        ("soon", 0.0),
+        ("-3", 0.0),
+        ("99999999999999999999", 0.0),
+        (format_datetime(datetime.now(timezone.utc) - timedelta(days=1), usegmt=True), 0.0),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_is_obeyed(
+    tap: Tap, serve: Serve, header: str, least: float, status: int
+) -> None:
+    sandbox = serve(ACCOUNT, f"/contacts@2:{status},retry-after={header.replace(',', '')}")
+    run = tap.sync(sandbox, retry_timeout=3)
+    assert_whole(run)
+    times = [request.at for request in run.requests]
+    struck = next(n for n, request in enumerate(run.requests) if request.status == status)
+    if least and status == 429:
+        gaps = [
+            later - times[struck] for later in times[struck + 1 :] if later > times[struck] + 0.1
+        ]
+        assert min(gaps) >= least, "a throttled walk pauses the others"
+    assert max(times) - min(times) >= least
+
+
+def test_retry_after_as_a_date(tap: Tap, serve: Serve) -> None:
+    moment = datetime.now(timezone.utc) + timedelta(seconds=4)
+    header = format_datetime(moment, usegmt=True)
+
+    class Throttled(Sandbox):
+        def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
+            throttled = datetime.now(timezone.utc) < moment - timedelta(seconds=1)
+            return (429, b"{}") if throttled else super().answer(method, target, headers)
+
+    with Throttled(ACCOUNT, serve(ACCOUNT, retry_after=header).options) as sandbox:
+        run = tap.sync(sandbox, retry_timeout=20)
+    assert_whole(run)
+    assert len(run.requests) < 20
+    assert any("throttled for" in line for line in run.log)
+
+
+def test_a_redirect_within_the_origin_is_followed(tap: Tap, serve: Serve) -> None:
+    assert_whole(tap.sync(serve(ACCOUNT, "/contacts@1-2:redirect", "/lists@1:redirect")))
+
+
+def test_a_redirect_in_a_circle_ends(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(ACCOUNT, "/lists:redirect"))
+    assert run.code == 1
+    assert "in a circle" in run.last_words
+    assert sum(request.path == "/v1/lists" for request in run.requests) == 5
+
+
+@pytest.mark.parametrize("to", ["other", "//{other}/v1/lists", "https://127.0.0.1:1/", "ftp://a/b"])
+def test_a_redirect_to_another_origin_never_gets_the_key(tap: Tap, serve: Serve, to: str) -> None:
+    other = serve(ACCOUNT)
+    host = other.url.split("/")[2]
+    to = other.url if to == "other" else to.format(other=host)
+    run = tap.sync(serve(ACCOUNT, f"/lists:redirect,to={to}"))
+    assert run.code == 1
+    assert "another origin" in run.last_words
+    assert other.requests == []
+    assert len(run.rows("contacts")) == 250
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
+def test_nobody_listens_for_a_while(tap: Tap) -> None:
+    port = free_port()
+    with contextlib.ExitStack() as stack:
+        sandbox = Sandbox(ACCOUNT, port=port)
+        late = threading.Timer(1.5, lambda: stack.enter_context(sandbox))
+        late.start()
+        config = tap.config(api_url=f"http://127.0.0.1:{port}/v1", api_key="sandbox")
+        run = tap.run("-c", tap.file("c.json", {**config, "retry_timeout": 30}), key="sandbox")
+        late.join()
+    assert_whole(run)
+
+
+def test_nobody_listens_for_ever(tap: Tap) -> None:
+    config = tap.config(api_url=f"http://127.0.0.1:{free_port()}/v1", retry_timeout=1)
+    started = time.monotonic()
+    run = tap.run("-c", tap.file("c.json", config))
+    assert time.monotonic() - started < 10
+    assert run.code == 1
+    assert "nobody listens at api_url" in run.last_words
+    assert run.messages[-1]["type"] == "STATE"
+
+
+def test_an_outage_ends_the_run_rather_than_each_of_many_walks(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=120, segments=200, members=5)
+    started = time.monotonic()
+    run = tap.sync(serve(account, "20-:500"), retry_timeout=2)
+    assert time.monotonic() - started < 15
+    assert run.code == 1
+    assert "the API answered nothing else either" in run.last_words
+
+
+def certificate(folder: Path, name: str) -> ssl.SSLContext:
+    """A TLS server's context for a host name, and in `folder` the authority that vouches for it."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+@pytest.mark.parametrize(("name", "code"), [("127.0.0.1", 0), ("example.com", 1), (None, 1)])
+def test_certificates(tap: Tap, serve: Serve, tmp_path: Path, name: str | None, code: int) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    sandbox = serve(ACCOUNT, tls=certificate(folder, name or "127.0.0.1"))
+    trusted = {"REQUESTS_CA_BUNDLE": str(folder / "authority.pem")} if name else {}
+    run = tap.run("-c", tap.file("c.json", tap.config(sandbox)), **trusted)
+    assert run.code == code, run.stderr
+    if code:
+        assert "certificate of 127.0.0.1 is not trusted" in run.last_words
+        assert sandbox.requests == []
+    else:
+        assert_whole(run)
+
+
+@pytest.mark.parametrize("what", ["drip", "hang-headers", "hang-body", "hang"])
+def test_the_deadline_holds_over_tls_too(tap: Tap, serve: Serve, tmp_path: Path, what: str) -> None:
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    tls = certificate(folder, "127.0.0.1")
+    sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", tls=tls)
+    config = tap.file("c.json", tap.config(sandbox, request_timeout=1, retry_timeout=20))
+    run = tap.run("-c", config, REQUESTS_CA_BUNDLE=str(folder / "authority.pem"))
+    assert_whole(run)
+
+
+def test_no_proxy_sees_a_request_in_plain_text(tap: Tap, serve: Serve) -> None:
+    proxy, sandbox = serve(ACCOUNT), serve(ACCOUNT)
+    address = proxy.url.removesuffix("/v1")
+    config = tap.file("c.json", tap.config(sandbox))
+    run = tap.run("-c", config, HTTP_PROXY=address, http_proxy=address, ALL_PROXY=address)
+    assert_whole(run)
+    assert proxy.requests == []
+
+
+def test_a_netrc_is_not_sent_along(tap: Tap, serve: Serve) -> None:
+    netrc = tap.file("netrc", "machine 127.0.0.1 login somebody password secret\n")
+    sandbox = serve(ACCOUNT)
+    assert_whole(tap.run("-c", tap.file("c.json", tap.config(sandbox)), NETRC=netrc))
+    assert not any("authorization" in request.headers for request in sandbox.requests)
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_an_error_that_quotes_the_key_is_redacted(tap: Tap, status: int) -> None:
+    class Telltale(Sandbox):
+        def answer(self, *request: Any) -> tuple[int, bytes]:
+            key = request[2]["autopilotapikey"]
+            return status, json.dumps({"error": "No", "message": f"Key {key} is not it"}).encode()
+
+    with Telltale(ACCOUNT) as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0.5)
+    assert run.code in (1, 2)
+    assert KEY not in run.stderr
+    assert status == 500 or "Key (API key) is not it" in run.stderr

@@ -1,0 +1,196 @@
+"""Bookmarks that mislead, and documents that are not what they should be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import Serve, Tap
+from tests.invariants import Run
+from tests.scripted import Scripted, page
+
+
+def read(tap: Tap, answers: dict[str, Any], **settings: Any) -> Run:
+    with Scripted(answers) as sandbox:
+        return tap.sync(sandbox, **settings)
+
+
+def ids(run: Run) -> list[str]:
+    return [row["contact_id"] for row in run.rows("contacts")]
+
+
+@pytest.mark.parametrize("end", [..., None, ""])
+def test_what_ends_a_walk(tap: Tap, end: Any) -> None:
+    run = read(tap, {"/contacts": page("a", bookmark="x"), "/contacts/x": page("b", bookmark=end)})
+    assert (run.code, ids(run)) == (0, ["a", "b"])
+    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
+
+
+@pytest.mark.parametrize("bookmark", [5, 0, True, 1.5, [], ["x"], {"next": "x"}])
+def test_a_bookmark_of_the_wrong_type_is_an_error(tap: Tap, bookmark: Any) -> None:
+    run = read(tap, {"/contacts": page("a", bookmark=bookmark)})
+    assert run.code == 1
+    assert "GET /contacts: a bookmark is" in run.last_words
+    assert len(run.requests) == 3
+
+
+def test_a_bookmark_that_cannot_be_written_down_is_an_error(tap: Tap) -> None:
+    run = read(tap, {"/contacts": page("a", bookmark="\ud800")})
+    assert run.code == 1
+    assert "not valid Unicode" in run.last_words
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_bookmarks_in_a_circle_are_an_error(tap: Tap, length: int) -> None:
+    answers = {"/contacts": page("start", bookmark="0")}
+    for number in range(length):
+        answers[f"/contacts/{number}"] = page(number, bookmark=str((number + 1) % length))
+    run = read(tap, answers)
+    assert run.code == 1
+    assert "a bookmark came a second time" in run.last_words
+    assert sum("/contacts" in request.path for request in run.requests) == length + 1
+
+
+def test_empty_pages_are_followed(tap: Tap) -> None:
+    answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(40)}
+    answers |= {"/contacts": page(bookmark="0"), "/contacts/40": page("a", total=1)}
+    run = read(tap, answers)
+    assert (run.code, ids(run)) == (0, ["a"])
+
+
+def test_empty_pages_without_end_are_an_error(tap: Tap) -> None:
+    answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
+    run = read(tap, {"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
+    assert run.code == 1
+    assert "empty pages in a row" in run.last_words
+    assert len(run.requests) < 1050
+
+
+def test_an_empty_last_page_ends_a_walk(tap: Tap) -> None:
+    answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
+    run = read(tap, answers)
+    assert (run.code, ids(run)) == (0, ["a", "b"])
+    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
+
+
+@pytest.mark.parametrize(
+    "bookmark",
+    [
+        "../lists",
+        ".",
+        "..",
+        "a/b?c=d#e",
+        "100%",
+        "%2F",
+        " ",
+        "ключ",
+        "a\u0000b",
+        "+",
+        "%",
+    ],
+)
+def test_a_bookmark_is_one_segment_of_the_path(tap: Tap, bookmark: str) -> None:
+    answers = {"/contacts": page("a", bookmark=bookmark)}
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0)
+    asked = [request.path for request in run.requests if request.path.startswith("/v1/contacts/")]
+    assert len(asked) == 1
+    assert asked[0].count("/") == 3
+    assert "?" not in asked[0]
+
+
+@pytest.mark.parametrize("repeated", [["b"], []])
+def test_a_contact_that_the_next_page_repeats_comes_once(tap: Tap, repeated: list[str]) -> None:
+    answers = {
+        "/contacts": page("a", "b", bookmark="b", total=3),
+        "/contacts/b": page(*repeated, "c", total=3),
+    }
+    run = read(tap, answers)
+    assert (run.code, ids(run)) == (0, ["a", "b", "c"])
+    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
+
+
+def test_a_repeated_contact_that_has_changed_comes_again(tap: Tap) -> None:
+    changed = {"contact_id": "b", "Name": "new"}
+    second = {"contacts": [changed], "total_contacts": 2}
+    run = read(tap, {"/contacts": page("a", "b", bookmark="b"), "/contacts/b": second})
+    assert ids(run) == ["a", "b", "b"]
+    assert run.rows("contacts")[-1]["name"] == "new"
+
+
+class Shrinking(Account):
+    """An account in which the contact that the first bookmark names is deleted at once."""
+
+    def model_of(self, contact_id: str) -> int:
+        number = super().model_of(contact_id)
+        if contact_id == self.contact_ids[99] and len(self.contact_ids) == 350:
+            self.changes += 1
+            self.contact_ids = [one for one in self.contact_ids if one != contact_id]
+        return number
+
+
+@pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
+@pytest.mark.parametrize("bookmarks", ["last", "repeat", "opaque"])
+def test_a_bookmark_that_goes_stale_under_way_loses_nothing(
+    tap: Tap, serve: Serve, stale: str, bookmarks: str
+) -> None:
+    account = Shrinking(contacts=350, segments=0)
+    run = tap.sync(serve(account, stale=stale, bookmarks=bookmarks))
+    assert run.code == 0, run.stderr
+    assert set(ids(run)) >= set(account.contact_ids)
+
+
+@pytest.mark.parametrize("listing", ["contacts", "lists", "segments"])
+def test_documents_that_are_unusable_are_skipped_and_counted(tap: Tap, listing: str) -> None:
+    key = {"contacts": "contact_id", "lists": "list_id", "segments": "segment_id"}[listing]
+    stream = {"segments": "smart_segments"}.get(listing, listing)
+    documents = [None, "x", {key: "a"}, {key: ""}, {}, {key: None}, 5, [], {key: {}}, {key: 7}]
+    run = read(tap, {f"/{stream}": {listing: documents}})
+    assert run.code == 0
+    assert [row[key] for row in run.rows(stream)] == ["a", "7"]
+    assert any(f"{stream}: 2 rows, 8 documents skipped" in line for line in run.log)
+    assert not run.of("ACTIVATE_VERSION", stream)
+    assert any("rows that are gone are not removed" in line for line in run.log)
+
+
+def test_members_that_are_unusable_are_skipped_and_counted(tap: Tap) -> None:
+    members = {"contacts": [None, {"contact_id": "a"}, {"contact_id": ""}, {}, {"contact_id": 7}]}
+    segments = {"segments": [{"segment_id": "s"}, {"segment_id": "s"}, {"segment_id": 8}, {}]}
+    answers = {"/smart_segments": segments, "/smart_segments/s/contacts": members}
+    run = read(tap, {**answers, "/smart_segments/8/contacts": members})
+    assert run.code == 0
+    assert [tuple(row.values()) for row in run.rows("smart_segments_contacts")] == [
+        (segment, contact) for segment in ("8", "s") for contact in ("a", "7")
+    ]
+    assert not run.of("ACTIVATE_VERSION", "smart_segments_contacts")
+
+
+@pytest.mark.parametrize("segment", ["a/b", "..", "ключ", "100% ?#", "x y"])
+def test_a_segment_id_is_one_segment_of_the_path(tap: Tap, segment: str) -> None:
+    answers = {
+        "/smart_segments": {"segments": [{"segment_id": segment}]},
+        f"/smart_segments/{segment}/contacts": page("a"),
+    }
+    run = read(tap, answers)
+    assert run.rows("smart_segments_contacts") == [{"segment_id": segment, "contact_id": "a"}]
+
+
+@pytest.mark.parametrize(("total", "activated"), [(2, 1), (1, 1), (3, 0), ("3", 1), (None, 1)])
+def test_fewer_contacts_than_promised_delete_nothing(tap: Tap, total: Any, activated: int) -> None:
+    run = read(tap, {"/contacts": page("a", "b", total=total)})
+    assert run.code == 0
+    assert len(run.of("ACTIVATE_VERSION", "contacts")) == activated
+    assert any("fewer were read" in line for line in run.log) == (not activated)
+
+
+def test_records_carry_the_version_that_is_activated(tap: Tap) -> None:
+    run = read(tap, {"/contacts": page("a", "b")})
+    (activation,) = run.of("ACTIVATE_VERSION", "contacts")
+    assert {one["version"] for one in run.of("RECORD", "contacts")} == {activation["version"]}
+    order = [one["type"] for one in run.messages if one.get("stream", "contacts") == "contacts"]
+    assert order.index("ACTIVATE_VERSION") > len(order) - order[::-1].index("RECORD") - 1
+    run = read(tap, {"/contacts": page("a")}, emit_activate_version_messages=False)
+    assert not run.of("ACTIVATE_VERSION")
+    assert "version" not in run.of("RECORD")[0]
