@@ -10,18 +10,27 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.exceptions import TapError, UserError
 
 LOG = logging.getLogger(__name__)
 
+STDOUT = 1
+STDERR = 2
 INTERRUPTED = 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see tap-autopilot --help.")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="tap-autopilot",
+        allow_abbrev=False,
         description="Singer tap for Autopilot (autopilothq): writes an account's contacts, lists,"
         " smart segments and their members to stdout, for any Singer target.",
     )
@@ -46,8 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     _guard_descriptors()
     logs.set_up()
-    args = _parser().parse_args(arguments)
     try:
+        args = _parser().parse_args(arguments)
         if args.discover:
             _discover()
         else:
@@ -56,8 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
         return _last_words(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _last_words("Stopped by SIGINT.", INTERRUPTED)
-    except BrokenPipeError:
-        return _last_words("The reader of stdout has gone away.", TapError.exit_code)
     except Exception as error:  # a mistake of ours: where, but not what, which may be anyone's data
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
@@ -71,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _guard_descriptors() -> None:
     """Keep 1 and 2 from being given to a socket or file when they came closed."""
-    for descriptor in (1, 2):
+    for descriptor in (STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError:
@@ -89,9 +96,9 @@ def _last_words(text: str, exit_code: int) -> int:
 
 def _discover() -> None:
     from tap_autopilot.discover import discover
+    from tap_autopilot.messages import Writer
 
-    json.dump(discover(), sys.stdout, indent=2)
-    print(flush=True)
+    Writer(STDOUT).write([json.dumps(discover(), indent=2).encode(), b"\n"])
 
 
 def _sync(args: argparse.Namespace) -> None:
@@ -115,7 +122,7 @@ def _sync(args: argparse.Namespace) -> None:
     from tap_autopilot.sync import sync  # takes a while to import, and sets up its own logging
 
     logs.set_up(config.api_key)
-    sync(config, catalog, state, 1)
+    sync(config, catalog, state, STDOUT)
 
 
 if __name__ == "__main__":

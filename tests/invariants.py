@@ -14,6 +14,7 @@ from typing import Any
 import jsonschema
 
 from tap_autopilot.sandbox.server import Request
+from tap_autopilot.schemas import load_schema
 
 Message = dict[str, Any]
 
@@ -86,6 +87,9 @@ def check(run: Run) -> Run:
     return run
 
 
+_valid: set[tuple[str, str]] = set()  # rows of whole tables that were found to be in order
+
+
 def _check_messages(run: Run) -> None:
     schemas: dict[str, tuple[Message, jsonschema.Draft4Validator]] = {}
     formats = jsonschema.FormatChecker()
@@ -100,10 +104,14 @@ def _check_messages(run: Run) -> None:
             declared, validator = schemas[stream]
             row = message["record"]
             assert list(row) == list(declared["schema"]["properties"]), "columns, or their order"
-            validator.validate(row)
-            assert all(row[key] for key in declared["key_properties"]), row
-            _check_times(declared["schema"], row)
-            assert "\0" not in json.dumps(row)
+            text = json.dumps(row)
+            if (stream, text) not in _valid:
+                validator.validate(row)
+                assert all(row[key] for key in declared["key_properties"]), row
+                _check_times(declared["schema"], row)
+                assert "\\u0000" not in text
+                if declared["schema"] == load_schema(stream):
+                    _valid.add((stream, text))
         else:
             assert message["type"] in ("STATE", "ACTIVATE_VERSION")
     if run.messages and not run.killed:

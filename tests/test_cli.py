@@ -83,6 +83,14 @@ def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str)
     assert len(run.log) == 1
 
 
+@pytest.mark.parametrize("option", ["--nonsense", "-x", "--conf", "contacts"])
+def test_a_mistake_in_the_arguments_is_one_line(tap: Tap, option: str) -> None:
+    run = check(tap.run(option))
+    assert run.code == 2
+    assert option in run.last_words
+    assert len(run.log) == 1
+
+
 def test_all_mistakes_are_named_at_once(tap: Tap) -> None:
     run = tap.run("-c", tap.file("c.json", {"concurrency": 0, "request_timeout": 0}))
     for name in ("api_key", "concurrency", "request_timeout"):

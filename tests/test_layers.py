@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[1] / "tap_autopilot"
 PICTURE = {
     "__init__": set(),
     "__main__": {"cli"},
-    "cli": {"config", "discover", "exceptions", "logs", "sync"},
+    "cli": {"config", "discover", "exceptions", "logs", "messages", "sync"},
     "config": {"exceptions"},
     "exceptions": set(),
     "logs": set(),

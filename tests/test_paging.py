@@ -146,7 +146,18 @@ def test_a_bookmark_that_goes_stale_under_way_loses_nothing(
 def test_documents_that_are_unusable_are_skipped_and_counted(tap: Tap, listing: str) -> None:
     key = {"contacts": "contact_id", "lists": "list_id", "segments": "segment_id"}[listing]
     stream = {"segments": "smart_segments"}.get(listing, listing)
-    documents = [None, "x", {key: "a"}, {key: ""}, {}, {key: None}, 5, [], {key: {}}, {key: 7}]
+    documents: list[Any] = [
+        None,
+        "x",
+        {key: "a"},
+        {key: ""},
+        {},
+        {key: None},
+        5,
+        [],
+        {key: {}},
+        {key: 7},
+    ]
     run = read(tap, {f"/{stream}": {listing: documents}})
     assert run.code == 0
     assert [row[key] for row in run.rows(stream)] == ["a", "7"]
@@ -161,8 +172,8 @@ def test_members_that_are_unusable_are_skipped_and_counted(tap: Tap) -> None:
     answers = {"/smart_segments": segments, "/smart_segments/s/contacts": members}
     run = read(tap, {**answers, "/smart_segments/8/contacts": members})
     assert run.code == 0
-    assert [tuple(row.values()) for row in run.rows("smart_segments_contacts")] == [
-        (segment, contact) for segment in ("8", "s") for contact in ("a", "7")
+    assert sorted(tuple(row.values()) for row in run.rows("smart_segments_contacts")) == [
+        (segment, contact) for segment in ("8", "s") for contact in ("7", "a")
     ]
     assert not run.of("ACTIVATE_VERSION", "smart_segments_contacts")
 

@@ -1,0 +1,182 @@
+"""The proof of the proof: bugs planted one at a time, each of which the tests must catch.
+
+`python -m tests.mutants` plants each in a copy of the project, runs the tests named beside it, and
+prints which of them failed. Its exit code is 0 only if every bug was caught.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+
+class Mutant(NamedTuple):
+    """A bug: what it is, where and how it is planted, and the tests that are to catch it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+MUTANTS = (
+    Mutant(
+        "the state stands before its rows",
+        "sync.py",
+        "self.writer.write([*lines, self._state()])",
+        "self.writer.write([self._state(), *lines])",
+        "test_state.py -k every_state",
+    ),
+    Mutant(
+        "the state is a page ahead of the rows",
+        "sync.py",
+        "        self.writer.write([*lines, self._state()])\n",
+        "        held, self.held = getattr(self, 'held', []), lines\n"
+        "        self.writer.write([*held, self._state()])\n",
+        "test_state.py -k every_state",
+    ),
+    Mutant(
+        "the last page of a walk is dropped",
+        "walks.py",
+        "        position = Position(after, seen)\n",
+        "        documents = documents if after or not bookmarks else []\n"
+        "        position = Position(after, seen)\n",
+        "test_rows.py -k every_contact",
+    ),
+    Mutant(
+        "the state keeps the pass after its end",
+        "sync.py",
+        "        self.progress.finish()\n",
+        "",
+        "test_rows.py -k literally",
+    ),
+    Mutant(
+        "an error ends with exit code 0",
+        "cli.py",
+        "return _last_words(str(error), error.exit_code)",
+        "return _last_words(str(error), 0)",
+        "test_faults.py -k refusal",
+    ),
+    Mutant(
+        "a segment that failed is marked as done",
+        "sync.py",
+        "            failures = self.failures.setdefault(MEMBERS, [])\n",
+        "            self.progress.skip_segment(walk.segment_id)\n"
+        "            failures = self.failures.setdefault(MEMBERS, [])\n",
+        "test_faults.py -k leaves_the_others",
+    ),
+    Mutant(
+        "the key is logged once",
+        "cli.py",
+        "    logs.set_up(config.api_key)\n",
+        "    LOG.info('Key %s', config.api_key)\n    logs.set_up(config.api_key)\n",
+        "test_rows.py -k literally",
+    ),
+    Mutant(
+        "the key is logged in base64, inside a header",
+        "client.py",
+        "        self._adapter = DeadlineAdapter()\n",
+        "        self._adapter = DeadlineAdapter()\n        import base64, sys\n"
+        "        print(base64.b64encode(('x:' + api.config.api_key).encode()), file=sys.stderr)\n"
+        "        print(base64.b64encode(api.config.api_key.encode()), file=sys.stderr)\n",
+        "test_rows.py -k literally",
+    ),
+    Mutant(
+        "a row may have no key",
+        "shape.py",
+        "            if not row[key]:\n",
+        "            if row[key] == '':\n",
+        "test_paging.py -k unusable",
+    ),
+    Mutant(
+        "rows are removed in spite of a doubt",
+        "sync.py",
+        "        if doubt:\n",
+        "        if doubt and not doubt:\n",
+        "test_paging.py -k promised",
+    ),
+    Mutant(
+        "an empty answer to an outdated bookmark counts as the end",
+        "walks.py",
+        "missing = resumed if total is None else position.seen < total",
+        "missing = False",
+        "test_state.py -k stale",
+    ),
+    Mutant(
+        "a bookmark that the API refuses counts as the end",
+        "walks.py",
+        "        listing = _listing(walk, position, client, reduce, total)\n",
+        "        try:\n"
+        "            listing = _listing(walk, position, client, reduce, total)\n"
+        "        except _Lost:\n"
+        "            listing = Listing([], None, total, 0)\n            again = True\n",
+        "test_state.py -k stale",
+    ),
+    Mutant(
+        "redirects are followed anywhere",
+        "client.py",
+        "if _origin(target) != _origin(self._url):",
+        "if not target:",
+        "test_faults.py -k another_origin",
+    ),
+    Mutant(
+        "a signal is only obeyed between requests",
+        "sync.py",
+        "        pool.stop(signal_number, signal.Signals(signal_number).name)\n",
+        "",
+        "test_signals.py -k hangs_or_sleeps",
+    ),
+    Mutant(
+        "a lone segment's bookmarks are lost from the state",
+        "state.py",
+        "            self._under_way[segment_id] = after\n",
+        "            self._under_way.pop(segment_id)\n",
+        "test_state.py -k every_state",
+    ),
+)
+
+
+def caught(mutant: Mutant, folder: Path) -> str | None:
+    """The first test that fails with the bug in place; None if all pass."""
+    copy = folder / re.sub(r"\W+", "-", mutant.name)
+    shutil.copytree(
+        ROOT, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "output", ".*cache")
+    )
+    file = copy / "tap_autopilot" / mutant.file
+    text = file.read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.name}: nowhere to plant it, or in several places"
+    file.write_text(text.replace(mutant.old, mutant.new))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", *f"tests/{mutant.tests}".split(" ")],
+        cwd=copy,
+        env={"PYTHONPATH": str(copy), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = re.search(r"^FAILED (\S+)", done.stdout, re.MULTILINE)
+    return found[1] if found else None
+
+
+def main() -> int:
+    """Plant them all; 0 if all were caught."""
+    missed = 0
+    with tempfile.TemporaryDirectory() as temporary:
+        for mutant in MUTANTS:
+            by = caught(mutant, Path(temporary))
+            missed += by is None
+            print(f"{'MISSED' if by is None else 'caught':7} {mutant.name}: {by or ''}", flush=True)
+    print(f"{len(MUTANTS) - missed} of {len(MUTANTS)} planted bugs caught")
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

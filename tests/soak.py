@@ -1,0 +1,330 @@
+"""Kill it, starve it, lie to it, thousands of times, and count what was lost.
+
+`python -m tests.soak` runs the real command against sandboxes and prints one line of figures; its
+exit code is 0 only if nothing was lost, leaked or left broken. What happens follows from the seed,
+but for where a kill strikes in a process that runs at its own speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
+from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
+from tests.conftest import COMMAND, KEY
+from tests.invariants import Run, check, forms
+
+STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
+KEYS = {
+    "contacts": ("contact_id",),
+    "lists": ("list_id",),
+    "smart_segments": ("segment_id",),
+    "smart_segments_contacts": ("segment_id", "contact_id"),
+}
+SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]
+
+Key = tuple[str, ...]
+
+
+class Target:
+    """A small target that stores rows with fsync, and gives out a STATE only behind its rows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.stored: Counter[Key] = Counter()
+        self.received: Counter[Key] = Counter()
+        self.state: Any = None
+        self._file = (folder / "rows").open("ab")
+        self._waiting: list[tuple[Key, bytes]] = []
+
+    def take(self, line: bytes) -> None:
+        """Take a line of the tap's output; a partial one is no message."""
+        if not line.endswith(b"\n"):
+            return
+        message = json.loads(line)
+        if message["type"] == "RECORD":
+            stream, row = message["stream"], message["record"]
+            key = (stream, *(row[name] for name in KEYS[stream]))
+            self.received[key] += 1
+            self._waiting.append((key, line))
+        elif message["type"] == "STATE":
+            self._file.writelines(line for _, line in self._waiting)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.stored.update(key for key, _ in self._waiting)
+            self._waiting.clear()
+            self.state = message["value"]
+
+    def end_of_run(self) -> None:
+        """Forget what no STATE came behind."""
+        self._waiting.clear()
+
+
+@dataclass
+class Figures:
+    """What has been counted."""
+
+    runs: int = 0
+    bytes: int = 0
+    leaks: int = 0
+    lost: int = 0
+    broken_lines: int = 0
+    states: int = 0
+    kills: int = 0
+    resent: list[int] = field(default_factory=list)
+    soups: int = 0
+    completed: int = 0
+    silent: int = 0
+    signals: int = 0
+    exits: list[float] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def saw(self, run: Run) -> Run:
+        """Check the invariants of a run, and look for the key in all that it wrote."""
+        text = run.stdout.decode("utf-8", "replace") + run.stderr
+        with self.lock:
+            self.runs += 1
+            self.bytes += len(run.stdout) + len(run.stderr)
+            self.leaks += sum(form in text for form in forms(KEY))
+        return check(run)
+
+
+def everything(account: Account) -> set[Key]:
+    """The keys of all rows of an account."""
+    return {
+        *(("contacts", one) for one in account.contact_ids),
+        *(("lists", one["list_id"]) for one in account.lists),
+        *(("smart_segments", one["segment_id"]) for one in account.segments),
+        *(
+            ("smart_segments_contacts", one["segment_id"], contact_id)
+            for one in account.segments
+            for contact_id in account.segment_members(one["segment_id"]) or ()
+        ),
+    }
+
+
+def keys(messages: list[dict[str, Any]]) -> set[Key]:
+    """The keys of the rows among messages."""
+    return {
+        (one["stream"], *(one["record"][name] for name in KEYS[one["stream"]]))
+        for one in messages
+        if one["type"] == "RECORD"
+    }
+
+
+def start(
+    folder: Path, sandbox: Sandbox, state: Any, **settings: Any
+) -> tuple[subprocess.Popen[bytes], Path]:
+    """Start the command; its stderr goes into a file."""
+    config = {"api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000, **settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "state.json").write_text(json.dumps(state))
+    arguments = ["--config", f"{folder}/config.json", "--state", f"{folder}/state.json"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=log)
+    return process, folder / "log"
+
+
+def run(folder: Path, sandbox: Sandbox, state: Any = None, **settings: Any) -> Run:
+    """Run the command to its end."""
+    process, log = start(folder, sandbox, state, **settings)
+    stdout, _ = process.communicate(timeout=300)
+    return Run(process.returncode, stdout, log.read_text(), KEY)
+
+
+def replay_states(figures: Figures, folder: Path, contacts: int, bookmarks: str) -> None:
+    """Go on from every STATE of a run, and see that nothing is missing."""
+    account = Account(contacts=contacts, lists=2, segments=4, members=101)
+    with Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks)) as sandbox:
+        whole = figures.saw(run(folder, sandbox))
+        missing = everything(account) - keys(whole.messages)
+        for number, message in enumerate(whole.messages[:-1]):
+            if message["type"] == "STATE":
+                rest = figures.saw(run(folder, sandbox, message["value"]))
+                sent = keys(whole.messages[:number]) | keys(rest.messages)
+                missing |= everything(account) - sent
+                figures.states += 1
+    figures.lost += len(missing)
+
+
+def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: int) -> None:
+    """Kill runs at random points, each resumed from what the target has, until passes are whole."""
+    while figures.kills < kills:
+        account = Account(
+            seed=rng.randrange(1000),
+            contacts=rng.choice((199, 250, 400, 530)),
+            lists=3,
+            segments=rng.choice((2, 5, 12)),
+            members=rng.choice((5, 100, 150)),
+        )
+        options = Options(
+            api_key=KEY, bookmarks=rng.choice(list(BOOKMARKS)), latency=rng.choice((0, 0, 0.01))
+        )
+        target = Target(folder)
+        with Sandbox(account, options) as sandbox:
+            for _ in range(rng.randrange(1, 6)):
+                before = target.received.total() - len(target.received)
+                killed = _run_and_kill(figures, folder, rng, sandbox, target)
+                if not killed or target.state == {"bookmarks": {}}:
+                    break  # the pass is whole; a further run would be the next one
+                figures.kills += 1
+                again = target.received.total() - len(target.received)
+                figures.resent.append(again - before)
+            else:
+                rest = figures.saw(run(folder, sandbox, target.state))
+                before = target.received.total() - len(target.received)
+                for line in rest.stdout.splitlines(keepends=True):
+                    target.take(line)
+                figures.resent[-1] += target.received.total() - len(target.received) - before
+        figures.lost += len(everything(account) - set(target.stored))
+
+
+def _run_and_kill(
+    figures: Figures, folder: Path, rng: random.Random, sandbox: Sandbox, target: Target
+) -> bool:
+    """Run and kill; False if the run was over first."""
+    process, log = start(folder, sandbox, target.state, concurrency=rng.choice((1, 2, 8)))
+    how = rng.choice(("bytes", "pages", "time"))
+    at_byte = rng.randrange(1_500_000) if how == "bytes" else sys.maxsize
+    over = threading.Event()
+    if how == "pages":
+        served = len(sandbox.requests) + rng.randrange(1, 14)
+        threading.Thread(target=_kill_after, args=(process, sandbox, served, over)).start()
+    elif how == "time":
+        timer = threading.Timer(0.15 + rng.random() * 0.5, process.kill)
+        timer.start()
+    stdout = b""
+    assert process.stdout is not None
+    for line in process.stdout:
+        stdout += line
+        target.take(line)
+        if len(stdout) > at_byte:
+            process.kill()
+    process.wait()
+    over.set()
+    if how == "time":
+        timer.cancel()
+    target.end_of_run()
+    killed = process.returncode == -signal.SIGKILL
+    figures.saw(Run(process.returncode, stdout, log.read_text(), KEY, killed=killed))
+    return killed
+
+
+def _kill_after(
+    process: subprocess.Popen[bytes], sandbox: Sandbox, served: int, over: threading.Event
+) -> None:
+    while len(sandbox.requests) < served and not over.is_set():
+        time.sleep(0.0005)
+    process.kill()
+
+
+def soup(figures: Figures, folder: Path, seed: int) -> None:
+    """One run in which each request has one chance in ten of some fault."""
+    rng = random.Random(seed)
+    account = Account(seed=seed % 7, contacts=330, lists=3, segments=4, members=150)
+    chance = 10 / len(SOUP)
+    faults = Faults((Fault.parse(f"{chance}%:{what}") for what in SOUP), seed)
+    options = Options(api_key=KEY, bookmarks=rng.choice(list(BOOKMARKS)), faults=faults)
+    with Sandbox(account, options) as sandbox:
+        done = run(folder, sandbox, request_timeout=0.7, retry_timeout=60)
+    figures.saw(done)
+    missing = everything(account) - keys(done.messages)
+    with figures.lock:
+        figures.soups += 1
+        figures.completed += done.code == 0 and not missing
+        figures.silent += done.code == 0 and bool(missing)
+
+
+def interrupt(figures: Figures, folder: Path, rng: random.Random) -> None:
+    """One run that is ended by SIGTERM or SIGINT at a random moment."""
+    number = rng.choice((signal.SIGTERM, signal.SIGINT))
+    faults = Faults([Fault.parse(rng.choice(("5-:hang", "3-:503", "9-:drip", "999:500")))])
+    options = Options(api_key=KEY, latency=0.02, faults=faults)
+    with Sandbox(Account(contacts=450, segments=4, members=150), options) as sandbox:
+        process, log = start(folder, sandbox, None)
+        while not sandbox.requests and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.random() * 0.4)
+        sent = time.monotonic()
+        process.send_signal(number)
+        stdout, _ = process.communicate(timeout=30)
+    figures.exits.append(time.monotonic() - sent)
+    figures.signals += 1
+    figures.broken_lines += not stdout.endswith(b"\n")
+    done = figures.saw(Run(process.returncode, stdout, log.read_text(), KEY))
+    assert done.code in (0, 128 + number), done.stderr
+
+
+def percentile(values: list[float] | list[int], percent: int) -> float:
+    """A percentile of some values, 0 of none."""
+    if len(values) < 2:
+        return values[0] if values else 0
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def main() -> int:
+    """Run what the options ask for; 0 if all was well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--accounts", type=int, default=5, help="accounts whose STATEs are replayed"
+    )
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--soups", type=int, default=500)
+    parser.add_argument("--signals", type=int, default=300)
+    args = parser.parse_args()
+    figures, started = Figures(), time.monotonic()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = [Path(temporary, str(number)) for number in range(4)]
+        for folder in folders:
+            folder.mkdir()
+        for contacts in (100, 101, 199, 200, 201)[: args.accounts]:
+            for bookmarks in BOOKMARKS:
+                replay_states(figures, folders[0], contacts, bookmarks)
+        kill_and_resume(figures, folders[0], rng, args.kills)
+        for _ in range(args.signals):
+            interrupt(figures, folders[0], rng)
+        with ThreadPoolExecutor(len(folders)) as pool:
+            shares = [
+                pool.submit(_soups, figures, folder, args.seed, range(n, args.soups, len(folders)))
+                for n, folder in enumerate(folders)
+            ]
+            for share in shares:
+                share.result()
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"{figures.states} states gone on from and {figures.kills} kills: lost {figures.lost} rows,"
+        f" sent again per kill p50 {percentile(figures.resent, 50):.0f}"
+        f" p99 {percentile(figures.resent, 99):.0f}; {figures.soups} runs with faults:"
+        f" {figures.completed} completed, {figures.silent} silently incomplete;"
+        f" {figures.signals} signals: {figures.broken_lines} broken lines, over after p99"
+        f" {percentile(figures.exits, 99):.2f} s; key in {figures.bytes / 1e6:.0f} MB of output:"
+        f" {figures.leaks} times; {figures.runs} runs in {minutes:.1f} min, seed {args.seed}"
+    )
+    well = not (figures.lost or figures.silent or figures.broken_lines or figures.leaks)
+    return 0 if well and figures.completed >= 0.99 * figures.soups else 1
+
+
+def _soups(figures: Figures, folder: Path, seed: int, numbers: range) -> None:
+    for number in numbers:
+        soup(figures, folder, seed * 100_000 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

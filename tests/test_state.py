@@ -1,0 +1,293 @@
+"""State and resuming: from any STATE line, what is missing comes, and only that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.invariants import Run, check
+from tests.scripted import Scripted, page
+
+STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
+
+
+def keys(run: Run, stream: str, upto: int | None = None) -> list[tuple[str, ...]]:
+    """The keys of a stream's rows, among the first messages of a run."""
+    schema = run.of("SCHEMA", stream)[0]
+    return [
+        tuple(message["record"][key] for key in schema["key_properties"])
+        for message in run.messages[:upto]
+        if message["type"] == "RECORD" and message["stream"] == stream
+    ]
+
+
+@pytest.mark.parametrize(
+    ("contacts", "bookmarks", "concurrency"),
+    [(250, "last", 8), (200, "next", 1), (101, "repeat", 2), (250, "opaque", 3)],
+)
+def test_every_state_of_a_run_can_be_gone_on_from(
+    tap: Tap, serve: Serve, contacts: int, bookmarks: str, concurrency: int
+) -> None:
+    account = Account(contacts=contacts, lists=2, segments=4, members=150)
+    sandbox = serve(account, bookmarks=bookmarks)
+    whole = tap.sync(sandbox, concurrency=concurrency)
+    assert whole.state == {"bookmarks": {}}
+    for number, message in enumerate(whole.messages[:-1]):
+        if message["type"] == "STATE":
+            rest = tap.sync(sandbox, state=message["value"], concurrency=concurrency)
+            assert rest.code == 0
+            for stream in STREAMS:
+                before, after = keys(whole, stream, number), keys(rest, stream)
+                assert set(before + after) == set(keys(whole, stream))
+                twice = len(before) + len(after) - len(keys(whole, stream))
+                assert twice <= (1 if bookmarks == "repeat" and stream != "lists" else 0) * 5
+
+
+def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=250, segments=0))
+    whole = tap.sync(sandbox)
+    states = whole.of("STATE")
+    half = next(one["value"] for one in states if "person" in str(one["value"]))
+    rest = tap.sync(sandbox, state=half)
+    (first,), (last,) = (run.of("ACTIVATE_VERSION", "contacts") for run in (whole, rest))
+    assert first["version"] == last["version"]
+    assert {one["version"] for one in rest.of("RECORD", "contacts")} == {first["version"]}
+    assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
+
+
+def test_doubt_outlives_an_interruption(tap: Tap) -> None:
+    second = page("b", total=2)
+    first = page("a", None, bookmark="x", total=2)
+    script = Scripted({"/contacts": first, "/contacts/x": (500, {})})
+    with script as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0)
+        assert run.code == 1
+        script.answers["/contacts/x"] = second
+        rest = tap.sync(sandbox, state=run.state)
+    assert rest.code == 0
+    assert not rest.of("ACTIVATE_VERSION", "contacts")
+    assert any("documents were skipped" in line for line in rest.log)
+
+
+def test_what_was_sent_without_a_version_is_not_removed(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=250, segments=0), "/contacts@2-:500")
+    run = tap.sync(sandbox, retry_timeout=0, emit_activate_version_messages=False)
+    rest = tap.sync(serve(Account(contacts=250, segments=0)), state=run.state)
+    assert rest.code == 0
+    assert not rest.of("ACTIVATE_VERSION", "contacts")
+
+
+OLD = {
+    "bookmarks": {"contacts": {"updated_at": "2017-01-20T00:00:00.000000Z"}},
+    "currently_syncing": "lists",
+}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        None,
+        OLD,
+        [],
+        5,
+        '"state"',
+        {"bookmarks": None},
+        {"bookmarks": []},
+        {"bookmarks": {"contacts": 5, "lists": None, "deals": {"progress": ["x", 1]}}},
+        {"bookmarks": {"contacts": {"progress": 5}, "lists": {"progress": []}}},
+        {"bookmarks": {"contacts": {"progress": ["", 0]}}},
+        {"bookmarks": {"contacts": {"progress": [None]}}},
+        {"bookmarks": {"contacts": {"progress": [7, 100]}}},
+        {"bookmarks": {"contacts": {"progress": ["x", -1]}}},
+        {"bookmarks": {"contacts": {"progress": ["x", True]}}},
+        {"bookmarks": {"contacts": {"progress": "complete", "version": "x"}}},
+        {"bookmarks": {"contacts": {"progress": "finished"}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": ["zzz", 5, []]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": ["zzz", 0, []]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["no", None, 0]]]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["no", 5, 0]]]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [None, 0]}}},
+        {"bookmarks": {"smart_segments": {"progress": ["", 0, []]}}},
+    ],
+)
+def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
+    account = Account(contacts=150, lists=2, segments=3, members=20)
+    run = tap.sync(serve(account), state=state)
+    assert run.code == 0
+    assert len(run.rows("contacts")) == 150
+    assert len(run.rows("lists")) == 2
+    assert len(run.rows("smart_segments")) == 3
+    assert len(run.rows("smart_segments_contacts")) == 40
+    if state not in ({}, None, OLD):
+        assert any(line.startswith("WARNING") and "state" in line.lower() for line in run.log)
+
+
+def test_an_empty_state_file_is_taken_as_none(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(Account(contacts=5)), state="")
+    assert run.code == 0
+    assert len(run.rows("contacts")) == 5
+    assert any("is empty; starting from the beginning" in line for line in run.log)
+
+
+def interrupted(tap: Tap, serve: Serve, account: Account) -> Run:
+    """A run that got through one page of contacts and of some segments, and lists."""
+    sandbox = serve(account, "/contacts/:400", "/smart_segments/@3-:400")
+    run = tap.sync(sandbox, retry_timeout=0, concurrency=2)
+    assert run.code == 1
+    return run
+
+
+@pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
+@pytest.mark.parametrize("bookmarks", ["last", "next", "repeat"])
+def test_a_bookmark_that_went_stale_between_runs_loses_nothing(
+    tap: Tap, serve: Serve, stale: str, bookmarks: str
+) -> None:
+    account = Account(contacts=350, segments=0)
+    run = tap.sync(serve(account, "/contacts@3-:500", bookmarks=bookmarks), retry_timeout=0)
+    named = run.state["bookmarks"]["contacts"]["progress"][0]
+    assert named in account.contact_ids
+    account.contact_ids = [one for one in account.contact_ids if one != named]
+    rest = tap.sync(serve(account, bookmarks=bookmarks, stale=stale), state=run.state)
+    assert rest.code == 0, rest.stderr
+    sent = {row["contact_id"] for one in (run, rest) for row in one.rows("contacts")}
+    assert sent >= set(account.contact_ids)
+
+
+def test_streams_may_come_and_go_between_runs(tap: Tap, serve: Serve, catalog: Any) -> None:
+    account = Account(contacts=250, segments=5, members=120)
+    run = interrupted(tap, serve, account)
+    sandbox = serve(account)
+    catalog["streams"].reverse()
+    fewer = {"streams": [one for one in catalog["streams"] if one["stream"] != "contacts"]}
+    second = tap.sync(sandbox, state=run.state, catalog=fewer)
+    assert second.code == 0
+    assert second.state == {"bookmarks": {}}
+    third = tap.sync(sandbox, state=second.state, catalog=catalog)
+    assert len(third.rows("contacts")) == 250
+    only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
+    first = tap.sync(serve(account, "/contacts/:400"), catalog=only)
+    rest = tap.sync(sandbox, state=first.state, catalog=catalog)
+    assert len(rest.rows("contacts")) == 150
+    assert len(rest.rows("smart_segments_contacts")) == 4 * 120
+
+
+def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=150, segments=6, members=120)
+    run = interrupted(tap, serve, account)
+    account.segments = [{"segment_id": "contactlist_sseg0", "title": "New"}, *account.segments[1:]]
+    rest = tap.sync(serve(account), state=run.state)
+    assert rest.code == 0
+    assert any("are not those that the state tells of" in line for line in rest.log)
+    sent = {key for one in (run, rest) for key in keys(one, "smart_segments_contacts")}
+    for segment in account.segments:
+        for contact_id in account.segment_members(segment["segment_id"]) or ():
+            assert (segment["segment_id"], contact_id) in sent
+
+
+def test_what_was_interrupted_comes_first(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=350, segments=2, members=10)
+    bookmark = account.contact_ids[99]
+    state = {"bookmarks": {"contacts": {"progress": [bookmark, 100]}}}
+    run = tap.sync(serve(account), state=state, concurrency=1)
+    assert run.requests[0].path == f"/v1/contacts/{bookmark}"
+    assert len(run.rows("contacts")) == 250
+
+
+def test_the_state_does_not_grow_with_the_segments(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=150, segments=400, members=110)
+    run = tap.sync(serve(account))
+    assert run.code == 0
+    largest = max(len(str(message["value"])) for message in run.of("STATE"))
+    assert largest < 4000
+
+
+def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
+    """Meltano merges the state of an incomplete run into the one before, key by key."""
+
+    def merge(old: Any, new: Any) -> Any:
+        if isinstance(old, dict) and isinstance(new, dict):
+            return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
+        return new
+
+    account = Account(contacts=250, segments=4, members=120)
+    whole = tap.sync(serve(account))
+    run = interrupted(tap, serve, account)
+    for older in (one["value"] for one in whole.of("STATE")):
+        rest = tap.sync(serve(account), state=merge(older, run.state))
+        for stream in STREAMS:
+            assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
+
+
+def test_a_state_is_with_the_reader_before_the_page_after_the_next_is_asked_for(
+    tap: Tap,
+) -> None:
+    account = Account(contacts=950, segments=0)
+    seen: set[str] = set()
+    too_late = []
+
+    class Gate(Sandbox):
+        def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
+            bookmark = target.rpartition("/contacts/")[2]
+            if bookmark in account.contact_ids:
+                page_number = account.contact_ids.index(bookmark) // 100 + 2
+                give_up = time.monotonic() + 5
+                while len(seen) < page_number - 2 and time.monotonic() < give_up:
+                    time.sleep(0.001)
+                if len(seen) < page_number - 2:
+                    too_late.append(page_number)
+            return super().answer(method, target, headers)
+
+    with Gate(account) as sandbox:
+        config = tap.file("config.json", tap.config(sandbox, api_key="sandbox"))
+        command = [*COMMAND, "-c", config]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                progress = (
+                    json.loads(line).get("value", {}).get("bookmarks", {}).get("contacts", {})
+                )
+                if isinstance(progress.get("progress"), list) and progress["progress"][0]:
+                    seen.add(progress["progress"][0])
+    assert process.returncode == 0
+    assert len(seen) == 9
+    assert too_late == []
+
+
+def test_a_slow_reader_slows_the_reading_down(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=9_000, segments=30, members=500))
+    config = tap.file("config.json", tap.config(sandbox))
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writer)
+        time.sleep(3)
+        asked = len(sandbox.requests)
+        assert asked <= 2 * 8 + 4
+        time.sleep(0.5)
+        assert len(sandbox.requests) == asked
+        chunks: list[bytes] = []
+
+        def drain() -> None:
+            while chunk := os.read(reader, 1 << 16):
+                chunks.append(chunk)
+
+        thread = threading.Thread(target=drain)
+        thread.start()
+        assert process.stderr is not None
+        stderr = process.stderr.read().decode()
+        thread.join()
+    os.close(reader)
+    assert (
+        len(check(Run(process.returncode, b"".join(chunks), stderr, KEY)).rows("contacts")) == 9_000
+    )
