@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TARGET := .venv-target-jsonl
 
-.PHONY: run test lint clean
+.PHONY: run test lint soak mutants clean
 
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
@@ -15,6 +15,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
+soak: $(VENV)/installed
+	$(BIN)/python -m tests.soak $(SOAK)
+
+mutants: $(VENV)/installed
+	$(BIN)/python -m tests.mutants
 
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)

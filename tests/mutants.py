@@ -70,6 +70,7 @@ MUTANTS = (
         "sync.py",
         "            failures = self.failures.setdefault(MEMBERS, [])\n",
         "            self.progress.skip_segment(walk.segment_id)\n"
+        "            self.writer.write([self._state()])\n"
         "            failures = self.failures.setdefault(MEMBERS, [])\n",
         "test_faults.py -k leaves_the_others",
     ),
