@@ -24,9 +24,9 @@ class Writer:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def write(self, lines: Iterable[bytes]) -> None:
-        """Write lines in one go. Raises RunError if they cannot be written."""
-        data = memoryview(b"".join(lines))
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Write whole lines, given in pieces, in one go. Raises RunError if that fails."""
+        data = memoryview(b"".join(pieces))
         try:
             while data:
                 data = data[os.write(self._descriptor, data) :]
@@ -46,11 +46,11 @@ def message(value: Mapping[str, Any]) -> bytes:
 
 
 def records(stream: str, rows: Iterable[Mapping[str, Any]], version: int | None) -> list[bytes]:
-    """A RECORD message for each row, as lines; `version` is that of a full-table pass."""
+    """A RECORD message for each row, in pieces to be joined; `version` is that of the pass."""
     before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
     extracted = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     after = b',"time_extracted":' + _encode(extracted)
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"
-    return [b"%b%b%b" % (before, _encode(row), after) for row in rows]
+    return [piece for row in rows for piece in (before, _encode(row), after)]

@@ -27,6 +27,9 @@ ADDITIONAL = "additional_fields"
 LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MARKS = frozenset({"--T::.", "--T::Z"})  # what stands between the digits of an RFC 3339 time
+_SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
+_THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _JSON = msgspec.json.Encoder(decimal_format="number")
 
 
@@ -78,11 +81,10 @@ def compile_shape(
                     row[column] = partial.args[0]
                     if column in whole:
                         additional[name] = value
-        for column, spellings in names.shared.items():
-            if sum(map(document.__contains__, spellings)) > 1:
-                row[column] = None
-                for name in filter(document.__contains__, spellings):
-                    _settle(row, column, names[name][1], name, document[name], additional)
+        for column, spellings in names.contested(document) if names.shared else ():
+            row[column] = None
+            for name in filter(document.__contains__, spellings):
+                _settle(row, column, names[name][1], name, document[name], additional)
         if additional and keeps_additional:
             row[ADDITIONAL] = additional
         for key in keys:
@@ -126,6 +128,14 @@ class _Names(dict[str, Any]):
             elif column != ADDITIONAL:
                 self._columns[_plain(column)] = (column, _converter(part, kept[column]))
 
+    def contested(self, document: Row) -> list[tuple[str, list[str]]]:
+        """The columns for which a document has more than one field, with all their spellings."""
+        return [
+            (column, spellings)
+            for column, spellings in self.shared.items()
+            if sum(map(document.__contains__, spellings)) > 1
+        ]
+
     def __missing__(self, name: str) -> tuple[Any, Any]:
         column, convert = found = self._columns.get(_plain(name), (name, None))
         if len(self) < 10_000:  # documents may be keyed by anything
@@ -164,12 +174,12 @@ def _text(value: Any) -> str:
     if value.__class__ is str:
         return value
     if value.__class__ in (int, Decimal, bool):
-        return _JSON.encode(value).decode()
+        return _spelled(value)
     raise _Unfit
 
 
-def _any_text(value: Any) -> str:
-    return value if value.__class__ is str else _JSON.encode(value).decode()
+def _spelled(value: Any) -> str:
+    return _JSON.encode(value).decode()
 
 
 def _boolean(value: Any) -> bool:
@@ -206,15 +216,13 @@ def _object(schema: Schema, selected: Schema) -> Convert:
         more = False
         for name, item in value.items():
             column, change = names[name]
-            if change is None:
+            if change is _text:
+                row[column] = item if item is None or item.__class__ is str else _spelled(item)
+            elif change is None:
                 more = more or column is not None
-            elif row[column] is not None:
-                more = True
-            elif change is _text:
-                row[column] = item if item is None else _any_text(item)
             elif item is not None and item != "":
                 row[column] = change(item)
-        if more:
+        if more or (names.shared and names.contested(value)):
             raise _Partial(row)
         return row
 
@@ -231,8 +239,11 @@ def _objects(schema: Schema, selected: Schema) -> Convert:
     pairs = _pairs(fields, schema, selected) if len(fields) == 2 else None
 
     def convert(value: Any) -> list[Row]:
-        if value.__class__ is dict and (pairs or not value):
-            return pairs(value) if pairs else []
+        if value.__class__ is dict:
+            if not value:
+                return []
+            if pairs:
+                return pairs(value)
         if value.__class__ is not list or (pairs and value):
             raise _Unfit
         rows, more = [], False
@@ -254,11 +265,22 @@ def _pairs(fields: list[str], schema: Schema, selected: Schema) -> Callable[[Any
     convert = _converter(schema["properties"][second], schema["properties"][second])
     kept = [field for field in fields if field in selected["properties"]]
 
-    def both(value: Any) -> list[Row]:
-        return [
-            {first: key, second: item if item is None else convert(item)}
-            for key, item in value.items()
-        ]
+    if convert is moment:
+
+        def both(value: Any) -> list[Row]:
+            return [
+                {first: key, second: _from_epoch(item)}
+                if item.__class__ is int
+                else {first: key, second: item if item is None else moment(item)}
+                for key, item in value.items()
+            ]
+    else:
+
+        def both(value: Any) -> list[Row]:
+            return [
+                {first: key, second: item if item is None else convert(item)}
+                for key, item in value.items()
+            ]
 
     def some(value: Any) -> list[Row]:
         return [{field: row[field] for field in kept} for row in both(value)]
@@ -274,14 +296,7 @@ def moment(value: Any) -> str:
     if value.__class__ is str:
         try:
             parsed = ciso8601.parse_datetime(value)
-            mark = value[19:20]
-            if (
-                (mark == "." or mark == "Z")
-                and value[10] == "T"
-                and value[13] == ":"
-                and value[-1] == "Z"
-                and value[11:13] != "24"
-            ):
+            if value[4:20:3] in _MARKS and value[-1] == "Z" and value[11:13] != "24":
                 return value
             zone = parsed.tzinfo
             utc = parsed.astimezone(timezone.utc) if zone else parsed.replace(tzinfo=timezone.utc)
@@ -289,15 +304,21 @@ def moment(value: Any) -> str:
         except (ValueError, OverflowError):
             raise _Unfit from None
     if value.__class__ is int:
-        minute, rest = divmod(value, 60_000)
-        return f"{_minute(minute)}{rest // 1000:02d}.{rest % 1000:03d}Z"
+        return _from_epoch(value)
     raise _Unfit
 
 
+def _from_epoch(value: int) -> str:
+    hour = value // 3_600_000
+    rest = value - hour * 3_600_000
+    second = rest // 1_000
+    return _hour(hour) + _SECONDS[second] + _THOUSANDTHS[rest - second * 1_000]
+
+
 @functools.lru_cache(maxsize=10_000)
-def _minute(number: int) -> str:
-    """The text of a minute since the epoch, up to its seconds. Mailings come many a minute."""
+def _hour(number: int) -> str:
+    """The text of an hour since the epoch, up to its minutes. Most events share theirs."""
     try:
-        return (_EPOCH + timedelta(minutes=number)).isoformat()[:17]
+        return (_EPOCH + timedelta(hours=number)).isoformat()[:14]
     except OverflowError:
         raise _Unfit from None

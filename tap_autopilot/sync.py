@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -28,6 +29,7 @@ from tap_autopilot.walks import SEGMENTS, Failure, Page, Pool, members_of
 LOG = logging.getLogger(__name__)
 
 STOP_WITHIN = 4.0  # seconds from a signal to the end, whatever hangs
+GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
 METRICS_EVERY = 60.0  # seconds
 MOST_FAILED_SEGMENTS = 10  # after these, the others are not tried in this run
 
@@ -38,6 +40,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     Returns where every one is complete, and raises TapError where not; the last message is a
     STATE either way.
     """
+    gc.set_threshold(GARBAGE_EVERY)
     selected = select(catalog)
     progress = Progress(
         state,
