@@ -131,7 +131,7 @@ class Config:
         _api_key, "The account's API key (Autopilot: Settings > API).", secret=True
     )
     start_date: datetime | None = _setting(
-        _start_date, "Leave out what was last changed before this date.", default=None
+        _start_date, "Leave out contacts that were last changed before this date.", default=None
     )
     api_url: str = _setting(
         _api_url, "Where the API is.", default="https://api2.autopilothq.com/v1"

@@ -11,6 +11,7 @@ import urllib.parse
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
+OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 
 
 class _Redacting(logging.Formatter):
@@ -46,11 +47,12 @@ def _forms(secret: str) -> list[str]:
 
 
 def set_up(secret: str = "") -> None:
-    """Send all logging to stderr, without `secret`, in place of what libraries have set up."""
+    """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacting(secret if len(secret) >= SHORTEST_SECRET else ""))
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(logging.INFO)
-    logging.getLogger("backoff").setLevel(logging.WARNING)
+    for name in OURS:
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False  # singer-python gives the root logger a handler of its own
+        logger.setLevel(logging.INFO)
     logging.raiseExceptions = False  # a full or closed stderr must not end the run

@@ -6,8 +6,6 @@ import email.utils
 import time
 from datetime import datetime, timezone
 
-import backoff
-
 LONGEST_WAIT = 60.0  # seconds between two tries
 
 
@@ -16,7 +14,10 @@ class Retries:
 
     def __init__(self, timeout: float) -> None:
         self._deadline = time.monotonic() + timeout
+        import backoff  # only where something fails: it brings asyncio along
+
         self._growing = backoff.expo(max_value=LONGEST_WAIT)
+        self._jitter = backoff.full_jitter
         next(self._growing)
 
     def next_wait(self, asked: float | None) -> float | None:
@@ -28,7 +29,7 @@ class Retries:
         left = self._deadline - time.monotonic()
         if left <= 0:
             return None
-        return min(backoff.full_jitter(next(self._growing)) if asked is None else asked, left)
+        return min(self._jitter(next(self._growing)) if asked is None else asked, left)
 
 
 def retry_after(header: str | None) -> float | None:

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from singer import metadata as singer_metadata
-
 from tap_autopilot.discover import Breadcrumb, discover
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.streams import STREAMS, Stream
@@ -44,7 +42,7 @@ def select(catalog: Any) -> list[Selected]:
     chosen = []
     for name, entry in ours.items():
         if name in asked:
-            defaults = singer_metadata.to_map(entry["metadata"])
+            defaults = _by_breadcrumb(entry["metadata"])
             choices = {**defaults, **_choices(name, asked[name])}
             if _is_selected(choices, (), defaults):
                 schema = entry["schema"]
@@ -80,7 +78,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
     if "selected" in entry:
         choices[()] = {"selected": entry["selected"]}
     try:
-        said = singer_metadata.to_map(entry.get("metadata") or [])
+        said = _by_breadcrumb(entry.get("metadata") or [])
         for breadcrumb, values in said.items():
             choices[breadcrumb] = {**choices.get(breadcrumb, {}), **values}
     except (TypeError, KeyError, AttributeError):
@@ -95,6 +93,10 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
                 " nor false."
             )
     return choices
+
+
+def _by_breadcrumb(metadata: Any) -> dict[Breadcrumb, dict[str, Any]]:
+    return {tuple(one["breadcrumb"]): one["metadata"] for one in metadata}
 
 
 def _legacy(schema: Mapping[str, Any], above: Breadcrumb = ()) -> dict[Breadcrumb, dict[str, Any]]:

@@ -110,6 +110,25 @@ def _settle(
     additional[name] = value
 
 
+def compile_since(
+    schema: Schema, changed: Iterable[str], start: datetime
+) -> Callable[[Document], bool]:
+    """Whether a document was changed at `start` or later, or does not tell.
+
+    Of the columns in `changed` the first that a document fills decides.
+    """
+    columns = tuple(changed)
+    part = {"properties": {column: schema["properties"][column] for column in columns}}
+    shape = compile_shape(part, part, (), Tally(""))
+
+    def since(document: Document) -> bool:
+        row = shape(document) or {}
+        text = next((row[column] for column in columns if row.get(column)), None)
+        return text is None or ciso8601.parse_datetime(text) >= start
+
+    return since
+
+
 class _Names(dict[str, Any]):
     """From a field's name, in any spelling, to its column and conversion; resolved once a name.
 

@@ -6,6 +6,7 @@ A pass reads a stream from end to end, over as many runs as it takes. While one 
     progress   [bookmark, seen]: the position of the next page; or "complete"; or, for the members
                of the segments, [through, fingerprint, [[segment, bookmark, seen], …]]: all
                segments up to `through` are read but for those that follow
+    start_date the date before which rows are left out, where there is one
     version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
     doubt      why it must not end so
 
@@ -20,6 +21,7 @@ import logging
 import time
 import zlib
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 from tap_autopilot.streams import STREAMS, Stream
@@ -29,13 +31,20 @@ LOG = logging.getLogger(__name__)
 
 MEMBERS = "smart_segments_contacts"
 COMPLETE = "complete"
-OF_A_PASS = ("progress", "version", "doubt")
+OF_A_PASS = ("progress", "start_date", "version", "doubt")
 
 
 class Progress:
     """The passes of the selected streams: where they stand, and the state that says so."""
 
-    def __init__(self, state: Any, selected: Iterable[type[Stream]], *, versions: bool) -> None:
+    def __init__(
+        self,
+        state: Any,
+        selected: Iterable[type[Stream]],
+        *,
+        versions: bool,
+        start_date: datetime | None,
+    ) -> None:
         self._streams = list(selected)
         self._bookmarks = _bookmarks(state)
         self._members = _Members()
@@ -44,15 +53,19 @@ class Progress:
                 _clear(entry)
         for stream in self._streams:
             entry = self._bookmarks.setdefault(stream.name, {})
-            if not _is_progress(stream, entry):
+            since = start_date.isoformat() if start_date is not None and stream.changed else None
+            if not _is_progress(stream, entry) or entry.get("start_date") != since:
                 if "progress" in entry:
                     LOG.warning(
                         "%s: the state's progress is not usable; starting over.", stream.name
                     )
                 _clear(entry)
             if "progress" not in entry:
-                version = {"version": int(time.time() * 1000)} if versions else {}
-                entry.update({"progress": _start(stream), **version})
+                entry["progress"] = _start(stream)
+                if since is not None:
+                    entry["start_date"] = since
+                elif versions:
+                    entry["version"] = int(time.time() * 1000)
             elif not versions:
                 entry.pop("version", None)
         for walk in (CONTACTS, LISTS, SEGMENTS):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import logging
 import os
 import signal
@@ -11,16 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
-
-from singer import metrics
 
 from tap_autopilot.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.messages import Writer, message, records
 from tap_autopilot.selection import Selected, select
-from tap_autopilot.shape import Row, compile_shape
+from tap_autopilot.shape import Row, compile_shape, compile_since
 from tap_autopilot.state import MEMBERS, Progress
 from tap_autopilot.streams import Stream
 from tap_autopilot.tally import Tally
@@ -45,14 +45,15 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     progress = Progress(
         state,
         [one.stream for one in selected],
-        versions=config.emit_activate_version_messages and config.start_date is None,
+        versions=config.emit_activate_version_messages,
+        start_date=config.start_date,
     )
     api = Api(config)
     run = _Run(
         writer=Writer(stdout),
         progress=progress,
         pool=Pool(config.concurrency, lambda: Client(api)),
-        tables={one.stream.name: _Table.of(one) for one in selected},
+        tables={one.stream.name: _Table.of(one, config.start_date) for one in selected},
     )
     try:
         with _signals(run.pool):
@@ -69,13 +70,23 @@ class _Table:
 
     stream: type[Stream]
     shape: Callable[[Any], Row | None]
+    since: Callable[[Any], bool] | None
     tally: Tally
 
     @classmethod
-    def of(cls, one: Selected) -> _Table:
-        tally = Tally(one.stream.name)
-        keys = one.stream.key_properties
-        return cls(one.stream, compile_shape(one.schema, one.selected, keys, tally), tally)
+    def of(cls, one: Selected, start_date: datetime | None) -> _Table:
+        stream, tally = one.stream, Tally(one.stream.name)
+        shape = compile_shape(one.schema, one.selected, stream.key_properties, tally)
+        since = None
+        if start_date is not None and stream.changed:
+            since = compile_since(one.schema, stream.changed, start_date)
+        return cls(stream, shape, since, tally)
+
+    def rows(self, page: Page) -> list[Row]:
+        documents = page.documents
+        if self.since is not None:
+            documents = list(filter(self.since, documents))
+        return self.stream.rows(documents, self.shape)
 
 
 @dataclass
@@ -109,6 +120,7 @@ class _Run:
     def read(self) -> None:
         for walk, start in self.progress.walks():
             self.pool.add(walk, start)
+        importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
         for result in self.pool.results():
             if isinstance(result, Failure):
                 self._fail(result)
@@ -125,7 +137,7 @@ class _Run:
         for name in names:
             table = self.tables[name]
             skipped = table.tally.skipped
-            rows = table.stream.rows(page.documents, table.shape)
+            rows = table.rows(page)
             lines += records(name, rows, self.progress.version(name))
             table.tally.rows += len(rows)
             table.tally.clean(page.cleaned)
@@ -134,16 +146,15 @@ class _Run:
             if page.after is None and page.total is not None and page.seen < page.total:
                 self.progress.add_doubt(name, "fewer were read than the API promised")
         self.progress.advance(page)
-        if walk.kind == SEGMENTS.kind:
+        if walk.kind == SEGMENTS.kind and self.progress.needs_members():
             self._find_segments(page)
+            names = [*names, MEMBERS]  # complete already where there is no segment
         for name in names:
             lines += self._activation(name)
         self.writer.write([*lines, self._state()])
 
     def _find_segments(self, page: Page) -> None:
         """Collect the ids of the segments, and once all are known read their members."""
-        if not self.progress.needs_members():
-            return
         for document in page.documents:
             segment_id = document.get("segment_id") if isinstance(document, dict) else None
             if isinstance(segment_id, int) and not isinstance(segment_id, bool):
@@ -221,6 +232,8 @@ class _Run:
             LOG.info("%s: %s.", name, ", ".join(parts))
 
     def _measure(self) -> None:
+        from singer import metrics
+
         for name, table in self.tables.items():
             new = table.tally.rows - self.reported.get(name, 0)
             self.reported[name] = table.tally.rows

@@ -113,6 +113,7 @@ def test_settings_may_come_as_strings(tap: Tap, serve: Serve) -> None:
     more = {"emit_activate_version_messages": "False", "start_date": "2015-01-01"}
     run = tap.sync(serve(SMALL), **settings, **more)
     assert run.code == 0
+    assert len(run.rows("contacts")) == 3
     assert not run.of("ACTIVATE_VERSION")
 
 

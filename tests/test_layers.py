@@ -81,7 +81,7 @@ def test_the_sandbox_and_the_tap_know_nothing_of_each_other() -> None:
     [
         ("requests", {"client", "deadline"}),
         ("urllib3", {"client", "deadline"}),
-        ("singer", {"selection", "sync"}),
+        ("singer", {"sync"}),
         ("argparse", {"cli"}),
         ("threading", {"client", "pace", "sync", "walks"}),
     ],

@@ -17,6 +17,7 @@ class Stream:
     name: ClassVar[str]
     walk: ClassVar[str]  # the kind of the walks that feed it
     key_properties: ClassVar[tuple[str, ...]]
+    changed: ClassVar[tuple[str, ...]] = ()  # columns that tell when a row changed, best first
 
     @staticmethod
     def rows(documents: list[Any], shape: Callable[[Any], Row | None]) -> list[Row]:

@@ -13,3 +13,4 @@ class Contacts(Stream):
     name: ClassVar[str] = "contacts"
     walk: ClassVar[str] = "contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("contact_id",)
+    changed: ClassVar[tuple[str, ...]] = ("updated_at", "created_at")
