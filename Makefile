@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TARGET := .venv-target-jsonl
 
-.PHONY: run test lint soak mutants clean
+.PHONY: run test lint soak mutants bench clean
 
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
@@ -23,6 +23,16 @@ soak: $(VENV)/installed
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants
 
+# One account only: make bench BENCH="--only wide"
+bench: $(VENV)/installed .venv-bench/installed
+	$(BIN)/python -m benchmarks .venv-bench benchmarks $(BENCH)
+
+.venv-bench/installed:
+	$(PYTHON) -m venv .venv-bench/old && .venv-bench/old/bin/pip install --quiet tap-autopilot==0.3.0
+	$(PYTHON) -m venv .venv-bench/sdk && .venv-bench/sdk/bin/pip install --quiet singer-sdk
+	$(PYTHON) -m venv .venv-bench/floor && .venv-bench/floor/bin/pip install --quiet requests orjson
+	touch $@
+
 $(VENV)/installed: setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
@@ -34,4 +44,4 @@ $(TARGET)/installed:
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(TARGET) output build dist *.egg-info
+	rm -rf $(VENV) .venv-bench $(TARGET) output build dist *.egg-info

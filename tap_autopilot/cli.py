@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import logging
 import os
@@ -20,6 +19,18 @@ LOG = logging.getLogger(__name__)
 STDOUT = 1
 STDERR = 2
 INTERRUPTED = 130
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import importlib.metadata  # takes a while, and no other run needs it
+
+        try:
+            version = importlib.metadata.version("tap-autopilot")
+        except importlib.metadata.PackageNotFoundError:
+            version = "(not installed)"
+        print(f"tap-autopilot {version}")
+        parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,15 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--catalog", metavar="FILE", help="what to read; from --discover, with choices made")
     add("-p", "--properties", metavar="FILE", dest="catalog", help="the old name of --catalog")
     add("-d", "--discover", action="store_true", help="print the catalog; needs no key, no network")
-    add("--version", action="version", version=_version())
+    add("--version", action=_Version, nargs=0, help="show the version and exit")
     return parser
-
-
-def _version() -> str:
-    try:
-        return f"tap-autopilot {importlib.metadata.version('tap-autopilot')}"
-    except importlib.metadata.PackageNotFoundError:
-        return "tap-autopilot (not installed)"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -90,7 +94,6 @@ def _guard_descriptors() -> None:
 
 def _last_words(text: str, exit_code: int) -> int:
     LOG.critical("%s", text)
-    logging.disable()  # threads may still be at work, and have nothing to add
     return exit_code
 
 

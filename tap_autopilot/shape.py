@@ -180,7 +180,8 @@ def _converter(schema: Schema, selected: Schema) -> Convert:
     if kind == "array":
         if _type(schema["items"]) == "string":
             return _texts
-        return _objects(schema["items"], selected["items"])
+        pairs = len(schema["items"]["properties"]) == 2
+        return (_pairs if pairs else _objects)(schema["items"], selected["items"])
     return {"boolean": _boolean, "integer": _integer}[kind]
 
 
@@ -223,54 +224,43 @@ def _texts(value: Any) -> list[str]:
 
 def _object(schema: Schema, selected: Schema) -> Convert:
     """Conversion of an object, by its fields' names in any spelling."""
-    names = _Names(schema, selected)
-    blank = dict.fromkeys(selected["properties"])
+    objects = _objects(schema, selected)
 
     def convert(value: Any) -> Row:
-        if value.__class__ is not dict:
-            if value == []:
-                return blank.copy()
-            raise _Unfit
-        row = blank.copy()
-        more = False
-        for name, item in value.items():
-            column, change = names[name]
-            if change is _text:
-                row[column] = item if item is None or item.__class__ is str else _spelled(item)
-            elif change is None:
-                more = more or column is not None
-            elif item is not None and item != "":
-                row[column] = change(item)
-        if more or (names.shared and names.contested(value)):
-            raise _Partial(row)
-        return row
+        try:
+            return objects([{} if value == [] else value])[0]
+        except _Partial as partial:
+            raise _Partial(partial.args[0][0]) from None
 
     return convert
 
 
-def _objects(schema: Schema, selected: Schema) -> Convert:
-    """Conversion to an array of objects: of an array, or of a map where there are two fields.
-
-    The two fields take the key and the value of each entry of the map.
-    """
-    item = _object(schema, selected)
-    fields = list(schema["properties"])
-    pairs = _pairs(fields, schema, selected) if len(fields) == 2 else None
+def _objects(schema: Schema, selected: Schema) -> Callable[[list[Any]], list[Row]]:
+    """Conversion of an array of objects, by their fields' names in any spelling."""
+    names = _Names(schema, selected)
+    blank = dict.fromkeys(selected["properties"])
 
     def convert(value: Any) -> list[Row]:
-        if value.__class__ is dict:
-            if not value:
+        if value.__class__ is not list:
+            if value == {}:
                 return []
-            if pairs:
-                return pairs(value)
-        if value.__class__ is not list or (pairs and value):
             raise _Unfit
-        rows, more = [], False
+        rows = []
+        more = False
         for one in value:
-            try:
-                rows.append(item(one))
-            except _Partial as partial:
-                rows.append(partial.args[0])
+            if one.__class__ is not dict:
+                raise _Unfit
+            row = blank.copy()
+            for name, item in one.items():
+                column, change = names[name]
+                if change is _text:
+                    row[column] = item if item.__class__ is str or item is None else _spelled(item)
+                elif change is None:
+                    more = more or column is not None
+                elif item is not None and item != "":
+                    row[column] = change(item)
+            rows.append(row)
+            if names.shared and names.contested(one):
                 more = True
         if more:
             raise _Partial(rows)
@@ -279,32 +269,40 @@ def _objects(schema: Schema, selected: Schema) -> Convert:
     return convert
 
 
-def _pairs(fields: list[str], schema: Schema, selected: Schema) -> Callable[[Any], list[Row]]:
-    first, second = fields
+def _pairs(schema: Schema, selected: Schema) -> Callable[[Any], list[Row]]:
+    """Conversion of a map to an array of objects with two fields: its keys, and their values."""
+    first, second = fields = tuple(schema["properties"])
     convert = _converter(schema["properties"][second], schema["properties"][second])
     kept = [field for field in fields if field in selected["properties"]]
 
-    if convert is moment:
+    def pairs(value: Any) -> list[Row]:
+        if value.__class__ is not dict:
+            if value == []:
+                return []
+            raise _Unfit
+        if not value:
+            return []
+        return [
+            {first: key, second: item if item is None else convert(item)}
+            for key, item in value.items()
+        ]
 
-        def both(value: Any) -> list[Row]:
-            return [
-                {first: key, second: _from_epoch(item)}
-                if item.__class__ is int
-                else {first: key, second: item if item is None else moment(item)}
-                for key, item in value.items()
-            ]
-    else:
-
-        def both(value: Any) -> list[Row]:
-            return [
-                {first: key, second: item if item is None else convert(item)}
-                for key, item in value.items()
-            ]
+    def moments(value: Any) -> list[Row]:
+        if not value or value.__class__ is not dict:
+            return pairs(value)
+        return [
+            {first: key, second: _from_epoch(item)}
+            if item.__class__ is int
+            else {first: key, second: item if item is None else moment(item)}
+            for key, item in value.items()
+        ]
 
     def some(value: Any) -> list[Row]:
-        return [{field: row[field] for field in kept} for row in both(value)]
+        return [{field: row[field] for field in kept} for row in pairs(value)]
 
-    return both if len(kept) == 2 else some
+    if len(kept) < len(fields):
+        return some
+    return moments if convert is moment else pairs
 
 
 def moment(value: Any) -> str:

@@ -1,0 +1,241 @@
+"""`python -m benchmarks PEERS OUTPUT`: this tap beside its peers, against one sandbox, in turn.
+
+PEERS is a folder with a virtual environment for each peer (`make bench` makes them), OUTPUT one for
+`results.json`, `results.md` and `results.svg`. Whole processes are measured, start-up included, by
+the operating system's own account of each. Ratios are taken round by round, and medians of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.picture import draw
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Options, Sandbox
+
+HERE = Path(__file__).parent
+KEY = "sandbox"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """An account, how its API behaves, and who reads it how often."""
+
+    name: str
+    what: str
+    contacts: int
+    segments: int
+    members: int
+    latency: float = 0.0
+    limit: float = 0.0
+    ceiling: float = 10_000.0
+    concurrency: int = 8
+    peers: tuple[str, ...] = ("floor", "0.3.0 unlimited", "0.3.0", "singer-sdk")
+    rounds: int = 3
+
+
+SCENARIOS = (
+    Scenario("wide", "20,000 contacts, 10 segments of 1,000", 20_000, 10, 1_000,
+             peers=("floor", "0.3.0 unlimited", "singer-sdk"), rounds=5),
+    Scenario("far", "wide at 100 ms an answer", 20_000, 10, 1_000, latency=0.1, rounds=1),
+    Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms", 2_000, 60, 500, latency=0.1,
+             concurrency=16, rounds=1),
+    Scenario("throttled", "2,000 contacts, 60 segments of 500, 5 requests a second, 429 above",
+             2_000, 60, 500, limit=5, ceiling=20, peers=("0.3.0",), rounds=1),
+    Scenario("limit 20", "the same at 20 a second, 100 ms", 2_000, 60, 500, latency=0.1, limit=20,
+             ceiling=100, peers=(), rounds=1),
+    Scenario("limit 50", "the same at 50 a second, 100 ms", 2_000, 60, 500, latency=0.1, limit=50,
+             ceiling=200, peers=(), rounds=1),
+    Scenario("10,000", "10,000 contacts, for its memory", 10_000, 0, 0, peers=(), rounds=3),
+    Scenario("huge", "1,000,000 contacts", 1_000_000, 0, 0, peers=(), rounds=1),
+)  # fmt: skip
+
+
+@dataclass
+class Measure:
+    """One run: times in seconds, memory in MiB, rows a second in the first and the last tenth."""
+
+    exit_code: int
+    cpu: float
+    wall: float
+    memory: float
+    rows: int
+    requests: int
+    throttled: int
+    early: float
+    late: float
+    used: float  # of what the limit allows, between a third of the run and its end
+
+
+def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[str, list[str]]:
+    """The command of each contestant, by name; ours is the first."""
+    settings = {
+        "api_key": KEY,
+        "api_url": url,
+        "max_requests_per_second": scenario.ceiling,
+        "concurrency": scenario.concurrency,
+    }
+    ours, old = folder / "ours.json", folder / "old.json"
+    ours.write_text(json.dumps(settings))
+    old.write_text(json.dumps({"api_key": KEY, "start_date": "2010-01-01T00:00:00Z"}))
+    sdk = folder / "sdk.json"
+    sdk.write_text(json.dumps({"api_key": KEY, "api_url": url}))
+    older = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
+    rest = ["-c", str(old), "-p", str(_old_catalog(older, old, folder))]
+    return {
+        "tap-autopilot": [sys.executable, "-m", "tap_autopilot", "-c", str(ours)],
+        "floor": [str(peers / "floor/bin/python"), str(HERE / "peers/floor.py"), url, KEY],
+        "0.3.0": [*older, "limited", *rest],
+        "0.3.0 unlimited": [*older, "unlimited", *rest],
+        "singer-sdk": [str(peers / "sdk/bin/python"), str(HERE / "peers/sdk_tap.py"),
+                       "--config", str(sdk)],
+    }  # fmt: skip
+
+
+def _old_catalog(older: list[str], config: Path, folder: Path) -> Path:
+    """0.3.0 reads only streams that a catalog selects."""
+    found = subprocess.run(
+        [*older, "limited", "-c", str(config), "--discover"], capture_output=True, check=True
+    )
+    catalog = json.loads(found.stdout)
+    for stream in catalog["streams"]:
+        stream["metadata"] = [{"breadcrumb": [], "metadata": {"selected": True}}]
+    path = folder / "old-catalog.json"
+    path.write_text(json.dumps(catalog))
+    return path
+
+
+def measure(command: list[str], sandbox: Sandbox) -> Measure:
+    """Run a command to its end, under a stopwatch in a small process of its own."""
+    del sandbox.requests[:]
+    stopwatch = [sys.executable, "-S", str(HERE / "stopwatch.py"), *command]
+    done = subprocess.run(stopwatch, capture_output=True, check=True)
+    asked = list(sandbox.requests)
+    return Measure(
+        requests=len(asked),
+        throttled=sum(request.status == 429 for request in asked),
+        used=_used(sandbox),
+        **json.loads(done.stdout),
+    )
+
+
+def _used(sandbox: Sandbox) -> float:
+    """The share of the allowed requests that was used, after the first third of the run."""
+    limit = sandbox.options.requests_per_second
+    answered = [request.at for request in sandbox.requests if request.status == 200]
+    if not limit or len(answered) < 10:
+        return 0.0
+    first = answered[0] + (answered[-1] - answered[0]) / 3
+    steady = [at for at in answered if at >= first]
+    return (len(steady) - 1) / (steady[-1] - steady[0]) / limit
+
+
+def compete(scenario: Scenario, peers: Path, folder: Path) -> Iterator[tuple[str, Measure]]:
+    """The measures of all contestants, round by round, in turn."""
+    account = Account(
+        contacts=scenario.contacts, segments=scenario.segments, members=scenario.members, odd=False
+    )
+    options = Options(latency=scenario.latency, requests_per_second=scenario.limit)
+    with Sandbox(account, options) as sandbox:
+        known = commands(peers, folder, sandbox.url, scenario)
+        if scenario.contacts < 100_000:
+            measure(known["tap-autopilot"], sandbox)  # the sandbox makes its pages, once
+        for _ in range(scenario.rounds):
+            for name in ("tap-autopilot", *scenario.peers):
+                time.sleep(1.1 if scenario.limit else 0)  # let the last second's requests go by
+                yield name, measure(known[name], sandbox)
+
+
+def summary(measures: dict[str, list[Measure]]) -> dict[str, dict[str, float]]:
+    """Medians by contestant, and medians of the ratios to ours, round by round."""
+    ours = measures["tap-autopilot"]
+    return {
+        name: {
+            **{
+                figure: statistics.median(getattr(one, figure) for one in runs)
+                for figure in ("exit_code", "cpu", "wall", "memory", "rows", "requests",
+                               "throttled", "early", "late", "used")
+            },
+            **{
+                f"{figure} ratio": statistics.median(
+                    getattr(their, figure) / getattr(our, figure)
+                    for their, our in zip(runs, ours, strict=True)
+                )
+                for figure in ("cpu", "wall")
+            },
+        }
+        for name, runs in measures.items()
+    }  # fmt: skip
+
+
+def table(results: dict[str, Any]) -> str:
+    """The results as a table in Markdown."""
+    lines = [
+        (
+            "| account | tap | CPU s | wall s | peak MiB | requests | throttled | CPU, times ours "
+            "| wall, times ours |"
+        ),
+        "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for name, result in results["scenarios"].items():
+        for tap, figures in result["taps"].items():
+            failed = "" if figures["exit_code"] == 0 else " (failed)"
+            ratios = (
+                ("", "")
+                if tap == "tap-autopilot" or failed
+                else (f"{figures['cpu ratio']:.2f}", f"{figures['wall ratio']:.2f}")
+            )
+            lines.append(
+                f"| {name} | {tap}{failed} | {figures['cpu']:.2f} | {figures['wall']:.2f} "
+                f"| {figures['memory']:.0f} | {figures['requests']:.0f} "
+                f"| {figures['throttled']:.0f} | {ratios[0]} | {ratios[1]} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the scenarios that were asked for and write the results down."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("peers", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--only", nargs="*", default=[one.name for one in SCENARIOS])
+    args = parser.parse_args()
+    results: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
+        "scenarios": {},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for scenario in SCENARIOS:
+            if scenario.name not in args.only:
+                continue
+            measures: dict[str, list[Measure]] = {}
+            for name, one in compete(scenario, args.peers.absolute(), Path(temporary)):
+                measures.setdefault(name, []).append(one)
+                print(f"{scenario.name:10} {name:16} {asdict(one)}", flush=True)
+            results["scenarios"][scenario.name] = {
+                "what": scenario.what,
+                "taps": summary(measures),
+            }
+    args.output.mkdir(exist_ok=True)
+    (args.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    (args.output / "results.md").write_text(table(results))
+    (args.output / "results.svg").write_text(draw(results))
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
