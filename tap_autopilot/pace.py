@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import itertools
 import math
@@ -13,9 +14,12 @@ PUBLISHED_RATE = 5.0  # requests a second, the limit that Autopilot publishes
 SLACK = 1.02  # the gaps are this much wider than the rate asks, for what the network bunches up
 CATCH_UP = 0.01  # seconds by which a late request does not make all later ones late
 WINDOW = 1.05  # seconds; what counts as the last second
+MEMORY = 5.0  # seconds for which it is known what was sent; a 429 may take a while to arrive
 GROWTH = 1.25  # by each answer, while nothing was throttled
 CREEP = 4e-6  # by each answer above the safe rate, times the number of answers since the last 429
 SAFE = 0.99  # of the rate that the API has let through
+SOON = 2.0  # seconds at the safe rate; with fewer answers between two 429s …
+TOO_SOON = 0.95  # … this is what is left of it
 
 
 class Pacer:
@@ -33,7 +37,7 @@ class Pacer:
         self._at_once = int(self._rate)
         self._safe = math.inf
         self._answers = 0  # since the last 429
-        self._sent: collections.deque[float] = collections.deque()  # within WINDOW
+        self._sent: collections.deque[float] = collections.deque()  # within MEMORY
         self._next = -math.inf
         self._cut = -math.inf  # when the rate was last cut
         self._paused_until = -math.inf
@@ -62,7 +66,7 @@ class Pacer:
 
     def _let_through(self, now: float) -> None:
         self._sent.append(now)
-        while self._sent[0] < now - WINDOW:
+        while self._sent[0] < now - MEMORY:
             self._sent.popleft()
         if self._at_once > 1:
             self._at_once -= 1
@@ -91,11 +95,14 @@ class Pacer:
         """
         with self._turn:
             now = time.monotonic()
+            with contextlib.suppress(ValueError):
+                self._sent.remove(sent)  # what is left was let through, or will be
             if sent > self._cut + 1:  # else it is still for what was sent before the cut
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
-                self._safe = SAFE * (
-                    min(self._rate, let_through) if let_through else self._rate / 2
-                )
+                held = min(self._rate, let_through) if let_through else self._rate / 2
+                if self._answers < SOON * self._safe < math.inf:  # what seemed safe was not
+                    held = min(held, TOO_SOON * self._safe)
+                self._safe = SAFE * held
                 self._rate = self._safe / 2
                 self._cut = now
                 self._answers = 0

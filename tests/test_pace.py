@@ -1,0 +1,189 @@
+"""The pacer against servers that allow so much a second, on a clock of the test's own."""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tap_autopilot import pace
+from tap_autopilot.pace import Pacer
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def sliding(limit: int) -> Callable[[float], bool]:
+    """At most so many in any second."""
+    allowed: collections.deque[float] = collections.deque()
+
+    def allows(at: float) -> bool:
+        while allowed and allowed[0] <= at - 1:
+            allowed.popleft()
+        if len(allowed) < limit:
+            allowed.append(at)
+            return True
+        return False
+
+    return allows
+
+
+def bucket(limit: int) -> Callable[[float], bool]:
+    """So many a second, and what was not used of a second before."""
+    tokens, last = float(limit), Clock.now
+
+    def allows(at: float) -> bool:
+        nonlocal tokens, last
+        tokens, last = min(limit, tokens + (at - last) * limit), at
+        if tokens >= 1:
+            tokens -= 1
+            return True
+        return False
+
+    return allows
+
+
+def fixed(limit: int) -> Callable[[float], bool]:
+    """At most so many in each second of the clock; the refused ones count."""
+    seconds: collections.Counter[int] = collections.Counter()
+
+    def allows(at: float) -> bool:
+        seconds[int(at)] += 1
+        return seconds[int(at)] <= limit
+
+    return allows
+
+
+@dataclass
+class Outcome:
+    """When requests arrived: those that were answered, and those that were throttled."""
+
+    answered: list[float]
+    throttled: list[float]
+
+    def after(self, start: float) -> Outcome:
+        return Outcome(
+            [at for at in self.answered if at >= start],
+            [at for at in self.throttled if at >= start],
+        )
+
+    @property
+    def share(self) -> float:
+        return len(self.throttled) / (len(self.answered) + len(self.throttled))
+
+    @property
+    def rate(self) -> float:
+        return (len(self.answered) - 1) / (self.answered[-1] - self.answered[0])
+
+    @property
+    def most_in_a_second(self) -> int:
+        arrivals = sorted(self.answered + self.throttled)
+        return max(sum(at <= other < at + 1 for other in arrivals) for at in arrivals)
+
+
+def simulate(
+    monkeypatch: pytest.MonkeyPatch,
+    allows: Callable[[float], bool],
+    ceiling: float,
+    latency: float,
+    count: int = 1500,
+) -> Outcome:
+    """Eight walks send requests as fast as the pacer lets them."""
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", clock)
+    pacer, rng = Pacer(ceiling), random.Random(1)
+    ready = [clock.now] * 8
+    under_way: list[tuple[float, int, float, float]] = []
+    outcome, number = Outcome([], []), 0
+    while len(outcome.answered) < count:
+        sends = max(ready[0], pacer._next, clock.now) if ready else float("inf")
+        if not under_way or sends <= under_way[0][0]:
+            clock.now = sends + rng.random() * 0.0005
+            heapq.heappop(ready)
+            pacer._let_through(clock.now)
+            arrives = clock.now + latency / 2 * (1 + rng.random() * 0.1)
+            number += 1
+            heapq.heappush(under_way, (arrives + latency / 2, number, clock.now, arrives))
+            continue
+        at, _, sent, arrived = heapq.heappop(under_way)
+        clock.now = max(clock.now, at)
+        if allows(arrived):
+            pacer.answered()
+            outcome.answered.append(arrived)
+            heapq.heappush(ready, clock.now)
+        else:
+            pacer.throttled(sent, 0)
+            outcome.throttled.append(arrived)
+            heapq.heappush(ready, clock.now + rng.random())
+    return outcome
+
+
+@pytest.mark.parametrize("latency", [0.02, 0.1])
+@pytest.mark.parametrize(("limit", "ceiling"), [(5, 20), (7, 20), (20, 20), (20, 100), (50, 100)])
+@pytest.mark.parametrize("server", [sliding, bucket, fixed])
+def test_it_finds_what_the_api_lets_through(
+    monkeypatch: pytest.MonkeyPatch,
+    server: Callable[[int], Callable[[float], bool]],
+    limit: int,
+    ceiling: float,
+    latency: float,
+) -> None:
+    whole = simulate(monkeypatch, server(limit), ceiling, latency)
+    steady = whole.after(Clock.now + (whole.answered[-1] - Clock.now) / 3)
+    assert steady.rate >= 0.92 * limit
+    assert steady.share <= 0.035
+    assert whole.most_in_a_second <= ceiling
+
+
+@pytest.mark.parametrize("ceiling", [0.5, 3, 5, 20, 33.3])
+def test_the_ceiling_holds_in_every_second(monkeypatch: pytest.MonkeyPatch, ceiling: float) -> None:
+    whole = simulate(monkeypatch, lambda _: True, ceiling, 0.02, count=120)
+    assert whole.most_in_a_second <= max(1, ceiling + 1)
+    assert whole.rate >= 0.94 * ceiling
+
+
+def test_it_is_fast_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = simulate(monkeypatch, lambda _: True, 100, 0.02, count=200)
+    assert whole.answered[49] - whole.answered[0] < 1.2
+
+
+def test_a_pause_holds_for_all_and_is_counted_once() -> None:
+    pacer = Pacer(1000)
+    sent = [pacer.wait() for _ in range(3)]
+    assert 0.3 <= pacer.throttled(sent[0], 0.4) <= 0.4
+    assert pacer.throttled(sent[1], 0.4) < 0.05
+    started = time.monotonic()
+    pacer.wait()
+    assert time.monotonic() - started >= 0.3
+
+
+def test_the_most_urgent_goes_first() -> None:
+    pacer = Pacer(1000)
+    pacer.throttled(pacer.wait(), 0.3)
+    order: list[float] = []
+
+    def walk(urgency: float) -> None:
+        pacer.wait(urgency)
+        order.append(urgency)
+
+    threads: list[Any] = []
+    for urgency in (1.0, 7.0, 3.0, float("inf")):
+        threads.append(threading.Thread(target=walk, args=(urgency,)))
+        threads[-1].start()
+        time.sleep(0.02)
+    for thread in threads:
+        thread.join()
+    assert order == [float("inf"), 7.0, 3.0, 1.0]
