@@ -20,7 +20,7 @@ import urllib3
 
 from tap_autopilot.config import Config
 from tap_autopilot.deadline import DeadlineAdapter
-from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
+from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.pace import Pacer
 from tap_autopilot.retry import Retries, retry_after
 
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 LARGEST_BODY = 64 * 2**20  # bytes, packed and unpacked; a page of the API has some 200 kB
 MOST_REDIRECTS = 5
+PROBES = ("/lists", "/smart_segments")
 RETRIED_STATUSES = frozenset({408, 425, 429})
 
 
@@ -42,7 +43,7 @@ class Traffic:
 
 
 class Api:
-    """What all clients of a run share: the pace, and whether the API answers at all."""
+    """What all clients of a run share: the pace, when the API last answered, and the counts."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -116,9 +117,22 @@ class Client:
     def _given_up(self, shown: str, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
         text = f"GET {shown}: {problem}; given up after {seconds:.0f} s. Run again later"
-        if self._api.last_answer < started:
-            return Unreachable(f"{text}; the API answered nothing else either.")
+        if self._api.last_answer < started and not self._is_answering():
+            return Unreachable(f"{text}; the API answers nothing else either.")
         return RunError(f"{text}.")
+
+    def _is_answering(self) -> bool:
+        """Whether the API answers any of two cheap requests, by which to tell an outage."""
+        for path in PROBES:
+            self._api.pacer.wait(math.inf)
+            try:
+                self._follow(path, path, "")
+            except Retryable:
+                continue
+            except TapError:
+                pass
+            return True
+        return False
 
     def _count(self, kind: str, retries: int = 0, throttled: float = 0.0) -> None:
         with self._api.counting:

@@ -97,7 +97,6 @@ class _Run:
     tables: dict[str, _Table]
     failures: dict[str, list[TapError]] = field(default_factory=dict)
     segment_ids: list[str] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
     measured: float = field(default_factory=time.monotonic)
     reported: dict[str, int] = field(default_factory=dict)
 

@@ -182,7 +182,7 @@ def _segment(text: str) -> str:
 
 
 class Pool:
-    """Client walks on a few threads; `results` gives their pages to the thread that asks.
+    """Reads walks on a few threads; `results` gives their pages to the thread that asks.
 
     A thread has at most two pages that are not dealt with: one waiting, and the one that it reads
     meanwhile. That bounds the memory, and lets a slow consumer slow the reading down.
