@@ -6,19 +6,19 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
 
 from tap_autopilot import logs
-from tap_autopilot.exceptions import TapError, UserError
+from tap_autopilot.exceptions import Stopped, TapError, UserError
 
 LOG = logging.getLogger(__name__)
 
 STDOUT = 1
 STDERR = 2
-INTERRUPTED = 130
 
 
 class _Version(argparse.Action):
@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     _guard_descriptors()
     logs.set_up()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop)
     try:
         args = _parser().parse_args(arguments)
         if args.discover:
@@ -67,8 +69,6 @@ def main(arguments: list[str] | None = None) -> int:
             _sync(args)
     except TapError as error:
         return _last_words(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _last_words("Stopped by SIGINT.", INTERRUPTED)
     except Exception as error:  # a mistake of ours: where, but not what, which may be anyone's data
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
@@ -78,6 +78,11 @@ def main(arguments: list[str] | None = None) -> int:
             TapError.exit_code,
         )
     return 0
+
+
+def _stop(signal_number: int, _: object) -> NoReturn:
+    """End what comes before the sync; the sync has a way of its own, after the page under way."""
+    raise Stopped(signal_number, signal.Signals(signal_number).name)
 
 
 def _guard_descriptors() -> None:

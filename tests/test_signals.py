@@ -83,6 +83,21 @@ def test_a_signal_at_any_time_leaves_whole_lines(tap: Tap, serve: Serve, after: 
     assert run.code == 143
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("after", [0.05, 0.1, 0.15, 0.2])
+def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
+    tap: Tap, serve: Serve, number: signal.Signals, after: float
+) -> None:
+    with running(tap, serve(ACCOUNT, "1-:hang")) as process:
+        time.sleep(after)
+        process.send_signal(number)
+        process.wait(10)
+    lines = (tap.folder / "err").read_text().splitlines()
+    assert process.returncode in (128 + number, -number)  # the latter before it can hear of signals
+    critical = [line for line in lines if line.startswith("CRITICAL")]
+    assert critical in ([], [lines[-1]])
+
+
 def test_a_second_interrupt_ends_it_at_once(tap: Tap, serve: Serve) -> None:
     """Also where nothing can be written any more."""
     sandbox = serve(Account(contacts=5_000))
