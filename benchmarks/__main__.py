@@ -213,11 +213,11 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="*", default=[one.name for one in SCENARIOS])
     args = parser.parse_args()
-    results: dict[str, Any] = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "machine": f"{os.cpu_count()} cores, Python {platform.python_version()}",
-        "scenarios": {},
-    }
+    written = args.output / "results.json"
+    results: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
+    results["date"] = datetime.now(timezone.utc).date().isoformat()
+    results["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    results.setdefault("scenarios", {})
     with tempfile.TemporaryDirectory() as temporary:
         for scenario in SCENARIOS:
             if scenario.name not in args.only:
@@ -231,7 +231,7 @@ def main() -> None:
                 "taps": summary(measures),
             }
     args.output.mkdir(exist_ok=True)
-    (args.output / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    written.write_text(json.dumps(results, indent=1) + "\n")
     (args.output / "results.md").write_text(table(results))
     (args.output / "results.svg").write_text(draw(results))
     print(table(results))

@@ -22,9 +22,10 @@ def rate(seen, start, end):
 
 started = time.monotonic()
 process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-seen, rows = [], 0
+seen, rows, tail = [], 0, b""
 while chunk := process.stdout.read1(1 << 16):
-    rows += chunk.count(b'"type":"RECORD"') + chunk.count(b'"type": "RECORD"')
+    rows += (tail + chunk).count(b'"RECORD"')
+    tail = chunk[-7:]
     if not seen or time.monotonic() - seen[-1][0] > 0.05:
         seen.append((time.monotonic(), rows))
 _, status, usage = os.wait4(process.pid, 0)

@@ -17,6 +17,7 @@ from tap_autopilot.exceptions import Stopped, TapError, UserError
 
 LOG = logging.getLogger(__name__)
 
+STDIN = 0
 STDOUT = 1
 STDERR = 2
 
@@ -81,13 +82,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(signal_number: int, _: object) -> NoReturn:
-    """End what comes before the sync; the sync has a way of its own, after the page under way."""
-    raise Stopped(signal_number, signal.Signals(signal_number).name)
+    """End at once what comes before the sync, which has a way of its own.
+
+    Not by an exception: there are imports under way that would swallow it.
+    """
+    stopped = Stopped(signal_number, signal.Signals(signal_number).name)
+    os._exit(_last_words(str(stopped), stopped.exit_code))
 
 
 def _guard_descriptors() -> None:
-    """Keep 1 and 2 from being given to a socket or file when they came closed."""
-    for descriptor in (STDOUT, STDERR):
+    """Keep 0, 1 and 2 from being given to a socket or file when they came closed."""
+    for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError:

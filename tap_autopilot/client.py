@@ -21,6 +21,7 @@ import urllib3
 from tap_autopilot.config import Config
 from tap_autopilot.deadline import DeadlineAdapter
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
+from tap_autopilot.logs import redactor
 from tap_autopilot.pace import Pacer
 from tap_autopilot.retry import Retries, retry_after
 
@@ -65,19 +66,32 @@ class Client:
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
         }
+        self._redact = redactor(api.config.api_key)
+        adapter: Any = DeadlineAdapter()
+        self._deadline = adapter.deadline
+        try:
+            self._pool = self._connected(adapter)
+        except (OSError, requests.RequestException, urllib3.exceptions.HTTPError) as problem:
+            raise UserError(
+                "The environment's settings for proxies or certificates are not usable:"
+                f" {self._redact(str(problem))}"
+            ) from None
+
+    def _connected(self, adapter: Any) -> Any:
+        """A pool of connections to the API, or to the proxy before it.
+
+        requests knows of proxies and certificates. Its pool is then used as it is, which takes
+        half as long.
+        """
         session = requests.Session()
         session.trust_env = self._url.startswith("https:")  # no proxy sees a key in plain text
         around = session.merge_environment_settings(self._url, {}, True, None, None)
-        verify: Any = around["verify"]
-        adapter: Any = DeadlineAdapter()
         request = requests.Request("GET", self._url).prepare()
-        # requests knows of proxies and certificates; its connection pool is then used as it is,
-        # which takes half as long.
-        self._deadline = adapter.deadline
-        self._pool: Any = adapter.get_connection_with_tls_context(
-            request, verify, proxies=around["proxies"]
+        pool = adapter.get_connection_with_tls_context(
+            request, around["verify"], proxies=around["proxies"]
         )
-        adapter.cert_verify(self._pool, self._url, verify, None)
+        adapter.cert_verify(pool, self._url, around["verify"], None)
+        return pool
 
     def get(
         self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
@@ -148,14 +162,17 @@ class Client:
                 self._api.traffic[kind].requests += 1
             status, headers, body = self._fetch(url)
             if status not in (301, 302, 303, 307, 308):
-                return _checked(shown, status, headers, body)
-            target = urllib.parse.urljoin(url, headers.get("Location", ""))
-            if _origin(target) != _origin(self._url):
-                host = urllib.parse.urlsplit(target).hostname
+                return self._checked(shown, status, headers, body)
+            try:
+                target = urllib.parse.urljoin(url, headers.get("Location", ""))
+                same = _origin(target) == _origin(self._url)
+            except ValueError:
+                same = False
+            if not same:
                 raise Refused(
                     status,
-                    f"GET {shown}: redirected to another origin ({host}), which must not get the "
-                    "API key; if the API has moved, set api_url.",
+                    f"GET {shown}: redirected to another origin, which must not get the API key;"
+                    " if the API has moved, set api_url.",
                 )
             url = target
             self._api.pacer.wait(math.inf)
@@ -192,27 +209,37 @@ class Client:
                 ) from None
             raise Retryable(_cause(problem)) from None
 
+    def _checked(self, shown: str, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+        """The unpacked body of a good answer; raises what the status of another one calls for."""
+        if status in RETRIED_STATUSES or status >= 500:
+            wait = retry_after(headers.get("Retry-After"))
+            raise Retryable(f"status {status}", wait, throttled=status == 429)
+        encoding = headers.get("Content-Encoding", "identity").lower()
+        if encoding in ("gzip", "x-gzip"):
+            body = _unpacked(body)
+        elif encoding != "identity":
+            raise Retryable("the answer is packed in a way that was not asked for")
+        if status == 200:
+            return body
+        said = f"GET {shown}: status {status}{self._message(body)}"
+        if status == 401:
+            raise UserError(
+                f"{said}. Check api_key; a new one is made in Autopilot under Settings > API."
+            )
+        if status == 403:
+            raise Refused(status, f"{said}. The API key may not read this.")
+        raise Refused(status, f"{said}.")
 
-def _checked(shown: str, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
-    """The unpacked body of a good answer; raises what the status of another one calls for."""
-    if status in RETRIED_STATUSES or status >= 500:
-        wait = retry_after(headers.get("Retry-After"))
-        raise Retryable(f"status {status}", wait, throttled=status == 429)
-    encoding = headers.get("Content-Encoding", "identity").lower()
-    if encoding in ("gzip", "x-gzip"):
-        body = _unpacked(body)
-    elif encoding != "identity":
-        raise Retryable("the answer is packed in a way that was not asked for")
-    if status == 200:
-        return body
-    said = f"GET {shown}: status {status}{_message(body)}"
-    if status == 401:
-        raise UserError(
-            f"{said}. Check api_key; a new one is made in Autopilot under Settings > API."
-        )
-    if status == 403:
-        raise Refused(status, f"{said}. The API key may not read this.")
-    raise Refused(status, f"{said}.")
+    def _message(self, body: bytes) -> str:
+        """What an error answer says, on one line, cut; nothing where it is not one of the API's."""
+        try:
+            message = json.loads(body)["message"]
+        except (ValueError, TypeError, KeyError):
+            return ""
+        if not isinstance(message, str):
+            return ""
+        line = "".join(one if one.isprintable() else " " for one in self._redact(message))
+        return f' "{line[:200]}"'
 
 
 def _unpacked(packed: bytes) -> bytes:
@@ -228,21 +255,10 @@ def _unpacked(packed: bytes) -> bytes:
     return body
 
 
-def _message(body: bytes) -> str:
-    """What an error answer says, cut; nothing where it is not one of the API's."""
-    try:
-        message = json.loads(body)["message"]
-    except (ValueError, TypeError, KeyError):
-        return ""
-    return f' "{message[:200]}"' if isinstance(message, str) else ""
-
-
 def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """The scheme, host and port of a URL. Raises ValueError for what is none."""
     parts = urllib.parse.urlsplit(url)
-    try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    except ValueError:
-        port = None
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port
 
 

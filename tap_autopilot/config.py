@@ -117,9 +117,8 @@ def _setting(
     description: str,
     *,
     default: Any = dataclasses.MISSING,
-    secret: bool = False,
 ) -> Any:
-    metadata = {"read": read, "description": description, "secret": secret}
+    metadata = {"read": read, "description": description}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -127,9 +126,7 @@ def _setting(
 class Config:
     """The settings of a run, checked. Times are in seconds."""
 
-    api_key: str = _setting(
-        _api_key, "The account's API key (Autopilot: Settings > API).", secret=True
-    )
+    api_key: str = _setting(_api_key, "The account's API key (Autopilot: Settings > API).")
     start_date: datetime | None = _setting(
         _start_date, "Leave out contacts that were last changed before this date.", default=None
     )

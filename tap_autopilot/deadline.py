@@ -10,6 +10,7 @@ import functools
 import socket
 import ssl
 import time
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from requests.adapters import HTTPAdapter
@@ -62,7 +63,7 @@ class _Connection(HTTPConnection):
         self._kind = kind
 
     def _new_conn(self) -> socket.socket:
-        return _as(self._kind, super()._new_conn())
+        return _connect(self._kind, self.host, self.port, self.socket_options or ())
 
 
 class _TLSConnection(HTTPSConnection):
@@ -71,14 +72,28 @@ class _TLSConnection(HTTPSConnection):
         self._kind = kind
 
     def _new_conn(self) -> socket.socket:
-        return _as(self._kind, super()._new_conn())
+        return _connect(self._kind, self.host, self.port, self.socket_options or ())
 
 
-def _as(kind: type[_Socket], connected: socket.socket) -> socket.socket:
-    family, form, number = connected.family, connected.type, connected.proto
-    timed = kind(family, form, number, fileno=connected.detach())
-    timed.settimeout(kind.deadline.left())  # also bounds the TLS handshake
-    return timed
+def _connect(kind: type[_Socket], host: str, port: int, options: Iterable[Any]) -> socket.socket:
+    """A connection to the first address of a host that takes one, all within the deadline."""
+    problem: OSError | None = None
+    for family, form, number, _, address in socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM
+    ):
+        connection = kind(family, form, number)
+        try:
+            for option in options:
+                connection.setsockopt(*option)
+            connection.settimeout(kind.deadline.left())
+            connection.connect(address)
+            connection.settimeout(kind.deadline.left())  # also bounds the TLS handshake
+        except OSError as error:
+            connection.close()
+            problem = error
+        else:
+            return connection
+    raise problem or OSError("the host has no address")
 
 
 class DeadlineAdapter(HTTPAdapter):

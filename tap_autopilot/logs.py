@@ -8,6 +8,7 @@ import logging
 import re
 import sys
 import urllib.parse
+from collections.abc import Callable
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
@@ -15,15 +16,14 @@ OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 
 
 class _Redacting(logging.Formatter):
-    """Formats a record as one line, without the secret in any of its usual encodings."""
+    """Formats a record without the secret in any of its usual encodings."""
 
     def __init__(self, secret: str) -> None:
         super().__init__("%(levelname)s %(message)s")
-        self._forms = re.compile("|".join(map(re.escape, _forms(secret)))) if secret else None
+        self._redact = redactor(secret)
 
     def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        return self._forms.sub(HIDDEN, line) if self._forms else line
+        return self._redact(super().format(record))
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -35,6 +35,14 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         if not self.ended:
             super().emit(record)
             self.ended = record.levelno >= logging.CRITICAL
+
+
+def redactor(secret: str) -> Callable[[str], str]:
+    """A function that takes a secret out of a text, in all its usual encodings."""
+    if len(secret) < SHORTEST_SECRET:
+        return str
+    forms = re.compile("|".join(map(re.escape, _forms(secret))))
+    return lambda text: forms.sub(HIDDEN, text)
 
 
 def _forms(secret: str) -> list[str]:
@@ -60,7 +68,7 @@ def _forms(secret: str) -> list[str]:
 def set_up(secret: str = "") -> None:
     """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it."""
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_Redacting(secret if len(secret) >= SHORTEST_SECRET else ""))
+    handler.setFormatter(_Redacting(secret))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]

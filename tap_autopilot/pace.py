@@ -17,6 +17,7 @@ WINDOW = 1.05  # seconds; what counts as the last second
 MEMORY = 5.0  # seconds for which it is known what was sent; a 429 may take a while to arrive
 GROWTH = 1.25  # by each answer, while nothing was throttled
 CREEP = 4e-6  # by each answer above the safe rate, times the number of answers since the last 429
+SLOWEST = 1.0  # requests a second, below which no number of 429s brings the rate
 SAFE = 0.99  # of the rate that the API has let through
 SOON = 2.0  # seconds at the safe rate; with fewer answers between two 429s …
 TOO_SOON = 0.95  # … this is what is left of it
@@ -98,12 +99,14 @@ class Pacer:
             with contextlib.suppress(ValueError):
                 self._sent.remove(sent)  # what is left was let through, or will be
             if sent > self._cut + 1:  # else it is still for what was sent before the cut
+                least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
                 if self._answers < SOON * self._safe < math.inf:  # what seemed safe was not
                     held = min(held, TOO_SOON * self._safe)
-                self._safe = SAFE * held
-                self._rate = self._safe / 2
+                if self._answers or self._safe == math.inf:  # else it is still the same trouble
+                    self._safe = max(SAFE * held, least)
+                self._rate = max(self._safe / 2, least)
                 self._cut = now
                 self._answers = 0
             until = max(self._paused_until, now + wait)

@@ -85,6 +85,8 @@ def compile_shape(
             row[column] = None
             for name in filter(document.__contains__, spellings):
                 _settle(row, column, names[name][1], name, document[name], additional)
+                if column not in whole:
+                    additional.pop(name, None)
         if additional and keeps_additional:
             row[ADDITIONAL] = additional
         for key in keys:
@@ -110,23 +112,40 @@ def _settle(
     additional[name] = value
 
 
-def compile_since(
-    schema: Schema, changed: Iterable[str], start: datetime
-) -> Callable[[Document], bool]:
+def compile_since(changed: Iterable[str], start: datetime) -> Callable[[Document], bool]:
     """Whether a document was changed at `start` or later, or does not tell.
 
     Of the columns in `changed` the first that a document fills decides.
     """
     columns = tuple(changed)
-    part = {"properties": {column: schema["properties"][column] for column in columns}}
-    shape = compile_shape(part, part, (), Tally(""))
 
     def since(document: Document) -> bool:
-        row = shape(document) or {}
-        text = next((row[column] for column in columns if row.get(column)), None)
-        return text is None or ciso8601.parse_datetime(text) >= start
+        for column in columns:
+            for value in _fields(document, column):
+                if value is not None and value != "":
+                    try:
+                        return ciso8601.parse_datetime(moment(value)) >= start
+                    except ValueError:
+                        return True
+        return True
 
     return since
+
+
+def find_key(document: Document, column: str) -> str | None:
+    """The text of a document's key, in any spelling of its name; None if it has none."""
+    for value in _fields(document, column):
+        with contextlib.suppress(_Unfit):
+            if text := _text(value):
+                return text
+    return None
+
+
+def _fields(document: Document, column: str) -> list[Any]:
+    """The values of all fields whose name is a spelling of a column's."""
+    if document.__class__ is not dict:
+        return []
+    return [value for name, value in document.items() if _plain(name) == _plain(column)]
 
 
 class _Names(dict[str, Any]):
@@ -162,7 +181,7 @@ class _Names(dict[str, Any]):
             if convert is not None:
                 spellings = [known for known in self if self[known][0] == column]
                 if len(spellings) > 1:
-                    self.shared[column] = spellings
+                    self.shared[column] = sorted(spellings, key=lambda one: (one != column, one))
         return found
 
 

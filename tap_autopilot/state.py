@@ -31,6 +31,7 @@ LOG = logging.getLogger(__name__)
 
 MEMBERS = "smart_segments_contacts"
 COMPLETE = "complete"
+NO_MEMBERS: list[Any] = ["", 0, []]
 OF_A_PASS = ("progress", "start_date", "version", "doubt")
 
 
@@ -70,8 +71,10 @@ class Progress:
                 entry.pop("version", None)
         for walk in (CONTACTS, LISTS, SEGMENTS):
             self._agree(walk)
-        if MEMBERS in self._bookmarks and self._bookmarks[MEMBERS].get("progress") != COMPLETE:
+        if self.needs_members():
             self._members = _Members(*self._bookmarks[MEMBERS]["progress"])
+            for name in self.unfinished(SEGMENTS):  # the members need the listing from its start
+                self._bookmarks[name]["progress"] = [None, 0]
 
     def _agree(self, walk: Walk) -> None:
         """Let streams that are fed by one walk go on together; if they cannot, start it over."""
@@ -124,7 +127,11 @@ class Progress:
                 found.append((walk, Position(*self._bookmarks[names[0]]["progress"])))
             elif walk is SEGMENTS and self.needs_members():
                 found.append((walk, Position()))
-        return sorted(found, key=lambda one: one[1].bookmark is None)
+        return sorted(found, key=lambda one: not self._is_begun(*one))
+
+    def _is_begun(self, walk: Walk, position: Position) -> bool:
+        members = walk is SEGMENTS and self.needs_members()
+        return position.bookmark is not None or (members and self._members.value() != NO_MEMBERS)
 
     def needs_members(self) -> bool:
         """Whether the members of segments are still to be read."""
@@ -154,9 +161,13 @@ class Progress:
         self._update_members()
 
     def finish(self) -> None:
-        """Leave nothing of the passes in the state, once all are complete."""
+        """Leave nothing in the state of the passes that are complete: the next run begins anew.
+
+        Those that are not go on there. A stream is not to wait for another that never succeeds.
+        """
         for entry in self._bookmarks.values():
-            _clear(entry)
+            if entry.get("progress") == COMPLETE:
+                _clear(entry)
 
     def _update_members(self) -> None:
         if MEMBERS in self._bookmarks:
@@ -213,7 +224,7 @@ class _Members:
 
 
 def _start(stream: type[Stream]) -> list[Any]:
-    return ["", 0, []] if stream.name == MEMBERS else [None, 0]
+    return copy.copy(NO_MEMBERS) if stream.name == MEMBERS else [None, 0]
 
 
 def _clear(entry: dict[str, Any]) -> None:
@@ -236,22 +247,20 @@ def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            usable[name] = copy.deepcopy(entry)
+            usable[name] = {key: copy.deepcopy(entry[key]) for key in OF_A_PASS if key in entry}
     return usable
 
 
 def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:
     version, doubt = entry.get("version"), entry.get("doubt")
-    if not (version is None or type(version) is int) or not (
-        doubt is None or isinstance(doubt, str)
-    ):
+    if not (version is None or type(version) is int) or not (doubt is None or _is_text(doubt)):
         return False
     match entry.get("progress"):
         case "complete":
             return True
-        case [str(), int(), list(under_way)] if stream.name == MEMBERS:
-            return all(
-                isinstance(one, list) and len(one) == 3 and isinstance(one[0], str)
+        case [str(through), int(), list(under_way)] if stream.name == MEMBERS:
+            return _is_text(through) and all(
+                isinstance(one, list) and len(one) == 3 and _is_text(one[0]) and one[0] <= through
                 and _is_position(one[1:])
                 for one in under_way
             )  # fmt: skip
@@ -262,6 +271,11 @@ def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:
 
 def _is_position(value: list[Any]) -> bool:
     match value:
-        case [None | str(), int(seen)] if not isinstance(seen, bool) and value[0] != "":
-            return seen >= 0
+        case [bookmark, int(seen)] if not isinstance(seen, bool) and bookmark != "":
+            return seen >= 0 and (bookmark is None or _is_text(bookmark))
     return False
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that can be written down as UTF-8."""
+    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)

@@ -20,7 +20,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.messages import Writer, message, records
 from tap_autopilot.selection import Selected, select
-from tap_autopilot.shape import Row, compile_shape, compile_since
+from tap_autopilot.shape import Row, compile_shape, compile_since, find_key
 from tap_autopilot.state import MEMBERS, Progress
 from tap_autopilot.streams import Stream
 from tap_autopilot.tally import Tally
@@ -79,7 +79,7 @@ class _Table:
         shape = compile_shape(one.schema, one.selected, stream.key_properties, tally)
         since = None
         if start_date is not None and stream.changed:
-            since = compile_since(one.schema, stream.changed, start_date)
+            since = compile_since(stream.changed, start_date)
         return cls(stream, shape, since, tally)
 
     def rows(self, page: Page) -> list[Row]:
@@ -142,23 +142,21 @@ class _Run:
             table.tally.clean(page.cleaned)
             if table.tally.skipped > skipped:
                 self.progress.add_doubt(name, "documents were skipped")
-            if page.after is None and page.total is not None and page.seen < page.total:
-                self.progress.add_doubt(name, "fewer were read than the API promised")
         self.progress.advance(page)
         if walk.kind == SEGMENTS.kind and self.progress.needs_members():
             self._find_segments(page)
             names = [*names, MEMBERS]  # complete already where there is no segment
         for name in names:
+            if page.after is None and page.total is not None and page.seen < page.total:
+                self.progress.add_doubt(name, "fewer were read than the API promised")
             lines += self._activation(name)
         self.writer.write([*lines, self._state()])
 
     def _find_segments(self, page: Page) -> None:
         """Collect the ids of the segments, and once all are known read their members."""
         for document in page.documents:
-            segment_id = document.get("segment_id") if isinstance(document, dict) else None
-            if isinstance(segment_id, int) and not isinstance(segment_id, bool):
-                segment_id = str(segment_id)
-            if isinstance(segment_id, str) and segment_id:
+            segment_id = find_key(document, "segment_id")
+            if segment_id is not None:
                 self.segment_ids.append(segment_id)
             else:
                 self.tables[MEMBERS].tally.skip("its segment has no segment_id")
@@ -169,12 +167,12 @@ class _Run:
 
     def _activation(self, name: str) -> list[bytes]:
         """The ACTIVATE_VERSION that ends a stream's pass, unless there is a doubt about it."""
-        version = self.progress.version(name)
-        if version is None or not self.progress.is_complete(name):
+        if not self.progress.is_complete(name):
             return []
-        doubt = self.progress.doubt(name)
+        version, doubt = self.progress.version(name), self.progress.doubt(name)
         if doubt:
-            LOG.warning("%s: rows that are gone are not removed, since %s.", name, doubt)
+            LOG.warning("%s: %s; rows that are gone are not removed.", name, doubt)
+        if doubt or version is None:
             return []
         return [message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})]
 
@@ -187,7 +185,7 @@ class _Run:
             if walk.kind == SEGMENTS.kind and self.progress.needs_members():
                 self.failures.setdefault(MEMBERS, []).append(error)
         elif isinstance(error, Refused) and error.status == 404:
-            LOG.warning("Segment %s is gone, so it has no members.", walk.segment_id)
+            LOG.warning("Segment %.80r is gone, so it has no members.", walk.segment_id)
             self.progress.add_doubt(MEMBERS, "a segment was gone")
             self.progress.skip_segment(walk.segment_id)
             self.writer.write([*self._activation(MEMBERS), self._state()])
@@ -200,7 +198,9 @@ class _Run:
                 self.pool.cancel(walk.kind)
 
     def end(self) -> None:
-        """Write the last STATE of a complete run; raise RunError for one that is not."""
+        """Write the last STATE; raise RunError if a stream is not complete."""
+        self.progress.finish()
+        self.writer.write([self._state()])
         if self.failures:
             parts = [
                 f"{name} ({errors[0]}"
@@ -213,8 +213,6 @@ class _Run:
                 error.exit_code for errors in self.failures.values() for error in errors
             )
             raise problem
-        self.progress.finish()
-        self.writer.write([self._state()])
 
     def report(self, api: Api) -> None:
         """Say what the run came to: rows of each stream, requests, and all that was not smooth."""

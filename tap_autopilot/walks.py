@@ -61,8 +61,9 @@ class Position:
 class Page:
     """One page of a walk. `after` is the position behind it, None at the end of the walk.
 
-    `total` is the size of the listing as the API gives it, `seen` how many documents the walk has
-    had by now. The documents of members hold their `contact_id` and the `segment_id`, no more.
+    `total` is the largest size that the API has given for the listing, `seen` how many documents
+    the walk has had by now. The documents of members hold their `contact_id` and the `segment_id`,
+    no more.
     """
 
     walk: Walk
@@ -115,9 +116,10 @@ def _chain(
         listing = _listing(walk, position, client, reduce, total)
         documents = listing.documents
         resumed = position.bookmark is not None and not bookmarks
-        total = listing.total if listing.total is not None else total
+        if listing.total is not None:
+            total = max(listing.total, total or 0)
         after = _check(walk, listing.bookmark, bookmarks)
-        missing = resumed if total is None else position.seen < total
+        missing = resumed or (total is not None and position.seen < total)
         if position.bookmark is not None and not documents and after is None and missing:
             if not again:
                 raise _Lost(f"GET {walk.path}/…: a bookmark is answered with an empty page.")
@@ -184,8 +186,8 @@ def _segment(text: str) -> str:
 class Pool:
     """Reads walks on a few threads; `results` gives their pages to the thread that asks.
 
-    A thread has at most two pages that are not dealt with: one waiting, and the one that it reads
-    meanwhile. That bounds the memory, and lets a slow consumer slow the reading down.
+    A thread begins no page before all but one of its pages are dealt with. That bounds the memory,
+    and lets a slow consumer slow the reading down.
     """
 
     def __init__(self, concurrency: int, client: Callable[[], Client]) -> None:
@@ -194,6 +196,7 @@ class Pool:
         self._threads = 0
         self._unfinished = 0
         self._cancelled: set[str] = set()
+        self._stopped: Stopped | None = None
         self._todo: queue.SimpleQueue[tuple[Walk, Position]] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[Page | Failure | BaseException, Callable[[], None]]] = (
             queue.SimpleQueue()
@@ -208,8 +211,9 @@ class Pool:
             threading.Thread(target=self._work, name=f"walk-{self._threads}", daemon=True).start()
 
     def stop(self, signal_number: int, name: str) -> None:
-        """Make `results` raise Stopped. Safe to call from a signal handler."""
-        self._done.put((Stopped(signal_number, name), _nothing))
+        """Make `results` raise Stopped next. Safe to call from a signal handler."""
+        self._stopped = Stopped(signal_number, name)
+        self._done.put((self._stopped, _nothing))
 
     def cancel(self, kind: str) -> None:
         """Let the walks of a kind that are not begun yet fail without a try."""
@@ -223,6 +227,8 @@ class Pool:
         """
         while self._unfinished:
             result, release = self._done.get()
+            if self._stopped is not None:
+                raise self._stopped
             if isinstance(result, BaseException):
                 raise result
             if isinstance(result, Failure):

@@ -25,7 +25,7 @@ PICTURE = {
              "tally", "walks"},
     "state": {"streams", "walks"},
     "walks": {"client", "documents", "exceptions"},
-    "client": {"config", "deadline", "exceptions", "pace", "retry"},
+    "client": {"config", "deadline", "exceptions", "logs", "pace", "retry"},
     "deadline": set(),
     "documents": {"exceptions"},
     "pace": set(),

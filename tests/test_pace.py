@@ -160,6 +160,14 @@ def test_it_is_fast_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert whole.answered[49] - whole.answered[0] < 1.2
 
 
+def test_an_outage_of_429s_does_not_leave_it_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Clock.now
+    whole = simulate(monkeypatch, lambda at: not start + 1 < at < start + 61, 20, 0.1, count=600)
+    after = [at for at in whole.answered if at > start + 61]
+    assert after[0] < start + 63
+    assert after[99] - after[0] < 45
+
+
 def test_a_pause_holds_for_all_and_is_counted_once() -> None:
     pacer = Pacer(1000)
     sent = [pacer.wait() for _ in range(3)]

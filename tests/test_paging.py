@@ -196,6 +196,27 @@ def test_fewer_contacts_than_promised_delete_nothing(tap: Tap, total: Any, activ
     assert any("fewer were read" in line for line in run.log) == (not activated)
 
 
+def test_a_promise_taken_back_still_counts(tap: Tap) -> None:
+    answers = {"/contacts": page("a", bookmark="x", total=1000), "/contacts/x": page(total=0)}
+    run = read(tap, answers)
+    assert run.code == 0
+    assert not run.of("ACTIVATE_VERSION", "contacts")
+    assert any("contacts: fewer were read than the API promised" in line for line in run.log)
+
+
+def test_a_short_listing_is_told_of_also_where_nothing_would_be_removed(tap: Tap) -> None:
+    run = read(tap, {"/contacts": page("a", total=9)}, emit_activate_version_messages=False)
+    assert any("contacts: fewer were read than the API promised" in line for line in run.log)
+
+
+def test_a_short_listing_of_segments_puts_their_members_in_doubt(tap: Tap) -> None:
+    answers = {"/smart_segments": {"segments": [{"SegmentId": "s"}], "total_contacts": 2}}
+    run = read(tap, {**answers, "/smart_segments/s/contacts": page("a")})
+    assert run.rows("smart_segments_contacts") == [{"segment_id": "s", "contact_id": "a"}]
+    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
+    assert activated == {"contacts", "lists"}
+
+
 def test_records_carry_the_version_that_is_activated(tap: Tap) -> None:
     run = read(tap, {"/contacts": page("a", "b")})
     (activation,) = run.of("ACTIVATE_VERSION", "contacts")

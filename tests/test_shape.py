@@ -181,6 +181,22 @@ def test_unknown_fields_inside_a_column_keep_the_whole_of_it_too() -> None:
     }
 
 
+def test_the_same_spelling_wins_whatever_came_before() -> None:
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    both = {"contact_id": "1", "Unsubscribed": True, "unsubscribed": False}
+    expected = (False, {"Unsubscribed": True})
+    for document in (
+        both,
+        {"contact_id": "2", "Unsubscribed": True},
+        both,
+        dict(sorted(both.items())),
+    ):
+        row = shape(document)
+        assert row is not None
+        if document["contact_id"] == "1":
+            assert (row["unsubscribed"], row["additional_fields"]) == expected
+
+
 @pytest.mark.parametrize(
     ("document", "row"),
     [

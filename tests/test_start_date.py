@@ -21,7 +21,12 @@ CONTACTS = [
     {"contact_id": "updated", "created_at": "2015-01-01T00:00:00Z", "UpdatedAt": 1482221280000},
     {"contact_id": "created", "created_at": "2016-01-01T00:00:00.001Z"},
     {"contact_id": "created before", "created_at": "2015-01-01T00:00:00Z", "updated_at": ""},
-    {"contact_id": "unfit", "created_at": "2015-01-01T00:00:00Z", "updated_at": "soon"},
+    {
+        "contact_id": "unfit",
+        "created_at": "2015-01-01T00:00:00Z",
+        "updated_at": "soon",
+        "Name": "x",
+    },
     {"contact_id": "unknown"},
 ]
 
@@ -35,7 +40,7 @@ def test_contacts_are_judged_by_their_last_change(tap: Tap, catalog: Any, select
         run = tap.sync(sandbox, start_date="2016-01-01", catalog=catalog)
     assert run.code == 0
     ids = [row["contact_id"] for row in run.rows("contacts")]
-    assert ids == ["equal", "updated", "created", "unknown"]
+    assert ids == ["equal", "updated", "created", "unfit", "unknown"]
     assert {message["stream"] for message in run.of("ACTIVATE_VERSION")} == {
         "lists",
         "smart_segments",

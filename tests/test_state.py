@@ -118,6 +118,9 @@ OLD = {
         {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["no", 5, 0]]]}}},
         {"bookmarks": {"smart_segments_contacts": {"progress": [None, 0]}}},
         {"bookmarks": {"smart_segments": {"progress": ["", 0, []]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["s", None, 0]]]}}},
+        {"bookmarks": {"contacts": {"progress": ["\ud800", 1]}}},
+        {"bookmarks": {"lists": {"progress": "complete", "doubt": "\ud800"}}},
     ],
 )
 def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
@@ -291,3 +294,39 @@ def test_a_slow_reader_slows_the_reading_down(tap: Tap, serve: Serve) -> None:
     assert (
         len(check(Run(process.returncode, b"".join(chunks), stderr, KEY)).rows("contacts")) == 9_000
     )
+
+
+def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None:
+    first = {"segments": [{"segment_id": "s1"}], "bookmark": "b2"}
+    script = Scripted({"/smart_segments": first, "/smart_segments/b2": (400, {})})
+    script.answers |= {f"/smart_segments/{one}/contacts": page(one) for one in ("s1", "s2")}
+    with script as sandbox:
+        run = tap.sync(sandbox)
+        assert run.code == 1
+        script.answers["/smart_segments/b2"] = {"segments": [{"segment_id": "s2"}]}
+        rest = tap.sync(sandbox, state=run.state)
+    assert rest.code == 0
+    assert keys(rest, "smart_segments_contacts") == [("s1", "s1"), ("s2", "s2")]
+
+
+@pytest.mark.parametrize("total", [0, 2, 400])
+def test_an_empty_answer_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
+    answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
+    state = {"bookmarks": {"contacts": {"progress": ["old", 2], "version": 5}}}
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, state=state)
+    assert run.code == 0
+    assert keys(run, "contacts") == [("c3",), ("c4",)]
+
+
+def test_a_stream_does_not_wait_for_another_that_never_succeeds(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=150, segments=3, members=5)
+    broken = account.segments[0]["segment_id"]
+    sandbox = serve(account, f"/smart_segments/{broken}:400")
+    state = None
+    for _ in range(2):
+        run = tap.sync(sandbox, state=state)
+        assert run.code == 1
+        assert len(run.rows("contacts")) == 150
+        state = run.state
+        assert list(state["bookmarks"]) == ["smart_segments_contacts"]
