@@ -84,8 +84,8 @@ MUTANTS = (
     Mutant(
         "the key is logged in base64, inside a header",
         "client.py",
-        "        self._adapter = DeadlineAdapter()\n",
-        "        self._adapter = DeadlineAdapter()\n        import base64, sys\n"
+        "        self._deadline = adapter.deadline\n",
+        "        self._deadline = adapter.deadline\n        import base64, sys\n"
         "        print(base64.b64encode(('x:' + api.config.api_key).encode()), file=sys.stderr)\n"
         "        print(base64.b64encode(api.config.api_key.encode()), file=sys.stderr)\n",
         "test_rows.py -k literally",
@@ -107,7 +107,7 @@ MUTANTS = (
     Mutant(
         "an empty answer to an outdated bookmark counts as the end",
         "walks.py",
-        "missing = resumed if total is None else position.seen < total",
+        "missing = resumed or (total is not None and position.seen < total)",
         "missing = False",
         "test_state.py -k stale",
     ),
@@ -124,8 +124,8 @@ MUTANTS = (
     Mutant(
         "redirects are followed anywhere",
         "client.py",
-        "if _origin(target) != _origin(self._url):",
-        "if not target:",
+        "same = _origin(target) == _origin(self._url)",
+        "same = bool(target)",
         "test_faults.py -k another_origin",
     ),
     Mutant(

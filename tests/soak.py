@@ -289,24 +289,19 @@ def main() -> int:
     parser.add_argument("--signals", type=int, default=300)
     args = parser.parse_args()
     figures, started = Figures(), time.monotonic()
-    rng = random.Random(args.seed)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(4) as pool:
         folders = [Path(temporary, str(number)) for number in range(4)]
         for folder in folders:
             folder.mkdir()
-        for contacts in (100, 101, 199, 200, 201)[: args.accounts]:
-            for bookmarks in BOOKMARKS:
-                replay_states(figures, folders[0], contacts, bookmarks)
-        kill_and_resume(figures, folders[0], rng, args.kills)
-        for _ in range(args.signals):
-            interrupt(figures, folders[0], rng)
-        with ThreadPoolExecutor(len(folders)) as pool:
-            shares = [
-                pool.submit(_soups, figures, folder, args.seed, range(n, args.soups, len(folders)))
-                for n, folder in enumerate(folders)
-            ]
-            for share in shares:
-                share.result()
+        halves = (range(0, args.soups, 2), range(1, args.soups, 2))
+        parts = [
+            pool.submit(_states_and_kills, figures, folders[0], args),
+            pool.submit(_signals, figures, folders[1], args),
+            pool.submit(_soups, figures, folders[2], args.seed, halves[0]),
+            pool.submit(_soups, figures, folders[3], args.seed, halves[1]),
+        ]
+        for part in parts:
+            part.result()
     minutes = (time.monotonic() - started) / 60
     print(
         f"{figures.states} states gone on from and {figures.kills} kills: lost {figures.lost} rows,"
@@ -319,6 +314,19 @@ def main() -> int:
     )
     well = not (figures.lost or figures.silent or figures.broken_lines or figures.leaks)
     return 0 if well and figures.completed >= 0.99 * figures.soups else 1
+
+
+def _states_and_kills(figures: Figures, folder: Path, args: argparse.Namespace) -> None:
+    for contacts in (100, 101, 199, 200, 201)[: args.accounts]:
+        for bookmarks in BOOKMARKS:
+            replay_states(figures, folder, contacts, bookmarks)
+    kill_and_resume(figures, folder, random.Random(args.seed), args.kills)
+
+
+def _signals(figures: Figures, folder: Path, args: argparse.Namespace) -> None:
+    rng = random.Random(args.seed + 1)
+    for _ in range(args.signals):
+        interrupt(figures, folder, rng)
 
 
 def _soups(figures: Figures, folder: Path, seed: int, numbers: range) -> None:
