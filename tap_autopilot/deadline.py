@@ -45,16 +45,8 @@ class _Socket(socket.socket):
         super().sendall(*args, **kwargs)
 
 
-class _TLSSocket(ssl.SSLSocket):
-    deadline: ClassVar[Deadline]
-
-    def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(self.deadline.left())
-        return super().recv_into(*args, **kwargs)
-
-    def sendall(self, *args: Any, **kwargs: Any) -> None:
-        self.settimeout(self.deadline.left())
-        super().sendall(*args, **kwargs)
+class _TLSSocket(_Socket, ssl.SSLSocket):
+    """The same over TLS."""
 
 
 class _Connection(HTTPConnection):
@@ -66,13 +58,8 @@ class _Connection(HTTPConnection):
         return _connect(self._kind, self.host, self.port, self.socket_options or ())
 
 
-class _TLSConnection(HTTPSConnection):
-    def __init__(self, kind: type[_Socket], *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._kind = kind
-
-    def _new_conn(self) -> socket.socket:
-        return _connect(self._kind, self.host, self.port, self.socket_options or ())
+class _TLSConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
 
 
 def _connect(kind: type[_Socket], host: str, port: int, options: Iterable[Any]) -> socket.socket:

@@ -90,9 +90,9 @@ def _documents(answer: Any, name: str) -> list[Any]:
 
 
 def _parse_leniently(body: bytes) -> Any:
-    """JSON that holds lone surrogates, which strict parsers refuse. Raises Retryable."""
+    """JSON with lone surrogates or a byte order mark, which strict parsers refuse."""
     try:
-        return json.loads(body.decode(), parse_float=Decimal, parse_constant=_refuse)
+        return json.loads(body.decode("utf-8-sig"), parse_float=Decimal, parse_constant=_refuse)
     except (ValueError, RecursionError):
         start = body.lstrip()[:1]
         what = "a page of HTML" if start == b"<" else "not JSON" if body else "empty"

@@ -282,6 +282,12 @@ def test_an_answer_without_its_listing_is_worth_another_try(answer: bytes) -> No
             read(answer, "contacts")
 
 
+def test_a_byte_order_mark_does_not_matter() -> None:
+    assert decode(b"\xef\xbb\xbf" + body("1"), "contacts").documents == [
+        {"contact_id": "a", "v": 1}
+    ]
+
+
 def test_members_are_found_among_odd_documents() -> None:
     answer = json.dumps({"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}]})
     assert decode_members(answer.encode(), "contacts").documents == [None, None, 5, None, "b"]
