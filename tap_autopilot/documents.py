@@ -103,6 +103,11 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
+def has_lone_surrogate(text: str) -> bool:
+    """Whether a text cannot be written down as UTF-8."""
+    return not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text)
+
+
 def clean(value: Any) -> tuple[Any, int]:
     """A JSON value without U+0000 and lone surrogates, and how many texts that changed."""
     if isinstance(value, str):

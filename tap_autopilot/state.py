@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
+from tap_autopilot.documents import has_lone_surrogate
 from tap_autopilot.streams import STREAMS, Stream
 from tap_autopilot.walks import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
 
@@ -278,4 +279,4 @@ def _is_position(value: list[Any]) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is text that can be written down as UTF-8."""
-    return isinstance(value, str) and not any("\ud800" <= one <= "\udfff" for one in value)
+    return isinstance(value, str) and not has_lone_surrogate(value)

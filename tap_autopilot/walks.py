@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tap_autopilot.client import Client
-from tap_autopilot.documents import Listing, decode, decode_members
+from tap_autopilot.documents import Listing, decode, decode_members, has_lone_surrogate
 from tap_autopilot.exceptions import Refused, RunError, Stopped, TapError, Unreachable, UserError
 
 LOG = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ def _check(walk: Walk, bookmark: Any, seen: set[str]) -> str | None:
         return None
     if not isinstance(bookmark, str):
         raise RunError(f"GET {walk.path}: a bookmark is {type(bookmark).__name__}, not text.")
-    if not bookmark.isprintable() and any("\ud800" <= one <= "\udfff" for one in bookmark):
+    if has_lone_surrogate(bookmark):
         raise RunError(f"GET {walk.path}: a bookmark is not valid Unicode.")
     if bookmark in seen:
         raise RunError(f"GET {walk.path}: a bookmark came a second time, so it would never end.")

@@ -23,7 +23,7 @@ PICTURE = {
     "selection": {"discover", "exceptions", "streams"},
     "sync": {"client", "config", "exceptions", "messages", "selection", "shape", "state", "streams",
              "tally", "walks"},
-    "state": {"streams", "walks"},
+    "state": {"documents", "streams", "walks"},
     "walks": {"client", "documents", "exceptions"},
     "client": {"config", "deadline", "exceptions", "logs", "pace", "retry"},
     "deadline": set(),
