@@ -35,6 +35,21 @@ def running(tap: Tap, sandbox: Sandbox, **settings: object) -> Iterator[subproce
             process.kill()
 
 
+@contextmanager
+def blocked(tap: Tap, sandbox: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
+    """The command under way, stuck in writing to a pipe that nobody reads."""
+    reader, writer = os.pipe()
+    config = tap.file("config.json", tap.config(sandbox))
+    with subprocess.Popen(
+        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writer)
+        wait_for_requests(sandbox, 4)
+        time.sleep(0.5)
+        yield process
+    os.close(reader)
+
+
 def finished(tap: Tap, process: subprocess.Popen[bytes]) -> Run:
     """The run once it is over, with the invariants checked."""
     process.wait(30)
@@ -100,15 +115,7 @@ def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
 
 def test_a_second_interrupt_ends_it_at_once(tap: Tap, serve: Serve) -> None:
     """Also where nothing can be written any more."""
-    sandbox = serve(Account(contacts=5_000))
-    reader, writer = os.pipe()
-    config = tap.file("config.json", tap.config(sandbox))
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
-    ) as process:
-        os.close(writer)
-        wait_for_requests(sandbox, 4)
-        time.sleep(0.5)
+    with blocked(tap, serve(Account(contacts=5_000))) as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert process.poll() is None
@@ -116,24 +123,14 @@ def test_a_second_interrupt_ends_it_at_once(tap: Tap, serve: Serve) -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 130
         assert time.monotonic() - sent < 0.5
-    os.close(reader)
 
 
 def test_a_signal_ends_it_in_time_though_nobody_reads(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=5_000))
-    reader, writer = os.pipe()
-    config = tap.file("config.json", tap.config(sandbox))
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
-    ) as process:
-        os.close(writer)
-        wait_for_requests(sandbox, 4)
-        time.sleep(0.5)
+    with blocked(tap, serve(Account(contacts=5_000))) as process:
         sent = time.monotonic()
         process.terminate()
         assert process.wait(10) == 143
         assert time.monotonic() - sent < 5
-    os.close(reader)
 
 
 def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
