@@ -27,7 +27,6 @@ ADDITIONAL = "additional_fields"
 LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MARKS = frozenset({"--T::.", "--T::Z"})  # what stands between the digits of an RFC 3339 time
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _JSON = msgspec.json.Encoder(decimal_format="number")
@@ -243,49 +242,54 @@ def _texts(value: Any) -> list[str]:
 
 def _object(schema: Schema, selected: Schema) -> Convert:
     """Conversion of an object, by its fields' names in any spelling."""
-    objects = _objects(schema, selected)
+    names = _Names(schema, selected)
+    blank = dict.fromkeys(selected["properties"])
 
     def convert(value: Any) -> Row:
-        try:
-            return objects([{} if value == [] else value])[0]
-        except _Partial as partial:
-            raise _Partial(partial.args[0][0]) from None
+        if value.__class__ is not dict:
+            if value != []:
+                raise _Unfit
+            value = {}
+        row = blank.copy()
+        more = False
+        for name, item in value.items():
+            column, change = names[name]
+            if change is _text:
+                row[column] = item if item.__class__ is str or item is None else _spelled(item)
+            elif change is None:
+                more = more or column is not None
+            elif item is not None and item != "":
+                row[column] = change(item)
+        if more or (names.shared and names.contested(value)):
+            raise _Partial(row)
+        return row
 
     return convert
 
 
-def _objects(schema: Schema, selected: Schema) -> Callable[[list[Any]], list[Row]]:
-    """Conversion of an array of objects, by their fields' names in any spelling."""
-    names = _Names(schema, selected)
-    blank = dict.fromkeys(selected["properties"])
+def _objects(schema: Schema, selected: Schema) -> Convert:
+    """Conversion of an array of objects."""
+    convert_one = _object(schema, selected)
 
     def convert(value: Any) -> list[Row]:
         if value.__class__ is not list:
             if value == {}:
                 return []
             raise _Unfit
-        rows = []
-        more = False
-        for one in value:
-            if one.__class__ is not dict:
-                raise _Unfit
-            row = blank.copy()
-            for name, item in one.items():
-                column, change = names[name]
-                if change is _text:
-                    row[column] = item if item.__class__ is str or item is None else _spelled(item)
-                elif change is None:
-                    more = more or column is not None
-                elif item is not None and item != "":
-                    row[column] = change(item)
-            rows.append(row)
-            if names.shared and names.contested(one):
-                more = True
-        if more:
-            raise _Partial(rows)
-        return rows
+        try:
+            return [convert_one(one) for one in value]
+        except _Partial:
+            raise _Partial([_most_of(convert_one, one) for one in value]) from None
 
     return convert
+
+
+def _most_of(convert: Convert, value: Any) -> Any:
+    """What a value is converted to, also where that does not hold all of it."""
+    try:
+        return convert(value)
+    except _Partial as partial:
+        return partial.args[0]
 
 
 def _pairs(schema: Schema, selected: Schema) -> Callable[[Any], list[Row]]:
@@ -331,17 +335,25 @@ def moment(value: Any) -> str:
     """
     if value.__class__ is str:
         try:
-            parsed = ciso8601.parse_datetime(value)
-            if value[4:20:3] in _MARKS and value[-1] == "Z" and value[11:13] != "24":
+            ciso8601.parse_rfc3339(value)
+            if value[-1] == "Z" and value[10] == "T":
                 return value
-            zone = parsed.tzinfo
-            utc = parsed.astimezone(timezone.utc) if zone else parsed.replace(tzinfo=timezone.utc)
-            return utc.isoformat()[:-6] + "Z"
-        except (ValueError, OverflowError):
-            raise _Unfit from None
+        except ValueError:
+            pass
+        return _in_utc(value)
     if value.__class__ is int:
         return _from_epoch(value)
     raise _Unfit
+
+
+def _in_utc(text: str) -> str:
+    try:
+        parsed = ciso8601.parse_datetime(text)
+        zone = parsed.tzinfo
+        utc = parsed.astimezone(timezone.utc) if zone else parsed.replace(tzinfo=timezone.utc)
+        return utc.isoformat()[:-6] + "Z"
+    except (ValueError, OverflowError):
+        raise _Unfit from None
 
 
 def _from_epoch(value: int) -> str:
