@@ -77,11 +77,11 @@ class Measure:
     throttled: int
     early: float
     late: float
-    used: float  # of what the limit allows, between a third of the run and its end
+    used: float  # of what the limit allows, when the pace is found and before the walks run out
 
 
 def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[str, list[str]]:
-    """The command of each contestant, by name; ours is the first."""
+    """The command of each contestant, by name; ours is the first. All are installed as by users."""
     settings = {
         "api_key": KEY,
         "api_url": url,
@@ -96,7 +96,7 @@ def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[st
     older = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
     rest = ["-c", str(old), "-p", str(_old_catalog(older, old, folder))]
     return {
-        "tap-autopilot": [sys.executable, "-m", "tap_autopilot", "-c", str(ours)],
+        "tap-autopilot": [str(peers / "ours/bin/tap-autopilot"), "-c", str(ours)],
         "floor": [str(peers / "floor/bin/python"), str(HERE / "peers/floor.py"), url, KEY],
         "0.3.0": [*older, "limited", *rest],
         "0.3.0 unlimited": [*older, "unlimited", *rest],
@@ -133,13 +133,13 @@ def measure(command: list[str], sandbox: Sandbox) -> Measure:
 
 
 def _used(sandbox: Sandbox) -> float:
-    """The share of the allowed requests that was used, after the first third of the run."""
+    """The share of the allowed requests that was used, from a third to nine tenths of the run."""
     limit = sandbox.options.requests_per_second
     answered = [request.at for request in sandbox.requests if request.status == 200]
     if not limit or len(answered) < 10:
         return 0.0
-    first = answered[0] + (answered[-1] - answered[0]) / 3
-    steady = [at for at in answered if at >= first]
+    first, whole = answered[0], answered[-1] - answered[0]
+    steady = [at for at in answered if first + whole / 3 <= at <= first + whole * 0.9]
     return (len(steady) - 1) / (steady[-1] - steady[0]) / limit
 
 
