@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lists", type=int, default=8, help="default %(default)s")
     add("--segments", type=int, default=6, help="default %(default)s")
     add("--members", type=int, default=120, help="contacts in each segment (default %(default)s)")
+    add("--days", type=int, default=0, help="how many days of changes the account has moved on by")
     add("--plain", action="store_true", help="without the odd values that clients trip over")
     add("--latency", type=float, default=0, help="seconds before each answer")
     add("--requests-per-second", type=float, default=0, help="above it 429 (default: no limit)")
@@ -65,6 +66,8 @@ def main() -> None:
         members=args.members,
         odd=not args.plain,
     )
+    for day in range(args.days):
+        account.move_on(day)
     options = Options(
         api_key=args.api_key,
         bookmarks=args.bookmarks,
@@ -80,7 +83,8 @@ def main() -> None:
         signal.signal(signum, lambda *_: stop.set())
     with Sandbox(account, options, args.port) as sandbox:
         print(
-            f"{args.contacts} contacts, {args.lists} lists, {args.segments} smart segments.\n"
+            f"{len(account.contact_ids)} contacts, {args.lists} lists,"
+            f" {args.segments} smart segments.\n"
             f'To read them: {{"api_url": "{sandbox.url}", "api_key": "{args.api_key}"}}',
             flush=True,
         )

@@ -7,6 +7,7 @@ the 4,041st on, contacts repeat the earlier ones in all but their id.
 
 from __future__ import annotations
 
+import bisect
 import random
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
@@ -45,6 +46,7 @@ class Account:
         self.seed = seed
         self.odd = odd
         self.changes = 0  # goes up with every change, so that nobody keeps what is outdated
+        self.changed: dict[str, Document] = {}  # contacts that are no longer as they were made
         rng = random.Random(seed)
         self.contact_ids = sorted(f"person_{_uuid(rng)}" for _ in range(contacts))
         self._index = {contact_id: n for n, contact_id in enumerate(self.contact_ids)}
@@ -65,12 +67,17 @@ class Account:
             for _ in range(24)
         ]
         self._members = min(members, contacts)
+        self._segment_members: dict[str, list[str]] = {}
+        self._day = _NOW
+        self._made = contacts  # how many there ever were
 
     def __contains__(self, contact_id: str) -> bool:
         return contact_id in self._index
 
     def contact(self, contact_id: str) -> Document:
         """The document of one contact, as the API would answer it."""
+        if contact_id in self.changed:
+            return self.changed[contact_id]
         return self.model(self.model_of(contact_id)) | {"contact_id": contact_id}
 
     def model_of(self, contact_id: str) -> int:
@@ -93,8 +100,10 @@ class Account:
             return None
         if len(numbers) >= 3 and segment_id == numbers[1]:
             return []
-        rng = random.Random(f"{self.seed} {segment_id}")
-        return sorted(rng.sample(self.contact_ids, self._members))
+        if segment_id not in self._segment_members:
+            rng = random.Random(f"{self.seed} {segment_id}")
+            self._segment_members[segment_id] = rng.sample(self.contact_ids, self._members)
+        return sorted(self._segment_members[segment_id])
 
     def list_members(self, list_id: str) -> list[str] | None:
         """The ids of a list's members, in order; None if there is no such list."""
@@ -105,14 +114,87 @@ class Account:
     @cached_property
     def _list_members(self) -> dict[str, list[str]]:
         lists_of = [
-            self.model(number).get("lists") or []
-            for number in range(min(MODELS, len(self.contact_ids)))
+            self.model(number).get("lists") or [] for number in range(min(MODELS, self._made))
         ]
         members: dict[str, list[str]] = {}
         for contact_id in self.contact_ids:
-            for list_id in lists_of[self.model_of(contact_id)]:
+            changed = self.changed.get(contact_id)
+            lists = changed.get("lists") or [] if changed else lists_of[self.model_of(contact_id)]
+            for list_id in lists:
                 members.setdefault(list_id, []).append(contact_id)
         return members
+
+    def move_on(self, seed: int) -> None:
+        """Let a day go by: the same changes for the same seed and the same account before.
+
+        Some contacts are new, some are gone, some are changed; some joined or left a list or a
+        segment; some got, opened or clicked an email. Every contact that is not as it was has an
+        `updated_at` of that day.
+        """
+        for one in self.segments:
+            self.segment_members(one["segment_id"])  # settled before the contacts are others
+        rng = random.Random(f"{self.seed} moved on by {seed}")
+        self._day += timedelta(days=1)
+        few = max(1, len(self.contact_ids) // 25)
+        for contact_id in rng.sample(self.contact_ids, min(few, len(self.contact_ids) - 1)):
+            self._delete(contact_id)
+        for change in (self._renamed, self._relisted, self._mailed):
+            for contact_id in rng.sample(self.contact_ids, min(few, len(self.contact_ids))):
+                document = change(dict(self.contact(contact_id)), rng)
+                self.changed[contact_id] = document | {"updated_at": self._today(rng)}
+        for _ in range(few):
+            self._create(rng)
+        for members in self._segment_members.values():
+            others = sorted(set(self.contact_ids) - set(members))
+            for contact_id in rng.sample(members, len(members) // 25):
+                members.remove(contact_id)
+            members += rng.sample(others, min(len(others), len(members) // 25))
+        self.__dict__.pop("_list_members", None)
+        self.changes += 1
+
+    def _today(self, rng: random.Random) -> str:
+        return _iso(self._day + timedelta(seconds=rng.randrange(86_400)))
+
+    def _delete(self, contact_id: str) -> None:
+        self.contact_ids.remove(contact_id)
+        del self._index[contact_id]
+        self.changed.pop(contact_id, None)
+        for members in self._segment_members.values():
+            if contact_id in members:
+                members.remove(contact_id)
+
+    def _create(self, rng: random.Random) -> None:
+        contact_id = f"person_{_uuid(rng)}"
+        self._index[contact_id] = self._made
+        bisect.insort(self.contact_ids, contact_id)
+        created = {"contact_id": contact_id, "created_at": self._today(rng)}
+        no_mail: Document = {name: {} for name in ("mail_received", "mail_opened", *_EMPTY_MAPS)}
+        document = self._full(self._made, rng) | no_mail | created
+        self._made += 1
+        for name in ("updated_at", "mail_replied"):
+            document.pop(name, None)
+        self.changed[contact_id] = document
+
+    def _renamed(self, document: Document, rng: random.Random) -> Document:
+        return document | {
+            "Company": rng.choice(people.COMPANIES),
+            "Title": rng.choice(people.JOBS),
+        }
+
+    def _relisted(self, document: Document, rng: random.Random) -> Document:
+        lists = [one["list_id"] for one in self.lists if rng.random() < 0.25]
+        return document | {"lists": lists}
+
+    def _mailed(self, document: Document, rng: random.Random) -> Document:
+        message = f"batchdelivery_{_uuid(rng)}"
+        at = _epoch(self._day) + rng.randrange(43_200_000)
+        events = [("mail_received", 1.0), ("mail_opened", 0.6), ("mail_clicked", 0.3)]
+        for name, chance in events:
+            if rng.random() > chance:
+                break
+            document[name] = (document.get(name) or {}) | {message: at}
+            at += rng.randrange(1_000_000)
+        return document
 
     @cached_property
     def custom_fields(self) -> list[Document]:

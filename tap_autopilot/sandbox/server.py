@@ -188,6 +188,8 @@ class Sandbox:
         return place if self.options.bookmarks in ("next", "repeat") else place + 1
 
     def _contact(self, contact_id: str) -> bytes:
+        if contact_id in self.account.changed:
+            return _json(self.account.contact(contact_id))
         number = self.account.model_of(contact_id)
         if number not in self._models:
             model = _json(self.account.model(number) | {"contact_id": "@id@"})
