@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.exceptions import Stopped, TapError, UserError
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         args = _parser().parse_args(arguments)
         if args.discover:
-            _discover()
+            _discover(args)
         else:
             _sync(args)
     except TapError as error:
@@ -107,11 +107,33 @@ def _last_words(text: str, exit_code: int) -> int:
     return exit_code
 
 
-def _discover() -> None:
+def _discover(args: argparse.Namespace) -> None:
     from tap_autopilot.discover import discover
     from tap_autopilot.messages import Writer
 
-    Writer(STDOUT).write([json.dumps(discover(), indent=2).encode(), b"\n"])
+    raw = _settings(args) if args.config else {}
+    custom: dict[str, Any] = {}
+    if raw.get("custom_fields_as_columns"):  # else neither a key nor the network is needed
+        from tap_autopilot.client import Api
+        from tap_autopilot.config import Config
+        from tap_autopilot.custom_fields import read_columns
+
+        config = Config.from_mapping(raw)
+        logs.set_up(config.api_key)
+        custom = read_columns(config, Api(config))
+    Writer(STDOUT).write([json.dumps(discover(custom), indent=2).encode(), b"\n"])
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings as they are given, not checked yet."""
+    from tap_autopilot.config import read_json
+
+    raw = read_json(args.config, "config")
+    if not isinstance(raw, dict):
+        raise UserError(
+            f'The config file {args.config} is not an object such as {{"api_key": "…"}}.'
+        )
+    return raw
 
 
 def _sync(args: argparse.Namespace) -> None:
@@ -119,12 +141,7 @@ def _sync(args: argparse.Namespace) -> None:
 
     if args.config is None:
         raise UserError("A config file is needed: tap-autopilot --config FILE.")
-    raw = read_json(args.config, "config")
-    if not isinstance(raw, dict):
-        raise UserError(
-            f'The config file {args.config} is not an object such as {{"api_key": "…"}}.'
-        )
-    config = Config.from_mapping(raw)
+    config = Config.from_mapping(_settings(args))
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; make one with --discover.")

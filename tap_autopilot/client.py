@@ -42,6 +42,14 @@ class Traffic:
     retries: int = 0
     throttled: float = 0.0
 
+    def __str__(self) -> str:
+        parts = [f"requests: {self.requests}"]
+        if self.retries:
+            parts.append(f"retries: {self.retries}")
+        if self.throttled:
+            parts.append(f"throttled for {self.throttled:.1f} s")
+        return ", ".join(parts)
+
 
 class Api:
     """What all clients of a run share: the pace, when the API last answered, and the counts."""

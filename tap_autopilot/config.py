@@ -128,7 +128,12 @@ class Config:
 
     api_key: str = _setting(_api_key, "The account's API key (Autopilot: Settings > API).")
     start_date: datetime | None = _setting(
-        _start_date, "Leave out contacts that were last changed before this date.", default=None
+        _start_date, "Leave out contacts and email events older than this date.", default=None
+    )
+    custom_fields_as_columns: bool = _setting(
+        _boolean,
+        "Give each custom field of the account a column of its own in contacts.",
+        default=False,
     )
     api_url: str = _setting(
         _api_url, "Where the API is.", default="https://api2.autopilothq.com/v1"

@@ -1,35 +1,40 @@
-"""Discovery: the catalog, made from the bundled schemas alone."""
+"""Discovery: the catalog, made from the bundled schemas and nothing else but custom fields."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tap_autopilot.schemas import load_schema
 from tap_autopilot.streams import STREAMS, Stream
 
 Breadcrumb = tuple[str, ...]
+Schemas = Mapping[str, dict[str, Any]]
+
+FULL_TABLE = "FULL_TABLE"
+INCREMENTAL = "INCREMENTAL"
 
 
-def discover() -> dict[str, Any]:
-    """The catalog, with metadata for every stream and for every field at every depth."""
-    return {"streams": [_entry(stream) for stream in STREAMS.values()]}
+def discover(custom: Schemas) -> dict[str, Any]:
+    """The catalog, with metadata for every stream and for every field at every depth.
+
+    `custom` are the schemas of further columns of `contacts`, by name.
+    """
+    schemas = {name: load_schema(name) for name in STREAMS}
+    schemas["contacts"]["properties"].update(custom)
+    return {"streams": [_entry(stream, schemas[name]) for name, stream in STREAMS.items()]}
 
 
-def _entry(stream: type[Stream]) -> dict[str, Any]:
-    schema = load_schema(stream.name)
-    metadata: list[dict[str, Any]] = [
-        {
-            "breadcrumb": [],
-            "metadata": {
-                "inclusion": "available",
-                "selected-by-default": True,
-                "table-key-properties": list(stream.key_properties),
-                "forced-replication-method": "FULL_TABLE",
-                "valid-replication-keys": [],
-            },
-        }
-    ]
+def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:
+    table: dict[str, Any] = {
+        "inclusion": "available",
+        "selected-by-default": True,
+        "table-key-properties": list(stream.key_properties),
+        "valid-replication-keys": [stream.replication_key] if stream.replication_key else [],
+    }
+    if stream.replication_key is None:
+        table["forced-replication-method"] = FULL_TABLE
+    metadata: list[dict[str, Any]] = [{"breadcrumb": [], "metadata": table}]
     keys = {("properties", key) for key in stream.key_properties}
     for breadcrumb in breadcrumbs(schema):
         inclusion: dict[str, Any] = {"inclusion": "available", "selected-by-default": True}

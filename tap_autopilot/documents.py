@@ -83,6 +83,11 @@ def decode_members(body: bytes, name: str) -> Listing:
     return Listing(ids, _bookmark(bookmark), _total(total), cleaned)
 
 
+def decode_value(body: bytes) -> Any:
+    """The JSON value that an answer is, with clean texts. Raises Retryable if it is none."""
+    return clean(_parse_leniently(body))[0]
+
+
 def _documents(answer: Any, name: str) -> list[Any]:
     if isinstance(answer, dict) and isinstance(answer.get(name), list):
         return answer[name]  # type: ignore[no-any-return]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -45,12 +45,14 @@ def message(value: Mapping[str, Any]) -> bytes:
     return _encode(value) + b"\n"
 
 
-def records(stream: str, rows: Iterable[Mapping[str, Any]], version: int | None) -> list[bytes]:
-    """A RECORD message for each row, in pieces to be joined; `version` is that of the pass."""
+def records(stream: str, rows: Collection[Mapping[str, Any]], version: int | None) -> bytes:
+    """A RECORD message for each row, as lines; `version` is that of the pass."""
+    if not rows:
+        return b""
     before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
     extracted = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     after = b',"time_extracted":' + _encode(extracted)
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"
-    return [piece for row in rows for piece in (before, _encode(row), after)]
+    return before + (after + before).join(map(_encode, rows)) + after

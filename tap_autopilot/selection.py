@@ -11,30 +11,35 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tap_autopilot.discover import Breadcrumb, discover
+from tap_autopilot.discover import FULL_TABLE, INCREMENTAL, Breadcrumb
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.streams import STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
+
+AUTOMATIC = {"inclusion": "automatic"}
 
 Metadata = Mapping[Breadcrumb, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A selected stream: its whole schema, and the selected part of it."""
+    """A selected stream: its whole schema, the selected part of it, and how it is replicated."""
 
     stream: type[Stream]
     schema: Mapping[str, Any]
     selected: Mapping[str, Any]
+    incremental: bool
 
 
-def select(catalog: Any) -> list[Selected]:
+def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     """The selected streams, in the order of the registry; without a catalog the default ones.
+
+    `ours` is the catalog as it is discovered now; of the given one only the choices count.
 
     Raises UserError for what is not a catalog.
     """
-    ours = {entry["tap_stream_id"]: entry for entry in discover()["streams"]}
+    ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
     for name in asked:
         if name not in ours:
@@ -45,9 +50,12 @@ def select(catalog: Any) -> list[Selected]:
             defaults = _by_breadcrumb(entry["metadata"])
             choices = {**defaults, **_choices(name, asked[name])}
             if _is_selected(choices, (), defaults):
-                schema = entry["schema"]
+                stream, schema = STREAMS[name], entry["schema"]
+                incremental = _is_incremental(stream, asked[name], choices[()])
+                if incremental:
+                    defaults["properties", str(stream.replication_key)] = AUTOMATIC
                 part = _prune(schema, choices, defaults)
-                chosen.append(Selected(STREAMS[name], schema, part))
+                chosen.append(Selected(stream, schema, part, incremental))
     if not chosen:
         LOG.warning(
             "No stream is selected, so there is nothing to do. To select one, set"
@@ -93,6 +101,23 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
                 " nor false."
             )
     return choices
+
+
+def _is_incremental(
+    stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]
+) -> bool:
+    """Whether a catalog asks for changes only; in the metadata, or beside it as some tools do."""
+    method = choice.get("replication-method") or entry.get("replication_method") or FULL_TABLE
+    key = choice.get("replication-key") or entry.get("replication_key") or stream.replication_key
+    if method == INCREMENTAL and key == stream.replication_key is not None:
+        return True
+    if method != FULL_TABLE:
+        can = f"INCREMENTAL by {stream.replication_key} or " if stream.replication_key else ""
+        LOG.warning(
+            "%s: it cannot be replicated %.40s by %.40s as the catalog asks, but %sFULL_TABLE; it"
+            " is read with FULL_TABLE.", stream.name, method, key or "any column", can,
+        )  # fmt: skip
+    return False
 
 
 def _by_breadcrumb(metadata: Any) -> dict[Breadcrumb, dict[str, Any]]:

@@ -25,6 +25,7 @@ Convert = Callable[[Any], Any]
 
 ADDITIONAL = "additional_fields"
 LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
+MOST_NAMES = 10_000  # that are remembered; documents may be keyed by anything
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
@@ -111,40 +112,56 @@ def _settle(
     additional[name] = value
 
 
-def compile_since(changed: Iterable[str], start: datetime) -> Callable[[Document], bool]:
-    """Whether a document was changed at `start` or later, or does not tell.
+def compile_pick(columns: Iterable[str]) -> Callable[[Document], Row]:
+    """A function from a document to those of its fields that are `columns` in any spelling.
 
-    Of the columns in `changed` the first that a document fills decides.
+    What says nothing, such as null, "" or {}, is not among them. Where a field comes in several
+    spellings, the column's own counts.
     """
-    columns = tuple(changed)
+    wanted = {_plain(column): column for column in columns}
+    known: set[str] = set()
+    spellings: list[tuple[str, str]] = []
 
-    def since(document: Document) -> bool:
+    def learn(names: Iterable[str]) -> None:
+        for name in names:
+            column = wanted.get(_plain(name))
+            if column is not None and (name, column) not in spellings:
+                spellings.append((name, column))
+                spellings.sort(key=lambda one: (one[0] != one[1], one))
+            if len(known) < MOST_NAMES:
+                known.add(name)
+
+    def pick(document: Document) -> Row:
+        picked: Row = {}
+        if document.__class__ is dict:
+            if not document.keys() <= known:
+                learn(document)
+            for name, column in spellings:
+                if name in document and column not in picked:
+                    value = document[name]
+                    if value or value == 0:
+                        picked[column] = value
+        return picked
+
+    return pick
+
+
+def compile_changed(columns: Iterable[str]) -> Callable[[Document], datetime | None]:
+    """A function from a document to when it last changed; None where it does not tell.
+
+    Of the columns the first that a document fills decides.
+    """
+    columns = tuple(columns)
+    pick = compile_pick(columns)
+
+    def changed(document: Document) -> datetime | None:
+        picked = pick(document)
         for column in columns:
-            for value in _fields(document, column):
-                if value is not None and value != "":
-                    try:
-                        return ciso8601.parse_datetime(moment(value)) >= start
-                    except ValueError:
-                        return True
-        return True
+            if column in picked:
+                return as_datetime(picked[column])
+        return None
 
-    return since
-
-
-def find_key(document: Document, column: str) -> str | None:
-    """The text of a document's key, in any spelling of its name; None if it has none."""
-    for value in _fields(document, column):
-        with contextlib.suppress(_Unfit):
-            if text := _text(value):
-                return text
-    return None
-
-
-def _fields(document: Document, column: str) -> list[Any]:
-    """The values of all fields whose name is a spelling of a column's."""
-    if document.__class__ is not dict:
-        return []
-    return [value for name, value in document.items() if _plain(name) == _plain(column)]
+    return changed
 
 
 class _Names(dict[str, Any]):
@@ -175,7 +192,7 @@ class _Names(dict[str, Any]):
 
     def __missing__(self, name: str) -> tuple[Any, Any]:
         column, convert = found = self._columns.get(_plain(name), (name, None))
-        if len(self) < 10_000:  # documents may be keyed by anything
+        if len(self) < MOST_NAMES:
             self[name] = found
             if convert is not None:
                 spellings = [known for known in self if self[known][0] == column]
@@ -200,12 +217,30 @@ def _converter(schema: Schema, selected: Schema) -> Convert:
             return _texts
         pairs = len(schema["items"]["properties"]) == 2
         return (_pairs if pairs else _objects)(schema["items"], selected["items"])
-    return {"boolean": _boolean, "integer": _integer}[kind]
+    return {"boolean": _boolean, "integer": _integer, "number": _number}[kind]
 
 
 def _type(schema: Schema) -> str:
     types = schema["type"]
     return types if isinstance(types, str) else next(one for one in types if one != "null")
+
+
+def as_key(value: Any) -> str | None:
+    """The text of a key; None for what cannot be one."""
+    if value.__class__ is str:
+        return value or None
+    try:
+        return _text(value)
+    except _Unfit:
+        return None
+
+
+def as_datetime(value: Any) -> datetime | None:
+    """The moment that a value tells, as text or epoch milliseconds; None if it tells none."""
+    try:
+        return ciso8601.parse_datetime(moment(value))
+    except ValueError:
+        return None
 
 
 def _text(value: Any) -> str:
@@ -232,12 +267,23 @@ def _integer(value: Any) -> int:
     raise _Unfit
 
 
+def _number(value: Any) -> int | Decimal:
+    if value.__class__ is int or value.__class__ is Decimal:
+        return value
+    raise _Unfit
+
+
 def _texts(value: Any) -> list[str]:
     if value.__class__ is list:
         return [_text(item) for item in value]
     if value == {}:
         return []
     raise _Unfit
+
+
+def compile_value(schema: Schema) -> Convert:
+    """A function from a value to what a column with this schema holds. Raises ValueError."""
+    return _converter(schema, schema)
 
 
 def _object(schema: Schema, selected: Schema) -> Convert:

@@ -6,34 +6,41 @@ A pass reads a stream from end to end, over as many runs as it takes. While one 
     progress   [bookmark, seen]: the position of the next page; or "complete"; or, for the members
                of the segments, [through, fingerprint, [[segment, bookmark, seen], …]]: all
                segments up to `through` are read but for those that follow
-    start_date the date before which rows are left out, where there is one
+    since      only rows that changed at that moment or later are sent, where not all are
+    started    when an incremental pass began
+    newest     the newest change that it has seen
     version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
     doubt      why it must not end so
 
-and after a complete run none of them. `progress` is never an object, because some tools merge a
-new state into an old one, key by key: here that can only replace it whole.
+and after a complete run none of them. An incremental stream keeps its Singer bookmark there too,
+under the name of its replication key: it moves when the pass is complete, to the newest change that
+was seen, but never beyond the pass's start.
+
+`progress` is never an object, because some tools merge a new state into an old one, key by key:
+here that can only replace it whole.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import time
 import zlib
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Collection, Iterable
+from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.documents import has_lone_surrogate
+from tap_autopilot.shape import as_datetime
 from tap_autopilot.streams import STREAMS, Stream
 from tap_autopilot.walks import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
+from tap_autopilot.window import Window
 
 LOG = logging.getLogger(__name__)
 
 MEMBERS = "smart_segments_contacts"
 COMPLETE = "complete"
 NO_MEMBERS: list[Any] = ["", 0, []]
-OF_A_PASS = ("progress", "start_date", "version", "doubt")
+OF_A_PASS = ("progress", "since", "started", "newest", "version", "doubt")
 
 
 class Progress:
@@ -44,30 +51,36 @@ class Progress:
         state: Any,
         selected: Iterable[type[Stream]],
         *,
+        incremental: Collection[str],
         versions: bool,
         start_date: datetime | None,
     ) -> None:
         self._streams = list(selected)
         self._bookmarks = _bookmarks(state)
         self._members = _Members()
+        now = datetime.now(timezone.utc)
         for name, entry in self._bookmarks.items():
+            _check_bookmark(STREAMS[name], entry, now)
             if not any(stream.name == name for stream in self._streams):
                 _clear(entry)
         for stream in self._streams:
             entry = self._bookmarks.setdefault(stream.name, {})
-            since = start_date.isoformat() if start_date is not None and stream.changed else None
-            if not _is_progress(stream, entry) or entry.get("start_date") != since:
+            fresh: dict[str, Any] = {"progress": _start(stream)}
+            bounds = [start_date if stream.replication_key else None]
+            if stream.name in incremental:
+                fresh["started"] = now.isoformat()
+                bounds.append(_as_datetime(entry.get(str(stream.replication_key))))
+            if since := max(filter(None, bounds), default=None):
+                fresh["since"] = since.isoformat()
+            elif versions and stream.name not in incremental:
+                fresh["version"] = int(now.timestamp() * 1000)
+            if not _continues(stream, entry, fresh):
                 if "progress" in entry:
                     LOG.warning(
                         "%s: the state's progress is not usable; starting over.", stream.name
                     )
                 _clear(entry)
-            if "progress" not in entry:
-                entry["progress"] = _start(stream)
-                if since is not None:
-                    entry["start_date"] = since
-                elif versions:
-                    entry["version"] = int(time.time() * 1000)
+                entry.update(fresh)
             elif not versions:
                 entry.pop("version", None)
         for walk in (CONTACTS, LISTS, SEGMENTS):
@@ -99,6 +112,19 @@ class Progress:
         """Why a stream's pass must not end with ACTIVATE_VERSION, if so."""
         reason: str | None = self._bookmarks[stream].get("doubt")
         return reason
+
+    def window(self, stream: str) -> Window | None:
+        """Which rows of a stream are sent; None if all are and no bookmark is kept."""
+        entry = self._bookmarks[stream]
+        if "since" not in entry and "started" not in entry:
+            return None
+        return Window(_as_datetime(entry.get("since")), _as_datetime(entry.get("newest")))
+
+    def note_newest(self, stream: str, window: Window | None) -> None:
+        """Remember the newest change that an incremental stream has seen."""
+        entry = self._bookmarks[stream]
+        if window is not None and window.newest is not None and "started" in entry:
+            entry["newest"] = window.newest.isoformat()
 
     def add_doubt(self, stream: str, reason: str) -> None:
         """Remember a reason not to end a stream's pass with ACTIVATE_VERSION."""
@@ -166,8 +192,13 @@ class Progress:
 
         Those that are not go on there. A stream is not to wait for another that never succeeds.
         """
-        for entry in self._bookmarks.values():
+        for stream in self._streams:
+            entry = self._bookmarks[stream.name]
             if entry.get("progress") == COMPLETE:
+                ends = [_as_datetime(entry.get(key)) for key in ("newest", "started")]
+                if stream.replication_key and all(ends):
+                    bookmark = min(filter(None, ends)).isoformat()
+                    entry[stream.replication_key] = bookmark.replace("+00:00", "Z")
                 _clear(entry)
 
     def _update_members(self) -> None:
@@ -248,8 +279,37 @@ def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            usable[name] = {key: copy.deepcopy(entry[key]) for key in OF_A_PASS if key in entry}
+            known = (*OF_A_PASS, str(STREAMS[name].replication_key))
+            usable[name] = {key: copy.deepcopy(entry[key]) for key in known if key in entry}
     return usable
+
+
+def _check_bookmark(stream: type[Stream], entry: dict[str, Any], now: datetime) -> None:
+    """Drop a Singer bookmark by which rows could be missed."""
+    key = str(stream.replication_key)
+    if key in entry:
+        moment = _as_datetime(entry[key])
+        if moment is None or moment > now:
+            LOG.warning(
+                "%s: the state's %s is no moment in the past; starting without it.",
+                stream.name, key,
+            )  # fmt: skip
+            del entry[key]
+
+
+def _continues(stream: type[Stream], entry: dict[str, Any], fresh: dict[str, Any]) -> bool:
+    """Whether the pass that the state tells of is the one that would begin now."""
+    return (
+        _is_progress(stream, entry)
+        and entry.get("since") == fresh.get("since")
+        and ("started" in entry) == ("started" in fresh)
+        and all(_as_datetime(entry[key]) for key in ("started", "newest") if key in entry)
+    )
+
+
+def _as_datetime(value: Any) -> datetime | None:
+    """A moment in a state, with its zone; None for what is none."""
+    return as_datetime(value) if isinstance(value, str) else None
 
 
 def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:

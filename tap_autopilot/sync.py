@@ -12,19 +12,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from tap_autopilot.client import Api, Client
 from tap_autopilot.config import Config
+from tap_autopilot.custom_fields import read_columns
+from tap_autopilot.discover import discover
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.messages import Writer, message, records
 from tap_autopilot.selection import Selected, select
-from tap_autopilot.shape import Row, compile_shape, compile_since, find_key
+from tap_autopilot.shape import Row, as_key, compile_pick
 from tap_autopilot.state import MEMBERS, Progress
-from tap_autopilot.streams import Stream
+from tap_autopilot.streams import Rows, Stream
 from tap_autopilot.tally import Tally
 from tap_autopilot.walks import SEGMENTS, Failure, Page, Pool, members_of
+from tap_autopilot.window import Window
 
 LOG = logging.getLogger(__name__)
 
@@ -41,19 +43,23 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     STATE either way.
     """
     gc.set_threshold(GARBAGE_EVERY)
-    selected = select(catalog)
+    api = Api(config)
+    selected = select(catalog, discover(read_columns(config, api)))
     progress = Progress(
         state,
         [one.stream for one in selected],
+        incremental=[one.stream.name for one in selected if one.incremental],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
     )
-    api = Api(config)
     run = _Run(
         writer=Writer(stdout),
         progress=progress,
         pool=Pool(config.concurrency, lambda: Client(api)),
-        tables={one.stream.name: _Table.of(one, config.start_date) for one in selected},
+        tables={
+            one.stream.name: _Table.of(one, progress.window(one.stream.name)) for one in selected
+        },
+        pick=compile_pick({field for one in selected for field in one.stream.reads}),
     )
     try:
         with _signals(run.pool):
@@ -69,24 +75,15 @@ class _Table:
     """A selected stream at work."""
 
     stream: type[Stream]
-    shape: Callable[[Any], Row | None]
-    since: Callable[[Any], bool] | None
+    rows: Rows
     tally: Tally
+    window: Window | None
 
     @classmethod
-    def of(cls, one: Selected, start_date: datetime | None) -> _Table:
-        stream, tally = one.stream, Tally(one.stream.name)
-        shape = compile_shape(one.schema, one.selected, stream.key_properties, tally)
-        since = None
-        if start_date is not None and stream.changed:
-            since = compile_since(stream.changed, start_date)
-        return cls(stream, shape, since, tally)
-
-    def rows(self, page: Page) -> list[Row]:
-        documents = page.documents
-        if self.since is not None:
-            documents = list(filter(self.since, documents))
-        return self.stream.rows(documents, self.shape)
+    def of(cls, one: Selected, window: Window | None) -> _Table:
+        tally = Tally(one.stream.name)
+        rows = one.stream.compile(one.schema, one.selected, tally, window)
+        return cls(one.stream, rows, tally, window)
 
 
 @dataclass
@@ -95,6 +92,7 @@ class _Run:
     progress: Progress
     pool: Pool
     tables: dict[str, _Table]
+    pick: Callable[[Any], Row]
     failures: dict[str, list[TapError]] = field(default_factory=dict)
     segment_ids: list[str] = field(default_factory=list)
     measured: float = field(default_factory=time.monotonic)
@@ -109,6 +107,7 @@ class _Run:
                     "schema": one.selected,
                     "key_properties": one.stream.key_properties,
                 }
+                | ({"bookmark_properties": [one.stream.replication_key]} if one.incremental else {})
             )
             for one in selected
         ]
@@ -133,13 +132,17 @@ class _Run:
         lines: list[bytes] = []
         walk = page.walk
         names = [MEMBERS] if walk.segment_id is not None else self.progress.unfinished(walk)
+        reads = any(self.tables[name].stream.reads for name in names)
+        parts = list(map(self.pick, page.documents)) if reads else []
+        for name in names[:1]:
+            self.tables[name].tally.clean(page.cleaned)
         for name in names:
             table = self.tables[name]
             skipped = table.tally.skipped
-            rows = table.rows(page)
-            lines += records(name, rows, self.progress.version(name))
+            rows = table.rows(parts if table.stream.reads else page.documents)
+            lines.append(records(name, rows, self.progress.version(name)))
             table.tally.rows += len(rows)
-            table.tally.clean(page.cleaned)
+            self.progress.note_newest(name, table.window)
             if table.tally.skipped > skipped:
                 self.progress.add_doubt(name, "documents were skipped")
         self.progress.advance(page)
@@ -154,8 +157,9 @@ class _Run:
 
     def _find_segments(self, page: Page) -> None:
         """Collect the ids of the segments, and once all are known read their members."""
+        pick = compile_pick(["segment_id"])
         for document in page.documents:
-            segment_id = find_key(document, "segment_id")
+            segment_id = as_key(pick(document).get("segment_id"))
             if segment_id is not None:
                 self.segment_ids.append(segment_id)
             else:
@@ -217,13 +221,12 @@ class _Run:
     def report(self, api: Api) -> None:
         """Say what the run came to: rows of each stream, requests, and all that was not smooth."""
         self._measure()
+        told = set()
         for name, table in self.tables.items():
-            traffic = api.traffic[table.stream.walk]
-            parts = [str(table.tally), f"requests: {traffic.requests}"]
-            if traffic.retries:
-                parts.append(f"retries: {traffic.retries}")
-            if traffic.throttled:
-                parts.append(f"throttled for {traffic.throttled:.1f} s")
+            parts = [str(table.tally)]
+            if table.stream.walk not in told:
+                parts.append(str(api.traffic[table.stream.walk]))
+                told.add(table.stream.walk)
             if not self.progress.is_complete(name):
                 parts.append("NOT complete")
             LOG.info("%s: %s.", name, ", ".join(parts))

@@ -31,9 +31,7 @@ class Tally:
         """A value does not fit its column."""
         if column not in self.unfit:
             LOG.warning(
-                "%s: a value does not fit column %s, which is null there; see additional_fields.",
-                self.stream,
-                column,
+                "%s: a value does not fit column %s, which is null there.", self.stream, column
             )
         self.unfit[column] += 1
 

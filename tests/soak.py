@@ -27,16 +27,13 @@ from typing import Any
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
 from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
+from tap_autopilot.streams import STREAMS
+from tap_autopilot.streams.emails import EmailEvent
 from tests.conftest import COMMAND, KEY
 from tests.invariants import Run, check, forms
 
-STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
-KEYS = {
-    "contacts": ("contact_id",),
-    "lists": ("list_id",),
-    "smart_segments": ("segment_id",),
-    "smart_segments_contacts": ("segment_id", "contact_id"),
-}
+KEYS = {name: stream.key_properties for name, stream in STREAMS.items()}
+MAPS = {name: stream.maps for name, stream in STREAMS.items() if issubclass(stream, EmailEvent)}
 SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]
 
 Key = tuple[str, ...]
@@ -114,6 +111,18 @@ def everything(account: Account) -> set[Key]:
             ("smart_segments_contacts", one["segment_id"], contact_id)
             for one in account.segments
             for contact_id in account.segment_members(one["segment_id"]) or ()
+        ),
+        *(
+            ("lists_contacts", one["list_id"], contact_id)
+            for one in account.lists
+            for contact_id in account.list_members(one["list_id"]) or ()
+        ),
+        *(
+            (stream, f"{stream}:{contact_id}:{message}")
+            for contact_id in account.contact_ids
+            for stream, maps in MAPS.items()
+            for name in maps
+            for message in account.contact(contact_id).get(name) or ()
         ),
     }
 

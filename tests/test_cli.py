@@ -25,11 +25,17 @@ def test_version_and_help_need_nothing(tap: Tap) -> None:
 
 def test_discovery_needs_no_config_and_tolerates_a_state(tap: Tap, catalog_text: str) -> None:
     state = tap.file("state.json", {})
-    missing = str(tap.folder / "missing.json")
-    for arguments in ([], ["--state", state], ["--config", missing]):
+    config = tap.file("config.json", {"api_url": "http://192.0.2.1"})
+    for arguments in ([], ["--state", state], ["--config", config]):
         run = tap.run(*arguments, "-d")
         assert run.code == 0
         assert run.stdout.decode() == catalog_text
+
+
+def test_discovery_does_not_go_on_without_a_config_that_was_named(tap: Tap) -> None:
+    run = tap.run("--config", str(tap.folder / "missing.json"), "--discover")
+    assert run.code == 2
+    assert "Cannot read the config file" in run.last_words
 
 
 def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: Any) -> None:

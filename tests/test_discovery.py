@@ -12,7 +12,7 @@ from tap_autopilot.discover import discover
 from tap_autopilot.streams import STREAMS
 from tests.conftest import Tap
 
-ENTRIES = {entry["stream"]: entry for entry in discover()["streams"]}
+ENTRIES = {entry["stream"]: entry for entry in discover({})["streams"]}
 ALLOWED = {"type", "properties", "items", "format"}
 
 
@@ -34,7 +34,7 @@ def test_the_registry_is_the_catalog_in_the_same_bytes_every_time(
     tap: Tap, catalog: Any, catalog_text: str
 ) -> None:
     assert list(ENTRIES) == list(STREAMS)
-    assert catalog == discover()
+    assert catalog == discover({})
     assert tap.run("--discover").stdout.decode() == catalog_text
 
 
@@ -68,7 +68,9 @@ def test_metadata_says_all_of_the_stream_and_of_every_field(stream: str) -> None
     assert metadata[()]["inclusion"] == "available"
     assert metadata[()]["selected-by-default"] is True
     assert metadata[()]["table-key-properties"] == entry["key_properties"]
-    assert metadata[()]["forced-replication-method"] == "FULL_TABLE"
+    key = STREAMS[stream].replication_key
+    assert metadata[()]["valid-replication-keys"] == ([key] if key else [])
+    assert metadata[()].get("forced-replication-method") == (None if key else "FULL_TABLE")
     for breadcrumb, values in metadata.items():
         if breadcrumb:
             key = len(breadcrumb) == 2 and breadcrumb[1] in entry["key_properties"]

@@ -49,7 +49,7 @@ def test_every_setting_with_its_default_and_description() -> None:
 def test_every_stream_with_its_key() -> None:
     expected = [
         [f"`{entry['stream']}`", ", ".join(f"`{key}`" for key in entry["key_properties"])]
-        for entry in discover()["streams"]
+        for entry in discover({})["streams"]
     ]
     assert [row[:2] for row in table("## Tables")] == expected
 

@@ -14,7 +14,7 @@ from tap_autopilot.exceptions import Retryable
 from tap_autopilot.shape import compile_shape
 from tap_autopilot.tally import Tally
 
-SCHEMA = discover()["streams"][0]["schema"]
+SCHEMA = discover({})["streams"][0]["schema"]
 
 
 def shaped(document: Any, schema: Any = SCHEMA, tally: Tally | None = None) -> dict[str, Any]:

@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import Stream
+from tap_autopilot.streams.base import Rows, Stream
 from tap_autopilot.streams.contacts import Contacts
-from tap_autopilot.streams.lists import Lists
+from tap_autopilot.streams.emails import (
+    EmailBounced,
+    EmailClicked,
+    EmailDelivered,
+    EmailMarkedAsSpam,
+    EmailOpened,
+    EmailReplied,
+    EmailUnsubscribed,
+)
+from tap_autopilot.streams.lists import Lists, ListsContacts
 from tap_autopilot.streams.smart_segments import SmartSegments, SmartSegmentsContacts
 
 STREAMS: dict[str, type[Stream]] = {
-    stream.name: stream for stream in (Contacts, Lists, SmartSegments, SmartSegmentsContacts)
+    stream.name: stream
+    for stream in (
+        Contacts,
+        Lists,
+        SmartSegments,
+        SmartSegmentsContacts,
+        ListsContacts,
+        EmailDelivered,
+        EmailOpened,
+        EmailClicked,
+        EmailBounced,
+        EmailMarkedAsSpam,
+        EmailUnsubscribed,
+        EmailReplied,
+    )
 }
 
-__all__ = ["STREAMS", "Stream"]
+__all__ = ["STREAMS", "Rows", "Stream"]

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tap_autopilot.shape import Row
+from tap_autopilot.shape import Row, compile_shape
+from tap_autopilot.tally import Tally
+from tap_autopilot.window import Window
+
+Rows = Callable[[list[Any]], list[Row]]
+Schema = Mapping[str, Any]
 
 
 class Stream:
     """A table: which walk feeds it, its key, and how the walk's documents become rows.
 
-    A subclass is its fields, a docstring and at most `rows`.
+    A subclass is its fields, a docstring and at most `compile`.
     """
 
     name: ClassVar[str]
     walk: ClassVar[str]  # the kind of the walks that feed it
     key_properties: ClassVar[tuple[str, ...]]
-    changed: ClassVar[tuple[str, ...]] = ()  # columns that tell when a row changed, best first
+    replication_key: ClassVar[str | None] = None  # where it can be replicated incrementally
+    reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document that are all it needs
 
-    @staticmethod
-    def rows(documents: list[Any], shape: Callable[[Any], Row | None]) -> list[Row]:
-        """The rows of a page. `shape` makes a row of one document, or None of an unusable one."""
-        return [row for document in documents if (row := shape(document)) is not None]
+    @classmethod
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+        """A function from the documents of a page to rows of the `selected` part of `schema`.
+
+        With a `window`, only to those that it admits. What makes no row is counted in `tally`.
+        Where a stream says what it `reads`, its documents hold that and nothing else.
+        """
+        shape = compile_shape(schema, selected, cls.key_properties, tally)
+        return lambda documents: [row for one in documents if (row := shape(one)) is not None]

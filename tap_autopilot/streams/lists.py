@@ -1,10 +1,13 @@
-"""The account's lists."""
+"""The account's lists, and who is on them."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from tap_autopilot.streams.base import Stream
+from tap_autopilot.shape import Row, as_key
+from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.tally import Tally
+from tap_autopilot.window import Window
 
 
 class Lists(Stream):
@@ -13,3 +16,34 @@ class Lists(Stream):
     name: ClassVar[str] = "lists"
     walk: ClassVar[str] = "lists"
     key_properties: ClassVar[tuple[str, ...]] = ("list_id",)
+
+
+class ListsContacts(Stream):
+    """Which contacts are on which list: one row for each membership."""
+
+    name: ClassVar[str] = "lists_contacts"
+    walk: ClassVar[str] = "contacts"
+    key_properties: ClassVar[tuple[str, ...]] = ("list_id", "contact_id")
+    reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
+
+    @classmethod
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+        """A contact names its lists."""
+
+        def rows(contacts: list[Any]) -> list[Row]:
+            made: list[Row] = []
+            for contact in contacts:
+                contact_id, lists = as_key(contact.get("contact_id")), contact.get("lists")
+                if contact_id is None:
+                    tally.skip("it has no contact_id")
+                elif lists.__class__ is list:
+                    for list_id in dict.fromkeys(map(as_key, lists)):
+                        if list_id is not None:
+                            made.append({"list_id": list_id, "contact_id": contact_id})
+                        else:
+                            tally.skip("an entry of its lists is no list_id")
+                elif lists:
+                    tally.skip("its lists are not an array")
+            return made
+
+        return rows

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tap_autopilot.shape import Row
-from tap_autopilot.streams.base import Stream
+from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.tally import Tally
+from tap_autopilot.window import Window
 
 
 class SmartSegments(Stream):
@@ -24,14 +25,19 @@ class SmartSegmentsContacts(Stream):
     walk: ClassVar[str] = "smart_segments_contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id", "contact_id")
 
-    @staticmethod
-    def rows(documents: list[Any], shape: Callable[[Any], Row | None]) -> list[Row]:
-        """The rows of a page. Almost all documents are rows already."""
-        made: list[Row] = []
-        for document in documents:
-            contact_id = document["contact_id"]
-            if type(contact_id) is str and contact_id:
-                made.append(document)
-            elif row := shape(document):
-                made.append(row)
-        return made
+    @classmethod
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+        """Almost all documents are rows already."""
+        shaped = super().compile(schema, selected, tally, window)
+
+        def rows(documents: list[Any]) -> list[Row]:
+            made: list[Row] = []
+            for document in documents:
+                contact_id = document["contact_id"]
+                if type(contact_id) is str and contact_id:
+                    made.append(document)
+                else:
+                    made += shaped([document])
+            return made
+
+        return rows

@@ -1,0 +1,84 @@
+"""The account's custom fields as columns of `contacts`, for accounts that ask for them."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterable
+from typing import Any
+
+from tap_autopilot.client import Api, Client
+from tap_autopilot.config import Config
+from tap_autopilot.documents import decode_value
+from tap_autopilot.exceptions import Retryable
+from tap_autopilot.schemas import load_schema
+
+LOG = logging.getLogger(__name__)
+
+PATH = "/contacts/custom_fields"
+LONGEST_NAME = 50  # characters; PostgreSQL cuts names at 63, and a suffix must fit in
+
+_TYPES: dict[str, dict[str, Any]] = {
+    "integer": {"type": ["null", "integer"]},
+    "float": {"type": ["null", "number"]},
+    "number": {"type": ["null", "number"]},
+    "decimal": {"type": ["null", "number"]},
+    "boolean": {"type": ["null", "boolean"]},
+    "date": {"type": ["null", "string"], "format": "date-time"},
+    "datetime": {"type": ["null", "string"], "format": "date-time"},
+}
+_TEXT: dict[str, Any] = {"type": ["null", "string"]}
+
+
+def read_columns(config: Config, api: Api) -> dict[str, dict[str, Any]]:
+    """The columns for the account's custom fields if they are asked for, by name, as JSON schemas.
+
+    The `title` of each is the field's own name. Raises what `Client.get` does.
+    """
+    if not config.custom_fields_as_columns:
+        return {}
+    client = Client(api)
+    definitions = client.get(PATH, _decode, shown=PATH, kind="custom_fields", urgency=math.inf)
+    return columns(definitions, load_schema("contacts")["properties"])
+
+
+def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The columns for these definitions, in their order, with names that are safe in SQL.
+
+    Where two would have one name, or one that is `taken`, the first has it, and the other gets a
+    suffix of its own.
+    """
+    taken, found, known = set(taken), {}, set()
+    for definition in definitions:
+        said = definition if isinstance(definition, dict) else {}
+        name = said.get("name") or said.get("kind")
+        if not isinstance(name, str):
+            LOG.warning("A custom field without a name has no column.")
+        elif name not in known and said.get("deleted") is not True:
+            known.add(name)
+            column = _column(name)
+            if column in taken:
+                column += f"_{zlib.crc32(name.encode()):08x}"
+            taken.add(column)
+            kind = said.get("fieldType") or said.get("field_type") or said.get("type")
+            found[column] = _TYPES.get(str(kind).lower(), _TEXT) | {"title": name}
+    return found
+
+
+def _column(name: str) -> str:
+    """The column for a custom field: `custom_nps_rating` for "NPS Rating"."""
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return f"custom_{re.sub('[^a-z0-9]+', '_', letters).strip('_') or 'field'}"[:LONGEST_NAME]
+
+
+def _decode(body: bytes) -> list[Any]:
+    """The definitions in an answer: an array, or an object with one. Raises Retryable if none."""
+    answer = decode_value(body)
+    if isinstance(answer, dict):
+        answer = next((value for value in answer.values() if isinstance(value, list)), None)
+    if not isinstance(answer, list):
+        raise Retryable("the answer has no custom fields")
+    return answer

@@ -1,0 +1,132 @@
+"""What became of each email: a table for each kind of event, read from the contacts.
+
+The columns are those of the warehouse tables that Segment makes for its Autopilot source. A contact
+tells which message had the event and when; what it does not tell is null.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from tap_autopilot.shape import Row, as_datetime, as_key, moment
+from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.tally import Tally
+from tap_autopilot.window import Window
+
+
+class EmailEvent(Stream):
+    """One row for each message and contact that had the event."""
+
+    walk: ClassVar[str] = "contacts"
+    key_properties: ClassVar[tuple[str, ...]] = ("id",)
+    replication_key: ClassVar[str | None] = "timestamp"
+    event_text: ClassVar[str]
+    maps: ClassVar[tuple[str, ...]]  # the fields of a contact from a message to when it was
+
+    def __init_subclass__(cls) -> None:
+        cls.reads = ("contact_id", "email", *cls.maps)
+
+    @classmethod
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+        """A contact has at most one event of a kind for each message."""
+        blank = dict.fromkeys(schema["properties"])
+        blank |= {"event": cls.name, "event_text": cls.event_text}
+        dropped = blank.keys() - selected["properties"].keys()
+
+        def rows(contacts: list[Any]) -> list[Row]:
+            made: list[Row] = []
+            for contact in contacts:
+                if contact.keys().isdisjoint(cls.maps):
+                    continue
+                contact_id, email = as_key(contact.get("contact_id")), as_key(contact.get("email"))
+                if contact_id is None:
+                    tally.skip("it has no contact_id")
+                    continue
+                head = blank.copy()
+                head["context_traits_contact_id"] = contact_id
+                head["context_traits_email"] = head["anonymous_id"] = email
+                for message, when in cls._events(contact, tally).items():
+                    row = head.copy()
+                    row["id"] = f"{cls.name}:{contact_id}:{message}"
+                    row["email_id"] = message
+                    if when is not None and when != "":
+                        try:
+                            row["timestamp"] = moment(when)
+                        except ValueError:
+                            tally.no_fit("timestamp")
+                    if window is None or window.admits(as_datetime(row["timestamp"])):
+                        made.append(row)
+            for row in made if dropped else ():
+                for column in dropped:
+                    del row[column]
+            return made
+
+        return rows
+
+    @classmethod
+    def _events(cls, contact: Row, tally: Tally) -> dict[str, Any]:
+        """From the id of a message to when the event was; a message in two maps counts once."""
+        found: dict[str, Any] = {}
+        for name in cls.maps:
+            events = contact.get(name)
+            if events.__class__ is dict:
+                found = {**events, **found} if found else events
+            elif events:
+                tally.skip(f"its {name} is not a map")
+        return found
+
+
+class EmailDelivered(EmailEvent):
+    """Messages that arrived."""
+
+    name: ClassVar[str] = "email_delivered"
+    event_text: ClassVar[str] = "Email Delivered"
+    maps: ClassVar[tuple[str, ...]] = ("mail_received",)
+
+
+class EmailOpened(EmailEvent):
+    """Messages that were opened."""
+
+    name: ClassVar[str] = "email_opened"
+    event_text: ClassVar[str] = "Email Opened"
+    maps: ClassVar[tuple[str, ...]] = ("mail_opened",)
+
+
+class EmailClicked(EmailEvent):
+    """Messages in which a link was clicked."""
+
+    name: ClassVar[str] = "email_clicked"
+    event_text: ClassVar[str] = "Email Clicked"
+    maps: ClassVar[tuple[str, ...]] = ("mail_clicked",)
+
+
+class EmailBounced(EmailEvent):
+    """Messages that could not be delivered, for now or for ever."""
+
+    name: ClassVar[str] = "email_bounced"
+    event_text: ClassVar[str] = "Email Bounced"
+    maps: ClassVar[tuple[str, ...]] = ("mail_bounced", "mail_hardbounced")
+
+
+class EmailMarkedAsSpam(EmailEvent):
+    """Messages that their reader complained about."""
+
+    name: ClassVar[str] = "email_marked_as_spam"
+    event_text: ClassVar[str] = "Email Marked as Spam"
+    maps: ClassVar[tuple[str, ...]] = ("mail_complained",)
+
+
+class EmailUnsubscribed(EmailEvent):
+    """Messages by which their reader unsubscribed."""
+
+    name: ClassVar[str] = "email_unsubscribed"
+    event_text: ClassVar[str] = "Email Unsubscribed"
+    maps: ClassVar[tuple[str, ...]] = ("mail_unsubscribed",)
+
+
+class EmailReplied(EmailEvent):
+    """Messages that were replied to."""
+
+    name: ClassVar[str] = "email_replied"
+    event_text: ClassVar[str] = "Email Replied"
+    maps: ClassVar[tuple[str, ...]] = ("mail_replied",)

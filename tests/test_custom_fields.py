@@ -1,0 +1,199 @@
+"""The account's custom fields as columns of contacts, where the settings ask for them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tap_autopilot.custom_fields import columns
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import Serve, Tap
+from tests.scripted import Scripted
+from tests.test_selection import choose, entry
+
+INTEGER = {"type": ["null", "integer"]}
+NUMBER = {"type": ["null", "number"]}
+BOOLEAN = {"type": ["null", "boolean"]}
+TIME = {"type": ["null", "string"], "format": "date-time"}
+TEXT = {"type": ["null", "string"]}
+
+
+def test_discovery_adds_a_typed_column_for_each(tap: Tap, serve: Serve) -> None:
+    sandbox = serve()
+    config = tap.file("config.json", tap.config(sandbox, custom_fields_as_columns=True))
+    run = tap.run("--config", config, "--discover")
+    assert run.code == 0
+    assert [request.path for request in sandbox.requests] == ["/v1/contacts/custom_fields"]
+    found = entry(json.loads(run.stdout), "contacts")
+    properties = found["schema"]["properties"]
+    assert {name: part for name, part in properties.items() if "title" in part} == {
+        "custom_nps_rating": INTEGER | {"title": "NPS Rating"},
+        "custom_nps_date": TIME | {"title": "NPS Date"},
+        "custom_has_reviewed": BOOLEAN | {"title": "Has Reviewed"},
+        "custom_order_value": NUMBER | {"title": "Order Value"},
+        "custom_lieblingsgericht": TEXT | {"title": "Lieblingsgericht"},
+    }
+    breadcrumbs = [tuple(one["breadcrumb"]) for one in found["metadata"]]
+    assert ("properties", "custom_nps_rating") in breadcrumbs
+
+
+def test_without_the_setting_discovery_needs_no_network_and_no_key(
+    tap: Tap, catalog_text: str
+) -> None:
+    config = tap.file("config.json", {"api_url": "http://127.0.0.1:1/v1"})
+    assert tap.run("--config", config, "--discover").stdout.decode() == catalog_text
+
+
+def test_with_the_setting_discovery_says_what_is_missing(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", {"custom_fields_as_columns": True})
+    run = tap.run("--config", config, "--discover")
+    assert run.code == 2
+    assert "api_key is missing" in run.last_words
+    wrong = tap.config(serve(), api_key="wrong", custom_fields_as_columns=True)
+    run = tap.run("--config", tap.file("config.json", wrong), "--discover")
+    assert run.code == 2
+    assert "status 401" in run.last_words
+    assert not run.stdout
+
+
+def test_the_columns_hold_what_the_array_holds(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=400)
+    run = tap.sync(serve(account), custom_fields_as_columns=True)
+    assert run.code == 0
+    kinds = {"NPS Rating": "custom_nps_rating", "NPS Date": "custom_nps_date", "Has Reviewed": "custom_has_reviewed", "Order Value": "custom_order_value", "Lieblingsgericht": "custom_lieblingsgericht"}  # fmt: skip
+    filled = 0
+    for row in run.rows("contacts"):
+        expected = dict.fromkeys(kinds.values())
+        for field in account.contact(row["contact_id"]).get("custom_fields") or ():
+            if field["kind"] in kinds and not field["deleted"]:
+                expected[kinds[field["kind"]]] = field["value"]
+        assert {name: row[name] for name in expected} == expected
+        filled += any(value is not None for value in expected.values())
+    assert filled > 300
+
+
+def test_a_column_can_be_deselected_and_the_array_stays(tap: Tap, serve: Serve) -> None:
+    sandbox = serve()
+    config = tap.file("config.json", tap.config(sandbox, custom_fields_as_columns=True))
+    catalog = json.loads(tap.run("--config", config, "--discover").stdout)
+    catalog["streams"] = [entry(catalog, "contacts")]
+    choose(catalog, "contacts", "properties", "custom_nps_rating", selected=False)
+    run = tap.sync(sandbox, catalog=catalog, custom_fields_as_columns=True)
+    (schema,) = run.of("SCHEMA")
+    assert "custom_nps_rating" not in schema["schema"]["properties"]
+    assert "custom_nps_date" in schema["schema"]["properties"]
+    plain = tap.sync(sandbox, catalog=catalog)
+    for one, other in zip(run.rows("contacts"), plain.rows("contacts"), strict=True):
+        assert {
+            name: value
+            for name, value in one.items()
+            if not name.startswith("custom_n")
+            and not name.startswith(("custom_h", "custom_o", "custom_l"))
+        } == other
+
+
+def test_values_that_do_not_fit_are_null_and_counted(tap: Tap) -> None:
+    def contact(number: int, value: Any) -> dict[str, Any]:
+        return {
+            "contact_id": f"c{number}",
+            "custom_fields": [
+                {"kind": "Size", "value": value},
+                "x",
+                {"kind": ["Size"], "value": 1},
+            ],
+        }
+
+    values = [3, "3", 3.5, True, None, 10**17, {"a": 1}]
+    answers = {
+        "/contacts": {"contacts": [*(contact(n, value) for n, value in enumerate(values)), {"contact_id": "d", "custom_fields": "none"}, {"contact_id": "e", "custom_fields": [{"kind": "Size", "value": 1, "deleted": True}]}]},
+        "/contacts/custom_fields": (200, [{"name": "Size", "fieldType": "integer"}]),
+    }  # fmt: skip
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, custom_fields_as_columns=True)
+    assert [row["custom_size"] for row in run.rows("contacts")] == [
+        3,
+        None,
+        None,
+        None,
+        None,
+        10**17,
+        None,
+        None,
+        None,
+    ]
+    assert any("custom_size 4" in line for line in run.log)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda one: one, lambda one: {"custom_fields": one}, lambda one: {"total": 1, "fields": one}],
+)
+def test_any_form_of_the_answer_is_understood(tap: Tap, wrap: Any) -> None:
+    answers = {
+        "/contacts/custom_fields": (200, wrap([{"kind": "Age", "field_type": "integer"}])),
+        "/contacts": {
+            "contacts": [{"contact_id": "a", "custom_fields": [{"kind": "Age", "value": 7}]}]
+        },
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, custom_fields_as_columns=True)
+    assert run.rows("contacts")[0]["custom_age"] == 7
+
+
+@pytest.mark.parametrize("answer", [{}, {"error": "x"}, "text", None, 7])
+def test_an_answer_without_definitions_is_no_account_without_them(tap: Tap, answer: Any) -> None:
+    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
+        run = tap.sync(sandbox, custom_fields_as_columns=True, retry_timeout=0.3)
+    assert run.code == 1
+    assert "GET /contacts/custom_fields" in run.last_words
+
+
+def names(*fields: str) -> list[str]:
+    return list(
+        columns([{"name": field, "fieldType": "string"} for field in fields], ["custom_fields"])
+    )
+
+
+def test_names_are_safe_and_kept_apart() -> None:
+    assert names("NPS Rating", "nps-rating", "NPS rating") == [
+        "custom_nps_rating",
+        "custom_nps_rating_39f9d6ce",
+        "custom_nps_rating_6cf4542b",
+    ]
+    assert names("Größe; DROP TABLE", "Élan", "寿司", "🙂") == [
+        "custom_groe_drop_table",
+        "custom_elan",
+        "custom_field",
+        "custom_field_f258e529",
+    ]
+    assert names("Fields")[0].startswith("custom_fields_")
+    assert names("Field S") == ["custom_field_s"]
+    assert all(len(name) <= 63 for name in names("x" * 100, "x" * 101))
+    assert names("A", "A") == ["custom_a"]
+
+
+def test_a_field_whose_column_looks_like_the_array_does_not_disturb_it(tap: Tap) -> None:
+    served = [{"kind": "Field S", "value": "x"}]
+    answers = {
+        "/contacts/custom_fields": (200, [{"name": "Field S"}]),
+        "/contacts": {"contacts": [{"contact_id": "a", "customFields": served}]},
+    }
+    with Scripted(answers) as sandbox:
+        (row,) = tap.sync(sandbox, custom_fields_as_columns=True).rows("contacts")
+    assert row["custom_field_s"] == "x"
+    assert [one["value"] for one in row["custom_fields"]] == ["x"]
+
+
+def test_definitions_of_every_sort() -> None:
+    found = columns(
+        [{"name": "a", "fieldType": "FLOAT"}, {"name": "b", "fieldType": None}, {"name": "c", "fieldType": "datetime"},
+         {"name": "d", "deleted": True}, {"fieldType": "integer"}, "text", {"name": 5}, {"name": "e", "type": "number"}], []
+    )  # fmt: skip
+    assert found == {
+        "custom_a": NUMBER | {"title": "a"},
+        "custom_b": TEXT | {"title": "b"},
+        "custom_c": TIME | {"title": "c"},
+        "custom_e": NUMBER | {"title": "e"},
+    }

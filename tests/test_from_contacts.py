@@ -1,0 +1,243 @@
+"""The tables that the walk over the contacts gives besides `contacts`, against what was served."""
+
+from __future__ import annotations
+
+import collections
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS
+from tests.conftest import Serve, Tap
+from tests.invariants import Run
+from tests.scripted import Scripted
+from tests.test_selection import choose, entry
+
+EVENTS = {
+    "email_delivered": ("Email Delivered", ["mail_received"]),
+    "email_opened": ("Email Opened", ["mail_opened"]),
+    "email_clicked": ("Email Clicked", ["mail_clicked"]),
+    "email_bounced": ("Email Bounced", ["mail_bounced", "mail_hardbounced"]),
+    "email_marked_as_spam": ("Email Marked as Spam", ["mail_complained"]),
+    "email_unsubscribed": ("Email Unsubscribed", ["mail_unsubscribed"]),
+    "email_replied": ("Email Replied", ["mail_replied"]),
+}
+FED = ["lists_contacts", *EVENTS]
+COLUMNS = [
+    "id", "event", "event_text", "timestamp", "user_id", "anonymous_id", "context_traits_email",
+    "context_traits_contact_id", "email_id", "email_name", "email_subject", "campaign_id",
+    "campaign_name", "transactional", "link_id", "link_url",
+]  # fmt: skip
+
+
+def from_epoch(value: Any) -> str | None:
+    if not isinstance(value, int):
+        return None
+    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=value)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def expected_events(account: Account, stream: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """By contact and message, what the account says of the events of a table."""
+    text, maps = EVENTS[stream]
+    found = {}
+    for contact_id in account.contact_ids:
+        contact = account.contact(contact_id)
+        email = contact.get("Email") or None
+        for name in reversed(maps):
+            for message, when in (contact.get(name) or {}).items():
+                found[contact_id, message] = {
+                    "event": stream,
+                    "event_text": text,
+                    "timestamp": from_epoch(when),
+                    "anonymous_id": email,
+                    "context_traits_email": email,
+                    "context_traits_contact_id": contact_id,
+                    "email_id": message,
+                }
+    return found
+
+
+def test_every_event_is_a_row(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=1500, segments=1)
+    run = tap.sync(serve(account))
+    for stream in EVENTS:
+        rows = run.rows(stream)
+        assert rows, "the account has some of each"
+        expected = expected_events(account, stream)
+        assert len(rows) == len(expected)
+        assert len({row["id"] for row in rows}) == len(rows)
+        for row in rows:
+            assert list(row) == COLUMNS
+            said = {name: value for name, value in row.items() if value is not None}
+            del said["id"]
+            wanted = expected[row["context_traits_contact_id"], row["email_id"]]
+            assert said == {name: value for name, value in wanted.items() if value is not None}
+
+
+def test_every_membership_is_a_row(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=500, lists=6)
+    run = tap.sync(serve(account))
+    expected = {
+        (one["list_id"], contact_id)
+        for one in account.lists
+        for contact_id in account.list_members(one["list_id"]) or ()
+    }
+    rows = [(row["list_id"], row["contact_id"]) for row in run.rows("lists_contacts")]
+    assert len(rows) == len(expected)
+    assert set(rows) == expected
+
+
+def test_the_tables_of_one_walk_cost_no_request_of_their_own(
+    tap: Tap, serve: Serve, catalog: Any
+) -> None:
+    sandbox = serve()
+    catalog["streams"] = [entry(catalog, stream) for stream in ("contacts", *FED)]
+    assert [
+        request.path.count("/contacts") for request in tap.sync(sandbox, catalog=catalog).requests
+    ] == [1, 1, 1]
+    catalog["streams"] = [entry(catalog, "email_opened")]
+    alone = tap.sync(sandbox, catalog=catalog)
+    assert len(alone.requests) == 3
+    assert {message["stream"] for message in alone.of("RECORD")} == {"email_opened"}
+
+
+def test_the_same_ids_on_every_run_and_no_id_in_two_tables(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=300)
+    first, second = tap.sync(serve(account)), tap.sync(serve(account), concurrency=1)
+    ids: collections.Counter[str] = collections.Counter()
+    for stream in EVENTS:
+        found = [row["id"] for row in first.rows(stream)]
+        assert found == [row["id"] for row in second.rows(stream)]
+        ids.update(found)
+    assert max(ids.values()) == 1
+
+
+def read(tap: Tap, *contacts: Any, catalog: Any = None, **settings: Any) -> Run:
+    with Scripted({"/contacts": {"contacts": list(contacts)}}) as sandbox:
+        run = tap.sync(sandbox, catalog=catalog, **settings)
+    assert run.code == 0
+    return run
+
+
+def test_a_bounce_that_is_in_both_maps_is_one_row(tap: Tap) -> None:
+    run = read(
+        tap,
+        {
+            "contact_id": "c",
+            "mail_bounced": {"m": 1000, "n": 2000},
+            "mail_hardbounced": {"m": 3000, "o": 4000},
+        },
+    )
+    rows = {row["email_id"]: row["timestamp"] for row in run.rows("email_bounced")}
+    assert rows == {
+        "m": "1970-01-01T00:00:01.000Z",
+        "n": "1970-01-01T00:00:02.000Z",
+        "o": "1970-01-01T00:00:04.000Z",
+    }
+
+
+def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
+    run = read(
+        tap,
+        {
+            "ContactId": 17,
+            "EMAIL": "a@example.com",
+            "MailOpened": {
+                "m": "2016-12-20T10:00:00+10:00",
+                "n": None,
+                "o": "",
+                "p": "soon",
+                "": 0,
+            },
+        },
+        {"contact_id": "d", "Lists": ["a", 5, "a"], "lists": []},
+        {"contact_id": "e", "mail_opened": [], "lists": {}, "mail_clicked": ""},
+    )
+    rows = run.rows("email_opened")
+    assert [(row["email_id"], row["timestamp"]) for row in rows] == [
+        ("m", "2016-12-20T00:00:00Z"),
+        ("n", None),
+        ("o", None),
+        ("p", None),
+        ("", "1970-01-01T00:00:00.000Z"),
+    ]
+    assert {row["context_traits_contact_id"] for row in rows} == {"17"}
+    assert {row["anonymous_id"] for row in rows} == {"a@example.com"}
+    assert [row["list_id"] for row in run.rows("lists_contacts")] == ["a", "5"]
+    assert any(
+        line.startswith("INFO email_opened: 5 rows, 1 values nulled (timestamp 1)")
+        for line in run.log
+    )
+    assert not any("documents skipped" in line for line in run.log)
+
+
+@pytest.mark.parametrize(
+    ("contact", "doubtful"),
+    [
+        ({"contact_id": "c", "lists": "a"}, {"lists_contacts"}),
+        ({"contact_id": "c", "lists": ["a", None]}, {"lists_contacts"}),
+        ({"contact_id": "c", "lists": ["a", {"b": 1}]}, {"lists_contacts"}),
+        ({"contact_id": "c", "mail_opened": ["m"]}, {"email_opened"}),
+        ({"contact_id": "c", "mail_hardbounced": 7}, {"email_bounced"}),
+        ({"contact_id": "", "lists": ["a"], "mail_clicked": {"m": 1}}, {"contacts", "lists_contacts", "email_clicked"}),
+        ({"mail_replied": {"m": 1}}, {"contacts", "lists_contacts", "email_replied"}),
+        (["no object"], {"contacts", "lists_contacts"}),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_puts_its_table_in_doubt(
+    tap: Tap, contact: Any, doubtful: set[str]
+) -> None:
+    run = read(tap, {"contact_id": "good", "lists": ["a"]}, contact)
+    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
+    assert STREAMS.keys() - activated == doubtful
+    for stream in doubtful:
+        assert any(
+            re.match(f"WARNING {stream}: .*rows that are gone are not removed", line)
+            for line in run.log
+        )
+
+
+def test_fewer_contacts_than_promised_put_all_of_their_tables_in_doubt(tap: Tap) -> None:
+    with Scripted(
+        {"/contacts": {"contacts": [{"contact_id": "c"}], "total_contacts": 5}}
+    ) as sandbox:
+        run = tap.sync(sandbox)
+    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
+    assert activated == {name for name, one in STREAMS.items() if one.walk != "contacts"}
+
+
+def test_a_deselected_column_is_gone_from_rows_and_schema(tap: Tap, catalog: Any) -> None:
+    for column in ("timestamp", "email_id", "anonymous_id", "id"):
+        choose(catalog, "email_opened", "properties", column, selected=False)
+    run = read(tap, {"contact_id": "c", "mail_opened": {"m": 1}}, catalog=catalog)
+    (row,) = run.rows("email_opened")
+    assert list(row) == [
+        one for one in COLUMNS if one not in ("timestamp", "email_id", "anonymous_id")
+    ]
+
+
+def test_a_start_date_counts_for_each_event(tap: Tap) -> None:
+    run = read(
+        tap,
+        {
+            "contact_id": "c",
+            "updated_at": "2015-01-01",
+            "lists": ["a"],
+            "mail_opened": {
+                "old": 1451606399999,
+                "equal": 1451606400000,
+                "new": 1451606400001,
+                "unknown": None,
+            },
+        },
+        start_date="2016-01-01",
+    )
+    assert [row["email_id"] for row in run.rows("email_opened")] == ["equal", "new", "unknown"]
+    assert not run.rows("contacts")
+    assert run.rows("lists_contacts")
+    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
+    assert activated == {name for name, one in STREAMS.items() if one.replication_key is None}

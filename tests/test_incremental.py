@@ -1,0 +1,285 @@
+"""Where the catalog asks for INCREMENTAL: only what changed since the Singer bookmark is sent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import COMMAND, Serve, Tap
+from tests.invariants import Run, check
+from tests.scripted import Scripted
+from tests.test_from_contacts import expected_events
+from tests.test_selection import choose, entry
+
+KEYS = {"contacts": "updated_at", "email_opened": "timestamp", "email_delivered": "timestamp"}
+
+
+@pytest.fixture
+def incremental(catalog: Any) -> Any:
+    """A catalog of some streams, all asked for incrementally."""
+    catalog["streams"] = [entry(catalog, stream) for stream in KEYS]
+    for stream in KEYS:
+        choose(catalog, stream, replication_method="INCREMENTAL")
+    return catalog
+
+
+def only(catalog: Any, *streams: str) -> Any:
+    return {"streams": [entry(catalog, stream) for stream in streams]}
+
+
+def contacts(*changes: tuple[str, Any]) -> dict[str, Any]:
+    return {
+        "/contacts": {"contacts": [{"contact_id": one, "updated_at": at} for one, at in changes]}
+    }
+
+
+def ids(run: Run) -> list[str]:
+    return [row["contact_id"] for row in run.rows("contacts")]
+
+
+def test_the_first_run_sends_all_and_the_next_what_changed(
+    tap: Tap, serve: Serve, incremental: Any
+) -> None:
+    account = Account(contacts=600, odd=False)
+    sandbox = serve(account)
+    first = tap.sync(sandbox, catalog=incremental)
+    assert len(first.rows("contacts")) == 600
+    for stream, key in KEYS.items():
+        times = [row[key] for row in first.rows(stream) if row[key]]
+        if stream != "contacts":
+            assert first.state["bookmarks"][stream] == {key: max(times)[:-1] + "000Z"}
+        (schema,) = first.of("SCHEMA", stream)
+        assert schema["bookmark_properties"] == [key]
+    assert not first.of("ACTIVATE_VERSION")
+    assert not any("version" in message for message in first.of("RECORD"))
+
+    again = tap.sync(sandbox, catalog=incremental, state=first.state)
+    assert again.state == first.state
+    untold = [
+        one
+        for one in account.contact_ids
+        if not account.contact(one).get("updated_at") and not account.contact(one).get("created_at")
+    ]
+    assert len(ids(again)) <= len(untold) + 1
+    assert len(again.rows("email_opened")) == 1, (
+        "the one at the bookmark, since equal times are never lost"
+    )
+
+    account.move_on(7)
+    new = tap.sync(sandbox, catalog=incremental, state=again.state)
+    touched = [one for one in account.contact_ids if one in account.changed]
+    assert set(touched) <= set(ids(new)) <= {*touched, *ids(again)}
+    opened = {
+        (row["context_traits_contact_id"], row["email_id"]) for row in new.rows("email_opened")
+    }
+    before = {
+        (row["context_traits_contact_id"], row["email_id"]) for row in first.rows("email_opened")
+    }
+    assert opened - before == expected_events(account, "email_opened").keys() - before
+    assert opened - before, "a day has some"
+    assert len(new.rows("email_opened")) < 40
+
+
+def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(
+    tap: Tap, incremental: Any
+) -> None:
+    state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
+    people = [
+        {"contact_id": "old", "updated_at": "2015-12-31T23:59:59.999Z", "created_at": "2016-06-01"},
+        {"contact_id": "equal", "updated_at": "2016-01-01T00:00:00Z"},
+        {"contact_id": "epoch", "UpdatedAt": 1451606400000},
+        {"contact_id": "zone", "updated_at": "2016-01-01T09:59:59+10:00"},
+        {"contact_id": "created", "created_at": "2016-01-01T00:00:00.001Z", "updated_at": None},
+        {"contact_id": "created before", "created_at": "2015-01-01", "updated_at": ""},
+        {"contact_id": "untold"},
+        {"contact_id": "unfit", "updated_at": "soon", "created_at": "2015-01-01"},
+    ]
+    with Scripted({"/contacts": {"contacts": people}}) as sandbox:
+        run = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=state)
+    assert ids(run) == ["equal", "epoch", "created", "untold", "unfit"]
+
+
+def test_the_bookmark_never_passes_the_start_of_the_run(tap: Tap, incremental: Any) -> None:
+    before = datetime.now(timezone.utc)
+    soon = (before + timedelta(days=1)).isoformat()
+    with Scripted(
+        contacts(("a", "2016-01-01T00:00:00Z"), ("b", soon), ("c", "9999-12-31T23:59:59Z"))
+    ) as sandbox:
+        run = tap.sync(sandbox, catalog=only(incremental, "contacts"))
+        bookmark = run.state["bookmarks"]["contacts"]["updated_at"]
+        assert (
+            before
+            <= datetime.fromisoformat(bookmark.replace("Z", "+00:00"))
+            <= datetime.now(timezone.utc)
+        )
+        again = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=run.state)
+    assert ids(again) == ["b", "c"]
+
+
+def test_the_bookmark_stays_where_a_pass_was_not_complete(
+    tap: Tap, serve: Serve, incremental: Any
+) -> None:
+    account = Account(contacts=350, odd=False)
+    old = {"bookmarks": {"contacts": {"updated_at": "2016-06-01T00:00:00Z"}}}
+    broken, sandbox = serve(account, "/contacts@3-:400"), serve(account)
+    whole = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=old)
+    assert 0 < len(ids(whole)) < 350
+    first = tap.sync(broken, catalog=only(incremental, "contacts"), state=old)
+    assert first.code == 1
+    assert first.state["bookmarks"]["contacts"]["updated_at"] == "2016-06-01T00:00:00Z"
+    rest = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=first.state)
+    assert ids(first) + ids(rest) == ids(whole)
+    assert rest.state == whole.state, "the newest change may have been in the first half"
+
+
+def test_a_change_during_an_interrupted_pass_comes_with_the_next(
+    tap: Tap, incremental: Any
+) -> None:
+    """The pass began before the interruption, and the bookmark may not pass that."""
+    started = datetime.now(timezone.utc).isoformat()
+    page = {"contacts": [{"contact_id": "a", "updated_at": "2016-01-01"}], "bookmark": "a"}
+    broken: dict[str, Any] = {"/contacts": page, "/contacts/a": (400, {})}
+    with Scripted(broken) as sandbox:
+        first = tap.sync(sandbox, catalog=only(incremental, "contacts"))
+        assert first.code == 1
+    between = datetime.now(timezone.utc).isoformat()
+    last = {
+        "contacts": [
+            {
+                "contact_id": "b",
+                "updated_at": (datetime.now(timezone.utc) + timedelta(seconds=1)).isoformat(),
+            }
+        ]
+    }
+    with Scripted({"/contacts/a": last}) as sandbox:
+        rest = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=first.state)
+    assert rest.code == 0
+    bookmark = rest.state["bookmarks"]["contacts"]["updated_at"].replace("Z", "+00:00")
+    assert started <= bookmark <= between
+
+
+@pytest.mark.parametrize(
+    "bookmark", ["soon", 17, None, {}, "9999-12-31T00:00:00Z", "10000-01-01T00:00:00Z", ""]
+)
+def test_a_bookmark_by_which_rows_could_be_missed_is_dropped(
+    tap: Tap, incremental: Any, bookmark: Any
+) -> None:
+    state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
+    with Scripted(contacts(("a", "2016-01-01T00:00:00Z"))) as sandbox:
+        run = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=state)
+    assert ids(run) == ["a"]
+    assert any("no moment in the past" in line for line in run.log)
+
+
+def test_the_later_of_bookmark_and_start_date_counts(tap: Tap, incremental: Any) -> None:
+    state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
+    served = contacts(("a", "2015-06-01"), ("b", "2016-06-01"), ("c", "2017-01-01"))
+    with Scripted(served) as sandbox:
+        catalog = only(incremental, "contacts")
+        assert ids(tap.sync(sandbox, catalog=catalog, state=state, start_date="2015-01-01")) == [
+            "b",
+            "c",
+        ]
+        assert ids(tap.sync(sandbox, catalog=catalog, state=state, start_date="2017-01-01")) == [
+            "c"
+        ]
+
+
+def test_a_full_pass_is_filtered_by_no_bookmark_and_keeps_it(tap: Tap, catalog: Any) -> None:
+    state = {
+        "bookmarks": {
+            "contacts": {"updated_at": "2016-01-01T00:00:00Z"},
+            "email_opened": {"timestamp": "2016-01-01T00:00:00Z"},
+        }
+    }
+    with Scripted(contacts(("a", "2015-06-01"))) as sandbox:
+        run = tap.sync(sandbox, catalog=only(catalog, "contacts"), state=state)
+    assert ids(run) == ["a"]
+    assert run.of("ACTIVATE_VERSION", "contacts")
+    assert run.state == state
+
+
+@pytest.mark.parametrize("to", ["FULL_TABLE", "INCREMENTAL"])
+def test_a_pass_does_not_go_on_by_another_method(
+    tap: Tap, serve: Serve, incremental: Any, to: str
+) -> None:
+    choose(
+        incremental,
+        "contacts",
+        replication_method="FULL_TABLE" if to == "INCREMENTAL" else "INCREMENTAL",
+    )
+    first = tap.sync(serve(None, "/contacts/:400"), catalog=only(incremental, "contacts"))
+    assert first.code == 1
+    choose(incremental, "contacts", replication_method=to)
+    rest = tap.sync(serve(), catalog=only(incremental, "contacts"), state=first.state)
+    assert len(ids(rest)) == 250
+    assert bool(rest.of("ACTIVATE_VERSION")) == (to == "FULL_TABLE")
+
+
+@pytest.mark.parametrize(
+    ("stream", "asked"),
+    [
+        ("lists", {"replication_method": "INCREMENTAL"}),
+        ("contacts", {"replication_method": "LOG_BASED"}),
+        ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "created_at"}),
+    ],
+)
+def test_what_cannot_be_is_read_in_full_and_said(
+    tap: Tap, serve: Serve, catalog: Any, stream: str, asked: dict[str, str]
+) -> None:
+    choose(catalog, stream, **asked)
+    run = tap.sync(serve(), catalog=only(catalog, stream))
+    assert run.code == 0
+    assert run.of("ACTIVATE_VERSION", stream)
+    (line,) = [line for line in run.log if "cannot be replicated" in line]
+    assert line.startswith(f"WARNING {stream}: ")
+
+
+def test_the_method_may_stand_beside_the_metadata(tap: Tap, serve: Serve, catalog: Any) -> None:
+    entry(catalog, "contacts").update(
+        replication_method="INCREMENTAL", replication_key="updated_at"
+    )
+    run = tap.sync(serve(), catalog=only(catalog, "contacts"))
+    assert "updated_at" in run.state["bookmarks"]["contacts"]
+
+
+def test_the_replication_key_cannot_be_deselected(tap: Tap, serve: Serve, incremental: Any) -> None:
+    for stream, key in KEYS.items():
+        choose(incremental, stream, "properties", key, selected=False)
+    run = tap.sync(serve(), catalog=incremental)
+    for stream, key in KEYS.items():
+        assert all(key in row for row in run.rows(stream))
+
+
+def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
+    """Killed after some pages; the next run begins with the last STATE that was written."""
+    account = Account(contacts=1000, odd=False)
+    sandbox = serve(account, latency=0.03)
+    arguments = tap.arguments(sandbox, catalog=incremental, state=None, config={})
+    whole = tap.sync(sandbox, catalog=incremental)
+    for pages in (1, 4, 7):
+        with subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        ) as process:
+            assert process.stdout is not None
+            lines: list[bytes] = []
+            while sum(b'"STATE"' in line for line in lines) <= pages:
+                lines.append(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            rest = process.stdout.read()
+        killed = check(Run(-9, b"".join(lines) + rest, "", killed=True))
+        resumed = tap.sync(sandbox, catalog=incremental, state=killed.state)
+        for stream in KEYS:
+            sent = {str(row) for run in (killed, resumed) for row in run.rows(stream)}
+            assert sent == {str(row) for row in whole.rows(stream)}
+        assert resumed.state == whole.state
