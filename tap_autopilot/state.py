@@ -8,13 +8,12 @@ A pass reads a stream from end to end, over as many runs as it takes. While one 
                segments up to `through` are read but for those that follow
     since      only rows that changed at that moment or later are sent, where not all are
     started    when an incremental pass began
-    newest     the newest change that it has seen
+    newest     the newest change that it has seen, up to when it began
     version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
     doubt      why it must not end so
 
 and after a complete run none of them. An incremental stream keeps its Singer bookmark there too,
-under the name of its replication key: it moves when the pass is complete, to the newest change that
-was seen, but never beyond the pass's start.
+under the name of its replication key: it moves to `newest` when the pass is complete.
 
 `progress` is never an object, because some tools merge a new state into an old one, key by key:
 here that can only replace it whole.
@@ -118,12 +117,15 @@ class Progress:
         entry = self._bookmarks[stream]
         if "since" not in entry and "started" not in entry:
             return None
-        return Window(_as_datetime(entry.get("since")), _as_datetime(entry.get("newest")))
+        since, started, newest = (
+            _as_datetime(entry.get(name)) for name in ("since", "started", "newest")
+        )
+        return Window(since, started, newest)
 
     def note_newest(self, stream: str, window: Window | None) -> None:
         """Remember the newest change that an incremental stream has seen."""
         entry = self._bookmarks[stream]
-        if window is not None and window.newest is not None and "started" in entry:
+        if window is not None and window.newest is not None:
             entry["newest"] = window.newest.isoformat()
 
     def add_doubt(self, stream: str, reason: str) -> None:
@@ -195,10 +197,8 @@ class Progress:
         for stream in self._streams:
             entry = self._bookmarks[stream.name]
             if entry.get("progress") == COMPLETE:
-                ends = [_as_datetime(entry.get(key)) for key in ("newest", "started")]
-                if stream.replication_key and all(ends):
-                    bookmark = min(filter(None, ends)).isoformat()
-                    entry[stream.replication_key] = bookmark.replace("+00:00", "Z")
+                if stream.replication_key and "newest" in entry:
+                    entry[stream.replication_key] = entry["newest"].replace("+00:00", "Z")
                 _clear(entry)
 
     def _update_members(self) -> None:

@@ -8,15 +8,24 @@ from datetime import datetime
 
 @dataclass
 class Window:
-    """Lets rows through that changed at `since` or later, and notes the newest change of all."""
+    """Lets rows through that changed at `since` or later.
+
+    `newest` is the newest change of all up to `started`, when the pass began. What changed later
+    may have been on a page that was read before.
+    """
 
     since: datetime | None
+    started: datetime | None
     newest: datetime | None
 
     def admits(self, changed: datetime | None) -> bool:
         """Whether a row that changed then is sent. One that does not tell always is."""
         if changed is None:
             return True
-        if self.newest is None or changed > self.newest:
+        if (
+            self.started is not None
+            and changed <= self.started
+            and (self.newest is None or changed > self.newest)
+        ):
             self.newest = changed
         return self.since is None or changed >= self.since

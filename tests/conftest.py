@@ -71,10 +71,12 @@ class Tap:
         """Sync from a sandbox."""
         before = len(sandbox.requests)
         arguments = self.arguments(sandbox, catalog=catalog, state=state, config=config)
-        files = {path: path.read_bytes() for path in self.folder.iterdir()}
+        files = {path: path.read_bytes() for path in self.folder.iterdir() if path.is_file()}
         run = self.run(*arguments, key=str(config.get("api_key", KEY)))
         run.requests = sandbox.requests[before:]
-        assert files == {path: path.read_bytes() for path in self.folder.iterdir()}
+        assert files.items() == {
+            (path, path.read_bytes()) for path in self.folder.iterdir() if path.is_file()
+        }
         assert sandbox.most_connections <= int(config.get("concurrency", 8))
         return check(run)
 

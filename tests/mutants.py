@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "the key is logged once",
         "cli.py",
-        "    logs.set_up(config.api_key)\n",
-        "    LOG.info('Key %s', config.api_key)\n    logs.set_up(config.api_key)\n",
+        "    logs.set_up(config.api_key)\n    sync(",
+        "    LOG.info('Key %s', config.api_key)\n    logs.set_up(config.api_key)\n    sync(",
         "test_rows.py -k literally",
     ),
     Mutant(
@@ -123,9 +123,9 @@ MUTANTS = (
     ),
     Mutant(
         "the incremental bookmark passes the start of the run",
-        "state.py",
-        "bookmark = min(filter(None, ends)).isoformat()",
-        "bookmark = max(filter(None, ends)).isoformat()",
+        "window.py",
+        "            and changed <= self.started\n",
+        "",
         "test_incremental.py -k start_of_the_run",
     ),
     Mutant(

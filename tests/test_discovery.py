@@ -68,9 +68,9 @@ def test_metadata_says_all_of_the_stream_and_of_every_field(stream: str) -> None
     assert metadata[()]["inclusion"] == "available"
     assert metadata[()]["selected-by-default"] is True
     assert metadata[()]["table-key-properties"] == entry["key_properties"]
-    key = STREAMS[stream].replication_key
-    assert metadata[()]["valid-replication-keys"] == ([key] if key else [])
-    assert metadata[()].get("forced-replication-method") == (None if key else "FULL_TABLE")
+    changed = STREAMS[stream].replication_key
+    assert metadata[()]["valid-replication-keys"] == ([changed] if changed else [])
+    assert metadata[()].get("forced-replication-method") == (None if changed else "FULL_TABLE")
     for breadcrumb, values in metadata.items():
         if breadcrumb:
             key = len(breadcrumb) == 2 and breadcrumb[1] in entry["key_properties"]

