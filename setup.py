@@ -27,6 +27,7 @@ setup(
         "msgspec>=0.19",
         "requests>=2.32.3",
         "singer-python>=6.1",
+        "tqdm>=4.66",
         "urllib3>=2.1",
     ],
     extras_require={
@@ -36,13 +37,14 @@ setup(
             "mypy",
             "pytest",
             "pytest-xdist",
-            "responses",
             "ruff",
             "setuptools>=70.1",
             "singer-tools",
             "trustme",
+            "twine",
             "types-jsonschema",
             "types-requests",
+            "types-tqdm",
         ]
     },
     entry_points={"console_scripts": ["tap-autopilot=tap_autopilot.cli:main"]},

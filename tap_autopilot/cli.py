@@ -10,10 +10,13 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.exceptions import Stopped, TapError, UserError
+
+if TYPE_CHECKING:
+    from tap_autopilot.config import Config
 
 LOG = logging.getLogger(__name__)
 
@@ -24,13 +27,9 @@ STDERR = 2
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        import importlib.metadata  # takes a while, and no other run needs it
+        from tap_autopilot.about import version
 
-        try:
-            version = importlib.metadata.version("tap-autopilot")
-        except importlib.metadata.PackageNotFoundError:
-            version = "(not installed)"
-        print(f"tap-autopilot {version}")
+        print(f"tap-autopilot {version()}")
         parser.exit()
 
 
@@ -47,11 +46,22 @@ def _parser() -> argparse.ArgumentParser:
         " smart segments and their members to stdout, for any Singer target.",
     )
     add = parser.add_argument
-    add("-c", "--config", metavar="FILE", help="settings, as JSON; see sample_config.json")
+    add(
+        "-c", "--config", action="append", default=[], metavar="FILE",
+        help="settings, as JSON; again for more, of which the later win; ENV for the environment's"
+        " TAP_AUTOPILOT_…, which also counts where there is no --config",
+    )  # fmt: skip
     add("-s", "--state", metavar="FILE", help="the last STATE of the run before")
     add("--catalog", metavar="FILE", help="what to read; from --discover, with choices made")
     add("-p", "--properties", metavar="FILE", dest="catalog", help="the old name of --catalog")
+    add(
+        "--select", "--streams", metavar="STREAMS", dest="select",
+        help="read only these, without a catalog: contacts,lists",
+    )  # fmt: skip
     add("-d", "--discover", action="store_true", help="print the catalog; needs no key, no network")
+    add("--test", action="store_true", help="ask the API once whether the key is good")
+    add("--about", action="store_true", help="print what there is to set and to read")
+    add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
     add("--version", action=_Version, nargs=0, help="show the version and exit")
     return parser
 
@@ -64,8 +74,12 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(one, _stop)
     try:
         args = _parser().parse_args(arguments)
-        if args.discover:
+        if args.about:
+            _about(args)
+        elif args.discover:
             _discover(args)
+        elif args.test:
+            _test(args)
         else:
             _sync(args)
     except TapError as error:
@@ -107,51 +121,72 @@ def _last_words(text: str, exit_code: int) -> int:
     return exit_code
 
 
+def _about(args: argparse.Namespace) -> None:
+    from tap_autopilot.about import about
+
+    print(about(args.format))
+
+
 def _discover(args: argparse.Namespace) -> None:
+    from tap_autopilot.config import gather
     from tap_autopilot.discover import discover
     from tap_autopilot.messages import Writer
 
-    raw = _settings(args) if args.config else {}
     custom: dict[str, Any] = {}
-    if raw.get("custom_fields_as_columns"):  # else neither a key nor the network is needed
+    if gather(args.config).get("custom_fields_as_columns"):  # else no key is needed, no network
         from tap_autopilot.client import Api
-        from tap_autopilot.config import Config
         from tap_autopilot.custom_fields import read_columns
 
-        config = Config.from_mapping(raw)
-        logs.set_up(config.api_key)
+        config = _config(args)
         custom = read_columns(config, Api(config))
     Writer(STDOUT).write([json.dumps(discover(custom), indent=2).encode(), b"\n"])
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings as they are given, not checked yet."""
-    from tap_autopilot.config import read_json
+def _test(args: argparse.Namespace) -> None:
+    from tap_autopilot.trial import try_out
 
-    raw = read_json(args.config, "config")
-    if not isinstance(raw, dict):
+    print(try_out(_config(args)))
+
+
+def _config(args: argparse.Namespace) -> Config:
+    """The settings, checked; from here on the log is as they say."""
+    from tap_autopilot.config import Config, gather
+
+    config = Config.from_mapping(gather(args.config))
+    logs.set_up(config.api_key, config.log_level, config.log_format)
+    return config
+
+
+def _selected(names: str) -> dict[str, Any]:
+    """A catalog of the streams that are named, each with its defaults."""
+    from tap_autopilot.streams import STREAMS
+
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in chosen if name not in STREAMS]
+    if unknown or not chosen:
         raise UserError(
-            f'The config file {args.config} is not an object such as {{"api_key": "…"}}.'
+            f"--select names {', '.join(unknown) or 'no stream'}; there are {', '.join(STREAMS)}."
         )
-    return raw
+    return {"streams": [{"tap_stream_id": name} for name in chosen]}
 
 
 def _sync(args: argparse.Namespace) -> None:
-    from tap_autopilot.config import Config, read_json
+    from tap_autopilot.config import read_json
 
-    if args.config is None:
-        raise UserError("A config file is needed: tap-autopilot --config FILE.")
-    config = Config.from_mapping(_settings(args))
+    config = _config(args)
+    if args.select and args.catalog:
+        raise UserError("--select is for a run without a catalog; leave one of them out.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; make one with --discover.")
+    if args.select is not None:
+        catalog = _selected(args.select)
     state = read_json(args.state, "state") if args.state else None
     if args.state and state is None:
         LOG.warning("The state file %s is empty; starting from the beginning.", args.state)
 
-    from tap_autopilot.sync import sync  # takes a while to import, and sets up its own logging
+    from tap_autopilot.sync import sync  # takes a while to import
 
-    logs.set_up(config.api_key)
     sync(config, catalog, state, STDOUT)
 
 

@@ -7,9 +7,10 @@ import ipaddress
 import json
 import logging
 import math
+import os
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,6 +21,8 @@ import ciso8601
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)
+
+ENVIRONMENT = "ENV"
 
 _TRUE = {"true": True, "false": False}
 
@@ -112,49 +115,88 @@ def _whole_number(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        text = _text(value).lower()
+        if text not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text
+
+    return read
+
+
 def _setting(
+    kind: str,
     read: Callable[[Any], Any],
     description: str,
     *,
     default: Any = dataclasses.MISSING,
+    secret: bool = False,
 ) -> Any:
-    metadata = {"read": read, "description": description}
+    metadata = {"kind": kind, "read": read, "description": description, "secret": secret}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of a run, checked. Times are in seconds."""
+    """The settings of a run, checked. Times are in seconds.
 
-    api_key: str = _setting(_api_key, "The account's API key (Autopilot: Settings > API).")
+    The `kind` of a setting is one of string, date_iso8601, number, integer and boolean.
+    """
+
+    api_key: str = _setting(
+        "string", _api_key, "The account's API key (Autopilot: Settings > API).", secret=True
+    )
     start_date: datetime | None = _setting(
-        _start_date, "Leave out contacts and email events older than this date.", default=None
+        "date_iso8601",
+        _start_date,
+        "Leave out contacts and email events older than this date.",
+        default=None,
     )
     custom_fields_as_columns: bool = _setting(
+        "boolean",
         _boolean,
         "Give each custom field of the account a column of its own in contacts.",
         default=False,
     )
     api_url: str = _setting(
-        _api_url, "Where the API is.", default="https://api2.autopilothq.com/v1"
+        "string", _api_url, "Where the API is.", default="https://api2.autopilothq.com/v1"
     )
     user_agent: str = _setting(
-        _user_agent, "How the tap names itself to the API.", default="tap-autopilot"
+        "string", _user_agent, "How the tap names itself to the API.", default="tap-autopilot"
     )
     request_timeout: float = _setting(
-        _number(0.01, 86400), "Seconds that one try of a request may take in all.", default=300.0
+        "number",
+        _number(0.01, 86400),
+        "Seconds that one try of a request may take in all.",
+        default=300.0,
     )
     retry_timeout: float = _setting(
-        _number(0, 86400), "Seconds for which a failing request is tried again.", default=300.0
+        "number",
+        _number(0, 86400),
+        "Seconds for which a failing request is tried again.",
+        default=300.0,
     )
     max_requests_per_second: float = _setting(
-        _number(0.01, 10000), "The most requests a second that are sent.", default=20.0
+        "number", _number(0.01, 10000), "The most requests a second that are sent.", default=20.0
     )
     concurrency: int = _setting(
-        _whole_number(1, 64), "How many listings are read at a time.", default=8
+        "integer", _whole_number(1, 64), "How many listings are read at a time.", default=8
     )
     emit_activate_version_messages: bool = _setting(
-        _boolean, "Let targets remove rows that are gone from the account.", default=True
+        "boolean", _boolean, "Let targets remove rows that are gone from the account.", default=True
+    )
+    log_level: str | None = _setting(
+        "string",
+        _one_of("debug", "info", "warning", "error"),
+        "The least that is logged: debug, info, warning or error. Without it info.",
+        default=None,
+    )
+    log_format: str | None = _setting(
+        "string",
+        _one_of("text", "json"),
+        "How log lines are written: text or json. Without it text, or what Meltano asks for.",
+        default=None,
     )
 
     @classmethod
@@ -169,7 +211,7 @@ class Config:
             value = raw.get(name)
             if value is None or value == "":
                 if field.default is dataclasses.MISSING:
-                    mistakes.append(f"{name} is missing")
+                    mistakes.append(f"{name} is missing (or {variable(name)} in the environment)")
                 continue
             try:
                 values[name] = field.metadata["read"](value)
@@ -178,6 +220,32 @@ class Config:
         if mistakes:
             raise UserError(f"The config is not usable: {'; '.join(mistakes)}.")
         return cls(**values)
+
+
+def gather(sources: Iterable[str]) -> dict[str, Any]:
+    """The settings from files, and from the environment where a source is "ENV"; later ones win.
+
+    Without any source the environment is read. Raises UserError for what is no file of settings.
+    """
+    found: dict[str, Any] = {}
+    for source in list(sources) or [ENVIRONMENT]:
+        if source == ENVIRONMENT:
+            names = [field.name for field in dataclasses.fields(Config)]
+            given: Any = {name: os.environ.get(variable(name)) for name in names}
+            given = {name: value for name, value in given.items() if value}
+        else:
+            given = read_json(source, "config")
+            if not isinstance(given, dict):
+                raise UserError(
+                    f'The config file {source} is not an object such as {{"api_key": "…"}}.'
+                )
+        found |= given
+    return found
+
+
+def variable(name: str) -> str:
+    """The environment variable for a setting."""
+    return f"TAP_AUTOPILOT_{name.upper()}"
 
 
 def read_json(path: str, what: str) -> Any:

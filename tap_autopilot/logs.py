@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
+import os
 import re
 import sys
 import urllib.parse
 from collections.abc import Callable
+from pathlib import Path
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 
 
-class _Redacting(logging.Formatter):
+class _Text(logging.Formatter):
     """Formats a record without the secret in any of its usual encodings."""
 
     def __init__(self, secret: str) -> None:
@@ -26,15 +30,36 @@ class _Redacting(logging.Formatter):
         return self._redact(super().format(record))
 
 
+class _Json(_Text):
+    """Formats a record as an object with the fields that Meltano reads of a log in JSON."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        fields = {
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "logger_name": record.name,
+            "ts": record.created,
+            "thread_name": record.threadName,
+            "app_name": "tap-autopilot",
+            "message": record.message,
+        }
+        return json.dumps(fields)
+
+
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to stderr. A CRITICAL line is the last: threads still at work have nothing to add."""
 
     ended = False
+    live: Callable[[str], None] | None = None  # how to write above what a terminal shows
 
     def emit(self, record: logging.LogRecord) -> None:
-        if not self.ended:
+        if self.ended:
+            return
+        if self.live is not None:
+            self.live(self.format(record))
+        else:
             super().emit(record)
-            self.ended = record.levelno >= logging.CRITICAL
+        self.ended = record.levelno >= logging.CRITICAL
 
 
 def redactor(secret: str) -> Callable[[str], str]:
@@ -65,13 +90,45 @@ def _forms(secret: str) -> list[str]:
     return sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
-def set_up(secret: str = "") -> None:
-    """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it."""
+def set_up(secret: str = "", level: str | None = None, form: str | None = None) -> None:
+    """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it.
+
+    Without a level or a form ("text" or "json"), those that Meltano asks for count, if it does.
+    """
+    asked_level, asked_form = _asked_by_meltano()
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_Redacting(secret))
+    handler.setFormatter((_Json if (form or asked_form) == "json" else _Text)(secret))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False  # singer-python gives the root logger a handler of its own
-        logger.setLevel(logging.INFO)
+        logger.setLevel((level or asked_level).upper())
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
+
+
+def are_for_people() -> bool:
+    """Whether lines are plain text at the usual level, so that more for the eye may stand there."""
+    logger = logging.getLogger(OURS[0])
+    plain = not any(isinstance(one.formatter, _Json) for one in logger.handlers)
+    return plain and logger.isEnabledFor(logging.INFO)
+
+
+def write_above(live: Callable[[str], None] | None) -> None:
+    """Hand formatted lines to `live` instead of stderr, or with None to stderr again."""
+    for handler in logging.getLogger(OURS[0]).handlers:
+        if isinstance(handler, _Handler):
+            handler.live = live
+
+
+def _asked_by_meltano() -> tuple[str, str]:
+    """The level and form in the logging configuration that Meltano hands to its plugins."""
+    path = os.environ.get("SINGER_SDK_LOG_CONFIG")
+    level, form = "INFO", "text"
+    if path:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            config = json.loads(Path(path).read_text(encoding="utf-8"))
+            if any("Structured" in one.get("()", "") for one in config["formatters"].values()):
+                form = "json"
+            if config["root"]["level"] in LEVELS:
+                level = config["root"]["level"]
+    return level, form

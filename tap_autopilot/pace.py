@@ -15,6 +15,7 @@ SLACK = 1.02  # the gaps are this much wider than the rate asks, for what the ne
 CATCH_UP = 0.01  # seconds by which a late request does not make all later ones late
 WINDOW = 1.05  # seconds; what counts as the last second
 MEMORY = 5.0  # seconds for which it is known what was sent; a 429 may take a while to arrive
+LATELY = 2.0  # seconds
 GROWTH = 1.25  # by each answer, while nothing was throttled
 CREEP = 4e-6  # by each answer above the safe rate, times the number of answers since the last 429
 SLOWEST = 1.0  # requests a second, below which no number of 429s brings the rate
@@ -76,6 +77,10 @@ class Pacer:
         most = math.ceil(self._ceiling)
         if len(self._sent) >= most:
             self._next = max(self._next, self._sent[-most] + SLACK)
+
+    def is_throttled(self) -> bool:
+        """Whether the API has throttled a request just now, or everyone waits as it asked."""
+        return time.monotonic() < max(self._cut + LATELY, self._paused_until)
 
     def answered(self) -> None:
         """Tell of a request that was not throttled."""

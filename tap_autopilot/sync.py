@@ -8,12 +8,14 @@ import importlib
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from tap_autopilot import logs
 from tap_autopilot.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.custom_fields import read_columns
@@ -27,6 +29,9 @@ from tap_autopilot.streams import Rows, Stream
 from tap_autopilot.tally import Tally
 from tap_autopilot.walks import SEGMENTS, Failure, Page, Pool, members_of
 from tap_autopilot.window import Window
+
+if TYPE_CHECKING:
+    from tap_autopilot.terminal import Live
 
 LOG = logging.getLogger(__name__)
 
@@ -53,6 +58,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
         start_date=config.start_date,
     )
     run = _Run(
+        api=api,
         writer=Writer(stdout),
         progress=progress,
         pool=Pool(config.concurrency, lambda: Client(api)),
@@ -67,7 +73,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
             run.read()
             run.end()
     finally:
-        run.report(api)
+        run.report()
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,7 @@ class _Table:
 
 @dataclass
 class _Run:
+    api: Api
     writer: Writer
     progress: Progress
     pool: Pool
@@ -97,6 +104,8 @@ class _Run:
     segment_ids: list[str] = field(default_factory=list)
     measured: float = field(default_factory=time.monotonic)
     reported: dict[str, int] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)  # of what a stream holds, if known
+    live: Live | None = None
 
     def begin(self, selected: list[Selected]) -> None:
         schemas = [
@@ -114,6 +123,7 @@ class _Run:
         self.writer.write([*schemas, self._state()])
         if selected:
             LOG.info("Reading %s.", ", ".join(self.tables))
+            self.live = _live(list(self.tables))
 
     def read(self) -> None:
         for walk, start in self.progress.walks():
@@ -126,6 +136,7 @@ class _Run:
                 self._write(result)
             if time.monotonic() - self.measured > METRICS_EVERY:
                 self._measure()
+                LOG.info("So far: %s.", ", ".join(map(self._so_far, self.tables)))
 
     def _write(self, page: Page) -> None:
         """Write a page: its rows in all tables that it feeds, and the state behind them."""
@@ -153,7 +164,22 @@ class _Run:
             if page.after is None and page.total is not None and page.seen < page.total:
                 self.progress.add_doubt(name, "fewer were read than the API promised")
             lines += self._activation(name)
+            self._note_share(name, page)
         self.writer.write([*lines, self._state()])
+
+    def _note_share(self, name: str, page: Page) -> None:
+        """Note how much of a stream is read, and show it where somebody looks."""
+        if self.progress.is_complete(name):
+            self.shares[name] = 1.0
+        elif page.walk.segment_id is None and page.total:
+            self.shares[name] = page.seen / page.total
+        if self.live is not None:
+            rows, share = self.tables[name].tally.rows, self.shares.get(name)
+            self.live.show(name, rows, share, throttled=self.api.pacer.is_throttled())
+
+    def _so_far(self, name: str) -> str:
+        share = f" ({min(self.shares[name], 1):.0%})" if name in self.shares else ""
+        return f"{name} {self.tables[name].tally.rows} rows{share}"
 
     def _find_segments(self, page: Page) -> None:
         """Collect the ids of the segments, and once all are known read their members."""
@@ -218,18 +244,24 @@ class _Run:
             )
             raise problem
 
-    def report(self, api: Api) -> None:
+    def report(self) -> None:
         """Say what the run came to: rows of each stream, requests, and all that was not smooth."""
         self._measure()
+        lines = []
         told = set()
         for name, table in self.tables.items():
-            parts = [str(table.tally)]
+            notes = table.tally.notes()
             if table.stream.walk not in told:
-                parts.append(str(api.traffic[table.stream.walk]))
+                notes.append(str(self.api.traffic[table.stream.walk]))
                 told.add(table.stream.walk)
             if not self.progress.is_complete(name):
-                parts.append("NOT complete")
-            LOG.info("%s: %s.", name, ", ".join(parts))
+                notes.append("NOT complete")
+            lines.append((name, table.tally.rows, ", ".join(notes)))
+        if self.live is not None:
+            self.live.close(lines)
+        else:
+            for name, rows, notes_text in lines:
+                LOG.info("%s: %s.", name, ", ".join(filter(None, (f"{rows} rows", notes_text))))
 
     def _measure(self) -> None:
         from singer import metrics
@@ -244,6 +276,15 @@ class _Run:
 
     def _state(self) -> bytes:
         return message({"type": "STATE", "value": self.progress.value()})
+
+
+def _live(streams: list[str]) -> Live | None:
+    """Live lines for these streams, where stderr is a terminal and its lines are for people."""
+    if not (sys.stderr.isatty() and logs.are_for_people()):
+        return None
+    from tap_autopilot.terminal import Live  # takes a while, and no other run needs it
+
+    return Live(streams)
 
 
 @contextlib.contextmanager

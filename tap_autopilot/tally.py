@@ -50,8 +50,9 @@ class Tally:
             LOG.warning("%s: text is not valid Unicode in places; it is cleaned.", self.stream)
         self.cleaned += count
 
-    def __str__(self) -> str:
-        parts = [f"{self.rows} rows"]
+    def notes(self) -> list[str]:
+        """What else there is to say than how many rows."""
+        parts = []
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
         if self.unfit:
@@ -61,4 +62,4 @@ class Tally:
             parts.append(f"{self.unknown.total()} values without a column")
         if self.cleaned:
             parts.append(f"{self.cleaned} texts cleaned")
-        return ", ".join(parts)
+        return parts

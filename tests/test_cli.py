@@ -107,7 +107,9 @@ def test_a_config_is_needed_and_must_be_there(tap: Tap) -> None:
     run = check(tap.run())
     assert (run.code, run.log) == (
         2,
-        ["CRITICAL A config file is needed: tap-autopilot --config FILE."],
+        [
+            "CRITICAL The config is not usable: api_key is missing (or TAP_AUTOPILOT_API_KEY in the environment)."
+        ],
     )
     run = check(tap.run("-c", "missing.json"))
     assert run.code == 2

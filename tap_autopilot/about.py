@@ -1,0 +1,135 @@
+"""What there is to know of the tap: its settings and its streams, for people and for tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from typing import Any
+
+from tap_autopilot.config import Config, variable
+from tap_autopilot.streams import STREAMS
+
+NAME = "tap-autopilot"
+CAPABILITIES = (
+    "about", "activate-version", "catalog", "discover", "properties", "state", "structured-logging",
+)  # fmt: skip
+_JSON_TYPES: dict[str, dict[str, Any]] = {
+    "string": {"type": ["string", "null"]},
+    "date_iso8601": {"type": ["string", "null"], "format": "date-time"},
+    "number": {"type": ["number", "null"]},
+    "integer": {"type": ["integer", "null"]},
+    "boolean": {"type": ["boolean", "null"]},
+}
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return importlib.metadata.version(NAME)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def about(form: str) -> str:
+    """All of it as "text", "json" or "markdown"."""
+    facts = _facts()
+    if form == "json":
+        return json.dumps(facts, indent=2)
+    return _markdown(facts) if form == "markdown" else _text(facts)
+
+
+def label(name: str) -> str:
+    """A setting's name as people read it: "API key"."""
+    words = name.replace("_", " ").replace("api", "API").replace("url", "URL")
+    return words[0].upper() + words[1:]
+
+
+def _facts() -> dict[str, Any]:
+    properties, required = {}, []
+    for field in dataclasses.fields(Config):
+        said = field.metadata
+        about_it: dict[str, Any] = {
+            **_JSON_TYPES[said["kind"]],
+            "title": label(field.name),
+            "description": said["description"],
+            "secret": said["secret"],
+            "env": variable(field.name),
+        }
+        if field.default is dataclasses.MISSING:
+            required.append(field.name)
+            about_it["type"] = said["kind"]
+        elif field.default is not None:
+            about_it["default"] = field.default
+        properties[field.name] = about_it
+    return {
+        "name": NAME,
+        "description": "Singer tap for Autopilot (autopilothq).",
+        "version": version(),
+        "capabilities": list(CAPABILITIES),
+        "settings": {"type": "object", "properties": properties, "required": required},
+        "streams": [
+            {
+                "name": name,
+                "description": (stream.__doc__ or "").partition("\n")[0],
+                "key_properties": list(stream.key_properties),
+                "replication_methods": [
+                    "FULL_TABLE",
+                    *["INCREMENTAL"][: bool(stream.replication_key)],
+                ],
+                "replication_key": stream.replication_key,
+            }
+            for name, stream in STREAMS.items()
+        ],
+    }
+
+
+def _default(name: str, setting: dict[str, Any], required: list[str]) -> str:
+    if name in required:
+        return "required"
+    default = setting.get("default", "")
+    return default if isinstance(default, str) else json.dumps(default).removesuffix(".0")
+
+
+def _replication(stream: dict[str, Any]) -> str:
+    key = stream["replication_key"]
+    return f"in full, or what changed by `{key}`" if key else "in full"
+
+
+def _text(facts: dict[str, Any]) -> str:
+    settings = facts["settings"]
+    lines = [f"{facts['name']} {facts['version']}: {facts['description']}"]
+    lines += ["", f"Capabilities: {', '.join(facts['capabilities'])}", "", "Settings"]
+    for name, setting in settings["properties"].items():
+        default = _default(name, setting, settings["required"])
+        kind = [one for one in [setting["type"]] if isinstance(one, str)] or [setting["type"][0]]
+        notes = [
+            *kind,
+            *["secret"][: setting["secret"]],
+            *[default][: bool(default)],
+            setting["env"],
+        ]
+        lines += [f"  {name} ({', '.join(notes)})", f"      {setting['description']}"]
+    lines += ["", "Streams"]
+    for stream in facts["streams"]:
+        keys = ", ".join(stream["key_properties"])
+        lines.append(f"  {stream['name']} (key {keys}; {_replication(stream).replace('`', '')})")
+        lines.append(f"      {stream['description']}")
+    return "\n".join(lines)
+
+
+def _markdown(facts: dict[str, Any]) -> str:
+    settings = facts["settings"]
+    lines = ["| setting | default | what it is |", "| --- | --- | --- |"]
+    for name, setting in settings["properties"].items():
+        default = _default(name, setting, settings["required"])
+        text = isinstance(setting.get("default"), str)
+        shown = f"`{default}`" if text else default
+        lines.append(f"| `{name}` | {shown} | {setting['description']} |")
+    lines += ["", "| stream | key | read | what it holds |", "| --- | --- | --- | --- |"]
+    for stream in facts["streams"]:
+        keys = ", ".join(f"`{key}`" for key in stream["key_properties"])
+        lines.append(
+            f"| `{stream['name']}` | {keys} | {_replication(stream)} | {stream['description']} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""What a person at a terminal sees while a run is under way: a line for each stream."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+
+from tqdm import tqdm
+
+from tap_autopilot import logs
+
+OFTEN = 0.1  # seconds between two looks of a line
+
+
+class Live:
+    """A live line on stderr for each stream. Log lines go above them."""
+
+    def __init__(self, streams: Sequence[str]) -> None:
+        self._started = time.monotonic()
+        self._shown: dict[str, float] = {}
+        self._width = max(map(len, streams))
+        self._lines = {
+            stream: tqdm(
+                desc=stream,
+                bar_format="{desc}",
+                position=number,
+                leave=False,
+                file=sys.stderr,
+            )
+            for number, stream in enumerate(streams)
+        }
+        logs.write_above(lambda line: tqdm.write(line, file=sys.stderr))
+
+    def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
+        """Show how far a stream has come; `share` of what it holds, where that is known."""
+        now = time.monotonic()
+        done = share is not None and share >= 1
+        if not done and now - self._shown.get(stream, 0) < OFTEN:
+            return
+        self._shown[stream] = now
+        seconds = now - self._started
+        parts = [f"{stream:{self._width}}", f"{rows:>10,} rows", f"{rows / seconds:>8,.0f}/s"]
+        if share:
+            parts.append(f"{min(share, 1):4.0%}")
+        if share and not done:
+            parts.append(f"{clock(seconds / share - seconds)} left")
+        if throttled and not done:
+            parts.append("throttled by the API")
+        self._lines[stream].set_description_str("  ".join(parts))
+
+    def close(self, summary: Iterable[tuple[str, int, str]]) -> None:
+        """Put a table in place of the lines: stream, rows, notes."""
+        logs.write_above(None)
+        for line in reversed(self._lines.values()):
+            line.close()
+        lines = [
+            ("stream", "rows", ""),
+            *((name, f"{rows:,}", more) for name, rows, more in summary),
+        ]
+        wide, narrow = (max(len(line[column]) for line in lines) for column in (0, 1))
+        for name, rows_text, more in lines:
+            sys.stderr.write(f"{name:{wide}}  {rows_text:>{narrow}}  {more}".rstrip() + "\n")
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,42 @@
+"""One request, by which to know whether the key is good and how much there is to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+from tap_autopilot.client import Api, Client
+from tap_autopilot.config import Config
+from tap_autopilot.documents import decode
+from tap_autopilot.pace import PUBLISHED_RATE
+from tap_autopilot.walks import CONTACTS
+
+PATIENCE = 10.0  # seconds; somebody is waiting
+PAGE = 100  # contacts, by the API's description
+
+
+def try_out(config: Config) -> str:
+    """A line that says what the account holds, and how long it takes at most to read that.
+
+    Raises what `Client.get` does, where the key or something else is not good.
+    """
+    patient = min(config.retry_timeout, PATIENCE), min(config.request_timeout, PATIENCE)
+    quick = dataclasses.replace(config, retry_timeout=patient[0], request_timeout=patient[1])
+    started = time.monotonic()
+    listing = Client(Api(quick)).get(
+        CONTACTS.path,
+        lambda body: decode(body, CONTACTS.listing),
+        shown=CONTACTS.path,
+        kind=CONTACTS.kind,
+        urgency=math.inf,
+    )
+    total = max(listing.total or 0, len(listing.documents))
+    requests = max(1, math.ceil(total / PAGE))
+    each = max(time.monotonic() - started, 1 / min(PUBLISHED_RATE, config.max_requests_per_second))
+    minutes = math.ceil(requests * each / 60)
+    return (
+        f"The key is good. The account holds {total:,} contacts: {requests:,} requests, at most"
+        f" {minutes:,} {'minute' if minutes == 1 else 'minutes'}, and at most as much again for"
+        " each smart segment."
+    )

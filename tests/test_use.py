@@ -1,0 +1,232 @@
+"""Settings from anywhere, and what the command tells people and tools."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.config import Config
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS
+from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.invariants import check
+
+ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
+
+
+def test_the_environment_is_enough(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT)
+    variables = {
+        "TAP_AUTOPILOT_API_KEY": KEY,
+        "TAP_AUTOPILOT_API_URL": sandbox.url,
+        "TAP_AUTOPILOT_MAX_REQUESTS_PER_SECOND": "1000",
+        "TAP_AUTOPILOT_EMIT_ACTIVATE_VERSION_MESSAGES": "false",
+    }
+    for arguments in ([], ["--config", "ENV"], ["--config=ENV"]):
+        run = check(tap.run(*arguments, **variables))
+        assert run.code == 0
+        assert len(run.rows("contacts")) == 250
+        assert not run.of("ACTIVATE_VERSION")
+
+
+def test_of_several_sources_the_later_wins(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT)
+    first = tap.file("first.json", tap.config(sandbox, api_key="wrong", start_date="9000-01-01"))
+    second = tap.file("second.json", {"api_key": KEY})
+    variables = {"TAP_AUTOPILOT_API_KEY": "wrong", "TAP_AUTOPILOT_START_DATE": ""}
+    assert check(tap.run("--config", first, "-c", second, **variables)).code == 0
+    assert check(tap.run("--config", second, "-c", first)).code == 2
+    assert check(tap.run("--config", first, "-c", "ENV", "-c", second, **variables)).code == 0
+    assert check(tap.run("--config", first, "-c", second, "-c", "ENV", **variables)).code == 2
+
+
+def test_the_environment_says_its_mistakes_too(tap: Tap) -> None:
+    run = check(tap.run(TAP_AUTOPILOT_CONCURRENCY="many", TAP_AUTOPILOT_API_KEY=KEY))
+    assert run.code == 2
+    assert "concurrency must be a number" in run.last_words
+
+
+@pytest.mark.parametrize("option", ["--select", "--streams"])
+def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, option: str) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    run = check(tap.run("--config", config, option, "lists, email_opened,"))
+    assert run.code == 0
+    assert [message["stream"] for message in run.of("SCHEMA")] == ["lists", "email_opened"]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [("people,lists", "names people; there are contacts,"), (",", "names no stream")],
+)
+def test_a_stream_that_does_not_exist_is_an_error(
+    tap: Tap, serve: Serve, names: str, said: str
+) -> None:
+    run = check(
+        tap.run("--config", tap.file("config.json", tap.config(serve())), "--select", names)
+    )
+    assert run.code == 2
+    assert said in run.last_words
+    assert not run.messages
+
+
+def test_a_selection_and_a_catalog_do_not_go_together(tap: Tap, serve: Serve, catalog: Any) -> None:
+    config, path = tap.file("config.json", tap.config(serve())), tap.file("catalog.json", catalog)
+    run = check(tap.run("--config", config, "--catalog", path, "--select", "lists"))
+    assert run.code == 2
+
+
+def test_about_in_json_says_all(tap: Tap) -> None:
+    about = json.loads(tap.run("--about", "--format", "json").stdout)
+    assert about["name"] == "tap-autopilot"
+    assert {"catalog", "discover", "state", "about"} <= set(about["capabilities"])
+    settings = about["settings"]["properties"]
+    assert list(settings) == list(Config.__dataclass_fields__)
+    assert [name for name, one in settings.items() if one["secret"]] == ["api_key"]
+    assert about["settings"]["required"] == ["api_key"]
+    assert settings["concurrency"]["default"] == 8
+    assert settings["concurrency"]["env"] == "TAP_AUTOPILOT_CONCURRENCY"
+    assert [one["name"] for one in about["streams"]] == list(STREAMS)
+    assert about["streams"][0]["replication_methods"] == ["FULL_TABLE", "INCREMENTAL"]
+
+
+@pytest.mark.parametrize("form", ["text", "markdown"])
+def test_about_names_every_setting_and_stream(tap: Tap, form: str) -> None:
+    text = tap.run("--about", "--format", form).stdout.decode()
+    for name in (*Config.__dataclass_fields__, *STREAMS):
+        assert name in text
+
+
+def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=12_345))
+    run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
+    assert run.code == 0
+    assert run.stdout.decode() == (
+        "The key is good. The account holds 12,345 contacts: 124 requests, at most 1 minute, and at"
+        " most as much again for each smart segment.\n"
+    )
+    assert len(sandbox.requests) == 1
+
+
+@pytest.mark.parametrize(("config", "code", "said"), [
+    ({"api_key": "wrong"}, 2, "a new one is made in Autopilot under Settings > API"),
+    ({"api_url": "http://127.0.0.1:1/v1", "retry_timeout": 0.1}, 1, "nobody listens at api_url"),
+])  # fmt: skip
+def test_what_is_wrong_is_told_in_one_line(
+    tap: Tap, serve: Serve, config: Any, code: int, said: str
+) -> None:
+    run = check(
+        tap.run("--config", tap.file("config.json", tap.config(serve(), **config)), "--test")
+    )
+    assert run.code == code
+    assert said in run.last_words
+    assert not run.stdout
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_the_log_can_be_json(tap: Tap, serve: Serve) -> None:
+    config = tap.config(serve(ACCOUNT, "2:503"), log_format="json")
+    run = tap.run("--config", tap.file("config.json", config))
+    lines = json_lines(run.stderr)
+    for line in lines:
+        assert {"level", "pid", "logger_name", "ts", "thread_name", "app_name", "message"} <= set(
+            line
+        )
+    assert any(line["message"].startswith("METRIC: {") for line in lines)
+    assert "warning" in {line["level"] for line in lines}
+    assert KEY not in run.stderr
+
+
+def test_a_critical_line_can_be_json(tap: Tap, serve: Serve) -> None:
+    config = tap.config(serve(), log_format="json", api_key="wrong")
+    (line,) = json_lines(tap.run("--config", tap.file("config.json", config)).stderr)[-1:]
+    assert line["level"] == "critical"
+    assert "401" in line["message"]
+
+
+def test_meltano_asks_for_json_by_a_file(tap: Tap, serve: Serve) -> None:
+    asked = {
+        "formatters": {"one": {"()": "singer_sdk.logging.StructuredFormatter"}},
+        "root": {"level": "WARNING"},
+    }
+    environment = {"SINGER_SDK_LOG_CONFIG": tap.file("logging.json", asked)}
+    config = tap.file("config.json", tap.config(serve(ACCOUNT, "2:503")))
+    lines = json_lines(tap.run("--config", config, **environment).stderr)
+    assert {line["level"] for line in lines} == {"warning"}
+    for odd in (
+        "{",
+        "[]",
+        '{"formatters": {"a": 5}}',
+        '{"formatters": {}, "root": {"level": "LOUD"}}',
+    ):
+        environment = {"SINGER_SDK_LOG_CONFIG": tap.file("logging.json", odd)}
+        assert check(tap.run("--config", config, **environment)).code == 0
+
+
+def test_a_higher_level_leaves_out_what_is_below(tap: Tap, serve: Serve) -> None:
+    config = tap.config(serve(ACCOUNT, "2:503"), log_level="WARNING")
+    run = tap.run("--config", tap.file("config.json", config))
+    assert run.code == 0
+    assert run.log
+    assert all(line.startswith("WARNING") for line in run.log)
+
+
+def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
+    """Run the command with a terminal as its stderr; its exit code, and all that came."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=slave,
+        cwd=tap.folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"},
+    )
+    os.close(slave)
+    came = b""
+    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+        while more := os.read(master, 65536):
+            came += more
+    os.close(master)
+    return process.wait(), came.decode()
+
+
+def test_a_terminal_shows_live_lines_and_a_table(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(
+        Account(contacts=1500, segments=2, members=50), requests_per_second=8, latency=0.02
+    )
+    code, came = at_a_terminal(
+        tap, "--config", tap.file("config.json", tap.config(sandbox)), "--select", "contacts,lists"
+    )
+    assert code == 0
+    assert re.search(r"contacts +\d[\d,]* rows +\d+/s +\d+%  \d+:\d\d left", came)
+    assert "throttled by the API" in came
+    last = came.replace("\r", "").replace("\x1b[A", "").splitlines()[-3:]
+    assert [line.split()[:2] for line in last] == [
+        ["stream", "rows"],
+        ["contacts", "1,500"],
+        ["lists", "8"],
+    ]
+
+
+def test_a_terminal_ends_with_the_critical_line(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve(None, "/contacts@2-:500"), retry_timeout=0.2))
+    code, came = at_a_terminal(tap, "--config", config, "--select", "contacts")
+    assert code == 1
+    assert came.splitlines()[-1].startswith(
+        "CRITICAL Not complete: contacts (GET /contacts/…: status 500"
+    )
+    assert "NOT complete" in came
