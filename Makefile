@@ -22,7 +22,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-targets: $(VENV)/installed $(TARGETS:%=.venv-target-%/installed)
+test-targets: $(VENV)/installed .venv-meltano/installed $(TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m targets
 
 # How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
@@ -50,10 +50,15 @@ $(VENV)/installed: setup.py
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+.venv-meltano/installed:
+	$(PYTHON) -m venv .venv-meltano
+	.venv-meltano/bin/pip install --quiet meltano
+	touch $@
+
 .venv-target-%/installed:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet $(PACKAGES_$*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench $(TARGETS:%=.venv-target-%) output build dist *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info

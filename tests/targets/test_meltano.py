@@ -1,0 +1,199 @@
+"""The tap in a real Meltano project: this repository's own, with programs that are installed already."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.about import about
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve
+from tests.soak import everything
+from tests.targets.test_targets import ROOT, keys, program
+
+pytestmark = pytest.mark.targets
+
+ACCOUNT = Account(contacts=450, segments=3, members=150)
+
+
+class Project:
+    """A copy of the project that asks a sandbox; its hub is nowhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        text = (ROOT / "meltano.yml").read_text()
+        tap = Path(sys.executable).with_name("tap-autopilot")
+        for old, new in (
+            (
+                "      pip_url: -e .\n      executable: tap-autopilot\n",
+                f"      executable: {tap}\n",
+            ),
+            (
+                "      pip_url: target-jsonl\n      executable: target-jsonl\n",
+                f"      executable: {program('jsonl')}\n",
+            ),
+        ):
+            assert old in text
+            text = text.replace(old, new)
+        (folder / "meltano.yml").write_text(text)
+        (folder / "output").mkdir()
+
+    def meltano(
+        self, sandbox: Sandbox, *arguments: str, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        variables = {
+            "api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 500, "retry_timeout": 1, **settings
+        }  # fmt: skip
+        return subprocess.run(
+            [ROOT / ".venv-meltano/bin/meltano", *arguments],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={
+                "PATH": os.environ["PATH"],
+                "HOME": str(self.folder),
+                "MELTANO_HUB_URL": "http://127.0.0.1:9",
+                "NO_COLOR": "1",
+                **{
+                    f"TAP_AUTOPILOT_{name.upper()}": str(value) for name, value in variables.items()
+                },
+            },
+        )
+
+    def run(
+        self, sandbox: Sandbox, *options: str, **settings: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return self.meltano(sandbox, "run", *options, "tap-autopilot", "target-jsonl", **settings)
+
+    def stored(self) -> dict[str, list[dict[str, Any]]]:
+        return {
+            file.stem: [json.loads(line) for line in file.read_text().splitlines()]
+            for file in (self.folder / "output").iterdir()
+        }
+
+    def forget(self) -> None:
+        shutil.rmtree(self.folder / "output")
+        (self.folder / "output").mkdir()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+def test_a_run_an_interrupted_one_and_a_full_refresh(project: Project, serve: Serve) -> None:
+    sandbox, broken = serve(ACCOUNT), serve(ACCOUNT, "/contacts@4-:500")
+    done = project.run(sandbox)
+    assert done.returncode == 0, done.stderr
+    assert keys(project.stored()) == everything(ACCOUNT)
+    assert KEY not in done.stdout + done.stderr
+    assert "[info     ] tap-autopilot contacts: 450 rows" in done.stderr, "read as a structured log"
+
+    project.forget()
+    assert project.run(broken).returncode != 0
+    assert 0 < len(project.stored()["contacts"]) < 450
+    before = len(sandbox.requests)
+    assert project.run(sandbox).returncode == 0
+    first = next(
+        request.path
+        for request in sandbox.requests[before:]
+        if request.path.startswith("/v1/contacts")
+    )
+    assert first != "/v1/contacts", "it went on where it was"
+    assert {row["contact_id"] for row in project.stored()["contacts"]} == set(ACCOUNT.contact_ids)
+
+    project.forget()
+    assert project.run(broken).returncode != 0
+    project.forget()
+    assert project.run(sandbox, "--full-refresh").returncode == 0
+    assert keys(project.stored()) == everything(ACCOUNT)
+
+
+def test_config_test_and_select(project: Project, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT)
+    assert project.meltano(sandbox, "config", "test", "tap-autopilot").returncode == 0
+    wrong = project.meltano(sandbox, "config", "test", "tap-autopilot", api_key="wrong")
+    assert wrong.returncode != 0
+    shown = project.meltano(sandbox, "config", "list", "tap-autopilot", "--all").stdout
+    assert KEY not in shown
+    assert "api_key [env: TAP_AUTOPILOT_API_KEY]" in shown
+    for choice in (("contacts", "contact_id"), ("contacts", "first_name"), ("lists", "*")):
+        assert project.meltano(sandbox, "select", "tap-autopilot", *choice).returncode == 0
+    assert "first_name" in project.meltano(sandbox, "select", "tap-autopilot", "--list").stdout
+    assert project.run(sandbox).returncode == 0
+    stored = project.stored()
+    assert set(stored) == {"contacts", "lists"}
+    assert all(set(row) == {"contact_id", "first_name"} for row in stored["contacts"])
+
+
+def test_incremental_by_the_metadata_of_the_project(project: Project, serve: Serve) -> None:
+    account = Account(contacts=300, segments=1, odd=False)
+    sandbox = serve(account)
+    path = project.folder / "meltano.yml"
+    path.write_text(
+        path.read_text().replace(
+            "      settings:\n",
+            "      metadata:\n        contacts:\n          replication-method: INCREMENTAL\n          replication-key: updated_at\n      settings:\n",
+            1,
+        )
+    )
+    assert project.run(sandbox).returncode == 0
+    account.move_on(1)
+    project.forget()
+    assert project.run(sandbox).returncode == 0
+    changed = {one for one in account.contact_ids if one in account.changed}
+    sent = {row["contact_id"] for row in project.stored()["contacts"]}
+    assert changed <= sent
+    assert len(sent) <= len(changed) + 1
+
+
+def loaded(path: str) -> Any:
+    """A YAML file as Meltano's own environment reads it."""
+    script = "import json, sys, yaml; print(json.dumps(yaml.safe_load(open(sys.argv[1]))))"
+    python = ROOT / ".venv-meltano/bin/python"
+    done = subprocess.run([python, "-c", script, ROOT / path], capture_output=True, check=True)
+    return json.loads(done.stdout)
+
+
+def test_both_definitions_say_what_about_says() -> None:
+    facts = json.loads(about("json"))
+    project = loaded("meltano.yml")["plugins"]["extractors"][0]
+    reference = loaded("docs/meltano/tap-autopilot.yml")
+    # not Meltano's decimal: it cannot write the configuration of one that is set
+    kinds = {"string": "string", "number": "integer", "integer": "integer", "boolean": "boolean"}
+    for definition in (project, reference):
+        assert definition["capabilities"] == facts["capabilities"]
+        assert [one["name"] for one in definition["settings"]] == list(
+            facts["settings"]["properties"]
+        )
+        for one in definition["settings"]:
+            setting = facts["settings"]["properties"][one["name"]]
+            kind = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]
+            wanted = "date_iso8601" if setting.get("format") else kinds[kind]
+            assert one["kind"] == wanted
+            assert one["label"] == setting["title"]
+            assert one["description"] == setting["description"]
+            assert one.get("sensitive", False) == setting["secret"]
+            assert one.get("value") == setting.get("default")
+
+
+def test_the_definition_can_be_added_by_reference(project: Project, serve: Serve) -> None:
+    text = (project.folder / "meltano.yml").read_text()
+    start, end = text.index("  extractors:"), text.index("  loaders:")
+    (project.folder / "meltano.yml").write_text(text[:start] + text[end:])
+    reference = ROOT / "docs/meltano/tap-autopilot.yml"
+    done = project.meltano(
+        serve(), "add", "extractor", "tap-autopilot", "--no-install", "--from-ref", str(reference)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "tap-autopilot" in (project.folder / "meltano.yml").read_text()
