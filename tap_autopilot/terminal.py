@@ -18,15 +18,12 @@ class Live:
 
     def __init__(self, streams: Sequence[str]) -> None:
         self._started = time.monotonic()
-        self._shown: dict[str, float] = {}
+        self._drawn = 0.0
         self._width = max(map(len, streams))
+        self._known: dict[str, tuple[int, float | None]] = {}
         self._lines = {
             stream: tqdm(
-                desc=stream,
-                bar_format="{desc}",
-                position=number,
-                leave=False,
-                file=sys.stderr,
+                desc=stream, bar_format="{desc}", position=number, leave=False, file=sys.stderr
             )
             for number, stream in enumerate(streams)
         }
@@ -35,17 +32,23 @@ class Live:
     def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
         """Show how far a stream has come; `share` of what it holds, where that is known."""
         now = time.monotonic()
-        done = share is not None and share >= 1
-        if not done and now - self._shown.get(stream, 0) < OFTEN:
-            return
-        self._shown[stream] = now
-        seconds = now - self._started
+        self._known[stream] = rows, share
+        if share == 1:
+            self._draw(stream, now, throttled=False)
+            del self._known[stream]  # its line stays as it is
+        if now - self._drawn > OFTEN:
+            self._drawn = now
+            for name in self._known:
+                self._draw(name, now, throttled=throttled)
+
+    def _draw(self, stream: str, now: float, *, throttled: bool) -> None:
+        (rows, share), seconds = self._known[stream], now - self._started
         parts = [f"{stream:{self._width}}", f"{rows:>10,} rows", f"{rows / seconds:>8,.0f}/s"]
         if share:
             parts.append(f"{min(share, 1):4.0%}")
-        if share and not done:
+        if share and share < 1:
             parts.append(f"{clock(seconds / share - seconds)} left")
-        if throttled and not done:
+        if throttled:
             parts.append("throttled by the API")
         self._lines[stream].set_description_str("  ".join(parts))
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import re
 from pathlib import Path
 
 import pytest
 
+from tap_autopilot.about import about
 from tap_autopilot.cli import _parser
-from tap_autopilot.config import Config
-from tap_autopilot.discover import discover
 from tests.conftest import Tap
 
 ROOT = Path(__file__).parents[1]
@@ -30,28 +28,10 @@ def table(heading: str) -> list[list[str]]:
     return rows
 
 
-def shown(default: object) -> str:
-    """A setting's default as the table shows it."""
-    if default is dataclasses.MISSING:
-        return "required"
-    if default is None:
-        return ""
-    return f"`{default}`" if isinstance(default, str) else json.dumps(default).removesuffix(".0")
-
-
-def test_every_setting_with_its_default_and_description() -> None:
-    assert table("## Settings") == [
-        [f"`{field.name}`", shown(field.default), field.metadata["description"]]
-        for field in dataclasses.fields(Config)
-    ]
-
-
-def test_every_stream_with_its_key() -> None:
-    expected = [
-        [f"`{entry['stream']}`", ", ".join(f"`{key}`" for key in entry["key_properties"])]
-        for entry in discover({})["streams"]
-    ]
-    assert [row[:2] for row in table("## Tables")] == expected
+def test_the_tables_of_settings_and_streams_are_those_of_about() -> None:
+    settings, streams = about("markdown").split("\n\n")
+    assert settings in README
+    assert streams in README
 
 
 def test_every_option() -> None:

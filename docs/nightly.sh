@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Reads the account into a target: state kept, one run at a time, logs rotated.
+#
+# In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
+#
+# It works in its own folder, with config.json, catalog.json if there is one, and the two programs
+# below, each in a virtual environment of its own. cron mails what it prints: nothing, unless a run
+# fails. Then the next one goes on from what the target has stored.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+TAP=${TAP:-tap/bin/tap-autopilot}
+TARGET=${TARGET:-target/bin/target-jsonl --config target.json}
+KEEP=${KEEP:-30} # logs
+
+exec 9>lock
+flock --nonblock 9 || { echo "The run before is still under way." >&2; exit 75; }
+
+# The last whole line that the target gave out becomes the state, in one step.
+keep_state() {
+  local line last=""
+  [ -e states ] || return 0
+  while IFS= read -r line; do last=$line; done <states
+  if [ -n "$last" ]; then
+    printf '%s\n' "$last" >state.new
+    sync state.new
+    mv state.new state.json
+  fi
+  rm states
+}
+
+keep_state # of a run that was killed, this script with it
+mkdir -p logs
+log=logs/$(date -u +%Y-%m-%dT%H-%M-%S).log
+arguments=(--config config.json)
+if [ -s state.json ]; then arguments+=(--state state.json); fi
+if [ -s catalog.json ]; then arguments+=(--catalog catalog.json); fi
+
+status=0
+{ $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" 9>&- || status=$?
+keep_state
+
+if [ "$status" != 0 ]; then
+  echo "The run failed with exit code $status; the last lines of $log:" >&2
+  tail -n 5 "$log" >&2
+fi
+for old in $(ls -1 logs | head -n "-$KEEP"); do rm "logs/$old"; done
+exit "$status"

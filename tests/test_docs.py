@@ -1,0 +1,50 @@
+"""The docs tell the truth: what they quote is what the tap says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SOURCE = "\n".join(path.read_text() for path in (ROOT / "tap_autopilot").rglob("*.py"))
+SAID = re.sub(r'"\s*\n\s*f?"', "", SOURCE)  # what stands in several pieces, in one
+SAID = re.sub(r"status \{\w+\}", "status 401 status 403", SAID)
+
+
+def quoted(path: Path) -> list[str]:
+    rows = re.findall(r"^\| `(.+?)` \|", path.read_text(), re.MULTILINE)
+    assert rows
+    return rows
+
+
+@pytest.mark.parametrize("piece", quoted(DOCS / "troubleshooting.md"))
+def test_what_troubleshooting_quotes_is_said(piece: str) -> None:
+    assert piece in SAID
+
+
+def test_every_foreseen_end_is_in_troubleshooting() -> None:
+    """Every text of a UserError or RunError, by some piece of it."""
+    pieces = quoted(DOCS / "troubleshooting.md")
+    texts = re.findall(
+        r'(?:UserError|RunError|Unreachable|Refused)\(\s*(?:status,\s*)?f?"([^"]{20,})"', SAID
+    )
+    assert len(texts) > 8
+    missing = [text for text in texts if not any(piece in text for piece in pieces)]
+    assert set(missing) <= {text for text in missing if text.startswith(("GET {", "{said}"))}, (
+        missing
+    )
+
+
+def test_every_link_leads_somewhere() -> None:
+    for path in DOCS.rglob("*.md"):
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
+            assert (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+def test_each_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for path in [*DOCS.glob("*.md"), DOCS / "nightly.sh"]:
+        assert f"docs/{path.name}" in readme

@@ -1,0 +1,143 @@
+"""The script for cron in the docs, with a small target and nights of all kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve, Tap
+
+ROOT = Path(__file__).parents[1]
+ACCOUNT = Account(contacts=450, segments=2, members=20)
+TARGET = """
+import json, sys
+with open("rows", "a") as rows:
+    for line in sys.stdin:
+        message = json.loads(line)
+        if message["type"] == "RECORD":
+            rows.write(message["stream"] + " " + str(list(message["record"].values())[0]) + "\\n")
+        elif message["type"] == "STATE":
+            rows.flush()
+            print(json.dumps(message["value"]), flush=True)
+"""
+
+
+class Nights:
+    """The script in a folder of its own."""
+
+    def __init__(self, tap: Tap) -> None:
+        self.tap = tap
+        self.folder = tap.folder
+        shutil.copy(ROOT / "docs/nightly.sh", self.folder)
+        (self.folder / "target.py").write_text(TARGET)
+
+    def start(self, sandbox: Sandbox, **variables: str) -> subprocess.Popen[str]:
+        self.tap.file("config.json", self.tap.config(sandbox, retry_timeout=0.2))
+        return subprocess.Popen(
+            ["bash", self.folder / "nightly.sh"],
+            cwd="/",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "TAP": f"{sys.executable} -m tap_autopilot",
+                "TARGET": f"{sys.executable} target.py",
+                **variables,
+            },
+        )
+
+    def run(self, sandbox: Sandbox, **variables: str) -> tuple[int, str]:
+        process = self.start(sandbox, **variables)
+        out, err = process.communicate(timeout=60)
+        assert not out
+        return process.returncode, err
+
+    @property
+    def state(self) -> Any:
+        return json.loads((self.folder / "state.json").read_text())
+
+    def contacts(self) -> list[str]:
+        lines = (self.folder / "rows").read_text().splitlines()
+        return [line.split()[1] for line in lines if line.startswith("contacts ")]
+
+
+@pytest.fixture
+def nights(tap: Tap) -> Nights:
+    return Nights(tap)
+
+
+def test_a_good_night_is_silent_and_leaves_nothing_to_go_on_from(
+    nights: Nights, serve: Serve
+) -> None:
+    assert nights.run(serve(ACCOUNT)) == (0, "")
+    assert nights.state == {"bookmarks": {}}
+    assert nights.contacts() == ACCOUNT.contact_ids
+    assert not {"states", "state.new"} & {path.name for path in nights.folder.iterdir()}
+
+
+def test_a_bad_night_says_so_and_the_next_goes_on(nights: Nights, serve: Serve) -> None:
+    code, err = nights.run(serve(ACCOUNT, "/contacts@3-:500"))
+    assert code == 1
+    assert "CRITICAL Not complete" in err.splitlines()[-1]
+    assert KEY not in err
+    assert nights.run(serve(ACCOUNT)) == (0, "")
+    assert sorted(nights.contacts()) == sorted(ACCOUNT.contact_ids), "each once"
+
+
+def test_a_catalog_counts_where_there_is_one(nights: Nights, serve: Serve) -> None:
+    nights.tap.file("catalog.json", {"streams": [{"tap_stream_id": "lists"}]})
+    assert nights.run(serve(ACCOUNT))[0] == 0
+    assert nights.contacts() == []
+
+
+def test_two_at_a_time_are_one_too_many(nights: Nights, serve: Serve) -> None:
+    slow = nights.start(serve(ACCOUNT, latency=0.4))
+    while not (nights.folder / "states").exists():
+        time.sleep(0.01)
+    assert nights.run(serve(ACCOUNT)) == (75, "The run before is still under way.\n")
+    assert slow.wait(60) == 0
+    assert nights.contacts() == ACCOUNT.contact_ids
+
+
+def test_a_night_that_was_killed_is_gone_on_with(nights: Nights, serve: Serve) -> None:
+    killed = nights.start(serve(ACCOUNT, latency=0.3))
+    while not nights_states(nights).count("\n") > 3:
+        time.sleep(0.01)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait(60)
+    with (nights.folder / "states").open("a") as states:
+        states.write('{"bookmarks": {"contac')  # cut off by the kill
+    assert nights.run(serve(ACCOUNT)) == (0, "")
+    assert set(nights.contacts()) == set(ACCOUNT.contact_ids)
+    assert len(nights.contacts()) < 2 * len(ACCOUNT.contact_ids)
+
+
+def nights_states(nights: Nights) -> str:
+    path = nights.folder / "states"
+    return path.read_text() if path.exists() else ""
+
+
+def test_old_logs_go(nights: Nights, serve: Serve) -> None:
+    logs = nights.folder / "logs"
+    logs.mkdir()
+    for day in range(10, 20):
+        (logs / f"2020-01-{day}T02-15-00.log").write_text("old")
+    assert nights.run(serve(ACCOUNT), KEEP="3")[0] == 0
+    kept = sorted(path.name for path in logs.iterdir())
+    assert len(kept) == 3
+    assert kept[:2] == ["2020-01-18T02-15-00.log", "2020-01-19T02-15-00.log"]
+    assert "INFO contacts: 450 rows" in (logs / kept[2]).read_text()
