@@ -7,7 +7,8 @@ from setuptools import setup
 setup(
     name="tap-autopilot",
     version="1.0.0",
-    description="Singer tap for Autopilot (autopilothq): contacts, lists, smart segments, members",
+    description="Singer tap for Autopilot (autopilothq): contacts, lists, segments, email events",
+    keywords=["Singer", "tap", "ELT", "Meltano", "Stitch", "Autopilot", "autopilothq"],
     long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -58,6 +59,7 @@ setup(
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
         "Programming Language :: Python :: 3.13",
+        "Topic :: Database",
         "Typing :: Typed",
     ],
 )

@@ -43,6 +43,11 @@ def test_what_is_shipped_runs_from_elsewhere(
         check=True,
         capture_output=True,
     )  # fmt: skip
+    subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", archive],
+        check=True,
+        capture_output=True,
+    )
     for name in ("tap_autopilot/py.typed", "tap_autopilot/schemas/contacts.json"):
         assert (installed / name).is_file()
     elsewhere = tmp_path / "elsewhere"
