@@ -28,6 +28,7 @@ from tap_autopilot.sandbox.server import Options, Sandbox
 
 HERE = Path(__file__).parent
 KEY = "sandbox"
+FOUR = "contacts,lists,smart_segments,smart_segments_contacts"  # those that the peers have
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Scenario:
 SCENARIOS = (
     Scenario("wide", "20,000 contacts, 10 segments of 1,000", 20_000, 10, 1_000,
              peers=("floor", "0.3.0 unlimited", "singer-sdk"), rounds=5),
+    Scenario("tables", "20,000 contacts, alone and with all tables that come along", 20_000, 0, 0,
+             peers=("all tables",), rounds=9),
     Scenario("far", "wide at 100 ms an answer", 20_000, 10, 1_000, latency=0.1, rounds=1),
     Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms", 2_000, 60, 500, latency=0.1,
              concurrency=16, rounds=1),
@@ -93,10 +96,12 @@ def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[st
     old.write_text(json.dumps({"api_key": KEY, "start_date": "2010-01-01T00:00:00Z"}))
     sdk = folder / "sdk.json"
     sdk.write_text(json.dumps({"api_key": KEY, "api_url": url}))
+    ours_command = [str(peers / "ours/bin/tap-autopilot"), "-c", str(ours)]
     older = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
     rest = ["-c", str(old), "-p", str(_old_catalog(older, old, folder))]
     return {
-        "tap-autopilot": [str(peers / "ours/bin/tap-autopilot"), "-c", str(ours)],
+        "tap-autopilot": [*ours_command, "--select", FOUR],
+        "all tables": ours_command,
         "floor": [str(peers / "floor/bin/python"), str(HERE / "peers/floor.py"), url, KEY],
         "0.3.0": [*older, "limited", *rest],
         "0.3.0 unlimited": [*older, "unlimited", *rest],

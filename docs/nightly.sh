@@ -3,9 +3,10 @@
 #
 # In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
 #
-# It works in its own folder, with config.json, catalog.json if there is one, and the two programs
-# below, each in a virtual environment of its own. cron mails what it prints: nothing, unless a run
-# fails. Then the next one goes on from what the target has stored.
+# It works in its own folder, with config.json for the tap (or its TAP_AUTOPILOT_ variables in the
+# crontab), target.json for the target, catalog.json if there is one, and the two programs below,
+# each in a virtual environment of its own. cron mails what it prints: nothing, unless a run fails.
+# Then the next one goes on from what the target has stored.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -13,7 +14,7 @@ TAP=${TAP:-tap/bin/tap-autopilot}
 TARGET=${TARGET:-target/bin/target-jsonl --config target.json}
 KEEP=${KEEP:-30} # logs
 
-exec 9>lock
+exec 9>lock # the tap and the target hold it too, should they outlive this script
 flock --nonblock 9 || { echo "The run before is still under way." >&2; exit 75; }
 
 # The last whole line that the target gave out becomes the state, in one step.
@@ -32,17 +33,18 @@ keep_state() {
 keep_state # of a run that was killed, this script with it
 mkdir -p logs
 log=logs/$(date -u +%Y-%m-%dT%H-%M-%S).log
-arguments=(--config config.json)
+arguments=()
+if [ -e config.json ]; then arguments+=(--config config.json); fi
 if [ -s state.json ]; then arguments+=(--state state.json); fi
 if [ -s catalog.json ]; then arguments+=(--catalog catalog.json); fi
 
 status=0
-{ $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" 9>&- || status=$?
+{ $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" || status=$?
 keep_state
 
 if [ "$status" != 0 ]; then
-  echo "The run failed with exit code $status; the last lines of $log:" >&2
-  tail -n 5 "$log" >&2
+  echo "The run failed with exit code $status. See $log:" >&2
+  grep -E '^CRITICAL|^[A-Za-z.]*(Error|Exception|Interrupt)\b|ERROR' "$log" | tail -n 10 >&2 || tail -n 5 "$log" >&2
 fi
 for old in $(ls -1 logs | head -n "-$KEEP"); do rm "logs/$old"; done
 exit "$status"

@@ -29,13 +29,25 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from tap_autopilot.about import version
 
-        print(f"tap-autopilot {version()}")
+        _print(f"tap-autopilot {version()}")
         parser.exit()
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see tap-autopilot --help.")
+        kind, colon, rest = message.partition("unrecognized arguments: ")
+        if colon:  # what follows an option may be a key
+            words = rest.split()
+            before = ["", *words]
+            rest = " ".join(
+                word.partition("=")[0]
+                for word, last in zip(words, before, strict=False)
+                if word.startswith("-") or not last.startswith("-")
+            )
+        raise UserError(f"{kind}{colon}{rest}; see tap-autopilot --help.")
+
+    def print_help(self, *_: object) -> None:
+        _print(self.format_help())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--catalog", metavar="FILE", help="what to read; from --discover, with choices made")
     add("-p", "--properties", metavar="FILE", dest="catalog", help="the old name of --catalog")
     add(
-        "--select", "--streams", metavar="STREAMS", dest="select",
+        "--select", "--streams", action="append", metavar="STREAMS", dest="select",
         help="read only these, without a catalog: contacts,lists",
     )  # fmt: skip
     add("-d", "--discover", action="store_true", help="print the catalog; needs no key, no network")
@@ -121,10 +133,16 @@ def _last_words(text: str, exit_code: int) -> int:
     return exit_code
 
 
+def _print(text: str) -> None:
+    from tap_autopilot.messages import Writer
+
+    Writer(STDOUT).write([text.encode(), b"\n"])
+
+
 def _about(args: argparse.Namespace) -> None:
     from tap_autopilot.about import about
 
-    print(about(args.format))
+    _print(about(args.format))
 
 
 def _discover(args: argparse.Namespace) -> None:
@@ -133,35 +151,38 @@ def _discover(args: argparse.Namespace) -> None:
     from tap_autopilot.messages import Writer
 
     custom: dict[str, Any] = {}
-    if gather(args.config).get("custom_fields_as_columns"):  # else no key is needed, no network
+    given = gather(args.config)
+    asked = given.get("custom_fields_as_columns")
+    if asked is True or str(asked).strip().lower() == "true":  # else no key is needed, no network
         from tap_autopilot.client import Api
         from tap_autopilot.custom_fields import read_columns
 
-        config = _config(args)
-        custom = read_columns(config, Api(config))
+        custom = read_columns(Api(_config(given)))
     Writer(STDOUT).write([json.dumps(discover(custom), indent=2).encode(), b"\n"])
 
 
 def _test(args: argparse.Namespace) -> None:
+    from tap_autopilot.config import gather
     from tap_autopilot.trial import try_out
 
-    print(try_out(_config(args)))
+    _print(try_out(_config(gather(args.config))))
 
 
-def _config(args: argparse.Namespace) -> Config:
+def _config(given: dict[str, Any]) -> Config:
     """The settings, checked; from here on the log is as they say."""
-    from tap_autopilot.config import Config, gather
+    from tap_autopilot.config import Config
 
-    config = Config.from_mapping(gather(args.config))
+    logs.set_up(str(given.get("api_key", "")))
+    config = Config.from_mapping(given)
     logs.set_up(config.api_key, config.log_level, config.log_format)
     return config
 
 
-def _selected(names: str) -> dict[str, Any]:
+def _selected(names: list[str]) -> dict[str, Any]:
     """A catalog of the streams that are named, each with its defaults."""
     from tap_autopilot.streams import STREAMS
 
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    chosen = [name.strip() for name in ",".join(names).split(",") if name.strip()]
     unknown = [name for name in chosen if name not in STREAMS]
     if unknown or not chosen:
         raise UserError(
@@ -171,9 +192,9 @@ def _selected(names: str) -> dict[str, Any]:
 
 
 def _sync(args: argparse.Namespace) -> None:
-    from tap_autopilot.config import read_json
+    from tap_autopilot.config import gather, read_json
 
-    config = _config(args)
+    config = _config(gather(args.config))
     if args.select and args.catalog:
         raise UserError("--select is for a run without a catalog; leave one of them out.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None

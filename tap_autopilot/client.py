@@ -7,6 +7,7 @@ import http.client
 import json
 import logging
 import math
+import socket
 import threading
 import time
 import urllib.parse
@@ -236,6 +237,8 @@ class Client:
             )
         if status == 403:
             raise Refused(status, f"{said}. The API key may not read this.")
+        if status == 404:
+            raise Refused(status, f"{said}. Is api_url right?")
         raise Refused(status, f"{said}.")
 
     def _message(self, body: bytes) -> str:
@@ -282,6 +285,8 @@ def _cause(problem: BaseException) -> str:
         problem = inner
     if isinstance(problem, TimeoutError):
         return "no whole answer within request_timeout"
+    if isinstance(problem, socket.gaierror):
+        return "the host of api_url is not known"
     if isinstance(problem, ConnectionRefusedError):
         return "nobody listens at api_url"
     if isinstance(problem, ConnectionResetError):

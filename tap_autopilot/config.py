@@ -56,8 +56,8 @@ def _api_url(value: Any) -> str:
     try:
         url = urllib.parse.urlsplit(text)
         host, _ = url.hostname, url.port
-    except ValueError as problem:
-        raise ValueError(f"is not a URL: {problem}") from None
+    except ValueError:
+        raise ValueError("is not a URL") from None
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
         raise ValueError("must look like https://api2.autopilothq.com/v1")
     if url.username is not None:
@@ -225,10 +225,12 @@ class Config:
 def gather(sources: Iterable[str]) -> dict[str, Any]:
     """The settings from files, and from the environment where a source is "ENV"; later ones win.
 
-    Without any source the environment is read. Raises UserError for what is no file of settings.
+    Where no source is "ENV", the environment has what the files lack. Raises UserError for what is
+    no file of settings.
     """
     found: dict[str, Any] = {}
-    for source in list(sources) or [ENVIRONMENT]:
+    sources = list(sources)
+    for source in sources if ENVIRONMENT in sources else [ENVIRONMENT, *sources]:
         if source == ENVIRONMENT:
             names = [field.name for field in dataclasses.fields(Config)]
             given: Any = {name: os.environ.get(variable(name)) for name in names}
@@ -258,6 +260,6 @@ def read_json(path: str, what: str) -> Any:
         return json.loads(text) if text.strip() else None
     except OSError as problem:
         raise UserError(f"Cannot read the {what} file {path}: {problem.strerror}.") from None
-    except ValueError as problem:
+    except (ValueError, RecursionError) as problem:
         place = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) else ""
         raise UserError(f"The {what} file {path} is not JSON{place}.") from None

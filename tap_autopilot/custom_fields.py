@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import math
 import re
@@ -11,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from tap_autopilot.client import Api, Client
-from tap_autopilot.config import Config
 from tap_autopilot.documents import decode_value
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.schemas import load_schema
@@ -33,13 +33,11 @@ _TYPES: dict[str, dict[str, Any]] = {
 _TEXT: dict[str, Any] = {"type": ["null", "string"]}
 
 
-def read_columns(config: Config, api: Api) -> dict[str, dict[str, Any]]:
-    """The columns for the account's custom fields if they are asked for, by name, as JSON schemas.
+def read_columns(api: Api) -> dict[str, dict[str, Any]]:
+    """The columns for the account's custom fields, by name, as JSON schemas.
 
     The `title` of each is the field's own name. Raises what `Client.get` does.
     """
-    if not config.custom_fields_as_columns:
-        return {}
     client = Client(api)
     definitions = client.get(PATH, _decode, shown=PATH, kind="custom_fields", urgency=math.inf)
     return columns(definitions, load_schema("contacts")["properties"])
@@ -48,23 +46,25 @@ def read_columns(config: Config, api: Api) -> dict[str, dict[str, Any]]:
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The columns for these definitions, in their order, with names that are safe in SQL.
 
-    Where two would have one name, or one that is `taken`, the first has it, and the other gets a
-    suffix of its own.
+    Names that fall together, or with one that is `taken`, all get a suffix of their own: so a
+    column never comes to hold another field, in whatever order the API names them.
     """
-    taken, found, known = set(taken), {}, set()
+    schemas: dict[str, dict[str, Any]] = {}
     for definition in definitions:
         said = definition if isinstance(definition, dict) else {}
         name = said.get("name") or said.get("kind")
         if not isinstance(name, str):
             LOG.warning("A custom field without a name has no column.")
-        elif name not in known and said.get("deleted") is not True:
-            known.add(name)
-            column = _column(name)
-            if column in taken:
-                column += f"_{zlib.crc32(name.encode()):08x}"
-            taken.add(column)
+        elif said.get("deleted") is not True:
             kind = said.get("fieldType") or said.get("field_type") or said.get("type")
-            found[column] = _TYPES.get(str(kind).lower(), _TEXT) | {"title": name}
+            schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})
+    plain = collections.Counter([*taken, *map(_column, schemas)])
+    found = {}
+    for name, schema in schemas.items():
+        column = _column(name)
+        if plain[column] > 1:
+            column += f"_{zlib.crc32(name.encode()):08x}"
+        found[column] = schema
     return found
 
 
@@ -78,7 +78,8 @@ def _decode(body: bytes) -> list[Any]:
     """The definitions in an answer: an array, or an object with one. Raises Retryable if none."""
     answer = decode_value(body)
     if isinstance(answer, dict):
-        answer = next((value for value in answer.values() if isinstance(value, list)), None)
+        listed = [value for value in answer.values() if isinstance(value, list)]
+        answer = answer.get("custom_fields", listed[0] if listed else None)
     if not isinstance(answer, list):
         raise Retryable("the answer has no custom fields")
     return answer

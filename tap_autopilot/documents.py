@@ -16,6 +16,7 @@ from tap_autopilot.exceptions import Retryable
 
 NUL = b"\\u0000"  # sought from the end, which takes half as long
 REPLACEMENT = "\ufffd"
+LARGEST_TOTAL = 2**53  # documents of one listing; what is above is no number of them
 
 
 @dataclass(frozen=True)
@@ -139,4 +140,6 @@ def _bookmark(value: Any) -> Any:
 
 
 def _total(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_TOTAL:
+        return value
+    return None

@@ -15,6 +15,7 @@ from pathlib import Path
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
+STDERR = 2
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 
@@ -104,6 +105,15 @@ def set_up(secret: str = "", level: str | None = None, form: str | None = None) 
         logger.propagate = False  # singer-python gives the root logger a handler of its own
         logger.setLevel((level or asked_level).upper())
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
+
+
+def write_last(text: str) -> None:
+    """Write a CRITICAL line to stderr past all locks and buffers, which a hung run may hold."""
+    logger = logging.getLogger(OURS[0])
+    record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None)
+    for handler in logger.handlers:
+        with contextlib.suppress(OSError):
+            os.write(STDERR, f"{handler.format(record)}\n".encode())
 
 
 def are_for_people() -> bool:

@@ -32,8 +32,8 @@ class Writer:
                 data = data[os.write(self._descriptor, data) :]
         except BrokenPipeError:
             raise RunError(
-                "The reader of stdout has gone away, most likely because the target failed; see"
-                " its messages, then run again with the last STATE that it gave out."
+                "The reader of stdout has gone away. If it was a target, see its messages, then run"
+                " again with the last STATE that it gave out."
             ) from None
         except OSError as problem:
             name = errno.errorcode.get(problem.errno or 0, "unknown error")

@@ -41,6 +41,8 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     """
     ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
+    if asked and not asked.keys() & ours.keys():
+        raise UserError(f"The catalog has none of the streams that there are: {', '.join(ours)}.")
     for name in asked:
         if name not in ours:
             LOG.warning("The catalog has a stream %.60r that does not exist; ignored.", name)
@@ -50,6 +52,7 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
             defaults = _by_breadcrumb(entry["metadata"])
             choices = {**defaults, **_choices(name, asked[name])}
             if _is_selected(choices, (), defaults):
+                _warn_of_unknown(name, choices, defaults)
                 stream, schema = STREAMS[name], entry["schema"]
                 incremental = _is_incremental(stream, asked[name], choices[()])
                 if incremental:
@@ -96,11 +99,17 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
         ) from None
     for breadcrumb, values in choices.items():
         if not isinstance(values.get("selected", True), bool):
-            raise UserError(
-                f'"selected" of {".".join((name, *breadcrumb))} in the catalog is neither true'
-                " nor false."
-            )
+            where = ".".join(map(str, (name, *breadcrumb)))
+            raise UserError(f'"selected" of {where} in the catalog is neither true nor false.')
     return choices
+
+
+def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
+    """Say that a column which is not to be sent does not exist, as its name may be mistyped."""
+    for breadcrumb in choices.keys() - defaults.keys():
+        if choices[breadcrumb].get("selected") is False:
+            column = ".".join(map(str, breadcrumb))
+            LOG.warning("%s: the catalog deselects %.80s, which does not exist.", name, column)
 
 
 def _is_incremental(

@@ -116,7 +116,7 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Document], Row]:
     """A function from a document to those of its fields that are `columns` in any spelling.
 
     What says nothing, such as null, "" or {}, is not among them. Where a field comes in several
-    spellings, the column's own counts.
+    spellings, maps and arrays are put together; else the column's own counts.
     """
     wanted = {_plain(column): column for column in columns}
     known: set[str] = set()
@@ -137,13 +137,23 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Document], Row]:
             if not document.keys() <= known:
                 learn(document)
             for name, column in spellings:
-                if name in document and column not in picked:
+                if name in document:
                     value = document[name]
-                    if value or value == 0:
+                    if column in picked:
+                        picked[column] = _joined(picked[column], value)
+                    elif value or value == 0:
                         picked[column] = value
         return picked
 
     return pick
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if first.__class__ is dict and second.__class__ is dict:
+        return {**second, **first}
+    if first.__class__ is list and second.__class__ is list:
+        return [*first, *second]
+    return first
 
 
 def compile_changed(columns: Iterable[str]) -> Callable[[Document], datetime | None]:

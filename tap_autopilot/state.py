@@ -1,22 +1,27 @@
 """State: how far each stream's pass has come, in and out of Singer's STATE.
 
 A pass reads a stream from end to end, over as many runs as it takes. While one is under way,
-`bookmarks.<stream>` of the state holds
+`bookmarks.<stream>.progress` of the state is [where, more]. Where it is:
 
-    progress   [bookmark, seen]: the position of the next page; or "complete"; or, for the members
-               of the segments, [through, fingerprint, [[segment, bookmark, seen], …]]: all
-               segments up to `through` are read but for those that follow
-    since      only rows that changed at that moment or later are sent, where not all are
+    [bookmark, seen]   the position of the next page; or
+    "complete"         ; or, for the members of the segments,
+    [through, fingerprint, [[segment, bookmark, seen], …]]
+                       all segments up to `through` are read but for those that follow
+
+and more, where it applies:
+
+    since      only rows that changed at that moment or later are sent
     started    when an incremental pass began
-    newest     the newest change that it has seen, up to when it began
+    newest     the newest change that it has seen, up to then
     version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
-    doubt      why it must not end so
+    doubt      why it must not end so, nor move the Singer bookmark
 
-and after a complete run none of them. An incremental stream keeps its Singer bookmark there too,
-under the name of its replication key: it moves to `newest` when the pass is complete.
+When nothing is left to go on with, `progress` is null. It is never an object and never left out,
+because some tools merge a new state into an old one, key by key: so that can only replace it whole.
 
-`progress` is never an object, because some tools merge a new state into an old one, key by key:
-here that can only replace it whole.
+Beside it an incremental stream has its Singer bookmark, under the name of its replication key. It
+moves when the pass is complete: to the newest change that was seen, but to no later than a margin
+before the pass began, since the API's clock may be behind ours.
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ import copy
 import logging
 import zlib
 from collections.abc import Collection, Iterable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from tap_autopilot.documents import has_lone_surrogate
@@ -39,7 +44,9 @@ LOG = logging.getLogger(__name__)
 MEMBERS = "smart_segments_contacts"
 COMPLETE = "complete"
 NO_MEMBERS: list[Any] = ["", 0, []]
-OF_A_PASS = ("progress", "since", "started", "newest", "version", "doubt")
+MORE = ("since", "started", "newest", "version", "doubt")
+MARGIN = timedelta(minutes=1)  # by which the API's clock may be behind
+MOST_SEEN = 2**53  # documents of one listing
 
 
 class Progress:
@@ -100,7 +107,11 @@ class Progress:
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        return {"bookmarks": {name: entry for name, entry in self._bookmarks.items() if entry}}
+        return {
+            "bookmarks": {
+                name: _written(STREAMS[name], entry) for name, entry in self._bookmarks.items()
+            }
+        }
 
     def version(self, stream: str) -> int | None:
         """The version of a stream's rows, if they have one."""
@@ -127,6 +138,10 @@ class Progress:
         entry = self._bookmarks[stream]
         if window is not None and window.newest is not None:
             entry["newest"] = window.newest.isoformat()
+
+    def is_incremental(self, stream: str) -> bool:
+        """Whether the pass of a stream sends changes only."""
+        return "started" in self._bookmarks[stream]
 
     def add_doubt(self, stream: str, reason: str) -> None:
         """Remember a reason not to end a stream's pass with ACTIVATE_VERSION."""
@@ -197,8 +212,10 @@ class Progress:
         for stream in self._streams:
             entry = self._bookmarks[stream.name]
             if entry.get("progress") == COMPLETE:
-                if stream.replication_key and "newest" in entry:
-                    entry[stream.replication_key] = entry["newest"].replace("+00:00", "Z")
+                newest, started = (_as_datetime(entry.get(key)) for key in ("newest", "started"))
+                if stream.replication_key and newest and started and "doubt" not in entry:
+                    bookmark = min(newest, started - MARGIN).isoformat().replace("+00:00", "Z")
+                    entry[stream.replication_key] = bookmark
                 _clear(entry)
 
     def _update_members(self) -> None:
@@ -260,15 +277,28 @@ def _start(stream: type[Stream]) -> list[Any]:
 
 
 def _clear(entry: dict[str, Any]) -> None:
-    for name in OF_A_PASS:
+    for name in ("progress", *MORE):
         entry.pop(name, None)
 
 
+def _written(stream: type[Stream], entry: dict[str, Any]) -> dict[str, Any]:
+    """What the state says of a stream."""
+    written: dict[str, Any] = {"progress": None}
+    if "progress" in entry:
+        more = {name: entry[name] for name in MORE if name in entry}
+        written["progress"] = [entry["progress"], more]
+    if stream.replication_key in entry:
+        written[stream.replication_key] = entry[stream.replication_key]
+    return written
+
+
 def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
-    """The bookmarks of a given state, without what is not usable; of 0.3.0's as well."""
+    """What a given state says of each stream, without what is not usable; of 0.3.0's as well."""
     if state is None or state == {}:
         return {}
-    given = state.get("bookmarks", {}) if isinstance(state, dict) else None
+    if isinstance(state, dict) and state.get("type") == "STATE":  # a whole line of a tap's output
+        return _bookmarks(state.get("value"))
+    given = state.get("bookmarks") if isinstance(state, dict) else None
     if not isinstance(given, dict):
         LOG.warning("The state is not one of a Singer tap; starting without it.")
         return {}
@@ -279,9 +309,25 @@ def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            known = (*OF_A_PASS, str(STREAMS[name].replication_key))
-            usable[name] = {key: copy.deepcopy(entry[key]) for key in known if key in entry}
+            usable[name] = _read(STREAMS[name], copy.deepcopy(entry))
     return usable
+
+
+def _read(stream: type[Stream], written: dict[str, Any]) -> dict[str, Any]:
+    """What the state says of a stream, by name. What is no progress stays, to be found unusable."""
+    entry: dict[str, Any] = {}
+    match written.get("progress"):
+        case None:
+            pass
+        case [where, dict(more)]:
+            entry = {name: more[name] for name in MORE if more.get(name) is not None}
+            entry["progress"] = where
+        case unusable:
+            entry["progress"] = {"unusable": unusable}
+    key = stream.replication_key
+    if key in written:
+        entry[key] = written[key]
+    return entry
 
 
 def _check_bookmark(stream: type[Stream], entry: dict[str, Any], now: datetime) -> None:
@@ -303,8 +349,16 @@ def _continues(stream: type[Stream], entry: dict[str, Any], fresh: dict[str, Any
         _is_progress(stream, entry)
         and entry.get("since") == fresh.get("since")
         and ("started" in entry) == ("started" in fresh)
-        and all(_as_datetime(entry[key]) for key in ("started", "newest") if key in entry)
+        and not ("version" in entry and {"since", "started"} & entry.keys())
+        and _are_in_order(entry.get("newest"), entry.get("started"), fresh.get("started"))
     )
+
+
+def _are_in_order(newest: Any, started: Any, now: Any) -> bool:
+    """Whether the times of an incremental pass can be; without one there must be none."""
+    moments = [_as_datetime(one) for one in (newest, started, now) if one is not None]
+    known = [one for one in moments if one is not None]
+    return len(known) == len(moments) and known == sorted(known) and not (newest and not started)
 
 
 def _as_datetime(value: Any) -> datetime | None:
@@ -333,7 +387,7 @@ def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:
 def _is_position(value: list[Any]) -> bool:
     match value:
         case [bookmark, int(seen)] if not isinstance(seen, bool) and bookmark != "":
-            return seen >= 0 and (bookmark is None or _is_text(bookmark))
+            return 0 <= seen <= MOST_SEEN and (bookmark is None or _is_text(bookmark))
     return False
 
 

@@ -13,14 +13,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.custom_fields import read_columns
 from tap_autopilot.discover import discover
-from tap_autopilot.exceptions import Refused, RunError, TapError
+from tap_autopilot.exceptions import Refused, RunError, Stopped, TapError
 from tap_autopilot.messages import Writer, message, records
 from tap_autopilot.selection import Selected, select
 from tap_autopilot.shape import Row, as_key, compile_pick
@@ -49,7 +49,9 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     """
     gc.set_threshold(GARBAGE_EVERY)
     api = Api(config)
-    selected = select(catalog, discover(read_columns(config, api)))
+    selected = select(catalog, discover({}))
+    if config.custom_fields_as_columns and any(one.stream.name == "contacts" for one in selected):
+        selected = select(catalog, discover(read_columns(api)))
     progress = Progress(
         state,
         [one.stream for one in selected],
@@ -201,7 +203,10 @@ class _Run:
             return []
         version, doubt = self.progress.version(name), self.progress.doubt(name)
         if doubt:
-            LOG.warning("%s: %s; rows that are gone are not removed.", name, doubt)
+            so = "rows that are gone are not removed"
+            if self.progress.is_incremental(name):
+                so = "its bookmark stays where it was"
+            LOG.warning("%s: %s; %s.", name, doubt, so)
         if doubt or version is None:
             return []
         return [message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})]
@@ -232,13 +237,12 @@ class _Run:
         self.progress.finish()
         self.writer.write([self._state()])
         if self.failures:
-            parts = [
-                f"{name} ({errors[0]}"
-                + (f" And {len(errors) - 1} more" if errors[1:] else "")
-                + ")"
-                for name, errors in self.failures.items()
-            ]
-            problem = RunError(f"Not complete: {', '.join(parts)}.")
+            causes: dict[str, list[str]] = {}
+            for name, errors in self.failures.items():
+                more = f" And {len(errors) - 1} more" if errors[1:] else ""
+                causes.setdefault(f"{errors[0]}{more}", []).append(name)
+            parts = [f"{', '.join(names)} ({cause})" for cause, names in causes.items()]
+            problem = RunError(f"Not complete: {'; '.join(parts)}.")
             problem.exit_code = max(
                 error.exit_code for errors in self.failures.values() for error in errors
             )
@@ -278,13 +282,22 @@ class _Run:
         return message({"type": "STATE", "value": self.progress.value()})
 
 
+def _end_at_once(stopped: Stopped) -> NoReturn:
+    """End the process though something hangs, with the line that ends every failed run."""
+    logs.write_last(str(stopped))
+    os._exit(stopped.exit_code)
+
+
 def _live(streams: list[str]) -> Live | None:
     """Live lines for these streams, where stderr is a terminal and its lines are for people."""
     if not (sys.stderr.isatty() and logs.are_for_people()):
         return None
-    from tap_autopilot.terminal import Live  # takes a while, and no other run needs it
+    try:  # the library reads settings of its own from the environment
+        from tap_autopilot.terminal import Live  # takes a while, and no other run needs it
 
-    return Live(streams)
+        return Live(streams)
+    except (OSError, ValueError):
+        return None
 
 
 @contextlib.contextmanager
@@ -294,11 +307,12 @@ def _signals(pool: Pool) -> Iterator[None]:
 
     def stop(signal_number: int, _: object) -> None:
         nonlocal stopping
+        stopped = Stopped(signal_number, signal.Signals(signal_number).name)
         if stopping:
-            os._exit(128 + signal_number)
+            _end_at_once(stopped)
         stopping = True
-        pool.stop(signal_number, signal.Signals(signal_number).name)
-        last = threading.Timer(STOP_WITHIN, os._exit, [128 + signal_number])
+        pool.stop(stopped)
+        last = threading.Timer(STOP_WITHIN, _end_at_once, [stopped])
         last.daemon = True
         last.start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from tap_autopilot import logs
 
 OFTEN = 0.1  # seconds between two looks of a line
+UNUSABLE = (OSError, ValueError)  # a terminal that went away
 
 
 class Live:
@@ -27,27 +29,36 @@ class Live:
             )
             for number, stream in enumerate(streams)
         }
-        logs.write_above(lambda line: tqdm.write(line, file=sys.stderr))
+        self._began: dict[str, float] = {}
+        logs.write_above(self._write)
+
+    def _write(self, line: str) -> None:
+        with contextlib.suppress(*UNUSABLE):
+            tqdm.write(line, file=sys.stderr)
 
     def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
         """Show how far a stream has come; `share` of what it holds, where that is known."""
         now = time.monotonic()
         self._known[stream] = rows, share
-        if share == 1:
-            self._draw(stream, now, throttled=False)
-            del self._known[stream]  # its line stays as it is
-        if now - self._drawn > OFTEN:
-            self._drawn = now
-            for name in self._known:
-                self._draw(name, now, throttled=throttled)
+        if share is not None:
+            self._began.setdefault(stream, share)
+        with contextlib.suppress(*UNUSABLE):
+            if share == 1:
+                self._draw(stream, now, throttled=False)
+                del self._known[stream]  # its line stays as it is
+            if now - self._drawn > OFTEN:
+                self._drawn = now
+                for name in self._known:
+                    self._draw(name, now, throttled=throttled)
 
     def _draw(self, stream: str, now: float, *, throttled: bool) -> None:
         (rows, share), seconds = self._known[stream], now - self._started
         parts = [f"{stream:{self._width}}", f"{rows:>10,} rows", f"{rows / seconds:>8,.0f}/s"]
         if share:
             parts.append(f"{min(share, 1):4.0%}")
-        if share and share < 1:
-            parts.append(f"{clock(seconds / share - seconds)} left")
+        if share and self._began[stream] < share < 1:
+            left = seconds * (1 - share) / (share - self._began[stream])
+            parts.append(f"{clock(left)} left")
         if throttled:
             parts.append("throttled by the API")
         self._lines[stream].set_description_str("  ".join(parts))
@@ -55,6 +66,10 @@ class Live:
     def close(self, summary: Iterable[tuple[str, int, str]]) -> None:
         """Put a table in place of the lines: stream, rows, notes."""
         logs.write_above(None)
+        with contextlib.suppress(*UNUSABLE):
+            self._close(summary)
+
+    def _close(self, summary: Iterable[tuple[str, int, str]]) -> None:
         for line in reversed(self._lines.values()):
             line.close()
         lines = [

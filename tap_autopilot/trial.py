@@ -36,7 +36,7 @@ def try_out(config: Config) -> str:
     each = max(time.monotonic() - started, 1 / min(PUBLISHED_RATE, config.max_requests_per_second))
     minutes = math.ceil(requests * each / 60)
     return (
-        f"The key is good. The account holds {total:,} contacts: {requests:,} requests, at most"
-        f" {minutes:,} {'minute' if minutes == 1 else 'minutes'}, and at most as much again for"
-        " each smart segment."
+        f"The key is good. The account holds {total:,} contacts. To read them will take"
+        f" {requests:,} requests and at most {minutes:,} {'minute' if minutes == 1 else 'minutes'};"
+        " each smart segment at most as long again."
     )

@@ -210,10 +210,10 @@ class Pool:
             self._threads += 1
             threading.Thread(target=self._work, name=f"walk-{self._threads}", daemon=True).start()
 
-    def stop(self, signal_number: int, name: str) -> None:
-        """Make `results` raise Stopped next. Safe to call from a signal handler."""
-        self._stopped = Stopped(signal_number, name)
-        self._done.put((self._stopped, _nothing))
+    def stop(self, stopped: Stopped) -> None:
+        """Make `results` raise this next. Safe to call from a signal handler."""
+        self._stopped = stopped
+        self._done.put((stopped, _nothing))
 
     def cancel(self, kind: str) -> None:
         """Let the walks of a kind that are not begun yet fail without a try."""

@@ -10,8 +10,8 @@ from datetime import datetime
 class Window:
     """Lets rows through that changed at `since` or later.
 
-    `newest` is the newest change of all up to `started`, when the pass began. What changed later
-    may have been on a page that was read before.
+    `newest` is the newest change among those up to `started`, when the pass began; a time that lies
+    in the future tells nothing.
     """
 
     since: datetime | None
@@ -22,10 +22,8 @@ class Window:
         """Whether a row that changed then is sent. One that does not tell always is."""
         if changed is None:
             return True
-        if (
-            self.started is not None
-            and changed <= self.started
-            and (self.newest is None or changed > self.newest)
-        ):
-            self.newest = changed
-        return self.since is None or changed >= self.since
+        if self.since is not None and changed < self.since:
+            return False
+        if self.started is not None and changed <= self.started:
+            self.newest = max(changed, self.newest or changed)
+        return True

@@ -189,7 +189,9 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
             for _ in range(rng.randrange(1, 6)):
                 before = target.received.total() - len(target.received)
                 killed = _run_and_kill(figures, folder, rng, sandbox, target)
-                if not killed or target.state == {"bookmarks": {}}:
+                if not killed or all(
+                    one["progress"] is None for one in target.state["bookmarks"].values()
+                ):
                     break  # the pass is whole; a further run would be the next one
                 figures.kills += 1
                 again = target.received.total() - len(target.received)

@@ -158,14 +158,14 @@ def names(*fields: str) -> list[str]:
 
 def test_names_are_safe_and_kept_apart() -> None:
     assert names("NPS Rating", "nps-rating", "NPS rating") == [
-        "custom_nps_rating",
+        "custom_nps_rating_6b58511d",
         "custom_nps_rating_39f9d6ce",
         "custom_nps_rating_6cf4542b",
     ]
     assert names("Größe; DROP TABLE", "Élan", "寿司", "🙂") == [
         "custom_groe_drop_table",
         "custom_elan",
-        "custom_field",
+        "custom_field_96a5d068",
         "custom_field_f258e529",
     ]
     assert names("Fields")[0].startswith("custom_fields_")

@@ -59,7 +59,8 @@ def test_what_does_not_pass_fails_that_stream_alone(tap: Tap, serve: Serve, what
     run = tap.sync(sandbox, request_timeout=0.5, retry_timeout=1)
     assert time.monotonic() - started < 15
     assert run.code == 1
-    assert "Not complete: contacts (GET /contacts/…:" in run.last_words
+    assert "Not complete: contacts, lists_contacts, " in run.last_words
+    assert run.last_words.count("(GET /contacts/…:") == 1
     assert "given up after" in run.last_words
     assert len(run.rows("contacts")) == 100
     assert len(run.rows("smart_segments_contacts")) == 240
@@ -113,7 +114,7 @@ def test_a_segment_that_cannot_be_read_leaves_the_others(tap: Tap, serve: Serve)
     assert "smart_segments_contacts" in run.last_words
     assert len(run.rows("smart_segments_contacts")) == 38 * 5
     entry = run.state["bookmarks"]["smart_segments_contacts"]
-    assert entry["progress"][2] == [[broken, None, 0]]
+    assert entry["progress"][0][2] == [[broken, None, 0]]
     rest = tap.sync(serve(account), state=run.state)
     assert rest.code == 0
     assert {row["segment_id"] for row in rest.rows("smart_segments_contacts")} == {broken}
@@ -126,7 +127,7 @@ def test_a_walk_that_fails_while_nothing_else_is_read_is_no_outage(tap: Tap, ser
     run = tap.sync(serve(account, *faults), retry_timeout=0.3, concurrency=1)
     assert run.code == 1
     assert len(run.rows("smart_segments_contacts")) == 2 * 5
-    assert len(run.state["bookmarks"]["smart_segments_contacts"]["progress"][2]) == 3
+    assert len(run.state["bookmarks"]["smart_segments_contacts"]["progress"][0][2]) == 3
 
 
 def test_after_many_broken_segments_the_others_are_not_tried(tap: Tap, serve: Serve) -> None:

@@ -140,6 +140,23 @@ def test_a_bounce_that_is_in_both_maps_is_one_row(tap: Tap) -> None:
     }
 
 
+def test_a_bounce_has_the_time_that_is_told(tap: Tap) -> None:
+    run = read(
+        tap, {"contact_id": "c", "mail_bounced": {"m": None}, "mail_hardbounced": {"m": 3000}}
+    )
+    assert [row["timestamp"] for row in run.rows("email_bounced")] == ["1970-01-01T00:00:03.000Z"]
+
+
+def test_no_two_events_have_one_id(tap: Tap) -> None:
+    run = read(
+        tap,
+        {"contact_id": "a", "mail_opened": {"b:c": 1}},
+        {"contact_id": "a:b", "mail_opened": {"c": 1}},
+        {"contact_id": "a%3Ab", "mail_opened": {"c": 1}},
+    )
+    assert len({row["id"] for row in run.rows("email_opened")}) == 3
+
+
 def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
     run = read(
         tap,
@@ -155,6 +172,13 @@ def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
             },
         },
         {"contact_id": "d", "Lists": ["a", 5, "a"], "lists": []},
+        {
+            "contact_id": "f",
+            "lists": ["b"],
+            "Lists": ["c"],
+            "mail_replied": {"m": 1},
+            "MailReplied": {"n": 2, "m": 3},
+        },
         {"contact_id": "e", "mail_opened": [], "lists": {}, "mail_clicked": ""},
     )
     rows = run.rows("email_opened")
@@ -167,7 +191,9 @@ def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
     ]
     assert {row["context_traits_contact_id"] for row in rows} == {"17"}
     assert {row["anonymous_id"] for row in rows} == {"a@example.com"}
-    assert [row["list_id"] for row in run.rows("lists_contacts")] == ["a", "5"]
+    assert [row["list_id"] for row in run.rows("lists_contacts")] == ["a", "5", "b", "c"]
+    replied = {row["email_id"]: row["timestamp"][17:] for row in run.rows("email_replied")}
+    assert replied == {"m": "00.001Z", "n": "00.002Z"}
     assert any(
         line.startswith("INFO email_opened: 5 rows, 1 values nulled (timestamp 1)")
         for line in run.log
@@ -185,7 +211,8 @@ def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
         ({"contact_id": "c", "mail_hardbounced": 7}, {"email_bounced"}),
         ({"contact_id": "", "lists": ["a"], "mail_clicked": {"m": 1}}, {"contacts", "lists_contacts", "email_clicked"}),
         ({"mail_replied": {"m": 1}}, {"contacts", "lists_contacts", "email_replied"}),
-        (["no object"], {"contacts", "lists_contacts"}),
+        (["no object"], {"contacts", *FED}),
+        (None, {"contacts", *FED}),
     ],
 )  # fmt: skip
 def test_what_is_left_out_puts_its_table_in_doubt(

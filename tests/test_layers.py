@@ -22,7 +22,7 @@ PICTURE = {
     "config": {"exceptions"},
     "exceptions": set(),
     "logs": set(),
-    "custom_fields": {"client", "config", "documents", "exceptions", "schemas"},
+    "custom_fields": {"client", "documents", "exceptions", "schemas"},
     "discover": {"schemas", "streams"},
     "selection": {"discover", "exceptions", "streams"},
     "sync": {"client", "config", "custom_fields", "discover", "exceptions", "logs", "messages",

@@ -13,11 +13,15 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.invariants import Run, check
 from tests.scripted import Scripted, page
 
 STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
+
+
+NOTHING_LEFT = {"bookmarks": {stream: {"progress": None} for stream in ALL}}
 
 
 def keys(run: Run, stream: str, upto: int | None = None) -> list[tuple[str, ...]]:
@@ -40,7 +44,7 @@ def test_every_state_of_a_run_can_be_gone_on_from(
     account = Account(contacts=contacts, lists=2, segments=4, members=150)
     sandbox = serve(account, bookmarks=bookmarks)
     whole = tap.sync(sandbox, concurrency=concurrency)
-    assert whole.state == {"bookmarks": {}}
+    assert whole.state == NOTHING_LEFT
     for number, message in enumerate(whole.messages[:-1]):
         if message["type"] == "STATE":
             rest = tap.sync(sandbox, state=message["value"], concurrency=concurrency)
@@ -105,22 +109,31 @@ OLD = {
         {"bookmarks": []},
         {"bookmarks": {"contacts": 5, "lists": None, "deals": {"progress": ["x", 1]}}},
         {"bookmarks": {"contacts": {"progress": 5}, "lists": {"progress": []}}},
-        {"bookmarks": {"contacts": {"progress": ["", 0]}}},
-        {"bookmarks": {"contacts": {"progress": [None]}}},
-        {"bookmarks": {"contacts": {"progress": [7, 100]}}},
-        {"bookmarks": {"contacts": {"progress": ["x", -1]}}},
-        {"bookmarks": {"contacts": {"progress": ["x", True]}}},
-        {"bookmarks": {"contacts": {"progress": "complete", "version": "x"}}},
-        {"bookmarks": {"contacts": {"progress": "finished"}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": ["zzz", 5, []]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": ["zzz", 0, []]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["no", None, 0]]]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["no", 5, 0]]]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [None, 0]}}},
-        {"bookmarks": {"smart_segments": {"progress": ["", 0, []]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": ["", 0, [["s", None, 0]]]}}},
-        {"bookmarks": {"contacts": {"progress": ["\ud800", 1]}}},
-        {"bookmarks": {"lists": {"progress": "complete", "doubt": "\ud800"}}},
+        {"bookmarks": {"contacts": {"progress": ["x", 1]}}},
+        {"bookmarks": {"contacts": {"progress": [["x", 10**400], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [["x", 1], {"newest": "2016-01-01"}]}}},
+        {
+            "bookmarks": {
+                "contacts": {"progress": [["x", 1], {"version": 1, "since": "2016-01-01"}]}
+            }
+        },
+        {"bookmarks": {"contacts": {"progress": [5, {}]}, "lists": {"progress": [[], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [["", 0], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [[None], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [[7, 100], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [["x", -1], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [["x", True], {}]}}},
+        {"bookmarks": {"contacts": {"progress": ["complete", {"version": "x"}]}}},
+        {"bookmarks": {"contacts": {"progress": ["finished", {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [["zzz", 5, []], {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [["zzz", 0, []], {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["no", None, 0]]], {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["no", 5, 0]]], {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [[None, 0], {}]}}},
+        {"bookmarks": {"smart_segments": {"progress": [["", 0, []], {}]}}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["s", None, 0]]], {}]}}},
+        {"bookmarks": {"contacts": {"progress": [["\ud800", 1], {}]}}},
+        {"bookmarks": {"lists": {"progress": ["complete", {"doubt": "\ud800"}]}}},
     ],
 )
 def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
@@ -157,7 +170,7 @@ def test_a_bookmark_that_went_stale_between_runs_loses_nothing(
 ) -> None:
     account = Account(contacts=350, segments=0)
     run = tap.sync(serve(account, "/contacts@3-:500", bookmarks=bookmarks), retry_timeout=0)
-    named = run.state["bookmarks"]["contacts"]["progress"][0]
+    named = run.state["bookmarks"]["contacts"]["progress"][0][0]
     assert named in account.contact_ids
     account.contact_ids = [one for one in account.contact_ids if one != named]
     rest = tap.sync(serve(account, bookmarks=bookmarks, stale=stale), state=run.state)
@@ -187,7 +200,7 @@ def test_streams_may_come_and_go_between_runs(tap: Tap, serve: Serve, catalog: A
     fewer = {"streams": [one for one in catalog["streams"] if one["stream"] != "contacts"]}
     second = tap.sync(sandbox, state=run.state, catalog=fewer)
     assert second.code == 0
-    assert second.state == {"bookmarks": {}}
+    assert second.state == NOTHING_LEFT
     third = tap.sync(sandbox, state=second.state, catalog=catalog)
     assert len(third.rows("contacts")) == 250
     only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
@@ -214,7 +227,7 @@ def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
 def test_what_was_interrupted_comes_first(tap: Tap, serve: Serve, catalog: Any) -> None:
     account = Account(contacts=350, segments=2, members=10)
     bookmark = account.contact_ids[99]
-    state = {"bookmarks": {"contacts": {"progress": [bookmark, 100]}}}
+    state = {"bookmarks": {"contacts": {"progress": [[bookmark, 100], {}]}}}
     four = [one for one in catalog["streams"] if not one["stream"].startswith(FED)]
     run = tap.sync(serve(account), state=state, catalog={"streams": four}, concurrency=1)
     assert run.requests[0].path == f"/v1/contacts/{bookmark}"
@@ -229,14 +242,37 @@ def test_the_state_does_not_grow_with_the_segments(tap: Tap, serve: Serve) -> No
     assert largest < 4000
 
 
+def merge(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
+    return new
+
+
+def test_a_complete_run_merged_into_what_was_before_leaves_nothing(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=250, segments=4, members=120)
+    cut_short = interrupted(tap, serve, account).state
+    whole = tap.sync(serve(account))
+    every = cut_short
+    for one in whole.of("STATE"):
+        every = merge(every, one["value"])
+    for state in (merge(cut_short, whole.state), every):
+        again = tap.sync(serve(account), state=state)
+        for stream in STREAMS:
+            assert keys(again, stream) == keys(whole, stream)
+
+
+def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=250)
+    whole = tap.sync(serve(account, "/contacts@2-:400"))
+    filtered = tap.sync(serve(account, "/contacts@2-:400"), start_date="2016-06-01")
+    state = merge(whole.state, filtered.state)
+    rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
+    assert rest.code == 0
+    assert not rest.of("ACTIVATE_VERSION", "contacts")
+
+
 def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
     """Meltano merges the state of an incomplete run into the one before, key by key."""
-
-    def merge(old: Any, new: Any) -> Any:
-        if isinstance(old, dict) and isinstance(new, dict):
-            return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
-        return new
-
     account = Account(contacts=250, segments=4, members=120)
     whole = tap.sync(serve(account))
     run = interrupted(tap, serve, account)
@@ -274,8 +310,9 @@ def test_a_state_is_with_the_reader_before_the_page_after_the_next_is_asked_for(
                 progress = (
                     json.loads(line).get("value", {}).get("bookmarks", {}).get("contacts", {})
                 )
-                if isinstance(progress.get("progress"), list) and progress["progress"][0]:
-                    seen.add(progress["progress"][0])
+                where = (progress.get("progress") or [None])[0]
+                if isinstance(where, list) and where[0]:
+                    seen.add(where[0])
     assert process.returncode == 0
     assert len(seen) == 9
     assert too_late == []
@@ -327,7 +364,7 @@ def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None
 @pytest.mark.parametrize("total", [0, 2, 400])
 def test_an_empty_answer_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
     answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
-    state = {"bookmarks": {"contacts": {"progress": ["old", 2], "version": 5}}}
+    state = {"bookmarks": {"contacts": {"progress": [["old", 2], {"version": 5}]}}}
     with Scripted(answers) as sandbox:
         run = tap.sync(sandbox, state=state)
     assert run.code == 0
@@ -344,4 +381,5 @@ def test_a_stream_does_not_wait_for_another_that_never_succeeds(tap: Tap, serve:
         assert run.code == 1
         assert len(run.rows("contacts")) == 150
         state = run.state
-        assert list(state["bookmarks"]) == ["smart_segments_contacts"]
+        unfinished = [name for name, one in state["bookmarks"].items() if one["progress"]]
+        assert unfinished == ["smart_segments_contacts"]

@@ -46,9 +46,22 @@ def test_of_several_sources_the_later_wins(tap: Tap, serve: Serve) -> None:
     second = tap.file("second.json", {"api_key": KEY})
     variables = {"TAP_AUTOPILOT_API_KEY": "wrong", "TAP_AUTOPILOT_START_DATE": ""}
     assert check(tap.run("--config", first, "-c", second, **variables)).code == 0
+    url = tap.file("url.json", {"api_url": sandbox.url})
+    good = {"TAP_AUTOPILOT_API_KEY": KEY, "TAP_AUTOPILOT_API_URL": "http://127.0.0.1:1/v1"}
+    assert tap.run("--config", url, "--test", **good).code == 0, "files lack only the key"
     assert check(tap.run("--config", second, "-c", first)).code == 2
     assert check(tap.run("--config", first, "-c", "ENV", "-c", second, **variables)).code == 0
     assert check(tap.run("--config", first, "-c", second, "-c", "ENV", **variables)).code == 2
+
+
+def test_a_key_that_is_given_as_an_option_is_not_repeated(tap: Tap) -> None:
+    run = tap.run("--api_key", KEY, f"--key={KEY}")
+    assert run.code == 2
+    assert "unrecognized arguments: --api_key --key; see" in run.last_words
+    assert KEY not in run.stderr
+    run = tap.run(TAP_AUTOPILOT_API_KEY=KEY, TAP_AUTOPILOT_API_URL=f"http://127.0.0.1:{KEY}/v1")
+    assert run.code == 2
+    assert KEY not in run.stderr
 
 
 def test_the_environment_says_its_mistakes_too(tap: Tap) -> None:
@@ -112,8 +125,8 @@ def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
     run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
     assert run.code == 0
     assert run.stdout.decode() == (
-        "The key is good. The account holds 12,345 contacts: 124 requests, at most 1 minute, and at"
-        " most as much again for each smart segment.\n"
+        "The key is good. The account holds 12,345 contacts. To read them will take 124 requests and"
+        " at most 1 minute; each smart segment at most as long again.\n"
     )
     assert len(sandbox.requests) == 1
 
@@ -184,6 +197,67 @@ def test_a_higher_level_leaves_out_what_is_below(tap: Tap, serve: Serve) -> None
     assert all(line.startswith("WARNING") for line in run.log)
 
 
+@pytest.mark.parametrize("option", ["--about", "--version", "--help"])
+def test_what_cannot_be_printed_is_said_in_one_line(option: str) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([*COMMAND, option], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"CRITICAL Cannot write to stdout: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_a_whole_line_of_output_is_a_state(tap: Tap, serve: Serve) -> None:
+    broken = tap.sync(serve(ACCOUNT, "/contacts@2-:500"), retry_timeout=0.2)
+    line = {"type": "STATE", "value": broken.state}
+    rest = tap.sync(serve(ACCOUNT), state=line)
+    assert len(broken.rows("contacts")) + len(rest.rows("contacts")) == 250
+
+
+def test_a_catalog_of_other_streams_is_an_error(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(), catalog={"streams": [{"tap_stream_id": "contact"}]})
+    assert run.code == 2
+    assert "none of the streams that there are" in run.last_words
+
+
+def test_a_deselected_column_that_does_not_exist_is_warned_of(
+    tap: Tap, serve: Serve, catalog: Any
+) -> None:
+    metadata = {"breadcrumb": ["properties", "emial"], "metadata": {"selected": False}}
+    catalog["streams"][0]["metadata"].append(metadata)
+    run = tap.sync(serve(ACCOUNT), catalog=catalog)
+    assert (
+        "WARNING contacts: the catalog deselects properties.emial, which does not exist." in run.log
+    )
+
+
+def test_a_terminal_that_goes_away_ends_nothing(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=1500, segments=0), "/contacts@6:500", latency=0.05)
+    config = tap.file("config.json", tap.config(sandbox))
+    master, slave = pty.openpty()
+    with (tap.folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            [*COMMAND, "--config", config], stdout=out, stderr=slave, cwd=tap.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        os.close(slave)
+        os.read(master, 100)
+        os.close(master)
+        assert process.wait(60) == 0
+    assert (tap.folder / "out").read_bytes().count(b'"stream":"contacts","record"') == 1500
+
+
+@pytest.mark.parametrize("variables", [{"TQDM_MININTERVAL": "x"}, {"TQDM_POSITION": "x"}])
+def test_odd_settings_of_the_progress_library_end_nothing(
+    tap: Tap, serve: Serve, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    code, came = at_a_terminal(tap, "--config", config)
+    assert code == 0
+    assert "Traceback" not in came
+
+
 def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
     """Run the command with a terminal as its stderr; its exit code, and all that came."""
     master, slave = pty.openpty()
@@ -205,9 +279,7 @@ def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_terminal_shows_live_lines_and_a_table(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(
-        Account(contacts=1500, segments=2, members=50), requests_per_second=8, latency=0.02
-    )
+    sandbox = serve(Account(contacts=1000, segments=2, members=50), requests_per_second=3)
     code, came = at_a_terminal(
         tap, "--config", tap.file("config.json", tap.config(sandbox)), "--select", "contacts,lists"
     )
@@ -217,7 +289,7 @@ def test_a_terminal_shows_live_lines_and_a_table(tap: Tap, serve: Serve) -> None
     last = came.replace("\r", "").replace("\x1b[A", "").splitlines()[-3:]
     assert [line.split()[:2] for line in last] == [
         ["stream", "rows"],
-        ["contacts", "1,500"],
+        ["contacts", "1,000"],
         ["lists", "8"],
     ]
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
+import sys
 import threading
+from collections.abc import Iterator
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
@@ -55,6 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def _running(sandbox: Sandbox) -> Iterator[Sandbox]:
+    try:
+        sandbox.__enter__()
+    except OSError as problem:
+        sys.exit(f"Cannot serve there: {problem.strerror}; try --port 0.")
+    try:
+        yield sandbox
+    finally:
+        sandbox.__exit__()
+
+
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     args = _parser().parse_args()
@@ -81,7 +96,7 @@ def main() -> None:
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
-    with Sandbox(account, options, args.port) as sandbox:
+    with _running(Sandbox(account, options, args.port)) as sandbox:
         print(
             f"{len(account.contact_ids)} contacts, {args.lists} lists,"
             f" {args.segments} smart segments.\n"

@@ -136,7 +136,7 @@ class Account:
         rng = random.Random(f"{self.seed} moved on by {seed}")
         self._day += timedelta(days=1)
         few = max(1, len(self.contact_ids) // 25)
-        for contact_id in rng.sample(self.contact_ids, min(few, len(self.contact_ids) - 1)):
+        for contact_id in rng.sample(self.contact_ids, max(0, min(few, len(self.contact_ids) - 1))):
             self._delete(contact_id)
         for change in (self._renamed, self._relisted, self._mailed):
             for contact_id in rng.sample(self.contact_ids, min(few, len(self.contact_ids))):

@@ -36,6 +36,8 @@ class EmailEvent(Stream):
         def rows(contacts: list[Any]) -> list[Row]:
             made: list[Row] = []
             for contact in contacts:
+                if not contact:
+                    tally.skip("it is no contact")
                 if contact.keys().isdisjoint(cls.maps):
                     continue
                 contact_id, email = as_key(contact.get("contact_id")), as_key(contact.get("email"))
@@ -45,9 +47,10 @@ class EmailEvent(Stream):
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
+                before = f"{cls.name}:{_escaped(contact_id)}:"
                 for message, when in cls._events(contact, tally).items():
                     row = head.copy()
-                    row["id"] = f"{cls.name}:{contact_id}:{message}"
+                    row["id"] = before + message
                     row["email_id"] = message
                     if when is not None and when != "":
                         try:
@@ -70,10 +73,20 @@ class EmailEvent(Stream):
         for name in cls.maps:
             events = contact.get(name)
             if events.__class__ is dict:
-                found = {**events, **found} if found else events
+                found = _merged(found, events) if found else events
             elif events:
                 tally.skip(f"its {name} is not a map")
         return found
+
+
+def _escaped(contact_id: str) -> str:
+    """A contact's id without the character that ends it in an event's id."""
+    return contact_id.replace("%", "%25").replace(":", "%3A")
+
+
+def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Both maps; for a message in both, the first that tells a time."""
+    return {**first, **second, **{message: when for message, when in first.items() if when}}
 
 
 class EmailDelivered(EmailEvent):

@@ -44,7 +44,7 @@ class Project:
             assert old in text
             text = text.replace(old, new)
         (folder / "meltano.yml").write_text(text)
-        (folder / "output").mkdir()
+        (folder / "output-meltano").mkdir()
 
     def meltano(
         self, sandbox: Sandbox, *arguments: str, **settings: Any
@@ -78,12 +78,12 @@ class Project:
     def stored(self) -> dict[str, list[dict[str, Any]]]:
         return {
             file.stem: [json.loads(line) for line in file.read_text().splitlines()]
-            for file in (self.folder / "output").iterdir()
+            for file in (self.folder / "output-meltano").iterdir()
         }
 
     def forget(self) -> None:
-        shutil.rmtree(self.folder / "output")
-        (self.folder / "output").mkdir()
+        shutil.rmtree(self.folder / "output-meltano")
+        (self.folder / "output-meltano").mkdir()
 
 
 @pytest.fixture
@@ -117,6 +117,10 @@ def test_a_run_an_interrupted_one_and_a_full_refresh(project: Project, serve: Se
     project.forget()
     assert project.run(sandbox, "--full-refresh").returncode == 0
     assert keys(project.stored()) == everything(ACCOUNT)
+
+    project.forget()
+    assert project.run(sandbox).returncode == 0
+    assert keys(project.stored()) == everything(ACCOUNT), "the interrupted pass is forgotten"
 
 
 def test_config_test_and_select(project: Project, serve: Serve) -> None:
@@ -193,7 +197,14 @@ def test_the_definition_can_be_added_by_reference(project: Project, serve: Serve
     (project.folder / "meltano.yml").write_text(text[:start] + text[end:])
     reference = ROOT / "docs/meltano/tap-autopilot.yml"
     done = project.meltano(
-        serve(), "add", "extractor", "tap-autopilot", "--no-install", "--from-ref", str(reference)
+        serve(),
+        "add",
+        "--plugin-type",
+        "extractor",
+        "tap-autopilot",
+        "--no-install",
+        "--from-ref",
+        str(reference),
     )
     assert done.returncode == 0, done.stderr
     assert "tap-autopilot" in (project.folder / "meltano.yml").read_text()
