@@ -77,8 +77,8 @@ MUTANTS = (
     Mutant(
         "the key is logged once",
         "cli.py",
-        "    logs.set_up(config.api_key)\n    sync(",
-        "    LOG.info('Key %s', config.api_key)\n    logs.set_up(config.api_key)\n    sync(",
+        "    logs.set_up(config.api_key, config.log_level, config.log_format)\n",
+        "    logs.set_up()\n    LOG.info('Key %s', config.api_key)\n",
         "test_rows.py -k literally",
     ),
     Mutant(
@@ -124,15 +124,15 @@ MUTANTS = (
     Mutant(
         "the incremental bookmark passes the start of the run",
         "window.py",
-        "            and changed <= self.started\n",
-        "",
+        "if self.started is not None and changed <= self.started:",
+        "if self.started is not None:",
         "test_incremental.py -k start_of_the_run",
     ),
     Mutant(
         "equal times are left out",
         "window.py",
-        "changed >= self.since",
-        "changed > self.since",
+        "changed < self.since",
+        "changed <= self.since",
         "test_incremental.py -k judged",
     ),
     Mutant(
@@ -159,7 +159,7 @@ MUTANTS = (
     Mutant(
         "a signal is only obeyed between requests",
         "sync.py",
-        "        pool.stop(signal_number, signal.Signals(signal_number).name)\n",
+        "        pool.stop(stopped)\n",
         "",
         "test_signals.py -k hangs_or_sleeps",
     ),
