@@ -12,6 +12,8 @@ import msgspec
 
 from tap_autopilot.exceptions import RunError
 
+MOST_PIECES = 1000  # that the operating system takes at once
+
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -26,10 +28,14 @@ class Writer:
 
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write whole lines, given in pieces, in one go. Raises RunError if that fails."""
-        data = memoryview(b"".join(pieces))
+        left = [memoryview(piece) for piece in pieces if piece]
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            while left:
+                written = os.writev(self._descriptor, left[:MOST_PIECES])
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
         except BrokenPipeError:
             raise RunError(
                 "The reader of stdout has gone away. If it was a target, see its messages, then run"
@@ -45,14 +51,14 @@ def message(value: Mapping[str, Any]) -> bytes:
     return _encode(value) + b"\n"
 
 
-def records(stream: str, rows: Collection[Mapping[str, Any]], version: int | None) -> bytes:
-    """A RECORD message for each row, as lines; `version` is that of the pass."""
+def records(stream: str, rows: Collection[Mapping[str, Any]], version: int | None) -> list[bytes]:
+    """A RECORD message for each row, in pieces of lines; `version` is that of the pass."""
     if not rows:
-        return b""
+        return []
     before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
     extracted = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     after = b',"time_extracted":' + _encode(extracted)
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"
-    return before + (after + before).join(map(_encode, rows)) + after
+    return [before, (after + before).join(map(_encode, rows)), after]

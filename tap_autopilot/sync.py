@@ -153,7 +153,7 @@ class _Run:
             table = self.tables[name]
             skipped = table.tally.skipped
             rows = table.rows(parts if table.stream.reads else page.documents)
-            lines.append(records(name, rows, self.progress.version(name)))
+            lines += records(name, rows, self.progress.version(name))
             table.tally.rows += len(rows)
             self.progress.note_newest(name, table.window)
             if table.tally.skipped > skipped:
