@@ -279,7 +279,8 @@ def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
 
 
 def test_a_terminal_shows_live_lines_and_a_table(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=1000, segments=2, members=50), requests_per_second=3)
+    account = Account(contacts=1000, segments=2, members=50)
+    sandbox = serve(account, "/contacts@4:429,retry-after=0", latency=0.15)
     code, came = at_a_terminal(
         tap, "--config", tap.file("config.json", tap.config(sandbox)), "--select", "contacts,lists"
     )
