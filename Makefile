@@ -14,7 +14,7 @@ TARGETS := jsonl csv stitch postgres
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
 
-test: lint
+test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/installed

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="tap-autopilot",
@@ -14,12 +14,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=[
-        "tap_autopilot",
-        "tap_autopilot.sandbox",
-        "tap_autopilot.schemas",
-        "tap_autopilot.streams",
-    ],
+    packages=[*find_packages(include=["tap_autopilot*"]), "tap_autopilot.schemas"],
     package_dir={"tap_autopilot.schemas": "schemas"},
     package_data={"tap_autopilot": ["py.typed"], "tap_autopilot.schemas": ["*.json"]},
     install_requires=[

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 from typing import Any
 
-from tap_autopilot.config import Config, variable
+from tap_autopilot.config import Config
 from tap_autopilot.streams import STREAMS
 
 NAME = "tap-autopilot"
@@ -54,7 +54,7 @@ def _facts() -> dict[str, Any]:
             "title": label(field.name),
             "description": said["description"],
             "secret": said["secret"],
-            "env": variable(field.name),
+            "env": Config.variable(field.name),
         }
         if field.default is dataclasses.MISSING:
             required.append(field.name)

@@ -134,7 +134,7 @@ def _last_words(text: str, exit_code: int) -> int:
 
 
 def _print(text: str) -> None:
-    from tap_autopilot.messages import Writer
+    from tap_autopilot.protocol.messages import Writer
 
     Writer(STDOUT).write([text.encode(), b"\n"])
 
@@ -146,26 +146,26 @@ def _about(args: argparse.Namespace) -> None:
 
 
 def _discover(args: argparse.Namespace) -> None:
-    from tap_autopilot.config import gather
-    from tap_autopilot.discover import discover
-    from tap_autopilot.messages import Writer
+    from tap_autopilot.config import Config
+    from tap_autopilot.protocol.catalog import discover
+    from tap_autopilot.protocol.messages import Writer
 
-    custom: dict[str, Any] = {}
-    given = gather(args.config)
+    definitions: list[Any] = []
+    given = Config.gather(args.config)
     asked = given.get("custom_fields_as_columns")
     if asked is True or str(asked).strip().lower() == "true":  # else no key is needed, no network
-        from tap_autopilot.client import Api
-        from tap_autopilot.custom_fields import read_columns
+        from tap_autopilot.api.client import Api
+        from tap_autopilot.sources.custom_fields import read_definitions
 
-        custom = read_columns(Api(_config(given)))
-    Writer(STDOUT).write([json.dumps(discover(custom), indent=2).encode(), b"\n"])
+        definitions = read_definitions(Api(_config(given)))
+    Writer(STDOUT).write([json.dumps(discover(definitions), indent=2).encode(), b"\n"])
 
 
 def _test(args: argparse.Namespace) -> None:
-    from tap_autopilot.config import gather
-    from tap_autopilot.trial import try_out
+    from tap_autopilot.check import try_out
+    from tap_autopilot.config import Config
 
-    _print(try_out(_config(gather(args.config))))
+    _print(try_out(_config(Config.gather(args.config))))
 
 
 def _config(given: dict[str, Any]) -> Config:
@@ -192,9 +192,10 @@ def _selected(names: list[str]) -> dict[str, Any]:
 
 
 def _sync(args: argparse.Namespace) -> None:
-    from tap_autopilot.config import gather, read_json
+    from tap_autopilot.config import Config
+    from tap_autopilot.settings import read_json
 
-    config = _config(gather(args.config))
+    config = _config(Config.gather(args.config))
     if args.select and args.catalog:
         raise UserError("--select is for a run without a catalog; leave one of them out.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
@@ -206,7 +207,7 @@ def _sync(args: argparse.Namespace) -> None:
     if args.state and state is None:
         LOG.warning("The state file %s is empty; starting from the beginning.", args.state)
 
-    from tap_autopilot.sync import sync  # takes a while to import
+    from tap_autopilot.run.sync import sync  # takes a while to import
 
     sync(config, catalog, state, STDOUT)
 

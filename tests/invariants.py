@@ -13,8 +13,8 @@ from typing import Any
 
 import jsonschema
 
+from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.sandbox.server import Request
-from tap_autopilot.schemas import load_schema
 
 Message = dict[str, Any]
 

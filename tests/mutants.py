@@ -30,14 +30,14 @@ class Mutant(NamedTuple):
 MUTANTS = (
     Mutant(
         "the state stands before its rows",
-        "sync.py",
+        "run/sync.py",
         "self.writer.write([*lines, self._state()])",
         "self.writer.write([self._state(), *lines])",
         "test_state.py -k every_state",
     ),
     Mutant(
         "the state is a page ahead of the rows",
-        "sync.py",
+        "run/sync.py",
         "        self.writer.write([*lines, self._state()])\n",
         "        held, self.held = getattr(self, 'held', []), lines\n"
         "        self.writer.write([*held, self._state()])\n",
@@ -45,7 +45,7 @@ MUTANTS = (
     ),
     Mutant(
         "the last page of a walk is dropped",
-        "walks.py",
+        "sources/listings.py",
         "        position = Position(after, seen)\n",
         "        documents = documents if after or not bookmarks else []\n"
         "        position = Position(after, seen)\n",
@@ -53,7 +53,7 @@ MUTANTS = (
     ),
     Mutant(
         "the state keeps the pass after its end",
-        "sync.py",
+        "run/sync.py",
         "        self.progress.finish()\n",
         "",
         "test_rows.py -k literally",
@@ -67,7 +67,7 @@ MUTANTS = (
     ),
     Mutant(
         "a segment that failed is marked as done",
-        "sync.py",
+        "run/sync.py",
         "            failures = self.failures.setdefault(MEMBERS, [])\n",
         "            self.progress.skip_segment(walk.segment_id)\n"
         "            self.writer.write([self._state()])\n"
@@ -83,7 +83,7 @@ MUTANTS = (
     ),
     Mutant(
         "the key is logged in base64, inside a header",
-        "client.py",
+        "api/client.py",
         "        self._deadline = adapter.deadline\n",
         "        self._deadline = adapter.deadline\n        import base64, sys\n"
         "        print(base64.b64encode(('x:' + api.config.api_key).encode()), file=sys.stderr)\n"
@@ -92,28 +92,28 @@ MUTANTS = (
     ),
     Mutant(
         "a row may have no key",
-        "shape.py",
+        "rows/shape.py",
         "            if not row[key]:\n",
         "            if row[key] == '':\n",
         "test_paging.py -k unusable",
     ),
     Mutant(
         "rows are removed in spite of a doubt",
-        "sync.py",
+        "run/sync.py",
         "        if doubt:\n",
         "        if doubt and not doubt:\n",
         "test_paging.py -k promised",
     ),
     Mutant(
         "an empty answer to an outdated bookmark counts as the end",
-        "walks.py",
+        "sources/listings.py",
         "missing = resumed or (total is not None and position.seen < total)",
         "missing = False",
         "test_state.py -k stale",
     ),
     Mutant(
         "a bookmark that the API refuses counts as the end",
-        "walks.py",
+        "sources/listings.py",
         "        listing = _listing(walk, position, client, reduce, total)\n",
         "        try:\n"
         "            listing = _listing(walk, position, client, reduce, total)\n"
@@ -123,21 +123,21 @@ MUTANTS = (
     ),
     Mutant(
         "the incremental bookmark passes the start of the run",
-        "window.py",
+        "rows/changed.py",
         "if self.started is not None and changed <= self.started:",
         "if self.started is not None:",
         "test_incremental.py -k start_of_the_run",
     ),
     Mutant(
         "equal times are left out",
-        "window.py",
+        "rows/changed.py",
         "changed < self.since",
         "changed <= self.since",
         "test_incremental.py -k judged",
     ),
     Mutant(
         "the newest change of an interrupted first half is forgotten",
-        "state.py",
+        "protocol/state.py",
         'entry["newest"] = window.newest.isoformat()',
         'entry.setdefault("newest", window.newest.isoformat())',
         "test_incremental.py",
@@ -151,21 +151,21 @@ MUTANTS = (
     ),
     Mutant(
         "redirects are followed anywhere",
-        "client.py",
+        "api/client.py",
         "same = _origin(target) == _origin(self._url)",
         "same = bool(target)",
         "test_faults.py -k another_origin",
     ),
     Mutant(
         "a signal is only obeyed between requests",
-        "sync.py",
+        "run/sync.py",
         "        pool.stop(stopped)\n",
         "",
         "test_signals.py -k hangs_or_sleeps",
     ),
     Mutant(
         "a lone segment's bookmarks are lost from the state",
-        "state.py",
+        "protocol/state.py",
         "            self._under_way[segment_id] = after\n",
         "            self._under_way.pop(segment_id)\n",
         "test_state.py -k every_state",

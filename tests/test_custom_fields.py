@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.custom_fields import columns
+from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
 from tests.scripted import Scripted

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tap_autopilot.discover import discover
+from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.streams import STREAMS
 from tests.conftest import Tap
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot import pace
-from tap_autopilot.pace import Pacer
+from tap_autopilot.api import pace
+from tap_autopilot.api.pace import Pacer
 
 
 class Clock:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.discover import discover
-from tap_autopilot.documents import decode, decode_members
+from tap_autopilot.api.answers import decode, decode_members
 from tap_autopilot.exceptions import Retryable
-from tap_autopilot.shape import compile_shape
-from tap_autopilot.tally import Tally
+from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.rows.shape import compile_shape
+from tap_autopilot.rows.tally import Tally
 
 SCHEMA = discover({})["streams"][0]["schema"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tap_autopilot.shape import Row, compile_shape
-from tap_autopilot.tally import Tally
-from tap_autopilot.window import Window
+from tap_autopilot.rows.changed import Window
+from tap_autopilot.rows.shape import Row, compile_shape
+from tap_autopilot.rows.tally import Tally
 
 Rows = Callable[[list[Any]], list[Row]]
 Schema = Mapping[str, Any]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from tap_autopilot.shape import (
+from tap_autopilot.rows.changed import Window
+from tap_autopilot.rows.shape import (
     Row,
     as_key,
     compile_changed,
@@ -13,9 +14,8 @@ from tap_autopilot.shape import (
     compile_shape,
     compile_value,
 )
+from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import Rows, Schema, Stream
-from tap_autopilot.tally import Tally
-from tap_autopilot.window import Window
 
 
 class Contacts(Stream):

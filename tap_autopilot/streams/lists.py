@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tap_autopilot.shape import Row, as_key
+from tap_autopilot.rows.changed import Window
+from tap_autopilot.rows.shape import Row, as_key
+from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import Rows, Schema, Stream
-from tap_autopilot.tally import Tally
-from tap_autopilot.window import Window
 
 
 class Lists(Stream):

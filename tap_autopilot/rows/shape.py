@@ -16,7 +16,7 @@ from typing import Any
 import ciso8601
 import msgspec
 
-from tap_autopilot.tally import Tally
+from tap_autopilot.rows.tally import Tally
 
 Document = Any
 Row = dict[str, Any]

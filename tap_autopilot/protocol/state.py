@@ -33,11 +33,10 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from tap_autopilot.documents import has_lone_surrogate
-from tap_autopilot.shape import as_datetime
+from tap_autopilot.rows.changed import Window
+from tap_autopilot.rows.shape import as_datetime
+from tap_autopilot.sources.listings import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import STREAMS, Stream
-from tap_autopilot.walks import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
-from tap_autopilot.window import Window
 
 LOG = logging.getLogger(__name__)
 
@@ -393,4 +392,7 @@ def _is_position(value: list[Any]) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is text that can be written down as UTF-8."""
-    return isinstance(value, str) and not has_lone_surrogate(value)
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False

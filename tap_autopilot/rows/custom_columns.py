@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import collections
 import logging
-import math
 import re
 import unicodedata
 import zlib
 from collections.abc import Iterable
 from typing import Any
 
-from tap_autopilot.client import Api, Client
-from tap_autopilot.documents import decode_value
-from tap_autopilot.exceptions import Retryable
-from tap_autopilot.schemas import load_schema
-
 LOG = logging.getLogger(__name__)
 
-PATH = "/contacts/custom_fields"
 LONGEST_NAME = 50  # characters; PostgreSQL cuts names at 63, and a suffix must fit in
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -31,16 +24,6 @@ _TYPES: dict[str, dict[str, Any]] = {
     "datetime": {"type": ["null", "string"], "format": "date-time"},
 }
 _TEXT: dict[str, Any] = {"type": ["null", "string"]}
-
-
-def read_columns(api: Api) -> dict[str, dict[str, Any]]:
-    """The columns for the account's custom fields, by name, as JSON schemas.
-
-    The `title` of each is the field's own name. Raises what `Client.get` does.
-    """
-    client = Client(api)
-    definitions = client.get(PATH, _decode, shown=PATH, kind="custom_fields", urgency=math.inf)
-    return columns(definitions, load_schema("contacts")["properties"])
 
 
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -72,14 +55,3 @@ def _column(name: str) -> str:
     """The column for a custom field: `custom_nps_rating` for "NPS Rating"."""
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return f"custom_{re.sub('[^a-z0-9]+', '_', letters).strip('_') or 'field'}"[:LONGEST_NAME]
-
-
-def _decode(body: bytes) -> list[Any]:
-    """The definitions in an answer: an array, or an object with one. Raises Retryable if none."""
-    answer = decode_value(body)
-    if isinstance(answer, dict):
-        listed = [value for value in answer.values() if isinstance(value, list)]
-        answer = answer.get("custom_fields", listed[0] if listed else None)
-    if not isinstance(answer, list):
-        raise Retryable("the answer has no custom fields")
-    return answer

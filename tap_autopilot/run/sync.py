@@ -16,22 +16,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import logs
-from tap_autopilot.client import Api, Client
+from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
-from tap_autopilot.custom_fields import read_columns
-from tap_autopilot.discover import discover
 from tap_autopilot.exceptions import Refused, RunError, Stopped, TapError
-from tap_autopilot.messages import Writer, message, records
-from tap_autopilot.selection import Selected, select
-from tap_autopilot.shape import Row, as_key, compile_pick
-from tap_autopilot.state import MEMBERS, Progress
+from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.protocol.messages import Writer, message, records
+from tap_autopilot.protocol.selection import Selected, select
+from tap_autopilot.protocol.state import MEMBERS, Progress
+from tap_autopilot.rows.changed import Window
+from tap_autopilot.rows.shape import Row, as_key, compile_pick
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.sources.custom_fields import read_definitions
+from tap_autopilot.sources.listings import SEGMENTS, Failure, Page, members_of
+from tap_autopilot.sources.pool import Pool
 from tap_autopilot.streams import Rows, Stream
-from tap_autopilot.tally import Tally
-from tap_autopilot.walks import SEGMENTS, Failure, Page, Pool, members_of
-from tap_autopilot.window import Window
 
 if TYPE_CHECKING:
-    from tap_autopilot.terminal import Live
+    from tap_autopilot.run.terminal import Live
 
 LOG = logging.getLogger(__name__)
 
@@ -49,9 +50,9 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     """
     gc.set_threshold(GARBAGE_EVERY)
     api = Api(config)
-    selected = select(catalog, discover({}))
+    selected = select(catalog, discover())
     if config.custom_fields_as_columns and any(one.stream.name == "contacts" for one in selected):
-        selected = select(catalog, discover(read_columns(api)))
+        selected = select(catalog, discover(read_definitions(api)))
     progress = Progress(
         state,
         [one.stream for one in selected],
@@ -293,7 +294,7 @@ def _live(streams: list[str]) -> Live | None:
     if not (sys.stderr.isatty() and logs.are_for_people()):
         return None
     try:  # the library reads settings of its own from the environment
-        from tap_autopilot.terminal import Live  # takes a while, and no other run needs it
+        from tap_autopilot.run.terminal import Live  # takes a while, and no other run needs it
 
         return Live(streams)
     except (OSError, ValueError):

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tap_autopilot.discover import FULL_TABLE, INCREMENTAL, Breadcrumb
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.protocol.catalog import FULL_TABLE, INCREMENTAL, Breadcrumb
 from tap_autopilot.streams import STREAMS, Stream
 
 LOG = logging.getLogger(__name__)

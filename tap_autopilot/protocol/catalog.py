@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tap_autopilot.schemas import load_schema
+from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.streams import STREAMS, Stream
 
 Breadcrumb = tuple[str, ...]
-Schemas = Mapping[str, dict[str, Any]]
 
 FULL_TABLE = "FULL_TABLE"
 INCREMENTAL = "INCREMENTAL"
 
 
-def discover(custom: Schemas) -> dict[str, Any]:
+def discover(definitions: Iterable[Any] = ()) -> dict[str, Any]:
     """The catalog, with metadata for every stream and for every field at every depth.
 
-    `custom` are the schemas of further columns of `contacts`, by name.
+    `definitions` are those of the account's custom fields that get a column each in `contacts`.
     """
     schemas = {name: load_schema(name) for name in STREAMS}
-    schemas["contacts"]["properties"].update(custom)
+    properties = schemas["contacts"]["properties"]
+    properties.update(columns(definitions, list(properties)))
     return {"streams": [_entry(stream, schemas[name]) for name, stream in STREAMS.items()]}
 
 

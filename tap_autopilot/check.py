@@ -6,11 +6,11 @@ import dataclasses
 import math
 import time
 
-from tap_autopilot.client import Api, Client
+from tap_autopilot.api.answers import decode
+from tap_autopilot.api.client import Api, Client
+from tap_autopilot.api.pace import PUBLISHED_RATE
 from tap_autopilot.config import Config
-from tap_autopilot.documents import decode
-from tap_autopilot.pace import PUBLISHED_RATE
-from tap_autopilot.walks import CONTACTS
+from tap_autopilot.sources.listings import CONTACTS
 
 PATIENCE = 10.0  # seconds; somebody is waiting
 PAGE = 100  # contacts, by the API's description

@@ -19,12 +19,12 @@ from typing import Any, TypeVar
 import requests
 import urllib3
 
+from tap_autopilot.api.deadline import DeadlineAdapter
+from tap_autopilot.api.pace import Pacer
+from tap_autopilot.api.retry import Retries, retry_after
 from tap_autopilot.config import Config
-from tap_autopilot.deadline import DeadlineAdapter
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.logs import redactor
-from tap_autopilot.pace import Pacer
-from tap_autopilot.retry import Retries, retry_after
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,0 +1,168 @@
+"""Settings: how they are declared, read from files and the environment, and checked.
+
+A program declares its settings as the fields of a dataclass that inherits from `Settings`, each
+made by `setting` with one of the readers below. A reader checks and converts a value, and raises
+ValueError with what the value must be.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from tap_autopilot.exceptions import UserError
+
+LOG = logging.getLogger(__name__)
+
+ENVIRONMENT = "ENV"
+
+_TRUE = {"true": True, "false": False}
+
+S = TypeVar("S", bound="Settings")
+
+
+def text(value: Any) -> str:
+    """Text that says something."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be text")
+    return value.strip()
+
+
+def boolean(value: Any) -> bool:
+    """True or false, also as text."""
+    if isinstance(value, str):
+        value = _TRUE.get(value.strip().lower(), value)
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def number(least: float, most: float) -> Callable[[Any], float]:
+    """A reader of numbers from `least` to `most`."""
+
+    def read(value: Any) -> float:
+        try:
+            found = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            found = math.nan
+        if not least <= found <= most:
+            raise ValueError(f"must be a number from {least:g} to {most:g}")
+        return found
+
+    return read
+
+
+def whole_number(least: int, most: int) -> Callable[[Any], int]:
+    """A reader of whole numbers from `least` to `most`."""
+    read_number = number(least, most)
+
+    def read(value: Any) -> int:
+        if read_number(value) % 1:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return int(read_number(value))
+
+    return read
+
+
+def one_of(*choices: str) -> Callable[[Any], str]:
+    """A reader of one of these words, in any case."""
+
+    def read(value: Any) -> str:
+        chosen = text(value).lower()
+        if chosen not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return chosen
+
+    return read
+
+
+def setting(
+    kind: str,
+    read: Callable[[Any], Any],
+    description: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    secret: bool = False,
+) -> Any:
+    """A field of a `Settings` class. `kind` is string, date_iso8601, number, integer or boolean."""
+    metadata = {"kind": kind, "read": read, "description": description, "secret": secret}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a program, checked. `prefix` is what its environment variables start with."""
+
+    prefix: ClassVar[str]
+
+    @classmethod
+    def from_mapping(cls: type[S], raw: Mapping[str, Any]) -> S:
+        """The settings from a parsed file. Raises UserError, naming every mistake at once."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for name in raw:
+            if name not in fields:
+                LOG.warning("The config has a setting %.60r that does not exist; ignored.", name)
+        values, mistakes = {}, []
+        for name, field in fields.items():
+            value = raw.get(name)
+            if value is None or value == "":
+                if field.default is dataclasses.MISSING:
+                    variable = cls.variable(name)
+                    mistakes.append(f"{name} is missing (or {variable} in the environment)")
+                continue
+            try:
+                values[name] = field.metadata["read"](value)
+            except ValueError as problem:
+                mistakes.append(f"{name} {problem}")
+        if mistakes:
+            raise UserError(f"The config is not usable: {'; '.join(mistakes)}.")
+        return cls(**values)
+
+    @classmethod
+    def variable(cls, name: str) -> str:
+        """The environment variable for a setting."""
+        return f"{cls.prefix}{name.upper()}"
+
+    @classmethod
+    def gather(cls, sources: Iterable[str]) -> dict[str, Any]:
+        """The settings from files, and from the environment for "ENV"; later sources win.
+
+        Without "ENV" among the sources, the environment fills in what the files lack. Raises
+        UserError for a file that holds no settings.
+        """
+        found: dict[str, Any] = {}
+        sources = list(sources)
+        for source in sources if ENVIRONMENT in sources else [ENVIRONMENT, *sources]:
+            if source == ENVIRONMENT:
+                names = [field.name for field in dataclasses.fields(cls)]
+                given: Any = {name: os.environ.get(cls.variable(name)) for name in names}
+                given = {name: value for name, value in given.items() if value}
+            else:
+                given = read_json(source, "config")
+                if not isinstance(given, dict):
+                    raise UserError(
+                        f'The config file {source} is not an object such as {{"api_key": "…"}}.'
+                    )
+            found |= given
+        return found
+
+
+def read_json(path: str, what: str) -> Any:
+    """The JSON in a file that the user named. Raises UserError if there is none.
+
+    An empty file is `None`: it is what a failed run leaves of a state kept with `tail -1`.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return json.loads(text) if text.strip() else None
+    except OSError as problem:
+        raise UserError(f"Cannot read the {what} file {path}: {problem.strerror}.") from None
+    except (ValueError, RecursionError) as problem:
+        place = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) else ""
+        raise UserError(f"The {what} file {path} is not JSON{place}.") from None

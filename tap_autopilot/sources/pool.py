@@ -1,0 +1,94 @@
+"""Reads several walks at a time and hands their pages to one thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+from tap_autopilot.api.client import Client
+from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, UserError
+from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
+
+AHEAD = 2  # pages that a thread may have asked for and that are not written yet
+
+
+class Pool:
+    """Reads walks on a few threads; `results` gives their pages to the thread that asks.
+
+    A thread begins no page before all but one of its pages are dealt with. That bounds the memory,
+    and lets a slow consumer slow the reading down.
+    """
+
+    def __init__(self, concurrency: int, client: Callable[[], Client]) -> None:
+        self._concurrency = concurrency
+        self._client = client
+        self._threads = 0
+        self._unfinished = 0
+        self._cancelled: set[str] = set()
+        self._stopped: Stopped | None = None
+        self._todo: queue.SimpleQueue[tuple[Walk, Position]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[Page | Failure | BaseException, Callable[[], None]]] = (
+            queue.SimpleQueue()
+        )
+
+    def add(self, walk: Walk, start: Position) -> None:
+        """Read this walk too, after those added before it."""
+        self._unfinished += 1
+        self._todo.put((walk, start))
+        if self._threads < min(self._concurrency, self._unfinished):
+            self._threads += 1
+            threading.Thread(target=self._work, name=f"walk-{self._threads}", daemon=True).start()
+
+    def stop(self, stopped: Stopped) -> None:
+        """Make `results` raise this next. Safe to call from a signal handler."""
+        self._stopped = stopped
+        self._done.put((stopped, _nothing))
+
+    def cancel(self, kind: str) -> None:
+        """Let the walks of a kind that are not begun yet fail without a try."""
+        self._cancelled.add(kind)
+
+    def results(self) -> Iterator[Page | Failure]:
+        """The pages of all walks, those of one walk in order, and a failure for each that ends so.
+
+        Asking for the next one says that the one before is dealt with. Raises what cannot be a
+        failure of one walk alone.
+        """
+        while self._unfinished:
+            result, release = self._done.get()
+            if self._stopped is not None:
+                raise self._stopped
+            if isinstance(result, BaseException):
+                raise result
+            if isinstance(result, Failure):
+                if isinstance(result.error, (UserError, Unreachable)):
+                    raise result.error
+                self._unfinished -= 1
+            elif result.after is None:
+                self._unfinished -= 1
+            yield result
+            release()
+
+    def _work(self) -> None:
+        try:
+            client = self._client()
+            ahead = threading.Semaphore(AHEAD)
+            while True:
+                walk, start = self._todo.get()
+                ahead.acquire()
+                try:
+                    if walk.kind in self._cancelled:
+                        raise RunError(f"GET {walk.path}: not tried.")
+                    for page in pages(walk, start, client):
+                        self._done.put((page, ahead.release))
+                        ahead.acquire()
+                except TapError as error:
+                    self._done.put((Failure(walk, error), _nothing))
+                ahead.release()
+        except BaseException as error:  # a mistake of ours; the run must not wait for this thread
+            self._done.put((error, _nothing))
+
+
+def _nothing() -> None:
+    """Nothing to release."""
