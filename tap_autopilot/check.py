@@ -24,12 +24,16 @@ def try_out(config: Config) -> str:
     patient = min(config.retry_timeout, PATIENCE), min(config.request_timeout, PATIENCE)
     quick = dataclasses.replace(config, retry_timeout=patient[0], request_timeout=patient[1])
     started = time.monotonic()
-    listing = Client(Api(quick)).get(
-        CONTACTS.path,
-        lambda body: decode(body, CONTACTS.listing),
-        shown=CONTACTS.path,
-        kind=CONTACTS.kind,
-        urgency=math.inf,
+    listing = (
+        Client(Api(quick))
+        .get(
+            CONTACTS.path,
+            lambda body: decode(body, CONTACTS.documents),
+            shown=CONTACTS.path,
+            kind=CONTACTS.source,
+            urgency=math.inf,
+        )
+        .value
     )
     total = max(listing.total or 0, len(listing.documents))
     requests = max(1, math.ceil(total / PAGE))

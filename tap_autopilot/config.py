@@ -115,6 +115,13 @@ class Config(Settings):
     emit_activate_version_messages: bool = setting(
         "boolean", boolean, "Let targets remove rows that are gone from the account.", default=True
     )
+    check_totals: bool = setting(
+        "boolean",
+        boolean,
+        "Compare what was read with the totals that the API reports; turn off for accounts whose"
+        " totals are inexact.",
+        default=True,
+    )
     log_level: str | None = setting(
         "string",
         one_of("debug", "info", "warning", "error"),

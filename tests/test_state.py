@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.sources.completeness import Census
 from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.invariants import Run, check
@@ -21,7 +23,10 @@ from tests.scripted import Scripted, page
 STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
 
 
-NOTHING_LEFT = {"bookmarks": {stream: {"progress": None} for stream in ALL}}
+NOTHING_LEFT = {
+    "bookmarks": {stream: {"progress": None} for stream in ALL},
+    "walks": dict.fromkeys(STREAMS),
+}
 
 
 def keys(run: Run, stream: str, upto: int | None = None) -> list[tuple[str, ...]]:
@@ -90,6 +95,18 @@ def test_what_was_sent_without_a_version_is_not_removed(tap: Tap, serve: Serve) 
     assert not rest.of("ACTIVATE_VERSION", "contacts")
 
 
+CENSUS = list(dataclasses.astuple(Census()))
+READING = {"bookmarks": {"contacts": {"progress": ["reading", {}]}}}
+READING_MEMBERS = {"bookmarks": {"smart_segments_contacts": {"progress": ["reading", {}]}}}
+NO_POSITIONS: list[Any] = [
+    5, [], ["x"], ["x", 5], ["x", []], ["", CENSUS], ["\ud800", CENSUS], [5, CENSUS],
+    ["x", [-1, *CENSUS[1:]]], ["x", [10**400, *CENSUS[1:]]], ["x", [True, *CENSUS[1:]]],
+    ["x", [*CENSUS[:2], 5, *CENSUS[3:]]], ["x", [*CENSUS, 1]],
+]  # fmt: skip
+NO_MEMBERS: list[Any] = [
+    5, ["", 0, 0], [None, 0, 0, []], ["\ud800", 0, 0, []], ["", -1, 0, []], ["", 0, -1, []],
+    ["", 0, 0, [["s", None]]], ["", 0, 0, [["s", 5, CENSUS, 0]]], ["", 0, 0, 7],
+]  # fmt: skip
 OLD = {
     "bookmarks": {"contacts": {"updated_at": "2017-01-20T00:00:00.000000Z"}},
     "currently_syncing": "lists",
@@ -133,7 +150,13 @@ OLD = {
         {"bookmarks": {"smart_segments": {"progress": [["", 0, []], {}]}}},
         {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["s", None, 0]]], {}]}}},
         {"bookmarks": {"contacts": {"progress": [["\ud800", 1], {}]}}},
-        {"bookmarks": {"lists": {"progress": ["complete", {"doubt": "\ud800"}]}}},
+        {"bookmarks": {"lists": {"progress": ["complete", {"doubts": {"short": "\ud800"}}]}}},
+        {"bookmarks": {"lists": {"progress": ["complete", {"doubts": {"new": "?"}}]}}},
+        {"bookmarks": {"lists": {"progress": ["complete", {"of a later version": 1}]}}},
+        {"bookmarks": {"contacts": {"progress": ["reading", {}]}}},
+        {"bookmarks": {"contacts": {"progress": ["reading", {}]}}, "walks": 5},
+        *({**READING, "walks": {"contacts": walk}} for walk in NO_POSITIONS),
+        *({**READING_MEMBERS, "walks": {"smart_segments_contacts": walk}} for walk in NO_MEMBERS),
     ],
 )
 def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
@@ -157,7 +180,7 @@ def test_an_empty_state_file_is_taken_as_none(tap: Tap, serve: Serve) -> None:
 
 def interrupted(tap: Tap, serve: Serve, account: Account) -> Run:
     """A run that got through one page of contacts and of some segments, and lists."""
-    sandbox = serve(account, "/contacts/:400", "/smart_segments/@3-:400")
+    sandbox = serve(account, "/contacts/:405", "/smart_segments/@3-:405")
     run = tap.sync(sandbox, retry_timeout=0, concurrency=2)
     assert run.code == 1
     return run
@@ -170,7 +193,7 @@ def test_a_bookmark_that_went_stale_between_runs_loses_nothing(
 ) -> None:
     account = Account(contacts=350, segments=0)
     run = tap.sync(serve(account, "/contacts@3-:500", bookmarks=bookmarks), retry_timeout=0)
-    named = run.state["bookmarks"]["contacts"]["progress"][0][0]
+    named = run.state["walks"]["contacts"][0]
     assert named in account.contact_ids
     account.contact_ids = [one for one in account.contact_ids if one != named]
     rest = tap.sync(serve(account, bookmarks=bookmarks, stale=stale), state=run.state)
@@ -184,10 +207,10 @@ FED = ("lists_contacts", "email_")  # by the walk over the contacts, which they 
 
 def test_a_table_that_joins_a_walk_starts_it_over(tap: Tap, serve: Serve, catalog: Any) -> None:
     only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
-    first = tap.sync(serve(None, "/contacts/:400"), catalog=only)
+    first = tap.sync(serve(None, "/contacts/:405"), catalog=only)
     rest = tap.sync(serve(), state=first.state, catalog=catalog)
     assert len(rest.rows("contacts")) == 250
-    assert any("at different pages; starting over" in line for line in rest.log)
+    assert any("cannot resume from the state; starting over" in line for line in rest.log)
     fresh = tap.sync(serve(), catalog=catalog)
     assert rest.rows("email_opened") == fresh.rows("email_opened")
 
@@ -204,7 +227,7 @@ def test_streams_may_come_and_go_between_runs(tap: Tap, serve: Serve, catalog: A
     third = tap.sync(sandbox, state=second.state, catalog=catalog)
     assert len(third.rows("contacts")) == 250
     only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
-    first = tap.sync(serve(account, "/contacts/:400"), catalog=only)
+    first = tap.sync(serve(account, "/contacts/:405"), catalog=only)
     with_lists = [one for one in catalog["streams"] if not one["stream"].startswith(FED)]
     rest = tap.sync(sandbox, state=first.state, catalog={"streams": with_lists})
     assert len(rest.rows("contacts")) == 150
@@ -217,17 +240,19 @@ def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
     account.segments = [{"segment_id": "contactlist_sseg0", "title": "New"}, *account.segments[1:]]
     rest = tap.sync(serve(account), state=run.state)
     assert rest.code == 0
-    assert any("are not those that the state tells of" in line for line in rest.log)
     sent = {key for one in (run, rest) for key in keys(one, "smart_segments_contacts")}
-    for segment in account.segments:
+    for segment in account.segments[1:]:
         for contact_id in account.segment_members(segment["segment_id"]) or ():
             assert (segment["segment_id"], contact_id) in sent
+    new = keys(tap.sync(serve(account), state=rest.state), "smart_segments_contacts")
+    assert any(segment == "contactlist_sseg0" for segment, _ in new)
 
 
 def test_what_was_interrupted_comes_first(tap: Tap, serve: Serve, catalog: Any) -> None:
     account = Account(contacts=350, segments=2, members=10)
     bookmark = account.contact_ids[99]
-    state = {"bookmarks": {"contacts": {"progress": [[bookmark, 100], {}]}}}
+    state = tap.sync(serve(account, "/contacts@2-:405"), concurrency=1).state
+    assert state["walks"]["contacts"][0] == bookmark
     four = [one for one in catalog["streams"] if not one["stream"].startswith(FED)]
     run = tap.sync(serve(account), state=state, catalog={"streams": four}, concurrency=1)
     assert run.requests[0].path == f"/v1/contacts/{bookmark}"
@@ -263,8 +288,8 @@ def test_a_complete_run_merged_into_what_was_before_leaves_nothing(tap: Tap, ser
 
 def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=250)
-    whole = tap.sync(serve(account, "/contacts@2-:400"))
-    filtered = tap.sync(serve(account, "/contacts@2-:400"), start_date="2016-06-01")
+    whole = tap.sync(serve(account, "/contacts@2-:405"))
+    filtered = tap.sync(serve(account, "/contacts@2-:405"), start_date="2016-06-01")
     state = merge(whole.state, filtered.state)
     rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
     assert rest.code == 0
@@ -307,11 +332,8 @@ def test_a_state_is_with_the_reader_before_the_page_after_the_next_is_asked_for(
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                progress = (
-                    json.loads(line).get("value", {}).get("bookmarks", {}).get("contacts", {})
-                )
-                where = (progress.get("progress") or [None])[0]
-                if isinstance(where, list) and where[0]:
+                where = json.loads(line).get("value", {}).get("walks", {}).get("contacts")
+                if where and where[0]:
                     seen.add(where[0])
     assert process.returncode == 0
     assert len(seen) == 9
@@ -350,7 +372,7 @@ def test_a_slow_reader_slows_the_reading_down(tap: Tap, serve: Serve) -> None:
 
 def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None:
     first = {"segments": [{"segment_id": "s1"}], "bookmark": "b2"}
-    script = Scripted({"/smart_segments": first, "/smart_segments/b2": (400, {})})
+    script = Scripted({"/smart_segments": first, "/smart_segments/b2": (405, {})})
     script.answers |= {f"/smart_segments/{one}/contacts": page(one) for one in ("s1", "s2")}
     with script as sandbox:
         run = tap.sync(sandbox)
@@ -364,7 +386,10 @@ def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None
 @pytest.mark.parametrize("total", [0, 2, 400])
 def test_an_empty_answer_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
     answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
-    state = {"bookmarks": {"contacts": {"progress": [["old", 2], {"version": 5}]}}}
+    state = {
+        "bookmarks": {"contacts": {"progress": ["reading", {"version": 5}]}},
+        "walks": {"contacts": ["old", list(dataclasses.astuple(Census(read=2, highest="b")))]},
+    }
     with Scripted(answers) as sandbox:
         run = tap.sync(sandbox, state=state)
     assert run.code == 0
@@ -374,7 +399,7 @@ def test_an_empty_answer_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: i
 def test_a_stream_does_not_wait_for_another_that_never_succeeds(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=150, segments=3, members=5)
     broken = account.segments[0]["segment_id"]
-    sandbox = serve(account, f"/smart_segments/{broken}:400")
+    sandbox = serve(account, f"/smart_segments/{broken}:405")
     state = None
     for _ in range(2):
         run = tap.sync(sandbox, state=state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import email.utils
 import http.client
 import json
 import logging
@@ -14,7 +15,8 @@ import urllib.parse
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from datetime import datetime, timezone
+from typing import Any, Generic, TypeVar
 
 import requests
 import urllib3
@@ -50,6 +52,15 @@ class Traffic:
         if self.throttled:
             parts.append(f"throttled for {self.throttled:.1f} s")
         return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[T]):
+    """An answer: its value, when it arrived by our clock, and when it was sent by the API's."""
+
+    value: T
+    fetched_at: datetime
+    date: datetime | None
 
 
 class Api:
@@ -104,7 +115,7 @@ class Client:
 
     def get(
         self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
-    ) -> T:
+    ) -> Answer[T]:
         """What `decode` makes of the answer to `path`, which is percent-encoded already.
 
         `decode` raises Retryable for an answer that is not what it should be. `shown` is how the
@@ -118,7 +129,8 @@ class Client:
         while True:
             sent = self._api.pacer.wait(urgency if retries is None else math.inf)
             try:
-                result = decode(self._follow(path, shown, kind))
+                body, date = self._follow(path, shown, kind)
+                answer = Answer(decode(body), datetime.now(timezone.utc), date)
             except Retryable as problem:
                 retries = retries or Retries(self._api.config.retry_timeout)
                 wait = retries.next_wait(problem.wait)
@@ -135,7 +147,7 @@ class Client:
             else:
                 self._api.pacer.answered()
                 self._api.last_answer = time.monotonic()
-                return result
+                return answer
 
     def _given_up(self, shown: str, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
@@ -163,15 +175,15 @@ class Client:
             traffic.retries += retries
             traffic.throttled += throttled
 
-    def _follow(self, path: str, shown: str, kind: str) -> bytes:
-        """The body of the answer, through redirects within the origin."""
+    def _follow(self, path: str, shown: str, kind: str) -> tuple[bytes, datetime | None]:
+        """The body of the answer and its date, through redirects within the origin."""
         url = self._url + path
         for _ in range(MOST_REDIRECTS):
             with self._api.counting:
                 self._api.traffic[kind].requests += 1
             status, headers, body = self._fetch(url)
             if status not in (301, 302, 303, 307, 308):
-                return self._checked(shown, status, headers, body)
+                return self._checked(shown, status, headers, body), _date(headers.get("Date"))
             try:
                 target = urllib.parse.urljoin(url, headers.get("Location", ""))
                 same = _origin(target) == _origin(self._url)
@@ -251,6 +263,14 @@ class Client:
             return ""
         line = "".join(one if one.isprintable() else " " for one in self._redact(message))
         return f' "{line[:200]}"'
+
+
+def _date(header: str | None) -> datetime | None:
+    try:
+        date = email.utils.parsedate_to_datetime(header or "")
+    except ValueError:
+        return None
+    return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
 
 def _unpacked(packed: bytes) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterable, Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -51,13 +51,17 @@ def message(value: Mapping[str, Any]) -> bytes:
     return _encode(value) + b"\n"
 
 
-def records(stream: str, rows: Collection[Mapping[str, Any]], version: int | None) -> list[bytes]:
-    """A RECORD message for each row, in pieces of lines; `version` is that of the pass."""
+def records(
+    stream: str, rows: Collection[Mapping[str, Any]], version: int | None, extracted: datetime
+) -> list[bytes]:
+    """A RECORD message for each row, in pieces of lines.
+
+    `version` is that of the pass, `extracted` when the rows were fetched, in UTC.
+    """
     if not rows:
         return []
     before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
-    extracted = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    after = b',"time_extracted":' + _encode(extracted)
+    after = b',"time_extracted":' + _encode(extracted.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"

@@ -1,363 +1,347 @@
-"""State: how far each stream's pass has come, in and out of Singer's STATE.
+"""State: how far the passes of the streams have come, in and out of Singer's STATE.
 
 A pass reads a stream from end to end, over as many runs as it takes. While one is under way,
-`bookmarks.<stream>.progress` of the state is [where, more]. Where it is:
-
-    [bookmark, seen]   the position of the next page; or
-    "complete"         ; or, for the members of the segments,
-    [through, fingerprint, [[segment, bookmark, seen], …]]
-                       all segments up to `through` are read but for those that follow
-
-and more, where it applies:
+`bookmarks.<stream>.progress` of the state is the list [status, more]. The status is "reading" or,
+while other streams of the run are not done, "complete". More is, where it applies:
 
     since      only rows that changed at that moment or later are sent
     started    when an incremental pass began
     newest     the newest change that it has seen, up to then
-    version    the number on the pass's rows, when it is to end with ACTIVATE_VERSION
-    doubt      why it must not end so, nor move the Singer bookmark
+    skipped    how many documents made no row
+    version    the number on the pass's rows, if it is to end with ACTIVATE_VERSION
+    doubts     why the pass may not hold everything, by kind
 
-When nothing is left to go on with, `progress` is null. It is never an object and never left out,
-because some tools merge a new state into an old one, key by key: so that can only replace it whole.
+Where nothing is left to resume, `progress` is null. It is never an object and never left out,
+because some tools merge a new state into an old one, key by key: a list or null replaces it whole.
+For the same reason `walks.<source>`, which says where the reading of each source stands, is a list
+or null.
 
-Beside it an incremental stream has its Singer bookmark, under the name of its replication key. It
-moves when the pass is complete: to the newest change that was seen, but to no later than a margin
-before the pass began, since the API's clock may be behind ours.
+An incremental stream also has its Singer bookmark there, under the name of its replication key, and
+the `start_date` under which it was made, if any.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from operator import itemgetter
 from typing import Any
 
-from tap_autopilot.rows.changed import Window
+from tap_autopilot.exceptions import RunError
+from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
+from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.rows.shape import as_datetime
-from tap_autopilot.sources.listings import CONTACTS, LISTS, SEGMENTS, Page, Position, Walk
+from tap_autopilot.sources.completeness import Doubt, activates, moves_bookmark
+from tap_autopilot.sources.listings import CONTACTS, LISTS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
 
-MEMBERS = "smart_segments_contacts"
-COMPLETE = "complete"
-NO_MEMBERS: list[Any] = ["", 0, []]
-MORE = ("since", "started", "newest", "version", "doubt")
-MARGIN = timedelta(minutes=1)  # by which the API's clock may be behind
-MOST_SEEN = 2**53  # documents of one listing
+READING, COMPLETE = "reading", "complete"
+MARGIN = timedelta(minutes=1)  # between a bookmark and the moment when its pass began
+
+
+@dataclass
+class Pass:
+    """One stream's pass: which rows it sends, and how far to trust it."""
+
+    incremental: bool = False
+    since: datetime | None = None
+    version: int | None = None
+    started: datetime | None = None
+    newest: datetime | None = None
+    skipped: int = 0  # documents that made no row
+    doubts: dict[Doubt, str] = field(default_factory=dict)
+    is_complete: bool = False
+
+    @property
+    def activates(self) -> bool:
+        """Whether it ends with ACTIVATE_VERSION."""
+        return self.version is not None and activates(self.doubts)
+
+    def saw(self, newest: datetime | None, skipped: int) -> None:
+        """Note the newest change on a page, and how many of its documents made no row."""
+        if newest is not None:
+            self.newest = max(newest, self.newest or newest)
+        if skipped:
+            self.skipped += skipped
+            self.doubts[Doubt.SKIPPED] = f"{self.skipped:,} documents were skipped"
 
 
 class Progress:
-    """The passes of the selected streams: where they stand, and the state that says so."""
+    """The passes of the selected streams, and the sources that feed them."""
 
     def __init__(
         self,
         state: Any,
-        selected: Iterable[type[Stream]],
+        selected: Sequence[Selected],
         *,
-        incremental: Collection[str],
         versions: bool,
         start_date: datetime | None,
     ) -> None:
-        self._streams = list(selected)
-        self._bookmarks = _bookmarks(state)
-        self._members = _Members()
-        now = datetime.now(timezone.utc)
-        for name, entry in self._bookmarks.items():
-            _check_bookmark(STREAMS[name], entry, now)
-            if not any(stream.name == name for stream in self._streams):
-                _clear(entry)
-        for stream in self._streams:
-            entry = self._bookmarks.setdefault(stream.name, {})
-            fresh: dict[str, Any] = {"progress": _start(stream)}
-            bounds = [start_date if stream.replication_key else None]
-            if stream.name in incremental:
-                fresh["started"] = now.isoformat()
-                bounds.append(_as_datetime(entry.get(str(stream.replication_key))))
-            if since := max(filter(None, bounds), default=None):
-                fresh["since"] = since.isoformat()
-            elif versions and stream.name not in incremental:
-                fresh["version"] = int(now.timestamp() * 1000)
-            if not _continues(stream, entry, fresh):
-                if "progress" in entry:
-                    LOG.warning(
-                        "%s: the state's progress is not usable; starting over.", stream.name
-                    )
-                _clear(entry)
-                entry.update(fresh)
-            elif not versions:
-                entry.pop("version", None)
-        for walk in (CONTACTS, LISTS, SEGMENTS):
-            self._agree(walk)
-        if self.needs_members():
-            self._members = _Members(*self._bookmarks[MEMBERS]["progress"])
-            for name in self.unfinished(SEGMENTS):  # the members need the listing from its start
-                self._bookmarks[name]["progress"] = [None, 0]
+        self._now = datetime.now(timezone.utc)
+        self._start_date = start_date
+        self._entries, walks = _read(state)
+        self._streams = {one.stream.name: one.stream for one in selected}
+        resumed = {}
+        fresh = {}
+        for one in selected:
+            name, entry = one.stream.name, self._entries.setdefault(one.stream.name, {})
+            self._check_bookmark(one.stream, entry)
+            fresh[name] = self._fresh(one, entry, versions=versions)
+            resumed[name] = _resumed(name, entry, fresh[name], versions=versions)
+        for entry in self._entries.values():
+            entry.pop("progress", None)
+        self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
+        self._members = EachSegment()
+        self._listings = {walk.source: OneListing(walk) for walk in (CONTACTS, LISTS, SEGMENTS)}
+        self._sources: dict[str, OneListing | EachSegment] = {
+            **self._listings,
+            MEMBERS: self._members,
+        }
+        for source, positions in self._sources.items():
+            names = self.fed_by(source)
+            can = [name for name in names if resumed[name]]
+            if can and (can != names or not positions.resume(walks.get(source))):
+                LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
+                self._passes.update({name: fresh[name] for name in names})
+        if self._needs(MEMBERS):  # which segments there are is told by their whole listing
+            self._listings[SEGMENTS.source].position = Position()
+        done = [name for name, found in self._passes.items() if found.is_complete]
+        if done:
+            LOG.info("Complete already, from the interrupted run: %s.", ", ".join(done))
 
-    def _agree(self, walk: Walk) -> None:
-        """Let streams that are fed by one walk go on together; if they cannot, start it over."""
-        names = self.unfinished(walk)
-        positions = [self._bookmarks[name]["progress"] for name in names]
-        if any(position != positions[0] for position in positions):
-            LOG.warning("The state has %s at different pages; starting over.", " and ".join(names))
-            for name in names:
-                self._bookmarks[name]["progress"] = [None, 0]
+    def _check_bookmark(self, stream: type[Stream], entry: dict[str, Any]) -> None:
+        """Drop a Singer bookmark by which rows could be missed."""
+        key = str(stream.replication_key)
+        if key not in entry:
+            return
+        bookmark, made_under = _as_datetime(entry[key]), _as_datetime(entry.get("start_date"))
+        if bookmark is None or bookmark > self._now:
+            LOG.warning(
+                "%s: the state's %s is not a time in the past; reading without it.",
+                stream.name, key,
+            )  # fmt: skip
+        elif made_under and (self._start_date is None or self._start_date < made_under):
+            LOG.warning(
+                "%s: start_date is earlier than the %s under which the state's %s was made;"
+                " reading without it.",
+                stream.name, made_under.isoformat(), key,
+            )  # fmt: skip
+        else:
+            return
+        del entry[key]
+
+    def _fresh(self, one: Selected, entry: dict[str, Any], *, versions: bool) -> Pass:
+        """The pass that would begin now."""
+        stream = one.stream
+        bounds = [self._start_date] if stream.replication_key else []
+        if one.incremental:
+            bookmark = _as_datetime(entry.get(str(stream.replication_key)))
+            bounds.append(bookmark and bookmark - stream.look_back)
+        found = Pass(one.incremental, max(filter(None, bounds), default=None))
+        if versions and not found.incremental and found.since is None:
+            found.version = int(self._now.timestamp() * 1000)
+        return found
+
+    def fed_by(self, source: str) -> list[str]:
+        """The selected streams that still need a source."""
+        return [
+            name
+            for name, stream in self._streams.items()
+            if stream.walk == source and not self._passes[name].is_complete
+        ]
+
+    def _needs(self, source: str) -> bool:
+        return bool(self.fed_by(source))
+
+    def start(self) -> list[tuple[Walk, Position]]:
+        """The walks to begin with, interrupted ones first. Those of members come later, by `found`.
+
+        The segments are listed also where only their members are needed.
+        """
+        walks = []
+        for walk in (CONTACTS, LISTS, SEGMENTS):
+            positions = self._listings[walk.source]
+            begun = positions.is_begun or (walk.children is not None and self._members.is_begun)
+            if self._needs(walk.source) or (walk.children and self._needs(walk.children)):
+                walks.append((not begun, walk, positions))
+        walks.sort(key=itemgetter(0))
+        return [(walk, positions.position) for _, walk, positions in walks]
+
+    def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+        """The walks over the members of these segments, which are all that there are."""
+        return self._members.found(segment_ids)
+
+    def pass_of(self, stream: str) -> Pass:
+        """How the pass of a stream is going."""
+        return self._passes[stream]
+
+    def began(self, stream: str, date: datetime | None) -> None:
+        """Note the API's time on a page: the pass began then or earlier, by the earlier clock."""
+        found = self._passes[stream]
+        if found.incremental and found.started is None:
+            found.started = min(self._now, date or self._now)
+
+    def advance(self, page: Page) -> list[str]:
+        """Note that a page's rows are written. Gives the streams that are complete with it."""
+        walk = page.walk
+        self._sources[walk.source].advance(walk, page.after, read=len(page.documents))
+        return self.completed(walk.source)
+
+    def completed(self, source: str) -> list[str]:
+        """The streams whose passes are complete now that their source is; nothing if it is not.
+
+        Raises RunError where what was read cannot be all there is.
+        """
+        positions = self._sources[source]
+        if not positions.is_complete:
+            return []
+        names, doubts = self.fed_by(source), positions.doubts()
+        for doubt, reason in doubts.items():
+            if doubt.fails:
+                self._members = self._sources[source] = EachSegment()
+                raise RunError(f"{source}: {reason}.")
+        for name in names:
+            found = self._passes[name]
+            found.doubts = {**doubts, **found.doubts}
+            found.is_complete = True
+        return names
+
+    def gone(self, walk: Walk) -> list[str]:
+        """Note that a segment is gone. Gives the streams that are complete with it."""
+        self._members.gone(walk)
+        return self.completed(walk.source)
+
+    def failed(self, walk: Walk) -> None:
+        """Note that a walk failed."""
+        if walk.source == MEMBERS:
+            self._members.failed(walk)
+
+    def incomplete(self) -> set[str]:
+        """The selected streams that are not complete."""
+        return {name for name, found in self._passes.items() if not found.is_complete}
+
+    def finish(self) -> None:
+        """End the passes that are complete, and move their bookmarks; the others go on next time.
+
+        A stream is not to wait for another that never succeeds.
+        """
+        for name, stream in list(self._streams.items()):
+            found, entry, key = self._passes[name], self._entries[name], stream.replication_key
+            if not found.is_complete:
+                continue
+            del self._streams[name]
+            if key and found.newest and found.started and moves_bookmark(found.doubts):
+                bookmark = min(found.newest, found.started - MARGIN)
+                before = _as_datetime(entry.get(key)) or bookmark
+                entry[key] = _iso(max(bookmark, before))
+                entry.pop("start_date", None)
+                if self._start_date is not None:
+                    entry["start_date"] = _iso(self._start_date)
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        return {
-            "bookmarks": {
-                name: _written(STREAMS[name], entry) for name, entry in self._bookmarks.items()
-            }
+        bookmarks = {}
+        for name, entry in self._entries.items():
+            progress = _written(self._passes[name]) if name in self._streams else None
+            bookmarks[name] = {"progress": progress, **entry}
+        walks = {
+            source: positions.value() if self._needs(source) else None
+            for source, positions in self._sources.items()
         }
-
-    def version(self, stream: str) -> int | None:
-        """The version of a stream's rows, if they have one."""
-        version: int | None = self._bookmarks[stream].get("version")
-        return version
-
-    def doubt(self, stream: str) -> str | None:
-        """Why a stream's pass must not end with ACTIVATE_VERSION, if so."""
-        reason: str | None = self._bookmarks[stream].get("doubt")
-        return reason
-
-    def window(self, stream: str) -> Window | None:
-        """Which rows of a stream are sent; None if all are and no bookmark is kept."""
-        entry = self._bookmarks[stream]
-        if "since" not in entry and "started" not in entry:
-            return None
-        since, started, newest = (
-            _as_datetime(entry.get(name)) for name in ("since", "started", "newest")
-        )
-        return Window(since, started, newest)
-
-    def note_newest(self, stream: str, window: Window | None) -> None:
-        """Remember the newest change that an incremental stream has seen."""
-        entry = self._bookmarks[stream]
-        if window is not None and window.newest is not None:
-            entry["newest"] = window.newest.isoformat()
-
-    def is_incremental(self, stream: str) -> bool:
-        """Whether the pass of a stream sends changes only."""
-        return "started" in self._bookmarks[stream]
-
-    def add_doubt(self, stream: str, reason: str) -> None:
-        """Remember a reason not to end a stream's pass with ACTIVATE_VERSION."""
-        self._bookmarks[stream].setdefault("doubt", reason)
-
-    def unfinished(self, walk: Walk) -> list[str]:
-        """The selected streams that still need this walk."""
-        return [
-            stream.name
-            for stream in self._streams
-            if stream.walk == walk.kind and not self.is_complete(stream.name)
-        ]
-
-    def is_complete(self, stream: str) -> bool:
-        """Whether the pass of a stream is complete."""
-        return bool(self._bookmarks[stream].get("progress", COMPLETE) == COMPLETE)
-
-    def walks(self) -> list[tuple[Walk, Position]]:
-        """The walks to begin with, those that were interrupted first.
-
-        The walk over the segments is among them also where only its members are unfinished.
-        """
-        found = []
-        for walk in (CONTACTS, LISTS, SEGMENTS):
-            names = self.unfinished(walk)
-            if names:
-                found.append((walk, Position(*self._bookmarks[names[0]]["progress"])))
-            elif walk is SEGMENTS and self.needs_members():
-                found.append((walk, Position()))
-        return sorted(found, key=lambda one: not self._is_begun(*one))
-
-    def _is_begun(self, walk: Walk, position: Position) -> bool:
-        members = walk is SEGMENTS and self.needs_members()
-        return position.bookmark is not None or (members and self._members.value() != NO_MEMBERS)
-
-    def needs_members(self) -> bool:
-        """Whether the members of segments are still to be read."""
-        return MEMBERS in (one.name for one in self._streams) and not self.is_complete(MEMBERS)
-
-    def segments(self, segment_ids: Iterable[str]) -> list[tuple[str, Position]]:
-        """The segments whose members are to be read, of all that there are, and from where."""
-        todo = self._members.todo(segment_ids)
-        self._update_members()
-        return todo
-
-    def advance(self, page: Page) -> None:
-        """Note that a page's rows are written."""
-        if page.walk.segment_id is not None:
-            self._members.reached(page.walk.segment_id, page.after)
-            self._update_members()
-        else:
-            after = page.after
-            for name in self.unfinished(page.walk):
-                self._bookmarks[name]["progress"] = (
-                    COMPLETE if after is None else [after.bookmark, after.seen]
-                )
-
-    def skip_segment(self, segment_id: str) -> None:
-        """Note that a segment is gone, so that there is nothing to read of it."""
-        self._members.reached(segment_id, None)
-        self._update_members()
-
-    def finish(self) -> None:
-        """Leave nothing in the state of the passes that are complete: the next run begins anew.
-
-        Those that are not go on there. A stream is not to wait for another that never succeeds.
-        """
-        for stream in self._streams:
-            entry = self._bookmarks[stream.name]
-            if entry.get("progress") == COMPLETE:
-                newest, started = (_as_datetime(entry.get(key)) for key in ("newest", "started"))
-                if stream.replication_key and newest and started and "doubt" not in entry:
-                    bookmark = min(newest, started - MARGIN).isoformat().replace("+00:00", "Z")
-                    entry[stream.replication_key] = bookmark
-                _clear(entry)
-
-    def _update_members(self) -> None:
-        if MEMBERS in self._bookmarks:
-            self._bookmarks[MEMBERS]["progress"] = self._members.value()
+        return {"bookmarks": bookmarks, "walks": walks}
 
 
-class _Members:
-    """How far the members of the segments are read, in the order of the segments' ids.
-
-    In the state that takes no more room for a thousand segments than for ten: the last one begun,
-    those before it that are not finished, and a fingerprint of all up to it, by which to notice
-    that others have come in between.
-    """
-
-    def __init__(
-        self, through: str = "", fingerprint: int = 0, under_way: Iterable[list[Any]] = ()
-    ) -> None:
-        self._through = through
-        self._fingerprint = fingerprint
-        self._under_way = {one: Position(bookmark, seen) for one, bookmark, seen in under_way}
-        self._ids: list[str] | None = None
-        self._begun = 0
-
-    def todo(self, segment_ids: Iterable[str]) -> list[tuple[str, Position]]:
-        self._ids = ids = sorted(set(segment_ids))
-        self._begun = sum(one <= self._through for one in ids)
-        fingerprint = 0
-        for one in ids[: self._begun]:
-            fingerprint = zlib.crc32(one.encode(), fingerprint)
-        if fingerprint != self._fingerprint or not self._under_way.keys() <= set(ids):
-            LOG.warning(
-                "%s: the segments are not those that the state tells of; starting over.", MEMBERS
-            )
-            self._through, self._fingerprint, self._under_way, self._begun = "", 0, {}, 0
-        return [*self._under_way.items(), *((one, Position()) for one in ids[self._begun :])]
-
-    def reached(self, segment_id: str, after: Position | None) -> None:
-        assert self._ids is not None
-        while self._begun < len(self._ids) and self._ids[self._begun] <= segment_id:
-            one = self._through = self._ids[self._begun]
-            self._fingerprint = zlib.crc32(one.encode(), self._fingerprint)
-            self._under_way[one] = Position()
-            self._begun += 1
-        if after is None:
-            del self._under_way[segment_id]
-        else:
-            self._under_way[segment_id] = after
-
-    def value(self) -> Any:
-        if self._ids is not None and self._begun == len(self._ids) and not self._under_way:
-            return COMPLETE
-        under_way = [[one, at.bookmark, at.seen] for one, at in self._under_way.items()]
-        return [self._through, self._fingerprint, under_way]
+def _written(found: Pass) -> list[Any]:
+    """What the state says of a pass."""
+    more: dict[str, Any] = {
+        name: _iso(when)
+        for name in ("since", "started", "newest")
+        if (when := getattr(found, name)) is not None
+    }
+    if found.version is not None:
+        more["version"] = found.version
+    if found.skipped:
+        more["skipped"] = found.skipped
+    if found.doubts:
+        more["doubts"] = {doubt.value: reason for doubt, reason in found.doubts.items()}
+    return [COMPLETE if found.is_complete else READING, more]
 
 
-def _start(stream: type[Stream]) -> list[Any]:
-    return copy.copy(NO_MEMBERS) if stream.name == MEMBERS else [None, 0]
+def _resumed(name: str, entry: dict[str, Any], fresh: Pass, *, versions: bool) -> Pass | None:
+    """The pass that the state tells of, if it is the one that would begin now."""
+    progress = entry.get("progress")
+    if progress is None:
+        return None
+    found = _pass(progress, incremental=fresh.incremental)
+    if found is None or found.since != fresh.since:
+        LOG.warning("%s: cannot resume from the state; starting over.", name)
+        return None
+    if not versions:
+        found.version = None
+    return found
 
 
-def _clear(entry: dict[str, Any]) -> None:
-    for name in ("progress", *MORE):
-        entry.pop(name, None)
-
-
-def _written(stream: type[Stream], entry: dict[str, Any]) -> dict[str, Any]:
-    """What the state says of a stream."""
-    written: dict[str, Any] = {"progress": None}
-    if "progress" in entry:
-        more = {name: entry[name] for name in MORE if name in entry}
-        written["progress"] = [entry["progress"], more]
-    if stream.replication_key in entry:
-        written[stream.replication_key] = entry[stream.replication_key]
-    return written
-
-
-def _bookmarks(state: Any) -> dict[str, dict[str, Any]]:
-    """What a given state says of each stream, without what is not usable; of 0.3.0's as well."""
-    if state is None or state == {}:
-        return {}
-    if isinstance(state, dict) and state.get("type") == "STATE":  # a whole line of a tap's output
-        return _bookmarks(state.get("value"))
-    given = state.get("bookmarks") if isinstance(state, dict) else None
-    if not isinstance(given, dict):
-        LOG.warning("The state is not one of a Singer tap; starting without it.")
-        return {}
-    usable = {}
-    for name, entry in given.items():
-        if name not in STREAMS:
-            LOG.warning("The state has a stream %.60r that does not exist; ignored.", name)
-        elif not isinstance(entry, dict):
-            LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
-        else:
-            usable[name] = _read(STREAMS[name], copy.deepcopy(entry))
-    return usable
-
-
-def _read(stream: type[Stream], written: dict[str, Any]) -> dict[str, Any]:
-    """What the state says of a stream, by name. What is no progress stays, to be found unusable."""
-    entry: dict[str, Any] = {}
-    match written.get("progress"):
-        case None:
+def _pass(progress: Any, *, incremental: bool) -> Pass | None:
+    """The pass that a state's progress describes; None if it describes none of this kind."""
+    match progress:
+        case ["reading" | "complete" as status, dict(more)]:
             pass
-        case [where, dict(more)]:
-            entry = {name: more[name] for name in MORE if more.get(name) is not None}
-            entry["progress"] = where
-        case unusable:
-            entry["progress"] = {"unusable": unusable}
-    key = stream.replication_key
-    if key in written:
-        entry[key] = written[key]
-    return entry
-
-
-def _check_bookmark(stream: type[Stream], entry: dict[str, Any], now: datetime) -> None:
-    """Drop a Singer bookmark by which rows could be missed."""
-    key = str(stream.replication_key)
-    if key in entry:
-        moment = _as_datetime(entry[key])
-        if moment is None or moment > now:
-            LOG.warning(
-                "%s: the state's %s is no moment in the past; starting without it.",
-                stream.name, key,
-            )  # fmt: skip
-            del entry[key]
-
-
-def _continues(stream: type[Stream], entry: dict[str, Any], fresh: dict[str, Any]) -> bool:
-    """Whether the pass that the state tells of is the one that would begin now."""
-    return (
-        _is_progress(stream, entry)
-        and entry.get("since") == fresh.get("since")
-        and ("started" in entry) == ("started" in fresh)
-        and not ("version" in entry and {"since", "started"} & entry.keys())
-        and _are_in_order(entry.get("newest"), entry.get("started"), fresh.get("started"))
+        case _:
+            return None
+    doubts, version, skipped = more.get("doubts", {}), more.get("version"), more.get("skipped", 0)
+    times = {name: more.get(name) for name in ("since", "started", "newest")}
+    read = {name: _as_datetime(value) for name, value in times.items()}
+    known = {doubt.value: doubt for doubt in Doubt}
+    if (
+        not more.keys() <= {*times, "version", "skipped", "doubts"}
+        or any(value is not None and read[name] is None for name, value in times.items())
+        or not (version is None or type(version) is int)
+        or type(skipped) is not int
+        or not (isinstance(doubts, dict) and doubts.keys() <= known.keys())
+        or not all(map(is_text, doubts.values()))
+        or (version is not None and (incremental or read["since"]))
+        or ((read["started"] or read["newest"]) and not incremental)
+        or (read["newest"] and not read["started"])
+    ):
+        return None
+    return Pass(
+        incremental,
+        read["since"],
+        version,
+        read["started"],
+        read["newest"],
+        skipped,
+        {known[kind]: reason for kind, reason in doubts.items()},
+        status == COMPLETE,
     )
 
 
-def _are_in_order(newest: Any, started: Any, now: Any) -> bool:
-    """Whether the times of an incremental pass can be; without one there must be none."""
-    moments = [_as_datetime(one) for one in (newest, started, now) if one is not None]
-    known = [one for one in moments if one is not None]
-    return len(known) == len(moments) and known == sorted(known) and not (newest and not started)
+def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What a state says of each stream and each source, without what is of no use."""
+    if state is None or state == {}:
+        return {}, {}
+    if isinstance(state, dict) and state.get("type") == "STATE":  # a whole line of a tap's output
+        return _read(state.get("value"))
+    given = state.get("bookmarks") if isinstance(state, dict) else None
+    if not isinstance(given, dict):
+        LOG.warning("The state is not that of a Singer tap; starting without it.")
+        return {}, {}
+    entries = {}
+    for name, entry in given.items():
+        if name not in STREAMS:
+            LOG.warning("The state has an unknown stream %.60r; ignored.", name)
+        elif not isinstance(entry, dict):
+            LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
+        else:
+            kept = ("progress", str(STREAMS[name].replication_key), "start_date")
+            entries[name] = {key: copy.deepcopy(entry[key]) for key in kept if key in entry}
+    walks = state.get("walks")
+    return entries, walks if isinstance(walks, dict) else {}
 
 
 def _as_datetime(value: Any) -> datetime | None:
@@ -365,34 +349,5 @@ def _as_datetime(value: Any) -> datetime | None:
     return as_datetime(value) if isinstance(value, str) else None
 
 
-def _is_progress(stream: type[Stream], entry: dict[str, Any]) -> bool:
-    version, doubt = entry.get("version"), entry.get("doubt")
-    if not (version is None or type(version) is int) or not (doubt is None or _is_text(doubt)):
-        return False
-    match entry.get("progress"):
-        case "complete":
-            return True
-        case [str(through), int(), list(under_way)] if stream.name == MEMBERS:
-            return _is_text(through) and all(
-                isinstance(one, list) and len(one) == 3 and _is_text(one[0]) and one[0] <= through
-                and _is_position(one[1:])
-                for one in under_way
-            )  # fmt: skip
-        case list(position) if stream.name != MEMBERS:
-            return _is_position(position)
-    return False
-
-
-def _is_position(value: list[Any]) -> bool:
-    match value:
-        case [bookmark, int(seen)] if not isinstance(seen, bool) and bookmark != "":
-            return 0 <= seen <= MOST_SEEN and (bookmark is None or _is_text(bookmark))
-    return False
-
-
-def _is_text(value: Any) -> bool:
-    """Whether a value is text that can be written down as UTF-8."""
-    try:
-        return isinstance(value, str) and bool(value.encode() or True)
-    except UnicodeEncodeError:
-        return False
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")

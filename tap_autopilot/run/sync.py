@@ -1,45 +1,35 @@
-"""The sync: walks in, messages out, and the state in between."""
+"""The sync: pages in, messages out, and the state in between."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import logging
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn
+from datetime import datetime
+from typing import Any
 
-from tap_autopilot import logs
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, RunError, Stopped, TapError
+from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
 from tap_autopilot.protocol.selection import Selected, select
-from tap_autopilot.protocol.state import MEMBERS, Progress
+from tap_autopilot.protocol.state import Pass, Progress
 from tap_autopilot.rows.changed import Window
 from tap_autopilot.rows.shape import Row, as_key, compile_pick
-from tap_autopilot.rows.tally import Tally
+from tap_autopilot.run import signals
+from tap_autopilot.run.report import Report
+from tap_autopilot.sources.completeness import Doubt, moves_bookmark
 from tap_autopilot.sources.custom_fields import read_definitions
-from tap_autopilot.sources.listings import SEGMENTS, Failure, Page, members_of
-from tap_autopilot.sources.pool import Pool
+from tap_autopilot.sources.listings import Failure, Page, shortage
+from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import Rows, Stream
-
-if TYPE_CHECKING:
-    from tap_autopilot.run.terminal import Live
 
 LOG = logging.getLogger(__name__)
 
-STOP_WITHIN = 4.0  # seconds from a signal to the end, whatever hangs
 GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
-METRICS_EVERY = 60.0  # seconds
-MOST_FAILED_SEGMENTS = 10  # after these, the others are not tried in this run
+MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
 
 
 def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
@@ -55,271 +45,253 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
         selected = select(catalog, discover(read_definitions(api)))
     progress = Progress(
         state,
-        [one.stream for one in selected],
-        incremental=[one.stream.name for one in selected if one.incremental],
+        selected,
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
     )
-    run = _Run(
-        api=api,
-        writer=Writer(stdout),
-        progress=progress,
-        pool=Pool(config.concurrency, lambda: Client(api)),
-        tables={
-            one.stream.name: _Table.of(one, progress.window(one.stream.name)) for one in selected
-        },
-        pick=compile_pick({field for one in selected for field in one.stream.reads}),
-    )
+    report = Report({one.stream.name: one.stream for one in selected}, api)
+    pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
+    run = _Run(selected, progress, pool, report, Writer(stdout))
     try:
-        with _signals(run.pool):
+        with signals.heard(pool.stop):
             run.begin(selected)
             run.read()
             run.end()
     finally:
-        run.report()
+        report.close(progress.incomplete())
 
 
-@dataclass(frozen=True)
 class _Table:
-    """A selected stream at work."""
+    """A selected stream at work: from the documents of a page to its rows."""
 
-    stream: type[Stream]
-    rows: Rows
-    tally: Tally
-    window: Window | None
+    def __init__(self, one: Selected, report: Report, progress: Pass) -> None:
+        self.stream: type[Stream] = one.stream
+        self._tally = report.tallies[one.stream.name]
+        self._window = Window(progress.since, None, None)
+        bounded = progress.since is not None or progress.incremental
+        window = self._window if bounded else None
+        self._rows: Rows = one.stream.compile(one.schema, one.selected, self._tally, window)
 
-    @classmethod
-    def of(cls, one: Selected, window: Window | None) -> _Table:
-        tally = Tally(one.stream.name)
-        rows = one.stream.compile(one.schema, one.selected, tally, window)
-        return cls(one.stream, rows, tally, window)
+    def make(self, documents: list[Any], until: datetime | None) -> tuple[list[Row], int, Any]:
+        """Rows, how many documents were skipped, and the newest change up to `until`."""
+        skipped, self._window.started = self._tally.skipped, until
+        rows = self._rows(documents)
+        self._tally.rows += len(rows)
+        return rows, self._tally.skipped - skipped, self._window.newest
 
 
 @dataclass
+class _Failures:
+    """Why streams are not complete."""
+
+    by_stream: dict[str, list[TapError]] = field(default_factory=dict)
+
+    def add(self, names: Iterable[str], error: TapError) -> None:
+        """Note an error by which these streams are not complete."""
+        LOG.error("%s", error)
+        for name in names:
+            self.by_stream.setdefault(name, []).append(error)
+
+    def check(self) -> None:
+        """Raise RunError if there are any."""
+        if not self.by_stream:
+            return
+        causes: dict[str, list[str]] = {}
+        for name, errors in self.by_stream.items():
+            more = f" And {len(errors) - 1:,} more" if errors[1:] else ""
+            causes.setdefault(f"{errors[0]}{more}", []).append(name)
+        parts = [f"{', '.join(names)} ({cause})" for cause, names in causes.items()]
+        problem = RunError(f"Not complete: {'; '.join(parts)}.")
+        problem.exit_code = max(
+            error.exit_code for errors in self.by_stream.values() for error in errors
+        )
+        raise problem
+
+
 class _Run:
-    api: Api
-    writer: Writer
-    progress: Progress
-    pool: Pool
-    tables: dict[str, _Table]
-    pick: Callable[[Any], Row]
-    failures: dict[str, list[TapError]] = field(default_factory=dict)
-    segment_ids: list[str] = field(default_factory=list)
-    measured: float = field(default_factory=time.monotonic)
-    reported: dict[str, int] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)  # of what a stream holds, if known
-    live: Live | None = None
+    """One run, page by page."""
+
+    def __init__(
+        self,
+        selected: list[Selected],
+        progress: Progress,
+        pool: Pool,
+        report: Report,
+        writer: Writer,
+    ) -> None:
+        self._progress = progress
+        self._pool = pool
+        self._report = report
+        self._writer = writer
+        self._tables = {
+            one.stream.name: _Table(one, report, progress.pass_of(one.stream.name))
+            for one in selected
+        }
+        self._pick = compile_pick({field for one in selected for field in one.stream.reads})
+        self._failures = _Failures()
+        self._parents: list[str] = []
+        self._failed_in_a_row = 0
 
     def begin(self, selected: list[Selected]) -> None:
-        schemas = [
-            message(
-                {
-                    "type": "SCHEMA",
-                    "stream": one.stream.name,
-                    "schema": one.selected,
-                    "key_properties": one.stream.key_properties,
-                }
-                | ({"bookmark_properties": [one.stream.replication_key]} if one.incremental else {})
-            )
-            for one in selected
-        ]
-        self.writer.write([*schemas, self._state()])
+        """Write the SCHEMA messages and a first STATE."""
+        schemas = []
+        for one in selected:
+            schema: dict[str, Any] = {
+                "type": "SCHEMA",
+                "stream": one.stream.name,
+                "schema": one.selected,
+                "key_properties": one.stream.key_properties,
+            }
+            if one.incremental:
+                schema["bookmark_properties"] = [one.stream.replication_key]
+            schemas.append(message(schema))
+        self._write(schemas)
         if selected:
-            LOG.info("Reading %s.", ", ".join(self.tables))
-            self.live = _live(list(self.tables))
+            self._report.begin()
 
     def read(self) -> None:
-        for walk, start in self.progress.walks():
-            self.pool.add(walk, start)
-        importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
-        for result in self.pool.results():
+        """Read all walks and write their pages, in the order in which they come."""
+        for walk, start in self._progress.start():
+            self._pool.add(walk, start)
+        for result in self._pool.results():
             if isinstance(result, Failure):
                 self._fail(result)
             else:
-                self._write(result)
-            if time.monotonic() - self.measured > METRICS_EVERY:
-                self._measure()
-                LOG.info("So far: %s.", ", ".join(map(self._so_far, self.tables)))
+                self._write_page(result)
 
-    def _write(self, page: Page) -> None:
+    def end(self) -> None:
+        """Write the last STATE. Raises RunError if a stream is not complete."""
+        self._progress.finish()
+        self._write([])
+        self._failures.check()
+
+    def _write(self, lines: list[bytes]) -> None:
+        state = message({"type": "STATE", "value": self._progress.value()})
+        self._writer.write([*lines, state])
+
+    def _write_page(self, page: Page) -> None:
         """Write a page: its rows in all tables that it feeds, and the state behind them."""
-        lines: list[bytes] = []
         walk = page.walk
-        names = [MEMBERS] if walk.segment_id is not None else self.progress.unfinished(walk)
-        reads = any(self.tables[name].stream.reads for name in names)
-        parts = list(map(self.pick, page.documents)) if reads else []
+        names = self._progress.fed_by(walk.source)
+        lines = self._lines(names, page)
+        try:
+            complete = self._progress.advance(page)
+            if walk.children is not None:
+                complete += self._open_children(walk.children, page)
+        except RunError as error:
+            complete = []
+            self._failures.add(names, error)
+        lines += self._conclude(complete)
+        self._write(lines)
+        self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
+        for name in names:
+            self._report.wrote(name, page, is_complete=name in complete)
+
+    def _lines(self, names: list[str], page: Page) -> list[bytes]:
+        """The records of a page in these streams; notes what there is to note of them."""
+        lines: list[bytes] = []
+        tables = [self._tables[name] for name in names]
+        reads = any(table.stream.reads for table in tables)
+        parts = list(map(self._pick, page.documents)) if reads else []
+        for name, table in zip(names, tables, strict=True):
+            self._progress.began(name, page.date)
+            found = self._progress.pass_of(name)
+            documents = parts if table.stream.reads else page.documents
+            rows, skipped, newest = table.make(documents, found.started)
+            found.saw(newest, skipped)
+            if page.doubt is not Doubt.NONE:
+                found.doubts[page.doubt] = _reason(page)
+            lines += records(name, rows, found.version, page.fetched_at)
         for name in names[:1]:
-            self.tables[name].tally.clean(page.cleaned)
-        for name in names:
-            table = self.tables[name]
-            skipped = table.tally.skipped
-            rows = table.rows(parts if table.stream.reads else page.documents)
-            lines += records(name, rows, self.progress.version(name))
-            table.tally.rows += len(rows)
-            self.progress.note_newest(name, table.window)
-            if table.tally.skipped > skipped:
-                self.progress.add_doubt(name, "documents were skipped")
-        self.progress.advance(page)
-        if walk.kind == SEGMENTS.kind and self.progress.needs_members():
-            self._find_segments(page)
-            names = [*names, MEMBERS]  # complete already where there is no segment
-        for name in names:
-            if page.after is None and page.total is not None and page.seen < page.total:
-                self.progress.add_doubt(name, "fewer were read than the API promised")
-            lines += self._activation(name)
-            self._note_share(name, page)
-        self.writer.write([*lines, self._state()])
+            self._report.tallies[name].clean(page.cleaned)
+        return lines
 
-    def _note_share(self, name: str, page: Page) -> None:
-        """Note how much of a stream is read, and show it where somebody looks."""
-        if self.progress.is_complete(name):
-            self.shares[name] = 1.0
-        elif page.walk.segment_id is None and page.total:
-            self.shares[name] = page.seen / page.total
-        if self.live is not None:
-            rows, share = self.tables[name].tally.rows, self.shares.get(name)
-            self.live.show(name, rows, share, throttled=self.api.pacer.is_throttled())
-
-    def _so_far(self, name: str) -> str:
-        share = f" ({min(self.shares[name], 1):.0%})" if name in self.shares else ""
-        return f"{name} {self.tables[name].tally.rows} rows{share}"
-
-    def _find_segments(self, page: Page) -> None:
-        """Collect the ids of the segments, and once all are known read their members."""
-        pick = compile_pick(["segment_id"])
+    def _open_children(self, source: str, page: Page) -> list[str]:
+        """Collect what the children's walks are named after; once all is known, read them."""
+        names = self._progress.fed_by(source)
+        if not names:
+            return []
+        pick = compile_pick([page.walk.key])
         for document in page.documents:
-            segment_id = as_key(pick(document).get("segment_id"))
-            if segment_id is not None:
-                self.segment_ids.append(segment_id)
+            key = as_key(pick(document).get(page.walk.key))
+            if key is not None:
+                self._parents.append(key)
             else:
-                self.tables[MEMBERS].tally.skip("its segment has no segment_id")
-                self.progress.add_doubt(MEMBERS, "documents were skipped")
-        if page.after is None:
-            for segment_id, start in self.progress.segments(self.segment_ids):
-                self.pool.add(members_of(segment_id), start)
+                for name in names:
+                    self._progress.pass_of(name).saw(None, 1)
+        if page.after is not None:
+            return []
+        if page.doubt is not Doubt.NONE:
+            for name in names:
+                self._progress.pass_of(name).doubts[page.doubt] = _reason(page)
+        for walk, start in self._progress.found(self._parents):
+            self._pool.add(walk, start)
+        return self._progress.completed(source)
 
-    def _activation(self, name: str) -> list[bytes]:
-        """The ACTIVATE_VERSION that ends a stream's pass, unless there is a doubt about it."""
-        if not self.progress.is_complete(name):
-            return []
-        version, doubt = self.progress.version(name), self.progress.doubt(name)
-        if doubt:
-            so = "rows that are gone are not removed"
-            if self.progress.is_incremental(name):
-                so = "its bookmark stays where it was"
-            LOG.warning("%s: %s; %s.", name, doubt, so)
-        if doubt or version is None:
-            return []
-        return [message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})]
+    def _conclude(self, names: list[str]) -> list[bytes]:
+        """The ACTIVATE_VERSION of each complete stream, unless a doubt forbids it."""
+        lines = []
+        told: dict[str, list[str]] = {}
+        for name in names:
+            found = self._progress.pass_of(name)
+            if found.activates:
+                activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
+                lines.append(message(activation))
+            if found.doubts:
+                told.setdefault(_warning(found), []).append(name)
+        for warning, streams in told.items():
+            LOG.warning("%s: %s.", ", ".join(streams), warning)
+        return lines
 
     def _fail(self, failure: Failure) -> None:
         walk, error = failure.walk, failure.error
-        if walk.segment_id is None:
-            LOG.error("%s", error)
-            for name in self.progress.unfinished(walk):
-                self.failures.setdefault(name, []).append(error)
-            if walk.kind == SEGMENTS.kind and self.progress.needs_members():
-                self.failures.setdefault(MEMBERS, []).append(error)
-        elif isinstance(error, Refused) and error.status == 404:
+        names = self._progress.fed_by(walk.source)
+        if walk.children is not None:
+            names += self._progress.fed_by(walk.children)
+        if walk.segment_id is not None and isinstance(error, Refused) and error.status == 404:
             LOG.warning("Segment %.80r is gone, so it has no members.", walk.segment_id)
-            self.progress.add_doubt(MEMBERS, "a segment was gone")
-            self.progress.skip_segment(walk.segment_id)
-            self.writer.write([*self._activation(MEMBERS), self._state()])
-        else:
-            LOG.error("%s", error)
-            failures = self.failures.setdefault(MEMBERS, [])
-            failures.append(error)
-            if len(failures) == MOST_FAILED_SEGMENTS:
-                LOG.error("%d segments failed; the others are not tried.", len(failures))
-                self.pool.cancel(walk.kind)
+            try:
+                lines = self._conclude(self._progress.gone(walk))
+                self._write(lines)
+            except RunError as all_gone:
+                self._failures.add(names, all_gone)
+            return
+        if isinstance(error, NotTried):
+            return
+        self._failures.add(names, error)
+        self._progress.failed(walk)
+        if walk.segment_id is not None and not isinstance(error, Refused):
+            self._failed_in_a_row += 1
+            if self._failed_in_a_row == MOST_FAILED_SEGMENTS:
+                LOG.error("%d segments in a row failed; leaving the rest for the next run.",
+                          MOST_FAILED_SEGMENTS)  # fmt: skip
+                self._pool.cancel(walk.source)
 
-    def end(self) -> None:
-        """Write the last STATE; raise RunError if a stream is not complete."""
-        self.progress.finish()
-        self.writer.write([self._state()])
-        if self.failures:
-            causes: dict[str, list[str]] = {}
-            for name, errors in self.failures.items():
-                more = f" And {len(errors) - 1} more" if errors[1:] else ""
-                causes.setdefault(f"{errors[0]}{more}", []).append(name)
-            parts = [f"{', '.join(names)} ({cause})" for cause, names in causes.items()]
-            problem = RunError(f"Not complete: {'; '.join(parts)}.")
-            problem.exit_code = max(
-                error.exit_code for errors in self.failures.values() for error in errors
+
+def _reason(page: Page) -> str:
+    """Why there is a doubt about a listing that was read to its end."""
+    census = page.census
+    match page.doubt:
+        case Doubt.SHORT if census.missing:
+            return f"read {shortage(page.walk, census)}"
+        case Doubt.SHORT:
+            return f"the API's total of {page.walk} collapsed to {census.least:,}"
+        case Doubt.UNCOUNTED:
+            return f"the API's first page of {page.walk} gave no total to compare with"
+        case _:
+            return (
+                f"{page.walk} came in no order, so after an interruption nobody can tell whether"
+                f" the {census.read:,} that were read are all"
             )
-            raise problem
-
-    def report(self) -> None:
-        """Say what the run came to: rows of each stream, requests, and all that was not smooth."""
-        self._measure()
-        lines = []
-        told = set()
-        for name, table in self.tables.items():
-            notes = table.tally.notes()
-            if table.stream.walk not in told:
-                notes.append(str(self.api.traffic[table.stream.walk]))
-                told.add(table.stream.walk)
-            if not self.progress.is_complete(name):
-                notes.append("NOT complete")
-            lines.append((name, table.tally.rows, ", ".join(notes)))
-        if self.live is not None:
-            self.live.close(lines)
-        else:
-            for name, rows, notes_text in lines:
-                LOG.info("%s: %s.", name, ", ".join(filter(None, (f"{rows} rows", notes_text))))
-
-    def _measure(self) -> None:
-        from singer import metrics
-
-        for name, table in self.tables.items():
-            new = table.tally.rows - self.reported.get(name, 0)
-            self.reported[name] = table.tally.rows
-            tags = {metrics.Tag.endpoint: name}
-            point = metrics.Point("counter", metrics.Metric.record_count, new, tags)
-            metrics.log(LOG, point)
-        self.measured = time.monotonic()
-
-    def _state(self) -> bytes:
-        return message({"type": "STATE", "value": self.progress.value()})
 
 
-def _end_at_once(stopped: Stopped) -> NoReturn:
-    """End the process though something hangs, with the line that ends every failed run."""
-    logs.write_last(str(stopped))
-    os._exit(stopped.exit_code)
-
-
-def _live(streams: list[str]) -> Live | None:
-    """Live lines for these streams, where stderr is a terminal and its lines are for people."""
-    if not (sys.stderr.isatty() and logs.are_for_people()):
-        return None
-    try:  # the library reads settings of its own from the environment
-        from tap_autopilot.run.terminal import Live  # takes a while, and no other run needs it
-
-        return Live(streams)
-    except (OSError, ValueError):
-        return None
-
-
-@contextlib.contextmanager
-def _signals(pool: Pool) -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the run after the page under way, and a second one at once."""
-    stopping = False
-
-    def stop(signal_number: int, _: object) -> None:
-        nonlocal stopping
-        stopped = Stopped(signal_number, signal.Signals(signal_number).name)
-        if stopping:
-            _end_at_once(stopped)
-        stopping = True
-        pool.stop(stopped)
-        last = threading.Timer(STOP_WITHIN, _end_at_once, [stopped])
-        last.daemon = True
-        last.start()
-
-    before = {one: signal.signal(one, stop) for one in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+def _warning(found: Pass) -> str:
+    """What is doubtful about a stream's pass, and what follows."""
+    reasons = ", and ".join(found.doubts.values())
+    if found.incremental:
+        if moves_bookmark(found.doubts):
+            return reasons
+        return f"{reasons}; the bookmark stays where it was"
+    if found.version is None:
+        return reasons
+    return f"{reasons}; deleted rows are kept this time"

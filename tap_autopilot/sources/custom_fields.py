@@ -14,7 +14,8 @@ PATH = "/contacts/custom_fields"
 
 def read_definitions(api: Api) -> list[Any]:
     """The account's custom fields, as the API defines them. Raises what `Client.get` does."""
-    return Client(api).get(PATH, _decode, shown=PATH, kind="custom_fields", urgency=math.inf)
+    answer = Client(api).get(PATH, _decode, shown=PATH, kind="custom_fields", urgency=math.inf)
+    return answer.value
 
 
 def _decode(body: bytes) -> list[Any]:

@@ -1,73 +1,96 @@
-"""The listings of the API, each read page by page.
+"""The listings of the API, each read page by page, though the account changes meanwhile.
 
-A walk over a listing is a chain, since only a page tells where the next one is.
+Only a page tells where the next one is, by a bookmark that names a contact. If that contact is
+deleted before the bookmark is used, the API may refuse it, answer it with an empty page, or with
+the first page again. Then the page before is asked for once more, as that gives a fresh bookmark;
+if even that does not help, the listing is read from its start.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import urllib.parse
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.api.answers import Listing, decode, decode_members, has_lone_surrogate
-from tap_autopilot.api.client import Client
-from tap_autopilot.exceptions import Refused, RunError, TapError
+from tap_autopilot.api.client import Answer, Client
+from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
+from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 
 LOG = logging.getLogger(__name__)
 
+STALE = frozenset({400, 404, 410, 422})  # statuses by which a bookmark may be refused
 MOST_EMPTY_PAGES = 1000  # in a row, each with a bookmark to yet another one
+MOST_RETRACED = 10  # pages in a row; each time another contact was deleted just then
+MOST_STARTS = 3  # from the first page, because bookmarks led nowhere
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A listing to read: `kind` names all walks like it, `listing` its field in the answer."""
+    """A listing to read: `source` names its kind, `documents` the answer's field that holds them.
 
-    kind: str
+    `key` is the field of a document with its id. `counted` listings come with totals. A listing of
+    members has the id of its segment. `children` is the source that a listing of parents opens up.
+    """
+
+    source: str
     path: str
-    listing: str
+    documents: str
+    key: str
+    counted: bool = False
     segment_id: str | None = None
+    children: str | None = None
+
+    def __str__(self) -> str:
+        """What it lists, as people read it."""
+        if self.segment_id is not None:
+            return f"members of segment {self.segment_id:.80}"
+        return self.source.replace("_", " ")
 
 
-CONTACTS = Walk("contacts", "/contacts", "contacts")
-LISTS = Walk("lists", "/lists", "lists")
-SEGMENTS = Walk("smart_segments", "/smart_segments", "segments")
+MEMBERS = "smart_segments_contacts"  # the source that the walks over all segments' members make up
+CONTACTS = Walk("contacts", "/contacts", "contacts", "contact_id", counted=True)
+LISTS = Walk("lists", "/lists", "lists", "list_id")
+SEGMENTS = Walk("smart_segments", "/smart_segments", "segments", "segment_id", children=MEMBERS)
 
 
 def members_of(segment_id: str) -> Walk:
     """The walk over the members of one smart segment."""
-    path = f"/smart_segments/{_segment(segment_id)}/contacts"
-    return Walk("smart_segments_contacts", path, "contacts", segment_id)
+    path = f"/smart_segments/{_path_segment(segment_id)}/contacts"
+    return Walk(MEMBERS, path, "contacts", "contact_id", counted=True, segment_id=segment_id)
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a walk stands: the bookmark of the next page, and the documents before it.
-
-    No bookmark means the first page.
-    """
+    """Where a walk stands: the bookmark of the next page, None for the first, and the census."""
 
     bookmark: str | None = None
-    seen: int = 0
+    census: Census = field(default_factory=Census)
 
 
 @dataclass(frozen=True)
 class Page:
     """One page of a walk. `after` is the position behind it, None at the end of the walk.
 
-    `total` is the largest size that the API has given for the listing, `seen` how many documents
-    the walk has had by now. The documents of members hold their `contact_id` and the `segment_id`,
-    no more.
+    `census` is that of this reading, this page included. The last page also has the `doubt` that
+    there is about the whole listing. `fetched_at` is when the page arrived by our clock, `date`
+    when it was sent by the API's, if it says so. A document of members holds their `contact_id` and
+    `segment_id` and nothing else.
     """
 
     walk: Walk
     documents: list[Any]
     after: Position | None
-    seen: int
-    total: int | None
+    census: Census
     cleaned: int
+    fetched_at: datetime
+    date: datetime | None
+    doubt: Doubt = Doubt.NONE
 
 
 @dataclass(frozen=True)
@@ -78,102 +101,218 @@ class Failure:
     error: TapError
 
 
-def pages(walk: Walk, start: Position, client: Client) -> Iterator[Page]:
+class _Lost(Exception):
+    """Bookmarks no longer lead to the rest of a listing."""
+
+
+def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) -> Iterator[Page]:
     """The pages of a walk from a position to its end.
 
-    Where the API no longer knows a bookmark, or answers it with nothing although documents are
-    missing, the walk starts over, once. Raises RunError where its bookmarks lead nowhere.
+    A listing that turns out short is read a second time, and one whose bookmarks lead nowhere from
+    its start. Raises RunError where that does not help either.
     """
-    try:
-        yield from _chain(walk, start, client)
-    except _Lost as lost:
-        LOG.warning("%s The walk starts over.", lost)
-    else:
-        return
-    try:
-        yield from _chain(walk, Position(), client, again=True)
-    except _Lost as lost:
-        raise RunError(str(lost)) from None
-
-
-class _Lost(Exception):
-    """A bookmark no longer leads to the rest of its walk."""
-
-
-def _chain(
-    walk: Walk, position: Position, client: Client, *, again: bool = False
-) -> Iterator[Page]:
-    reduce = decode_members if walk.segment_id is not None else decode
-    bookmarks: set[str] = set()
-    empty = 0
-    last: Any = object()  # equal to no document
-    total: int | None = None
+    position = start
+    starts = 0
     while True:
-        listing = _listing(walk, position, client, reduce, total)
-        documents = listing.documents
-        resumed = position.bookmark is not None and not bookmarks
-        if listing.total is not None:
-            total = max(listing.total, total or 0)
-        after = _check(walk, listing.bookmark, bookmarks)
-        missing = resumed or (total is not None and position.seen < total)
-        if position.bookmark is not None and not documents and after is None and missing:
-            if not again:
-                raise _Lost(f"GET {walk.path}/…: a bookmark is answered with an empty page.")
-            LOG.warning("GET %s: it ends before all that it promised.", walk.path)
-        empty = 0 if documents else empty + 1
-        if empty > MOST_EMPTY_PAGES:
-            raise RunError(f"GET {walk.path}: {empty} empty pages in a row lead to another one.")
-        if documents and documents[0] == last:
+        try:
+            for page in _Reading(walk, position, client, exact=position is not start).pages():
+                if page.after is not None or not check_totals:
+                    yield page
+                    continue
+                census, doubt = page.census, page.census.doubt(counted=walk.counted)
+                if census.is_short and census.reading == 1:
+                    LOG.info("Read %s; reading them again.", shortage(walk, census))
+                    position = Position(census=Census(reading=2))
+                    yield dataclasses.replace(page, after=position)
+                    break
+                if doubt.fails:
+                    yield dataclasses.replace(page, after=Position())
+                    raise RunError(
+                        f"GET {walk.path}: read only {shortage(walk, census)}, twice. Run again"
+                        " later; if the API's totals are wrong, set check_totals to false."
+                    )
+                yield dataclasses.replace(page, doubt=doubt)
+                return
+            else:
+                return
+        except _Lost as lost:
+            starts += 1
+            if starts == MOST_STARTS:
+                raise RunError(f"{lost}, {starts} times. Run again later.") from None
+            LOG.warning("%s; reading the %s from the start.", lost, walk)
+            position = Position(census=Census(reading=position.census.reading))
+            now = datetime.now(timezone.utc)
+            yield Page(walk, [], position, position.census, cleaned=0, fetched_at=now, date=None)
+        except Refused as refused:
+            if position is start or refused.status != 404:
+                raise
+            raise RunError(f"{refused} It was deleted while it was being read.") from None
+
+
+def shortage(walk: Walk, census: Census) -> str:
+    """How much of a listing was read: "998 of the 1,000 contacts that the API reported"."""
+    what = walk.documents if walk.segment_id is None else str(walk)
+    return f"{census.read:,} of the {census.least or 0:,} {what} that the API reported"
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """An answer that does not lead on. `end` is the page to hand on if the listing ends there."""
+
+    text: str
+    end: Page | None = None
+
+
+class _Reading:
+    """One reading of a listing, from a position to its end."""
+
+    def __init__(self, walk: Walk, start: Position, client: Client, *, exact: bool) -> None:
+        self._walk = walk
+        self._client = client
+        self._distinct = Distinct(start.census, exact=exact)
+        self._start = start
+        self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
+        self._received = start.census.read  # documents, repeated ones included
+        self._most = 0  # the largest total
+        self._documents: list[Any] = []  # of the last good page, as they came
+
+    def pages(self) -> Iterator[Page]:
+        """The pages, the last of which has no position behind it. Raises _Lost."""
+        bookmark = self._start.bookmark
+        before: list[str | None] = []  # the bookmark that led to the last good page, if any
+        stale: str | None = None  # the last bookmark that led nowhere
+        retraced = empty = 0
+        while True:
+            found = self._ask(bookmark)
+            if isinstance(found, Page):
+                before = [bookmark]
+                retraced = 0
+            elif bookmark == stale and found.end is not None:
+                found = found.end
+            elif bookmark == stale or not before or retraced == MOST_RETRACED:
+                raise _Lost(found.text)
+            else:
+                stale, retraced = bookmark, retraced + 1
+                found = self._ask_again(before[0], found.text)
+            empty = 0 if found.documents or retraced else empty + 1
+            if empty > MOST_EMPTY_PAGES:
+                path = self._walk.path
+                raise RunError(f"GET {path}: {empty} empty pages in a row lead to another one.")
+            yield found
+            if found.after is None:
+                return
+            bookmark = found.after.bookmark
+
+    def _ask(self, bookmark: str | None) -> Page | _Trouble:
+        """The page that a bookmark leads to."""
+        shown = self._shown(bookmark)
+        try:
+            answer = self._get(bookmark)
+        except Refused as refused:
+            if bookmark is None or refused.status not in STALE:
+                raise
+            return _Trouble(f"GET {shown}: the bookmark is refused with status {refused.status}")
+        except Unreachable:
+            raise
+        except RunError as error:
+            if bookmark is None or bookmark != self._start.bookmark:
+                raise
+            return _Trouble(str(error))  # perhaps it is only the bookmark that the state has
+        documents = answer.value.documents
+        if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
-        last = listing.documents[-1] if listing.documents else last
-        seen = position.seen + len(documents)
-        position = Position(after, seen)
+        page = self._page(answer, documents)
+        if bookmark is not None and page.census.read == self._census.read:
+            end = page if page.after is None else None
+            if not answer.value.documents and end is not None:
+                return _Trouble(f"GET {shown}: the bookmark leads to an empty page", end)
+            if answer.value.documents:
+                return _Trouble(f"GET {shown}: the bookmark leads back to what was read", end)
+        self._documents = answer.value.documents
+        self._census = page.census
+        return page
+
+    def _ask_again(self, bookmark: str | None, trouble: str) -> Page:
+        """The last good page once more, for the fresh bookmark on it."""
+        try:
+            answer = self._get(bookmark)
+        except Refused as refused:
+            if refused.status not in STALE:
+                raise
+            raise _Lost(trouble) from None
+        if not answer.value.documents and not answer.value.bookmark:
+            raise _Lost(trouble)
+        known, self._documents = self._documents, answer.value.documents
+        page = self._page(answer, [one for one in self._documents if one not in known])
+        self._census = page.census
+        return page
+
+    def _page(self, answer: Answer[Listing], documents: list[Any]) -> Page:
+        walk, listing = self._walk, answer.value
+        bookmark = self._checked(listing.bookmark)
+        keys = [_identity(one, walk.key) for one in documents]
+        ids = [one for one in keys if one is not None]
+        census = self._census.after(
+            documents=len(listing.documents),
+            new=self._distinct.count_new(ids) + len(keys) - len(ids),
+            highest=self._distinct.highest,
+            total=listing.total,
+        )
+        self._received += len(documents)
+        self._most = max(self._most, listing.total or 0)
+        if self._most and 2 * self._most + census.page < self._received:
+            raise RunError(
+                f"GET {walk.path}: read {self._received:,} {walk.documents} of a listing of"
+                f" {self._most:,}, so its bookmarks lead in circles."
+            )
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in documents]
-        yield Page(walk, documents, position if after else None, seen, total, listing.cleaned)
-        if after is None:
-            return
+        after = Position(bookmark, census) if bookmark else None
+        return Page(walk, documents, after, census, listing.cleaned, answer.fetched_at, answer.date)
 
-
-def _listing(
-    walk: Walk,
-    position: Position,
-    client: Client,
-    reduce: Callable[[bytes, str], Listing],
-    total: int | None,
-) -> Listing:
-    path, shown = walk.path, walk.path
-    if position.bookmark is not None:
-        path, shown = f"{path}/{_segment(position.bookmark)}", f"{path}/…"
-    urgency = math.inf if total is None and walk.segment_id is None else (total or 0)
-    try:
-        return client.get(
+    def _get(self, bookmark: str | None) -> Answer[Listing]:
+        walk, census = self._walk, self._census
+        reduce = decode_members if walk.segment_id is not None else decode
+        path = walk.path if bookmark is None else f"{walk.path}/{_path_segment(bookmark)}"
+        known = census.latest is not None or walk.segment_id is not None
+        left = (census.latest or 0) - census.read if known else math.inf
+        return self._client.get(
             path,
-            lambda body: reduce(body, walk.listing),
-            shown=shown,
-            kind=walk.kind,
-            urgency=urgency - position.seen,
+            lambda body: reduce(body, walk.documents),
+            shown=self._shown(bookmark),
+            kind=walk.source,
+            urgency=left,
         )
-    except Refused as refused:
-        if position.bookmark is None or refused.status in (401, 403):
-            raise
-        raise _Lost(f"GET {shown}: a bookmark is refused with status {refused.status}.") from None
+
+    def _shown(self, bookmark: str | None) -> str:
+        return self._walk.path if bookmark is None else f"{self._walk.path}/…"
+
+    def _checked(self, bookmark: Any) -> str | None:
+        if bookmark is None:
+            return None
+        path = self._walk.path
+        if not isinstance(bookmark, str):
+            raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not text.")
+        if has_lone_surrogate(bookmark):
+            raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
+        return bookmark
 
 
-def _check(walk: Walk, bookmark: Any, seen: set[str]) -> str | None:
-    if bookmark is None:
-        return None
-    if not isinstance(bookmark, str):
-        raise RunError(f"GET {walk.path}: a bookmark is {type(bookmark).__name__}, not text.")
-    if has_lone_surrogate(bookmark):
-        raise RunError(f"GET {walk.path}: a bookmark is not valid Unicode.")
-    if bookmark in seen:
-        raise RunError(f"GET {walk.path}: a bookmark came a second time, so it would never end.")
-    seen.add(bookmark)
-    return bookmark
+def _identity(document: Any, key: str) -> str | None:
+    """The id of a document, in any spelling of its name; members are their ids already."""
+    value = document
+    if document.__class__ is dict:
+        value = document.get(key)
+        if value is None or value == "":
+            plain = key.replace("_", "")
+            spelled = (one for one in document if one.replace("_", "").lower() == plain)
+            value = next((document[one] for one in spelled if document[one]), None)
+    if value.__class__ is int:
+        return str(value)
+    return value if value.__class__ is str and value else None
 
 
-def _segment(text: str) -> str:
+def _path_segment(text: str) -> str:
     """Text as one segment of a path."""
     encoded = urllib.parse.quote(text, safe="", errors="surrogatepass")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")

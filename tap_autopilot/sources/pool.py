@@ -13,6 +13,10 @@ from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
 AHEAD = 2  # pages that a thread may have asked for and that are not written yet
 
 
+class NotTried(RunError):
+    """A walk was cancelled before it began."""
+
+
 class Pool:
     """Reads walks on a few threads; `results` gives their pages to the thread that asks.
 
@@ -20,9 +24,12 @@ class Pool:
     and lets a slow consumer slow the reading down.
     """
 
-    def __init__(self, concurrency: int, client: Callable[[], Client]) -> None:
+    def __init__(
+        self, concurrency: int, client: Callable[[], Client], *, check_totals: bool
+    ) -> None:
         self._concurrency = concurrency
         self._client = client
+        self._check_totals = check_totals
         self._threads = 0
         self._unfinished = 0
         self._cancelled: set[str] = set()
@@ -45,9 +52,9 @@ class Pool:
         self._stopped = stopped
         self._done.put((stopped, _nothing))
 
-    def cancel(self, kind: str) -> None:
-        """Let the walks of a kind that are not begun yet fail without a try."""
-        self._cancelled.add(kind)
+    def cancel(self, source: str) -> None:
+        """Let the walks of a source that are not begun yet fail without a try."""
+        self._cancelled.add(source)
 
     def results(self) -> Iterator[Page | Failure]:
         """The pages of all walks, those of one walk in order, and a failure for each that ends so.
@@ -78,9 +85,9 @@ class Pool:
                 walk, start = self._todo.get()
                 ahead.acquire()
                 try:
-                    if walk.kind in self._cancelled:
-                        raise RunError(f"GET {walk.path}: not tried.")
-                    for page in pages(walk, start, client):
+                    if walk.source in self._cancelled:
+                        raise NotTried(f"GET {walk.path}: not tried.")
+                    for page in pages(walk, start, client, check_totals=self._check_totals):
                         self._done.put((page, ahead.release))
                         ahead.acquire()
                 except TapError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import Window
@@ -23,6 +24,7 @@ class Stream:
     walk: ClassVar[str]  # the kind of the walks that feed it
     key_properties: ClassVar[tuple[str, ...]]
     replication_key: ClassVar[str | None] = None  # where it can be replicated incrementally
+    look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for rows that come late
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document that are all it needs
 
     @classmethod

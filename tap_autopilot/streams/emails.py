@@ -6,6 +6,7 @@ tells which message had the event and when; what it does not tell is null.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import Window
@@ -20,6 +21,7 @@ class EmailEvent(Stream):
     walk: ClassVar[str] = "contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "timestamp"
+    look_back: ClassVar[timedelta] = timedelta(days=1)  # events are imported and synced late
     event_text: ClassVar[str]
     maps: ClassVar[tuple[str, ...]]  # the fields of a contact from a message to when it was
 

@@ -1,0 +1,209 @@
+"""Where the walks of each source stand, in and out of the state.
+
+A source is one listing, or the members of each segment. Both are asked the same: which walks are to
+be read and from where, how far they have come, and whether all are done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.listings import Position, Walk, members_of
+
+LOG = logging.getLogger(__name__)
+
+LARGEST = 2**53  # documents of one listing
+
+
+class OneListing:
+    """A source that is one listing. In the state it is the position of the next page."""
+
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self.position = Position()
+        self.is_complete = False
+        self.read = 0
+
+    def resume(self, value: Any) -> bool:
+        """Take a position from a state; whether it is one."""
+        position = _position(value)
+        if position is not None:
+            self.position = position
+            self.read = position.census.read
+        return position is not None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it was interrupted in an earlier run."""
+        return self.position != Position()
+
+    def advance(self, _: Walk, after: Position | None, *, read: int) -> None:
+        """Note that a page of `read` documents is written; `after` is None at the end."""
+        self.read += read
+        self.is_complete = after is None
+        self.position = after or Position()
+
+    def doubts(self) -> dict[Doubt, str]:
+        """What to think of the source as a whole, now that it is complete."""
+        what = str(self._walk)
+        return {} if self.read else {Doubt.EMPTY: f"the API listed no {what} at all"}
+
+    def value(self) -> Any:
+        """What the state says of it; None if there is nothing to resume."""
+        return None if self.is_complete else _written(self.position)
+
+
+class EachSegment:
+    """The members of each segment, in the order of the segments' ids.
+
+    In the state that takes no more room for a thousand segments than for ten: the last segment
+    begun, how many members were read and how many segments were gone so far, and the position of
+    each segment that is begun and not finished, and whether it failed.
+    """
+
+    def __init__(self) -> None:
+        self._through = ""
+        self._gone = 0
+        self._open: dict[str, Position] = {}
+        self._failed: set[str] = set()
+        self._ids: list[str] = []
+        self._next = 0  # of the segments, the first that is not begun
+        self._known = False
+        self.read = 0
+
+    def resume(self, value: Any) -> bool:
+        """Take the positions from a state; whether they are any."""
+        match value:
+            case [str(through), int(read), int(gone), list(entries)] if gone >= 0 and read >= 0:
+                found = [_entry(one) for one in entries]
+                if None not in found and is_text(through):
+                    self._through, self.read, self._gone = through, read, gone
+                    for one in found:
+                        assert one is not None
+                        self._open[one[0]] = one[1]
+                        if one[2]:
+                            self._failed.add(one[0])
+                    return True
+        return False
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it was interrupted in an earlier run."""
+        return bool(self._through)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the members of all segments are read."""
+        return self._known and self._next == len(self._ids) and not self._open
+
+    def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+        """The walks to read, of all segments that there are. What failed last time comes last.
+
+        Segments that were made since the pass began do not belong to it.
+        """
+        self._ids = ids = sorted(set(segment_ids))
+        self._known = True
+        self._next = sum(one <= self._through for one in ids)
+        self._open = {one: at for one, at in self._open.items() if one in set(ids)}
+        self._failed &= self._open.keys()
+        begun = {one: at for one, at in self._open.items() if one not in self._failed}
+        fresh = dict.fromkeys(ids[self._next :], Position())
+        last = {one: self._open[one] for one in self._open if one in self._failed}
+        self._failed.clear()
+        return [(members_of(one), at) for one, at in {**begun, **fresh, **last}.items()]
+
+    def advance(self, walk: Walk, after: Position | None, *, read: int) -> None:
+        """Note that a page of `read` members is written; `after` is None at the end."""
+        segment_id = self._begin(walk)
+        self.read += read
+        if after is None:
+            del self._open[segment_id]
+        else:
+            self._open[segment_id] = after
+
+    def gone(self, walk: Walk) -> None:
+        """Note that a segment is gone, so that it has no members."""
+        self.advance(walk, None, read=0)
+        self._gone += 1
+
+    def failed(self, walk: Walk) -> None:
+        """Note that a segment could not be read, so that it comes last in the next run."""
+        self._failed.add(self._begin(walk))
+
+    def restart(self, walk: Walk) -> None:
+        """Note that a segment is to be read from its start by the next run."""
+        self._open[self._begin(walk)] = Position()
+
+    def _begin(self, walk: Walk) -> str:
+        segment_id = str(walk.segment_id)
+        while self._next < len(self._ids) and self._ids[self._next] <= segment_id:
+            self._through = self._ids[self._next]
+            self._open[self._through] = Position()
+            self._next += 1
+        return segment_id
+
+    def doubts(self) -> dict[Doubt, str]:
+        """What to think of the source as a whole, now that it is complete."""
+        if self._gone > 1 and self._gone >= len(self._ids):
+            return {Doubt.ALL_GONE: f"every one of {len(self._ids):,} segments was gone"}
+        if self._ids and not self.read:
+            return {Doubt.EMPTY: f"the API listed no members of {len(self._ids):,} segments at all"}
+        return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}
+
+    def value(self) -> Any:
+        """What the state says of it; None if there is nothing to resume."""
+        if self.is_complete:
+            return None
+        entries = [[one, *_written(at), int(one in self._failed)] for one, at in self._open.items()]
+        return [self._through, self.read, self._gone, entries]
+
+
+def is_text(value: Any) -> bool:
+    """Whether a value is text that can be written as UTF-8."""
+    try:
+        return isinstance(value, str) and bool(value.encode() or True)
+    except UnicodeEncodeError:
+        return False
+
+
+def _written(position: Position) -> list[Any]:
+    return [position.bookmark, list(dataclasses.astuple(position.census))]
+
+
+def _entry(value: Any) -> tuple[str, Position, bool] | None:
+    match value:
+        case [str(segment_id), bookmark, census, int(failed)] if is_text(segment_id):
+            position = _position([bookmark, census])
+            return None if position is None else (segment_id, position, bool(failed))
+    return None
+
+
+def _position(value: Any) -> Position | None:
+    match value:
+        case [None | str() as bookmark, list(counts)] if bookmark is None or is_text(bookmark):
+            census = _census(counts)
+            if census is not None and bookmark != "":
+                return Position(bookmark, census)
+    return None
+
+
+def _census(counts: list[Any]) -> Census | None:
+    fields = dataclasses.fields(Census)
+    if len(counts) != len(fields):
+        return None
+    for field, value in zip(fields, counts, strict=True):
+        if field.name == "highest":
+            good = value is None or is_text(value)
+        elif isinstance(field.default, bool):
+            good = isinstance(value, bool)
+        else:
+            good = (value is None and field.default is None) or (
+                type(value) is int and 0 <= value <= LARGEST
+            )
+        if not good:
+            return None
+    return Census(*counts)

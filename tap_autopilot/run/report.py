@@ -1,0 +1,99 @@
+"""What a run says about itself: metrics, how far it is, and a summary at the end."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from tap_autopilot import logs
+from tap_autopilot.api.client import Api
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.sources.listings import Page
+from tap_autopilot.streams import Stream
+
+if TYPE_CHECKING:
+    from tap_autopilot.run.terminal import Live
+
+LOG = logging.getLogger(__name__)
+
+METRICS_EVERY = 60.0  # seconds
+
+
+class Report:
+    """Tells about the streams of a run, from their tallies and from what the API's traffic was."""
+
+    def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
+        self.tallies = {name: Tally(name) for name in streams}
+        self._streams = streams
+        self._api = api
+        self._live: Live | None = None
+        self._shares: dict[str, float] = {}  # of what a stream holds, where that is known
+        self._counted = dict.fromkeys(streams, 0)  # rows that the metrics have told of
+        self._measured = time.monotonic()
+
+    def begin(self) -> None:
+        """Say what is read."""
+        LOG.info("Reading %s.", ", ".join(self._streams))
+        self._live = _live(list(self._streams))
+        importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
+
+    def wrote(self, stream: str, page: Page, *, is_complete: bool) -> None:
+        """Tell of a page that was written to a stream."""
+        if is_complete:
+            self._shares[stream] = 1.0
+        elif page.walk.segment_id is None and page.census.latest:
+            self._shares[stream] = page.census.read / page.census.latest
+        rows, share = self.tallies[stream].rows, self._shares.get(stream)
+        if self._live is not None:
+            self._live.show(stream, rows, share, throttled=self._api.pacer.is_throttled())
+        if time.monotonic() - self._measured > METRICS_EVERY:
+            self._measure()
+            LOG.info("So far: %s.", ", ".join(map(self._so_far, self._streams)))
+
+    def _so_far(self, name: str) -> str:
+        share = f" ({min(self._shares[name], 1):.0%})" if name in self._shares else ""
+        return f"{name} {self.tallies[name].rows} rows{share}"
+
+    def close(self, incomplete: set[str]) -> None:
+        """Sum up: rows of each stream, requests, and all that did not go smoothly."""
+        self._measure()
+        lines = []
+        told = set()
+        for name, stream in self._streams.items():
+            notes = self.tallies[name].notes()
+            if stream.walk not in told:
+                notes.append(str(self._api.traffic[stream.walk]))
+                told.add(stream.walk)
+            if name in incomplete:
+                notes.append("NOT complete")
+            lines.append((name, self.tallies[name].rows, ", ".join(notes)))
+        if self._live is not None:
+            self._live.close(lines)
+        else:
+            for name, rows, text in lines:
+                LOG.info("%s: %s.", name, ", ".join(filter(None, (f"{rows} rows", text))))
+
+    def _measure(self) -> None:
+        from singer import metrics
+
+        for name, tally in self.tallies.items():
+            new, self._counted[name] = tally.rows - self._counted[name], tally.rows
+            tags = {metrics.Tag.endpoint: name}
+            metrics.log(LOG, metrics.Point("counter", metrics.Metric.record_count, new, tags))
+        self._measured = time.monotonic()
+
+
+def _live(streams: list[str]) -> Live | None:
+    """Live lines for these streams, where stderr is a terminal and its lines are for people."""
+    if not (sys.stderr.isatty() and logs.are_for_people()):
+        return None
+    try:  # the library reads settings of its own from the environment
+        from tap_autopilot.run.terminal import Live  # takes a while, and no other run needs it
+
+        return Live(streams)
+    except (OSError, ValueError):
+        return None

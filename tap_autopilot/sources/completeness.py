@@ -1,0 +1,158 @@
+"""Whether a pass holds all that existed while it ran, and what follows where it may not.
+
+An account changes while it is read, so a listing's totals only bound what must have been read.
+Whatever existed throughout is read by a reading that misses nothing; what was created or deleted
+meanwhile may be read or not.
+
+A reading is *short* if it read fewer distinct documents than the changes seen in the totals can
+explain: fewer than the smallest total, less the square root of all changes from one total to the
+next added up. A change in front of the reader and one behind it cancel out as often as they add up,
+which is why the square root is enough. Where changes pile up on one side, a whole listing can still
+look short, so a short listing is read a second time before it counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+LARGE = 0.01  # the share of a listing, and more than a page of it, by which a shortage is large
+ORDER_KNOWN = 10_000  # documents that come in order, after which their order tells repeated ones
+
+
+class Doubt(enum.Enum):
+    """Why a pass may not hold everything, and what that withholds.
+
+    `activates`: ACTIVATE_VERSION is sent, so that targets remove what was not in the pass.
+    `moves`: the Singer bookmark moves. `fails`: the run ends with exit code 1.
+    """
+
+    #                                     activates  moves  fails
+    NONE = "none", (True, True, False)
+    SKIPPED = "skipped", (False, True, False)  # a document without its id never becomes a row
+    SHORT = "short", (False, False, False)
+    UNCOUNTED = "uncounted", (False, False, False)  # no total to compare with
+    UNORDERED = "unordered", (False, False, False)  # interrupted, and repeats cannot be told
+    EMPTY = "empty", (False, False, False)  # nothing was read at all
+    VERY_SHORT = "very short", (False, False, True)
+    ALL_GONE = "all gone", (False, False, True)  # every one of several segments
+
+    def __new__(cls, value: str, _: tuple[bool, bool, bool]) -> Doubt:
+        """The value alone is written into the state."""
+        one = object.__new__(cls)
+        one._value_ = value
+        return one
+
+    def __init__(self, _: str, follows: tuple[bool, bool, bool]) -> None:
+        self.activates, self.moves, self.fails = follows
+
+
+def activates(doubts: Iterable[Doubt]) -> bool:
+    """Whether a pass with these doubts ends with ACTIVATE_VERSION."""
+    return all(doubt.activates for doubt in doubts)
+
+
+def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
+    """Whether a pass with these doubts moves the Singer bookmark."""
+    return all(doubt.moves for doubt in doubts)
+
+
+@dataclass(frozen=True)
+class Census:
+    """What one reading of a listing has come to so far. Plain values, for the state.
+
+    `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, None
+    if they do not come in order. `least` and `latest` are totals that the API
+    gave, `changes` sums up how much each differed from the one before it. `reading` is 2 for a
+    listing that is read a second time.
+    """
+
+    read: int = 0
+    page: int = 0
+    highest: str | None = ""
+    least: int | None = None
+    latest: int | None = None
+    changes: int = 0
+    collapsed: bool = False
+    uncounted: bool = False
+    resumed: bool = False
+    reading: int = 1
+
+    def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
+        """The census after one more page, of which `new` documents had not been read before."""
+        page = max(self.page, documents)
+        found = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
+        if total is None:
+            return dataclasses.replace(found, uncounted=self.uncounted or self.least is None)
+        if self.latest is None or self.least is None:
+            return dataclasses.replace(found, least=total, latest=total)
+        return dataclasses.replace(
+            found,
+            least=min(self.least, total),
+            latest=total,
+            changes=self.changes + abs(total - self.latest),
+            collapsed=self.collapsed or is_large(self.latest - total, self.latest, page),
+        )
+
+    @property
+    def missing(self) -> int:
+        """How many documents fewer were read than the totals promised; 0 if churn explains it."""
+        if self.least is None:
+            return 0
+        missing = self.least - self.read
+        return missing if missing > math.ceil(math.sqrt(self.changes)) else 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether this reading alone cannot vouch for the listing."""
+        return self.missing > 0 or self.collapsed
+
+    def doubt(self, *, counted: bool) -> Doubt:
+        """What to think of the listing at its end; `counted` ones should come with a total."""
+        if self.missing and is_large(self.missing, self.least or 0, self.page):
+            return Doubt.VERY_SHORT
+        if self.is_short:
+            return Doubt.SHORT
+        if self.uncounted and counted:
+            return Doubt.UNCOUNTED
+        return Doubt.UNORDERED if self.resumed and self.highest is None else Doubt.NONE
+
+
+def is_large(missing: int, of: int, page: int) -> bool:
+    """Whether so many of a listing are more than a page and more than 1 % of it."""
+    return missing > page and missing > LARGE * of
+
+
+class Distinct:
+    """Tells documents that a reading has had before, by their ids.
+
+    The API lists documents in the order of their ids. While it does, the highest id is all there
+    is to remember, so that memory does not grow with the account; the first ids, and those of a
+    listing in another order, are remembered one by one. `exact` remembers all of them in any case.
+
+    `highest` is None once ids have come out of order.
+    """
+
+    def __init__(self, census: Census, *, exact: bool = False) -> None:
+        self.highest = census.highest
+        self._exact = exact
+        self._known: set[int] | None = None if self.highest else set()
+
+    def count_new(self, ids: list[str]) -> int:
+        """How many of the ids on a page had not come before. Remembers them."""
+        known, highest = self._known, self.highest
+        if known is None:
+            assert highest is not None
+            new = sorted({one for one in ids if one > highest})
+        else:
+            new = [one for one in dict.fromkeys(ids) if hash(one) not in known]
+            known.update(map(hash, new))
+        if new and highest is not None:
+            in_order = new[0] > highest and all(map(str.__lt__, new, new[1:]))
+            self.highest = highest = new[-1] if in_order else None
+        if known is not None and highest and len(known) > ORDER_KNOWN and not self._exact:
+            self._known = None
+        return len(new)

@@ -1,0 +1,364 @@
+"""Accounts that change between two answers: nothing is lost, and doubt never deletes.
+
+Small scripted accounts, two contacts a page, with exact totals. Each was seen to lose rows, to
+delete rows that were there, or to stop for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.conftest import Tap
+from tests.invariants import Run
+from tests.scripted import Scripted, page
+from tests.test_incremental import incremental, only  # noqa: F401
+
+Change = Callable[[list[str]], object]
+
+
+class Changing(Scripted):
+    """Contacts in the order of their ids. `changes` are made before the answer of that number."""
+
+    def __init__(
+        self,
+        ids: str,
+        changes: dict[int, list[str]],
+        *,
+        style: str = "next",
+        stale: str = "empty",
+        size: int = 2,
+        path: str = "/contacts",
+    ) -> None:
+        super().__init__({})
+        self.ids = ids.split()
+        self.changes = changes
+        self.style, self.stale, self.size, self.path = style, stale, size, path
+        self.asked = 0
+        self.served: list[list[str]] = []
+
+    def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        path, _, bookmark = target.removeprefix("/v1").partition(self.path)
+        if path or not target.startswith(f"/v1{self.path}"):
+            return super().answer(method, target, headers)
+        self.asked += 1
+        for change in self.changes.get(self.asked, ()):
+            (self.ids.remove if change[0] == "-" else self.ids.append)(change[1:])
+        self.ids.sort()
+        self.answers[self.path + bookmark] = self.listing(bookmark.removeprefix("/"))
+        return super().answer(method, target, headers)
+
+    def listing(self, bookmark: str) -> Any:
+        start = 0
+        if bookmark:
+            if bookmark not in self.ids:
+                if self.stale == "refuse":
+                    return 404, {}
+                if self.stale == "empty":
+                    return page(total=len(self.ids))
+                if self.stale == "on":
+                    start = sum(one <= bookmark for one in self.ids)
+            else:
+                start = self.ids.index(bookmark) + (self.style == "last")
+        chosen = self.ids[start : start + self.size]
+        self.served.append(chosen)
+        more = {}
+        if start + self.size < len(self.ids):
+            more["bookmark"] = self.ids[start + (self.size if self.style == "next" else 1)]
+        return page(*chosen, total=len(self.ids), **more)
+
+
+def ids(run: Run) -> list[str]:
+    return [row["contact_id"] for row in run.rows("contacts")]
+
+
+def activated(run: Run, stream: str = "contacts") -> bool:
+    return bool(run.of("ACTIVATE_VERSION", stream))
+
+
+EVERY = [
+    (style, stale) for style in ("next", "last") for stale in ("on", "empty", "refuse", "first")
+]
+
+
+@pytest.mark.parametrize(("style", "stale"), EVERY)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {2: ["+a1"]},
+        {2: ["-a"]},
+        {2: ["+d1"]},
+        {2: ["-e"]},
+        {2: ["-c"]},
+        {2: ["-b"]},
+        {2: ["-b", "-c"]},
+        {3: ["-c", "-d", "-e"]},
+        {2: ["-b"], 3: ["-c"], 4: ["-d"], 5: ["-e"]},
+        {2: ["+a1", "-f"]},
+        {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"], 5: ["-d"]},
+    ],
+    ids=str,
+)
+def test_what_exists_throughout_is_read_and_churn_is_no_doubt(
+    tap: Tap, changes: dict[int, list[str]], style: str, stale: str
+) -> None:
+    script = Changing("a b c d e f g h i j", changes, style=style, stale=stale)
+    with script as sandbox:
+        run = tap.sync(sandbox)
+    assert run.code == 0, run.stderr
+    assert set(ids(run)) >= set("abcdefghij") & set(script.ids)
+    assert activated(run), run.stderr
+
+
+def test_an_empty_page_is_no_end_by_count(tap: Tap) -> None:
+    """As many were seen as the total says, and f is still to come."""
+    script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]})
+    with script as sandbox:
+        run = tap.sync(sandbox)
+    assert run.code == 0
+    assert ids(run) == ["a", "b", "c", "c1", "c2", "d", "f"]
+    assert activated(run)
+
+
+def test_the_same_among_the_members_of_a_segment(tap: Tap) -> None:
+    path = "/smart_segments/s/contacts"
+    script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]}, path=path)
+    script.answers["/smart_segments"] = {"segments": [{"segment_id": "s"}]}
+    with script as sandbox:
+        run = tap.sync(sandbox)
+    assert run.code == 0
+    rows = run.rows("smart_segments_contacts")
+    assert [row["contact_id"] for row in rows] == ["a", "b", "c", "c1", "c2", "d", "f"]
+    assert activated(run, "smart_segments_contacts")
+
+
+def test_an_empty_last_page_is_asked_for_again_but_the_listing_is_not(tap: Tap) -> None:
+    answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert (run.code, ids(run), activated(run)) == (0, ["a", "b"], True)
+    asked = [request.path for request in run.requests if "contacts" in request.path]
+    assert asked == ["/v1/contacts", "/v1/contacts/x"] * 2
+
+
+def test_a_repeated_contact_does_not_hide_a_missing_one(tap: Tap) -> None:
+    """a, b, a of three."""
+    answers = {
+        "/contacts": page("a", "b", bookmark="x", total=3),
+        "/contacts/x": page("a", total=3),
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert set(ids(run)) == {"a", "b"}
+    assert not activated(run)
+    assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
+
+
+@pytest.mark.parametrize("order", ["a c b d", "p1 p2 p10 p11", "d c b a"])
+def test_contacts_may_come_in_any_order(tap: Tap, order: str) -> None:
+    first, second, third, fourth = order.split()
+    answers = {
+        "/contacts": page(first, second, bookmark="x", total=4),
+        "/contacts/x": page(third, fourth, total=4),
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert (run.code, activated(run)) == (0, True)
+    answers["/contacts/x"] = page(third, first, total=4)
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert not activated(run)
+
+
+def test_repeats_after_an_interruption_hide_nothing(tap: Tap) -> None:
+    answers: dict[str, Any] = {
+        "/contacts": page("a", "b", bookmark="x", total=4),
+        "/contacts/x": (500, {}),
+    }
+    script = Scripted(answers)
+    with script as sandbox:
+        first = tap.sync(sandbox, retry_timeout=0)
+        script.answers["/contacts/x"] = page("a", "b", "c", total=4)
+        rest = tap.sync(sandbox, state=first.state)
+    assert rest.code == 0
+    assert not activated(rest)
+    assert any("read 3 of the 4 contacts" in line for line in rest.log)
+
+
+def test_an_account_that_answers_nothing_empties_no_table(tap: Tap) -> None:
+    with Scripted({"/contacts": page(total=0)}) as sandbox:
+        run = tap.sync(sandbox)
+    assert run.code == 0
+    assert not run.of("ACTIVATE_VERSION")
+    for what in ("contacts", "lists", "smart segments"):
+        assert any(f"the API listed no {what} at all" in line for line in run.log)
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (page("a", total=1000), "read only 1 of the 1,000 contacts that the API reported, twice"),
+        (page("a", "b", total=5), "read only 2 of the 5 contacts"),
+        (page(total=5), "read only 0 of the 5 contacts"),
+    ],
+)
+def test_much_that_is_missing_fails_the_run(tap: Tap, answer: Any, text: str) -> None:
+    with Scripted({"/contacts": answer}) as sandbox:
+        run = tap.sync(sandbox)
+        again = tap.sync(sandbox, state=run.state)
+    for one in (run, again):
+        assert one.code == 1
+        assert text in one.last_words
+        assert not activated(one)
+        assert sum("/contacts" in request.path for request in one.requests) == 2
+
+
+def test_a_little_that_is_missing_is_told_with_both_numbers(tap: Tap) -> None:
+    with Scripted({"/contacts": page(*map(str, range(100, 198)), total=99)}) as sandbox:
+        run = tap.sync(sandbox)
+        off = tap.sync(sandbox, check_totals=False)
+    assert (run.code, activated(run)) == (0, False)
+    (line,) = [line for line in run.log if line.startswith("WARNING contacts, lists_contacts")]
+    assert "read 98 of the 99 contacts that the API reported; deleted rows are kept" in line
+    assert (off.code, activated(off)) == (0, True)
+    assert sum("/contacts" in request.path for request in off.requests) == 1
+
+
+def test_a_listing_that_was_short_once_is_read_again(tap: Tap) -> None:
+    answers: dict[str, Any] = {
+        "/contacts": [page("a", "b", bookmark="x", total=4), page("a", "b", bookmark="y", total=4)],
+        "/contacts/x": page("d", total=4),
+        "/contacts/y": page("c", "d", total=4),
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert (run.code, activated(run)) == (0, True)
+    assert set(ids(run)) == set("abcd")
+    assert any("Read 3 of the 4 contacts that the API reported; reading" in one for one in run.log)
+
+
+def test_a_second_reading_that_is_interrupted_is_still_the_second(tap: Tap) -> None:
+    answers: dict[str, Any] = {
+        "/contacts": page(*map(str, range(100, 198)), bookmark="x", total=99),
+        "/contacts/x": [page(total=99), page(total=99), (500, {})],
+    }
+    script = Scripted(answers)
+    with script as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0)
+        assert run.code == 1
+        script.answers["/contacts/x"] = page(total=99)
+        rest = tap.sync(sandbox, state=run.state)
+    assert rest.code == 0
+    assert not activated(rest)
+    assert any("read 98 of the 99 contacts" in line for line in rest.log)
+
+
+@pytest.mark.parametrize(
+    ("totals", "fine"),
+    [([4, 4], True), ([4, 5], True), ([5, 4], True), ([None, 4], False), ([100, 4], False)],
+)
+def test_totals_that_cannot_vouch_for_a_listing(tap: Tap, totals: list[Any], fine: bool) -> None:
+    answers = {
+        "/contacts": page("a", "b", bookmark="x", total=totals[0]),
+        "/contacts/x": page("c", "d", total=totals[1]),
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+        off = tap.sync(sandbox, check_totals=False)
+    assert (run.code, activated(run)) == (0, fine)
+    assert activated(off)
+
+
+SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
+
+
+def test_every_segment_gone_fails_the_run(tap: Tap) -> None:
+    answers: dict[str, Any] = {
+        f"/smart_segments/{one}/contacts": (404, {}) for one in ("s1", "s2", "s3")
+    }
+    with Scripted({"/smart_segments": SEGMENTS, **answers}) as sandbox:
+        run = tap.sync(sandbox)
+        again = tap.sync(sandbox, state=run.state)
+    for one in (run, again):
+        assert one.code == 1
+        assert "every one of 3 segments was gone" in one.last_words
+        assert not activated(one, "smart_segments_contacts")
+
+
+def test_a_segment_that_goes_while_it_is_read_fails_this_run_only(tap: Tap) -> None:
+    answers: dict[str, Any] = {
+        f"/smart_segments/{one}/contacts": page("a", total=1) for one in ("s1", "s3")
+    }
+    gone: list[Any] = [page("a", "b", bookmark="x", total=4), (404, {})]
+    answers |= {"/smart_segments/s2/contacts": gone, "/smart_segments/s2/contacts/x": (404, {})}
+    with Scripted({"/smart_segments": SEGMENTS, **answers}) as sandbox:
+        run = tap.sync(sandbox)
+        again = tap.sync(sandbox, state=run.state)
+    assert run.code == 1
+    assert "was deleted while it was being read" in run.last_words
+    assert not activated(run, "smart_segments_contacts")
+    assert again.code == 0
+    assert activated(again, "smart_segments_contacts")
+
+
+def test_broken_segments_do_not_starve_the_others(tap: Tap) -> None:
+    names = [f"s{number:02d}" for number in range(40)]
+    answers: dict[str, Any] = {
+        f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
+    }
+    answers |= {f"/smart_segments/{one}/contacts": (500, {}) for one in names[:12]}
+    answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
+    rows: set[str] = set()
+    with Scripted(answers) as sandbox:
+        state = None
+        for _ in range(2):
+            run = tap.sync(sandbox, state=state, retry_timeout=0, concurrency=1)
+            assert run.code == 1
+            rows |= {row["segment_id"] for row in run.rows("smart_segments_contacts")}
+            state = run.state
+    assert rows == set(names[12:])
+
+
+@pytest.mark.parametrize("status", [400, 403, 422])
+def test_segments_that_are_refused_hold_up_no_other(tap: Tap, status: int) -> None:
+    names = [f"s{number:02d}" for number in range(40)]
+    answers: dict[str, Any] = {
+        f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
+    }
+    answers |= {f"/smart_segments/{one}/contacts": (status, {}) for one in names[:12]}
+    answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox)
+    assert run.code == (2 if status == 403 else 1)
+    assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
+
+
+def test_a_bookmark_from_the_state_that_always_fails_is_given_up(tap: Tap) -> None:
+    script = Scripted(
+        {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
+    )
+    with script as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0)
+        assert run.code == 1
+        script.answers["/contacts"] = page("a", "b", bookmark="y", total=3)
+        script.answers["/contacts/y"] = page("c", total=3)
+        rest = tap.sync(sandbox, state=run.state, retry_timeout=0)
+    assert (rest.code, ids(rest), activated(rest)) == (0, ["a", "b", "c"], True)
+
+
+def test_a_run_says_what_was_complete_already(tap: Tap) -> None:
+    script = Scripted(
+        {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
+    )
+    script.answers["/lists"] = {"lists": [{"list_id": "l"}]}
+    with script as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0)
+        for one in run.of("STATE"):
+            if one["value"]["bookmarks"]["lists"]["progress"][0] == "complete":
+                break
+        rest = tap.sync(sandbox, state=one["value"], retry_timeout=0)
+    (line,) = [line for line in rest.log if "Complete already" in line]
+    assert "lists" in line
+    assert not rest.rows("lists")
