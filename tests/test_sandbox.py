@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import requests
 
-from tap_autopilot.sandbox.account import MODELS, Account
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.documents import MODELS
 from tap_autopilot.sandbox.faults import Fault
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Serve
