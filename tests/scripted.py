@@ -15,22 +15,32 @@ KEY = "s3cr3t+key/of=the~account!"
 class Scripted(Sandbox):
     """Answers by path below /v1, percent-decoded; a list is used up answer by answer.
 
-    An answer is JSON, or (status, JSON). What is not in the script is an empty listing.
+    An answer is JSON, or bytes for a raw body, or (status, either), or (status, either, headers),
+    or a function from the path to any of these. What is not in the script is an empty listing.
     """
 
-    def __init__(self, answers: dict[str, Any]) -> None:
-        super().__init__(Account(contacts=0, lists=0, segments=0), Options(api_key=KEY))
+    def __init__(self, answers: dict[str, Any], **options: Any) -> None:
+        chosen = Options(**{"api_key": KEY, **options})
+        super().__init__(Account(contacts=0, lists=0, segments=0), chosen)
         self.answers = answers
+        self._more: dict[str, str] = {}
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        self._more = {}
         path = urllib.parse.unquote(target.removeprefix("/v1"), errors="surrogateescape")
         if path not in self.answers:
             return super().answer(method, target, headers)
         found = self.answers[path]
         if isinstance(found, list):
             found = found.pop(0) if len(found) > 1 else found[0]
-        status, value = found if isinstance(found, tuple) else (200, found)
-        return status, json.dumps(value).encode()
+        if callable(found):
+            found = found(path)
+        status, value, *more = found if isinstance(found, tuple) else (200, found)
+        self._more = dict(*more)
+        return status, value if isinstance(value, bytes) else json.dumps(value).encode()
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | self._more
 
 
 def page(*ids: Any, bookmark: Any = ..., total: Any = ...) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import signal
 import sys
 import threading
@@ -11,7 +12,8 @@ from collections.abc import Iterator
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
-from tap_autopilot.sandbox.server import BOOKMARKS, STALE, Options, Sandbox
+from tap_autopilot.sandbox.options import BOOKMARKS, LOSE, STALE, TOTALS, Options
+from tap_autopilot.sandbox.server import Sandbox
 
 
 def _explain(choices: dict[str, str]) -> str:
@@ -23,6 +25,29 @@ def _fault(text: str) -> Fault:
         return Fault.parse(text)
     except ValueError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("it must be 1 or more")
+    return number
+
+
+def _rate(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError("it must be 0 or more")
+    return number
+
+
+def _lose(text: str) -> str:
+    what, at, number = text.partition("@")
+    if what not in LOSE or (at and not (number.isdecimal() and int(number) >= 2)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join(LOSE)}, with @ and a page from the second on"
+        )
+    return text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,13 +64,49 @@ def _parser() -> argparse.ArgumentParser:
     add("--segments", type=int, default=6, help="default %(default)s")
     add("--members", type=int, default=120, help="contacts in each segment (default %(default)s)")
     add("--days", type=int, default=0, help="how many days of changes the account has moved on by")
+    add(
+        "--churn",
+        type=_rate,
+        default=0,
+        metavar="RATE",
+        help="changes of the account for each answer, on average: 0.5 is a change before every"
+        " other answer. Contacts join, leave, change and move between lists and segments; now and"
+        " then a list or segment is created, renamed or deleted (default: none)",
+    )
+    add("--churn-seed", type=int, default=1, help="another seed, other changes, another page lost")
     add("--plain", action="store_true", help="without the odd values that clients trip over")
     add("--latency", type=float, default=0, help="seconds before each answer")
     add("--requests-per-second", type=float, default=0, help="above it 429 (default: no limit)")
     add("--retry-after", default="", help="the Retry-After header of 429 and 503")
+    add(
+        "--clock-skew",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="how far the API's clock is ahead of this machine's: the Date of its answers, and the"
+        " times in what churn changes",
+    )
+    add("--no-date", action="store_true", help="answers have no Date header")
     add("--gzip", action="store_true", help="compress answers where the client accepts it")
+    add("--page", type=_positive, default=100, help="contacts on a page (default %(default)s)")
     add("--bookmarks", choices=BOOKMARKS, default="last", help=_explain(BOOKMARKS))
     add("--stale", choices=STALE, default="on", help=f"an outdated bookmark. {_explain(STALE)}")
+    add(
+        "--empty-end",
+        action="store_true",
+        help="the last contacts come with a bookmark, which leads to an empty page",
+    )
+    add("--end-early", action="store_true", help="listings end in the middle, without a bookmark")
+    add("--totals", choices=TOTALS, default="exact", help=f"total_contacts. {_explain(TOTALS)}")
+    add("--total-off", type=int, default=0, metavar="N", help="totals are wrong by N")
+    add(
+        "--lose-page",
+        type=_lose,
+        metavar="WHICH[@N]",
+        help="never serve one page, though totals still count it: page N, or any but the first."
+        " Reading again loses the same page. WHICH is " + _explain(LOSE),
+    )
+    add("--lose-once", action="store_true", help="serve that page when the listing is read again")
     add(
         "--fault",
         type=_fault,
@@ -85,8 +146,20 @@ def main() -> None:
         account.move_on(day)
     options = Options(
         api_key=args.api_key,
+        page=args.page,
         bookmarks=args.bookmarks,
         stale=args.stale,
+        empty_end=args.empty_end,
+        end_early=args.end_early,
+        totals=args.totals,
+        total_off=args.total_off,
+        lose=args.lose_page or "",
+        lose_once=args.lose_once,
+        churn=args.churn,
+        seed=args.churn_seed,
+        clock_skew=args.clock_skew,
+        date=not args.no_date,
+        record=False,
         latency=args.latency,
         requests_per_second=args.requests_per_second,
         retry_after=args.retry_after,

@@ -32,6 +32,12 @@ def members_of_list(list_id: str) -> str:
     return f"/list/{list_id}/contacts"
 
 
+def whose_members(listing: str) -> tuple[str, str]:
+    """What a listing of members is of, `list` or `smart_segments`, and its id; else two blanks."""
+    kind, _, one = listing.removeprefix("/").partition("/")
+    return (kind, one.removesuffix("/contacts")) if one else ("", "")
+
+
 class Change(NamedTuple):
     """What happened to entries of a listing: they were `created`, `changed` or `deleted`."""
 
@@ -194,18 +200,14 @@ class Account:
 
     def ids(self, listing: str) -> list[str] | None:
         """The ids in a listing now; None where there is no such listing."""
-        match listing.split("/"):
-            case ["", "contacts"]:
-                return self.contact_ids
-            case ["", "lists"]:
-                return [one["list_id"] for one in self.lists]
-            case ["", "smart_segments"]:
-                return [one["segment_id"] for one in self.segments]
-            case ["", "smart_segments", segment_id, "contacts"]:
-                return self.segment_members(segment_id)
-            case ["", "list", list_id, "contacts"]:
-                return self.list_members(list_id)
-        return None
+        if listing == CONTACTS:
+            return self.contact_ids
+        if listing == LISTS:
+            return [one["list_id"] for one in self.lists]
+        if listing == SEGMENTS:
+            return [one["segment_id"] for one in self.segments]
+        kind, one = whose_members(listing)
+        return self.list_members(one) if kind == "list" else self.segment_members(one)
 
     # What can happen.
 

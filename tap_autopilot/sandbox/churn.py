@@ -13,12 +13,12 @@ from tap_autopilot.sandbox.documents import Document, iso, uuid
 KINDS = {
     "join": 200,
     "leave": 200,
-    "edit": 250,
+    "edit": 254,
     "move between lists": 120,
     "move between segments": 170,
     "mail": 50,
-    "segment": 7,
-    "list": 3,
+    "segment": 4,
+    "list": 2,
 }
 
 

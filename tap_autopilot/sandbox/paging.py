@@ -1,0 +1,175 @@
+"""Paging: an account's listings, a page at a time, in every way an unknown API may do it."""
+
+from __future__ import annotations
+
+import base64
+import bisect
+import random
+
+from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
+from tap_autopilot.sandbox.options import Options
+from tap_autopilot.sandbox.record import Page, as_json
+
+END = "the-end"  # a bookmark that leads to the end where no contact can name that place
+MOST_CACHED = 1024
+
+
+class Pager:
+    """The pages of an account's listings of contacts."""
+
+    def __init__(self, account: Account, options: Options) -> None:
+        self._account = account
+        self._options = options
+        self._hole = Hole(account, options)
+        self._pages: dict[tuple[str, str | None], Page] = {}
+        self._models: dict[int, tuple[bytes, bytes]] = {}
+        self._changes = 0
+        self._deleted_lists: set[str] = set()
+
+    def page(self, listing: str, bookmark: str | None) -> Page | int:
+        """One page, or the status that an outdated bookmark gets; 404 for an unknown listing."""
+        self._forget_what_is_outdated()
+        asked = (listing, bookmark)
+        if asked in self._pages:
+            return self._pages[asked]
+        ids = self._account.ids(listing)
+        if ids is None:
+            return 404
+        changes = self._account.changes
+        page = self._read(listing, ids, bookmark)
+        is_current = changes == self._account.changes
+        if isinstance(page, Page) and is_current and len(self._pages) < MOST_CACHED:
+            self._pages[asked] = page
+        return page
+
+    def _forget_what_is_outdated(self) -> None:
+        if self._changes != self._account.changes or self._options.lose:
+            self._changes = self._account.changes
+            self._pages.clear()
+        for list_id in self._account.deleted_lists - self._deleted_lists:
+            self._deleted_lists.add(list_id)
+            known, name = self._models, list_id.encode()
+            self._models = {n: parts for n, parts in known.items() if name not in b"".join(parts)}
+
+    def _read(self, listing: str, ids: list[str], bookmark: str | None) -> Page | int:
+        options = self._options
+        start = 0
+        if bookmark is not None:
+            try:
+                start = self._start(ids, bookmark)
+            except LookupError:
+                return int(options.stale)
+        end = start + options.page
+        served = tuple(ids[start:end])
+        body = b'{"contacts":[' + b",".join(map(self._contact, served)) + b"]"
+        total = self._total(len(ids), start, end)
+        if total is not None:
+            body += b',"total_contacts":%d' % total
+        lost = self._hole.behind(listing, ids, start, end)
+        after = self._bookmark(ids, end + len(lost), is_empty=not served, is_apart=bool(lost))
+        if after is not None:
+            body += b',"bookmark":' + as_json(after)
+        return Page(body + b"}", served, total, after, lost)
+
+    def _total(self, size: int, start: int, end: int) -> int | None:
+        match self._options.totals:
+            case "missing":
+                return None
+            case "first-missing" if start == 0:
+                return None
+            case "collapse" if start > 0 and end * 2 > size:
+                size //= 2
+        return max(0, size + self._options.total_off)
+
+    def _bookmark(self, ids: list[str], end: int, *, is_empty: bool, is_apart: bool) -> str | None:
+        options = self._options
+        if options.end_early and end * 2 >= len(ids):
+            return None
+        if end >= len(ids) and (is_empty or not options.empty_end):
+            return None
+        match options.bookmarks:
+            case "next" | "repeat" if end >= len(ids):
+                return END
+            case "next":
+                return ids[end]
+            case "repeat" if is_apart:  # the page before shares no contact with the next
+                return ids[end]
+            case "opaque":
+                last = ids[min(end, len(ids)) - 1]
+                return base64.b85encode(f"{last}/?%#".encode()).decode() + "/%2F?"
+            case _:
+                return ids[min(end, len(ids)) - 1]
+
+    def _start(self, ids: list[str], bookmark: str) -> int:
+        """Where the page at a bookmark starts. Raises LookupError where the answer is a status."""
+        options = self._options
+        if bookmark == END:
+            return len(ids)
+        if options.bookmarks == "opaque":
+            bookmark = _decoded(bookmark)
+        place = bisect.bisect_left(ids, bookmark)
+        if place < len(ids) and ids[place] == bookmark:
+            return place if options.bookmarks in ("next", "repeat") else place + 1
+        return {"on": place, "first": 0, "empty": len(ids)}[options.stale]
+
+    def _contact(self, contact_id: str) -> bytes:
+        if contact_id in self._account.changed:
+            return as_json(self._account.contact(contact_id))
+        number = self._account.model_of(contact_id)
+        if number not in self._models:
+            model = as_json(self._account.model(number) | {"contact_id": "@id@"})
+            before, _, after = model.partition(b"@id@")
+            self._models[number] = (before, after)
+        before, after = self._models[number]
+        return before + contact_id.encode() + after
+
+
+def _decoded(bookmark: str) -> str:
+    """The contact behind an opaque bookmark; an empty text for one that is not of our making."""
+    try:
+        return base64.b85decode(bookmark[:-5]).decode()[:-4]
+    except ValueError:
+        return ""
+
+
+class Hole:
+    """A page of one listing that is never served."""
+
+    def __init__(self, account: Account, options: Options) -> None:
+        self._account = account
+        self._options = options
+        self._rng = random.Random(f"hole {options.seed}")
+        self._where: tuple[str, int] | None = None
+        self._was_passed = False
+
+    def behind(self, listing: str, ids: list[str], start: int, end: int) -> tuple[str, ...]:
+        """The contacts that the bookmark behind a page leads past."""
+        if not self._options.lose:
+            return ()
+        self._where = self._where or self._choose(listing)
+        if self._where is None or self._where[0] != listing:
+            return ()
+        if self._was_passed and start == 0 and self._options.lose_once:
+            self._where = ("", 0)
+            return ()
+        hole = (self._where[1] - 1) * self._options.page
+        lost = ids[end : end + self._options.page] if start < hole <= end else []
+        self._was_passed = self._was_passed or bool(lost)
+        return tuple(lost)
+
+    def _choose(self, listing: str) -> tuple[str, int] | None:
+        """The listing and the number of its page; None while there is none with two pages."""
+        what, _, number = self._options.lose.partition("@")
+        if (what == "contacts") != (listing == CONTACTS):
+            return None
+        listings = [CONTACTS]
+        if what == "members":
+            listings = [members_of_segment(one["segment_id"]) for one in self._account.segments]
+        pages = {
+            one: -(-len(self._account.ids(one) or ()) // self._options.page) for one in listings
+        }
+        several = sorted(one for one in listings if pages[one] >= int(number or 2))
+        if not several:
+            return None
+        chosen = self._rng.choice(several)
+        return chosen, int(number or self._rng.randint(2, pages[chosen]))

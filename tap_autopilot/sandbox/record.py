@@ -1,0 +1,110 @@
+"""The record: what the sandbox was asked, and what it served."""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it arrived, and what the API's clock and the account's log said by then."""
+
+    at: float  # on this machine's monotonic clock
+    method: str
+    path: str
+    headers: dict[str, str]
+    status: int
+    clock: datetime  # the API's
+    changes: int  # the length of the account's log
+
+
+class Page(NamedTuple):
+    """What one answer holds of a listing.
+
+    `lost` are the ids that it leads past, `nameless` counts the documents without an id.
+    """
+
+    body: bytes
+    ids: tuple[str, ...]
+    total: int | None = None
+    bookmark: str | None = None
+    lost: tuple[str, ...] = ()
+    nameless: int = 0
+
+
+@dataclass
+class Served:
+    """A page of a listing, as it was given to the client.
+
+    `request` is the request's place among the sandbox's requests and `fault` what was done to the
+    answer on its way. It is `delivered` once it is sent to a client that has not hung up.
+    """
+
+    listing: str
+    ids: tuple[str, ...]
+    total: int | None
+    bookmark: str | None
+    lost: tuple[str, ...]
+    nameless: int
+    at: datetime  # on the API's clock
+    request: int
+    asked: str | None  # the bookmark that was asked for
+    fault: str = ""
+    delivered: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the client got the answer as it was meant."""
+        return self.delivered and not self.fault
+
+
+def listing_of(target: str) -> tuple[str, str | None] | None:
+    """The listing that a path asks for, and from which bookmark; None if it asks for none."""
+    path = target.partition("?")[0].removeprefix("/v1").split("/")
+    match [urllib.parse.unquote(part, errors="surrogateescape") for part in path]:
+        case ["", "lists" | "smart_segments" | "contacts" as one]:
+            return f"/{one}", None
+        case ["", "lists" | "smart_segments" | "contacts" as one, bookmark]:
+            return None if bookmark == "custom_fields" else (f"/{one}", bookmark)
+        case ["", "list" | "smart_segments" as kind, one, "contacts"]:
+            return f"/{kind}/{one}/contacts", None
+        case ["", "list" | "smart_segments" as kind, one, "contacts", bookmark]:
+            return f"/{kind}/{one}/contacts", bookmark
+    return None
+
+
+def parse_page(listing: str, body: bytes) -> Page | None:
+    """What an answer from elsewhere than an account holds; None if it is no listing."""
+    field, key = {LISTS: ("lists", "list_id"), SEGMENTS: ("segments", "segment_id")}.get(
+        listing, ("contacts", "contact_id")
+    )
+    try:
+        answer = json.loads(body)
+        documents = answer[field]
+        ids = [one.get(key) if isinstance(one, dict) else None for one in documents]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    named = tuple(one for one in ids if isinstance(one, str) and one)
+    total, bookmark = answer.get("total_contacts"), answer.get("bookmark")
+    return Page(
+        body,
+        named,
+        total if type(total) is int else None,
+        bookmark if isinstance(bookmark, str) else None,
+        nameless=len(ids) - len(named),
+    )
+
+
+def as_json(value: Any) -> bytes:
+    """A value as the API would write it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
+        return json.dumps(value, separators=(",", ":")).encode()

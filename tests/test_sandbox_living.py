@@ -1,0 +1,306 @@
+"""The sandbox's account lives: what changes, what is served meanwhile, and what the record says."""
+
+from __future__ import annotations
+
+import email.utils
+import itertools
+import json
+import subprocess
+import sys
+import time
+import urllib.parse
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import requests
+
+from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
+from tap_autopilot.sandbox.server import BOOKMARKS, STALE, Options, Sandbox
+from tests.conftest import KEY, Serve
+from tests.living import Living
+from tests.scripted import Scripted
+
+HEADERS = {"autopilotapikey": KEY}
+ALL_WAYS = list(itertools.product(BOOKMARKS, STALE))
+
+
+def ask(sandbox: Sandbox, path: str, bookmark: str | None = None) -> Any:
+    """An answer without a network in between; None for one that is not 200."""
+    if bookmark is not None:
+        path += "/" + urllib.parse.quote(bookmark, safe="")
+    answer = sandbox.respond("GET", f"/v1{path}", HEADERS)
+    return json.loads(answer.body) if answer.status == 200 else None
+
+
+def walk(sandbox: Sandbox, path: str = CONTACTS) -> list[Any]:
+    """All pages of a listing, or up to a refused bookmark."""
+    pages = [ask(sandbox, path)]
+    while pages[-1] and "bookmark" in pages[-1] and len(pages) < 100:
+        pages.append(ask(sandbox, path, pages[-1]["bookmark"]))
+    return pages
+
+
+def ids(pages: list[Any]) -> list[str]:
+    return [one["contact_id"] for page in pages if page for one in page["contacts"]]
+
+
+def living(churn: float, seed: int = 1, **options: Any) -> Sandbox:
+    account = Account(contacts=400, members=100)
+    chosen = {"api_key": KEY, "page": 20, "churn": churn, "seed": seed, **options}
+    return Sandbox(account, Options(**chosen))
+
+
+def test_the_same_seed_and_requests_change_the_same_things() -> None:
+    first, same, other = living(2), living(2), living(2, seed=2)
+    for sandbox in (first, same, other):
+        walk(sandbox)
+        walk(sandbox, members_of_segment(sandbox.account.segments[0]["segment_id"]))
+    assert first.account.log == same.account.log
+    assert first.account.contact_ids == same.account.contact_ids
+    assert first.account.log != other.account.log
+
+
+def test_everything_happens_and_the_log_adds_up() -> None:
+    sandbox = living(20)
+    account = sandbox.account
+    before = {listing: set(account.ids(listing) or ()) for listing in (CONTACTS, LISTS, SEGMENTS)}
+    for _ in range(10):
+        walk(sandbox)
+    happened = {(change.what, change.listing.count("/")) for change in account.log}
+    assert happened >= {(what, 1) for what in ("created", "changed", "deleted")}
+    assert happened >= {(what, 3) for what in ("created", "deleted")}
+    for what in ("created", "changed", "deleted"):
+        for listing in (CONTACTS, LISTS, SEGMENTS):
+            assert any(one.what == what and one.listing == listing for one in account.log)
+    for listing, there in before.items():
+        assert account.existed_throughout(listing, 0, 0) == there
+        assert account.existed_throughout(listing) <= there
+        assert account.existed_ever(listing) >= there | set(account.ids(listing) or ())
+
+
+def test_members_are_contacts_in_order_and_lists_those_that_contacts_name() -> None:
+    sandbox = living(50)
+    account = sandbox.account
+    walk(sandbox)
+    assert account.contact_ids == sorted(set(account.contact_ids))
+    for segment in account.segments:
+        members = account.segment_members(segment["segment_id"])
+        assert members == sorted(set(members or ()) & set(account.contact_ids))
+    named: dict[str, list[str]] = {}
+    for contact_id in account.contact_ids:
+        for list_id in account.contact(contact_id).get("lists") or ():
+            named.setdefault(list_id, []).append(contact_id)
+    assert {one["list_id"] for one in account.lists} >= named.keys()
+    for one in account.lists:
+        assert account.list_members(one["list_id"]) == named.get(one["list_id"], [])
+
+
+def test_changes_carry_the_time_of_the_apis_clock() -> None:
+    sandbox = living(20, clock_skew=7200)
+    walk(sandbox)
+    now = datetime.now(timezone.utc) + timedelta(hours=2)
+    touched = [one for one in sandbox.account.contact_ids if one in sandbox.account.changed]
+    assert touched
+    for contact_id in touched:
+        document = sandbox.account.contact(contact_id)
+        when = document.get("updated_at") or document["created_at"]
+        moment = datetime.fromisoformat(when.replace("Z", "+00:00"))
+        assert abs(moment - now) < timedelta(seconds=10)
+    untouched = set(sandbox.account.contact_ids) - set(touched)
+    assert not any(
+        "202" in str(sandbox.account.contact(one).get("created_at")) for one in untouched
+    )
+
+
+@pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
+def test_a_walk_through_changes_finds_all_that_stayed(style: str, stale: str) -> None:
+    sandbox = living(0.5, bookmarks=style, stale=stale)
+    pages = walk(sandbox)
+    found = sandbox.existed_throughout(CONTACTS) - set(ids(pages))
+    ended_well = pages[-1] is not None and len(pages) < 100
+    if stale == "on":
+        assert ended_well
+    if ended_well and stale != "empty":
+        assert not found, "a bookmark that is good leads on to everybody"
+    assert len(sandbox.existed_throughout(CONTACTS)) > 380
+
+
+@pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
+def test_an_outdated_bookmark_on_a_living_account(style: str, stale: str) -> None:
+    gone = "c" if style == "next" else "b"
+    sandbox = Living(style=style, stale=stale, changes={2: [("delete", gone)]})
+    first = ask(sandbox, CONTACTS)
+    second = ask(sandbox, CONTACTS, first["bookmark"])
+    if stale in ("400", "404"):
+        assert second is None
+        assert sandbox.requests[-1].status == int(stale)
+    else:
+        rest = {"on": "de" if style == "next" else "cd", "empty": ""}
+        wanted = rest.get(stale, "ab" if style == "next" else "ac")
+        assert "".join(ids([second])) == wanted
+        assert second["total_contacts"] == 5
+        assert ("bookmark" in second) == (stale != "empty")
+
+
+@pytest.mark.parametrize("style", BOOKMARKS)
+def test_an_empty_last_page(style: str) -> None:
+    for contacts, sizes in (("abcd", [2, 2, 0]), ("abc", [2, 1, 0]), ("", [0])):
+        pages = walk(Living(contacts, style=style, empty_end=True))
+        found = [len(page["contacts"]) for page in pages]
+        if style != "repeat":
+            assert found == sizes
+        assert found[-1] == 0
+        assert set(ids(pages)) == set(contacts)
+
+
+@pytest.mark.parametrize("style", BOOKMARKS)
+def test_a_lost_page(style: str) -> None:
+    lose: dict[str, Any] = {"page_size": 3, "style": style, "lose": "contacts@2"}
+    sandbox = Living("abcdefghi", **lose)
+    for _ in range(2):
+        pages = walk(sandbox)
+        assert set("abcdefghi") - set(ids(pages)) == set("def")
+        assert {page["total_contacts"] for page in pages} == {9}
+    assert [one.lost for one in sandbox.served if one.lost] == [tuple("def")] * 2
+    once = Living("abcdefghi", lose_once=True, **lose)
+    assert len(set(ids(walk(once)))) == 6
+    assert len(set(ids(walk(once)))) == 9
+
+
+def test_a_lost_page_of_some_segment_is_up_to_the_seed() -> None:
+    lost = set()
+    for seed in range(20):
+        sandbox = living(0, seed=seed, lose="members")
+        for segment in sandbox.account.segments:
+            pages = walk(sandbox, members_of_segment(segment["segment_id"]))
+            assert len(ids(pages)) in (0, 80, 100)
+        assert len(set(ids(walk(sandbox)))) == 400
+        (page,) = (one for one in sandbox.served if one.lost)
+        lost.add((page.listing, page.lost))
+    assert len(lost) > 10
+
+
+def test_totals_in_every_way() -> None:
+    def totals(**options: Any) -> list[int | None]:
+        return [page.get("total_contacts") for page in walk(Living("abcdefgh", **options))]
+
+    assert totals() == [8, 8, 8, 8]
+    assert totals(totals="missing") == [None] * 4
+    assert totals(totals="first-missing") == [None, 8, 8, 8]
+    assert totals(totals="collapse") == [8, 8, 4, 4]
+    assert totals(total_off=-3) == [5, 5, 5, 5]
+    assert totals(total_off=-30) == [0, 0, 0, 0]
+    assert totals(end_early=True) == [8, 8]
+
+
+def test_the_record_tells_what_was_served_and_what_there_was() -> None:
+    sandbox = Living(
+        "abcd",
+        segments={"s": "abc"},
+        lists={"l": "a"},
+        changes={2: [("delete", "a"), ("create", "c1")], 3: [("leave", "s", "b")]},
+    )
+    walk(sandbox)
+    ask(sandbox, "/smart_segments/s/contacts")
+    ask(sandbox, "/lists")
+    first, second, third, members, lists = sandbox.served
+    assert (first.listing, first.ids, first.total, first.bookmark) == (CONTACTS, ("a", "b"), 4, "b")
+    assert (second.ids, second.asked, second.request) == (("c", "c1"), "b", 1)
+    assert (third.ids, third.bookmark) == (("d",), None)
+    assert (members.listing, members.ids) == ("/smart_segments/s/contacts", ("c",))
+    assert (lists.ids, lists.total) == (("l",), None)
+    assert sandbox.existed_throughout(CONTACTS) == set("bcd")
+    assert sandbox.existed_ever(CONTACTS) == {*"abcd", "c1"}
+    assert sandbox.existed_throughout(CONTACTS, 0, 1) == set("abcd")
+    assert sandbox.existed_throughout(CONTACTS, 1) == {*"bcd", "c1"}
+    assert sandbox.existed_throughout("/smart_segments/s/contacts", 0, 2) == set("bc")
+    assert sandbox.existed_throughout("/list/l/contacts") == set()
+    assert sandbox.existed_ever("/list/l/contacts") == {"a"}
+
+
+def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
+    steps = [("delete_list", "l"), ("delete_segment", "s")]
+    sandbox = Living("ab", segments={"s": "a", "t": ""}, lists={"l": "ab", "m": "b"}, changes={1: steps})  # fmt: skip
+    assert ask(sandbox, "/list/l/contacts")
+    contacts = ask(sandbox, CONTACTS)["contacts"]
+    assert [one["lists"] for one in contacts] == [[], ["m"]]
+    assert ask(sandbox, "/list/l/contacts") is None
+    assert ask(sandbox, "/smart_segments/s/contacts") is None
+    assert sandbox.existed_throughout("/list/l/contacts", 0, 1) == set("ab")
+    assert sandbox.existed_throughout("/smart_segments/s/contacts", 0, 1) == {"a"}
+    assert sandbox.existed_throughout("/smart_segments/s/contacts") == set()
+
+
+def test_answers_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
+    sandbox = serve(Account(contacts=5), "/contacts@1:cut", "/contacts@2:503", latency=0.3)
+    for timeout in (1, 1, 0.1, 1):
+        try:
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=timeout)
+        except requests.RequestException:
+            time.sleep(0.4)
+    assert [page.whole for page in sandbox.served] == [False, False, True]
+
+
+def test_answers_say_what_time_it_is(serve: Serve) -> None:
+    for skew in (0, -86_400):
+        answer = requests.get(f"{serve(clock_skew=skew).url}/lists", timeout=5)
+        date = email.utils.parsedate_to_datetime(answer.headers["Date"])
+        assert abs(date.timestamp() - time.time() - skew) < 3
+    assert "Date" not in requests.get(f"{serve(date=False).url}/lists", timeout=5).headers
+
+
+def test_scripts_take_functions_bytes_and_headers() -> None:
+    script = {
+        "/a": lambda path: {"path": path},
+        "/b": [b"not JSON", (503, b"", {"Retry-After": "1"})],
+        "/c": (200, {}, {"Date": "then"}),
+    }
+    with Scripted(script) as sandbox:
+        assert requests.get(f"{sandbox.url}/a", timeout=5).json() == {"path": "/a"}
+        assert requests.get(f"{sandbox.url}/b", timeout=5).content == b"not JSON"
+        answer = requests.get(f"{sandbox.url}/b", timeout=5)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+        assert requests.get(f"{sandbox.url}/c", timeout=5).headers["Date"] == "then"
+
+
+def test_a_large_account_changes_at_little_cost() -> None:
+    account = Account(contacts=100_000, segments=20, members=5_000)
+    sandbox = Sandbox(account, Options(api_key=KEY, churn=1))
+    bookmark, times = None, []
+    for _ in range(100):
+        started = time.process_time()
+        bookmark = ask(sandbox, CONTACTS, bookmark)["bookmark"]
+        times.append(time.process_time() - started)
+    assert sorted(times)[50] < 0.02
+
+
+def test_it_lives_from_the_command_line() -> None:
+    options = [
+        "--port",
+        "0",
+        "--contacts",
+        "50",
+        "--churn",
+        "3",
+        "--clock-skew",
+        "3600",
+        "--page",
+        "9",
+    ]
+    command = [sys.executable, "-m", "tap_autopilot.sandbox", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        settings = json.loads(process.stdout.readline().partition(": ")[2])
+        headers = {"autopilotapikey": settings["api_key"]}
+        texts = {requests.get(f"{settings['api_url']}/contacts", headers=headers, timeout=5).text for _ in range(9)}  # fmt: skip
+        process.terminate()
+    assert len(texts) > 1
+    assert all(len(json.loads(text)["contacts"]) == 9 for text in texts)
+
+
+@pytest.mark.parametrize("option", [["--lose-page", "lists"], ["--lose-page", "contacts@1"], ["--page", "0"], ["--churn", "-1"]])  # fmt: skip
+def test_options_that_make_no_sense(option: list[str]) -> None:
+    command = [sys.executable, "-m", "tap_autopilot.sandbox", *option]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 2
