@@ -73,7 +73,7 @@ class Tap:
         arguments = self.arguments(sandbox, catalog=catalog, state=state, config=config)
         files = {path: path.read_bytes() for path in self.folder.iterdir() if path.is_file()}
         run = self.run(*arguments, key=str(config.get("api_key", KEY)))
-        run.requests = sandbox.requests[before:]
+        run.watch(sandbox, before, state, config)
         assert files.items() == {
             (path, path.read_bytes()) for path in self.folder.iterdir() if path.is_file()
         }

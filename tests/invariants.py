@@ -7,6 +7,7 @@ import collections
 import json
 import re
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,14 +15,20 @@ from typing import Any
 import jsonschema
 
 from tap_autopilot.protocol.schemas import load_schema
-from tap_autopilot.sandbox.server import Request
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Request, Sandbox, Served
+from tests.witness import check_bookmarks, check_complete, check_served
 
 Message = dict[str, Any]
 
 
 @dataclass
 class Run:
-    """A run of the command that is over: what it wrote, and how it ended."""
+    """A run of the command that is over: what it wrote, and how it ended.
+
+    One that `watch` was called for also knows its sandbox, and is judged by what that served.
+    `given` is the state that it started from, and `settings` are those beyond the usual ones.
+    """
 
     code: int
     stdout: bytes
@@ -29,6 +36,55 @@ class Run:
     key: str = ""
     requests: list[Request] = field(default_factory=list)
     killed: bool = False
+    sandbox: Sandbox | None = None
+    given: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    served: list[Served] = field(default_factory=list)
+    log_window: tuple[int, int] = (0, 0)
+
+    def watch(self, sandbox: Sandbox, since: int, given: Any = None, settings: Any = None) -> None:
+        """Remember the sandbox's side of it, from its request number `since` on."""
+        self.sandbox, self.given, self.settings = sandbox, given, dict(settings or {})
+        self.requests = sandbox.requests[since:]
+        self.served = [page for page in sandbox.served if page.request >= since]
+        self.log_window = sandbox.log_at(since, len(sandbox.requests))
+
+    @property
+    def is_witnessed(self) -> bool:
+        """Whether the sandbox has a record of this run."""
+        return (
+            self.sandbox is not None
+            and self.sandbox.options.record
+            and self.settings.get("api_url", self.sandbox.url) == self.sandbox.url
+        )
+
+    @property
+    def account(self) -> Account:
+        assert self.sandbox is not None
+        return self.sandbox.account
+
+    @cached_property
+    def selected(self) -> set[str]:
+        """The streams whose SCHEMA it wrote."""
+        return {message["stream"] for message in self.of("SCHEMA")}
+
+    @cached_property
+    def replication_keys(self) -> dict[str, str]:
+        """The incremental ones among them."""
+        return {
+            message["stream"]: message["bookmark_properties"][0]
+            for message in self.of("SCHEMA")
+            if message.get("bookmark_properties")
+        }
+
+    def committed(self, after: Run | None) -> list[Message]:
+        """The RECORDs before the STATE from which the run `after` this one started."""
+        if after is None:
+            return self.of("RECORD")
+        states = [n for n, one in enumerate(self.messages) if one["type"] == "STATE"]
+        given = [n for n in states if self.messages[n]["value"] == after.given] or states
+        last = given[-1] if given else 0
+        return [one for one in self.messages[:last] if one["type"] == "RECORD"]
 
     @cached_property
     def messages(self) -> list[Message]:
@@ -84,7 +140,20 @@ def check(run: Run) -> Run:
     if not run.killed and run.messages:
         _check_counts(run)
     assert all(request.method == "GET" for request in run.requests)
+    check_served(run)
+    check_complete([run])
+    check_bookmarks([run])
     return run
+
+
+def check_together(runs: Sequence[Run]) -> None:
+    """Fail where runs that are one pass did not keep the promise together.
+
+    The first has no state, each of the others that of the run before. All have been watched, and
+    are over one account, though perhaps from several sandboxes.
+    """
+    check_complete(runs)
+    check_bookmarks(runs)
 
 
 _valid: set[tuple[str, str]] = set()  # rows of whole tables that were found to be in order

@@ -1,0 +1,229 @@
+"""The invariants find a tap out that drops rows, invents them, or hides a shortage.
+
+The runs are made by hand: the sandbox was really asked, and the tap's output is what a test says.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.parse
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import CONTACTS
+from tap_autopilot.sandbox.documents import iso
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve, Tap
+from tests.invariants import Run, check_together
+from tests.living import Living
+from tests.scripted import Scripted, page
+from tests.witness import check_bookmarks, check_complete, check_served
+
+MEMBERS = "smart_segments_contacts"
+STREAMS: dict[str, list[str]] = {
+    "contacts": ["contact_id"],
+    "lists": ["list_id"],
+    "lists_contacts": ["list_id", "contact_id"],
+    "smart_segments": ["segment_id"],
+    MEMBERS: ["segment_id", "contact_id"],
+    "email_opened": ["id"],
+}
+
+
+def read(sandbox: Sandbox, *paths: str) -> None:
+    """Walk through listings as a tap does."""
+    for path in paths or (CONTACTS,):
+        bookmark: str | None = ""
+        while bookmark is not None:
+            more = "/" + urllib.parse.quote(bookmark, safe="") if bookmark else ""
+            answer = sandbox.respond("GET", f"/v1{path}{more}", {"autopilotapikey": KEY})
+            if answer.served is not None:
+                answer.served.delivered = True
+            bookmark = json.loads(answer.body).get("bookmark")
+
+
+def run_of(
+    sandbox: Sandbox,
+    stream: str,
+    rows: Iterable[Any],
+    *,
+    activates: bool = False,
+    bookmark: str | None = None,
+    code: int = 0,
+    log: str = "",
+    since: int = 0,
+    given: Any = None,
+    **settings: Any,
+) -> Run:
+    """A run that wrote these rows of one stream; a row is its key, a letter for each part."""
+    keys = STREAMS[stream]
+    records = [dict(zip(keys, [row] if len(keys) == 1 else row, strict=True)) for row in rows]
+    schema: dict[str, Any] = {"type": "SCHEMA", "stream": stream}
+    messages: list[dict[str, Any]] = [schema]
+    messages += [
+        {"type": "RECORD", "stream": stream, "record": row, "version": 7} for row in records
+    ]
+    if activates:
+        messages.append({"type": "ACTIVATE_VERSION", "stream": stream, "version": 7})
+    value: dict[str, Any] = {"bookmarks": {stream: {"progress": None}}}
+    if bookmark:
+        schema["bookmark_properties"] = ["updated_at"]
+        value["bookmarks"][stream]["updated_at"] = bookmark
+    messages.append({"type": "STATE", "value": value})
+    run = Run(code, "".join(json.dumps(one) + "\n" for one in messages).encode(), log)
+    run.watch(sandbox, since, given, settings)
+    return run
+
+
+def judge(run: Run) -> None:
+    check_served(run)
+    check_complete([run])
+    check_bookmarks([run])
+
+
+def assert_found_out(run: Run, why: str) -> None:
+    with pytest.raises(AssertionError, match=why):
+        judge(run)
+
+
+def test_an_honest_run_on_a_living_account() -> None:
+    changes = {2: [("create", "a1"), ("delete", "f")], 3: [("change", "a"), ("delete", "b")]}
+    sandbox = Living(changes=changes)
+    read(sandbox)
+    judge(run_of(sandbox, "contacts", "abcde", activates=True))
+
+
+def test_rows_of_what_was_never_served() -> None:
+    sandbox = Living(segments={"s": "ab", "t": "c"})
+    read(sandbox, CONTACTS, "/smart_segments", "/smart_segments/s/contacts", "/smart_segments/t/contacts")  # fmt: skip
+    assert_found_out(run_of(sandbox, "contacts", "abcdefg"), "never served: 1, as .*'g'")
+    judge(run_of(sandbox, MEMBERS, ["sa", "sb", "tc"], activates=True))
+    assert_found_out(run_of(sandbox, MEMBERS, ["sa", "sb", "tc", "ta"]), "never served")
+    assert_found_out(run_of(sandbox, "lists_contacts", ["lz"]), "never served")
+
+
+@pytest.mark.parametrize("settings", [{}, {"start_date": "2016-01-01"}, {"digests": "file"}])
+def test_served_but_not_a_row(settings: dict[str, Any]) -> None:
+    sandbox = Living(changes={2: [("create", "c1"), ("delete", "f")]})
+    read(sandbox)
+    run = run_of(sandbox, "contacts", "abcde", **settings)  # c1 was served: it is nobody's doubt
+    if settings:
+        judge(run)
+    else:
+        assert_found_out(run, "served, but not a row: 1, as .*'c1'")
+    judge(run_of(sandbox, "contacts", "ab", code=1))
+
+
+def test_what_did_not_arrive_need_not_be_a_row() -> None:
+    sandbox = Living("abcd")
+    read(sandbox)
+    sandbox.served[0].delivered = False
+    sandbox.served[1].fault = "cut"
+    check_served(run_of(sandbox, "contacts", ""))
+    assert_found_out(run_of(sandbox, "contacts", ""), "4 of 4 missing at exit 0, without a warning")
+
+
+def lossy() -> Living:
+    sandbox = Living("abcdefgh", lose="contacts@2", segments={"s": "abcd"})
+    read(sandbox)
+    return sandbox
+
+
+def test_a_lost_page_must_be_confessed_and_nothing_deleted() -> None:
+    rows, sandbox = "abefgh", lossy()
+    said = "WARNING contacts: read 6 of the 8 contacts the API reported\n"
+    assert_found_out(run_of(sandbox, "contacts", rows), "2 of 8 missing at exit 0, without a warn")
+    assert_found_out(
+        run_of(sandbox, "contacts", rows, activates=True, log=said), "ACTIVATE_VERSION"
+    )
+    vague = "WARNING contacts: something may be missing\n"
+    assert_found_out(run_of(sandbox, "contacts", rows, log=vague), "no warning has the numbers")
+    wrong = "WARNING contacts: read 3 of 8\n"
+    assert_found_out(run_of(sandbox, "contacts", rows, log=wrong), "no warning has the numbers")
+    judge(run_of(sandbox, "contacts", rows, log=said))
+    judge(run_of(sandbox, "contacts", rows, code=1))
+    judge(run_of(sandbox, "contacts", rows, activates=True, check_totals=False))
+    moved = run_of(sandbox, "contacts", rows, log=said, bookmark="2016-01-01T00:00:00Z")
+    assert_found_out(moved, "and its bookmark moved")
+    assert_found_out(run_of(sandbox, "email_opened", "", activates=True, log=said), "would delete")
+
+
+def test_much_missing_is_no_exit_0() -> None:
+    sandbox = Living("abcdefgh", end_early=True)
+    read(sandbox)
+    said = "WARNING contacts: read 4 of the 8 contacts the API reported\n"
+    assert_found_out(run_of(sandbox, "contacts", "abcd", log=said), "too much for exit 0")
+    judge(run_of(sandbox, "contacts", "abcd", log=said, code=1))
+
+
+def test_a_segment_that_is_gone_has_no_members() -> None:
+    sandbox = Living(segments={"s": "ab", "t": "c"}, changes={("/smart_segments/t/contacts", 1): [("delete_segment", "t")]})  # fmt: skip
+    read(sandbox, "/smart_segments", "/smart_segments/s/contacts", "/smart_segments/t/contacts")
+    judge(run_of(sandbox, MEMBERS, ["sa", "sb"], activates=True))
+    assert_found_out(run_of(sandbox, MEMBERS, ["sa"], activates=True), "served, but not a row")
+
+
+def test_memberships_of_lists_are_those_that_stayed() -> None:
+    sandbox = Living(lists={"l": "abc", "m": ""}, changes={2: [("change", "d", {"lists": ["m"]}), ("change", "c", {"lists": ["m"]})]})  # fmt: skip
+    read(sandbox)
+    judge(run_of(sandbox, "lists_contacts", ["la", "lb"], activates=True))
+    assert_found_out(run_of(sandbox, "lists_contacts", ["la"], activates=True), "1 of 2 missing")
+
+
+@pytest.mark.parametrize("skew", [0, -7200, 7200])
+def test_a_bookmark_is_no_later_than_the_start_on_the_apis_clock(skew: float) -> None:
+    sandbox = Living(clock_skew=skew)
+    read(sandbox)
+    began = sandbox.requests[0].clock
+    for late in (0.001, 3600):
+        bookmark = iso(began + timedelta(seconds=late))
+        assert_found_out(
+            run_of(sandbox, "contacts", "abcdef", bookmark=bookmark), "after the start"
+        )
+        given = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
+        judge(run_of(sandbox, "contacts", "abcdef", bookmark=bookmark, given=given))
+    judge(run_of(sandbox, "contacts", "abcdef", bookmark=iso(began)))
+
+
+def test_runs_that_are_one_pass() -> None:
+    sandbox = Living(changes={4: [("create", "b1"), ("delete", "e")]})
+    read(sandbox)
+    asked = len(sandbox.requests)
+    first = run_of(sandbox, "contacts", "abcd", code=1)
+    read(sandbox)
+
+    def rest(rows: str, **more: Any) -> Run:
+        more = {"given": first.state, "activates": True, **more}
+        return run_of(sandbox, "contacts", rows, since=asked, **more)
+
+    check_together([first, rest("cdf")])
+    check_together([first, rest("f")])
+    with pytest.raises(AssertionError, match="1 of 5 missing"):
+        check_together([first, rest("", activates=False)])
+    with pytest.raises(AssertionError, match="would delete"):
+        check_together([first, rest("", code=1)])
+    schema, *rows, state = first.stdout.splitlines(keepends=True)
+    killed = Run(-9, b"".join([schema, *rows[:2], state, *rows[2:]]), "", killed=True)
+    killed.watch(sandbox, 0)
+    check_together([killed, rest("cdf")])
+    with pytest.raises(AssertionError, match="2 of 5 missing"):
+        check_together([killed, rest("f", activates=False)])
+
+
+def test_a_script_is_judged_by_what_it_served() -> None:
+    sandbox = Scripted({"/contacts": page("a", None, "b\0", total=9)})
+    read(sandbox)
+    (served,) = sandbox.served
+    assert (served.ids, served.nameless, served.total) == (("a", "b\0"), 1, 9)
+    judge(run_of(sandbox, "contacts", "ab"))
+    assert_found_out(run_of(sandbox, "contacts", "a"), "served, but not a row")
+
+
+def test_every_run_that_a_test_makes_is_judged(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(page=40), start_date="2016-06-01")
+    assert run.is_witnessed
+    assert run.settings == {"start_date": "2016-06-01"}
+    assert {one.listing for one in run.served} > {"/contacts", "/lists", "/smart_segments"}

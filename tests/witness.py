@@ -1,0 +1,268 @@
+"""The tap's claims compared with what its sandbox served, and with what existed meanwhile.
+
+The rules are those of GUARANTEES, "An account that lives". The sandbox is the witness: a tap that
+believes its own mistakes is found out all the same.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tap_autopilot.sandbox.account import (
+    CONTACTS,
+    LISTS,
+    SEGMENTS,
+    Account,
+    members_of_list,
+    members_of_segment,
+    whose_members,
+)
+from tap_autopilot.sandbox.record import Served, listing_of
+
+if TYPE_CHECKING:
+    from tests.invariants import Run
+
+Key = tuple[str, ...]
+
+KEYS: dict[str, tuple[str, ...]] = {
+    "contacts": ("contact_id",),
+    "lists": ("list_id",),
+    "smart_segments": ("segment_id",),
+    "smart_segments_contacts": ("segment_id", "contact_id"),
+    "lists_contacts": ("list_id", "contact_id"),
+}
+PLAIN = {"contacts": CONTACTS, "lists": LISTS, "smart_segments": SEGMENTS}
+MEMBERS = "smart_segments_contacts"
+UNHARMED = ("", "drip")  # faults by which an answer still arrives
+PARTIAL = ("digests", "collector_database")  # settings by which a run does not send every row
+
+
+def check_served(run: Run) -> None:
+    """Rows are made of what this run was served, and with exit 0 of all of it."""
+    if not run.is_witnessed:
+        return
+    for stream in KEYS.keys() & run.selected:
+        pages = _feeding(stream, run.served)
+        rows = {_key(stream, row) for row in run.rows(stream) if not row.get("_sdc_deleted_at")}
+        if stream == "lists_contacts":  # pages tell only which contacts
+            rows = {key[1:] for key in rows}
+        if not any(page.nameless for page in pages):
+            invented = rows - _served_keys(stream, pages)
+            assert not invented, f"{stream}: rows of what was never served: {_some(invented)}"
+        if run.code == 0 and stream != "lists_contacts" and _sends_all(run, stream):
+            dropped = _served_keys(stream, filter(_arrived, pages)) - rows
+            assert not dropped, f"{stream}: served, but not a row: {_some(dropped)}"
+
+
+def check_complete(runs: Sequence[Run]) -> None:
+    """What existed throughout was sent, or the shortage is confessed as it must be.
+
+    `runs` are one pass: a run without a state, and those that resumed it.
+    """
+    first, last = runs[0], runs[-1]
+    if not all(run.is_witnessed for run in runs) or first.given:
+        return
+    account = first.account
+    assert all(run.account is account for run in runs), "one pass is over one account"
+    if account.changes != len(account.log):
+        return  # somebody changed it behind the record's back
+    committed = [run.committed(after) for run, after in zip(runs, [*runs[1:], None], strict=True)]
+    for stream in last.selected & KEYS.keys():
+        if not _sends_all(last, stream, full_table=False):
+            continue
+        sent = {_key(stream, one["record"]) for rows in committed for one in rows
+                if one["stream"] == stream}  # fmt: skip
+        existed = _existed(account, stream, runs)
+        if last.code == 0 and not last.killed and existed - sent:
+            _check_confession(runs, stream, existed, existed - sent)
+    for number, run in enumerate(runs):
+        for message in run.of("ACTIVATE_VERSION"):
+            _check_version(runs[: number + 1], committed, message["stream"], message["version"])
+
+
+def check_bookmarks(runs: Sequence[Run]) -> None:
+    """A Singer bookmark that moved is no later than the API's clock when the pass began."""
+    first, last = runs[0], runs[-1]
+    if not (first.is_witnessed and first.requests and last.of("STATE")):
+        return
+    sandbox = first.sandbox
+    assert sandbox is not None
+    if not sandbox.options.date and sandbox.options.clock_skew:
+        return  # nobody can know the API's clock
+    for stream, name in last.replication_keys.items():
+        new = last.state["bookmarks"].get(stream, {}).get(name)
+        old = _bookmark_of(first.given, stream, name)
+        if new is not None and new != old:
+            moment = datetime.fromisoformat(new.replace("Z", "+00:00"))
+            began = first.requests[0].clock
+            assert moment <= began, f"{stream}: the bookmark {new} is after the start, {began}"
+
+
+def _check_version(
+    runs: Sequence[Run], committed: Sequence[list[dict[str, Any]]], stream: str, version: int
+) -> None:
+    """ACTIVATE_VERSION deletes all other rows, so none of what existed throughout may be one."""
+    if any(run.settings.get("check_totals", True) is False for run in runs):
+        return
+    wrote = [
+        number
+        for number, run in enumerate(runs)
+        if any(message.get("version") == version for message in run.of("RECORD", stream))
+    ]
+    since = min([*wrote, len(runs) - 1])
+    window = runs[since:]
+    account = window[0].account
+    if stream in KEYS:
+        existed = _existed(account, stream, window)
+        rows = {
+            _key(stream, one["record"])
+            for messages in [*committed[since : len(runs) - 1], runs[-1].of("RECORD")]
+            for one in messages
+            if one["stream"] == stream and one.get("version") == version
+        }
+        missing = existed - rows
+    else:  # the email tables: all that feeds them must have been served
+        missing = _existed(account, "contacts", window) - (
+            _served_keys("contacts", [p for run in window for p in _feeding(stream, run.served)])
+        )
+    assert not missing, f"{stream}: ACTIVATE_VERSION would delete what is there: {_some(missing)}"
+
+
+def _check_confession(
+    runs: Sequence[Run], stream: str, existed: set[Key], missing: set[Key]
+) -> None:
+    """Exit 0 although something is missing: only a small shortage, admitted, and nothing moved."""
+    last = runs[-1]
+    what = f"{stream}: {len(missing)} of {len(existed)} missing at exit 0"
+    assert last.sandbox is not None
+    options = last.sandbox.options
+    if last.settings.get("check_totals", True) is False:
+        return
+    assert not last.of("ACTIVATE_VERSION", stream), f"{what}, with ACTIVATE_VERSION"
+    name = last.replication_keys.get(stream)
+    if name:
+        new = _bookmark_of(last.state, stream, name)
+        assert new is None, f"{what}, and its bookmark moved to {new}"
+    warnings = [line for line in last.log if line.startswith("WARNING")]
+    assert warnings, f"{what}, without a warning"
+    if options.totals in ("missing", "first-missing", "collapse"):
+        return  # there are no two numbers to name
+    by_listing: dict[Key, set[Key]] = defaultdict(set)
+    for key in missing:
+        by_listing[key[:1] if stream == MEMBERS else ()].add(key)
+    for part, lost in by_listing.items():
+        listing = members_of_segment(part[0]) if part else PLAIN.get(stream, CONTACTS)
+        size = len({key for key in existed if key[: len(part)] == part})
+        start, end = last.log_window
+        churned = sum(len(one.ids) for one in last.account.log[start:end] if one.listing == listing)
+        most = max(size * 0.01, options.page + churned)
+        assert len(lost) <= most, f"{what}: too much for exit 0"
+        counts = _counts(listing, [page for run in runs for page in run.served])
+        assert any(_names(line, counts) for line in warnings), f"{what}: no warning has the numbers"
+
+
+def _counts(listing: str, served: Sequence[Served]) -> set[int]:
+    """How many distinct ids were read: in all, in each walk, and by all walks of that kind."""
+    walks: list[set[str]] = [set()]
+    for page in served:
+        if page.listing == listing:
+            if page.asked is None:
+                walks.append(set())
+            walks[-1].update(page.ids)
+    kind = {(page.listing, one) for page in served if page.listing.startswith(f"{SEGMENTS}/")
+            for one in page.ids}  # fmt: skip
+    return {len(set().union(*walks)), len(kind), *map(len, walks)}
+
+
+def _names(line: str, counts: set[int]) -> bool:
+    """Whether a line has a count of what was read and a larger number."""
+    numbers = [int(one) for one in re.findall(r"\d+", re.sub(r"(?<=\d)[,_](?=\d{3})", "", line))]
+    return any(one in counts and other > one for one in numbers for other in numbers)
+
+
+def _existed(account: Account, stream: str, runs: Sequence[Run]) -> set[Key]:
+    """The keys of what was there all the time from the first answer of some runs to the last."""
+    since, until = runs[0].log_window[0], runs[-1].log_window[1]
+
+    def throughout(listing: str) -> set[str]:
+        return account.existed_throughout(listing, since, until)
+
+    if stream in PLAIN:
+        return {(one,) for one in throughout(PLAIN[stream])}
+    if stream == "lists_contacts":
+        return {
+            (one, member)
+            for one in throughout(LISTS)
+            for member in throughout(members_of_list(one))
+        }
+    return {
+        (one, member)
+        for one in throughout(SEGMENTS) - _refused_segments(runs)
+        for member in throughout(members_of_segment(one))
+    }
+
+
+def _refused_segments(runs: Iterable[Run]) -> set[str]:
+    """The segments whose first page was answered with 404, which have no members by that."""
+    refused = [
+        listing_of(request.path)
+        for run in runs
+        for request in run.requests
+        if request.status == 404
+    ]
+    firsts = [whose_members(asked[0]) for asked in refused if asked and asked[1] is None]
+    return {one for kind, one in firsts if kind == "smart_segments"}
+
+
+def _sends_all(run: Run, stream: str, *, full_table: bool = True) -> bool:
+    """Whether a run without a state has a row for everything of a stream."""
+    filtered = stream == "contacts" and "start_date" in run.settings
+    if full_table and (run.given or stream in run.replication_keys):
+        return False
+    return not filtered and not any(run.settings.get(name) for name in PARTIAL)
+
+
+def _bookmark_of(state: Any, stream: str, name: str) -> Any:
+    """A stream's Singer bookmark in a state; None if it has none, whatever the state looks like."""
+    try:
+        return state["bookmarks"][stream][name]
+    except (TypeError, KeyError):
+        return None
+
+
+def _feeding(stream: str, served: Iterable[Served]) -> list[Served]:
+    if stream == MEMBERS:
+        return [page for page in served if page.listing.startswith(f"{SEGMENTS}/")]
+    return [page for page in served if page.listing == PLAIN.get(stream, CONTACTS)]
+
+
+def _served_keys(stream: str, pages: Iterable[Served]) -> set[Key]:
+    """The keys that a stream's pages hold; of `lists_contacts` only the contact."""
+    return {
+        (_clean(whose_members(page.listing)[1]), _clean(one))
+        if stream == MEMBERS
+        else (_clean(one),)
+        for page in pages
+        for one in page.ids
+    }
+
+
+def _key(stream: str, row: Mapping[str, Any]) -> Key:
+    return tuple(row[name] for name in KEYS[stream])
+
+
+def _arrived(page: Served) -> bool:
+    return page.delivered and page.fault in UNHARMED
+
+
+def _clean(text: str) -> str:
+    """An id as the tap writes it."""
+    return text.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _some(keys: set[Key]) -> str:
+    return f"{len(keys)}, as {', '.join(map(str, sorted(keys)[:3]))}"
