@@ -6,6 +6,7 @@ The runs are made by hand: the sandbox was really asked, and the tap's output is
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 from collections.abc import Iterable
 from datetime import timedelta
@@ -16,6 +17,7 @@ import pytest
 from tap_autopilot.sandbox.account import CONTACTS
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.server import Sandbox
+from tests import churn
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run, check_together
 from tests.living import Living
@@ -227,3 +229,10 @@ def test_every_run_that_a_test_makes_is_judged(tap: Tap, serve: Serve) -> None:
     assert run.is_witnessed
     assert run.settings == {"start_date": "2016-06-01"}
     assert {one.listing for one in run.served} > {"/contacts", "/lists", "/smart_segments"}
+
+
+def test_the_harness_counts_passes(capfd: pytest.CaptureFixture[str]) -> None:
+    churn.main(["--passes", "1", "--lost", "2"])
+    line = capfd.readouterr().out
+    assert re.match(r"1 passes over living accounts: [01] sent every ACTIVATE_VERSION", line)
+    assert "2 passes with a lost page: 0 did" in line

@@ -1,0 +1,206 @@
+"""Passes over accounts that change while they are read, hundreds of them, and what came of each.
+
+`python -m tests.churn --passes 1000 --lost 1000` runs the real command against living accounts,
+over every way of giving bookmarks, and prints one line of figures; its exit code is 0 only if 99 of
+100 passes sent every ACTIVATE_VERSION and moved every bookmark, none of them wrongly, and none at
+all where a page was lost. Accounts and changes follow from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY
+from tests.invariants import Run
+from tests.witness import check_bookmarks, check_complete, check_served
+
+PAGE = 20
+CONTACTS, SEGMENTS, MEMBERS = 400, 4, 100
+REQUESTS = 2 + CONTACTS // PAGE + SEGMENTS * MEMBERS // PAGE  # of a pass
+FED = {
+    "contacts": ("contacts", "lists_contacts", "email_opened"),
+    "members": ("smart_segments_contacts",),
+}
+TABLES = ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lists_contacts")
+
+# A process that has everything imported and forks for each command: it takes a tenth of the time.
+FORKER = """
+import json, os, sys
+import tap_autopilot.cli, tap_autopilot.run.sync, singer.metrics
+print("ready", flush=True)
+for line in sys.stdin:
+    arguments, stdout, stderr = json.loads(line)
+    if not (child := os.fork()):
+        os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        try:
+            code = tap_autopilot.cli.main(arguments)
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class Command:
+    """The tap, run again and again in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )
+        assert self._read() == "ready"
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate()
+
+    def run(self, sandbox: Sandbox, catalog: Any) -> Run:
+        """One run from the beginning."""
+        settings = {"api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000}
+        (self._folder / "config.json").write_text(json.dumps(settings))
+        (self._folder / "catalog.json").write_text(json.dumps(catalog))
+        out, log = self._folder / "stdout", self._folder / "stderr"
+        arguments = ["--config", f"{self._folder}/config.json", "--catalog", f"{self._folder}/catalog.json"]  # fmt: skip
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([arguments, str(out), str(log)]) + "\n")
+        self._process.stdin.flush()
+        code = int(self._read())
+        run = Run(code, out.read_bytes(), log.read_text(), KEY)
+        run.watch(sandbox, 0)
+        return run
+
+
+@contextlib.contextmanager
+def a_command() -> Iterator[Command]:
+    """The command in a folder that goes away."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = Command(Path(folder))
+        try:
+            yield command
+        finally:
+            command.close()
+
+
+def catalog(*, incremental: bool) -> dict[str, Any]:
+    """The tables with an ACTIVATE_VERSION, or those with a bookmark in place of theirs."""
+    streams: list[dict[str, Any]] = [{"tap_stream_id": name} for name in (*TABLES, "email_opened")]
+    for one in streams:
+        if incremental and one["tap_stream_id"] in ("contacts", "email_opened"):
+            one["metadata"] = [
+                {"breadcrumb": [], "metadata": {"replication-method": "INCREMENTAL"}}
+            ]
+    return {"streams": streams}
+
+
+def one_pass(command: Command, number: int, seed: int, lose: str = "") -> tuple[Run, str]:
+    """A pass over an account of its own, and a few words on what kind it was."""
+    ways = list(itertools.product(BOOKMARKS, STALE))
+    style, stale = ways[number % len(ways)]
+    rng = random.Random(f"{seed} {number}")
+    share = rng.uniform(0.001, 0.02)
+    options = Options(
+        api_key=KEY,
+        page=PAGE,
+        bookmarks=style,
+        stale=stale,
+        empty_end=rng.random() < 0.2,
+        lose=lose,
+        churn=share * CONTACTS / REQUESTS,
+        clock_skew=rng.choice((0, 0, -5000, 5000)),
+        seed=rng.randrange(10**9),
+    )
+    account = Account(contacts=CONTACTS, segments=SEGMENTS, members=MEMBERS, seed=number % 50)
+    with Sandbox(account, options) as sandbox:
+        run = command.run(sandbox, catalog(incremental=number // len(ways) % 2 == 1))
+    return run, f"pass {number}: {style}/{stale}, {lose or 'no'} page lost, churn {share:.1%}"
+
+
+def marks(run: Run) -> dict[str, bool]:
+    """Of each table, whether the run says that it is whole: ACTIVATE_VERSION, or a bookmark."""
+    bookmarks = run.state["bookmarks"]
+    return {
+        name: bool(bookmarks.get(name, {}).get(run.replication_keys[name]))
+        if name in run.replication_keys
+        else bool(run.of("ACTIVATE_VERSION", name))
+        for name in (*TABLES, "email_opened")
+    }
+
+
+def is_wrong(run: Run, words: str) -> bool:
+    """Whether the run claims what is not so; says what, on stderr."""
+    try:
+        check_served(run)
+        check_complete([run])
+        check_bookmarks([run])
+    except AssertionError as problem:
+        print(f"{words}: {str(problem).splitlines()[0]}", file=sys.stderr)
+        return True
+    return False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the options ask for; 0 if all was well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.churn", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--passes", type=int, default=1000)
+    parser.add_argument("--lost", type=int, default=1000, help="passes in which a page is lost")
+    parser.add_argument("--verbose", action="store_true", help="show the passes that are not whole")
+    args = parser.parse_args(arguments)
+    counts: Counter[str] = Counter()
+    started = time.monotonic()
+    with a_command() as command:
+        for number in range(args.passes):
+            run, words = one_pass(command, number, args.seed)
+            whole = run.code == 0 and all(marks(run).values())
+            counts["whole"] += whole
+            counts["wrong"] += is_wrong(run, words)
+            if not whole and args.verbose:
+                doubted = [name for name, good in marks(run).items() if not good]
+                said = [line for line in run.log if line.startswith(("WARNING", "CRITICAL"))]
+                print(words, f"exit {run.code}", *doubted, *said, sep="\n  ", file=sys.stderr)
+        for number in range(args.lost):
+            lose = ("contacts", "members")[number % 2]
+            run, words = one_pass(command, number, args.seed + 1, lose)
+            lost = any(page.lost for page in run.served)
+            counts["lost"] += lost
+            counts["missed"] += lost and any(marks(run)[name] for name in FED[lose])
+            counts["wrong"] += is_wrong(run, words)
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"{args.passes} passes over living accounts: {counts['whole']} sent every ACTIVATE_VERSION"
+        f" and moved every bookmark; {counts['lost']} passes with a lost page: {counts['missed']}"
+        f" did for what it feeds; {counts['wrong']} runs claimed what is not so;"
+        f" {minutes:.1f} min, seed {args.seed}"
+    )
+    well = counts["whole"] >= 0.99 * args.passes and not (counts["missed"] or counts["wrong"])
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
