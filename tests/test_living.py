@@ -37,7 +37,6 @@ class Changing(Scripted):
         self.changes = changes
         self.style, self.stale, self.size, self.path = style, stale, size, path
         self.asked = 0
-        self.served: list[list[str]] = []
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         path, _, bookmark = target.removeprefix("/v1").partition(self.path)
@@ -63,7 +62,6 @@ class Changing(Scripted):
             else:
                 start = self.ids.index(bookmark) + (self.style == "last")
         chosen = self.ids[start : start + self.size]
-        self.served.append(chosen)
         more = {}
         if start + self.size < len(self.ids):
             more["bookmark"] = self.ids[start + (self.size if self.style == "next" else 1)]

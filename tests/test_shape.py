@@ -251,7 +251,18 @@ def body(text: str) -> bytes:
     [
         ('"a\\u0000b"', "ab", 1),
         ('"\\ud83d!"', "\ufffd!", 1),
-        ('"\\udc00\\ud800"', "\ufffd\ufffd", 1),
+        ('"\\udc00\\ud800"', "\ufffd\ufffd", 2),
+        ('"\\\\u0000"', "\\u0000", 0),
+        ('"a\tb\nc\x01"', "a\tb\nc\x01", 0),
+        ('"a\x00b"', "ab", 1),
+        ("NaN", "NaN", 0),
+        ("[-Infinity]", ["-Infinity"], 0),
+        ("9" * 4300, int("9" * 4300), 0),
+        ("9" * 5000, "9" * 5000, 0),
+        ("1e1000000000000000000", "1e1000000000000000000", 0),
+        ('["\\u0000", ' + "[" * 400 + "]" * 400 + "]", None, 1),
+        ('{"k": ' * 600 + "7" + "}" * 600, None, 0),
+        ("[" * 5000 + "]" * 5000, None, 0),
         ('"\\ud83d\\ude00"', "😀", 0),
         ('{"\\u0000k": ["\\ud83d"]}', {"k": ["\ufffd"]}, 2),
         ('{"k": 1, "k\\u0000": 2}', {"k": 1, "k\ufffd": 2}, 1),
@@ -264,7 +275,9 @@ def body(text: str) -> bytes:
 )  # fmt: skip
 def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: int) -> None:
     listing = decode(body(text), "contacts")
-    assert listing.documents == [{"contact_id": "a", "v": value}]
+    if value is not None:
+        assert listing.documents == [{"contact_id": "a", "v": value}]
+    assert listing.documents[0]["contact_id"] == "a"
     assert listing.cleaned == cleaned
     assert decode_members(body(text), "contacts").documents == ["a"]
 
@@ -272,14 +285,38 @@ def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: in
 @pytest.mark.parametrize(
     "answer",
     [b"", b"null", b'"contacts"', b"[]", b"{}", b'{"contacts": null}', b'{"contacts": {}}',
-     b'{"contacts": [', b'{"contacts": [NaN]}', b'{"contacts": [Infinity]}', b"<html>",
-     b'{"contacts": ["\xff"]}', b'{"contacts": []} x', b'{"error": "e", "message": "m"}',
+     b'{"contacts": [', b'{"contacts": [{"a": "b', b"<html>", b'{"contacts": []} x', b'{"error": "e", "message": "m"}',
      b"[" * 100_000],
 )  # fmt: skip
 def test_an_answer_without_its_listing_is_worth_another_try(answer: bytes) -> None:
     for read in (decode, decode_members):
         with pytest.raises(Retryable):
             read(answer, "contacts")
+
+
+def test_one_odd_document_leaves_the_others_alone() -> None:
+    good = b'{"contact_id": "b", "n": 10.50}'
+    for odd in (
+        b'{"contact_id": "a", "v": "M\xfcller"}',
+        b'{"contact_id": "a", "v": "tab\there"}',
+        b'{"contact_id": "a", "v": NaN}',
+        b'{"contact_id": "a", "v": "half \\ud83d"}',
+        b'{"contact_id": "a", "v": "nul \\u0000"}',
+        b'{"contact_id": "a", "v": ' + b"7" * 5000 + b"}",
+        b'{"contact_id": "a", "v": ' + b'{"k":' * 5000 + b"1" + b"}" * 5001,
+        b'{"contact_id": "a", "v": 1e1000000000000000000}',
+    ):
+        page = b'{"contacts": [%b, %b, %b], "bookmark": "x", "total_contacts": 3}' % (
+            good,
+            odd,
+            good,
+        )
+        listing = decode(page, "contacts")
+        assert [one["contact_id"] for one in listing.documents] == ["b", "a", "b"]
+        assert listing.documents[2]["n"] == Decimal("10.50")
+        assert (listing.bookmark, listing.total) == ("x", 3)
+        assert decode_members(page, "contacts").documents == ["b", "a", "b"]
+    assert decode(b'{"contacts": ["M\xfcller"]}', "contacts").cleaned == 1
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:

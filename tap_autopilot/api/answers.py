@@ -1,37 +1,52 @@
-"""From the body of an answer to documents: exact numbers, clean text, and nothing guessed.
+"""From the body of an answer to documents: exact numbers, clean text, nothing guessed.
 
-Numbers keep every digit: integers of any size are `int`, all others `Decimal`.
+Numbers keep every digit: integers of any size are `int`, all others `Decimal`. What Python's own
+parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do `NaN`, `Infinity`
+and whatever is nested too deeply. Only an answer that is cut short, or that is not a listing at
+all, is worth another try.
+
+Pages are parsed strictly; where that fails, document by document; and what fails then is repaired.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import dataclass
-from decimal import Decimal
+import re
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
 
 from tap_autopilot.exceptions import Retryable
 
-NUL = b"\\u0000"  # sought from the end, which takes half as long
 REPLACEMENT = "\ufffd"
-LARGEST_TOTAL = 2**53  # documents of one listing; what is above is no number of them
+LARGEST_TOTAL = 2**53  # documents of one listing; anything above is not a number of documents
+LONGEST_INTEGER = 4300  # digits; Python's own parsers refuse more
+MOST_NESTED = 100  # levels
+
+_NUL = b"\\u0000"
+_REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a pair of surrogates
+    r"|(u0000)|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
-@dataclass(frozen=True)
 class Listing:
     """One answer of a paged listing.
 
-    `bookmark` is that of the next page, None on the last one. `total` is the size that the API
-    gives for the whole listing, if it does. `cleaned` counts texts that were not valid Unicode or
-    held U+0000.
+    `bookmark` is that of the next page, None on the last one; `total` the size that the API reports
+    for the whole listing, if it does. `cleaned` counts characters that were removed or replaced.
     """
 
-    documents: list[Any]
-    bookmark: str | None
-    total: int | None
-    cleaned: int
+    def __init__(self, documents: list[Any], bookmark: Any, total: Any, cleaned: int) -> None:
+        self.documents = documents
+        self.bookmark: str | None = bookmark or None if isinstance(bookmark, str) else bookmark
+        known = type(total) is int and abs(total) <= LARGEST_TOTAL
+        self.total: int | None = total if known else None
+        self.cleaned = cleaned
 
 
 class _Member(msgspec.Struct):
@@ -44,102 +59,177 @@ class _Members(msgspec.Struct):
     total_contacts: Any = None
 
 
-_everything = msgspec.json.Decoder(float_hook=Decimal)
-_members = msgspec.json.Decoder(_Members, float_hook=Decimal)
+def _decimal(text: str) -> Decimal | str:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text
+
+
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) <= LONGEST_INTEGER else text
+
+
+_everything = msgspec.json.Decoder(float_hook=_decimal)
+_members = msgspec.json.Decoder(_Members, float_hook=_decimal)
+
+
+@functools.cache
+def _page(name: str) -> msgspec.json.Decoder[Any]:
+    """A decoder of answers with the listing `name`, that leaves its documents as they are."""
+    fields: list[Any] = [
+        (name, list[msgspec.Raw]),
+        ("bookmark", Any, None),
+        ("total_contacts", Any, None),
+    ]
+    return msgspec.json.Decoder(msgspec.defstruct("Page", fields), float_hook=_decimal)
 
 
 def decode(body: bytes, name: str) -> Listing:
-    """The listing called `name` in an answer. Raises Retryable if there is none in it."""
-    try:
-        answer = _everything.decode(body)
-        dirty = body.rfind(NUL) >= 0
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        answer, dirty = _parse_leniently(body), True
-    documents = _documents(answer, name)
+    """The listing called `name` in an answer. Raises Retryable if there is none."""
+    if body.rfind(_NUL) < 0:  # from the end, which takes half as long
+        try:
+            return _listing(_everything.decode(body), name, 0)
+        except _REFUSED:
+            pass
+    return _decode_one_by_one(body, name)
+
+
+def _decode_one_by_one(body: bytes, name: str) -> Listing:
+    """The same for a page that holds something odd: only the odd documents cost more."""
+    page = _page(name)
     cleaned = 0
-    if dirty:
-        documents, cleaned = clean(documents)
-    return Listing(
-        documents, _bookmark(answer.get("bookmark")), _total(answer.get("total_contacts")), cleaned
-    )
+    try:
+        try:
+            answer = page.decode(body)
+        except _REFUSED:
+            text, cleaned = _repaired(body)
+            answer = page.decode(text.encode())
+    except _REFUSED:
+        return _decode_leniently(body, name)
+    documents = []
+    for raw in getattr(answer, name):
+        document, repaired = _decode_document(bytes(raw))
+        documents.append(document)
+        cleaned += repaired
+    return Listing(documents, answer.bookmark, answer.total_contacts, cleaned)
+
+
+def _decode_document(body: bytes) -> tuple[Any, int]:
+    if _NUL not in body:
+        try:
+            return _everything.decode(body), 0
+        except _REFUSED:
+            pass
+    text, cleaned = _repaired(body)
+    return _loads(text), cleaned
 
 
 def decode_members(body: bytes, name: str) -> Listing:
-    """The same, with each contact reduced to its `contact_id`: the rest is not even kept."""
-    try:
-        answer = _members.decode(body)
-        ids = [member.contact_id for member in answer.contacts]
-        bookmark, total = answer.bookmark, answer.total_contacts
-        dirty = body.rfind(NUL) >= 0
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        lenient, dirty = _parse_leniently(body), True
-        ids = [
-            document.get("contact_id") if isinstance(document, dict) else None
-            for document in _documents(lenient, name)
-        ]
-        bookmark, total = lenient.get("bookmark"), lenient.get("total_contacts")
+    """The same, with each contact reduced to its `contact_id`; the rest is not even kept."""
     cleaned = 0
-    if dirty:
-        ids, cleaned = clean(ids)
-    return Listing(ids, _bookmark(bookmark), _total(total), cleaned)
+    try:
+        try:
+            if _NUL in body:
+                raise msgspec.DecodeError
+            answer = _members.decode(body)
+        except _REFUSED:
+            text, cleaned = _repaired(body)
+            answer = _members.decode(text.encode())
+    except _REFUSED:
+        listing = _decode_leniently(body, name)
+        listing.documents = [
+            document.get("contact_id") if isinstance(document, dict) else None
+            for document in listing.documents
+        ]
+        return listing
+    ids = [member.contact_id for member in answer.contacts]
+    return Listing(ids, answer.bookmark, answer.total_contacts, cleaned)
 
 
 def decode_value(body: bytes) -> Any:
-    """The JSON value that an answer is, with clean texts. Raises Retryable if it is none."""
-    return clean(_parse_leniently(body))[0]
+    """The JSON value that an answer is. Raises Retryable if it is none."""
+    return _loads(_repaired(body)[0])
 
 
-def _documents(answer: Any, name: str) -> list[Any]:
-    if isinstance(answer, dict) and isinstance(answer.get(name), list):
-        return answer[name]  # type: ignore[no-any-return]
-    raise Retryable(f"the answer has no listing {name!r}")
+def _decode_leniently(body: bytes, name: str) -> Listing:
+    text, cleaned = _repaired(body)
+    return _listing(_loads(text), name, cleaned)
 
 
-def _parse_leniently(body: bytes) -> Any:
-    """JSON with lone surrogates or a byte order mark, which strict parsers refuse."""
+def _listing(answer: Any, name: str, cleaned: int) -> Listing:
+    documents = answer.get(name) if isinstance(answer, dict) else None
+    if not isinstance(documents, list):
+        raise Retryable(f"the answer has no listing {name!r}")
+    return Listing(documents, answer.get("bookmark"), answer.get("total_contacts"), cleaned)
+
+
+def _repaired(body: bytes) -> tuple[str, int]:
+    """JSON text without U+0000, lone surrogates or invalid UTF-8, and how many there were."""
+    text = body.decode("utf-8-sig", "replace")
+    cleaned = text.count(REPLACEMENT) - body.count(REPLACEMENT.encode()) + text.count("\0")
+
+    def repair(match: re.Match[str]) -> str:
+        nonlocal cleaned
+        nul, surrogate = match.groups()
+        if not (nul or surrogate):
+            return match[0]
+        cleaned += 1
+        return REPLACEMENT if surrogate else ""
+
+    text = _ESCAPE.sub(repair, text.replace("\0", ""))
+    return text, cleaned
+
+
+def _loads(text: str) -> Any:
+    """JSON that may hold what strict parsers refuse. Raises Retryable for anything else."""
+    loads = functools.partial(
+        json.loads,
+        strict=False,
+        parse_float=_decimal,
+        parse_int=_integer,
+        parse_constant=str,
+        object_pairs_hook=_object,
+    )
     try:
-        return json.loads(body.decode("utf-8-sig"), parse_float=Decimal, parse_constant=_refuse)
+        try:
+            return loads(text)
+        except RecursionError:
+            return loads(_flattened(text))
     except (ValueError, RecursionError):
-        start = body.lstrip()[:1]
-        what = "a page of HTML" if start == b"<" else "not JSON" if body else "empty"
+        start = text.lstrip()[:1]
+        what = "a page of HTML" if start == "<" else "not JSON" if text else "empty"
         raise Retryable(f"the answer is {what}") from None
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, in which names that differ in nothing but what was cleaned both stay."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        while name in found:
+            name += REPLACEMENT
+        found[name] = value
+    return found
+
+
+def _flattened(text: str) -> str:
+    """JSON with everything that is nested too deeply as text."""
+    parts: list[str] = []
+    depth = start = done = 0
+    for match in _TOKEN.finditer(text):
+        bracket = match[0]
+        if bracket in "[{":
+            depth += 1
+            if depth == MOST_NESTED + 1:
+                start = match.start()
+        elif bracket in "]}":
+            if depth == MOST_NESTED + 1:
+                parts += text[done:start], json.dumps(text[start : match.end()], ensure_ascii=False)
+                done = match.end()
+            depth -= 1
+    return "".join(parts) + text[done:]
 
 
 def has_lone_surrogate(text: str) -> bool:
-    """Whether a text cannot be written down as UTF-8."""
+    """Whether a text cannot be written as UTF-8."""
     return not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text)
-
-
-def clean(value: Any) -> tuple[Any, int]:
-    """A JSON value without U+0000 and lone surrogates, and how many texts that changed."""
-    if isinstance(value, str):
-        text = value.replace("\0", "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return text, int(text != value)
-    if isinstance(value, list):
-        items = [clean(item) for item in value]
-        return [item for item, _ in items], sum(count for _, count in items)
-    if isinstance(value, dict):
-        cleaned: dict[str, Any] = {}
-        total = 0
-        for name, item in value.items():
-            (name, renamed), (item, count) = clean(name), clean(item)
-            while name in cleaned:  # two names that differ in nothing else
-                name += REPLACEMENT
-            cleaned[name] = item
-            total += renamed + count
-        return cleaned, total
-    return value, 0
-
-
-def _bookmark(value: Any) -> Any:
-    return value or None if isinstance(value, str) else value
-
-
-def _total(value: Any) -> int | None:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST_TOTAL:
-        return value
-    return None
