@@ -157,14 +157,14 @@ def names(*fields: str) -> list[str]:
 
 
 def test_names_are_safe_and_kept_apart() -> None:
-    assert names("NPS Rating", "nps-rating", "NPS rating") == [
+    assert names("NPS Rating", "nps-rating") == ["custom_nps_rating", "custom_nps_rating_39f9d6ce"]
+    assert names("NPS Rating", "NPS rating") == [
         "custom_nps_rating_6b58511d",
-        "custom_nps_rating_39f9d6ce",
         "custom_nps_rating_6cf4542b",
     ]
     assert names("Größe; DROP TABLE", "Élan", "寿司", "🙂") == [
-        "custom_groe_drop_table",
-        "custom_elan",
+        "custom_groe_drop_table_5567dffa",
+        "custom_elan_6fe7b85a",
         "custom_field_96a5d068",
         "custom_field_f258e529",
     ]
@@ -172,6 +172,37 @@ def test_names_are_safe_and_kept_apart() -> None:
     assert names("Field S") == ["custom_field_s"]
     assert all(len(name) <= 63 for name in names("x" * 100, "x" * 101))
     assert names("A", "A") == ["custom_a"]
+
+
+@pytest.mark.parametrize(
+    "new", ["NPS-Rating", "NPS_Rating", "NPS  Rating", "NPS Rating!", " NPS Rating"]
+)
+def test_a_new_field_never_renames_an_older_ones_column(new: str) -> None:
+    for order in (["NPS Rating", new], [new, "NPS Rating"]):
+        found = dict(zip(order, names(*order), strict=True))
+        assert found["NPS Rating"] == "custom_nps_rating"
+        assert found[new] == names(new)[0]
+
+
+def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: Any) -> None:
+    choose(catalog, "contacts", "properties", "custom_fields", selected=False)
+    unchosen = {"breadcrumb": ["properties", "custom_other"], "metadata": {"selected": False}}
+    entry(catalog, "contacts")["metadata"].append(unchosen)
+    served = [{"kind": "Score", "value": "high"}, {"kind": "Other", "value": 1}]
+    answers = {
+        "/contacts/custom_fields": (
+            200,
+            [{"name": "Score", "fieldType": "integer"}, {"name": "Other"}],
+        ),
+        "/contacts": {"contacts": [{"contact_id": "a", "custom_fields": served, "x": 1}]},
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, catalog=catalog, custom_fields_as_columns=True)
+    (row,) = run.rows("contacts")
+    assert row["custom_score"] is None
+    assert row["additional_fields"] == {"x": 1, "custom_score": "high"}
+    assert "custom_other" not in row
+    assert not any("does not exist" in line for line in run.log)
 
 
 def test_a_field_whose_column_looks_like_the_array_does_not_disturb_it(tap: Tap) -> None:

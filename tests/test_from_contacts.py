@@ -221,7 +221,7 @@ def test_what_is_left_out_puts_its_table_in_doubt(
 ) -> None:
     run = read(tap, {"contact_id": "good", "lists": ["a"]}, contact)
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
-    fed = {name for name, one in STREAMS.items() if one.walk == "contacts"}
+    fed = {name for name, one in STREAMS.items() if one.source == "contacts"}
     assert fed - activated == doubtful
     (told,) = [
         line for line in run.log if "deleted rows are kept this time" in line and "skip" in line

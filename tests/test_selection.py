@@ -137,7 +137,7 @@ def test_each_stream_can_be_read_alone(tap: Tap, serve: Serve, catalog: Any, str
     assert streams(run) == [stream]
     assert run.rows(stream)
     paths = {request.path for request in run.requests}
-    assert ("/v1/contacts" in paths) == (STREAMS[stream].walk == "contacts")
+    assert ("/v1/contacts" in paths) == (STREAMS[stream].source == "contacts")
     assert ("/v1/lists" in paths) == (stream == "lists")
     assert ("/v1/smart_segments" in paths) == stream.startswith("smart_segments")
 
@@ -154,3 +154,23 @@ def test_a_deselected_column_leaves_nothing_behind(tap: Tap, serve: Serve, catal
         kept = {name.lower().replace("_", "") for name in row["additional_fields"] or ()}
         assert not kept & {name.replace("_", "") for name in names}
         assert all(list(one) == ["id"] for one in row["mail_received"] or ())
+
+
+def test_selected_may_be_null(tap: Tap, serve: Serve, catalog: Any) -> None:
+    choose(catalog, "lists", selected=None)
+    choose(catalog, "contacts", "properties", "phone", selected=None)
+    entry(catalog, "smart_segments")["selected"] = None
+    run = tap.sync(serve(), catalog=catalog)
+    assert run.code == 0
+    assert run.rows("lists")
+    assert run.rows("smart_segments")
+    assert "phone" in run.rows("contacts")[0]
+
+
+def test_the_selection_warns_once(tap: Tap, serve: Serve, catalog: Any) -> None:
+    catalog["streams"].append({"tap_stream_id": "deals"})
+    unknown = {"breadcrumb": ["properties", "shoe_size"], "metadata": {"selected": False}}
+    entry(catalog, "contacts")["metadata"].append(unknown)
+    run = tap.sync(serve(), catalog=catalog, custom_fields_as_columns=True)
+    for what in ("'deals'", "shoe_size"):
+        assert sum(what in line for line in run.log) == 1

@@ -13,6 +13,7 @@ from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.streams.contacts import MAPS
 
 SCHEMA = discover({})["streams"][0]["schema"]
 
@@ -21,7 +22,8 @@ def shaped(document: Any, schema: Any = SCHEMA, tally: Tally | None = None) -> d
     """The columns of a contact's row that are not null, but for its id."""
     if isinstance(document, dict):
         document = {"contact_id": "person_1", **document}
-    row = compile_shape(SCHEMA, schema, ("contact_id",), tally or Tally("contacts"))(document)
+    tally = tally or Tally("contacts")
+    row = compile_shape(SCHEMA, schema, ("contact_id",), tally, maps=MAPS)(document)
     assert row is not None
     assert list(row) == list(schema["properties"])
     return {
@@ -68,6 +70,8 @@ TIMES = [
     (0, "1970-01-01T00:00:00.000Z"),
     (1482221012001, "2016-12-20T08:03:32.001Z"),
     (-1, "1969-12-31T23:59:59.999Z"),
+    (Decimal("1482221012001.0"), "2016-12-20T08:03:32.001Z"),
+    (Decimal("1.482221012001E12"), "2016-12-20T08:03:32.001Z"),
     (-62135596800000, "0001-01-01T00:00:00.000Z"),
     (253402300799999, "9999-12-31T23:59:59.999Z"),
 ]
@@ -204,11 +208,82 @@ def test_the_same_spelling_wins_whatever_came_before() -> None:
         ({"unsubscribed": None, "Unsubscribed": False}, {"unsubscribed": False}),
         ({"unsubscribed": "x", "Unsubscribed": False}, {"unsubscribed": False}),
         ({"Unsubscribed": False, "unsubscribed": None}, {"unsubscribed": False}),
+        ({"unsubscribed": "", "Unsubscribed": False}, {"unsubscribed": False}),
     ],
 )
 def test_two_spellings_of_one_column_lose_nothing(document: Any, row: Any) -> None:
-    left = {name: it for name, it in document.items() if it not in (None, row["unsubscribed"])}
+    left = {name: it for name, it in document.items() if it not in (None, "", row["unsubscribed"])}
     assert shaped(document) == {**row, **({"additional_fields": left} if left else {})}
+
+
+def test_an_empty_spelling_does_not_hide_another() -> None:
+    assert shaped({"first_name": "", "FirstName": "Ada"}) == {"first_name": "Ada"}
+    assert shaped({"FirstName": "Ada", "first_name": ""}) == {"first_name": "Ada"}
+    assert shaped({"FirstName": "", "first_name": ""}) == {"first_name": ""}
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    row = shape({"contact_id": "", "ContactId": "p1"})
+    assert row is not None
+    assert row["contact_id"] == "p1"
+
+
+def test_two_spellings_lose_nothing_however_many_names_came_before() -> None:
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    for number in range(11_000):
+        shape({"contact_id": "1", f"field{number}": number})
+    row = shape({"contact_id": "1", "FirstName": "Ada", "firstName": "Augusta"})
+    assert row is not None
+    assert {row["first_name"], *row["additional_fields"].values()} == {"Ada", "Augusta"}
+
+
+def test_a_whole_number_may_be_written_as_a_fraction() -> None:
+    row = shaped({"employeesRange": {"min": Decimal("10.0"), "max": Decimal("1E+2")}})
+    assert row == {"employees_range": {"min": 10, "max": 100}}
+    for odd in (Decimal("10.5"), Decimal("1E+900"), Decimal("NaN")):
+        row = shaped({"employeesRange": {"min": odd}})
+        assert row["additional_fields"]["employeesRange"]["min"] is odd
+
+
+@pytest.mark.parametrize("levels", [99, 100, 101, 500, 900, 5000])
+def test_what_is_nested_too_deeply_is_kept_as_text(levels: int) -> None:
+    deep: Any = 7
+    for level in range(levels):
+        deep = {"k": deep} if level % 2 else [deep]
+    value = shaped({"odd": deep})["additional_fields"]["odd"]
+    depth = 0
+    while not isinstance(value, int):
+        if isinstance(value, str):
+            value = json.loads(value)
+        value = value["k"] if isinstance(value, dict) else value[0]
+        depth += 1
+    assert depth == levels
+    assert json.dumps(shaped({"odd": deep}))
+
+
+def test_a_deselected_part_does_not_take_the_rest_of_an_odd_value_along() -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    del schema["properties"]["employees_range"]["properties"]["max"]
+    del schema["properties"]["custom_fields"]["items"]["properties"]["value"]
+    del schema["properties"]["mail_opened"]["items"]["properties"]["timestamp"]
+    del schema["properties"]["mail_clicked"]["items"]["properties"]["id"]
+    row = shaped(
+        {
+            "employeesRange": {"min": "ten", "Max": 20, "avg": 5},
+            "custom_fields": [{"kind": "K", "value": "secret", "deleted": "no"}],
+            "mail_opened": {"m": "soon"},
+            "mail_clicked": {"m": "soon"},
+            "company_priority": "high",
+        },
+        schema,
+    )
+    assert row == {
+        "additional_fields": {
+            "employeesRange": {"min": "ten", "avg": 5},
+            "custom_fields": [{"kind": "K", "deleted": "no"}],
+            "mail_opened": {"m": None},
+            "mail_clicked": ["soon"],
+            "company_priority": "high",
+        }
+    }
 
 
 @pytest.mark.parametrize("document", [None, "person_1", [], 5])

@@ -67,6 +67,16 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     return chosen
 
 
+def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:
+    """Whether a stream is selected. Raises UserError for what is not a catalog; logs nothing."""
+    entry = dict(_entries(ours))[name]
+    asked = {name: entry} if catalog is None else dict(_entries(catalog))
+    if name not in asked:
+        return False
+    defaults = _by_breadcrumb(entry["metadata"])
+    return _is_selected({**defaults, **_choices(name, asked[name])}, (), defaults)
+
+
 def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     streams = catalog.get("streams") if isinstance(catalog, dict) else None
     if not isinstance(streams, list):
@@ -98,6 +108,8 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
             " metadata; make a new catalog with --discover."
         ) from None
     for breadcrumb, values in choices.items():
+        if values.get("selected", True) is None:  # as some tools write what was not chosen
+            del values["selected"]
         if not isinstance(values.get("selected", True), bool):
             where = ".".join(map(str, (name, *breadcrumb)))
             raise UserError(f'"selected" of {where} in the catalog is neither true nor false.')

@@ -33,7 +33,8 @@ from typing import Any
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.rows.shape import as_datetime
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.sources.completeness import Doubt, activates, moves_bookmark
 from tap_autopilot.sources.listings import CONTACTS, LISTS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import STREAMS, Stream
@@ -56,6 +57,13 @@ class Pass:
     skipped: int = 0  # documents that made no row
     doubts: dict[Doubt, str] = field(default_factory=dict)
     is_complete: bool = False
+
+    @property
+    def window(self) -> ChangedSince | None:
+        """Which rows it sends; None for all."""
+        if self.since is None and not self.incremental:
+            return None
+        return ChangedSince(self.since, self.started)
 
     @property
     def activates(self) -> bool:
@@ -152,7 +160,7 @@ class Progress:
         return [
             name
             for name, stream in self._streams.items()
-            if stream.walk == source and not self._passes[name].is_complete
+            if stream.source == source and not self._passes[name].is_complete
         ]
 
     def _needs(self, source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Which rows of a table a pass sends, where it does not send all of them."""
+"""Which rows a pass sends, where it does not send all of them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 
-@dataclass
-class Window:
+@dataclass(frozen=True)
+class ChangedSince:
     """Lets rows through that changed at `since` or later.
 
-    `newest` is the newest change among those up to `started`, when the pass began; a time that lies
-    in the future tells nothing.
+    Times after `until`, when the pass began, lie in the future and tell nothing.
     """
 
     since: datetime | None
-    started: datetime | None
-    newest: datetime | None
+    until: datetime | None
 
     def admits(self, changed: datetime | None) -> bool:
         """Whether a row that changed then is sent. One that does not tell always is."""
-        if changed is None:
-            return True
-        if self.since is not None and changed < self.since:
-            return False
-        if self.started is not None and changed <= self.started:
-            self.newest = max(changed, self.newest or changed)
-        return True
+        return changed is None or self.since is None or changed >= self.since
+
+    def newer(self, newest: datetime | None, changed: datetime | None) -> datetime | None:
+        """The newer of two changes that are known and not in the future."""
+        if changed is None or self.until is None or changed > self.until:
+            return newest
+        return changed if newest is None else max(newest, changed)

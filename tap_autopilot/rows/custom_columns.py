@@ -7,7 +7,7 @@ import logging
 import re
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 LOG = logging.getLogger(__name__)
@@ -29,8 +29,10 @@ _TEXT: dict[str, Any] = {"type": ["null", "string"]}
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The columns for these definitions, in their order, with names that are safe in SQL.
 
-    Names that fall together, or with one that is `taken`, all get a suffix of their own: so a
-    column never comes to hold another field, in whatever order the API names them.
+    A field's column follows from its name alone: words of ASCII letters and digits become
+    `custom_nps_rating`, and any other name, or one that is `taken`, also gets a suffix of its own.
+    So a new field never renames the column of an older one, nor comes to fill it, in whatever order
+    the API lists them. Names that differ only in case all get a suffix.
     """
     schemas: dict[str, dict[str, Any]] = {}
     for definition in definitions:
@@ -41,14 +43,27 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
         elif said.get("deleted") is not True:
             kind = said.get("fieldType") or said.get("field_type") or said.get("type")
             schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})
-    plain = collections.Counter([*taken, *map(_column, schemas)])
+    plain = collections.Counter([*taken, *(_column(name) for name in schemas if _is_plain(name))])
     found = {}
     for name, schema in schemas.items():
         column = _column(name)
-        if plain[column] > 1:
+        if plain[column] > 1 or not _is_plain(name):
             column += f"_{zlib.crc32(name.encode()):08x}"
         found[column] = schema
     return found
+
+
+def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:
+    """The custom field behind each column of `contacts` that was made for one: its `title`."""
+    return {
+        column: part["title"] for column, part in schema["properties"].items() if "title" in part
+    }
+
+
+def _is_plain(name: str) -> bool:
+    """Whether nothing but its case is lost of a name in its column's."""
+    is_short = len(_column(name)) < LONGEST_NAME
+    return is_short and re.fullmatch("[A-Za-z0-9]+( [A-Za-z0-9]+)*", name) is not None
 
 
 def _column(name: str) -> str:

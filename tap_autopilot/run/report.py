@@ -65,9 +65,9 @@ class Report:
         told = set()
         for name, stream in self._streams.items():
             notes = self.tallies[name].notes()
-            if stream.walk not in told:
-                notes.append(str(self._api.traffic[stream.walk]))
-                told.add(stream.walk)
+            if stream.source not in told:
+                notes.append(str(self._api.traffic[stream.source]))
+                told.add(stream.source)
             if name in incomplete:
                 notes.append("NOT complete")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))

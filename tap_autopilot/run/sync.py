@@ -6,7 +6,6 @@ import gc
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from tap_autopilot.api.client import Api, Client
@@ -14,17 +13,16 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
-from tap_autopilot.protocol.selection import Selected, select
+from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, Progress
-from tap_autopilot.rows.changed import Window
-from tap_autopilot.rows.shape import Row, as_key, compile_pick
+from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.report import Report
 from tap_autopilot.sources.completeness import Doubt, moves_bookmark
 from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
-from tap_autopilot.streams import Rows, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -40,9 +38,10 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     """
     gc.set_threshold(GARBAGE_EVERY)
     api = Api(config)
-    selected = select(catalog, discover())
-    if config.custom_fields_as_columns and any(one.stream.name == "contacts" for one in selected):
-        selected = select(catalog, discover(read_definitions(api)))
+    discovered = discover()
+    if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
+        discovered = discover(read_definitions(api))
+    selected = select(catalog, discovered)
     progress = Progress(
         state,
         selected,
@@ -59,25 +58,6 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
             run.end()
     finally:
         report.close(progress.incomplete())
-
-
-class _Table:
-    """A selected stream at work: from the documents of a page to its rows."""
-
-    def __init__(self, one: Selected, report: Report, progress: Pass) -> None:
-        self.stream: type[Stream] = one.stream
-        self._tally = report.tallies[one.stream.name]
-        self._window = Window(progress.since, None, None)
-        bounded = progress.since is not None or progress.incremental
-        window = self._window if bounded else None
-        self._rows: Rows = one.stream.compile(one.schema, one.selected, self._tally, window)
-
-    def make(self, documents: list[Any], until: datetime | None) -> tuple[list[Row], int, Any]:
-        """Rows, how many documents were skipped, and the newest change up to `until`."""
-        skipped, self._window.started = self._tally.skipped, until
-        rows = self._rows(documents)
-        self._tally.rows += len(rows)
-        return rows, self._tally.skipped - skipped, self._window.newest
 
 
 @dataclass
@@ -123,8 +103,11 @@ class _Run:
         self._pool = pool
         self._report = report
         self._writer = writer
-        self._tables = {
-            one.stream.name: _Table(one, report, progress.pass_of(one.stream.name))
+        self._streams = {one.stream.name: one.stream for one in selected}
+        self._make = {
+            one.stream.name: one.stream.compile(
+                one.schema, one.selected, report.tallies[one.stream.name]
+            )
             for one in selected
         }
         self._pick = compile_pick({field for one in selected for field in one.stream.reads})
@@ -190,18 +173,18 @@ class _Run:
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The records of a page in these streams; notes what there is to note of them."""
         lines: list[bytes] = []
-        tables = [self._tables[name] for name in names]
-        reads = any(table.stream.reads for table in tables)
+        reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
-        for name, table in zip(names, tables, strict=True):
+        for name in names:
             self._progress.began(name, page.date)
             found = self._progress.pass_of(name)
-            documents = parts if table.stream.reads else page.documents
-            rows, skipped, newest = table.make(documents, found.started)
-            found.saw(newest, skipped)
+            documents = parts if self._streams[name].reads else page.documents
+            made = self._make[name](documents, found.window)
+            found.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
                 found.doubts[page.doubt] = _reason(page)
-            lines += records(name, rows, found.version, page.fetched_at)
+            lines += records(name, made.rows, found.version, page.fetched_at)
+            self._report.tallies[name].rows += len(made.rows)
         for name in names[:1]:
             self._report.tallies[name].clean(page.cleaned)
         return lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS
+from tap_autopilot.sandbox.account import LISTS, SEGMENTS
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import Rows, Stream
+from tap_autopilot.streams.base import Made, Rows, Stream
 from tap_autopilot.streams.contacts import Contacts
 from tap_autopilot.streams.emails import (
     EmailBounced,
@@ -34,4 +34,4 @@ STREAMS: dict[str, type[Stream]] = {
     )
 }
 
-__all__ = ["STREAMS", "Rows", "Stream"]
+__all__ = ["STREAMS", "Made", "Rows", "Stream"]

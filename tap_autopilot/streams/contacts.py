@@ -2,67 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import Window
-from tap_autopilot.rows.shape import (
-    Row,
-    as_key,
-    compile_changed,
-    compile_pick,
-    compile_shape,
-    compile_value,
-)
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.custom_columns import fields_of
+from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.shape import ADDITIONAL, compile_changed, compile_shape
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.rows.values import Row, as_key, converter, shallow
+from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+
+MAPS = (
+    "anywhere_page_visits", "anywhere_utm", "anywhere_form_submits", "mail_received",
+    "mail_opened", "mail_clicked", "mail_bounced", "mail_hardbounced", "mail_complained",
+    "mail_unsubscribed", "mail_replied",
+)  # fmt: skip
 
 
 class Contacts(Stream):
     """Every contact, with all that the account knows of it."""
 
     name: ClassVar[str] = "contacts"
-    walk: ClassVar[str] = "contacts"
+    source: ClassVar[str] = "contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("contact_id",)
     replication_key: ClassVar[str | None] = "updated_at"
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
-        """A contact that was never changed counts as changed when it was made.
-
-        A column with a `title` is filled by the custom field of that name.
-        """
-        custom = {name for name, part in schema["properties"].items() if "title" in part}
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+        """A contact that was never changed counts as changed when it was created."""
+        custom = fields_of(schema)
         shape = compile_shape(
-            _without(schema, custom), _without(selected, custom), cls.key_properties, tally
+            _without(schema, custom),
+            _without(selected, custom),
+            cls.key_properties,
+            tally,
+            maps=MAPS,
         )
         changed = compile_changed(("updated_at", "created_at"))
-        fill = _compile_fill(selected, tally) if custom else None
+        fill = _compile_fill(selected, custom, tally) if custom else None
 
-        def rows(documents: list[Any]) -> list[Row]:
-            made = []
+        def make(documents: list[Any], window: ChangedSince | None) -> Made:
+            made = Made()
             for document in documents:
-                if window is None or window.admits(changed(document)):
-                    row = shape(document)
-                    if row is not None:
-                        if fill is not None:
-                            fill(document, row)
-                        made.append(row)
+                if window is not None:
+                    when = changed(document)
+                    made.newest = window.newer(made.newest, when)
+                    if not window.admits(when):
+                        continue
+                row = shape(document)
+                if row is None:
+                    made.skipped += 1
+                    continue
+                if fill is not None:
+                    fill(document, row)
+                made.rows.append(row)
             return made
 
-        return rows
+        return make
 
 
-def _without(schema: Schema, names: set[str]) -> Schema:
+def _without(schema: Schema, names: Mapping[str, str]) -> Schema:
     kept = {name: part for name, part in schema["properties"].items() if name not in names}
     return {**schema, "properties": kept}
 
 
-def _compile_fill(selected: Schema, tally: Tally) -> Callable[[Any, Row], None]:
-    """A function that adds the columns of custom fields to a document's row."""
-    titled = {name: part for name, part in selected["properties"].items() if "title" in part}
-    blank = dict.fromkeys(titled)
-    columns = {part["title"]: (name, compile_value(part)) for name, part in titled.items()}
+def _compile_fill(
+    selected: Schema, custom: Mapping[str, str], tally: Tally
+) -> Callable[[Any, Row], None]:
+    """A function that adds the columns of custom fields to a document's row.
+
+    A value that does not fit is kept among the `custom_fields`, or if these are deselected in
+    `additional_fields`, under the name of its column.
+    """
+    properties = selected["properties"]
+    chosen = {column: field for column, field in custom.items() if column in properties}
+    blank = dict.fromkeys(chosen)
+    columns = {
+        field: (column, converter(properties[column], properties[column]))
+        for column, field in chosen.items()
+    }
+    keeps = "custom_fields" not in properties and ADDITIONAL in properties
     pick = compile_pick(("custom_fields",))
 
     def fill(document: Any, row: Row) -> None:
@@ -77,5 +97,7 @@ def _compile_fill(selected: Schema, tally: Tally) -> Callable[[Any, Row], None]:
                     row[column] = convert(value)
                 except ValueError:
                     tally.no_fit(column)
+                    if keeps and value != "":
+                        row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), column: shallow(value)}
 
     return fill

@@ -6,19 +6,21 @@ tells which message had the event and when; what it does not tell is null.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import Window
-from tap_autopilot.rows.shape import Row, as_datetime, as_key, moment
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.rows.times import as_datetime, as_time
+from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
 
 class EmailEvent(Stream):
     """One row for each message and contact that had the event."""
 
-    walk: ClassVar[str] = "contacts"
+    source: ClassVar[str] = "contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "timestamp"
     look_back: ClassVar[timedelta] = timedelta(days=1)  # events are imported and synced late
@@ -29,47 +31,56 @@ class EmailEvent(Stream):
         cls.reads = ("contact_id", "email", *cls.maps)
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """A contact has at most one event of a kind for each message."""
         blank = dict.fromkeys(schema["properties"])
         blank |= {"event": cls.name, "event_text": cls.event_text}
         dropped = blank.keys() - selected["properties"].keys()
 
-        def rows(contacts: list[Any]) -> list[Row]:
-            made: list[Row] = []
+        def make(contacts: list[Any], window: ChangedSince | None) -> Made:
+            made = Made()
+
+            def skip(reason: str) -> None:
+                tally.skip(reason)
+                made.skipped += 1
+
             for contact in contacts:
                 if not contact:
-                    tally.skip("it is no contact")
+                    skip("it is not a contact")
                 if contact.keys().isdisjoint(cls.maps):
                     continue
                 contact_id, email = as_key(contact.get("contact_id")), as_key(contact.get("email"))
                 if contact_id is None:
-                    tally.skip("it has no contact_id")
+                    skip("it has no contact_id")
                     continue
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
                 before = f"{cls.name}:{_escaped(contact_id)}:"
-                for message, when in cls._events(contact, tally).items():
+                for message, when in cls._events(contact, skip).items():
                     row = head.copy()
                     row["id"] = before + message
                     row["email_id"] = message
                     if when is not None and when != "":
                         try:
-                            row["timestamp"] = moment(when)
+                            row["timestamp"] = as_time(when)
                         except ValueError:
                             tally.no_fit("timestamp")
-                    if window is None or window.admits(as_datetime(row["timestamp"])):
-                        made.append(row)
-            for row in made if dropped else ():
+                    if window is not None:
+                        at = as_datetime(row["timestamp"])
+                        made.newest = window.newer(made.newest, at)
+                        if not window.admits(at):
+                            continue
+                    made.rows.append(row)
+            for row in made.rows if dropped else ():
                 for column in dropped:
                     del row[column]
             return made
 
-        return rows
+        return make
 
     @classmethod
-    def _events(cls, contact: Row, tally: Tally) -> dict[str, Any]:
+    def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:
         """From the id of a message to when the event was; a message in two maps counts once."""
         found: dict[str, Any] = {}
         for name in cls.maps:
@@ -77,7 +88,7 @@ class EmailEvent(Stream):
             if events.__class__ is dict:
                 found = _merged(found, events) if found else events
             elif events:
-                tally.skip(f"its {name} is not a map")
+                skip(f"its {name} is not a map")
         return found
 
 

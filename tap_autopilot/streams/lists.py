@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import Window
-from tap_autopilot.rows.shape import Row, as_key
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.rows.values import as_key
+from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
 
 class Lists(Stream):
     """Every list, by name."""
 
     name: ClassVar[str] = "lists"
-    walk: ClassVar[str] = "lists"
+    source: ClassVar[str] = "lists"
     key_properties: ClassVar[tuple[str, ...]] = ("list_id",)
 
 
@@ -22,28 +22,33 @@ class ListsContacts(Stream):
     """Which contacts are on which list: one row for each membership."""
 
     name: ClassVar[str] = "lists_contacts"
-    walk: ClassVar[str] = "contacts"
+    source: ClassVar[str] = "contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("list_id", "contact_id")
     reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """A contact names its lists."""
 
-        def rows(contacts: list[Any]) -> list[Row]:
-            made: list[Row] = []
+        def make(contacts: list[Any], _: ChangedSince | None) -> Made:
+            made = Made()
+
+            def skip(reason: str) -> None:
+                tally.skip(reason)
+                made.skipped += 1
+
             for contact in contacts:
                 contact_id, lists = as_key(contact.get("contact_id")), contact.get("lists")
                 if contact_id is None:
-                    tally.skip("it has no contact_id")
+                    skip("it has no contact_id")
                 elif lists.__class__ is list:
                     for list_id in dict.fromkeys(map(as_key, lists)):
                         if list_id is not None:
-                            made.append({"list_id": list_id, "contact_id": contact_id})
+                            made.rows.append({"list_id": list_id, "contact_id": contact_id})
                         else:
-                            tally.skip("an entry of its lists is no list_id")
+                            skip("an entry of its lists is no list_id")
                 elif lists:
-                    tally.skip("its lists are not an array")
+                    skip("its lists are not an array")
             return made
 
-        return rows
+        return make

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import Window
-from tap_autopilot.rows.shape import Row
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Rows, Schema, Stream
+from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
 
 class SmartSegments(Stream):
     """Every smart segment, by name."""
 
     name: ClassVar[str] = "smart_segments"
-    walk: ClassVar[str] = "smart_segments"
+    source: ClassVar[str] = "smart_segments"
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id",)
 
 
@@ -22,22 +21,24 @@ class SmartSegmentsContacts(Stream):
     """Which contacts are in which smart segment: one row for each membership."""
 
     name: ClassVar[str] = "smart_segments_contacts"
-    walk: ClassVar[str] = "smart_segments_contacts"
+    source: ClassVar[str] = "smart_segments_contacts"
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id", "contact_id")
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally, window: Window | None) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """Almost all documents are rows already."""
-        shaped = super().compile(schema, selected, tally, window)
+        shaped = super().compile(schema, selected, tally)
 
-        def rows(documents: list[Any]) -> list[Row]:
-            made: list[Row] = []
+        def make(documents: list[Any], window: ChangedSince | None) -> Made:
+            made = Made()
             for document in documents:
                 contact_id = document["contact_id"]
-                if type(contact_id) is str and contact_id:
-                    made.append(document)
+                if contact_id.__class__ is str and contact_id:
+                    made.rows.append(document)
                 else:
-                    made += shaped([document])
+                    odd = shaped([document], window)
+                    made.rows += odd.rows
+                    made.skipped += odd.skipped
             return made
 
-        return rows
+        return make

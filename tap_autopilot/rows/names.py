@@ -1,0 +1,100 @@
+"""Names of fields: every spelling of a column's name fills that column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+MOST_NAMES = 10_000  # without a column that are remembered; documents may be keyed by anything
+
+Convert = Callable[[Any], Any]
+
+
+def plain(name: str) -> str:
+    """What all spellings of a name have in common: FirstName, first_name, firstName."""
+    return name.replace("_", "").lower()
+
+
+class Names(dict[str, Any]):
+    """From a field's name, in any spelling, to its column and conversion; resolved once per name.
+
+    (name, None) stands for a field without a column, (None, None) for a deselected one. `shared`
+    has the spellings of each column that came in more than one.
+    """
+
+    def __init__(self, converters: Mapping[str, Convert], deselected: Iterable[str]) -> None:
+        super().__init__()
+        self.shared: dict[str, list[str]] = {}
+        self._unknown = 0
+        self._columns: dict[str, tuple[Any, Any]] = {plain(one): (None, None) for one in deselected}
+        self._columns |= {plain(one): (one, convert) for one, convert in converters.items()}
+
+    def contested(self, document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+        """The columns for which a document has several fields, with these fields' names.
+
+        What says something comes first, then the column's own spelling.
+        """
+        found = []
+        for column, spellings in self.shared.items():
+            names = [name for name in spellings if name in document]
+            if len(names) > 1:
+                names.sort(key=lambda name: (document[name] in (None, ""), name != column, name))
+                found.append((column, names))
+        return found
+
+    def __missing__(self, name: str) -> tuple[Any, Any]:
+        column, convert = found = self._columns.get(plain(name), (name, None))
+        if convert is None:
+            self._unknown += 1
+            if self._unknown > MOST_NAMES:
+                return found
+        self[name] = found
+        if convert is not None:
+            spellings = [known for known in self if self[known][0] == column]
+            if len(spellings) > 1:
+                self.shared[column] = spellings
+        return found
+
+
+def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
+    """A function from a document to those of its fields that are `columns` in any spelling.
+
+    What says nothing, such as null, "" or {}, is not among them. Where a field comes in several
+    spellings, maps and arrays are joined; else the column's own counts.
+    """
+    wanted = {plain(column): column for column in columns}
+    known: set[str] = set()
+    spellings: list[tuple[str, str]] = []
+
+    def learn(names: Iterable[str]) -> None:
+        for name in names:
+            column = wanted.get(plain(name))
+            if column is not None and (name, column) not in spellings:
+                spellings.append((name, column))
+                spellings.sort(key=lambda one: (one[0] != one[1], one))
+            if len(known) < MOST_NAMES:
+                known.add(name)
+
+    def pick(document: Any) -> dict[str, Any]:
+        picked: dict[str, Any] = {}
+        if document.__class__ is dict:
+            if not document.keys() <= known:
+                learn(document)
+            for name, column in spellings:
+                if name in document:
+                    value = document[name]
+                    if column in picked:
+                        picked[column] = _joined(picked[column], value)
+                    elif value or value == 0:
+                        picked[column] = value
+        return picked
+
+    return pick
+
+
+def _joined(first: Any, second: Any) -> Any:
+    if first.__class__ is dict and second.__class__ is dict:
+        return {**second, **first}
+    if first.__class__ is list and second.__class__ is list:
+        return [*first, *second]
+    return first

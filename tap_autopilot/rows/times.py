@@ -1,0 +1,75 @@
+"""Times: RFC 3339 in UTC, from ISO 8601 text or epoch milliseconds."""
+
+from __future__ import annotations
+
+import functools
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import ciso8601
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
+_THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
+_MOST_DIGITS = 30
+
+
+def as_time(value: Any) -> str:
+    """A time as RFC 3339 in UTC. Raises ValueError for what is none.
+
+    Text that is in that form already stays as it is, with all its digits.
+    """
+    if value.__class__ is str:
+        try:
+            ciso8601.parse_rfc3339(value)
+            if value[-1] == "Z" and value[10] == "T":
+                return value
+        except ValueError:
+            pass
+        return _in_utc(value)
+    return from_epoch(as_whole_number(value))
+
+
+def as_datetime(value: Any) -> datetime | None:
+    """The moment that a value tells, as text or epoch milliseconds; None if it tells none."""
+    try:
+        return ciso8601.parse_datetime(as_time(value))
+    except ValueError:
+        return None
+
+
+def as_whole_number(value: Any) -> int:
+    """A whole number, also one that is written as 10.0. Raises ValueError for what is none."""
+    if value.__class__ is int:
+        return value
+    if value.__class__ is Decimal and abs(value.adjusted()) < _MOST_DIGITS and value % 1 == 0:
+        return int(value)
+    raise ValueError
+
+
+def from_epoch(milliseconds: int) -> str:
+    """The time so many milliseconds after the epoch. Raises ValueError for a year beyond 9999."""
+    hour = milliseconds // 3_600_000
+    rest = milliseconds - hour * 3_600_000
+    second = rest // 1_000
+    return _hour(hour) + _SECONDS[second] + _THOUSANDTHS[rest - second * 1_000]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _hour(number: int) -> str:
+    """The text of an hour since the epoch, up to its minutes. Most events share theirs."""
+    try:
+        return (_EPOCH + timedelta(hours=number)).isoformat()[:14]
+    except OverflowError:
+        raise ValueError from None
+
+
+def _in_utc(text: str) -> str:
+    try:
+        parsed = ciso8601.parse_datetime(text)
+        zone = parsed.tzinfo
+        utc = parsed.astimezone(timezone.utc) if zone else parsed.replace(tzinfo=timezone.utc)
+        return utc.isoformat()[:-6] + "Z"
+    except OverflowError:
+        raise ValueError from None

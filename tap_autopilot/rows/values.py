@@ -1,0 +1,229 @@
+"""Values: from what a field holds to exactly what its column's type allows, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+
+from tap_autopilot.rows.names import Names, plain
+from tap_autopilot.rows.times import as_time, as_whole_number, from_epoch
+
+Row = dict[str, Any]
+Schema = Mapping[str, Any]
+Convert = Callable[[Any], Any]
+
+LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
+MOST_NESTED = 100  # levels of a value; targets give up at some hundreds
+AT_ONCE = 300  # levels that are written as text together; Python's encoders give up at 1,000
+
+_JSON = msgspec.json.Encoder(decimal_format="number")
+
+
+class Partial(Exception):
+    """A value fits its column, which gets `args[0]`, but holds more than the column can."""
+
+
+def converter(schema: Schema, selected: Schema, *, is_map: bool = False) -> Convert:
+    """A function from a value to the `selected` part of what a column with this schema holds.
+
+    A column that `is_map` is an array of two fields, for the keys and values of a map. The function
+    raises ValueError for a value that does not fit, and Partial for one that holds more.
+    """
+    kind = type_of(schema)
+    if kind == "string":
+        return as_time if schema.get("format") == "date-time" else as_text
+    if kind == "object":
+        return _object(schema, selected)
+    if kind == "array":
+        if type_of(schema["items"]) == "string":
+            return _texts
+        return (_map if is_map else _objects)(schema["items"], selected["items"])
+    return {"boolean": _boolean, "integer": _integer, "number": _number}[kind]
+
+
+def type_of(schema: Schema) -> str:
+    """The type of a schema beside null."""
+    types = schema["type"]
+    return types if isinstance(types, str) else next(one for one in types if one != "null")
+
+
+def as_key(value: Any) -> str | None:
+    """The text of a key; None for what cannot be one."""
+    if value.__class__ is str:
+        return value or None
+    try:
+        return as_text(value)
+    except ValueError:
+        return None
+
+
+def as_text(value: Any) -> str:
+    """Text, or a number or boolean as JSON spells it. Raises ValueError for anything else."""
+    if value.__class__ is str:
+        return value
+    if value.__class__ in (int, Decimal, bool):
+        return _spelled(value)
+    raise ValueError
+
+
+def _spelled(value: Any) -> str:
+    return _JSON.encode(value).decode()
+
+
+def _boolean(value: Any) -> bool:
+    if value is True or value is False:
+        return value
+    raise ValueError
+
+
+def _integer(value: Any) -> int:
+    number = as_whole_number(value)
+    if abs(number) <= LARGEST_INTEGER:
+        return number
+    raise ValueError
+
+
+def _number(value: Any) -> int | Decimal:
+    if value.__class__ is int or value.__class__ is Decimal:
+        return value
+    raise ValueError
+
+
+def _texts(value: Any) -> list[str]:
+    if value.__class__ is list:
+        return [as_text(item) for item in value]
+    if value == {}:
+        return []
+    raise ValueError
+
+
+def _object(schema: Schema, selected: Schema) -> Convert:
+    """Conversion of an object, by its fields' names in any spelling."""
+    parts, kept = schema["properties"], selected["properties"]
+    names = Names(
+        {name: converter(parts[name], kept[name]) for name in kept}, parts.keys() - kept.keys()
+    )
+    blank = dict.fromkeys(kept)
+
+    def convert(value: Any) -> Row:
+        if value.__class__ is not dict:
+            if value != []:
+                raise ValueError
+            value = {}
+        row = blank.copy()
+        more = False
+        for name, item in value.items():
+            column, change = names[name]
+            if change is as_text:
+                row[column] = item if item.__class__ is str or item is None else _spelled(item)
+            elif change is None:
+                more = more or column is not None
+            elif item is not None and item != "":
+                row[column] = change(item)
+        if more or (names.shared and names.contested(value)):
+            raise Partial(row)
+        return row
+
+    return convert
+
+
+def _objects(schema: Schema, selected: Schema) -> Convert:
+    """Conversion of an array of objects."""
+    convert_one = _object(schema, selected)
+
+    def most_of(value: Any) -> Any:
+        try:
+            return convert_one(value)
+        except Partial as partial:
+            return partial.args[0]
+
+    def convert(value: Any) -> list[Row]:
+        if value.__class__ is not list:
+            if value == {}:
+                return []
+            raise ValueError
+        try:
+            return [convert_one(one) for one in value]
+        except Partial:
+            raise Partial([most_of(one) for one in value]) from None
+
+    return convert
+
+
+def _map(schema: Schema, selected: Schema) -> Convert:
+    """Conversion of a map to an array of objects with two fields: its keys, and their values."""
+    first, second = fields = tuple(schema["properties"])
+    convert = converter(schema["properties"][second], schema["properties"][second])
+    kept = [field for field in fields if field in selected["properties"]]
+
+    def pairs(value: Any) -> list[Row]:
+        if value.__class__ is not dict:
+            if value == []:
+                return []
+            raise ValueError
+        return [
+            {first: key, second: item if item is None else convert(item)}
+            for key, item in value.items()
+        ]
+
+    def moments(value: Any) -> list[Row]:
+        if not value or value.__class__ is not dict:
+            return pairs(value)
+        return [
+            {first: key, second: from_epoch(item)}
+            if item.__class__ is int
+            else {first: key, second: item if item is None else as_time(item)}
+            for key, item in value.items()
+        ]
+
+    def some(value: Any) -> list[Row]:
+        return [{field: row[field] for field in kept} for row in pairs(value)]
+
+    if len(kept) < len(fields):
+        return some
+    return moments if convert is as_time else pairs
+
+
+def without_deselected(value: Any, schema: Schema, selected: Schema, *, is_map: bool) -> Any:
+    """What a value that does not fit its column holds beside the column's deselected fields."""
+    if schema == selected:
+        return value
+    if is_map:
+        keys, values = schema["items"]["properties"]
+        kept = selected["items"]["properties"]
+        if value.__class__ is not dict or values in kept:
+            return value if keys in kept or value.__class__ is not dict else list(value.values())
+        return dict.fromkeys(value) if keys in kept else None
+    if value.__class__ is list and "items" in schema:
+        part = schema["items"], selected["items"]
+        return [without_deselected(one, *part, is_map=False) for one in value]
+    if value.__class__ is dict and "properties" in schema:
+        dropped = {
+            plain(one) for one in schema["properties"].keys() - selected["properties"].keys()
+        }
+        return {name: item for name, item in value.items() if plain(name) not in dropped}
+    return value
+
+
+def shallow(value: Any) -> Any:
+    """A value in which whatever is nested too deeply is JSON text. Changes the value in place."""
+    box = [value]
+    levels: list[list[tuple[Any, Any]]] = [[(box, 0)]]
+    while levels[-1]:
+        below: list[tuple[Any, Any]] = []
+        for parent, key in levels[-1]:
+            item = parent[key]
+            if item.__class__ is dict:
+                below += ((item, name) for name in item)
+            elif item.__class__ is list:
+                below += ((item, number) for number in range(len(item)))
+        levels.append(below)
+    deepest = len(levels) - 1
+    for level in range(deepest - (deepest - MOST_NESTED) % AT_ONCE, MOST_NESTED - 1, -AT_ONCE):
+        for parent, key in levels[level]:
+            if parent[key].__class__ in (dict, list):
+                parent[key] = _spelled(parent[key])
+    return box[0]
