@@ -151,13 +151,13 @@ def _check_confession(
     assert warnings, f"{what}, without a warning"
     if options.totals in ("missing", "first-missing", "collapse"):
         return  # there are no two numbers to name
-    by_listing: dict[Key, set[Key]] = defaultdict(set)
+    by_listing: dict[str, set[str]] = defaultdict(set)
     for key in missing:
-        by_listing[key[:1] if stream == MEMBERS else ()].add(key)
-    for part, lost in by_listing.items():
-        listing = members_of_segment(part[0]) if part else PLAIN.get(stream, CONTACTS)
-        size = len({key for key in existed if key[: len(part)] == part})
-        start, end = last.log_window
+        listing = members_of_segment(key[0]) if stream == MEMBERS else PLAIN.get(stream, CONTACTS)
+        by_listing[listing].add(key[-1])
+    start, end = runs[0].log_window[0], last.log_window[1]
+    for listing, lost in by_listing.items():
+        size = len(last.account.existed_throughout(listing, start, end))
         churned = sum(len(one.ids) for one in last.account.log[start:end] if one.listing == listing)
         most = max(size * 0.01, options.page + churned)
         assert len(lost) <= most, f"{what}: too much for exit 0"
