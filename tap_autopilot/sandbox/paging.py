@@ -158,18 +158,18 @@ class Hole:
         return tuple(lost)
 
     def _choose(self, listing: str) -> tuple[str, int] | None:
-        """The listing and the number of its page; None while there is none with two pages."""
-        what, _, number = self._options.lose.partition("@")
+        """The listing and the number of its page, a full one; None while there is none."""
+        options = self._options
+        what, _, number = options.lose.partition("@")
         if (what == "contacts") != (listing == CONTACTS):
             return None
         listings = [CONTACTS]
         if what == "members":
             listings = [members_of_segment(one["segment_id"]) for one in self._account.segments]
-        pages = {
-            one: -(-len(self._account.ids(one) or ()) // self._options.page) for one in listings
-        }
-        several = sorted(one for one in listings if pages[one] >= int(number or 2))
+        shared = options.bookmarks == "repeat"  # pages that share a contact are not in step
+        full = {one: len(self._account.ids(one) or ()) // options.page - shared for one in listings}
+        several = sorted(one for one in listings if full[one] >= int(number or 2))
         if not several:
             return None
         chosen = self._rng.choice(several)
-        return chosen, int(number or self._rng.randint(2, pages[chosen]))
+        return chosen, int(number or self._rng.randint(2, full[chosen]))
