@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
+from tap_autopilot.sandbox.hooks import SHAPES
 from tap_autopilot.sandbox.options import BOOKMARKS, LOSE, STALE, TOTALS, Options
+from tap_autopilot.sandbox.pushes import Pushing
 from tap_autopilot.sandbox.server import Sandbox
 
 
@@ -39,6 +41,19 @@ def _rate(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError("it must be 0 or more")
     return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("it must be between 0 and 1")
+    return number
+
+
+def _url(text: str) -> str:
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL")
+    return text
 
 
 def _lose(text: str) -> str:
@@ -107,6 +122,54 @@ def _parser() -> argparse.ArgumentParser:
         " Reading again loses the same page. WHICH is " + _explain(LOSE),
     )
     add("--lose-once", action="store_true", help="serve that page when the listing is read again")
+    push = parser.add_argument_group(
+        "pushes", "email events, sent to a receiver as Segment does, and REST hooks"
+    )
+    add_push = push.add_argument
+    add_push("--push-segment", type=_url, metavar="URL", help="where a Webhooks destination posts")
+    add_push("--webhook-secret", default="", metavar="SECRET", help="signs what goes there")
+    add_push(
+        "--push-tracking",
+        type=_url,
+        metavar="URL",
+        help="a tracking API, to which /batch or /track is added: http://127.0.0.1:8787/v1",
+    )
+    add_push("--write-key", default="", metavar="KEY", help="sent with pushes to either")
+    add_push(
+        "--push-rate",
+        type=_rate,
+        default=100,
+        metavar="RATE",
+        help="events a second; 0 is as fast as possible (default %(default)s)",
+    )
+    for name, what in (
+        ("repeated", "sent again, with the same messageId"),
+        ("late", "sent after later ones"),
+        ("withheld", "never sent"),
+    ):
+        add_push(
+            f"--push-{name}",
+            type=_share,
+            default=0.05,
+            metavar="SHARE",
+            help=f"of events that are {what} (default %(default)s)",
+        )
+    add_push(
+        "--push-seed", type=int, default=1, help="another seed, other events for each of these"
+    )
+    add_push(
+        "--other-keys",
+        action="store_true",
+        help="ids of emails in pushes have nothing in common with those in contacts",
+    )
+    add_push("--hook-shape", choices=SHAPES, default="email", help=_explain(SHAPES))
+    add_push(
+        "--hook-wait",
+        type=_rate,
+        default=1,
+        metavar="SECONDS",
+        help="between two tries of a delivery to a REST hook (default %(default)s)",
+    )
     add(
         "--fault",
         type=_fault,
@@ -144,6 +207,18 @@ def main() -> None:
     )
     for day in range(args.days):
         account.move_on(day)
+    pushing = Pushing(
+        webhook=args.push_segment or "",
+        secret=args.webhook_secret,
+        tracking=args.push_tracking or "",
+        write_key=args.write_key,
+        rate=args.push_rate,
+        repeated=args.push_repeated,
+        late=args.push_late,
+        withheld=args.push_withheld,
+        other_keys=args.other_keys,
+        seed=args.push_seed,
+    )
     options = Options(
         api_key=args.api_key,
         page=args.page,
@@ -160,6 +235,9 @@ def main() -> None:
         clock_skew=args.clock_skew,
         date=not args.no_date,
         record=False,
+        pushing=pushing if pushing.webhook or pushing.tracking else None,
+        hook_shape=args.hook_shape,
+        hook_wait=args.hook_wait,
         latency=args.latency,
         requests_per_second=args.requests_per_second,
         retry_after=args.retry_after,

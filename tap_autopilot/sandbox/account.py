@@ -39,7 +39,10 @@ def whose_members(listing: str) -> tuple[str, str]:
 
 
 class Change(NamedTuple):
-    """What happened to entries of a listing: they were `created`, `changed` or `deleted`."""
+    """What happened to entries of a listing: they were `created`, `changed` or `deleted`.
+
+    A contact that is `unsubscribed` was `changed` as well.
+    """
 
     what: str
     listing: str
@@ -174,7 +177,7 @@ class Account:
         touched = {
             one
             for change in self.log[since:until]
-            if change.listing == listing and change.what != "changed"
+            if change.listing == listing and change.what in ("created", "deleted")
             for one in change.ids
         }
         return self._existed_at(listing, until) - touched
@@ -226,6 +229,8 @@ class Account:
         before = self.contact(contact_id)
         self.changed[contact_id] = before | fields
         self._note("changed", CONTACTS, contact_id)
+        if fields.get("unsubscribed") is True and before.get("unsubscribed") is not True:
+            self._note("unsubscribed", CONTACTS, contact_id)
         if "lists" in fields:
             self._relist(contact_id, before.get("lists") or [], fields["lists"])
 

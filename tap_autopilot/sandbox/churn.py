@@ -13,7 +13,8 @@ from tap_autopilot.sandbox.documents import Document, iso, uuid
 KINDS = {
     "join": 200,
     "leave": 200,
-    "edit": 254,
+    "edit": 244,
+    "unsubscribe": 10,
     "move between lists": 120,
     "move between segments": 170,
     "mail": 50,
@@ -69,6 +70,10 @@ class Churn:
     def _edit(self, now: datetime) -> None:
         if contact_id := self._anybody():
             self._update(contact_id, renamed(self._rng), now)
+
+    def _unsubscribe(self, now: datetime) -> None:
+        if contact_id := self._anybody():
+            self._update(contact_id, {"unsubscribed": True}, now)
 
     def _mail(self, now: datetime) -> None:
         if contact_id := self._anybody():

@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field
 
 from tap_autopilot.sandbox.faults import Faults
+from tap_autopilot.sandbox.pushes import Pushing
 
 BOOKMARKS = {
     "last": "names the last contact of this page",
@@ -47,6 +48,8 @@ class Options:
     - `clock_skew`: how far the API's clock is ahead of this machine's.
     - `date`: whether answers say what time it is.
     - `record`: whether to remember what was served.
+    - `pushing`: where email events are pushed to, if anywhere.
+    - `hook_shape` and `hook_wait`: what REST hooks are sent, and the time between two tries.
     """
 
     api_key: str = "sandbox"
@@ -70,3 +73,6 @@ class Options:
     gzip: bool = False
     faults: Faults = field(default_factory=Faults)
     tls: ssl.SSLContext | None = None
+    pushing: Pushing | None = None
+    hook_shape: str = "email"
+    hook_wait: float = 1.0

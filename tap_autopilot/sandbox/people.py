@@ -150,3 +150,25 @@ SEGMENT_TITLES = (
     "Россия и СНГ", "NPS promoters", "Unsubscribed", "日本のお客様", "Clicked & converted", "New leads",
 )  # fmt: skip
 PAGES = ("//site", "//site/dashboard", "//site/pricing", "//site/blog/été?utm=a&b", "//site/form")
+
+JOURNEYS = (
+    "Onboarding Journey", "Win back", "Trade fair follow-up", "Renewal in 30 days", "Accueil été",
+    "Dankeschön-Reise", "新規のお客様", "Abandoned cart 🛒",
+)  # fmt: skip
+EMAILS = (  # (name, subject)
+    ("First Onboarding Email", "Welcome"),
+    ("Second Onboarding Email", "Three things to try today"),
+    ("Win back 1", "We miss you, {FirstName}"),
+    ("Renewal reminder", "Your plan renews in 30 days"),
+    ("Fair follow-up", "Nice to meet you in Köln!"),
+    ("Reçu", "Votre reçu de commande nº 1042"),
+    ("お知らせ", "夏の営業時間について"),
+    (
+        "A/B: long subject",
+        "Everything that changed this month, in one email & two minutes – really",
+    ),
+)
+LINKS = (
+    "https://example.com/", "https://example.com/pricing?utm_source=autopilot&utm_medium=email",
+    "https://example.com/blog/été", "https://example.com/a?b=c&d=%20e#f", "mailto:sales@example.com",
+)  # fmt: skip

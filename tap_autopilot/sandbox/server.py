@@ -10,11 +10,14 @@ import time
 import urllib.parse
 from datetime import datetime, timedelta, timezone
 
-from tap_autopilot.sandbox.account import LISTS, SEGMENTS, Account
+from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account
 from tap_autopilot.sandbox.churn import Churn
 from tap_autopilot.sandbox.faults import STATUS, Fault
+from tap_autopilot.sandbox.hooks import Hooks
+from tap_autopilot.sandbox.mail import all_occurrences
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
 from tap_autopilot.sandbox.paging import Pager
+from tap_autopilot.sandbox.pushes import Pusher, Truth
 from tap_autopilot.sandbox.record import Page, Request, Served, as_json, listing_of, parse_page
 from tap_autopilot.sandbox.wire import Answer, Connection, error
 
@@ -40,19 +43,36 @@ class Sandbox:
         self._churn = Churn(account, self.options.churn, self.options.seed)
         self._page: Page | None = None  # the one that was answered last
         self._window: collections.deque[float] = collections.deque()
+        self._told = 0
+        self.hooks = Hooks(
+            account, self.now, shape=self.options.hook_shape, wait=self.options.hook_wait
+        )
+        pushing = self.options.pushing
+        self.pusher = Pusher(account, pushing, self.now) if pushing else None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Sandbox:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+        self._told = len(self.account.log)
+        if self.pusher:
+            self.pusher.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.pusher:
+            self.pusher.stop()
+        self.hooks.stop()
         asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    @property
+    def truth(self) -> Truth:
+        """What really happened to emails, and what was pushed of it."""
+        return self.pusher.truth if self.pusher else Truth(all_occurrences(self.account))
 
     @property
     def url(self) -> str:
@@ -101,12 +121,20 @@ class Sandbox:
         await asyncio.sleep(0)  # in which the loop closes their sockets
 
     def respond(
-        self, method: str, target: str, headers: dict[str, str], fault: Fault | None = None
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        fault: Fault | None = None,
+        sent: bytes = b"",
     ) -> Answer:
         """Answer a request, and write both down."""
         self._page = None
+        path = target.removeprefix("/v1")
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was told to.")
+        elif path == "/hooks" or path.split("/")[1:2] == ["hook"]:
+            status, body = self._refusal(headers) or self.hooks.answer(method, path, sent)
         else:
             status, body = self.answer(method, target, headers)
         request = Request(
@@ -116,6 +144,7 @@ class Sandbox:
         if status == 200 and self.options.record:
             served = self._note(request, body, fault)
         self.requests.append(request)
+        self._tell()
         return Answer(status, body, self.headers(), served)
 
     def headers(self) -> dict[str, str]:
@@ -153,13 +182,9 @@ class Sandbox:
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         """Status and body for a request, as the API would give them."""
-        key = headers.get("autopilotapikey")
-        if key is None:
-            return error(400, "No autopilotapikey header provided.")
-        if key != self.options.api_key:
-            return error(401, "Provided autopilotapikey not valid.")
-        if self._throttled():
-            return error(429, "Too many requests.")
+        refusal = self._refusal(headers)
+        if refusal is not None:
+            return refusal
         if method != "GET":
             return error(405, "The sandbox can only be read.")
         self.live(target)
@@ -183,6 +208,30 @@ class Sandbox:
         if self.account.ids(asked[0]) is None:
             return error(404, "No such list or segment.")
         return error(page, "No such bookmark.")
+
+    def _refusal(self, headers: dict[str, str]) -> tuple[int, bytes] | None:
+        key = headers.get("autopilotapikey")
+        if key is None:
+            return error(400, "No autopilotapikey header provided.")
+        if key != self.options.api_key:
+            return error(401, "Provided autopilotapikey not valid.")
+        if self._throttled():
+            return error(429, "Too many requests.")
+        return None
+
+    def _tell(self) -> None:
+        """Tell whoever is pushed to of what changed since the last answer."""
+        changes = self.account.log[self._told :]
+        self._told = len(self.account.log)
+        if not changes:
+            return
+        self.hooks.notice(changes)
+        if self.pusher is None:
+            return
+        for change in changes:
+            if change.listing == CONTACTS and change.what in ("created", "changed"):
+                for contact_id in change.ids:
+                    self.pusher.notice(contact_id)
 
     def _whole(self, listing: str, answer: dict[str, list[dict[str, str]]]) -> tuple[int, bytes]:
         self._page = Page(as_json(answer), tuple(self.account.ids(listing) or ()))

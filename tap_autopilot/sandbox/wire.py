@@ -38,7 +38,7 @@ class Server(Protocol):
     most_connections: int
 
     def respond(
-        self, method: str, target: str, headers: dict[str, str], fault: Fault | None
+        self, method: str, target: str, headers: dict[str, str], fault: Fault | None, body: bytes
     ) -> Answer:
         """Answer a request."""
 
@@ -78,7 +78,6 @@ class Connection(asyncio.Protocol):
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         if not end:
             return
-        self.buffer = rest
         options = self.sandbox.options
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
@@ -86,8 +85,12 @@ class Connection(asyncio.Protocol):
             name.lower(): value.strip()
             for name, _, value in (line.partition(":") for line in lines)
         }
+        length = int(headers.get("content-length", "0"))
+        if len(rest) < length:
+            return
+        body, self.buffer = rest[:length], rest[length:]
         fault = options.faults.strike(target.removeprefix("/v1"))
-        answer = self.sandbox.respond(method, target, headers, fault)
+        answer = self.sandbox.respond(method, target, headers, fault, body)
         reply = _Reply(self.transport, answer, target, options, fault)
         reply.gzip = options.gzip and "gzip" in headers.get("accept-encoding", "")
         if options.latency:

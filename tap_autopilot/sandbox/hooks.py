@@ -1,0 +1,202 @@
+"""REST hooks: the account's changes, posted to whoever registered for them.
+
+There is no signature, no id and no time in a delivery. One that fails is tried again three to five
+times, and then it is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import random
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from tap_autopilot.sandbox.account import CONTACTS, Account, Change, whose_members
+from tap_autopilot.sandbox.documents import Document, iso, uuid
+from tap_autopilot.sandbox.pushes import Door, Post
+from tap_autopilot.sandbox.record import as_json
+from tap_autopilot.sandbox.wire import error
+
+SHAPES = {
+    "email": "a delivery holds the contact's email",
+    "contact": "a delivery holds the whole contact",
+}
+EVENTS = (
+    "contact_added",
+    "contact_updated",
+    "contact_unsubscribed",
+    "contact_unsubscribes",
+    "contact_added_to_list",
+    "contact_removed_from_list",
+    "contact_entered_segment",
+    "contact_left_segment",
+)
+OF_CONTACTS: dict[str, tuple[str, ...]] = {
+    "created": ("contact_added",),
+    "changed": ("contact_updated",),
+    "unsubscribed": ("contact_unsubscribed", "contact_unsubscribes"),
+}
+OF_MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("list", "created"): ("contact_added_to_list",),
+    ("list", "deleted"): ("contact_removed_from_list",),
+    ("smart_segments", "created"): ("contact_entered_segment",),
+    ("smart_segments", "deleted"): ("contact_left_segment",),
+}
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A URL that is told of one event."""
+
+    hook_id: str
+    event: str
+    target_url: str
+    created_at: str
+
+
+@dataclass
+class Delivery:
+    """Something that a hook was, or was to be, told of.
+
+    `of` is the list or segment, where there is one. The `outcome` is `delivered`, `lost`, or `gone`
+    where the target wants no more of its hook.
+    """
+
+    hook: Hook
+    contact_id: str
+    of: str
+    tries: int = 0
+    outcome: str = ""
+
+
+class Hooks:
+    """The registered hooks, and a thread that delivers to them. `wait` is between two tries."""
+
+    def __init__(
+        self,
+        account: Account,
+        now: Callable[[], datetime],
+        *,
+        shape: str = "email",
+        wait: float = 1.0,
+        timeout: float = 5.0,
+        seed: int = 1,
+    ) -> None:
+        self._account = account
+        self._now = now
+        self._shape = shape
+        self._wait = wait
+        self._timeout = timeout
+        self._rng = random.Random(f"hooks {seed}")
+        self._hooks: dict[str, Hook] = {}
+        self._doors: dict[str, Door] = {}
+        self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.deliveries: list[Delivery] = []
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, bytes]:
+        """Status and body for a request to `/hook`, `/hooks` or `/hook/<id>`."""
+        match method, path.strip("/").split("/"):
+            case "GET", ["hooks"]:
+                return 200, as_json({"hooks": [vars(hook) for hook in self._hooks.values()]})
+            case "POST", ["hook"]:
+                return self._register(body)
+            case "DELETE", ["hook", hook_id]:
+                if self._hooks.pop(hook_id, None) is None:
+                    return error(404, "No such hook.")
+                return 200, as_json({})
+        return error(405, "No such method.")
+
+    def _register(self, body: bytes) -> tuple[int, bytes]:
+        try:
+            asked = json.loads(body)
+            event, url = asked["event"], asked["target_url"]
+            Door(url, self._timeout)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return error(400, "A hook needs an event and a target_url.")
+        if event not in EVENTS:
+            return error(400, "No such event.")
+        if any(hook.target_url == url for hook in self._hooks.values()):
+            return error(409, "This target_url is registered already.")
+        hook = Hook(f"hook_{uuid(self._rng)}", event, url, iso(self._now()))
+        self._hooks[hook.hook_id] = hook
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
+        return 201, as_json({"id": hook.hook_id})
+
+    def notice(self, changes: Iterable[Change]) -> None:
+        """Deliver what the hooks want to know of some changes.
+
+        Nobody is told that a contact, list or segment was deleted, nor what memberships ended so.
+        """
+        for change in changes if self._hooks else ():
+            kind, one = whose_members(change.listing)
+            events = OF_MEMBERS.get((kind, change.what), ())
+            if change.listing == CONTACTS:
+                events = OF_CONTACTS.get(change.what, ())
+            wanted = [hook for hook in list(self._hooks.values()) if hook.event in events]
+            if not wanted or self._account.ids(change.listing) is None:
+                continue
+            for contact_id in change.ids:
+                if contact_id in self._account:
+                    for hook in wanted:
+                        delivery = Delivery(hook, contact_id, one)
+                        self.deliveries.append(delivery)
+                        self._queue.put(delivery)
+
+    def stop(self) -> None:
+        """Stop after the delivery under way."""
+        self._stopped.set()
+        self._queue.put(None)
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (delivery := self._queue.get()) is not None and not self._stopped.is_set():
+            self._deliver(delivery)
+        for door in self._doors.values():
+            door.close()
+
+    def _deliver(self, delivery: Delivery) -> None:
+        hook = delivery.hook
+        if hook.hook_id not in self._hooks:
+            delivery.outcome = "gone"
+            return
+        try:
+            body = as_json(self._body(delivery))
+        except KeyError:  # the contact was deleted since
+            delivery.outcome = "lost"
+            return
+        door = self._doors.setdefault(hook.hook_id, Door(hook.target_url, self._timeout))
+        most = 1 + self._rng.randint(3, 5)
+        while not self._stopped.is_set():
+            delivery.tries += 1
+            status, _ = door.post(Post("", body))
+            if 200 <= status <= 204:
+                delivery.outcome = "delivered"
+                return
+            if status == 410:
+                self._hooks.pop(hook.hook_id, None)
+                delivery.outcome = "gone"
+                return
+            if delivery.tries == most:
+                break
+            self._stopped.wait(self._wait)
+        delivery.outcome = "lost"
+
+    def _body(self, delivery: Delivery) -> Document:
+        contact = self._account.contact(delivery.contact_id)
+        body: dict[str, Any] = {"event": delivery.hook.event, "contact_id": delivery.contact_id}
+        if self._shape == "contact":
+            body["contact"] = contact
+        else:
+            body["email"] = contact.get("Email")
+        if delivery.of:
+            body["list_id" if "list" in delivery.hook.event else "segment_id"] = delivery.of
+        return body

@@ -1,0 +1,155 @@
+"""Mail: what really became of every email, and the calls by which Autopilot tells Segment of it.
+
+A contact's maps hold one time per message and kind. The truth is richer: people open a message
+again, and click on more than one link. Everything follows from the seed and the account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from tap_autopilot.sandbox import people
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.documents import Document, iso, uuid
+
+# From a contact's map to the kind of event, and the names that pushes call it by.
+MAPS = {
+    "mail_received": "delivered",
+    "mail_opened": "opened",
+    "mail_clicked": "clicked",
+    "mail_bounced": "bounced",
+    "mail_hardbounced": "bounced",
+    "mail_complained": "complained",
+    "mail_unsubscribed": "unsubscribed",
+    "mail_replied": "replied",
+}
+NAMES = {
+    "delivered": ("Email Delivered",),
+    "opened": ("Email Opened",),
+    "clicked": ("Email Clicked", "Email Clicked", "Email Link Clicked"),
+    "bounced": ("Email Bounced",),
+    "complained": ("Email Marked as Spam",),
+    "unsubscribed": ("Email Unsubscribed", "Unsubscribed"),
+    "replied": ("Email Replied",),
+}
+AGAIN = {"opened": 0.4, "clicked": 0.4}  # how often it happens once more, and once more
+DAY = 86_400_000  # milliseconds
+MINUTE = 60_000
+
+
+class Occurrence(NamedTuple):
+    """Something that happened to one message of one contact. Times are epoch milliseconds.
+
+    `message` is the email's id in the contact's map and `key` that id's ending
+    `<13 digits>-<uuid>`; `message_id` is that of the push. `in_map`: this is the one that the map
+    tells of, within a minute of `at`.
+    """
+
+    contact_id: str
+    email: str
+    kind: str
+    message: str
+    key: str
+    at: int
+    in_map: bool
+    link: str | None
+    message_id: str
+
+
+def occurrences_of(account: Account, contact_id: str) -> Iterator[Occurrence]:
+    """What happened to all messages of a contact, including what its maps have no room for."""
+    document = account.contact(contact_id)
+    email = str(document.get("Email") or contact_id)
+    seen: set[tuple[str, str]] = set()
+    for name, kind in MAPS.items():
+        events = document.get(name)
+        for message, when in events.items() if isinstance(events, dict) else ():
+            if isinstance(when, int) and (kind, message) not in seen:
+                seen.add((kind, message))
+                yield from _occurrences(account.seed, contact_id, email, kind, message, when)
+
+
+def _occurrences(
+    seed: int, contact_id: str, email: str, kind: str, message: str, when: int
+) -> Iterator[Occurrence]:
+    name = f"{seed} {contact_id} {kind} {message}"
+    rng = random.Random(name)
+    links = [link for _, link in _describe(seed, message)["links"]]
+    at, in_map, number = when, True, 0
+    if rng.random() < 0.2:  # the map and the push were stamped by two clocks
+        at += rng.randrange(-MINUTE, MINUTE)
+    while True:
+        link = rng.choice(links) if kind == "clicked" else None
+        digest = hashlib.sha256(f"{name} {number}".encode()).hexdigest()
+        message_id = f"autopilot-{kind}-{digest[:32]}"
+        key = key_of(message)
+        yield Occurrence(contact_id, email, kind, message, key, at, in_map, link, message_id)
+        if rng.random() >= AGAIN.get(kind, 0):
+            return
+        at, in_map, number = at + rng.randrange(MINUTE, DAY), False, number + 1
+
+
+def key_of(message: str) -> str:
+    """The part of a message's id that its maps and its pushes share."""
+    return message.rpartition("_")[2].lower()
+
+
+def all_occurrences(account: Account) -> list[Occurrence]:
+    """What happened in the whole account, in the order in which it did."""
+    found = [
+        one for contact_id in account.contact_ids for one in occurrences_of(account, contact_id)
+    ]
+    return sorted(found, key=lambda one: (one.at, one.message_id))
+
+
+def _describe(seed: int, message: str) -> dict[str, Any]:
+    """What a message is, to everyone who got it: its journey, name, subject and links."""
+    rng = random.Random(f"{seed} {key_of(message)}")
+    journey = rng.choice(people.JOURNEYS)
+    name, subject = rng.choice(people.EMAILS)
+    return {
+        "campaign_id": f"campaign_{uuid(random.Random(f'{seed} {journey}'))}",
+        "campaign_name": journey,
+        "email_name": name,
+        "email_subject": subject,
+        "transactional": rng.random() < 0.2,
+        "links": [(uuid(rng).lower(), link) for link in rng.sample(people.LINKS, 3)],
+    }
+
+
+def track_call(seed: int, one: Occurrence, *, other_keys: bool = False) -> Document:
+    """The `track` call that tells of an occurrence, the same each time.
+
+    `seed` is the account's. With `other_keys` the email's id has nothing in common with the one in
+    the contact's map.
+    """
+    rng = random.Random(one.message_id)
+    who = random.Random(f"{seed} {one.contact_id}")
+    through_segment, user_id = who.random() < 0.2, str(who.randrange(10**5))
+    traits = {"email": one.email.upper() if rng.random() < 0.05 else one.email}
+    if rng.random() > 0.1:
+        traits["contact_id"] = one.contact_id
+    known = _describe(seed, one.message)
+    link_ids = {link: link_id for link_id, link in known.pop("links")}
+    key = _other_key(seed, one.key) if other_keys else one.key
+    properties = {"event": one.kind, "email_id": f"batchcampaign_{key.upper()}", **known}
+    if one.link is not None:
+        properties |= {"link_id": link_ids[one.link], "link_url": one.link}
+    return {
+        "type": "track",
+        "event": rng.choice(NAMES[one.kind]),
+        "messageId": one.message_id,
+        "timestamp": iso(datetime.fromtimestamp(one.at / 1000, timezone.utc)),
+        **({"userId": user_id} if through_segment else {"anonymousId": one.email}),
+        "context": {"traits": traits, "integration": {"name": "Autopilot"}},
+        "properties": properties,
+    }
+
+
+def _other_key(seed: int, key: str) -> str:
+    rng = random.Random(f"{seed} other {key}")
+    return f"{rng.randrange(10**12, 10**13)}-{uuid(rng)}"

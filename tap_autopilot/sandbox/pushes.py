@@ -1,0 +1,281 @@
+"""Pushes: the account's email events, sent to where Segment sends them.
+
+A thread of its own posts them in the order in which they happened, at a rate: as Segment's Webhooks
+destination does, as a client of its tracking API does, or both. Some come again, some come late and
+some never come; `Truth` knows which.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import http.client
+import json
+import queue
+import random
+import ssl
+import threading
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.documents import Document, iso
+from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, occurrences_of, track_call
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """Where to push, and how well. Shares are between 0 and 1, times in seconds.
+
+    - `webhook`: the URL of a Webhooks destination; `secret` signs what goes there.
+    - `tracking`: the base of a tracking API, to which `/batch` or `/track` is added.
+    - `rate`: events a second; 0 is as fast as possible.
+    - `batch`: the most events in one request. Half of the requests hold one.
+    - `patience`: how long a request is tried again before its events are lost.
+    - `other_keys`: the ids of emails in pushes and in contacts have nothing in common.
+    """
+
+    webhook: str = ""
+    secret: str = ""
+    tracking: str = ""
+    write_key: str = ""
+    rate: float = 100.0
+    batch: int = 50
+    repeated: float = 0.05
+    late: float = 0.05
+    withheld: float = 0.05
+    other_keys: bool = False
+    timeout: float = 5.0
+    patience: float = 4 * 3600.0
+    seed: int = 1
+
+
+@dataclass
+class Truth:
+    """What really happened to the account's emails, and what was told of it.
+
+    Events go by the `messageId` of their push: `withheld` are never pushed, `repeated` twice or
+    more, `late` after later ones. `acknowledged` counts the good answers for each, `refused` got a
+    4xx, and `lost` no good answer in time.
+    """
+
+    occurrences: list[Occurrence] = field(default_factory=list)
+    withheld: set[str] = field(default_factory=set)
+    repeated: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
+    acknowledged: Counter[str] = field(default_factory=Counter)
+    refused: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
+
+    @property
+    def pushed(self) -> list[Occurrence]:
+        """The occurrences of which somebody was told for sure."""
+        return [one for one in self.occurrences if self.acknowledged[one.message_id]]
+
+
+class Pusher:
+    """Pushes an account's email events: those there are, and those of contacts it is told of."""
+
+    def __init__(self, account: Account, pushing: Pushing, now: Callable[[], datetime]) -> None:
+        self._account = account
+        self._pushing = pushing
+        self._now = now
+        self._rng = random.Random(f"pushes {pushing.seed}")
+        self._changed: queue.Queue[str] = queue.Queue()
+        self._known: set[str] = set()
+        self._told_all = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.truth = Truth()
+        self._first: list[Occurrence] = []
+        self._doors: list[tuple[Door, Callable[[list[Document]], Post]]] = []
+        if pushing.webhook:
+            self._doors.append((Door(pushing.webhook, pushing.timeout), self._as_webhook))
+        if pushing.tracking:
+            self._doors.append((Door(pushing.tracking, pushing.timeout), self._as_tracking))
+
+    def start(self) -> None:
+        """Start to push what there is by now."""
+        self._first = self._plan(all_occurrences(self._account))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop after the request under way."""
+        self._stopped.set()
+        self._thread.join()
+
+    def notice(self, contact_id: str) -> None:
+        """Push what is new about a contact."""
+        self._changed.put(contact_id)
+
+    def wait(self, timeout: float) -> bool:
+        """Wait until there is nothing left to push; False if that took too long."""
+        deadline = time.monotonic() + timeout
+        while not (self._told_all.is_set() and not self._changed.unfinished_tasks):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
+
+    def _plan(self, occurrences: Iterable[Occurrence]) -> list[Occurrence]:
+        """What to push, and in which order."""
+        turns: list[tuple[float, Occurrence]] = []
+        for number, one in enumerate(occurrences):
+            self._known.add(one.message_id)
+            self.truth.occurrences.append(one)
+            rng, turn = random.Random(f"{self._pushing.seed} {one.message_id}"), float(number)
+            if rng.random() < self._pushing.withheld:
+                self.truth.withheld.add(one.message_id)
+                continue
+            if rng.random() < self._pushing.late:
+                self.truth.late.add(one.message_id)
+                turn += rng.uniform(10, 500)
+            turns.append((turn, one))
+            if rng.random() < self._pushing.repeated:
+                self.truth.repeated.add(one.message_id)
+                turns += [(turn + rng.uniform(0, 200), one) for _ in range(rng.randint(1, 3))]
+        return [one for _, one in sorted(turns, key=lambda each: each[0])]
+
+    def _run(self) -> None:
+        self._push(self._first)
+        self._told_all.set()
+        while not self._stopped.is_set():
+            try:
+                contact_id = self._changed.get(timeout=0.05)
+            except queue.Empty:
+                continue
+            self._push(self._plan(self._news(contact_id)))
+            self._changed.task_done()
+        for door, _ in self._doors:
+            door.close()
+
+    def _news(self, contact_id: str) -> list[Occurrence]:
+        if contact_id not in self._account:  # deleted by now
+            return []
+        found = occurrences_of(self._account, contact_id)
+        return [one for one in found if one.message_id not in self._known]
+
+    def _push(self, occurrences: list[Occurrence]) -> None:
+        due = time.monotonic()
+        for some in self._some(occurrences):
+            if self._pushing.rate:
+                due += len(some) / self._pushing.rate
+            other, seed = self._pushing.other_keys, self._account.seed
+            calls = [track_call(seed, one, other_keys=other) for one in some]
+            for door, form in self._doors:
+                self._deliver(door, form(calls), [one.message_id for one in some])
+            if self._stopped.wait(max(0.0, due - time.monotonic())):
+                return
+
+    def _some(self, occurrences: list[Occurrence]) -> Iterator[list[Occurrence]]:
+        start = 0
+        while start < len(occurrences):
+            size = 1 if self._rng.random() < 0.5 else self._rng.randint(1, self._pushing.batch)
+            yield occurrences[start : start + size]
+            start += size
+
+    def _deliver(self, door: Door, post: Post, message_ids: list[str]) -> None:
+        """Post until there is an answer that ends it: a good one, or a 4xx other than 429."""
+        deadline, wait = time.monotonic() + self._pushing.patience, 0.05
+        while True:
+            status, asked = door.post(post)
+            if 200 <= status < 300:
+                self.truth.acknowledged.update(message_ids)
+                return
+            if 400 <= status < 500 and status != 429:
+                self.truth.refused.update(message_ids)
+                return
+            pause = asked or wait
+            if time.monotonic() + pause > deadline or self._stopped.wait(pause):
+                self.truth.lost.update(message_ids)
+                return
+            wait = min(wait * 2, 30)
+
+    def _as_webhook(self, calls: list[Document]) -> Post:
+        """What the Webhooks destination sends: the raw bytes of the first event are signed."""
+        events = [_dump(call | self._times(call)) for call in calls]
+        body = events[0] if len(events) == 1 else b"[%b]" % b",".join(events)
+        headers = {**self._basic(), "User-Agent": "Segment.io/1.0"}
+        if self._pushing.secret:
+            signature = hmac.new(self._pushing.secret.encode(), events[0], hashlib.sha1)
+            headers["X-Signature"] = signature.hexdigest()
+        return Post("", body, headers)
+
+    def _times(self, call: Document) -> Document:
+        """The times that Segment adds. A sender's clock may be wrong; the difference is not."""
+        received = self._now()
+        wrong = timedelta(seconds=self._rng.choice((0, 0, 0, -3600, 86_400)))
+        happened = datetime.fromisoformat(call["timestamp"].replace("Z", "+00:00"))
+        return {
+            "originalTimestamp": iso(happened + wrong),
+            "sentAt": iso(received + wrong),
+            "receivedAt": iso(received),
+        }
+
+    def _as_tracking(self, calls: list[Document]) -> Post:
+        """What a client of the tracking API sends."""
+        sent = {"sentAt": iso(self._now())}
+        if len(calls) == 1 and self._rng.random() < 0.5:
+            return Post("/track", _dump(calls[0] | sent), self._basic())
+        batch = {"batch": calls, "context": {"library": {"name": "autopilot"}}, **sent}
+        return Post("/batch", _dump(batch), self._basic())
+
+    def _basic(self) -> dict[str, str]:
+        if not self._pushing.write_key:
+            return {}
+        encoded = base64.b64encode(f"{self._pushing.write_key}:".encode()).decode()
+        return {"Authorization": f"Basic {encoded}"}
+
+
+@dataclass(frozen=True)
+class Post:
+    """A request to come: the path below the door's, the body, and headers."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class Door:
+    """Somebody's URL, and one connection to it, which stays open."""
+
+    def __init__(self, url: str, timeout: float) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is no URL to post to")
+        self._path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
+        if parts.scheme == "https":
+            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context()
+            )
+        else:
+            self._connection = http.client.HTTPConnection(
+                parts.hostname, parts.port, timeout=timeout
+            )
+
+    def post(self, post: Post) -> tuple[int, float]:
+        """The status of the answer, 0 if none came, and the seconds that it asks to wait."""
+        headers = {"Content-Type": "application/json", **post.headers}
+        try:
+            self._connection.request("POST", self._path + post.path or "/", post.body, headers)
+            answer = self._connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            return 0, 0.0
+        wait = answer.headers.get("Retry-After") or ""
+        return answer.status, float(wait) if wait.isdecimal() else 0.0
+
+    def close(self) -> None:
+        """Hang up."""
+        self._connection.close()
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()

@@ -1,0 +1,369 @@
+"""The sandbox pushes: email events as Segment sends them, and REST hooks."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import requests
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import MAPS, key_of
+from tap_autopilot.sandbox.pushes import Pushing, Truth
+from tap_autopilot.sandbox.server import Options, Sandbox
+from tests.living import KEY, Living
+
+HEADERS = {"autopilotapikey": KEY}
+SECRET, WRITE_KEY = "webhook secret", "write-key"
+
+
+class Receiver:
+    """Whoever is pushed to: it keeps what it got, and answers with the statuses that it is given."""
+
+    def __init__(self, *statuses: int) -> None:
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.statuses = list(statuses)
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                receiver.got.append((self.path, headers, body))
+                status = receiver.statuses.pop(0) if receiver.statuses else 200
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def events(self) -> list[Any]:
+        found: list[Any] = []
+        for _, _, body in self.got:
+            value = json.loads(body)
+            if isinstance(value, dict):
+                value = value.get("batch", [value])
+            found += value
+        return found
+
+
+@contextlib.contextmanager
+def a_receiver(*statuses: int) -> Iterator[Receiver]:
+    receiver = Receiver(*statuses)
+    threading.Thread(target=receiver.server.serve_forever, daemon=True).start()
+    try:
+        yield receiver
+    finally:
+        receiver.server.shutdown()
+        receiver.server.server_close()
+
+
+def pushed(account: Account, *statuses: int, **pushing: Any) -> tuple[Truth, Receiver]:
+    """All of an account's events, pushed to a webhook, or to a tracking API if there is a path."""
+    with a_receiver(*statuses) as receiver:
+        path = pushing.pop("tracking", None)
+        target = {"tracking": receiver.url + path} if path else {"webhook": receiver.url}
+        chosen = Pushing(
+            **{**target, "secret": SECRET, "write_key": WRITE_KEY, "rate": 0, **pushing}
+        )
+        with Sandbox(account, Options(api_key=KEY, pushing=chosen)) as sandbox:
+            assert sandbox.pusher is not None
+            assert sandbox.pusher.wait(60)
+        return sandbox.truth, receiver
+
+
+@pytest.fixture(scope="module")
+def account() -> Account:
+    return Account(contacts=150)
+
+
+def test_what_arrives_is_the_truth_but_for_what_is_withheld(account: Account) -> None:
+    truth, receiver = pushed(account)
+    times = Counter(event["messageId"] for event in receiver.events())
+    assert times == truth.acknowledged
+    assert times.keys() == {one.message_id for one in truth.occurrences} - truth.withheld
+    assert {one for one, count in times.items() if count > 1} == truth.repeated
+    assert truth.withheld
+    assert truth.late
+    assert not truth.refused | truth.lost
+    assert [one.message_id for one in truth.pushed]
+    first_seen = list(dict.fromkeys(event["messageId"] for event in receiver.events()))
+    in_time = [one.message_id for one in truth.occurrences if one.message_id in times and one.message_id not in truth.late]  # fmt: skip
+    assert [one for one in first_seen if one not in truth.late] == in_time
+
+
+def test_the_same_seed_pushes_the_same(account: Account) -> None:
+    first, one = pushed(account, batch=1)
+    again, other = pushed(account, batch=1)
+    assert first.occurrences == again.occurrences == Sandbox(account).truth.occurrences
+    assert (first.withheld, first.repeated, first.late) == (
+        again.withheld,
+        again.repeated,
+        again.late,
+    )
+    for name in ("receivedAt", "sentAt", "originalTimestamp"):
+        for event in (*one.events(), *other.events()):
+            event.pop(name)
+    assert one.events()[0]["messageId"] == other.events()[0]["messageId"]
+    different, _ = pushed(account, batch=1, seed=2)
+    assert different.occurrences == first.occurrences
+    assert different.withheld != first.withheld
+
+
+def test_the_truth_agrees_with_the_contacts(account: Account) -> None:
+    truth = Sandbox(account).truth
+    in_maps = {(one.contact_id, one.kind, one.message): one for one in truth.occurrences if one.in_map}  # fmt: skip
+    told = {
+        (contact_id, kind, message): when
+        for contact_id in account.contact_ids
+        for name, kind in MAPS.items()
+        for message, when in (account.contact(contact_id).get(name) or {}).items()
+        if isinstance(when, int)
+    }
+    assert in_maps.keys() == told.keys()
+    assert all(abs(in_maps[key].at - when) <= 60_000 for key, when in told.items())
+    assert any(not one.in_map and one.kind == "opened" for one in truth.occurrences)
+    assert {one.kind for one in truth.occurrences} == set(MAPS.values())
+    assert all((one.link is not None) == (one.kind == "clicked") for one in truth.occurrences)
+    ids = [one.message_id for one in truth.occurrences]
+    assert len(set(ids)) == len(ids)
+    assert max(map(len, ids)) <= 100
+
+
+@pytest.mark.parametrize("other_keys", [False, True])
+def test_an_event_is_a_track_call_in_segments_format(account: Account, other_keys: bool) -> None:
+    truth, receiver = pushed(account, other_keys=other_keys)
+    by_id = {one.message_id: one for one in truth.occurrences}
+    messages: dict[str, set[str]] = {}
+    for event in receiver.events():
+        one, properties = by_id[event["messageId"]], event["properties"]
+        assert event["type"] == "track"
+        assert properties["event"] == one.kind
+        assert properties["email_id"].startswith("batchcampaign_")
+        assert (key_of(properties["email_id"]) == one.key) != other_keys
+        assert properties.get("link_url") == one.link
+        assert {"campaign_id", "campaign_name", "email_name", "email_subject", "transactional"} <= properties.keys()  # fmt: skip
+        assert ("userId" in event) != ("anonymousId" in event)
+        assert event.get("anonymousId", one.email) == one.email
+        traits = event["context"]["traits"]
+        assert traits["email"].lower() == one.email.lower()
+        assert traits.get("contact_id", one.contact_id) == one.contact_id
+        described = {name: properties[name] for name in properties if not name.startswith(("link", "event"))}  # fmt: skip
+        messages.setdefault(properties["email_id"], set()).add(json.dumps(described))
+    assert all(len(known) == 1 for known in messages.values()), "a message is the same for everyone"
+    events = receiver.events()
+    for name in ("userId", "anonymousId"):
+        assert any(name in event for event in events)
+    assert any("contact_id" not in event["context"]["traits"] for event in events)
+    assert any(event["event"] == "Email Link Clicked" for event in events)
+
+
+def test_the_webhook_signs_the_first_event(account: Account) -> None:
+    _, receiver = pushed(account)
+    kinds = set()
+    for path, headers, body in receiver.got:
+        value = json.loads(body)
+        kinds.add(type(value))
+        first, raw = value, body
+        if isinstance(value, list):
+            assert len(value) > 1
+            first = value[0]
+            raw = body[1 : _length(body)]
+        assert json.loads(raw) == first
+        signature = hmac.new(SECRET.encode(), raw, hashlib.sha1).hexdigest()
+        assert headers["x-signature"] == signature
+        assert headers["authorization"] == f"Basic {base64.b64encode(WRITE_KEY.encode() + b':').decode()}"  # fmt: skip
+        assert path == "/"
+    assert kinds == {dict, list}
+
+
+def _length(body: bytes) -> int:
+    """Where the first event of an array ends."""
+    _, end = json.JSONDecoder().raw_decode(body.decode(), 1)
+    return len(body.decode()[:end].encode())
+
+
+def test_the_webhooks_times_are_consistent(account: Account) -> None:
+    _, receiver = pushed(account)
+    wrong = 0
+    for event in receiver.events():
+        happened, original, sent, received = (
+            datetime.fromisoformat(event[name].replace("Z", "+00:00"))
+            for name in ("timestamp", "originalTimestamp", "sentAt", "receivedAt")
+        )
+        assert happened == received - (sent - original)
+        wrong += abs(sent - received) > timedelta(seconds=1)
+    assert wrong
+
+
+def test_the_tracking_api_gets_calls_and_batches(account: Account) -> None:
+    truth, receiver = pushed(account, tracking="/v1/")
+    assert {path for path, _, _ in receiver.got} == {"/v1/track", "/v1/batch"}
+    assert all("sentAt" in json.loads(body) for _, _, body in receiver.got)
+    assert Counter(event["messageId"] for event in receiver.events()) == truth.acknowledged
+    assert all("x-signature" not in headers for _, headers, _ in receiver.got)
+
+
+def test_what_fails_is_tried_again_and_what_is_refused_is_not(account: Account) -> None:
+    truth, receiver = pushed(account, 500, 429, 503, 400, withheld=0)
+    bodies = [json.loads(body) for _, _, body in receiver.got[:5]]
+    assert bodies[0] == bodies[1] == bodies[2] == bodies[3] != bodies[4]
+    truth, receiver = pushed(account, 200, 401, withheld=0, repeated=0)
+    assert truth.refused
+    assert truth.refused.isdisjoint(truth.acknowledged)
+    assert truth.refused | truth.acknowledged.keys() == {
+        one.message_id for one in truth.occurrences
+    }
+    truth, _ = pushed(account, *[500] * 9, withheld=0, repeated=0, patience=0)
+    assert truth.lost
+
+
+def test_it_keeps_to_the_rate() -> None:
+    started = time.monotonic()
+    truth, _ = pushed(Account(contacts=20), rate=200, batch=5, withheld=0, repeated=0)
+    assert time.monotonic() - started > len(truth.occurrences) / 200 * 0.8
+
+
+def test_emails_sent_meanwhile_are_pushed_too() -> None:
+    sent = {"batchdelivery_X_1482219072777-48a06f90": 1482221012000}
+    with a_receiver() as receiver:
+        chosen = Pushing(webhook=receiver.url, rate=0, withheld=0, repeated=0)
+        with Living(changes={1: [("change", "a", {"mail_received": sent, "Email": "a@example.com"})]}, pushing=chosen) as sandbox:  # fmt: skip
+            assert sandbox.pusher is not None
+            assert sandbox.pusher.wait(10)
+            assert not receiver.got
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+            assert sandbox.pusher.wait(10)
+        (event,) = receiver.events()
+        assert event["properties"]["email_id"].lower() == "batchcampaign_1482219072777-48a06f90"
+        assert [one.message_id for one in sandbox.truth.pushed] == [event["messageId"]]
+
+
+def register(sandbox: Sandbox, event: str, url: str) -> requests.Response:
+    return requests.post(f"{sandbox.url}/hook", json={"event": event, "target_url": url}, headers=HEADERS, timeout=5)  # fmt: skip
+
+
+def test_hooks_are_registered_listed_and_deleted() -> None:
+    with Living() as sandbox:
+        answer = register(sandbox, "contact_added", "http://127.0.0.1:1/a")
+        assert answer.status_code == 201
+        hook_id = answer.json()["id"]
+        assert hook_id.startswith("hook_")
+        assert register(sandbox, "contact_updated", "http://127.0.0.1:1/a").status_code == 409
+        assert register(sandbox, "contact_exploded", "http://127.0.0.1:1/b").status_code == 400
+        assert register(sandbox, "contact_added", "nowhere").status_code == 400
+        url = f"{sandbox.url}/hooks"
+        (hook,) = requests.get(url, headers=HEADERS, timeout=5).json()["hooks"]
+        assert hook.keys() == {"hook_id", "event", "target_url", "created_at"}
+        assert (hook["hook_id"], hook["event"]) == (hook_id, "contact_added")
+        gone = f"{sandbox.url}/hook/{hook_id}"
+        assert requests.delete(gone, timeout=5).status_code == 400
+        assert requests.delete(gone, headers=HEADERS, timeout=5).status_code == 200
+        assert requests.delete(gone, headers=HEADERS, timeout=5).status_code == 404
+        assert requests.get(url, headers=HEADERS, timeout=5).json() == {"hooks": []}
+
+
+STEPS = [
+    ("create", "n", {"Email": "n@example.com"}),
+    ("change", "a", {"unsubscribed": True}),
+    ("change", "b", {"lists": ["l"]}),
+    ("change", "c", {"lists": []}),
+    ("join", "s", "d"),
+    ("leave", "s", "e"),
+    ("delete", "f"),
+]
+TOLD = {
+    "contact_added": ("n", {}),
+    "contact_unsubscribed": ("a", {}),
+    "contact_added_to_list": ("b", {"list_id": "l"}),
+    "contact_removed_from_list": ("c", {"list_id": "l"}),
+    "contact_entered_segment": ("d", {"segment_id": "s"}),
+    "contact_left_segment": ("e", {"segment_id": "s"}),
+}
+
+
+@pytest.mark.parametrize("shape", ["email", "contact"])
+def test_hooks_are_told_of_changes(shape: str) -> None:
+    with (
+        a_receiver() as receiver,
+        Living(lists={"l": "cf"}, segments={"s": "ef"}, changes={1: STEPS}, hook_shape=shape) as sandbox,
+    ):  # fmt: skip
+        for event in (*TOLD, "contact_updated"):
+            register(sandbox, event, f"{receiver.url}/{event}")
+        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+        wait_for(sandbox, len(TOLD) + 3)
+        got = [(path, json.loads(body)) for path, _, body in receiver.got]
+    for event, (contact_id, more) in TOLD.items():
+        (body,) = (body for path, body in got if path == f"/{event}")
+        held: dict[str, Any] = {"contact": sandbox.account.contact(contact_id)}
+        if shape == "email":
+            held = {"email": held["contact"].get("Email")}
+        assert body == {"event": event, "contact_id": contact_id, **more, **held}
+    updated = [body["contact_id"] for path, body in got if path == "/contact_updated"]
+    assert updated == ["a", "b", "c"]
+    assert {one.outcome for one in sandbox.hooks.deliveries} == {"delivered"}
+
+
+def wait_for(sandbox: Sandbox, deliveries: int) -> None:
+    give_up = time.monotonic() + 10
+    while [bool(one.outcome) for one in sandbox.hooks.deliveries] != [True] * deliveries:
+        assert time.monotonic() < give_up, sandbox.hooks.deliveries
+        time.sleep(0.01)
+
+
+def test_a_hook_that_fails_is_tried_again_and_then_lost() -> None:
+    steps = [("create", one) for one in "xyz"]
+    with a_receiver(*[500] * 3, 204, *[302] * 6) as receiver:
+        with Living(changes={1: steps}, hook_wait=0.01) as sandbox:
+            register(sandbox, "contact_added", receiver.url)
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+            wait_for(sandbox, 3)
+        first, second, third = sandbox.hooks.deliveries
+        assert (first.tries, first.outcome) == (4, "delivered")
+        assert 4 <= second.tries <= 6
+        assert second.outcome == "lost"
+        assert third.outcome == "delivered"
+
+
+def test_410_deletes_the_hook() -> None:
+    with a_receiver(410) as receiver, Living(changes={1: [("create", "x"), ("create", "y")]}) as sandbox:  # fmt: skip
+        register(sandbox, "contact_added", receiver.url)
+        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+        wait_for(sandbox, 2)
+        assert [one.outcome for one in sandbox.hooks.deliveries] == ["gone", "gone"]
+        assert len(receiver.got) == 1
+        assert requests.get(f"{sandbox.url}/hooks", headers=HEADERS, timeout=5).json() == {
+            "hooks": []
+        }
+
+
+def test_it_pushes_from_the_command_line() -> None:
+    with a_receiver() as receiver:
+        command = [sys.executable, "-m", "tap_autopilot.sandbox", "--port", "0", "--contacts", "20"]
+        command += ["--push-segment", receiver.url, "--webhook-secret", "s", "--push-rate", "0"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            give_up = time.monotonic() + 10
+            while not receiver.got and time.monotonic() < give_up:
+                time.sleep(0.01)
+            process.terminate()
+            assert process.wait(10) == 0
+        assert "x-signature" in receiver.got[0][1]
