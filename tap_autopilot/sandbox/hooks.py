@@ -110,7 +110,7 @@ class Hooks:
                 if self._hooks.pop(hook_id, None) is None:
                     return error(404, "No such hook.")
                 return 200, as_json({})
-        return error(405, "No such method.")
+        return error(404, "No such path.")
 
     def _register(self, body: bytes) -> tuple[int, bytes]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import email.utils
+import functools
 import threading
 import time
 import urllib.parse
@@ -130,10 +131,10 @@ class Sandbox:
     ) -> Answer:
         """Answer a request, and write both down."""
         self._page = None
-        path = target.removeprefix("/v1")
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was told to.")
-        elif path == "/hooks" or path.split("/")[1:2] == ["hook"]:
+        elif target.startswith("/v1/hook"):
+            path = target.removeprefix("/v1")
             status, body = self._refusal(headers) or self.hooks.answer(method, path, sent)
         else:
             status, body = self.answer(method, target, headers)
@@ -151,7 +152,7 @@ class Sandbox:
         """The headers of an answer that tell something about the API."""
         if not self.options.date:
             return {}
-        return {"Date": email.utils.formatdate(self.now().timestamp(), usegmt=True)}
+        return {"Date": _http_date(int(time.time() + self.options.clock_skew))}
 
     def _note(self, request: Request, body: bytes, fault: Fault | None) -> Served | None:
         asked = listing_of(request.path)
@@ -256,3 +257,8 @@ class Sandbox:
             return True
         self._window.append(now)
         return False
+
+
+@functools.lru_cache(maxsize=1)
+def _http_date(second: int) -> str:
+    return email.utils.formatdate(second, usegmt=True)
