@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import copy
 import json
 import logging
 import os
 import re
-import sys
+import select
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from pathlib import Path
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
 STDERR = 2
+PATIENCE = 1.0  # seconds for a reader of stderr that does not read
+MOST_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 
@@ -47,20 +50,97 @@ class _Json(_Text):
         return json.dumps(fields)
 
 
+class Stderr:
+    """Standard error as a text stream that holds nothing up.
+
+    It waits PATIENCE seconds for a reader that does not read; then text is dropped until it does.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self._patience = PATIENCE
+        self._torn = False  # in the middle of a line
+
+    def write(self, text: str) -> int:
+        """Write what can be written. Raises OSError where nothing ever can."""
+        left = text.encode("utf-8", "backslashreplace")
+        if self._torn:
+            left = b"\n" + left
+        while left and self._is_writable():
+            left = left[os.write(STDERR, left[: select.PIPE_BUF]) :]
+            self._torn = bool(left)
+        return len(text)
+
+    def _is_writable(self) -> bool:
+        poll = select.poll()
+        poll.register(STDERR, select.POLLOUT)
+        ready = bool(poll.poll(self._patience * 1000))
+        self._patience = PATIENCE if ready else 0
+        return ready
+
+    def flush(self) -> None:
+        """Do nothing: nothing is buffered."""
+
+    def fileno(self) -> int:
+        """The file descriptor."""
+        return STDERR
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return os.isatty(STDERR)
+
+
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to stderr. A CRITICAL line is the last: threads still at work have nothing to add."""
+    """Writes to stderr.
+
+    Of warnings and errors that are alike the first MOST_ALIKE are written, the rest is counted.
+    A CRITICAL line is the last: threads still at work have nothing to add.
+    """
 
     ended = False
     live: Callable[[str], None] | None = None  # how to write above what a terminal shows
 
+    def __init__(self) -> None:
+        super().__init__(Stderr())
+        self._alike: dict[str, int] = {}
+        self._first: dict[str, logging.LogRecord] = {}
+
     def emit(self, record: logging.LogRecord) -> None:
-        if self.ended:
+        if self.ended or self._is_one_too_many(record):
             return
+        self._write(record)
+        self.ended = record.levelno >= logging.CRITICAL
+
+    def _write(self, record: logging.LogRecord) -> None:
         if self.live is not None:
             self.live(self.format(record))
         else:
             super().emit(record)
-        self.ended = record.levelno >= logging.CRITICAL
+
+    def _is_one_too_many(self, record: logging.LogRecord) -> bool:
+        if record.levelno not in (logging.WARNING, logging.ERROR):
+            return False
+        kind = _template(record)
+        self._first.setdefault(kind, record)
+        self._alike[kind] = self._alike.get(kind, 0) + 1
+        return self._alike[kind] > MOST_ALIKE
+
+    def sum_up(self) -> None:
+        """Write how many records were left out."""
+        for kind, count in list(self._alike.items()):
+            if count > MOST_ALIKE:
+                record = copy.copy(self._first[kind])
+                text = f"… and {count - MOST_ALIKE:,} more like: {record.getMessage()}"
+                record.msg, record.args = text, ()
+                self._write(record)
+        self._alike.clear()
+
+
+def _template(record: logging.LogRecord) -> str:
+    """What records that differ only in names and numbers have in common."""
+    text = str(record.msg)
+    return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
 
 
 def redactor(secret: str) -> Callable[[str], str]:
@@ -97,7 +177,7 @@ def set_up(secret: str = "", level: str | None = None, form: str | None = None) 
     Without a level or a form ("text" or "json"), those that Meltano asks for count, if it does.
     """
     asked_level, asked_form = _asked_by_meltano()
-    handler = _Handler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter((_Json if (form or asked_form) == "json" else _Text)(secret))
     for name in OURS:
         logger = logging.getLogger(name)
@@ -107,13 +187,20 @@ def set_up(secret: str = "", level: str | None = None, form: str | None = None) 
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
 
 
+def sum_up() -> None:
+    """Write how many warnings and errors were left out because they were like others."""
+    for handler in logging.getLogger(OURS[0]).handlers:
+        if isinstance(handler, _Handler):
+            handler.sum_up()
+
+
 def write_last(text: str) -> None:
-    """Write a CRITICAL line to stderr past all locks and buffers, which a hung run may hold."""
+    """Write a CRITICAL line to stderr past all locks, which a hung run may hold."""
     logger = logging.getLogger(OURS[0])
     record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None)
     for handler in logger.handlers:
         with contextlib.suppress(OSError):
-            os.write(STDERR, f"{handler.format(record)}\n".encode())
+            Stderr().write(f"{handler.format(record)}\n")
 
 
 def are_for_people() -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterable, Sequence
 
@@ -23,9 +22,15 @@ class Live:
         self._drawn = 0.0
         self._width = max(map(len, streams))
         self._known: dict[str, tuple[int, float | None]] = {}
+        self._stderr = logs.Stderr()
         self._lines = {
             stream: tqdm(
-                desc=stream, bar_format="{desc}", position=number, leave=False, file=sys.stderr
+                desc=stream,
+                bar_format="{desc}",
+                position=number,
+                leave=False,
+                dynamic_ncols=True,
+                file=self._stderr,
             )
             for number, stream in enumerate(streams)
         }
@@ -34,7 +39,7 @@ class Live:
 
     def _write(self, line: str) -> None:
         with contextlib.suppress(*UNUSABLE):
-            tqdm.write(line, file=sys.stderr)
+            tqdm.write(line, file=self._stderr)
 
     def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
         """Show how far a stream has come; `share` of what it holds, where that is known."""
@@ -78,7 +83,7 @@ class Live:
         ]
         wide, narrow = (max(len(line[column]) for line in lines) for column in (0, 1))
         for name, rows_text, more in lines:
-            sys.stderr.write(f"{name:{wide}}  {rows_text:>{narrow}}  {more}".rstrip() + "\n")
+            self._stderr.write(f"{name:{wide}}  {rows_text:>{narrow}}  {more}".rstrip() + "\n")
 
 
 def clock(seconds: float) -> str:
