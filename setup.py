@@ -43,7 +43,7 @@ setup(
             "types-tqdm",
         ]
     },
-    entry_points={"console_scripts": ["tap-autopilot=tap_autopilot.cli:main"]},
+    entry_points={"console_scripts": ["tap-autopilot=tap_autopilot.__main__:main"]},
     classifiers=[
         "Development Status :: 5 - Production/Stable",
         "Environment :: Console",

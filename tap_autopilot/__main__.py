@@ -1,9 +1,32 @@
-"""`python -m tap_autopilot`."""
+"""`python -m tap_autopilot`, and the command `tap-autopilot`."""
 
 from __future__ import annotations
 
+import os
 import sys
+from types import FrameType
+from typing import NoReturn
 
-from tap_autopilot.cli import main
+from tap_autopilot.run import signals
 
-sys.exit(main())
+STDERR = 2
+
+
+def main() -> int:
+    """Run the command line, ready for signals before its imports; returns the exit code."""
+    signals.install(_stop)
+    from tap_autopilot import cli
+
+    return cli.main()
+
+
+def _stop(number: int, _: FrameType | None) -> NoReturn:
+    stopped = signals.stopped_by(number)
+    try:
+        os.write(STDERR, f"CRITICAL {stopped}\n".encode())
+    finally:
+        os._exit(stopped.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,14 +6,14 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import logs
-from tap_autopilot.exceptions import Stopped, TapError, UserError
+from tap_autopilot.exceptions import TapError, UserError
+from tap_autopilot.run import signals
 
 if TYPE_CHECKING:
     from tap_autopilot.config import Config
@@ -82,8 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; the exit code."""
     _guard_descriptors()
     logs.set_up()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, _stop)
+    signals.install(_stop)
     try:
         args = _parser().parse_args(arguments)
         if args.about:
@@ -104,16 +103,16 @@ def main(arguments: list[str] | None = None) -> int:
             " report the lines above.",
             TapError.exit_code,
         )
+    logs.sum_up()
     return 0
 
 
-def _stop(signal_number: int, _: object) -> NoReturn:
-    """End at once what comes before the sync, which has a way of its own.
+def _stop(number: int, _: object) -> NoReturn:
+    """End what comes before the sync, which ends in a way of its own.
 
-    Not by an exception: there are imports under way that would swallow it.
+    Not by an exception: imports may be under way that would swallow it.
     """
-    stopped = Stopped(signal_number, signal.Signals(signal_number).name)
-    os._exit(_last_words(str(stopped), stopped.exit_code))
+    signals.end_at_once(signals.stopped_by(number))
 
 
 def _guard_descriptors() -> None:
@@ -129,6 +128,7 @@ def _guard_descriptors() -> None:
 
 
 def _last_words(text: str, exit_code: int) -> int:
+    logs.sum_up()
     LOG.critical("%s", text)
     return exit_code
 
@@ -196,6 +196,8 @@ def _sync(args: argparse.Namespace) -> None:
     from tap_autopilot.settings import read_json
 
     config = _config(Config.gather(args.config))
+    if config.start_date is not None and config.emit_activate_version_messages:
+        LOG.info("start_date is set: contacts and the email tables keep rows that were deleted.")
     if args.select and args.catalog:
         raise UserError("--select is for a run without a catalog; leave one of them out.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
@@ -210,7 +212,3 @@ def _sync(args: argparse.Namespace) -> None:
     from tap_autopilot.run.sync import sync  # takes a while to import
 
     sync(config, catalog, state, STDOUT)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,12 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.run import signals
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.invariants import Run, check
 
+ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=3, members=120)
+MANY = Account(contacts=900, segments=0)
 
 
 @contextmanager
@@ -34,21 +40,6 @@ def running(tap: Tap, sandbox: Sandbox, **settings: object) -> Iterator[subproce
             yield process
         finally:
             process.kill()
-
-
-@contextmanager
-def blocked(tap: Tap, sandbox: Sandbox) -> Iterator[subprocess.Popen[bytes]]:
-    """The command under way, stuck in writing to a pipe that nobody reads."""
-    reader, writer = os.pipe()
-    config = tap.file("config.json", tap.config(sandbox))
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
-    ) as process:
-        os.close(writer)
-        wait_for_requests(sandbox, 4)
-        time.sleep(0.5)
-        yield process
-    os.close(reader)
 
 
 def finished(tap: Tap, process: subprocess.Popen[bytes]) -> Run:
@@ -118,26 +109,203 @@ def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
     assert critical == lines[-1:]
 
 
-def test_a_second_interrupt_ends_it_at_once(tap: Tap, serve: Serve) -> None:
-    """Also where nothing can be written any more."""
-    with blocked(tap, serve(Account(contacts=5_000))) as process:
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.3)
+# The command with less patience, so that the tests need less.
+HASTY = [sys.executable, "-c", """
+import sys
+from tap_autopilot import __main__
+from tap_autopilot.run import signals
+signals.STOP_WITHIN, signals.LINE_WITHIN = 0.5, 2
+sys.exit(__main__.main())
+"""]  # fmt: skip
+
+
+@contextmanager
+def blocked(
+    tap: Tap, sandbox: Sandbox, *, blocking: bool = True
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """The command under way, stuck in writing to a pipe that nobody reads; the pipe's other end."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, blocking)
+    config = tap.file("config.json", tap.config(sandbox))
+    with (tap.folder / "err").open("wb") as err:
+        process = subprocess.Popen([*HASTY, "-c", config], stdout=writer, stderr=err, cwd=ROOT)
+    os.close(writer)
+    try:
+        wait_for_requests(sandbox, 4)
+        time.sleep(0.5)
+        yield process, reader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+
+
+def drained(reader: int) -> bytes:
+    """All that comes out of a pipe until its writer has ended."""
+    out = b""
+    while more := os.read(reader, 65536):
+        out += more
+    return out
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_a_signal_while_the_target_flushes_ends_it_after_the_line_under_way(
+    tap: Tap, serve: Serve, blocking: bool
+) -> None:
+    with blocked(tap, serve(MANY), blocking=blocking) as (process, reader):
+        process.terminate()
+        time.sleep(1.2)
         assert process.poll() is None
-        sent = time.monotonic()
+        out = drained(reader)
+        assert process.wait(5) == 143
+    run = check(Run(143, out, (tap.folder / "err").read_text(), KEY))
+    assert len(run.of("RECORD")) > 0
+    assert len(run.rows("contacts")) < 100, "not even a page"
+    rest = tap.sync(serve(MANY), state=run.state)
+    assert len(rest.rows("contacts")) == 900
+
+
+def test_a_second_signal_ends_it_after_the_line_under_way(tap: Tap, serve: Serve) -> None:
+    with blocked(tap, serve(MANY)) as (process, reader):
         process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.1)
+        out = drained(reader)
         assert process.wait(5) == 130
-        assert time.monotonic() - sent < 0.5
+    run = check(Run(130, out, (tap.folder / "err").read_text(), KEY))
+    assert len(run.rows("contacts")) < 100
 
 
-def test_a_signal_ends_it_in_time_though_nobody_reads(tap: Tap, serve: Serve) -> None:
-    with blocked(tap, serve(Account(contacts=5_000))) as process:
+def test_a_signal_ends_it_in_time_though_nobody_ever_reads(tap: Tap, serve: Serve) -> None:
+    with blocked(tap, serve(MANY)) as (process, _):
         sent = time.monotonic()
         process.terminate()
         assert process.wait(10) == 143
-        assert time.monotonic() - sent < 5
-        assert process.stderr is not None
-        assert process.stderr.read().splitlines()[-1].startswith(b"CRITICAL Stopped by SIGTERM")
+        assert time.monotonic() - sent < 3
+    last = (tap.folder / "err").read_text().splitlines()[-1]
+    assert last.startswith("CRITICAL Stopped by SIGTERM")
+
+
+def test_the_patience_is_as_promised() -> None:
+    assert signals.STOP_WITHIN + signals.TICK < 5
+    assert signals.LINE_WITHIN == 20
+
+
+def test_a_pipe_that_does_not_block_gets_whole_lines(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=350, segments=0)
+    with blocked(tap, serve(account), blocking=False) as (process, reader):
+        out = drained(reader)
+        assert process.wait(5) == 0
+    run = check(Run(0, out, (tap.folder / "err").read_text(), KEY))
+    assert len(run.rows("contacts")) == 350
+
+
+@contextmanager
+def full_pipe() -> Iterator[int]:
+    """The writing end of a pipe that is full and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    yield writer
+    os.close(writer)
+    os.close(reader)
+
+
+@pytest.mark.parametrize("faults", [[], ["/contacts@2-:hang"]])
+def test_a_stderr_that_nobody_reads_holds_nothing_up(
+    tap: Tap, serve: Serve, faults: list[str]
+) -> None:
+    sandbox = serve(ACCOUNT, *faults)
+    config = tap.file("config.json", tap.config(sandbox))
+    with full_pipe() as stderr, (tap.folder / "out").open("wb") as out:
+        process = subprocess.Popen([*COMMAND, "-c", config], stdout=out, stderr=stderr, cwd=ROOT)
+        if faults:
+            wait_for_requests(sandbox, 4)
+            time.sleep(0.5)
+            process.terminate()
+        try:
+            assert process.wait(5) == (143 if faults else 0)
+        finally:
+            process.kill()
+    run = Run(process.returncode, (tap.folder / "out").read_bytes(), "")
+    assert len(run.rows("contacts")) == (100 if faults else 450)
+    assert run.messages[-1]["type"] == "STATE"
+
+
+def test_a_terminal_that_is_stopped_holds_nothing_up(tap: Tap, serve: Serve) -> None:
+    """As by Ctrl-S."""
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    terminal, stderr = pty.openpty()
+    os.set_blocking(stderr, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(stderr, b"x" * 100)
+    os.set_blocking(stderr, True)
+    process = subprocess.Popen(
+        [*COMMAND, "-c", config], stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT
+    )
+    try:
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        os.close(stderr)
+        os.close(terminal)
+
+
+def test_a_hangup_ends_it_as_sigterm_does(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT, latency=0.3)
+    with running(tap, sandbox) as process:
+        wait_for_requests(sandbox, 4)
+        process.send_signal(signal.SIGHUP)
+        run = finished(tap, process)
+    assert run.code == 129
+    assert run.last_words.startswith("CRITICAL Stopped by SIGHUP")
+
+
+def test_a_hangup_that_is_ignored_ends_nothing(tap: Tap, serve: Serve) -> None:
+    """As nohup makes it."""
+    sandbox = serve(ACCOUNT, latency=0.3)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with running(tap, sandbox) as process:
+            wait_for_requests(sandbox, 4)
+            process.send_signal(signal.SIGHUP)
+            assert finished(tap, process).code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "module", ["tap_autopilot.cli", "argparse", "tap_autopilot.run.sync", "requests", "msgspec"]
+)
+def test_a_signal_during_the_imports_is_one_line(
+    tap: Tap, number: signal.Signals, module: str
+) -> None:
+    """The signal comes when that module is about to be imported."""
+    script = f"""
+import os, runpy, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            os.kill(os.getpid(), {int(number)})
+sys.meta_path.insert(0, Finder())
+runpy.run_module("tap_autopilot", run_name="__main__", alter_sys=True)
+"""
+    config = tap.file("config.json", tap.config())
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-c", config],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 128 + number
+    assert done.stderr.startswith(f"CRITICAL Stopped by {number.name}")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
 
 
 def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:

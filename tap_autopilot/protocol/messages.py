@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from tap_autopilot.exceptions import RunError
+from tap_autopilot.exceptions import RunError, Stopped
 
 MOST_PIECES = 1000  # that the operating system takes at once
+POLL = 1.0  # seconds
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -20,22 +23,38 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 class Writer:
     """Writes messages to a file descriptor.
 
-    What is written is not buffered here: once a call returns, the reader can have it.
+    What is written is not buffered here: once a call returns, the reader can have it. Descriptors
+    may block or not.
     """
 
     def __init__(self, descriptor: int) -> None:
+        self.is_writing = False
         self._descriptor = descriptor
+        self._stopped: Stopped | None = None
+        self._blocked = False  # before `finish_line`
+        self._last = b""
+        self._unwritten = b""
+
+    def finish_line(self, stopped: Stopped) -> None:
+        """Make the `write` under way raise this at the end of its line. For signal handlers.
+
+        Python repeats a blocked write after a signal, so the descriptor must not block any more.
+        """
+        self._stopped = stopped
+        with contextlib.suppress(OSError):
+            self._blocked = self._blocked or os.get_blocking(self._descriptor)
+            os.set_blocking(self._descriptor, False)
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write whole lines, given in pieces, in one go. Raises RunError if that fails."""
-        left = [memoryview(piece) for piece in pieces if piece]
+        """Write whole lines, given in pieces, in one go. Raises RunError if that fails.
+
+        The last piece is a line of its own, the STATE. A write that is ended early repeats that of
+        the write before.
+        """
+        lines = [piece for piece in pieces if piece]
+        self.is_writing = True
         try:
-            while left:
-                written = os.writev(self._descriptor, left[:MOST_PIECES])
-                while left and written >= len(left[0]):
-                    written -= len(left.pop(0))
-                if written:
-                    left[0] = left[0][written:]
+            self._write(lines)
         except BrokenPipeError:
             raise RunError(
                 "The reader of stdout has gone away. If it was a target, see its messages, then run"
@@ -44,6 +63,58 @@ class Writer:
         except OSError as problem:
             name = errno.errorcode.get(problem.errno or 0, "unknown error")
             raise RunError(f"Cannot write to stdout: {problem.strerror} ({name}).") from None
+        finally:
+            self.is_writing = False
+            if self._stopped is not None and self._blocked:
+                with contextlib.suppress(OSError):  # others may share it
+                    os.set_blocking(self._descriptor, True)
+        self._last = lines[-1] if lines else self._last
+
+    def unwritten(self, stream: str) -> int:
+        """How many records of a stream a write that was ended early has left out."""
+        return self._unwritten.count(_record_of(stream))
+
+    def _write(self, pieces: list[bytes]) -> None:
+        left = [memoryview(piece) for piece in pieces]
+        done = 0
+        while left:
+            if self._stopped is not None:
+                self._end(b"".join(pieces), done)
+                raise self._stopped
+            try:
+                written = os.writev(self._descriptor, left[:MOST_PIECES])
+            except BlockingIOError:
+                self._is_writable(POLL)
+                continue
+            done += written
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+            if written:
+                left[0] = left[0][written:]
+
+    def _end(self, text: bytes, done: int) -> None:
+        """Write the rest of the line under way, and the STATE before it where there is room."""
+        end = text.index(b"\n", done - 1) + 1 if done else 0
+        self._unwritten = text[end:]
+        rest = text[done:end]
+        while rest:
+            if self._is_writable(POLL):
+                rest = rest[self._write_some(rest) :]
+        if done and len(self._last) <= select.PIPE_BUF and self._is_writable(POLL):
+            self._write_some(self._last)
+
+    def _write_some(self, text: bytes) -> int:
+        """Write what a descriptor takes at once when it is writable; how much it took."""
+        try:
+            return os.write(self._descriptor, text[: select.PIPE_BUF])
+        except BlockingIOError:
+            return 0
+
+    def _is_writable(self, seconds: float) -> bool:
+        """Whether the descriptor takes PIPE_BUF bytes at once, now or within some time."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
 
 
 def message(value: Mapping[str, Any]) -> bytes:
@@ -60,9 +131,14 @@ def records(
     """
     if not rows:
         return []
-    before = b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'
+    before = _record_of(stream)
     after = b',"time_extracted":' + _encode(extracted.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"
     return [before, (after + before).join(map(_encode, rows)), after]
+
+
+def _record_of(stream: str) -> bytes:
+    """What every RECORD message of a stream begins with."""
+    return b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'

@@ -1,45 +1,98 @@
-"""Signals: SIGTERM and SIGINT end a run after the page under way, and a second one at once."""
+"""Signals: how SIGTERM, SIGINT and SIGHUP end a run, with nothing but whole lines on stdout.
+
+The first signal lets the page under way be written. After STOP_WITHIN seconds, or with a second
+signal, the run ends as soon as the line under way is out, and after LINE_WITHIN in any case.
+"""
+
+# The command installs its first handler before anything else is imported, so this module imports
+# little.
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import threading
+import time
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
-from tap_autopilot import logs
 from tap_autopilot.exceptions import Stopped
 
-STOP_WITHIN = 4.0  # seconds from a signal to the end, whatever hangs
+if TYPE_CHECKING:
+    from tap_autopilot.protocol.messages import Writer
+
+STOP_WITHIN = 4.0  # seconds from a signal to the end
+LINE_WITHIN = 20.0  # seconds to the end where stdout is blocked in the middle of a line
+TICK = 0.25  # seconds; each tick interrupts a write that blocks
+
+Handler = Callable[[int, FrameType | None], None]
+
+
+def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
+    """Let `handler` take the signals that end a run; returns the handlers before it.
+
+    SIGHUP stays ignored where it is, as nohup does.
+    """
+    ends = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    return {one: signal.signal(one, handler) for one in ends}
+
+
+def restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
+    """Undo `install`."""
+    for one, handler in handlers.items():
+        signal.signal(one, handler)
+
+
+def stopped_by(number: int) -> Stopped:
+    """The error for a signal."""
+    return Stopped(number, signal.Signals(number).name)
+
+
+def end_at_once(stopped: Stopped) -> NoReturn:
+    """End the process whatever hangs, with the line that ends every failed run."""
+    from tap_autopilot import logs
+
+    logs.write_last(str(stopped))
+    os._exit(stopped.exit_code)
 
 
 @contextlib.contextmanager
-def heard(stop: Callable[[Stopped], None]) -> Iterator[None]:
-    """Hand the first signal to `stop`."""
-    stopping = False
+def heard(stop: Callable[[Stopped], None], writer: Writer) -> Iterator[None]:
+    """Call `stop` on the first signal, which is to end the run once the page is written.
 
-    def handle(signal_number: int, _: object) -> None:
-        nonlocal stopping
-        stopped = Stopped(signal_number, signal.Signals(signal_number).name)
-        if stopping:
-            _end_at_once(stopped)
-        stopping = True
+    A run that still writes when its time is up is ended by its writer; one that hangs, at once.
+    """
+    stopped: Stopped | None = None
+    first = 0.0
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal stopped, first
+        if stopped is not None:
+            hurry()
+            return
+        stopped, first = stopped_by(number), time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, STOP_WITHIN, TICK)
         stop(stopped)
-        last = threading.Timer(STOP_WITHIN, _end_at_once, [stopped])
-        last.daemon = True
-        last.start()
 
-    before = {one: signal.signal(one, handle) for one in (signal.SIGTERM, signal.SIGINT)}
+    def tick(*_: object) -> None:
+        if stopped is not None:
+            hurry()
+
+    def hurry() -> None:
+        assert stopped is not None
+        if not writer.is_writing or time.monotonic() - first > LINE_WITHIN:
+            end_at_once(stopped)
+        writer.finish_line(stopped)
+        signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
+
+    before = install(handle)
+    alarm = signal.signal(signal.SIGALRM, tick)
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-
-
-def _end_at_once(stopped: Stopped) -> NoReturn:
-    """End the process though something hangs, with the line that ends every failed run."""
-    logs.write_last(str(stopped))
-    os._exit(stopped.exit_code)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        restore(before)

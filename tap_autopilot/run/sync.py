@@ -50,13 +50,16 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
-    run = _Run(selected, progress, pool, report, Writer(stdout))
+    writer = Writer(stdout)
+    run = _Run(selected, progress, pool, report, writer)
     try:
-        with signals.heard(pool.stop):
+        with signals.heard(pool.stop, writer):
             run.begin(selected)
             run.read()
             run.end()
     finally:
+        for name, tally in report.tallies.items():
+            tally.rows -= writer.unwritten(name)
         report.close(progress.incomplete())
 
 
