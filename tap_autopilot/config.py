@@ -62,9 +62,12 @@ def _start_date(value: Any) -> datetime:
     try:
         moment = ciso8601.parse_datetime(text(value))
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        return zoned.astimezone(timezone.utc)
+        found = zoned.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise ValueError("must be a date such as 2024-01-31 or 2024-01-31T00:00:00Z") from None
+    if found > datetime.now(timezone.utc):
+        LOG.warning("start_date is in the future: it skips all contacts and email events.")
+    return found
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import pty
 import re
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot import logs
 from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
@@ -198,6 +200,50 @@ def test_a_higher_level_leaves_out_what_is_below(tap: Tap, serve: Serve) -> None
     assert run.code == 0
     assert run.log
     assert all(line.startswith("WARNING") for line in run.log)
+
+
+def test_warnings_that_are_alike_are_counted_after_the_first(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=20, lists=0, segments=70, members=2)
+    config = tap.config(serve(account, "/smart_segments@2-:400"))
+    run = check(tap.run("--config", tap.file("config.json", config)))
+    assert run.code == 1
+    assert len(run.log) < 70
+    errors = [line for line in run.log if line.startswith("ERROR")]
+    assert len(errors) < 50
+    assert re.match(r"ERROR … and \d\d more like: GET /smart_segments/", run.log[-2])
+
+
+def test_other_warnings_are_not_counted_with_them(capfd: pytest.CaptureFixture[str]) -> None:
+    logs.set_up()
+    log = logging.getLogger("tap_autopilot")
+    for number in range(30):
+        log.warning("A %s", number)
+        log.warning("%s", f"GET /b/{number}x: no")
+        log.warning("%s", "C" * (number + 1))
+        log.info("D")
+    logs.sum_up()
+    lines = capfd.readouterr().err.splitlines()
+    assert [lines.count(line) for line in ("INFO D", "WARNING A 19", "WARNING A 20")] == [30, 1, 0]
+    assert lines[-2:] == [
+        "WARNING … and 10 more like: A 0", "WARNING … and 10 more like: GET /b/0x: no"
+    ]  # fmt: skip
+    assert len(lines) == 30 + 20 + 20 + 30 + 2
+
+
+def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(ACCOUNT), start_date="2016-01-01")
+    said = "start_date is set: contacts and the email tables keep rows that were deleted."
+    assert f"INFO {said}" in run.log
+    for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
+        assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
+
+
+def test_a_start_date_in_the_future_is_warned_of(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(ACCOUNT), start_date="2999-01-01")
+    assert run.code == 0
+    assert "start_date is in the future" in next(
+        line for line in run.log if line.startswith("WARNING")
+    )
 
 
 @pytest.mark.parametrize("option", ["--about", "--version", "--help"])
