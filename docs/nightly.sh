@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Reads the account into a target: state kept, one run at a time, logs rotated.
+# Syncs the account into a target: keeps the state, runs once at a time, rotates logs.
 #
 # In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
 #
 # It works in its own folder, with config.json for the tap (or its TAP_AUTOPILOT_ variables in the
 # crontab), target.json for the target, catalog.json if there is one, and the two programs below,
-# each in a virtual environment of its own. cron mails what it prints: nothing, unless a run fails.
-# Then the next one goes on from what the target has stored.
+# each in a virtual environment of its own. cron mails what it prints: nothing after a good night,
+# warnings about data, or why a run failed. The next run resumes from what the target has stored.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -14,8 +14,8 @@ TAP=${TAP:-tap/bin/tap-autopilot}
 TARGET=${TARGET:-target/bin/target-jsonl --config target.json}
 KEEP=${KEEP:-30} # logs
 
-exec 9>lock # the tap and the target hold it too, should they outlive this script
-flock --nonblock 9 || { echo "The run before is still under way." >&2; exit 75; }
+exec 9>lock # held by the tap and the target too, in case they outlive this script
+flock --nonblock 9 || { echo "The previous run is still running." >&2; exit 75; }
 
 # The last whole line that the target gave out becomes the state, in one step.
 keep_state() {
@@ -30,7 +30,7 @@ keep_state() {
   rm states
 }
 
-keep_state # of a run that was killed, this script with it
+keep_state # of a previous run that was killed
 mkdir -p logs
 log=logs/$(date -u +%Y-%m-%dT%H-%M-%S).log
 arguments=()
@@ -42,9 +42,18 @@ status=0
 { $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" || status=$?
 keep_state
 
+# Warnings in the log, but not of requests that were retried or of single values.
+warnings() {
+  grep -E '^WARNING|"level": "warning"' "$log" |
+    grep -vE '(try|trying) again|retry|does not fit|is not valid Unicode' | tail -n 20
+}
+
 if [ "$status" != 0 ]; then
   echo "The run failed with exit code $status. See $log:" >&2
-  grep -E '^CRITICAL|^[A-Za-z.]*(Error|Exception|Interrupt)\b|ERROR' "$log" | tail -n 10 >&2 || tail -n 5 "$log" >&2
+  grep -E '^CRITICAL|^[A-Za-z.]*(Error|Exception|Interrupt)\b|ERROR|"level": "(error|critical)"' "$log" |
+    tail -n 10 >&2 || tail -n 5 "$log" >&2
+elif found=$(warnings); then
+  printf 'The run succeeded, with warnings. See %s:\n%s\n' "$log" "$found" >&2
 fi
 for old in $(ls -1 logs | head -n "-$KEEP"); do rm "logs/$old"; done
 exit "$status"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -98,6 +99,20 @@ def test_a_bad_night_says_so_and_the_next_goes_on(nights: Nights, serve: Serve) 
     assert sorted(nights.contacts()) == sorted(ACCOUNT.contact_ids), "each once"
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_good_night_with_warnings_about_data_tells_them(
+    nights: Nights, serve: Serve, form: str
+) -> None:
+    variables = {"TAP_AUTOPILOT_LOG_FORMAT": form}
+    assert nights.run(serve(ACCOUNT, "2:503"), **variables) == (0, ""), (
+        "neither retries nor odd values are news"
+    )
+    code, err = nights.run(serve(ACCOUNT), TAP_AUTOPILOT_START_DATE="2999-01-01", **variables)
+    assert code == 0
+    assert err.startswith("The run succeeded, with warnings. See logs/")
+    assert "start_date is in the future" in err
+
+
 def test_a_catalog_counts_where_there_is_one(nights: Nights, serve: Serve) -> None:
     nights.tap.file("catalog.json", {"streams": [{"tap_stream_id": "lists"}]})
     assert nights.run(serve(ACCOUNT))[0] == 0
@@ -108,7 +123,7 @@ def test_two_at_a_time_are_one_too_many(nights: Nights, serve: Serve) -> None:
     slow = nights.start(serve(ACCOUNT, latency=0.4))
     while not (nights.folder / "states").exists():
         time.sleep(0.01)
-    assert nights.run(serve(ACCOUNT)) == (75, "The run before is still under way.\n")
+    assert nights.run(serve(ACCOUNT)) == (75, "The previous run is still running.\n")
     assert slow.wait(60) == 0
     assert nights.contacts() == ACCOUNT.contact_ids
 
@@ -119,6 +134,8 @@ def test_a_night_that_was_killed_is_gone_on_with(nights: Nights, serve: Serve) -
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait(60)
+    with (nights.folder / "lock").open() as lock:  # until all of them are gone
+        fcntl.flock(lock, fcntl.LOCK_EX)
     with (nights.folder / "states").open("a") as states:
         states.write('{"bookmarks": {"contac')  # cut off by the kill
     assert nights.run(serve(ACCOUNT)) == (0, "")
