@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tap_autopilot.about import about
 from tap_autopilot.cli import _parser
-from tests.conftest import Tap
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import Serve, Tap
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,6 +55,45 @@ def test_the_commands_that_need_nothing_work(tap: Tap) -> None:
     assert "tap-autopilot --discover > catalog.json" in README
     assert json.loads(tap.run("--discover").stdout)
     assert "python -m tap_autopilot.sandbox" in README
+
+
+TAP = """
+import json, sys
+state = sys.argv[2:] and open(sys.argv[2]).read()
+print(json.dumps({"type": "STATE", "value": json.loads(state)["n"] + 1 if state else 1}))
+"""
+TARGET = """
+import json, sys
+for line in sys.stdin:
+    if {prints}:
+        print(json.dumps({{"n": json.loads(line)["value"]}}))
+"""
+
+
+def test_the_example_that_keeps_the_state_works_from_the_first_run_on(tmp_path: Path) -> None:
+    block = next(one for one in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "touch" in one)
+    found = []
+    for prints in (True, True, False, True):  # the third target fails before it prints a state
+        for name, text in (("tap-autopilot", TAP), ("target-jsonl", TARGET.format(prints=prints))):
+            program = tmp_path / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f"#!{sys.executable}\n{text}")
+            program.chmod(0o755)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", block], cwd=tmp_path, env={**os.environ, "PATH": path},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert not done.stderr
+        found.append(json.loads((tmp_path / "state.json").read_text())["n"])
+    assert found == [1, 2, 2, 3]
+
+
+def test_an_empty_state_is_a_first_run(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(Account(contacts=5)), state="")
+    assert run.code == 0
+    assert len(run.rows("contacts")) == 5
+    assert any("is empty; starting from the beginning" in line for line in run.log)
 
 
 @pytest.mark.parametrize("target", ["run", "test", "lint"])
