@@ -19,19 +19,19 @@ LOG = logging.getLogger(__name__)
 
 def _api_key(value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be the account's API key, as text")
+        raise ValueError("must be a string")
     key = value.strip()
     if key != value:
-        LOG.warning("api_key has white space around it, which is left out.")
+        LOG.warning("Ignored white space around api_key.")
     if not re.fullmatch(r"[!-~]+", key):
-        raise ValueError("has characters that no API key has (white space, control or non-ASCII)")
+        raise ValueError("contains white space, control or non-ASCII characters")
     return key
 
 
 def _user_agent(value: Any) -> str:
     agent = text(value)
     if not re.fullmatch(r"[ -~]+", agent):
-        raise ValueError("must be plain ASCII on one line")
+        raise ValueError("must be a single line of ASCII")
     return agent
 
 
@@ -41,13 +41,13 @@ def _api_url(value: Any) -> str:
         url = urllib.parse.urlsplit(given)
         host, _ = url.hostname, url.port
     except ValueError:
-        raise ValueError("is not a URL") from None
+        raise ValueError("is not a valid URL") from None
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
         raise ValueError("must look like https://api2.autopilothq.com/v1")
     if url.username is not None:
-        raise ValueError("must not hold a user name or password")
+        raise ValueError("must not contain a user name or password")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must start with https://, or the key would travel in plain text")
+        raise ValueError("must start with https://, so that the key is encrypted")
     return given
 
 
@@ -82,41 +82,44 @@ class Config(Settings):
     start_date: datetime | None = setting(
         "date_iso8601",
         _start_date,
-        "Leave out contacts and email events older than this date.",
+        "Skip contacts and email events older than this date.",
         default=None,
     )
     custom_fields_as_columns: bool = setting(
         "boolean",
         boolean,
-        "Give each custom field of the account a column of its own in contacts.",
+        "Give each custom field its own column in contacts.",
         default=False,
     )
     api_url: str = setting(
-        "string", _api_url, "Where the API is.", default="https://api2.autopilothq.com/v1"
+        "string", _api_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
     )
     user_agent: str = setting(
-        "string", _user_agent, "How the tap names itself to the API.", default="tap-autopilot"
+        "string", _user_agent, "User-Agent header to send.", default="tap-autopilot"
     )
     request_timeout: float = setting(
         "number",
         number(0.01, 86400),
-        "Seconds that one try of a request may take in all.",
+        "Timeout of a single request, in seconds, from connecting to the last byte.",
         default=300.0,
     )
     retry_timeout: float = setting(
         "number",
         number(0, 86400),
-        "Seconds for which a failing request is tried again.",
+        "How long to retry a failing request, in seconds.",
         default=300.0,
     )
     max_requests_per_second: float = setting(
-        "number", number(0.01, 10000), "The most requests a second that are sent.", default=20.0
+        "number", number(0.01, 10000), "Maximum number of requests per second.", default=20.0
     )
     concurrency: int = setting(
-        "integer", whole_number(1, 64), "How many listings are read at a time.", default=8
+        "integer", whole_number(1, 64), "How many listings to read in parallel.", default=8
     )
     emit_activate_version_messages: bool = setting(
-        "boolean", boolean, "Let targets remove rows that are gone from the account.", default=True
+        "boolean",
+        boolean,
+        "Send ACTIVATE_VERSION messages, so that targets remove deleted rows.",
+        default=True,
     )
     check_totals: bool = setting(
         "boolean",
@@ -125,15 +128,22 @@ class Config(Settings):
         " totals are inexact.",
         default=True,
     )
+    collector_database: str | None = setting(
+        "string",
+        text,
+        "The collector's store, a file or a postgresql:// URL; adds what Autopilot pushes to the"
+        " email tables.",
+        default=None,
+    )
     log_level: str | None = setting(
         "string",
         one_of("debug", "info", "warning", "error"),
-        "The least that is logged: debug, info, warning or error. Without it info.",
+        "Minimum log level: `debug`, `info`, `warning` or `error`; default `info`.",
         default=None,
     )
     log_format: str | None = setting(
         "string",
         one_of("text", "json"),
-        "How log lines are written: text or json. Without it text, or what Meltano asks for.",
+        "Log format: `text` or `json`; default `text`, or what Meltano asks for.",
         default=None,
     )

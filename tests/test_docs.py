@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import definitions
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "tap_autopilot").rglob("*.py"))
@@ -36,6 +38,12 @@ def test_every_foreseen_end_is_in_troubleshooting() -> None:
     assert set(missing) <= {
         text for text in missing if text.startswith(("GET {", "{said}", "{lost}"))
     }, missing
+
+
+def test_the_definitions_for_meltano_are_those_of_the_settings() -> None:
+    """If not: python -m tests.definitions --write."""
+    for path, text in definitions.files().items():
+        assert path.read_text() == text, path.name
 
 
 def test_every_link_leads_somewhere() -> None:
