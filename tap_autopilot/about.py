@@ -1,4 +1,4 @@
-"""What there is to know of the tap: its settings and its streams, for people and for tools."""
+"""--about: the tap's settings and streams, for people and for tools."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
 
 
 def version() -> str:
-    """The version that is installed."""
+    """The installed version."""
     try:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:
@@ -32,7 +32,7 @@ def version() -> str:
 
 
 def about(form: str) -> str:
-    """All of it as "text", "json" or "markdown"."""
+    """Settings and streams as "text", "json" or "markdown"."""
     facts = _facts()
     if form == "json":
         return json.dumps(facts, indent=2)
@@ -40,7 +40,7 @@ def about(form: str) -> str:
 
 
 def label(name: str) -> str:
-    """A setting's name as people read it: "API key"."""
+    """A setting's name for people: "API key"."""
     words = name.replace("_", " ").replace("api", "API").replace("url", "URL")
     return words[0].upper() + words[1:]
 
@@ -73,10 +73,9 @@ def _facts() -> dict[str, Any]:
                 "name": name,
                 "description": (stream.__doc__ or "").partition("\n")[0],
                 "key_properties": list(stream.key_properties),
-                "replication_methods": [
-                    "FULL_TABLE",
-                    *["INCREMENTAL"][: bool(stream.replication_key)],
-                ],
+                "replication_methods": (
+                    ["FULL_TABLE", "INCREMENTAL"] if stream.replication_key else ["FULL_TABLE"]
+                ),
                 "replication_key": stream.replication_key,
             }
             for name, stream in STREAMS.items()
@@ -93,7 +92,7 @@ def _default(name: str, setting: dict[str, Any], required: list[str]) -> str:
 
 def _replication(stream: dict[str, Any]) -> str:
     key = stream["replication_key"]
-    return f"in full, or what changed by `{key}`" if key else "in full"
+    return f"full, or incremental by `{key}`" if key else "full"
 
 
 def _text(facts: dict[str, Any]) -> str:
@@ -102,13 +101,9 @@ def _text(facts: dict[str, Any]) -> str:
     lines += ["", f"Capabilities: {', '.join(facts['capabilities'])}", "", "Settings"]
     for name, setting in settings["properties"].items():
         default = _default(name, setting, settings["required"])
-        kind = [one for one in [setting["type"]] if isinstance(one, str)] or [setting["type"][0]]
-        notes = [
-            *kind,
-            *["secret"][: setting["secret"]],
-            *[default][: bool(default)],
-            setting["env"],
-        ]
+        kind = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]
+        secret = "secret" if setting["secret"] else ""
+        notes = filter(None, [kind, secret, default, setting["env"]])
         lines += [f"  {name} ({', '.join(notes)})", f"      {setting['description']}"]
     lines += ["", "Streams"]
     for stream in facts["streams"]:
@@ -120,13 +115,13 @@ def _text(facts: dict[str, Any]) -> str:
 
 def _markdown(facts: dict[str, Any]) -> str:
     settings = facts["settings"]
-    lines = ["| setting | default | what it is |", "| --- | --- | --- |"]
+    lines = ["| setting | default | description |", "| --- | --- | --- |"]
     for name, setting in settings["properties"].items():
         default = _default(name, setting, settings["required"])
         text = isinstance(setting.get("default"), str)
         shown = f"`{default}`" if text else default
         lines.append(f"| `{name}` | {shown} | {setting['description']} |")
-    lines += ["", "| stream | key | read | what it holds |", "| --- | --- | --- | --- |"]
+    lines += ["", "| stream | key | replication | description |", "| --- | --- | --- | --- |"]
     for stream in facts["streams"]:
         keys = ", ".join(f"`{key}`" for key in stream["key_properties"])
         lines.append(

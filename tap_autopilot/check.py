@@ -1,4 +1,4 @@
-"""One request, by which to know whether the key is good and how much there is to read."""
+"""The connection test: one request that checks the key and counts the contacts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tap_autopilot.config import Config
 from tap_autopilot.sources.listings import CONTACTS
 
 PATIENCE = 10.0  # seconds; somebody is waiting
-PAGE = 100  # contacts, by the API's description
+PAGE = 100  # contacts on a page, as the API documents
 
 
-def try_out(config: Config) -> str:
-    """A line that says what the account holds, and how long it takes at most to read that.
+def check_connection(config: Config) -> str:
+    """Request the first contacts; returns a line about the account's size and the time it takes.
 
-    Raises what `Client.get` does, where the key or something else is not good.
+    Raises what `Client.get` raises.
     """
     patient = min(config.retry_timeout, PATIENCE), min(config.request_timeout, PATIENCE)
     quick = dataclasses.replace(config, retry_timeout=patient[0], request_timeout=patient[1])
@@ -40,7 +40,7 @@ def try_out(config: Config) -> str:
     each = max(time.monotonic() - started, 1 / min(PUBLISHED_RATE, config.max_requests_per_second))
     minutes = math.ceil(requests * each / 60)
     return (
-        f"The key is good. The account holds {total:,} contacts. To read them will take"
-        f" {requests:,} requests and at most {minutes:,} {'minute' if minutes == 1 else 'minutes'};"
-        " each smart segment at most as long again."
+        f"The API key works. The account has {total:,} contacts: {requests:,} requests, which take"
+        f" at most {minutes:,} {'minute' if minutes == 1 else 'minutes'}. Each smart segment takes"
+        " at most as long again."
     )

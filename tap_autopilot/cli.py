@@ -36,7 +36,7 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         kind, colon, rest = message.partition("unrecognized arguments: ")
-        if colon:  # what follows an option may be a key
+        if colon:  # an option's value may be the key
             words = rest.split()
             before = ["", *words]
             rest = " ".join(
@@ -54,32 +54,32 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tap-autopilot",
         allow_abbrev=False,
-        description="Singer tap for Autopilot (autopilothq): writes an account's contacts, lists,"
-        " smart segments and their members to stdout, for any Singer target.",
+        description="Singer tap for Autopilot (autopilothq). Writes contacts, lists, smart"
+        " segments, their members and email events to stdout, for any Singer target.",
     )
     add = parser.add_argument
     add(
         "-c", "--config", action="append", default=[], metavar="FILE",
-        help="settings, as JSON; again for more, of which the later win; ENV for the environment's"
-        " TAP_AUTOPILOT_…, which also counts where there is no --config",
+        help="JSON settings file; repeatable, later files win; ENV stands for the environment"
+        " variables TAP_AUTOPILOT_…, which otherwise fill in what the files leave out",
     )  # fmt: skip
-    add("-s", "--state", metavar="FILE", help="the last STATE of the run before")
-    add("--catalog", metavar="FILE", help="what to read; from --discover, with choices made")
-    add("-p", "--properties", metavar="FILE", dest="catalog", help="the old name of --catalog")
+    add("-s", "--state", metavar="FILE", help="state file: the last STATE, to resume from")
+    add("--catalog", metavar="FILE", help="catalog file: what to read, as printed by --discover")
+    add("-p", "--properties", metavar="FILE", dest="catalog", help="old name of --catalog")
     add(
         "--select", "--streams", action="append", metavar="STREAMS", dest="select",
-        help="read only these, without a catalog: contacts,lists",
+        help="read only these streams, without a catalog: contacts,lists",
     )  # fmt: skip
-    add("-d", "--discover", action="store_true", help="print the catalog; needs no key, no network")
-    add("--test", action="store_true", help="ask the API once whether the key is good")
-    add("--about", action="store_true", help="print what there is to set and to read")
-    add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
-    add("--version", action=_Version, nargs=0, help="show the version and exit")
+    add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
+    add("--test", action="store_true", help="check the API key with one request")
+    add("--about", action="store_true", help="print all settings and streams")
+    add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
+    add("--version", action=_Version, nargs=0, help="print the version")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line; returns the exit code."""
     _guard_descriptors()
     logs.set_up()
     signals.install(_stop)
@@ -95,12 +95,12 @@ def main(arguments: list[str] | None = None) -> int:
             _sync(args)
     except TapError as error:
         return _last_words(str(error), error.exit_code)
-    except Exception as error:  # a mistake of ours: where, but not what, which may be anyone's data
+    except Exception as error:  # a bug: log where, but not what, which may be personal data
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
         return _last_words(
-            f"An unexpected {type(error).__name__} ended the run; nothing of it is lost. Please"
-            " report the lines above.",
+            f"An unexpected {type(error).__name__} ended the run. This is a bug: please report the"
+            " lines above. No data is lost; run again with the last STATE.",
             TapError.exit_code,
         )
     logs.sum_up()
@@ -153,7 +153,9 @@ def _discover(args: argparse.Namespace) -> None:
     definitions: list[Any] = []
     given = Config.gather(args.config)
     asked = given.get("custom_fields_as_columns")
-    if asked is True or str(asked).strip().lower() == "true":  # else no key is needed, no network
+    if (
+        asked is True or str(asked).strip().lower() == "true"
+    ):  # otherwise no key and no network is needed
         from tap_autopilot.api.client import Api
         from tap_autopilot.sources.custom_fields import read_definitions
 
@@ -162,14 +164,14 @@ def _discover(args: argparse.Namespace) -> None:
 
 
 def _test(args: argparse.Namespace) -> None:
-    from tap_autopilot.check import try_out
+    from tap_autopilot.check import check_connection
     from tap_autopilot.config import Config
 
-    _print(try_out(_config(Config.gather(args.config))))
+    _print(check_connection(_config(Config.gather(args.config))))
 
 
 def _config(given: dict[str, Any]) -> Config:
-    """The settings, checked; from here on the log is as they say."""
+    """The settings, checked. Sets up logging as they say."""
     from tap_autopilot.config import Config
 
     logs.set_up(str(given.get("api_key", "")))
@@ -179,15 +181,16 @@ def _config(given: dict[str, Any]) -> Config:
 
 
 def _selected(names: list[str]) -> dict[str, Any]:
-    """A catalog of the streams that are named, each with its defaults."""
+    """A catalog of these streams, each with its defaults."""
     from tap_autopilot.streams import STREAMS
 
     chosen = [name.strip() for name in ",".join(names).split(",") if name.strip()]
     unknown = [name for name in chosen if name not in STREAMS]
-    if unknown or not chosen:
-        raise UserError(
-            f"--select names {', '.join(unknown) or 'no stream'}; there are {', '.join(STREAMS)}."
-        )
+    choice = f"choose from {', '.join(STREAMS)}"
+    if unknown:
+        raise UserError(f"--select has unknown streams: {', '.join(unknown)}; {choice}.")
+    if not chosen:
+        raise UserError(f"--select has no streams; {choice}.")
     return {"streams": [{"tap_stream_id": name} for name in chosen]}
 
 
@@ -199,10 +202,10 @@ def _sync(args: argparse.Namespace) -> None:
     if config.start_date is not None and config.emit_activate_version_messages:
         LOG.info("start_date is set: contacts and the email tables keep rows that were deleted.")
     if args.select and args.catalog:
-        raise UserError("--select is for a run without a catalog; leave one of them out.")
+        raise UserError("--select and --catalog cannot be combined.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
-        raise UserError(f"The catalog file {args.catalog} is empty; make one with --discover.")
+        raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")
     if args.select is not None:
         catalog = _selected(args.select)
     state = read_json(args.state, "state") if args.state else None

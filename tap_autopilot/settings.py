@@ -28,14 +28,14 @@ S = TypeVar("S", bound="Settings")
 
 
 def text(value: Any) -> str:
-    """Text that says something."""
+    """A string that is not blank."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be text")
+        raise ValueError("must be a string")
     return value.strip()
 
 
 def boolean(value: Any) -> bool:
-    """True or false, also as text."""
+    """True or false, also as a string."""
     if isinstance(value, str):
         value = _TRUE.get(value.strip().lower(), value)
     if not isinstance(value, bool):
@@ -107,21 +107,21 @@ class Settings:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in raw:
             if name not in fields:
-                LOG.warning("The config has a setting %.60r that does not exist; ignored.", name)
+                LOG.warning("Ignored an unknown setting: %.60r.", name)
         values, mistakes = {}, []
         for name, field in fields.items():
             value = raw.get(name)
             if value is None or value == "":
                 if field.default is dataclasses.MISSING:
                     variable = cls.variable(name)
-                    mistakes.append(f"{name} is missing (or {variable} in the environment)")
+                    mistakes.append(f"{name} is missing (in the file, or as {variable})")
                 continue
             try:
                 values[name] = field.metadata["read"](value)
             except ValueError as problem:
                 mistakes.append(f"{name} {problem}")
         if mistakes:
-            raise UserError(f"The config is not usable: {'; '.join(mistakes)}.")
+            raise UserError(f"Invalid config: {'; '.join(mistakes)}.")
         return cls(**values)
 
     @classmethod
@@ -147,7 +147,8 @@ class Settings:
                 given = read_json(source, "config")
                 if not isinstance(given, dict):
                     raise UserError(
-                        f'The config file {source} is not an object such as {{"api_key": "…"}}.'
+                        f"The config file {source} must be a JSON object such as"
+                        ' {"api_key": "…"}.'
                     )
             found |= given
         return found
@@ -156,7 +157,7 @@ class Settings:
 def read_json(path: str, what: str) -> Any:
     """The JSON in a file that the user named. Raises UserError if there is none.
 
-    An empty file is `None`: it is what a failed run leaves of a state kept with `tail -1`.
+    An empty file is `None`, as the state file before the first run.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -165,4 +166,4 @@ def read_json(path: str, what: str) -> Any:
         raise UserError(f"Cannot read the {what} file {path}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:
         place = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) else ""
-        raise UserError(f"The {what} file {path} is not JSON{place}.") from None
+        raise UserError(f"The {what} file {path} is not valid JSON{place}.") from None

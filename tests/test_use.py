@@ -85,7 +85,7 @@ def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, op
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [("people,lists", "names people; there are contacts,"), (",", "names no stream")],
+    [("people,lists", "unknown streams: people; choose from contacts,"), (",", "has no streams")],
 )
 def test_a_stream_that_does_not_exist_is_an_error(
     tap: Tap, serve: Serve, names: str, said: str
@@ -130,8 +130,8 @@ def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
     run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
     assert run.code == 0
     assert run.stdout.decode() == (
-        "The key is good. The account holds 12,345 contacts. To read them will take 124 requests and"
-        " at most 1 minute; each smart segment at most as long again.\n"
+        "The API key works. The account has 12,345 contacts: 124 requests, which take at most 1"
+        " minute. Each smart segment takes at most as long again.\n"
     )
     assert len(sandbox.requests) == 1
 
