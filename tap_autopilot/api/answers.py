@@ -130,8 +130,6 @@ def decode_members(body: bytes, name: str) -> Listing:
     cleaned = 0
     try:
         try:
-            if _NUL in body:
-                raise msgspec.DecodeError
             answer = _members.decode(body)
         except _REFUSED:
             text, cleaned = _repaired(body)
@@ -144,6 +142,9 @@ def decode_members(body: bytes, name: str) -> Listing:
         ]
         return listing
     ids = [member.contact_id for member in answer.contacts]
+    if _NUL in body:
+        cleaned += sum(one.count("\0") for one in ids if isinstance(one, str))
+        ids = [one.replace("\0", "") if isinstance(one, str) else one for one in ids]
     return Listing(ids, answer.bookmark, answer.total_contacts, cleaned)
 
 
@@ -228,8 +229,3 @@ def _flattened(text: str) -> str:
                 done = match.end()
             depth -= 1
     return "".join(parts) + text[done:]
-
-
-def has_lone_surrogate(text: str) -> bool:
-    """Whether a text cannot be written as UTF-8."""
-    return not text.isprintable() and any("\ud800" <= one <= "\udfff" for one in text)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import Listing, decode, decode_members, has_lone_surrogate
+from tap_autopilot.api.answers import REPLACEMENT, Listing, decode, decode_members
 from tap_autopilot.api.client import Answer, Client
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
@@ -293,7 +293,7 @@ class _Reading:
         path = self._walk.path
         if not isinstance(bookmark, str):
             raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not text.")
-        if has_lone_surrogate(bookmark):
+        if REPLACEMENT in bookmark:
             raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
         return bookmark
 
