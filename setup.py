@@ -4,6 +4,9 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+COLLECTOR = ["httptools>=0.6", "prometheus-client>=0.20", "uvicorn>=0.30", "uvloop>=0.19"]
+POSTGRES = ["psycopg[binary]>=3.1"]
+
 setup(
     name="tap-autopilot",
     version="1.0.0",
@@ -27,13 +30,18 @@ setup(
         "urllib3>=2.1",
     ],
     extras_require={
+        "collector": COLLECTOR,
+        "postgres": POSTGRES,
         "dev": [
+            *COLLECTOR,
+            *POSTGRES,
             "build",
             "jsonschema",
             "mypy",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "segment-analytics-python",
             "setuptools>=70.1",
             "singer-tools",
             "trustme",
@@ -41,9 +49,14 @@ setup(
             "types-jsonschema",
             "types-requests",
             "types-tqdm",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "tap-autopilot=tap_autopilot.__main__:main",
+            "tap-autopilot-collector=tap_autopilot.collector.cli:main",
         ]
     },
-    entry_points={"console_scripts": ["tap-autopilot=tap_autopilot.__main__:main"]},
     classifiers=[
         "Development Status :: 5 - Production/Stable",
         "Environment :: Console",
