@@ -1,0 +1,379 @@
+"""The store in a SQLite file: one writing connection, and readers that never block it.
+
+SQLite before 3.51.3 can damage a WAL that two connections write or checkpoint at the same time. So
+a lock on the file lets only one process write, which has a single connection for it, and readers
+open the file read-only.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tap_autopilot.collector.store import Event, Reader
+from tap_autopilot.collector.writing import (
+    FORMAT,
+    REPEAT_WINDOW,
+    Cursor,
+    Pruner,
+    Received,
+    StoreLost,
+    Unavailable,
+)
+from tap_autopilot.exceptions import UserError
+
+APPLICATION_ID = 0x41504556  # "APEV" in the file's header
+CHECKPOINT_PAGES = 4000
+CACHE_KIB = 16_384
+PRUNE_SLICE = 2000
+SCHEMA = """
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    received_at INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    route TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body BLOB NOT NULL,
+    pruned INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
+"""
+# A key is new if it was never seen, or if the time for which it counts is over. A time further
+# ahead than any that we set was written by a clock that was wrong.
+MARK_SEEN = """
+INSERT INTO seen (key, until) VALUES (:key, :until)
+ON CONFLICT (key) DO UPDATE SET until = excluded.until
+WHERE seen.until <= :now OR seen.until > :now + :window
+"""
+INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
+READ = """
+SELECT seq, received_at, source, route, body, pruned FROM events WHERE seq > ? ORDER BY seq LIMIT ?
+"""
+
+T = TypeVar("T")
+
+
+class SqliteReader:
+    """Reads a store's file; see `tap_autopilot.collector.store.Reader`."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        if not Path(database).is_file():
+            raise UserError(f"There is no store at {database}.")
+        self._connection = _read_only(database)
+        try:
+            self.store_id = _check(self._connection, database)
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+        return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+
+    def read(self, after: int, limit: int) -> list[Event]:
+        """At most `limit` events with a `seq` above `after`, in order."""
+        return [
+            Event(seq, received_at, source, route, body, pruned == 1)
+            for seq, received_at, source, route, body, pruned in self._query(READ, after, limit)
+        ]
+
+    def stats(self) -> dict[str, Any]:
+        """Facts about the store."""
+        return _stats(self._query, self.store_id, self._database)
+
+    def cursor(self, destination: str) -> Cursor | None:
+        """Where a destination is, None if it was never saved."""
+        return _cursor(self._query, destination)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _query(self, statement: str, *parameters: object) -> list[Any]:
+        try:
+            return self._connection.execute(statement, parameters).fetchall()
+        except sqlite3.Error as problem:
+            raise UserError(f"Cannot read the store {self._database}: {problem}.") from None
+
+
+class SqliteStore:
+    """A store's file open for writing, made if there is none. See `writing.Store`."""
+
+    def __init__(self, database: str) -> None:
+        self._path = Path(database)
+        self._lock = _lock(self._path)
+        try:
+            self._connection = _writing(database)
+            self.store_id = self._prepare()
+        except sqlite3.Error as problem:
+            os.close(self._lock)
+            raise UserError(f"Cannot open the store {database}: {problem}.") from None
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._files = self._identity()
+        self._next_sweep = 0.0
+
+    def append(self, events: Sequence[Received]) -> int:
+        """Commit these events, all or none, but for those already there; how many were new."""
+
+        def insert(execute: Callable[..., sqlite3.Cursor]) -> int:
+            new = 0
+            for event in events:
+                if event.key is not None:
+                    until = None if event.for_good else event.received_at + REPEAT_WINDOW
+                    marks = {
+                        "key": event.key,
+                        "until": until,
+                        "now": event.received_at,
+                        "window": REPEAT_WINDOW,
+                    }
+                    if execute(MARK_SEEN, marks).rowcount == 0:
+                        continue
+                execute(INSERT, event[:5])
+                new += 1
+            return new
+
+        self._forget_old_deliveries()
+        return self._commit(insert)
+
+    def probe(self) -> None:
+        """Commit something, to see that it works."""
+        self._commit(lambda execute: execute("UPDATE store SET probed = probed + 1"))
+
+    def free_bytes(self) -> int | None:
+        """Free space on the disk."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize
+
+    def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
+        """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
+        rows = self._query(
+            "SELECT seq, source, route, body, pruned FROM events"
+            " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
+            after,
+            up_to,
+            PRUNE_SLICE,
+        )
+        kept = [
+            (prune(source, route, body), seq)
+            for seq, source, route, body, pruned in rows
+            if not pruned
+        ]
+
+        def update(execute: Callable[..., sqlite3.Cursor]) -> None:
+            for one in kept:
+                execute("UPDATE events SET body = ?, pruned = 1 WHERE seq = ?", one)
+
+        self._commit(update)
+        done = len(rows) < PRUNE_SLICE
+        if done:
+            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+        return up_to if done else rows[-1][0], len(kept)
+
+    def cursor(self, destination: str) -> Cursor | None:
+        """Where a destination is, None if it was never saved."""
+        return _cursor(self._query, destination)
+
+    def save_cursor(self, destination: str, cursor: Cursor) -> None:
+        """Remember where a destination is."""
+        self._commit(
+            lambda execute: execute(
+                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", (destination, *cursor)
+            )
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Facts about the store."""
+        return _stats(self._query, self.store_id, str(self._path))
+
+    def close(self) -> None:
+        """Let go of the file, and of the lock after it."""
+        self._connection.close()
+        os.close(self._lock)
+
+    def _prepare(self) -> str:
+        """The id of the store, which is made if the file is empty."""
+        connection = self._connection
+        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+            _sync_folder(self._path.parent)
+        found = _check(connection, str(self._path))
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        connection.execute("UPDATE store SET probed = probed + 1")  # makes the WAL's file
+        return found
+
+    def _commit(self, change: Callable[[Callable[..., sqlite3.Cursor]], T]) -> T:
+        """Run `change` in a transaction, and come back when it is on disk.
+
+        Raises Unavailable where nothing was written, StoreLost where that is in doubt.
+        """
+        execute = self._connection.cursor().execute
+        try:
+            execute("BEGIN IMMEDIATE")
+            result = change(execute)
+            execute("COMMIT")
+        except sqlite3.Error as problem:
+            reason = str(problem)
+            if "is full" not in reason and "is locked" not in reason:
+                raise StoreLost(f"The store {self._path} cannot be written: {reason}.") from None
+            if self._connection.in_transaction:
+                execute("ROLLBACK")
+            raise Unavailable(reason) from None
+        if self._identity() != self._files:
+            raise StoreLost(f"The store {self._path} was moved or deleted while in use.")
+        return result
+
+    def _identity(self) -> list[tuple[int, int] | None]:
+        """Which files these are: SQLite goes on writing into files that have been deleted."""
+        found: list[tuple[int, int] | None] = []
+        for path in (str(self._path), f"{self._path}-wal"):
+            try:
+                status = os.stat(path)  # noqa: PTH116
+                found.append((status.st_dev, status.st_ino))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _forget_old_deliveries(self) -> None:
+        """Drop the keys whose time is over, once a minute."""
+        if time.monotonic() >= self._next_sweep:
+            self._next_sweep = time.monotonic() + 60
+            now = int(time.time() * 1000)
+            self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
+
+    def _query(self, statement: str, *parameters: object) -> list[Any]:
+        return self._connection.execute(statement, parameters).fetchall()
+
+
+def _lock(path: Path) -> int:
+    """The descriptor of the file, locked against other writers; the file is made if missing.
+
+    It must stay open as long as the connection: closing any descriptor of a file drops the locks
+    that SQLite holds on it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as problem:
+        raise UserError(f"Cannot open the store {path}: {problem.strerror}.") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UserError(f"Another collector is using the store {path}.") from None
+    return descriptor
+
+
+def _writing(database: str) -> sqlite3.Connection:
+    """The connection that writes. It may be opened in one thread and used in another."""
+    return sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=5)
+
+
+def _read_only(database: str) -> sqlite3.Connection:
+    """A connection that can only read."""
+    address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
+    connection = sqlite3.connect(
+        address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
+    )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        if Path(f"{database}-wal").exists():
+            return connection
+        connection.close()  # nobody writes to it, and here nobody can, as on a read-only disk
+        connection = sqlite3.connect(
+            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.DatabaseError:
+        pass  # for the check that follows to tell
+    return connection
+
+
+def _check(connection: sqlite3.Connection, database: str) -> str:
+    """The id of a store. Raises UserError for any other file."""
+    try:
+        (kind,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if kind != APPLICATION_ID:
+            raise UserError(f"{database} is not a store of the collector.")
+        if version > FORMAT:
+            raise UserError(
+                f"The store {database} was written by a newer version of tap-autopilot; upgrade it."
+            )
+        return str(connection.execute("SELECT id FROM store").fetchone()[0])
+    except sqlite3.OperationalError as problem:
+        raise UserError(f"Cannot read the store {database}: {problem}.") from None
+    except sqlite3.DatabaseError:
+        raise UserError(f"{database} is not a store of the collector.") from None
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cursor(query: Callable[..., list[Any]], destination: str) -> Cursor | None:
+    rows = query("SELECT seq, sent, refused FROM cursors WHERE destination = ?", destination)
+    return Cursor(*rows[0]) if rows else None
+
+
+def _stats(query: Callable[..., list[Any]], store_id: str, database: str) -> dict[str, Any]:
+    """What --stats prints. `bytes` is what the files take up on disk."""
+    ((events, first, last),) = query(
+        "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM events"
+    )
+    names = query("SELECT source, name, count(*) FROM events GROUP BY source, name")
+    by_source: dict[str, int] = {}
+    by_event: dict[str, int] = {}
+    for source, name, count in names:
+        by_source[source] = by_source.get(source, 0) + count
+        by_event[name] = by_event.get(name, 0) + count
+    files = [Path(database), Path(f"{database}-wal")]
+    return {
+        "store_id": store_id,
+        "events": events,
+        "first_seq": first,
+        "last_seq": last,
+        "by_source": by_source,
+        "by_event": dict(sorted(by_event.items(), key=lambda one: -one[1])),
+        "bytes": sum(file.stat().st_size for file in files if file.exists()),
+    }

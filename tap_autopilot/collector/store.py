@@ -1,0 +1,63 @@
+"""The store of pushed events, as its readers see it.
+
+    with open_reader("autopilot-events.db") as reader:
+        for event in reader.read(after=0, limit=1000):
+            print(event.seq, event.route, event.body)
+
+A database is a file (SQLite). Nothing here writes to it.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import NamedTuple, Protocol
+
+
+class Event(NamedTuple):
+    """One pushed event.
+
+    `seq` grows in the order of commits and is never reused. `received_at` is in epoch milliseconds.
+    `source` is "segment", "hook" or "activity"; `route` the path without its token: "track",
+    "batch", "segment", "hooks/contact_added", "activity". `body` is the JSON as it came, without a
+    write key; a line of an Activity Stream that is not JSON is kept as text. Of a pruned event
+    `body` has only the fields that tell which message and contact it was about.
+    """
+
+    seq: int
+    received_at: int
+    source: str
+    route: str
+    body: bytes
+    pruned: bool
+
+
+class Reader(Protocol):
+    """Reads a store while a collector may be writing to it."""
+
+    store_id: str
+
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+
+    def read(self, after: int, limit: int) -> list[Event]:
+        """At most `limit` events with a `seq` above `after`, in order."""
+
+    def close(self) -> None:
+        """Let go of the database."""
+
+    def __enter__(self) -> Reader: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def open_reader(database: str) -> Reader:
+    """A reader of a store that exists. Raises UserError if there is none or it cannot be read."""
+    from tap_autopilot.collector.sqlite import SqliteReader
+
+    return SqliteReader(database)

@@ -1,0 +1,80 @@
+"""What a store that can be written to offers, whichever database it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tap_autopilot.exceptions import RunError
+
+FORMAT = 1  # of the store; a newer one is refused
+REPEAT_WINDOW = 3_600_000  # ms in which a delivery without an id counts as repeated
+
+
+class Received(NamedTuple):
+    """An event on its way into the store.
+
+    `name` is what the event is called, for statistics. `key` is a digest by which it is recognised
+    when it comes again, or None; `for_good` says that it never becomes a new event, otherwise it
+    does after an hour.
+    """
+
+    received_at: int
+    source: str
+    route: str
+    name: str
+    body: bytes
+    key: bytes | None
+    for_good: bool
+
+
+class Unavailable(Exception):
+    """Nothing can be stored right now, and nothing of what was asked is; that may pass."""
+
+
+class StoreLost(RunError):
+    """What is on disk is in doubt, so that the process must end."""
+
+
+Pruner = Callable[[str, str, bytes], bytes]  # source, route and body to what is kept of the body
+
+
+class Cursor(NamedTuple):
+    """How far a destination is: everything up to `seq` is sent or refused."""
+
+    seq: int
+    sent: int
+    refused: int
+
+
+class Store(Protocol):
+    """A store open for writing. Its methods belong to one thread."""
+
+    store_id: str
+
+    def append(self, events: Sequence[Received]) -> int:
+        """Commit these events, all or none, but for those already there; how many were new."""
+
+    def probe(self) -> None:
+        """Commit something, to see that it works."""
+
+    def free_bytes(self) -> int | None:
+        """Free space on the disk, if it is on a disk of this machine."""
+
+    def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
+        """Prune a slice of the events with after < seq <= up_to.
+
+        Returns the last `seq` looked at, `up_to` when done, and how many events were pruned.
+        """
+
+    def cursor(self, destination: str) -> Cursor | None:
+        """Where a destination is, None if it was never saved."""
+
+    def save_cursor(self, destination: str, cursor: Cursor) -> None:
+        """Remember where a destination is."""
+
+    def stats(self) -> dict[str, Any]:
+        """Facts about the store, for people and tools."""
+
+    def close(self) -> None:
+        """Let go of the database."""

@@ -1,0 +1,188 @@
+"""The store: what is kept, what is recognised, who may write, and what readers see."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import Event, open_reader
+from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.exceptions import UserError
+
+NOW = 1_700_000_000_000
+
+
+def event(
+    body: bytes = b'{"a": 1}', key: bytes | None = None, *, at: int = NOW, for_good: bool = True
+) -> Received:
+    return Received(at, "segment", "track", "Email Opened", body, key, for_good)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    return str(tmp_path / "events.db")
+
+
+def test_events_come_back_in_order_as_they_were(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(b'{"n": 1}'), event(b'{"n": "\\ud800"}')]) == 2
+    with open_reader(database) as reader:
+        first, second = reader.read(0, 10)
+        assert first == Event(1, NOW, "segment", "track", b'{"n": 1}', False)
+        assert second.body == b'{"n": "\\ud800"}'
+        assert reader.read(1, 10) == [second]
+        assert reader.read(0, 1) == [first]
+        assert reader.last_seq == 2
+        store.append([event()])  # a reader does not hold up the writer, and sees what it wrote
+        assert reader.last_seq == 3
+        assert reader.store_id == store.store_id
+    store.close()
+
+
+def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: Path) -> None:
+    store = SqliteStore(database)
+    store.append([event(), event()])
+    store.close()
+    with sqlite3.connect(database) as connection:
+        connection.execute("DELETE FROM events")
+    connection.close()
+    again = SqliteStore(database)
+    assert again.store_id == store.store_id
+    again.append([event()])
+    again.close()
+    with open_reader(database) as reader:
+        assert [one.seq for one in reader.read(0, 10)] == [3]
+    other = SqliteStore(str(tmp_path / "other.db"))
+    assert other.store_id != store.store_id
+    other.close()
+
+
+def test_an_id_is_recognised_also_after_a_restart(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
+    store.close()
+    again = SqliteStore(database)
+    assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
+    again.close()
+
+
+def test_a_delivery_without_an_id_counts_again_after_an_hour(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"d", for_good=False)]) == 1
+    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW - 1)]) == 0
+    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW)]) == 1
+    store.close()
+
+
+def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
+    store = SqliteStore(database)
+    ahead = int(time.time() * 1000) + 100 * REPEAT_WINDOW
+    assert store.append([event(key=b"d", for_good=False, at=ahead)]) == 1
+    assert store.append([event(key=b"d", for_good=False, at=ahead - 99 * REPEAT_WINDOW)]) == 1
+    store.close()
+
+
+def test_only_one_process_writes(database: str) -> None:
+    store = SqliteStore(database)
+    with pytest.raises(UserError, match="Another collector is using"):
+        SqliteStore(database)
+    assert store.append([event()]) == 1
+    store.close()
+    SqliteStore(database).close()
+
+
+def test_cursors_are_kept(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.cursor("warehouse") is None
+    store.save_cursor("warehouse", Cursor(5, 4, 1))
+    store.save_cursor("warehouse", Cursor(6, 5, 1))
+    store.close()
+    assert SqliteStore(database).cursor("warehouse") == Cursor(6, 5, 1)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no database at all", None, "sqlite"])
+def test_what_is_no_store_is_refused_and_left_alone(
+    tmp_path: Path, content: bytes | str | None
+) -> None:
+    path = tmp_path / "events.db"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content == "sqlite":
+        with sqlite3.connect(path) as connection:
+            connection.execute("CREATE TABLE mine (a)")
+        connection.close()
+    before = {one: one.read_bytes() for one in tmp_path.iterdir()}
+    with pytest.raises(UserError):
+        open_reader(str(path))
+    if content:
+        with pytest.raises(UserError):
+            SqliteStore(str(path))
+    assert {one: one.read_bytes() for one in tmp_path.iterdir()} == before
+
+
+def test_a_newer_store_is_refused(database: str) -> None:
+    SqliteStore(database).close()
+    with sqlite3.connect(database) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    for opened in (open_reader, SqliteStore):
+        with pytest.raises(UserError, match="newer version"):
+            opened(database)
+
+
+def test_a_read_only_copy_can_be_read() -> None:
+    program = (
+        "import os, sys; from tap_autopilot.collector.sqlite import SqliteReader; os.setuid(65534)\n"
+        "print(len(SqliteReader(sys.argv[1]).read(0, 10)))"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "events.db"
+        store = SqliteStore(str(path))
+        store.append([event()])
+        store.close()
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        done = subprocess.run(
+            [sys.executable, "-c", program, path], capture_output=True, check=False
+        )
+        path.parent.chmod(0o755)
+    assert done.stdout == b"1\n", done.stderr.decode()
+
+
+def test_a_store_that_is_deleted_while_in_use_ends_the_collector(database: str) -> None:
+    store = SqliteStore(database)
+    store.append([event()])
+    Path(database).unlink()
+    with pytest.raises(Exception, match="moved or deleted"):
+        store.append([event()])
+    store.close()
+
+
+def test_the_light_module_needs_nothing_of_the_extra() -> None:
+    program = (
+        "import sys; from tap_autopilot.collector.store import open_reader\n"
+        "from tap_autopilot.collector.sqlite import SqliteReader\n"
+        "print(sorted({'uvicorn', 'httptools', 'prometheus_client', 'psycopg', 'uvloop'}"
+        " & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+
+
+def test_reading_is_quick(database: str) -> None:
+    store = SqliteStore(database)
+    store.append([event(b'{"n": "%s"}' % (b"x" * 900)) for _ in range(20_000)])
+    started = time.perf_counter()
+    after = 0
+    with open_reader(database) as reader:
+        while found := reader.read(after, 1000):
+            after = found[-1].seq
+    assert after / (time.perf_counter() - started) > 50_000
+    store.close()
