@@ -11,7 +11,7 @@ import os
 import re
 import select
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
@@ -26,9 +26,9 @@ OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
 class _Text(logging.Formatter):
     """Formats a record without the secret in any of its usual encodings."""
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__("%(levelname)s %(message)s")
-        self._redact = redactor(secret)
+        self._redact = redactor(*secrets)
 
     def format(self, record: logging.LogRecord) -> str:
         return self._redact(super().format(record))
@@ -143,11 +143,12 @@ def _template(record: logging.LogRecord) -> str:
     return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
 
 
-def redactor(secret: str) -> Callable[[str], str]:
-    """A function that takes a secret out of a text, in all its usual encodings."""
-    if len(secret) < SHORTEST_SECRET:
+def redactor(*secrets: str) -> Callable[[str], str]:
+    """A function that takes secrets out of a text, in all their usual encodings."""
+    found = [form for one in secrets if len(one) >= SHORTEST_SECRET for form in _forms(one)]
+    if not found:
         return str
-    forms = re.compile("|".join(map(re.escape, _forms(secret))))
+    forms = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
     return lambda text: forms.sub(HIDDEN, text)
 
 
@@ -171,14 +172,17 @@ def _forms(secret: str) -> list[str]:
     return sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
-def set_up(secret: str = "", level: str | None = None, form: str | None = None) -> None:
-    """Send our logging, and that of the HTTP libraries, to stderr and keep `secret` out of it.
+def set_up(
+    secret: str | Iterable[str] = "", level: str | None = None, form: str | None = None
+) -> None:
+    """Send our logging, and that of the HTTP libraries, to stderr and keep secrets out of it.
 
     Without a level or a form ("text" or "json"), those that Meltano asks for count, if it does.
     """
     asked_level, asked_form = _asked_by_meltano()
     handler = _Handler()
-    handler.setFormatter((_Json if (form or asked_form) == "json" else _Text)(secret))
+    secrets = [secret] if isinstance(secret, str) else secret
+    handler.setFormatter((_Json if (form or asked_form) == "json" else _Text)(secrets))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]

@@ -90,7 +90,10 @@ def setting(
     default: Any = dataclasses.MISSING,
     secret: bool = False,
 ) -> Any:
-    """A field of a `Settings` class. `kind` is string, date_iso8601, number, integer or boolean."""
+    """A field of a `Settings` class.
+
+    `kind` is string, array, date_iso8601, number, integer or boolean.
+    """
     metadata = {"kind": kind, "read": read, "description": description, "secret": secret}
     return dataclasses.field(default=default, metadata=metadata)
 

@@ -1,0 +1,64 @@
+"""What there is to know of the collector: its settings, for people and for tools."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from typing import Any
+
+from tap_autopilot.collector.config import CollectorConfig
+
+NAME = "tap-autopilot-collector"
+
+
+def version() -> str:
+    """The version that is installed."""
+    try:
+        return importlib.metadata.version("tap-autopilot")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def about(form: str) -> str:
+    """All of it as "text", "json" or "markdown"."""
+    settings = {field.name: _setting(field) for field in dataclasses.fields(CollectorConfig)}
+    if form == "json":
+        facts = {
+            "name": NAME,
+            "description": "HTTP receiver that keeps what Autopilot pushes.",
+            "version": version(),
+            "settings": {"type": "object", "properties": settings, "required": []},
+        }
+        return json.dumps(facts, indent=2)
+    if form == "markdown":
+        lines = ["| setting | default | what it is |", "| --- | --- | --- |"]
+        for name, one in settings.items():
+            default = f"`{one['default']}`" if "default" in one else ""
+            lines.append(f"| `{name}` | {default} | {one['description']} |")
+        return "\n".join(lines)
+    lines = [
+        f"{NAME} {version()}: an HTTP receiver that keeps what Autopilot pushes",
+        "",
+        "Settings",
+    ]
+    for name, one in settings.items():
+        notes = [one["type"][0], *["secret"][: one["secret"]]]
+        notes += [str(one["default"])] if "default" in one else []
+        lines += [f"  {name} ({', '.join([*notes, one['env']])})", f"      {one['description']}"]
+    return "\n".join(lines)
+
+
+def _setting(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": [field.metadata["kind"], "null"],
+        "description": field.metadata["description"],
+        "secret": field.metadata["secret"],
+        "env": CollectorConfig.variable(field.name),
+    }
+    if field.name == "listen":
+        found["default"] = ":".join(map(str, field.default))  # type: ignore[arg-type]
+    elif field.default not in ((), None):
+        whole = isinstance(field.default, float) and field.default.is_integer()
+        found["default"] = int(field.default) if whole else field.default  # type: ignore[arg-type]
+    return found

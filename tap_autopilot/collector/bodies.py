@@ -1,0 +1,60 @@
+"""Unpacking the bodies of requests, never to more than is allowed."""
+
+from __future__ import annotations
+
+import zlib
+
+GZIP = 31  # zlib's window bits for a gzip header
+ZLIB = 15
+RAW = -15
+
+
+class TooLarge(ValueError):
+    """The body is larger than allowed."""
+
+
+class UnknownEncoding(ValueError):
+    """A Content-Encoding that is not understood."""
+
+
+class Damaged(ValueError):
+    """The packed body cannot be unpacked."""
+
+
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body without its Content-Encoding: gzip, deflate, or none.
+
+    Raises TooLarge as soon as more than `limit` bytes have come out.
+    """
+    names = [name.strip().lower() for name in encoding.split(",")]
+    names = [name for name in names if name not in ("", "identity")]
+    if len(names) > 1 or (names and names[0] not in ("gzip", "x-gzip", "deflate")):
+        raise UnknownEncoding("encodings understood are gzip and deflate")
+    if not names:
+        return body
+    if names[0] == "deflate":
+        try:
+            return _inflate(body, ZLIB, limit)
+        except Damaged:  # some senders leave zlib's header out
+            return _inflate(body, RAW, limit)
+    return _inflate(body, GZIP, limit)
+
+
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    found = []
+    size = 0
+    while True:
+        unpacker = zlib.decompressobj(window_bits)
+        try:
+            part = unpacker.decompress(body, limit + 1 - size)
+        except zlib.error:
+            raise Damaged("the body cannot be unpacked") from None
+        found.append(part)
+        size += len(part)
+        if size > limit:
+            raise TooLarge
+        if not unpacker.eof:
+            raise Damaged("the packed body is cut short")
+        body = unpacker.unused_data
+        if not body or window_bits != GZIP:  # a gzip file may have several members
+            return b"".join(found)

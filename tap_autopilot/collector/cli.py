@@ -1,0 +1,140 @@
+"""The command line of the collector: arguments, exit codes, and the last line of stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from tap_autopilot import logs
+from tap_autopilot.collector.about import NAME, about, version
+from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
+from tap_autopilot.collector.writing import Store, Unavailable
+from tap_autopilot.exceptions import Stopped, TapError, UserError
+
+LOG = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        kind, colon, rest = message.partition("unrecognized arguments: ")
+        names = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
+        shown = ", ".join(names) or "(not shown)"  # what is no option may be a key
+        raise UserError(f"{kind}{colon}{shown if colon else ''}; see {NAME} --help.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=NAME,
+        allow_abbrev=False,
+        description="HTTP receiver that keeps what Autopilot pushes, for tap-autopilot to read.",
+    )
+    add = parser.add_argument
+    add(
+        "-c", "--config", action="append", default=[], metavar="FILE",
+        help="JSON settings file; repeatable, later files win; ENV stands for the environment's"
+        f" {CollectorConfig.prefix}…, which also counts without --config",
+    )  # fmt: skip
+    add("--database", metavar="FILE", help="overrides the setting of this name")
+    add("--listen", metavar="HOST:PORT", help="overrides the setting of this name")
+    add("--check", action="store_true", help="open the store, commit a probe, report, and exit")
+    add("--stats", action="store_true", help="print facts about the store, as JSON")
+    add("--about", action="store_true", help="print the settings")
+    add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
+    add("--version", action="version", version=f"{NAME} {version()}")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    logs.set_up()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        _run(_parser().parse_args(arguments))
+    except TapError as error:
+        return _end(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 - a mistake of ours: where, but not what
+        where = "".join(traceback.format_tb(error.__traceback__))
+        LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+        return _end(
+            f"An unexpected {type(error).__name__} ended the collector; what was acknowledged is"
+            " stored. Please report the lines above.",
+            TapError.exit_code,
+        )
+    return 0
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """End at once what comes before the server, which has a way of its own."""
+    name = signal.Signals(number).name
+    logs.write_last(f"Stopped by {name}.")
+    os._exit(Stopped(number, name).exit_code)
+
+
+def _end(text: str, code: int) -> NoReturn:
+    """Say why, and leave without waiting for threads and requests under way."""
+    LOG.critical("%s", text)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if args.about:
+        print(about(args.format))
+        return
+    given = CollectorConfig.gather(args.config)
+    overrides = {"database": args.database, "listen": args.listen}
+    given |= {name: value for name, value in overrides.items() if value is not None}
+    config = CollectorConfig.from_mapping(given)
+    logs.set_up(config.secrets)
+    if args.stats:
+        reader = SqliteReader(config.database)
+        print(json.dumps(reader.stats(), indent=2))
+        reader.close()
+    elif args.check:
+        _with_store(config, _check)
+    else:
+        config.require_secrets(secrets.token_urlsafe(24))
+        _with_store(config, _serve)
+
+
+def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
+    do(config, SqliteStore(config.database))
+
+
+def _serve(config: CollectorConfig, store: Store) -> None:
+    try:
+        from tap_autopilot.collector.server import serve
+    except ImportError as problem:
+        raise UserError(
+            f"{problem.name} is missing: pip install 'tap-autopilot[collector]'."
+        ) from None
+    serve(config, store)
+
+
+def _check(config: CollectorConfig, store: Store) -> None:
+    try:
+        store.probe()
+    except (Unavailable, TapError) as problem:
+        raise UserError(f"Cannot write to the store {config.database}: {problem}.") from None
+    free = store.free_bytes()
+    if free is not None and free >> 20 < config.min_free_mb:
+        raise UserError(
+            f"The disk of {config.database} has {free >> 20} MB left, less than min_free_mb"
+            f" ({config.min_free_mb})."
+        )
+    stats = store.stats()
+    store.close()
+    print(f"The store {config.database} works: {stats['events']} events, id {stats['store_id']}.")
+    if not config.secrets:
+        LOG.warning("There is no secret yet, without which the collector does not start.")

@@ -1,0 +1,206 @@
+"""The collector's settings: their names, types, defaults, checks and descriptions."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.settings import Settings, number, setting, text, whole_number
+
+SHORTEST_TOKEN = 20
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where events are passed on to. Without `events`, every `track` call is."""
+
+    name: str
+    url: str
+    write_key: str
+    events: frozenset[str] | None
+    from_start: bool
+
+
+def listed(value: Any) -> tuple[str, ...]:
+    """Several words: an array, or text with commas."""
+    if isinstance(value, str):
+        value = _from_json(value) if value.lstrip().startswith("[") else value.split(",")
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+        raise ValueError("must be an array of texts, or text with commas")
+    return tuple(one.strip() for one in value if one.strip())
+
+
+def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
+    """A reader of several secrets of at least so many characters."""
+
+    def read(value: Any) -> tuple[str, ...]:
+        found = listed(value)
+        if any(len(one) < least for one in found):
+            raise ValueError(f"must have {least} characters or more each")
+        if not all(re.fullmatch(r"[!-~]+", one) for one in found):
+            raise ValueError("must be plain ASCII without white space")
+        return found
+
+    return read
+
+
+def token_list(value: Any) -> tuple[str, ...]:
+    """Secrets that stand in a URL."""
+    found = secrets_of(SHORTEST_TOKEN)(value)
+    if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", one) for one in found):
+        raise ValueError("must be letters, digits and -._~ only, as they stand in a URL")
+    return found
+
+
+def address(value: Any) -> tuple[str, int]:
+    """A host and a port."""
+    host, colon, port = text(value).rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not re.fullmatch(r"\d{1,5}", port) or int(port) > 65535:
+        raise ValueError("must look like 127.0.0.1:8787")
+    return host, int(port)
+
+
+def origin(value: Any) -> str:
+    """A base URL that keeps secrets to itself: https, or http on this machine."""
+    given = text(value).rstrip("/")
+    try:
+        url = urllib.parse.urlsplit(given)
+        host, _ = url.hostname, url.port
+    except ValueError:
+        raise ValueError("is not a URL") from None
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
+        raise ValueError("must look like https://api.example.com/v1")
+    if url.username is not None:
+        raise ValueError("must not hold a user name or password")
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must start with https://, or secrets would travel in plain text")
+    return given
+
+
+def destination_list(value: Any) -> tuple[Destination, ...]:
+    """Destinations: an array of objects, also as text."""
+    if isinstance(value, str):
+        value = _from_json(value)
+    if not isinstance(value, list):
+        raise ValueError("must be an array of objects")
+    found = tuple(_destination(one) for one in value)
+    if len({one.name for one in found}) < len(found):
+        raise ValueError("must have a name of its own each")
+    return found
+
+
+def _destination(given: Any) -> Destination:
+    if not isinstance(given, dict):
+        raise ValueError("must be an array of objects")
+    if unknown := given.keys() - {"name", "url", "write_key", "events", "from"}:
+        raise ValueError(f"has an unknown member {min(unknown):.60}")
+    try:
+        name, key = text(given.get("name")), text(given.get("write_key"))
+    except ValueError:
+        raise ValueError("must have name, url and write_key in each object") from None
+    try:
+        url = origin(given.get("url"))
+        events = listed(given["events"]) if given.get("events") is not None else None
+    except ValueError as problem:
+        raise ValueError(f"({name}): {problem}") from None
+    if given.get("from", "now") not in ("now", "start"):
+        raise ValueError(f'({name}): "from" must be "now" or "start"')
+    chosen = None if events is None else frozenset(events)
+    return Destination(name, url, key, chosen, given.get("from") == "start")
+
+
+def _from_json(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("is not JSON") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True)
+class CollectorConfig(Settings):
+    """The settings of a collector, checked."""
+
+    prefix: ClassVar[str] = "TAP_AUTOPILOT_COLLECTOR_"
+
+    database: str = setting(
+        "string",
+        text,
+        "Where events are kept: a file.",
+        default="autopilot-events.db",
+    )
+    listen: tuple[str, int] = setting(
+        "string",
+        address,
+        "Host and port to listen on; port 0 picks a free one.",
+        default=("127.0.0.1", 8787),
+    )
+    write_keys: tuple[str, ...] = setting(
+        "array",
+        secrets_of(1),
+        "Segment-style write keys that senders may use; array or comma-separated.",
+        default=(),
+        secret=True,
+    )
+    webhook_secrets: tuple[str, ...] = setting(
+        "array",
+        secrets_of(1),
+        "Shared secrets of Segment's Webhooks destination; array or comma-separated.",
+        default=(),
+        secret=True,
+    )
+    hook_tokens: tuple[str, ...] = setting(
+        "array",
+        token_list,
+        "Secrets in the URLs given to Autopilot's REST hooks and Activity Streams, of 20 characters"
+        " or more; array or comma-separated.",
+        default=(),
+        secret=True,
+    )
+    max_body_mb: float = setting(
+        "number", number(0.001, 1024), "Largest body accepted, packed or unpacked.", default=8.0
+    )
+    max_pending_mb: float = setting(
+        "number",
+        number(0.001, 65536),
+        "Most memory for events that are not on disk yet; beyond it senders are told to wait.",
+        default=64.0,
+    )
+    min_free_mb: int = setting(
+        "integer",
+        whole_number(0, 2**40),
+        "Free disk space below which nothing more is accepted.",
+        default=256,
+    )
+    request_timeout: float = setting(
+        "number",
+        number(0.1, 3600),
+        "Seconds in which a whole request, headers and body, must have arrived.",
+        default=15.0,
+    )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """All that must never be shown."""
+        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens)
+
+    def require_secrets(self, offer: str) -> None:
+        """Raise UserError, offering a fresh secret, unless somebody may send something."""
+        if not (self.write_keys or self.webhook_secrets or self.hook_tokens):
+            raise UserError(
+                "No sender could be let in: set write_keys, webhook_secrets or hook_tokens. A fresh"
+                f" random secret to copy: {offer}"
+            )

@@ -1,0 +1,188 @@
+"""The endpoints: one ASGI callable, without a framework."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tap_autopilot.collector import bodies, events, keys
+from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.keys import Keys, SigningKeys
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.protocol import RETRY_AFTER, Reservation, error_body
+from tap_autopilot.collector.slices import NotJson, is_array, text_of
+from tap_autopilot.collector.writer import Writer
+from tap_autopilot.collector.writing import Unavailable
+
+LARGE = (
+    256 * 1024
+)  # bytes; larger bodies are unpacked and parsed beside the others, not before them
+SUCCESS = b'{"success": true}'
+JSON = b"application/json"
+PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Headers = dict[bytes, str]
+
+
+class _Refusal(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Secrets:
+    """Who may send what. An endpoint without a secret does not exist."""
+
+    write_keys: Keys
+    webhook_secrets: SigningKeys
+    hook_tokens: Keys
+
+
+class Door:
+    """Takes requests, and answers 200 when their events are on disk."""
+
+    def __init__(self, secrets: Secrets, writer: Writer, metrics: Metrics, max_body: int) -> None:
+        self._secrets = secrets
+        self._writer = writer
+        self._metrics = metrics
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        path = scope["path"].strip("/").split("/")
+        reservation: Reservation = scope["reservation"]
+        content, kind, status = SUCCESS, JSON, 200
+        try:
+            body = await _read(receive)
+            if body is None:  # the sender is gone, or was refused while the body came in
+                return
+            if scope["method"] in ("GET", "HEAD") and path[0] in ("health", "ready", "metrics"):
+                content, kind = self._look(path)
+            else:
+                await self._take(scope, path, body, reservation)
+        except _Refusal as refusal:
+            status, content = refusal.status, error_body(refusal.status, str(refusal))
+        except Unavailable as reason:
+            status, content = 503, error_body(503, str(reason))
+        finally:
+            reservation.release()
+        self._metrics.answered(_label(path), status)
+        await _answer(send, status, content, kind)
+
+    def _look(self, path: list[str]) -> tuple[bytes, bytes]:
+        """What is shown to anybody."""
+        if path == ["metrics"]:
+            return self._metrics.text(), PLAIN
+        if path == ["ready"] and (trouble := self._writer.trouble) is not None:
+            raise Unavailable(trouble)
+        if path not in (["health"], ["ready"]):
+            raise _Refusal(404, "there is nothing here")
+        return SUCCESS, JSON
+
+    async def _take(
+        self, scope: Scope, path: list[str], body: bytes, reservation: Reservation
+    ) -> None:
+        """Store the events of a request."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        parse = self._parser(path, headers)
+        if scope["method"] != "POST":
+            raise _Refusal(405, "events are sent with POST")
+        if len(body) > LARGE or b"content-encoding" in headers:
+            encoding = headers.get(b"content-encoding", "")
+            body = await asyncio.to_thread(self._unpack, body, encoding)
+            reservation.add(len(body))
+            found = await asyncio.to_thread(_parse, parse, body)
+        else:
+            found = _parse(parse, body)
+        if found.events:
+            await self._writer.store(found.events)
+        if found.malformed:
+            self._metrics.malformed(found.malformed)
+
+    def _unpack(self, body: bytes, encoding: str) -> bytes:
+        try:
+            return bodies.unpack(body, encoding, self._max_body)
+        except bodies.TooLarge:
+            size = self._max_body >> 20
+            raise _Refusal(413, f"the unpacked body is larger than {size} MB") from None
+        except bodies.UnknownEncoding as problem:
+            raise _Refusal(415, str(problem)) from None
+        except bodies.Damaged as problem:
+            raise _Refusal(400, str(problem)) from None
+
+    def _parser(self, path: list[str], headers: Headers) -> Callable[[bytes], Found]:
+        """What makes events of the body of a request to this path, and checks its secret."""
+        now = int(time.time() * 1000)
+        match path:
+            case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
+                return lambda body: self._with_key(events.from_call(body, call, now), headers)
+            case ["v1", "batch" | "import"] if self._secrets.write_keys:
+                return lambda body: self._with_key(events.from_batch(body, now), headers)
+            case ["segment"] if self._secrets.webhook_secrets:
+                return lambda body: self._signed(body, headers, now)
+            case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
+                return lambda body: events.from_hook(body, "".join(rest), now)
+            case ["activity", token] if self._knows(token):
+                return lambda body: events.from_activity(body, now)
+        raise _Refusal(404, "there is nothing here")
+
+    def _knows(self, token: str) -> bool:
+        return self._secrets.hook_tokens.open_to([token])
+
+    def _with_key(self, found: Found, headers: Headers) -> Found:
+        candidates = keys.from_authorization(headers.get(b"authorization", ""))
+        if found.write_key is not None:
+            candidates.append(found.write_key)
+        if not self._secrets.write_keys.open_to(candidates):
+            raise _Refusal(401, "no write key that is valid here")
+        return found
+
+    def _signed(self, body: bytes, headers: Headers, now: int) -> Found:
+        found, signed = events.from_webhook(body, now)
+        if not self._secrets.webhook_secrets.signed(signed, headers.get(b"x-signature", "")):
+            raise _Refusal(401, "X-Signature is not that of the body")
+        return self._with_key(found, headers) if is_array(body) else found
+
+
+def _parse(parse: Callable[[bytes], Found], body: bytes) -> Found:
+    try:
+        return parse(text_of(body))
+    except NotJson as problem:
+        raise _Refusal(400, str(problem)) from None
+
+
+def _label(path: list[str]) -> str:
+    """The path as the metrics name it: without tokens and without what anybody may make up."""
+    if path[0] in ("hooks", "activity", "segment", "health", "ready", "metrics"):
+        return path[0]
+    known = (*events.CALLS, "batch", "import")
+    return path[1] if len(path) == 2 and path[0] == "v1" and path[1] in known else "other"
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body, None if it does not come."""
+    parts = []
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return None
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _answer(send: Send, status: int, content: bytes, kind: bytes) -> None:
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(content))]
+    if status == 503:
+        headers.append((b"retry-after", b"%d" % RETRY_AFTER))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": content})

@@ -1,0 +1,213 @@
+"""From the body of a request to the events in it, each with its own bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import msgspec
+
+from tap_autopilot.collector import slices
+from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector.writing import Received
+
+CALLS = ("track", "identify", "page", "screen", "group", "alias")
+_ABSENT = msgspec.Raw(b"")
+_SHARED = ("context", "integrations", "sentAt")  # what a batch says for all its events
+
+
+class _Call(msgspec.Struct):
+    messageId: msgspec.Raw = _ABSENT  # noqa: N815
+    writeKey: msgspec.Raw = _ABSENT  # noqa: N815
+    type: msgspec.Raw = _ABSENT
+    event: msgspec.Raw = _ABSENT
+    context: msgspec.Raw = _ABSENT
+    integrations: msgspec.Raw = _ABSENT
+    sentAt: msgspec.Raw = _ABSENT  # noqa: N815
+
+
+class _Batch(msgspec.Struct):
+    batch: msgspec.Raw = _ABSENT
+    writeKey: msgspec.Raw = _ABSENT  # noqa: N815
+    context: msgspec.Raw = _ABSENT
+    integrations: msgspec.Raw = _ABSENT
+    sentAt: msgspec.Raw = _ABSENT  # noqa: N815
+
+
+class _Named(msgspec.Struct):
+    event: msgspec.Raw = _ABSENT
+    type: msgspec.Raw = _ABSENT
+
+
+_CALL = msgspec.json.Decoder(_Call)
+_BATCH = msgspec.json.Decoder(_Batch)
+_NAMED = msgspec.json.Decoder(_Named)
+
+
+class Found(NamedTuple):
+    """The events of a request, the write key in its body, and how many lines are not JSON."""
+
+    events: list[Received]
+    write_key: str | None = None
+    malformed: int = 0
+
+
+def from_call(body: bytes, route: str, now: int) -> Found:
+    """The event of a single call of Segment's tracking API. Raises NotJson."""
+    _must_be_object(body)
+    call = slices.pick(_CALL, body)
+    return Found([_segment(body, call, route, now)], slices.string(bytes(call.writeKey)))
+
+
+def from_batch(body: bytes, now: int) -> Found:
+    """The events of a batch. Raises NotJson."""
+    _must_be_object(body)
+    batch = slices.pick(_BATCH, body)
+    listed = bytes(batch.batch)
+    if not slices.is_array(listed):
+        raise NotJson('the body has no array "batch"')
+    shared = {
+        name: bytes(value)
+        for name in _SHARED
+        if (value := getattr(batch, name)) is not _ABSENT and bytes(value) != b"null"
+    }
+    events = [_segment_item(item, shared, "batch", now) for item in slices.items(listed)]
+    return Found(events, slices.string(bytes(batch.writeKey)))
+
+
+def from_webhook(body: bytes, now: int) -> tuple[Found, bytes]:
+    """What Segment's Webhooks destination sent, and the bytes that its signature covers."""
+    if slices.is_array(body):
+        listed = slices.items(body)
+        found = Found([_segment_item(item, {}, "segment", now) for item in listed])
+        return found, listed[0] if listed else body
+    return from_call(body, "segment", now), body
+
+
+def from_hook(body: bytes, event: str, now: int) -> Found:
+    """The delivery of a REST hook. Raises NotJson."""
+    if slices.is_array(body):
+        bodies = slices.items(body)
+    else:
+        _must_be_object(body)
+        slices.check(body)
+        bodies = [body]
+    route = f"hooks/{event}" if event else "hooks"
+    return Found(_unnumbered(body, bodies, "hook", route, event, now))
+
+
+def from_activity(body: bytes, now: int) -> Found:
+    """The events of an Activity Stream: lines, an array, or one object. Raises NotJson."""
+    try:
+        if slices.is_array(body):
+            bodies = slices.items(body)
+        else:
+            _must_be_object(body)
+            slices.check(body)
+            bodies = [body]
+    except NotJson:
+        return _from_lines(body, now)
+    return Found(_unnumbered(body, bodies, "activity", "activity", "", now))
+
+
+def _from_lines(body: bytes, now: int) -> Found:
+    lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
+    malformed = 0
+    holds_events = False
+    for line in lines:
+        try:
+            slices.check(line)
+            holds_events |= slices.is_object(line) or slices.is_array(line)
+        except NotJson:
+            malformed += 1
+    if not holds_events:
+        raise NotJson("the body is not JSON, nor lines of JSON")
+    events = _unnumbered(body, lines, "activity", "activity", "", now)
+    return Found(events, malformed=malformed)
+
+
+def _must_be_object(body: bytes) -> None:
+    if not slices.is_object(body):
+        raise NotJson("the body is not a JSON object")
+
+
+def _segment_item(item: bytes, shared: dict[str, bytes], route: str, now: int) -> Received:
+    """An event of a batch, with what the batch says for all."""
+    if not slices.is_object(item):  # it may hold something for those who look closer
+        return Received(now, "segment", route, "", item, None, for_good=True)
+    call = slices.pick(_CALL, item)
+    return _segment(_with_shared(item, call, shared), call, route, now)
+
+
+def _with_shared(item: bytes, call: _Call, shared: dict[str, bytes]) -> bytes:
+    added = dict(shared)
+    for name in shared:
+        own = getattr(call, name)
+        if own is _ABSENT:
+            continue
+        del added[name]
+        if slices.is_object(bytes(own)) and slices.is_object(shared[name]):
+            both = slices.members(shared[name])
+            ours = slices.members(bytes(own))
+            if both.keys() - ours.keys():
+                whole = slices.members(item)
+                whole[name] = slices.build({**both, **ours})
+                item = slices.build(whole)
+    if not added:
+        return item
+    head = item[:-1].rstrip()
+    comma = b"" if head == b"{" else b","
+    tail = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in added.items())
+    return b"%s%s%s}" % (head, comma, tail)
+
+
+def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
+    if call.writeKey is not _ABSENT:
+        found = slices.members(body)
+        del found["writeKey"]
+        body = slices.build(found)
+    kind = _text(call.type) or (route if route in CALLS else "")
+    name = (_text(call.event) if kind in ("track", "") else None) or kind
+    return Received(now, "segment", route, name, body, _key_of_id(bytes(call.messageId)), True)
+
+
+def _unnumbered(
+    delivery: bytes, bodies: list[bytes], source: str, route: str, name: str, now: int
+) -> list[Received]:
+    """Events without ids: the delivery's bytes and the place in it have to stand in for them."""
+    digest = _digest(b"body", route.encode("utf-8", "surrogatepass"), delivery)
+    return [
+        Received(
+            now, source, route, name or _name_in(body), body,
+            _digest(b"place", digest, b"%d" % place), for_good=False,
+        )
+        for place, body in enumerate(bodies)
+    ]  # fmt: skip
+
+
+def _name_in(body: bytes) -> str:
+    try:
+        named = slices.pick(_NAMED, body) if slices.is_object(body) else _Named()
+    except NotJson:  # a line that is kept as text
+        return ""
+    return _text(named.event) or _text(named.type) or ""
+
+
+def _text(value: msgspec.Raw) -> str | None:
+    """A string that can be stored and shown."""
+    found = slices.string(bytes(value))
+    return found and found.encode("utf-8", "replace").decode()[:200]
+
+
+def _key_of_id(raw: bytes) -> bytes | None:
+    """The digest of a messageId, the same however it is spelled; None if it says nothing."""
+    if raw in (b"", b"null", b'""') or raw[:1] in b"[{":
+        return None
+    if b"\\" in raw:
+        raw = json.dumps(json.loads(raw), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _digest(b"id", raw)
+
+
+def _digest(kind: bytes, *parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16, person=kind).digest()

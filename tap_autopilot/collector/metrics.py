@@ -1,0 +1,76 @@
+"""Figures for Prometheus. They name no contact and no key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+PREFIX = "tap_autopilot_collector_"
+COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
+
+
+class Metrics:
+    """The figures of one process."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = self._counter(
+            "requests", "Requests by route and status.", "route", "status"
+        )
+        self._received = self._counter("events_received", "Events received and committed.")
+        self._stored = self._counter(
+            "events_stored", "Events stored, without those that came again."
+        )
+        self._malformed = self._counter("malformed_lines", "Lines that are not JSON, kept as text.")
+        self._commits = Histogram(
+            f"{PREFIX}commit_seconds",
+            "Time that a commit took, fsync included.",
+            buckets=COMMIT_BUCKETS,
+            registry=self._registry,
+        )
+        self._lag = self._gauge(
+            "destination_lag_events", "Events not yet passed on.", "destination"
+        )
+        self._sent = self._gauge("destination_sent_events", "Events passed on.", "destination")
+        self._refused = self._gauge(
+            "destination_refused_events", "Events that a destination refused.", "destination"
+        )
+        self._by_answer: dict[tuple[str, int], Counter] = {}
+
+    def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
+        """Show a value that is asked for when somebody looks."""
+        self._gauge(name, about).set_function(value)
+
+    def answered(self, route: str, status: int) -> None:
+        """Count a request."""
+        counter = self._by_answer.get((route, status))
+        if counter is None:
+            counter = self._by_answer[route, status] = self._requests.labels(route, str(status))
+        counter.inc()
+
+    def committed(self, events: int, new: int, seconds: float) -> None:
+        """Count a commit."""
+        self._received.inc(events)
+        self._stored.inc(new)
+        self._commits.observe(seconds)
+
+    def malformed(self, lines: int) -> None:
+        """Count lines that are no JSON."""
+        self._malformed.inc(lines)
+
+    def passed_on(self, destination: str, lag: int, sent: int, refused: int) -> None:
+        """Say where a destination is."""
+        self._lag.labels(destination).set(lag)
+        self._sent.labels(destination).set(sent)
+        self._refused.labels(destination).set(refused)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(PREFIX + name, about, labels, registry=self._registry)
+
+    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        return Gauge(PREFIX + name, about, labels, registry=self._registry)

@@ -1,0 +1,237 @@
+"""HTTP with limits: uvicorn's protocol for httptools, which has none of its own.
+
+Left alone it accepts headers of any size and waits for ever for slow ones. Here the size of the
+headers and of the body, the time that a request takes to arrive, and the memory that all requests
+take together are limited while the bytes come in, before anything else sees them.
+"""
+
+from __future__ import annotations
+
+import json
+from asyncio import TimerHandle
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from tap_autopilot.collector.writer import Pending
+
+MOST_HEADER_BYTES = 32 * 1024
+MOST_HEADER_LINES = 100
+LINGER = 2.0  # seconds for which a refused sender may go on sending before it is cut off
+CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_encoding",
+    431: "headers_too_large",
+    503: "unavailable",
+}
+RETRY_AFTER = 5  # seconds
+
+
+class Limits:
+    """What all connections share."""
+
+    def __init__(self, pending: Pending, max_body: int, request_timeout: float) -> None:
+        self.pending = pending
+        self.max_body = max_body
+        self.request_timeout = request_timeout
+
+
+class Reservation:
+    """The memory that the body of a request takes."""
+
+    __slots__ = ("_pending", "bytes")
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self.bytes = 0
+
+    def add(self, size: int) -> None:
+        """Take so many bytes more."""
+        self.bytes += size
+        self._pending.bytes += size
+
+    def release(self) -> None:
+        """Give all of them back."""
+        self._pending.bytes -= self.bytes
+        self.bytes = 0
+
+
+def retry_after(status: int) -> list[bytes]:
+    """The header line that asks a sender to come back, where it should."""
+    return [b"retry-after: %d\r\n" % RETRY_AFTER] if status == 503 else []
+
+
+def error_body(status: int, message: str) -> bytes:
+    """What senders' libraries expect of an error."""
+    return json.dumps({"code": CODES[status], "message": message}).encode()
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, limits: Limits, **named: Any) -> None:
+        super().__init__(**named)
+        self.limits = limits
+        self.timeout_keep_alive = limits.request_timeout  # type: ignore[assignment]
+        self._timer: TimerHandle | None = None
+        self._reservations: list[Reservation] = []
+        self._reading = False  # a request has begun and is not complete
+        self._reading_headers = False
+        self._began_now = False  # in the bytes that are being parsed
+        self._refused = False
+        self._header_bytes = 0
+        self._header_lines = 0
+        self._unparsed_bytes = 0  # of headers that are not complete
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the clock: a connection that says nothing is not kept."""
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget all about it."""
+        self._stop_timer()
+        super().connection_lost(exc)
+        self._unset_keepalive_if_required()
+        for reservation in self._reservations:
+            reservation.release()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, within the limits."""
+        if self._refused:
+            return
+        self._began_now = False
+        super().data_received(data)
+        if self._reading_headers and not self._began_now:
+            self._unparsed_bytes += len(data)
+            self._check_headers()
+        if not self._reading:
+            self._stop_timer()
+        elif self._timer is None:
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._reading = self._reading_headers = self._began_now = True
+        self._header_bytes = self._header_lines = self._unparsed_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Count it among the headers."""
+        self._header_bytes += len(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count it, as well as those that follow a chunked body."""
+        self._header_lines += 1
+        self._header_bytes += len(name) + len(value) + len(": \r\n")
+        if self._reading_headers:
+            super().on_header(name, value)
+        self._check_headers()
+
+    def on_headers_complete(self) -> None:
+        """See whether the body is going to be accepted."""
+        self._reading_headers = False
+        if self._refused:
+            return
+        lengths = [int(value) for name, value in self.headers if name == b"content-length"]
+        if any(length > self.limits.max_body for length in lengths):
+            self._refuse_large()
+            return
+        self._reservations = [one for one in self._reservations if one.bytes]
+        reservation = Reservation(self.limits.pending)
+        self._reservations.append(reservation)
+        self.scope["reservation"] = reservation  # type: ignore[typeddict-unknown-key]
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Count it."""
+        if self._refused:
+            return
+        reservation = self._reservations[-1]
+        reservation.add(len(body))
+        pending = self.limits.pending
+        if reservation.bytes > self.limits.max_body:
+            self._refuse_large()
+        elif pending.bytes > pending.limit:
+            self.refuse(503, "too many events are waiting for the disk")
+        else:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The request is complete."""
+        self._reading = False
+        if not self._refused:
+            super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Say that this is not HTTP."""
+        self.refuse(400, msg)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        self.refuse(400, "there is no other protocol to upgrade to")
+
+    def shutdown(self) -> None:
+        """Close the connection, after the answer if the request is complete."""
+        if self._refused:
+            self.transport.close()
+        elif self._reading:
+            self.refuse(503, "shutting down")
+        else:
+            super().shutdown()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer a request without reading it, and close.
+
+        What still comes in is thrown away for a moment: closing at once would reset the connection
+        before the sender has read the answer.
+        """
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        body = error_body(status, message)
+        self.transport.write(
+            b"%scontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n%s\r\n%s"
+            % (STATUS_LINE[status], len(body), b"".join(retry_after(status)), body)
+        )
+        self.flow.resume_reading()
+        self._timer = self.loop.call_later(LINGER, self.transport.close)
+        self.transport.write_eof()
+
+    def _refuse_large(self) -> None:
+        self.refuse(413, f"the body is larger than {self.limits.max_body >> 20} MB")
+
+    def _check_headers(self) -> None:
+        if (
+            max(self._header_bytes, self._unparsed_bytes) > MOST_HEADER_BYTES
+            or self._header_lines > MOST_HEADER_LINES
+        ):
+            self.refuse(431, "more than 32 KB or 100 lines of headers")
+
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self.limits.request_timeout, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and not self._refused:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._timer = None
+        if self._reading:
+            self.refuse(
+                408, f"the request took more than {self.limits.request_timeout:g} s to arrive"
+            )
+        else:
+            self.transport.close()

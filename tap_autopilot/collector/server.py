@@ -1,0 +1,147 @@
+"""Running the collector: the socket, the signals, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import uvicorn
+import uvloop
+from uvicorn.server import ServerState
+
+from tap_autopilot import logs
+from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.door import Door, Secrets
+from tap_autopilot.collector.keys import Keys, SigningKeys
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.protocol import LimitedProtocol, Limits
+from tap_autopilot.collector.writer import Pending, Writer
+from tap_autopilot.collector.writing import Store
+from tap_autopilot.exceptions import UserError
+
+LOG = logging.getLogger(__name__)
+
+BACKLOG = 2048
+MB = 2**20
+LAST_ANSWERS = 3.0  # seconds for answering what was accepted
+LAST_COMMIT = 1.0  # seconds for what is left to do after that
+
+
+class _Mishaps(logging.Handler):
+    """Shows where a mistake of ours happened, but not what, which may be anyone's data."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and (error := record.exc_info[1]) is not None:
+            where = "".join(traceback.format_tb(error.__traceback__))
+            LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+
+
+def serve(config: CollectorConfig, store: Store) -> None:
+    """Serve until a signal comes. Raises TapError if the store is lost."""
+    listener = _listen(*config.listen)
+    _raise_file_limit()
+    mishaps = logging.getLogger("uvicorn.error")
+    mishaps.handlers, mishaps.propagate = [_Mishaps()], False
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(_serve(config, store, listener))
+    loop.close()
+
+
+async def _serve(config: CollectorConfig, store: Store, listener: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    end: asyncio.Future[None] = loop.create_future()
+    metrics = Metrics()
+    pending = Pending(int(config.max_pending_mb * MB))
+    metrics.watch("pending_bytes", "Received and not on disk yet.", lambda: pending.bytes)
+
+    def fail(error: BaseException) -> None:
+        if not end.done():
+            end.set_exception(error)
+
+    writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
+    secrets = Secrets(
+        Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
+    )
+    max_body = int(config.max_body_mb * MB)
+    door = Door(secrets, writer, metrics, max_body)
+    state = ServerState()
+    server = await loop.create_server(
+        _protocols(door, state, Limits(pending, max_body, config.request_timeout)),
+        sock=listener,
+        backlog=BACKLOG,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, number, end)
+    host, port = listener.getsockname()[:2]
+    print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    await end
+    LOG.info("Shutting down.")
+    server.close()
+    for connection in list(state.connections):
+        connection.shutdown()
+    await _until(lambda: not state.connections, LAST_ANSWERS)
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(writer.close(), LAST_COMMIT)
+        store.close()
+
+
+def _protocols(door: Door, state: ServerState, limits: Limits) -> Any:
+    """What makes the protocol of each connection."""
+    settings = uvicorn.Config(
+        door,
+        http=LimitedProtocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+    )
+    settings.load()
+    loop = asyncio.get_running_loop()
+
+    def make() -> LimitedProtocol:
+        return LimitedProtocol(
+            limits, config=settings, server_state=state, app_state={}, _loop=loop
+        )
+
+    return make
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as problem:
+        reason = problem.strerror or str(problem)
+        raise UserError(f"Cannot listen on {host}:{port}: {reason}.") from None
+
+
+def _raise_file_limit() -> None:
+    """Each connection takes a descriptor."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def _stop(number: int, end: asyncio.Future[None]) -> None:
+    if end.done():
+        logs.write_last(f"Stopped at once by a second {signal.Signals(number).name}.")
+        sys.stdout.flush()
+        os._exit(128 + number)
+    end.set_result(None)
+
+
+async def _until(done: Any, seconds: float) -> None:
+    for _ in range(int(seconds / 0.02)):
+        if done():
+            return
+        await asyncio.sleep(0.02)

@@ -1,0 +1,156 @@
+"""JSON cut into the bytes of its members, which stay as they came.
+
+msgspec does it quickly but refuses some of what the standard allows: lone surrogates, and nesting
+deeper than Python's recursion limit. A scanner without recursion takes over for those.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import msgspec
+
+_TOKEN = re.compile(
+    rb"[ \t\n\r]*"
+    rb"(?:(?P<mark>[\[\]{},:])"
+    rb'|(?P<string>"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*")'
+    rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)"
+)
+_WHITE = b" \t\n\r"
+_BOM = b"\xef\xbb\xbf"
+_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_ANYTHING = msgspec.json.Decoder(msgspec.Raw)
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class NotJson(ValueError):
+    """These bytes are not JSON."""
+
+
+def text_of(body: bytes) -> bytes:
+    """The body without a byte order mark and white space. Raises NotJson unless it is UTF-8."""
+    body = body.removeprefix(_BOM)
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        raise NotJson("the body is not UTF-8") from None
+    return body.strip(_WHITE)
+
+
+def is_object(data: bytes) -> bool:
+    """Whether these bytes, if they are JSON, are an object."""
+    return data[:1] == b"{"
+
+
+def is_array(data: bytes) -> bool:
+    """Whether these bytes, if they are JSON, are an array."""
+    return data[:1] == b"["
+
+
+def check(data: bytes) -> None:
+    """Raise NotJson unless these bytes are one JSON value."""
+    try:
+        _ANYTHING.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        for _ in _scan(data):
+            pass
+
+
+def items(data: bytes) -> list[bytes]:
+    """The elements of an array. Raises NotJson."""
+    try:
+        return [bytes(item) for item in _ARRAY.decode(data)]
+    except (msgspec.DecodeError, RecursionError):
+        return [value for _, value in _scan(data)]
+
+
+def members(data: bytes) -> dict[str, bytes]:
+    """The members of an object, the last of each name. Raises NotJson."""
+    try:
+        return {name: bytes(value) for name, value in _OBJECT.decode(data).items()}
+    except (msgspec.DecodeError, RecursionError):
+        return {json.loads(name): value for name, value in _scan(data)}
+
+
+def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> S:
+    """The members of an object that a struct of `Raw` fields names. Raises NotJson."""
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError):
+        found = members(data)
+        kind: Any = decoder.type
+        names = kind.__struct_fields__
+        return decoder.type(**{n: msgspec.Raw(found[n]) for n in names if n in found})
+
+
+def build(found: dict[str, bytes]) -> bytes:
+    """An object of these members."""
+    return b"{%s}" % b",".join(
+        b"%s:%s" % (json.dumps(name).encode(), value) for name, value in found.items()
+    )
+
+
+def string(data: bytes) -> str | None:
+    """The text of a JSON string, None for any other value. It may have lone surrogates."""
+    return json.loads(data) if data[:1] == b'"' else None
+
+
+def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Check one JSON value, and give the members of the outermost object or array.
+
+    An element of an array has an empty name. Raises NotJson, perhaps after some members.
+    """
+    stack: list[bytes] = []
+    expected = "value"
+    name, start, at = b"", 0, 0
+    end = len(data)
+    while True:
+        match = _TOKEN.match(data, at)
+        if match is None:
+            break
+        at = match.end()
+        mark, is_string = match["mark"], match["string"] is not None
+        token_start = match.start(match.lastgroup) if match.lastgroup else _first(match)
+        if expected in ("value", "value or end") and (mark is None or mark in b"[{"):
+            if len(stack) == 1:
+                start = token_start
+            if mark is None:
+                expected = "comma or end"
+            else:
+                stack.append(mark)
+                expected = "value or end" if mark == b"[" else "name or end"
+                continue
+        elif expected in ("name", "name or end") and is_string:
+            if len(stack) == 1:
+                name = match["string"]
+            expected = "colon"
+            continue
+        elif expected == "colon" and mark == b":":
+            expected = "value"
+            continue
+        elif expected == "comma or end" and mark == b",":
+            expected = "value" if stack[-1] == b"[" else "name"
+            continue
+        elif "end" in expected and mark in (b"]", b"}") and (stack[-1] + mark) in (b"[]", b"{}"):
+            stack.pop()
+            expected = "comma or end"
+        else:
+            break
+        if len(stack) == 1:  # an outermost member ends here
+            yield name, data[start:at]
+        if not stack:
+            if data[at:end].strip(_WHITE):
+                break
+            return
+    raise NotJson(f"the body is not JSON (byte {at})")
+
+
+def _first(match: re.Match[bytes]) -> int:
+    """Where a number or a word starts behind its white space."""
+    token = match[0]
+    return match.start() + len(token) - len(token.lstrip(_WHITE))

@@ -1,0 +1,238 @@
+"""Group commit: one thread owns the store, and requests that come together share a commit."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.writing import Received, Store, Unavailable
+
+LOG = logging.getLogger(__name__)
+
+PATIENCE = 2.0  # seconds in which a commit must come
+MOST_IN_A_COMMIT = 16 * 2**20  # bytes
+CHECK_SPACE_EVERY = 0.5  # seconds
+RETRY_EVERY = 0.5  # seconds, while nothing can be stored
+SLOW = "the database is slow: a commit is taking more than 2 seconds"
+OVERHEAD = 200  # bytes that an event costs on top of its body
+
+T = TypeVar("T")
+
+
+class Pending:
+    """How many bytes are in memory and not on disk. Belongs to the event loop's thread."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+
+
+class _Work:
+    """Something for the thread to do, and where its result goes."""
+
+    __slots__ = ("events", "future", "since", "size", "withdrawn")
+
+    def __init__(self, events: Sequence[Received], size: int, future: asyncio.Future[None]) -> None:
+        self.events = events
+        self.size = size
+        self.future = future
+        self.since = time.monotonic()
+        self.withdrawn = False
+
+
+class Writer:
+    """Commits events in a thread of its own. Its methods belong to the event loop's thread.
+
+    `failed` is called there, once, when what is on disk is in doubt.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        pending: Pending,
+        metrics: Metrics,
+        min_free: int,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._store = store
+        self._pending = pending
+        self._metrics = metrics
+        self._min_free = min_free
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Work] = deque()
+        self._tasks: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[_Work] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._reason: str | None = None  # why nothing can be stored
+        self._next_look = 0.0
+        self._committing_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
+        self._thread.start()
+        self._watch = self._loop.call_later(0.1, self._give_up_late)
+        self.stored = asyncio.Event()  # set when new events have been stored
+
+    @property
+    def trouble(self) -> str | None:
+        """Why events cannot be stored right now, None while they can."""
+        if self._closing:
+            return "shutting down"
+        since = self._committing_since
+        if since is not None and time.monotonic() - since > PATIENCE:
+            return SLOW
+        return self._reason
+
+    async def store(self, events: Sequence[Received]) -> None:
+        """Come back when these events are on disk. Raises Unavailable."""
+        size = sum(len(event.body) + OVERHEAD for event in events)
+        if self._pending.bytes + size > self._pending.limit:
+            raise Unavailable("too many events are waiting for the disk")
+        if (trouble := self.trouble) is not None:
+            raise Unavailable(trouble)
+        work = _Work(events, size, self._loop.create_future())
+        self._pending.bytes += size
+        self._waiting.append(work)
+        with self._wake:
+            self._queue.append(work)
+            self._wake.notify()
+        await work.future
+
+    async def run(self, task: Callable[[Store], T]) -> T:
+        """The result of something else that the store's thread is to do."""
+        future: asyncio.Future[T] = self._loop.create_future()
+        with self._wake:
+            self._tasks.append((task, future))
+            self._wake.notify()
+        return await future
+
+    async def close(self) -> None:
+        """Commit what was accepted, and end the thread."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._watch.cancel()
+        while self._thread.is_alive():
+            await asyncio.sleep(0.01)
+
+    def _give_up_late(self) -> None:
+        """Answer those who have waited too long. When they send again, nothing is stored twice."""
+        now = time.monotonic()
+        while self._waiting and (
+            self._waiting[0].future.done() or now - self._waiting[0].since > PATIENCE
+        ):
+            work = self._waiting.popleft()
+            if not work.future.done():
+                work.withdrawn = True
+                work.future.set_exception(Unavailable(self._reason or SLOW))
+        self._watch = self._loop.call_later(0.1, self._give_up_late)
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._wake:
+                    while not (self._queue or self._tasks or self._closing):
+                        if not self._wake.wait(RETRY_EVERY if self._reason else None):
+                            break  # time to see whether events can be stored again
+                    if self._closing and not self._queue and not self._tasks:
+                        return
+                    group, size = [], 0
+                    while self._queue and size < MOST_IN_A_COMMIT:
+                        work = self._queue.popleft()
+                        group.append(work)
+                        size += work.size
+                    tasks = list(self._tasks)
+                    self._tasks.clear()
+                self._committing_since = time.monotonic()
+                self._commit(group)
+                for task, future in tasks:
+                    self._do(task, future)
+                self._committing_since = None
+        except BaseException as error:  # noqa: BLE001 - the door must not go on without its store
+            self._tell(self._failed, error)
+
+    def _commit(self, group: list[_Work]) -> None:
+        group_of_events = [event for work in group if not work.withdrawn for event in work.events]
+        problem: Unavailable | None = None
+        started = time.perf_counter()
+        new = 0
+        try:
+            self._look_at_space()
+            if group_of_events:
+                new = self._store.append(group_of_events)
+            elif self._reason:
+                self._store.probe()
+            self._set_reason(None)
+        except Unavailable as error:
+            problem = error
+            self._set_reason(str(error))
+        if group:
+            if group_of_events and problem is None:
+                took = time.perf_counter() - started
+                self._metrics.committed(len(group_of_events), new, took)
+            self._tell(self._settle, group, problem)
+
+    def _look_at_space(self) -> None:
+        if time.monotonic() < self._next_look:
+            return
+        free = self._store.free_bytes()
+        if free is not None and free < self._min_free:
+            raise Unavailable(
+                f"the disk has {free >> 20} MB left, less than min_free_mb ({self._min_free >> 20})"
+            )
+        self._next_look = time.monotonic() + CHECK_SPACE_EVERY
+
+    def _set_reason(self, reason: str | None) -> None:
+        if reason != self._reason:
+            if reason is None:
+                LOG.info("Events can be stored again.")
+            else:
+                LOG.error("Cannot store events right now: %s; senders are told to wait.", reason)
+        self._reason = reason
+
+    def _do(self, task: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
+        try:
+            result = task(self._store)
+        except Unavailable as error:
+            self._tell(_fail, future, error)
+        else:
+            self._tell(_finish, future, result)
+
+    def _tell(self, function: Callable[..., Any], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed, so that nobody is waiting any more
+            if function is self._failed:
+                raise
+
+    def _settle(self, group: list[_Work], problem: Unavailable | None) -> None:
+        for work in group:
+            self._pending.bytes -= work.size
+            if work.future.done():
+                continue
+            if problem is None:
+                work.future.set_result(None)
+            else:
+                work.future.set_exception(problem)
+        while self._waiting and self._waiting[0].future.done():
+            self._waiting.popleft()
+        if problem is None:
+            self.stored.set()
+
+
+def _finish(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
