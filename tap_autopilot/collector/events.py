@@ -196,8 +196,11 @@ def _name_in(body: bytes) -> str:
 
 def _text(value: msgspec.Raw) -> str | None:
     """A string that can be stored and shown."""
-    found = slices.string(bytes(value))
-    return found and found.encode("utf-8", "replace").decode()[:200]
+    raw = bytes(value)
+    found = slices.string(raw)
+    if found and b"\\" in raw:
+        found = found.encode("utf-8", "replace").decode()
+    return found and found[:200]
 
 
 def _key_of_id(raw: bytes) -> bytes | None:

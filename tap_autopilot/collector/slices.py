@@ -97,7 +97,9 @@ def build(found: dict[str, bytes]) -> bytes:
 
 def string(data: bytes) -> str | None:
     """The text of a JSON string, None for any other value. It may have lone surrogates."""
-    return json.loads(data) if data[:1] == b'"' else None
+    if data[:1] != b'"':
+        return None
+    return json.loads(data) if b"\\" in data else data[1:-1].decode()
 
 
 def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:

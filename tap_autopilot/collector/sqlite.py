@@ -54,12 +54,13 @@ CREATE TABLE cursors (
 ) WITHOUT ROWID;
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """
-# A key is new if it was never seen, or if the time for which it counts is over. A time further
-# ahead than any that we set was written by a clock that was wrong.
-MARK_SEEN = """
-INSERT INTO seen (key, until) VALUES (:key, :until)
+MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
+# Here a key is new also if the time for which it counts is over. A time further ahead than any that
+# we set was written by a clock that was wrong.
+MARK_FOR_AN_HOUR = f"""
+INSERT INTO seen (key, until) VALUES (?1, ?2 + {REPEAT_WINDOW})
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
-WHERE seen.until <= :now OR seen.until > :now + :window
+WHERE seen.until <= ?2 OR seen.until > ?2 + {REPEAT_WINDOW}
 """
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
 READ = """
@@ -147,21 +148,19 @@ class SqliteStore:
         """Commit these events, all or none, but for those already there; how many were new."""
 
         def insert(execute: Callable[..., sqlite3.Cursor]) -> int:
-            new = 0
+            new = []
             for event in events:
-                if event.key is not None:
-                    until = None if event.for_good else event.received_at + REPEAT_WINDOW
-                    marks = {
-                        "key": event.key,
-                        "until": until,
-                        "now": event.received_at,
-                        "window": REPEAT_WINDOW,
-                    }
-                    if execute(MARK_SEEN, marks).rowcount == 0:
-                        continue
-                execute(INSERT, event[:5])
-                new += 1
-            return new
+                key = event.key
+                if key is None:
+                    marked = 1
+                elif event.for_good:
+                    marked = execute(MARK_FOR_GOOD, (key,)).rowcount
+                else:
+                    marked = execute(MARK_FOR_AN_HOUR, (key, event.received_at)).rowcount
+                if marked:
+                    new.append(event[:5])
+            self._connection.executemany(INSERT, new)
+            return len(new)
 
         self._forget_old_deliveries()
         return self._commit(insert)

@@ -1,0 +1,168 @@
+"""How much the collector takes in, beside the same server doing nothing.
+
+    python -m benchmarks.collector [--seconds 5] [--connections 32]
+
+The server is pinned to one core, the load comes from another. "Nothing" is the same HTTP protocol
+with an application that reads the body and answers 200.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+KEY = "benchmark"
+EVENT = {
+    "type": "track",
+    "event": "Email Opened",
+    "timestamp": "2024-05-01T12:00:00.000Z",
+    "anonymousId": "ada@example.com",
+    "context": {"traits": {"email": "ada@example.com", "contact_id": "person_9EAF39E4"}},
+    "properties": {
+        "event": "opened",
+        "campaign_id": "campaign_CBD5C1FA-3532-42AB-B498-7A93F9CCC72B",
+        "campaign_name": "Onboarding Journey",
+        "email_id": "batchcampaign_1477963234959-639D1900-9FD1-11E6-95FC-1DF74FF397DB",
+        "email_name": "First Onboarding Email",
+        "email_subject": "Welcome",
+        "transactional": False,
+    },
+}
+NOTHING = """
+import asyncio, socket, sys, uvloop
+from tap_autopilot.collector import server
+from tap_autopilot.collector.protocol import Limits
+from tap_autopilot.collector.writer import Pending
+from uvicorn.server import ServerState
+OK = [(b"content-type", b"application/json"), (b"content-length", b"17")]
+async def nothing(scope, receive, send):
+    while (await receive()).get("more_body"):
+        pass
+    scope["reservation"].release()
+    await send({"type": "http.response.start", "status": 200, "headers": OK})
+    await send({"type": "http.response.body", "body": b'{"success": true}'})
+async def main():
+    listener = socket.create_server(("127.0.0.1", 0))
+    limits = Limits(Pending(64 << 20), 8 << 20, 15)
+    make = server._protocols(nothing, ServerState(), limits)
+    await asyncio.get_running_loop().create_server(make, sock=listener)
+    print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    await asyncio.Event().wait()
+uvloop.new_event_loop().run_until_complete(main())
+"""
+
+
+def start(command: list[str], core: int) -> tuple[subprocess.Popen[str], int]:
+    """A server on one core, and its port."""
+    environment = {**os.environ, "TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS": KEY}
+    server = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+    )
+    assert server.stdout is not None
+    return server, int(server.stdout.readline().rpartition(":")[2])
+
+
+def request(size: int) -> bytes:
+    """One request of `size` events, a batch where there is more than one."""
+    events = [{**EVENT, "messageId": str(uuid.uuid4())} for _ in range(size)]
+    body = json.dumps(events[0] if size == 1 else {"batch": events, "sentAt": "now"}).encode()
+    path = "track" if size == 1 else "batch"
+    head = (
+        f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def load(port: int, size: int, connections: int, seconds: float) -> list[float]:
+    """The time that each request took, sent by so many connections one after the other."""
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+
+    async def send() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        whole = request(size)
+        ids = [one.split('"')[0] for one in whole.decode().split('"messageId": "')[1:]]
+        places = [whole.index(one.encode()) for one in ids]
+        data = bytearray(whole)
+        serial = 0
+        while time.perf_counter() < end:
+            for place in places:  # ids that are new and far apart, made quickly
+                serial += 1
+                data[place : place + 16] = b"%016x" % (serial * 0x9E3779B97F4A7C15 % 2**64)
+            started = time.perf_counter()
+            writer.write(bytes(data))
+            answer = await reader.readuntil(b"}")
+            took.append(time.perf_counter() - started)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+        writer.close()
+
+    await asyncio.gather(*(send() for _ in range(connections)))
+    return took
+
+
+def measure(
+    command: list[str], size: int, connections: int, seconds: float
+) -> tuple[float, float, float]:
+    """Requests a second, 99th percentile in ms, and the memory in MB at the end."""
+    server, port = start(command, 0)
+    try:
+        took = sorted(asyncio.run(load(port, size, connections, seconds)))
+        status = Path(f"/proc/{server.pid}/status").read_text()
+        memory = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    return len(took) / seconds, took[int(len(took) * 0.99)] * 1000, memory
+
+
+def read(database: str) -> float:
+    """Events a second that a reader gets."""
+    from tap_autopilot.collector.store import open_reader
+
+    started, after, count = time.perf_counter(), 0, 0
+    with open_reader(database) as reader:
+        while found := reader.read(after, 1000):
+            after, count = found[-1].seq, count + len(found)
+    return count / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--connections", type=int, default=32)
+    args = parser.parse_args()
+    os.sched_setaffinity(0, {1})
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        database = f"{folder}/events.db"
+        collector = [sys.executable, "-m", "tap_autopilot.collector", "--listen", "127.0.0.1:0"]
+        collector += ["--database", database]
+        nothing = [sys.executable, "-c", NOTHING]
+        rest = (args.connections, args.seconds)
+        base, _, _ = measure(nothing, 1, *rest)
+        single, p99, memory = measure(collector, 1, *rest)
+        print(f"single events: {single:,.0f}/s, {single / base:.2f} of {base:,.0f}/s with nothing")
+        print(f"    p99 {p99:.1f} ms at {args.connections} connections, {memory:.0f} MB")
+        base, _, _ = measure(nothing, 50, *rest)
+        batches, p99, memory = measure(collector, 50, *rest)
+        print(f"batches of 50: {batches * 50:,.0f} events/s, {batches / base:.2f} of nothing's")
+        print(f"    p99 {p99:.1f} ms at {args.connections} connections, {memory:.0f} MB")
+        print(f"reading: {read(database):,.0f} events/s")
+
+
+if __name__ == "__main__":
+    main()
