@@ -1,0 +1,154 @@
+"""Running the real collector as a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tap_autopilot.collector.store import Event, open_reader
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
+KEY = "wr1te-key-of-the-tests"
+SECRET = "webh00k-secret-of-the-tests"
+TOKEN = "t0ken-of-the-tests-in-urls"
+SETTINGS = {
+    "write_keys": [KEY],
+    "webhook_secrets": [SECRET],
+    "hook_tokens": [TOKEN],
+    "min_free_mb": 0,
+}
+
+
+class Collector:
+    """A collector in a folder, started and stopped at will."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.database = str(settings.get("database", folder / "events.db"))
+        self.settings = {**SETTINGS, "database": self.database, **settings}
+        self.settings.setdefault("listen", "127.0.0.1:0")
+        self.log = folder / "stderr"
+        self.process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def command(self, *arguments: str) -> list[str]:
+        path = self.folder / "collector.json"
+        path.write_text(json.dumps(self.settings))
+        return [*COMMAND, "--config", str(path), *arguments]
+
+    def start(self) -> Collector:
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("listening on http://"), self.log.read_text()
+        self.url = line.split()[-1]
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return code
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+
+    def post(
+        self, path: str, body: Any, *, key: str | None = KEY, **more: Any
+    ) -> requests.Response:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **more.pop("headers", {})}
+        if key is not None:
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
+        return requests.post(self.url + path, data, headers=headers, timeout=20, **more)
+
+    def events(self) -> list[Event]:
+        with open_reader(self.database) as reader:
+            return reader.read(0, 1_000_000)
+
+    def bodies(self) -> list[bytes]:
+        return [event.body for event in self.events()]
+
+    def connect(self) -> socket.socket:
+        host, _, port = self.url.removeprefix("http://").rpartition(":")
+        return socket.create_connection((host, int(port)), timeout=20)
+
+    def raw(self, data: bytes) -> bytes:
+        """All that comes back for these bytes until the connection is closed."""
+        with self.connect() as connection:
+            connection.sendall(data)
+            return read_all(connection)
+
+    def metric(self, name: str) -> float:
+        text = requests.get(self.url + "/metrics", timeout=20).text
+        lines = [
+            line for line in text.splitlines() if line.startswith(f"tap_autopilot_collector_{name}")
+        ]
+        return float(lines[0].rpartition(" ")[2])
+
+
+def read_all(connection: socket.socket) -> bytes:
+    found = b""
+    try:
+        while part := connection.recv(65536):
+            found += part
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def signature(body: bytes, secret: str = SECRET) -> str:
+    return hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
+
+
+Start = Callable[..., Collector]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start a collector: `start(max_body_mb=1)`."""
+    with ExitStack() as stack:
+
+        def begin(**settings: Any) -> Collector:
+            collector = Collector(tmp_path, **settings).start()
+            stack.callback(collector.stop)
+            return collector
+
+        yield begin
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """One collector for all tests of a module that only send and look."""
+    collector = Collector(tmp_path_factory.mktemp("collector")).start()
+    yield collector
+    collector.stop()

@@ -1,0 +1,287 @@
+"""What each endpoint takes, what it asks for, and what it answers."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import uuid
+import zlib
+from typing import Any
+
+import pytest
+import requests
+
+from tests.collector.conftest import KEY, TOKEN, Collector, Start, signature
+
+
+def new(collector: Collector, before: int) -> list[bytes]:
+    return collector.bodies()[before:]
+
+
+def track(**more: Any) -> dict[str, Any]:
+    return {"type": "track", "event": "Email Opened", "messageId": str(uuid.uuid4()), **more}
+
+
+@pytest.mark.parametrize("call", ["track", "identify", "page", "screen", "group", "alias"])
+def test_single_calls_are_kept_as_they_came(shared: Collector, call: str) -> None:
+    before = len(shared.events())
+    body = b'{ "messageId":"%s",\n "x" : 1.50 }' % uuid.uuid4().hex.encode()
+    answer = shared.post(f"/v1/{call}", body)
+    assert (answer.status_code, answer.json()) == (200, {"success": True})
+    assert answer.headers["content-type"] == "application/json"
+    event = shared.events()[before]
+    assert (event.source, event.route, event.body) == ("segment", call, body)
+
+
+@pytest.mark.parametrize("call", ["batch", "import"])
+def test_a_batch_hands_its_context_to_each_event(shared: Collector, call: str) -> None:
+    before = len(shared.events())
+    first, second = track(context={"ip": "1"}), track(sentAt="own")
+    batch = {
+        "batch": [first, second],
+        "context": {"ip": "2", "library": {"name": "x"}},
+        "integrations": {"All": True},
+        "sentAt": "2024-01-01T00:00:00Z",
+    }
+    assert shared.post(f"/v1/{call}", batch).status_code == 200
+    library = {"library": {"name": "x"}}
+    assert [json.loads(body) for body in new(shared, before)] == [
+        {**first, "context": {**library, "ip": "1"}, "integrations": {"All": True},
+         "sentAt": "2024-01-01T00:00:00Z"},
+        {**second, "context": {**library, "ip": "2"}, "integrations": {"All": True}},
+    ]  # fmt: skip
+    assert {event.route for event in shared.events()[before:]} == {"batch"}
+
+
+def authorizations() -> list[dict[str, str]]:
+    with_colon = base64.b64encode(f"{KEY}:".encode()).decode()
+    without = base64.b64encode(KEY.encode()).decode()
+    return [
+        {"Authorization": f"Basic {with_colon}"},
+        {"Authorization": f"basic {without}"},
+        {"Authorization": f"Bearer {KEY}"},
+    ]
+
+
+@pytest.mark.parametrize("headers", authorizations())
+def test_write_keys_in_headers(shared: Collector, headers: dict[str, str]) -> None:
+    assert shared.post("/v1/track", track(), key=None, headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "spelled", ['"writeKey"', '"write\\u004bey"', '"x":1,"writeKey":"a","writeKey"']
+)
+def test_a_write_key_in_the_body_opens_and_is_not_stored(shared: Collector, spelled: str) -> None:
+    before = len(shared.events())
+    body = b'{"a":"\\ud83d", %s : "%s" ,"b":2}' % (spelled.encode(), KEY.encode())
+    assert shared.post("/v1/track", body, key=None).status_code == 200
+    item = b'{"batch":[%s],"writeKey":"%s"}' % (body, KEY.encode())
+    assert shared.post("/v1/batch", item, key=None).status_code == 200
+    for stored in new(shared, before):
+        assert b'"a":"\\ud83d"' in stored
+        assert b'"b":2' in stored
+        assert KEY.encode() not in stored
+        assert b"write" not in stored
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key", "headers", "status"),
+    [
+        ("/v1/track", b"{}", None, {}, 401),
+        ("/v1/track", b"{}", "wrong", {}, 401),
+        ("/v1/track", b'{"writeKey": "wrong"}', None, {}, 401),
+        ("/v1/track", b'{"writeKey": 5}', None, {}, 401),
+        ("/v1/track", b"{}", None, {"Authorization": "Basic ====="}, 401),
+        ("/v1/track", b"{}", None, {"Authorization": "Digest x"}, 401),
+        ("/segment", b"{}", None, {}, 401),
+        ("/segment", b"{}", KEY, {}, 401),
+        ("/segment", b"{}", KEY, {"X-Signature": "0" * 40}, 401),
+        ("/segment", b"[{}]", None, {"X-Signature": signature(b"{}")}, 401),
+        ("/segment", b"[{}]", KEY, {"X-Signature": signature(b"[{}]")}, 401),
+        ("/hooks/wrong", b"{}", KEY, {}, 404),
+        ("/hooks", b"{}", KEY, {}, 404),
+        (f"/hooks/{TOKEN}/a/b", b"{}", KEY, {}, 404),
+        ("/activity/wrong", b"{}", KEY, {}, 404),
+        (f"/activity/{TOKEN}/a", b"{}", KEY, {}, 404),
+        ("/", b"{}", KEY, {}, 404),
+        ("/v1/unknown", b"{}", KEY, {}, 404),
+        ("/v1/track", b"", KEY, {}, 400),
+        ("/v1/track", b"hello", KEY, {}, 400),
+        ("/v1/track", b"5", KEY, {}, 400),
+        ("/v1/track", b"[]", KEY, {}, 400),
+        ("/v1/track", b'{"a": NaN}', KEY, {}, 400),
+        ("/v1/track", b'{"a": "\xff"}', KEY, {}, 400),
+        ("/v1/track", b'{"a": 1} {"b": 2}', KEY, {}, 400),
+        ("/v1/batch", b'{"batch": {}}', KEY, {}, 400),
+        ("/v1/batch", b"{}", KEY, {}, 400),
+        ("/v1/batch", b'{"batch": [{}', KEY, {}, 400),
+        (f"/hooks/{TOKEN}", b"7", None, {}, 400),
+        (f"/hooks/{TOKEN}", b'{"a"', None, {}, 400),
+        (f"/activity/{TOKEN}", b"hello", None, {}, 400),
+        (f"/activity/{TOKEN}", b"5\n6", None, {}, 400),
+        ("/v1/track", b"{}", KEY, {"Content-Encoding": "br"}, 415),
+        ("/v1/track", b"no gzip", KEY, {"Content-Encoding": "gzip"}, 400),
+        ("/v1/track", gzip.compress(b"{}")[:-4], KEY, {"Content-Encoding": "gzip"}, 400),
+    ],
+)
+def test_refusals(
+    shared: Collector, path: str, body: bytes, key: str | None, headers: Any, status: int
+) -> None:
+    before = len(shared.events())
+    answer = shared.post(path, body, key=key, headers=headers)
+    assert answer.status_code == status
+    assert set(answer.json()) == {"code", "message"}
+    assert new(shared, before) == []
+
+
+def test_the_webhooks_destination(shared: Collector) -> None:
+    before = len(shared.events())
+    one, two = json.dumps(track()).encode(), json.dumps(track()).encode()
+    headers = {"X-Signature": signature(one)}
+    assert shared.post("/segment", one, key=None, headers=headers).status_code == 200
+    array = b"[ %s , %s ]" % (one, two)
+    assert shared.post("/segment", array, headers=headers).status_code == 200
+    assert new(shared, before) == [one, two]  # the first came twice
+    assert {event.route for event in shared.events()[before:]} == {"segment"}
+
+
+def test_a_hook_is_kept_in_both_shapes(shared: Collector) -> None:
+    before = len(shared.events())
+    flat = b'{"event": "contact_added", "contact_id": "person_1", "list_id": "l"}'
+    nested = b'{"event":"contact_added","contact":{"Email":"\\ud800"},"segment_id":"s"}'
+    assert shared.post(f"/hooks/{TOKEN}", flat, key=None).status_code == 200
+    assert shared.post(f"/hooks/{TOKEN}/contact_added", nested, key=None).status_code == 200
+    events = shared.events()[before:]
+    assert [event.body for event in events] == [flat, nested]
+    assert [event.route for event in events] == ["hooks", "hooks/contact_added"]
+    assert {event.source for event in events} == {"hook"}
+
+
+@pytest.mark.parametrize(
+    ("body", "kept"),
+    [
+        (b'{"n":1}\n\n{"n":2}\r\n{"n":2}\n', [b'{"n":1}', b'{"n":2}', b'{"n":2}']),
+        (b'[{"n":3}, {"n":4}]', [b'{"n":3}', b'{"n":4}']),
+        (b'{\n"n":\n5}', [b'{\n"n":\n5}']),
+        (b'{"n":6}\nnot json\n', [b'{"n":6}', b"not json"]),
+    ],
+)
+def test_activity_streams(shared: Collector, body: bytes, kept: list[bytes]) -> None:
+    before = len(shared.events())
+    for _ in range(2):  # the second time it is the same delivery repeated
+        assert shared.post(f"/activity/{TOKEN}", body, key=None).status_code == 200
+    assert new(shared, before) == kept
+    assert {event.source for event in shared.events()[before:]} == {"activity"}
+
+
+def test_lines_that_are_not_json_are_counted(start: Start) -> None:
+    collector = start()
+    collector.post(f"/activity/{TOKEN}", b'{"n":7}\nno\nno json')
+    assert collector.metric("malformed_lines_total") == 2
+
+
+ODD = [
+    b'{"a": 1e400}',
+    b'{"a": %s}' % (b"9" * 10_000),
+    b'{"a": "\\ud800", "\\udfff": "\\ud83d\\ude00"}',
+    b'{"a": %s1%s}' % (b"[" * 50_000, b"]" * 50_000),
+    b'{"event": 5, "messageId": {"x": []}, "type": null}',
+    b'{"a": 1, "a": 2}',
+    b'{"a": "\\u0000"}',
+    b'{"event": "\\ud800"}',
+]
+
+
+@pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
+def test_json_is_what_the_standard_says(shared: Collector, body: bytes) -> None:
+    before = len(shared.events())
+    assert shared.post("/v1/track", body).status_code == 200
+    assert shared.post("/v1/batch", b'{"batch":[%s,{}]}' % body).status_code == 200
+    assert shared.post(f"/hooks/{TOKEN}", body).status_code == 200
+    assert shared.post(f"/activity/{TOKEN}", b"\xef\xbb\xbf" + body + b"\n").status_code == 200
+    assert new(shared, before) == [body, body, b"{}", body, body]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("GZIP", lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:])),
+        ("deflate", zlib.compress),
+        ("deflate", lambda body: zlib.compress(body)[2:-4]),
+        ("identity", bytes),
+    ],
+)
+def test_packed_bodies(shared: Collector, encoding: str, pack: Any) -> None:
+    before = len(shared.events())
+    body = json.dumps(track()).encode()
+    headers = {"Content-Encoding": encoding}
+    assert shared.post("/v1/track", pack(body), headers=headers).status_code == 200
+    assert new(shared, before) == [body]
+
+
+def test_an_id_that_comes_again_is_acknowledged_and_not_stored(start: Start) -> None:
+    collector = start()
+    body = json.dumps(track(messageId="the same \u00e9")).encode()
+    other = json.dumps(track(messageId="another"), ensure_ascii=False).encode()
+    again = json.dumps(track(messageId="the same \u00e9"), ensure_ascii=False).encode()
+    assert collector.post("/v1/track", body).status_code == 200
+    assert collector.post("/v1/batch", b'{"batch":[%s,%s]}' % (again, other)).status_code == 200
+    collector.stop()
+    collector.start()
+    headers = {"X-Signature": signature(again)}
+    assert collector.post("/segment", again, headers=headers).status_code == 200
+    assert collector.bodies() == [body, other]
+
+
+def test_endpoints_without_a_secret_do_not_exist(start: Start) -> None:
+    collector = start(webhook_secrets=[], hook_tokens=[])
+    headers = {"X-Signature": signature(b"{}", "")}
+    assert collector.post("/segment", b"{}", headers=headers).status_code == 404
+    assert collector.post(f"/hooks/{TOKEN}", b"{}").status_code == 404
+    assert collector.post("/hooks/", b"{}").status_code == 404
+    assert collector.post("/activity/", b"{}").status_code == 404
+    assert collector.post("/v1/track", b"{}").status_code == 200
+
+
+def test_secrets_can_be_rotated(start: Start) -> None:
+    old, new_key = KEY, "a-new-key"
+    collector = start(write_keys=f"{old}, {new_key}", webhook_secrets=["one", "two"])
+    for key in (old, new_key):
+        assert collector.post("/v1/track", b"{}", key=key).status_code == 200
+    for secret in ("one", "two"):
+        headers = {"X-Signature": signature(b"{}", secret).upper()}
+        assert collector.post("/segment", b"{}", headers=headers).status_code == 200
+    collector.stop()
+    collector.settings["write_keys"] = [new_key]
+    collector.start()
+    assert collector.post("/v1/track", b"{}", key=old).status_code == 401
+    assert collector.post("/v1/track", b"{}", key=new_key).status_code == 200
+
+
+def test_no_secret_is_stored_logged_or_shown(start: Start) -> None:
+    collector = start()
+    secrets = [KEY, TOKEN, *collector.settings["webhook_secrets"]]
+    collector.post("/v1/track", track(writeKey=KEY))
+    collector.post("/v1/batch", {"batch": [track(writeKey=KEY)], "writeKey": KEY})
+    collector.post(f"/hooks/{TOKEN}/contact_added", {"event": "x"})
+    collector.post(f"/activity/{TOKEN}", {"event": "x"})
+    collector.post(f"/hooks/{TOKEN}/a/b/c", b"{")
+    shown = requests.get(collector.url + "/metrics", timeout=9).content
+    shown += collector.run("--stats").stdout.encode() + collector.run("--about").stdout.encode()
+    collector.stop()
+    for path in collector.folder.iterdir():
+        if path.name != "collector.json":
+            shown += path.read_bytes()
+    for secret in secrets:
+        assert secret.encode() not in shown
+
+
+def test_anybody_may_see_how_it_is(shared: Collector) -> None:
+    assert requests.get(shared.url + "/health", timeout=9).status_code == 200
+    assert requests.get(shared.url + "/ready", timeout=9).status_code == 200
+    metrics = requests.get(shared.url + "/metrics", timeout=9)
+    assert metrics.headers["content-type"].startswith("text/plain")
+    assert "tap_autopilot_collector_events_stored_total" in metrics.text
+    assert requests.get(shared.url + "/v1/track", timeout=9).status_code == 405
