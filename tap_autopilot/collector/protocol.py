@@ -101,6 +101,13 @@ class LimitedProtocol(HttpToolsProtocol):
         for reservation in self._reservations:
             reservation.release()
 
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what was asked before closing: a sender may close its side early."""
+        if self._reading or self._refused or self.cycle is None or self.cycle.response_complete:
+            return False
+        self.cycle.keep_alive = False
+        return True
+
     def data_received(self, data: bytes) -> None:
         """Parse what came, within the limits."""
         if self._refused:

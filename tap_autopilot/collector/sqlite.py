@@ -57,10 +57,10 @@ INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
 # Here a key is new also if the time for which it counts is over. A time further ahead than any that
 # we set was written by a clock that was wrong.
-MARK_FOR_AN_HOUR = f"""
-INSERT INTO seen (key, until) VALUES (?1, ?2 + {REPEAT_WINDOW})
+MARK_FOR_AN_HOUR = """
+INSERT INTO seen (key, until) VALUES (?1, ?2 + ?3)
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
-WHERE seen.until <= ?2 OR seen.until > ?2 + {REPEAT_WINDOW}
+WHERE seen.until <= ?2 OR seen.until > ?2 + ?3
 """
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
 READ = """
@@ -156,7 +156,9 @@ class SqliteStore:
                 elif event.for_good:
                     marked = execute(MARK_FOR_GOOD, (key,)).rowcount
                 else:
-                    marked = execute(MARK_FOR_AN_HOUR, (key, event.received_at)).rowcount
+                    marked = execute(
+                        MARK_FOR_AN_HOUR, (key, event.received_at, REPEAT_WINDOW)
+                    ).rowcount
                 if marked:
                     new.append(event[:5])
             self._connection.executemany(INSERT, new)

@@ -1,0 +1,210 @@
+"""Senders that mean harm, or know no better: each is cut off, while others are served."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.collector.conftest import KEY, Collector, Start, read_all
+
+HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
+
+
+def read_answer(connection: socket.socket) -> bytes:
+    """One answer, whose body is an object."""
+    found = b""
+    while not found.endswith(b"}"):
+        found += connection.recv(4096)
+    return found
+
+
+def memory(collector: Collector) -> float:
+    """MB that the process takes."""
+    assert collector.process is not None
+    status = Path(f"/proc/{collector.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (HEAD + b"X: " + b"a" * 3_000_000, 431),
+        (b"GET /" + b"a" * 3_000_000, 431),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(20_000)) + b"\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+         + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
+        (HEAD + b"Content-Length: 99999999\r\n\r\n{", 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 40, 413),
+        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400),
+        (HEAD + b"Content-Length: -2\r\n\r\n{}", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
+        (HEAD + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
+        (b"hello\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
+    ],
+    ids=range(16),
+)  # fmt: skip
+def test_requests_beyond_the_limits_are_refused(start: Start, data: bytes, status: int) -> None:
+    collector = start(max_body_mb=2)
+    answer = collector.raw(data)
+    assert answer.split(b" ")[1] == b"%d" % status
+    assert {"code", "message"} == set(json.loads(answer.partition(b"\r\n\r\n")[2]))
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    assert collector.bodies() == [b"{}"]
+
+
+def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
+    collector = start(max_body_mb=2)
+    collector.post("/v1/track", b"{}")
+    bomb = gzip.compress(bytes(500 << 20), 1)
+    assert len(bomb) < 4 << 20
+    before = memory(collector)
+    for body in (bomb[: 2 << 20], gzip.compress(bomb, 9)[: 2 << 20]):
+        answer = collector.post("/v1/track", body, headers={"Content-Encoding": "gzip"})
+        assert answer.status_code in (400, 413)
+    assert memory(collector) < before + 32
+
+
+def test_a_body_of_exactly_the_limit_is_accepted(start: Start) -> None:
+    collector = start(max_body_mb=1)
+    body = b'{"a": "%s"}' % (b"x" * ((1 << 20) - 9))
+    assert collector.post("/v1/track", body).status_code == 200
+    assert collector.post("/v1/track", body + b" ").status_code == 413
+    packed = {"Content-Encoding": "gzip"}
+    assert collector.post("/v1/track", gzip.compress(body), headers=packed).status_code == 200
+    assert (
+        collector.post("/v1/track", gzip.compress(body + b" "), headers=packed).status_code == 413
+    )
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"", b""),
+        (HEAD, b"408"),
+        (HEAD + b"Content-Length: 20\r\n\r\n{", b"408"),
+        (b"POST /", b"408"),
+    ],
+)
+def test_slow_requests_and_silent_connections_are_closed(
+    start: Start, sent: bytes, status: bytes
+) -> None:
+    collector = start(request_timeout=1)
+    others = [collector.connect() for _ in range(100)]
+    for one in others:
+        one.sendall(sent)
+    with collector.connect() as connection:
+        connection.sendall(sent)
+        for _ in range(3):  # a byte now and then buys no time
+            time.sleep(0.25)
+            if sent:
+                connection.sendall(b"x")
+            assert collector.post("/v1/track", b"{}").status_code == 200
+        started = time.monotonic()
+        answer = read_all(connection)
+        assert time.monotonic() - started < 3.5
+        assert answer.split(b" ")[1:2] == ([status] if status else [])
+    for one in others:
+        read_all(one)
+        one.close()
+
+
+def test_idle_connections_are_closed_and_busy_ones_kept(start: Start) -> None:
+    collector = start(request_timeout=1)
+    with collector.connect() as connection:
+        for _ in range(5):
+            connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+            assert read_answer(connection).startswith(b"HTTP/1.1 200")
+            time.sleep(0.4)
+        started = time.monotonic()
+        assert read_all(connection) == b""
+        assert time.monotonic() - started < 3
+
+
+def test_requests_sent_without_waiting_are_answered_in_order(shared: Collector) -> None:
+    good, bad = HEAD + b"Content-Length: 2\r\n\r\n{}", HEAD + b"Content-Length: 1\r\n\r\n{"
+    with shared.connect() as connection:
+        connection.sendall(good * 3 + bad)
+        answer = b""
+        while answer.count(b"}") < 4:
+            answer += connection.recv(4096)
+    statuses = re.findall(rb"HTTP/1.1 (\d+)", answer)
+    assert statuses == [b"200", b"200", b"200", b"400"]
+
+
+def test_a_sender_that_closes_its_side_is_answered(shared: Collector) -> None:
+    with shared.connect() as connection:
+        connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
+        connection.shutdown(socket.SHUT_WR)
+        assert read_all(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_a_sender_that_waits_for_100_continue_gets_it(shared: Collector) -> None:
+    with shared.connect() as connection:
+        connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 100")
+        connection.sendall(b"{}")
+        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_half_a_request_stores_nothing(start: Start) -> None:
+    collector = start()
+    with collector.connect() as connection:
+        connection.sendall(HEAD + b'Content-Length: 20\r\n\r\n{"a": 1}')
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    assert collector.bodies() == [b"{}"]
+
+
+def test_memory_stays_bounded_when_many_send_much(start: Start) -> None:
+    collector = start(max_pending_mb=16, request_timeout=5)
+    collector.post("/v1/track", b"{}")
+    before = memory(collector)
+    answers = []
+    connections = []
+    for _ in range(60):  # 60 bodies of 7 MB that never end
+        connection = collector.connect()
+        connection.setblocking(False)
+        connections.append(connection)
+        with contextlib.suppress(BlockingIOError):
+            connection.sendall(HEAD + b"Content-Length: 8000000\r\n\r\n")
+    rest = dict.fromkeys(connections, 7_000_000)
+    chunk = b" " * 200_000
+    deadline = time.monotonic() + 3
+    peak = before
+    while time.monotonic() < deadline:
+        for connection in connections:
+            try:
+                if rest[connection] > 0:
+                    rest[connection] -= connection.send(chunk)
+            except (BlockingIOError, BrokenPipeError, ConnectionResetError):
+                pass
+        peak = max(peak, memory(collector))
+    for connection in connections:
+        connection.setblocking(True)
+        connection.settimeout(10)
+        answers.append(read_all(connection)[:12])
+        connection.close()
+    assert peak < before + 80
+    assert b"HTTP/1.1 503" in answers
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    assert collector.metric("pending_bytes") == 0
+
+
+def test_retry_after_comes_with_503(start: Start) -> None:
+    collector = start(max_pending_mb=0.001)
+    answer = collector.post("/v1/track", {"a": "x" * 5000})
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert requests.get(collector.url + "/health", timeout=9).status_code == 200

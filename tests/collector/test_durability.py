@@ -1,0 +1,281 @@
+"""200 means it is on disk, once, whatever happens to the process, the disk or the database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.collector.conftest import KEY, TOKEN, Collector, Start
+from tests.collector.soak import kill_under_load
+
+
+def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
+    acknowledged, stored = kill_under_load(tmp_path, kills=3)
+    assert acknowledged > 50
+    assert stored >= acknowledged
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(start: Start, number: int) -> None:
+    collector = start()
+    idle = collector.connect()
+    slow = collector.connect()
+    slow.sendall(b"POST /v1/track HTTP/1.1\r\nContent-Length: 10\r\n\r\n{")
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    time.sleep(0.1)
+    started = time.monotonic()
+    assert collector.stop(number) == 0
+    assert time.monotonic() - started < 5
+    assert slow.recv(4096).startswith(b"HTTP/1.1 503")
+    assert idle.recv(4096) == b""
+    assert "CRITICAL" not in collector.log.read_text()
+    assert not Path(f"{collector.database}-wal").exists()
+    assert collector.bodies() == [b"{}"]
+
+
+def test_what_was_accepted_before_a_signal_is_answered(start: Start) -> None:
+    collector = start()
+    acknowledged: list[int] = []
+
+    def send(worker: int) -> None:
+        for number in range(1000):
+            try:
+                answer = collector.post("/v1/track", {"messageId": f"{worker}-{number}"})
+            except requests.ConnectionError:
+                return
+            if answer.status_code == 200:
+                acknowledged.append(1)
+
+    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.7)
+    assert collector.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert len(acknowledged) == len(collector.events())
+
+
+def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+    collector = start()
+    assert collector.process is not None
+    with sqlite3.connect(collector.database, isolation_level=None) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")  # so that something is under way
+        waiting = collector.connect()
+        waiting.sendall(f"POST /hooks/{TOKEN} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+        time.sleep(0.3)
+        collector.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        started = time.monotonic()
+        assert collector.stop(signal.SIGTERM) == 128 + signal.SIGTERM
+        assert time.monotonic() - started < 1
+        waiting.close()
+    blocker.close()
+    assert collector.log.read_text().splitlines()[-1].startswith("CRITICAL")
+
+
+def test_a_locked_database_makes_senders_wait(start: Start) -> None:
+    collector = start()
+    with sqlite3.connect(collector.database, isolation_level=None) as blocker:
+        blocker.execute("BEGIN IMMEDIATE")
+        started = time.monotonic()
+        answer = collector.post("/v1/track", {"messageId": "1"})
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        assert time.monotonic() - started < 3
+        started = time.monotonic()
+        assert collector.post("/v1/track", {"messageId": "2"}).status_code == 503
+        assert time.monotonic() - started < 1
+        assert requests.get(collector.url + "/ready", timeout=9).status_code == 503
+        assert requests.get(collector.url + "/health", timeout=9).status_code == 200
+        blocker.execute("ROLLBACK")
+    blocker.close()
+    deadline = time.monotonic() + 8
+    while requests.get(collector.url + "/ready", timeout=9).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for number in ("1", "2"):
+        assert collector.post("/v1/track", {"messageId": number}).status_code == 200
+    assert sorted(json.loads(body)["messageId"] for body in collector.bodies()) == ["1", "2"]
+
+
+def test_a_database_that_is_gone_ends_it(start: Start) -> None:
+    collector = start()
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    Path(collector.database).unlink()
+    with pytest.raises(requests.ConnectionError):
+        collector.post("/v1/track", b"{}")
+    assert collector.process is not None
+    assert collector.process.wait(timeout=5) == 1
+    assert collector.log.read_text().splitlines()[-1].startswith("CRITICAL")
+
+
+def test_too_little_space_makes_senders_wait(start: Start) -> None:
+    collector = start(min_free_mb=10**9)
+    answer = collector.post("/v1/track", b"{}")
+    assert answer.status_code == 503
+    assert "min_free_mb" in answer.json()["message"]
+    assert requests.get(collector.url + "/ready", timeout=9).status_code == 503
+    assert collector.run("--check").returncode == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=3m", "none", disk], check=False
+    ).returncode:
+        pytest.skip("cannot mount a small disk here")
+    collector = Collector(tmp_path, database=str(disk / "events.db")).start()
+    try:
+        acknowledged = []
+        for number in range(600):
+            body = {"messageId": f"{number}", "text": "x" * 10_000}
+            answer = collector.post("/v1/track", body)
+            assert answer.status_code in (200, 503)
+            if answer.status_code == 200:
+                acknowledged.append(str(number))
+            elif len(acknowledged) > 50:
+                break
+        assert answer.status_code == 503
+        assert [json.loads(body)["messageId"] for body in collector.bodies()] == acknowledged
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        deadline = time.monotonic() + 8
+        while collector.post("/v1/track", {"messageId": "after"}).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert collector.stop() == 0
+        assert len(collector.events()) == len(acknowledged) + 1
+    finally:
+        collector.stop(signal.SIGKILL)
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+def test_the_answer_comes_after_write_and_fsync(tmp_path: Path) -> None:
+    """Seen from outside, by the system calls of the process."""
+    collector = Collector(tmp_path)
+    calls = tmp_path / "calls"
+    trace = "trace=pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"
+    process = subprocess.Popen(
+        ["strace", "-f", "-y", "-s", "30", "-e", trace, "-o", calls, *collector.command()],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    collector.url = process.stdout.readline().split()[-1]
+    for number in range(3):
+        assert collector.post("/v1/track", {"messageId": str(number)}).status_code == 200
+    found: list[str] = []
+    for line in calls.read_text().splitlines():
+        for mark, call in (
+            (r"pwrite64\(.*events\.db-wal", "write"),
+            (r"(fsync|fdatasync)\(.*events\.db-wal", "fsync"),
+            (r"HTTP/1.1 200", "answer"),
+        ):
+            if re.search(mark, line) and found[-1:] != [call]:
+                found.append(call)
+    os.kill(int(calls.read_text().split()[0]), signal.SIGTERM)
+    process.wait(timeout=20)
+    process.stdout.close()
+    assert found[-9:] == ["write", "fsync", "answer"] * 3
+
+
+def test_no_secret_no_start(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, write_keys=[], webhook_secrets=[], hook_tokens=[])
+    done = collector.run()
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("CRITICAL")
+    offered = lines[0].split()[-1]
+    assert len(offered) >= 20
+    assert offered != collector.run().stderr.split()[-1]
+    assert not Path(collector.database).exists()
+
+
+def test_a_second_collector_on_the_same_file(start: Start) -> None:
+    collector = start()
+    done = collector.run()
+    assert done.returncode == 2
+    assert "Another collector" in done.stderr
+    assert collector.post("/v1/track", b"{}").status_code == 200
+
+
+def test_stats_of_what_is_no_store(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    done = collector.run("--stats")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not Path(collector.database).exists()
+    Path(collector.database).write_text("hello")
+    for option in ("--stats", "--check"):
+        done = collector.run(option)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith("CRITICAL")
+    assert Path(collector.database).read_text() == "hello"
+
+
+def test_stats_and_check(start: Start) -> None:
+    collector = start()
+    collector.post("/v1/batch", {"batch": [{"type": "track", "event": "E"}, {"type": "page"}]})
+    collector.post(f"/hooks/{TOKEN}/contact_added", {})
+    found = json.loads(collector.run("--stats").stdout)
+    assert found["bytes"] > 0
+    assert len(found.pop("store_id")) == 32
+    del found["bytes"]
+    assert found == {
+        "events": 3,
+        "first_seq": 1,
+        "last_seq": 3,
+        "by_source": {"segment": 2, "hook": 1},
+        "by_event": {"E": 1, "page": 1, "contact_added": 1},
+    }
+    assert collector.run("--check").returncode == 2  # it is in use
+    collector.stop()
+    done = collector.run("--check")
+    assert done.returncode == 0
+    assert "works" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"listen": "nowhere"}, "listen"),
+        ({"hook_tokens": ["short"]}, "20 characters"),
+        ({"hook_tokens": ["with/slash-in-the-middle"]}, "URL"),
+        ({"max_body_mb": "much"}, "max_body_mb"),
+        ({"write_keys": 5}, "write_keys"),
+        ({"database": "/nowhere/at/all.db"}, "/nowhere/at/all.db"),
+        ({"listen": "192.0.2.1:80"}, "Cannot listen"),
+    ],
+)
+def test_wrong_settings(tmp_path: Path, settings: dict[str, object], said: str) -> None:
+    done = Collector(tmp_path, **settings).run()
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert KEY not in done.stderr
+
+
+def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    done = collector.run("--listen", "nowhere", TAP_AUTOPILOT_COLLECTOR_MAX_BODY_MB="x")
+    assert "max_body_mb" in done.stderr
+    assert "listen" in done.stderr
+    about = collector.run("--about", "--format", "json").stdout
+    assert json.loads(about)["settings"]["properties"]["write_keys"]["secret"] is True
+    assert collector.run("--about", "--format", "markdown").stdout.startswith("| setting")
+    assert collector.run("--version").stdout.startswith("tap-autopilot-collector ")
+    assert collector.run("--unknown=s3cret", "s3cret").returncode == 2
+    assert "s3cret" not in collector.run("--unknown=s3cret", "s3cret").stderr
