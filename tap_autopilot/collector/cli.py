@@ -16,9 +16,12 @@ from typing import NoReturn
 from tap_autopilot import logs
 from tap_autopilot.collector.about import NAME, about, version
 from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.prune import ask, loaded, prune
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.writing import Store, Unavailable
+from tap_autopilot.collector.store import open_reader
+from tap_autopilot.collector.writing import InUse, Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
+from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -47,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--listen", metavar="HOST:PORT", help="overrides the setting of this name")
     add("--check", action="store_true", help="open the store, commit a probe, report, and exit")
     add("--stats", action="store_true", help="print facts about the store, as JSON")
+    add(
+        "--prune", action="store_true",
+        help="drop the bodies of events that --state shows to be loaded",
+    )  # fmt: skip
+    add("--state", metavar="FILE", help="of --prune: the STATE that the target gave back")
     add("--about", action="store_true", help="print the settings")
     add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
     add("--version", action="version", version=f"{NAME} {version()}")
@@ -101,11 +109,29 @@ def _run(args: argparse.Namespace) -> None:
         reader = SqliteReader(config.database)
         print(json.dumps(reader.stats(), indent=2))
         reader.close()
+    elif args.prune:
+        _prune(config, args.state)
     elif args.check:
         _with_store(config, _check)
     else:
         config.require_secrets(secrets.token_urlsafe(24))
         _with_store(config, _serve)
+
+
+def _prune(config: CollectorConfig, path: str | None) -> None:
+    if path is None:
+        raise UserError("--prune needs --state, a file with the STATE that the target gave back.")
+    state = read_json(path, "state")
+    with open_reader(config.database) as reader:
+        up_to = min(loaded(state, reader.store_id), reader.last_seq)
+    try:
+        store = SqliteStore(config.database)
+    except InUse:
+        pruned = ask(config.database, up_to)
+    else:
+        pruned = prune(store, up_to)
+        store.close()
+    print(f"Pruned {pruned} events, up to {up_to}.")
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:

@@ -23,6 +23,7 @@ from tap_autopilot.collector.door import Door, Secrets
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import LimitedProtocol, Limits
+from tap_autopilot.collector.prune import obey
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
 from tap_autopilot.exceptions import UserError
@@ -82,7 +83,9 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         loop.add_signal_handler(number, _stop, number, end)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    obeying = loop.create_task(obey(config.database, writer))
     await end
+    obeying.cancel()
     LOG.info("Shutting down.")
     server.close()
     for connection in list(state.connections):

@@ -22,6 +22,7 @@ from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
     Cursor,
+    InUse,
     Pruner,
     Received,
     StoreLost,
@@ -32,7 +33,8 @@ from tap_autopilot.exceptions import UserError
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
 CACHE_KIB = 16_384
-PRUNE_SLICE = 2000
+PRUNE_SLICE = 500
+VACUUM_PAGES = 1000  # given back to the disk with each slice
 SCHEMA = """
 CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE events (
@@ -63,8 +65,16 @@ ON CONFLICT (key) DO UPDATE SET until = excluded.until
 WHERE seen.until <= ?2 OR seen.until > ?2 + ?3
 """
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
+INSERT_PRUNED = """
+INSERT INTO events (seq, received_at, source, route, name, body, pruned)
+VALUES (?, ?, ?, ?, ?, ?, 1)
+"""
 READ = """
 SELECT seq, received_at, source, route, body, pruned FROM events WHERE seq > ? ORDER BY seq LIMIT ?
+"""
+PRUNABLE = """
+SELECT seq, received_at, source, route, name, body FROM events
+WHERE seq > ? AND seq <= ? AND pruned = 0 ORDER BY seq LIMIT ?
 """
 
 T = TypeVar("T")
@@ -178,28 +188,21 @@ class SqliteStore:
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
-        rows = self._query(
-            "SELECT seq, source, route, body, pruned FROM events"
-            " WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
-            after,
-            up_to,
-            PRUNE_SLICE,
-        )
-        kept = [
-            (prune(source, route, body), seq)
-            for seq, source, route, body, pruned in rows
-            if not pruned
-        ]
+        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE)
+        kept = [(*row[:5], prune(row[2], row[3], row[5])) for row in rows]
 
-        def update(execute: Callable[..., sqlite3.Cursor]) -> None:
-            for one in kept:
-                execute("UPDATE events SET body = ?, pruned = 1 WHERE seq = ?", one)
+        def replace(execute: Callable[..., sqlite3.Cursor]) -> None:
+            # An UPDATE would leave the pages as empty as it makes them.
+            for row in rows:
+                execute("DELETE FROM events WHERE seq = ?", row[:1])
+            self._connection.executemany(INSERT_PRUNED, kept)
 
-        self._commit(update)
-        done = len(rows) < PRUNE_SLICE
-        if done:
-            self._connection.execute("PRAGMA incremental_vacuum").fetchall()
-        return up_to if done else rows[-1][0], len(kept)
+        self._commit(replace)
+        try:  # a script, as sqlite3 would stop after the first page of a single statement
+            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+        except sqlite3.Error as problem:
+            raise self._trouble(problem) from None
+        return (rows[-1][0] if len(rows) == PRUNE_SLICE else up_to), len(kept)
 
     def cursor(self, destination: str) -> Cursor | None:
         """Where a destination is, None if it was never saved."""
@@ -251,15 +254,20 @@ class SqliteStore:
             result = change(execute)
             execute("COMMIT")
         except sqlite3.Error as problem:
-            reason = str(problem)
-            if "is full" not in reason and "is locked" not in reason:
-                raise StoreLost(f"The store {self._path} cannot be written: {reason}.") from None
-            if self._connection.in_transaction:
+            trouble = self._trouble(problem)
+            if isinstance(trouble, Unavailable) and self._connection.in_transaction:
                 execute("ROLLBACK")
-            raise Unavailable(reason) from None
+            raise trouble from None
         if self._identity() != self._files:
             raise StoreLost(f"The store {self._path} was moved or deleted while in use.")
         return result
+
+    def _trouble(self, problem: sqlite3.Error) -> Unavailable | StoreLost:
+        """What to make of an error: nothing was written, or who knows what."""
+        reason = str(problem)
+        if "is full" in reason or "is locked" in reason:
+            return Unavailable(reason)
+        return StoreLost(f"The store {self._path} cannot be written: {reason}.")
 
     def _identity(self) -> list[tuple[int, int] | None]:
         """Which files these are: SQLite goes on writing into files that have been deleted."""
@@ -297,7 +305,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise UserError(f"Another collector is using the store {path}.") from None
+        raise InUse(f"Another collector is using the store {path}.") from None
     return descriptor
 
 

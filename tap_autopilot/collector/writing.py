@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from tap_autopilot.exceptions import RunError
+from tap_autopilot.exceptions import RunError, UserError
 
 FORMAT = 1  # of the store; a newer one is refused
 REPEAT_WINDOW = 3_600_000  # ms in which a delivery without an id counts as repeated
@@ -30,6 +30,10 @@ class Received(NamedTuple):
 
 class Unavailable(Exception):
     """Nothing can be stored right now, and nothing of what was asked is; that may pass."""
+
+
+class InUse(UserError):
+    """Another process is writing to the store."""
 
 
 class StoreLost(RunError):
