@@ -18,7 +18,6 @@ from tap_autopilot.collector.about import NAME, about, version
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.prune import ask, loaded, prune
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writing import InUse, Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.settings import read_json
@@ -122,8 +121,10 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
     if path is None:
         raise UserError("--prune needs --state, a file with the STATE that the target gave back.")
     state = read_json(path, "state")
-    with open_reader(config.database) as reader:
-        up_to = min(loaded(state, reader.store_id), reader.last_seq)
+    with SqliteReader(config.database) as reader:
+        cursors = [reader.cursor(one.name) for one in config.destinations]
+        passed_on = [cursor.seq if cursor else 0 for cursor in cursors]
+        up_to = min(loaded(state, reader.store_id), reader.last_seq, *passed_on)
     try:
         store = SqliteStore(config.database)
     except InUse:
@@ -146,6 +147,8 @@ def _serve(config: CollectorConfig, store: Store) -> None:
             f"{problem.name} is missing: pip install 'tap-autopilot[collector]'."
         ) from None
     serve(config, store)
+    sys.stdout.flush()
+    os._exit(0)  # a destination that does not answer must not hold up the end
 
 
 def _check(config: CollectorConfig, store: Store) -> None:

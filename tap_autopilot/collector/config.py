@@ -170,6 +170,14 @@ class CollectorConfig(Settings):
         default=(),
         secret=True,
     )
+    destinations: tuple[Destination, ...] = setting(
+        "array",
+        destination_list,
+        "Where events are passed on to: an array of objects with name, url and write_key, and"
+        ' perhaps events (names) and from ("now" or "start").',
+        default=(),
+        secret=True,
+    )
     max_body_mb: float = setting(
         "number", number(0.001, 1024), "Largest body accepted, packed or unpacked.", default=8.0
     )
@@ -195,7 +203,8 @@ class CollectorConfig(Settings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be shown."""
-        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens)
+        keys = (one.write_key for one in self.destinations)
+        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys)
 
     def require_secrets(self, offer: str) -> None:
         """Raise UserError, offering a fresh secret, unless somebody may send something."""

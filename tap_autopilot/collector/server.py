@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -19,11 +20,13 @@ from uvicorn.server import ServerState
 
 from tap_autopilot import logs
 from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.destinations import Forwarder, first_cursor
 from tap_autopilot.collector.door import Door, Secrets
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import LimitedProtocol, Limits
 from tap_autopilot.collector.prune import obey
+from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
 from tap_autopilot.exceptions import UserError
@@ -67,6 +70,8 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         if not end.done():
             end.set_exception(error)
 
+    for destination in config.destinations:
+        first_cursor(store, destination, store.last_seq)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
     secrets = Secrets(
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
@@ -83,9 +88,15 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         loop.add_signal_handler(number, _stop, number, end)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    obeying = loop.create_task(obey(config.database, writer))
+    jobs = [loop.create_task(obey(config.database, writer))]
+    for destination in config.destinations:
+        forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
+        jobs.append(loop.create_task(forwarder.run()))
+    for job in jobs:
+        job.add_done_callback(lambda job: None if job.cancelled() else fail(_error_of(job)))
     await end
-    obeying.cancel()
+    for job in jobs:
+        job.cancel()
     LOG.info("Shutting down.")
     server.close()
     for connection in list(state.connections):
@@ -141,6 +152,11 @@ def _stop(number: int, end: asyncio.Future[None]) -> None:
         sys.stdout.flush()
         os._exit(128 + number)
     end.set_result(None)
+
+
+def _error_of(job: asyncio.Task[None]) -> BaseException:
+    """Why a job ended that never should."""
+    return job.exception() or RuntimeError("a job ended")
 
 
 async def _until(done: Any, seconds: float) -> None:

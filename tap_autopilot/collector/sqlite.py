@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tap_autopilot.collector.store import Event, Reader
+from tap_autopilot.collector.store import Event
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -118,7 +118,7 @@ class SqliteReader:
         """Let go of the file."""
         self._connection.close()
 
-    def __enter__(self) -> Reader:
+    def __enter__(self) -> SqliteReader:
         return self
 
     def __exit__(
@@ -153,6 +153,11 @@ class SqliteStore:
             raise
         self._files = self._identity()
         self._next_sweep = 0.0
+
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+        return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, but for those already there; how many were new."""
@@ -376,6 +381,9 @@ def _stats(query: Callable[..., list[Any]], store_id: str, database: str) -> dic
     for source, name, count in names:
         by_source[source] = by_source.get(source, 0) + count
         by_event[name] = by_event.get(name, 0) + count
+    found: dict[str, Any] = {}
+    for name, seq, sent, refused in query("SELECT destination, seq, sent, refused FROM cursors"):
+        found[name] = {"lag": last - seq, "sent": sent, "refused": refused}
     files = [Path(database), Path(f"{database}-wal")]
     return {
         "store_id": store_id,
@@ -385,4 +393,5 @@ def _stats(query: Callable[..., list[Any]], store_id: str, database: str) -> dic
         "by_source": by_source,
         "by_event": dict(sorted(by_event.items(), key=lambda one: -one[1])),
         "bytes": sum(file.stat().st_size for file in files if file.exists()),
+        **({"destinations": found} if found else {}),
     }

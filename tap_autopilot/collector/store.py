@@ -10,7 +10,9 @@ A database is a file (SQLite). Nothing here writes to it.
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
+
+R = TypeVar("R")
 
 
 class Event(NamedTuple):
@@ -46,7 +48,7 @@ class Reader(Protocol):
     def close(self) -> None:
         """Let go of the database."""
 
-    def __enter__(self) -> Reader: ...
+    def __enter__(self: R) -> R: ...
 
     def __exit__(
         self,

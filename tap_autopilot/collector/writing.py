@@ -56,6 +56,10 @@ class Store(Protocol):
 
     store_id: str
 
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, but for those already there; how many were new."""
 

@@ -1,0 +1,199 @@
+"""Passing events on, as they arrive, to whatever speaks Segment's tracking API.
+
+Each destination reads the store from a cursor of its own, in a thread of its own, so that one
+outage delays no other destination and never the door.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
+from typing import TypeVar
+
+import requests
+
+from tap_autopilot.collector import slices
+from tap_autopilot.collector.config import Destination
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector.store import Event, Reader
+from tap_autopilot.collector.writer import Writer
+from tap_autopilot.collector.writing import Cursor, Store, Unavailable
+from tap_autopilot.exceptions import UserError
+
+LOG = logging.getLogger(__name__)
+
+MOST_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
+MOST_BYTES = 475_000
+READ_AT_ONCE = 500
+LOOK_EVERY = 0.5  # seconds, for new events
+TIMEOUT = (10, 30)  # seconds to connect, and to wait for an answer
+FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries
+LONGEST_RETRY_AFTER = 3600.0
+SAY_EVERY = 60.0  # seconds between two log lines about the same trouble
+# The key, the path or the time is wrong, not an event: these can be mended, so nothing is skipped.
+WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
+
+T = TypeVar("T")
+
+
+class _TryAgain(Exception):
+    """A try failed in a way that may pass. `wait` is what the destination asked for, in seconds."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def first_cursor(store: Store, destination: Destination, last_seq: int) -> None:
+    """Give a destination that is new its place in the store."""
+    if store.cursor(destination.name) is None:
+        store.save_cursor(destination.name, Cursor(0 if destination.from_start else last_seq, 0, 0))
+
+
+def wanted(event: Event, destination: Destination, store_id: str) -> bytes | None:
+    """The event as this destination gets it, None if it does not.
+
+    The times stay as they are. A call without an id gets one that is the same each time it is sent.
+    """
+    if event.source != "segment" or event.pruned or not slices.is_object(event.body):
+        return None
+    try:
+        found = slices.members(event.body)
+    except NotJson:
+        return None
+    kind = slices.string(found.get("type", b"")) or event.route
+    name = slices.string(found.get("event", b""))
+    if kind != "track" or (destination.events is not None and name not in destination.events):
+        return None
+    added = {}
+    if not slices.string(found.get("type", b"")):
+        added["type"] = b'"track"'
+    if found.get("messageId", b"null") in (b"null", b'""'):
+        added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
+    return slices.build({**found, **added}) if added else event.body
+
+
+class Forwarder:
+    """Passes events on to one destination, for ever."""
+
+    def __init__(
+        self, destination: Destination, open_store: Callable[[], Reader], writer: Writer,
+        metrics: Metrics,
+    ) -> None:  # fmt: skip
+        self._destination = destination
+        self._open_store = open_store
+        self._writer = writer
+        self._metrics = metrics
+        self._session = requests.Session()
+        self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
+        self._cursor = Cursor(0, 0, 0)
+        self._say_again = 0.0
+
+    async def run(self) -> None:
+        """Pass on what comes, until cancelled."""
+        name = self._destination.name
+        saved: Cursor | None = await self._writer.run(lambda store: store.cursor(name))
+        self._cursor = saved or self._cursor
+        reader = await self._in_thread(self._open_store)
+        while True:
+            try:
+                events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
+                last_seq = await self._in_thread(lambda: reader.last_seq)
+            except UserError as problem:  # the database is away
+                self._say("cannot read the store: %s", problem)
+                await asyncio.sleep(LONGEST_WAIT / 10)
+                continue
+            batch: list[bytes] = []
+            upto, size = self._cursor.seq, 0
+            for event in events:
+                body = wanted(event, self._destination, reader.store_id)
+                if body is not None:
+                    size += len(body) + 1
+                    if batch and (len(batch) == MOST_EVENTS or size > MOST_BYTES):
+                        break
+                    batch.append(body)
+                upto = event.seq
+            refused = await self._deliver(batch) if batch else 0
+            self._cursor = Cursor(
+                upto,
+                self._cursor.sent + len(batch) - refused,
+                self._cursor.refused + refused,
+            )
+            self._metrics.passed_on(name, last_seq - upto, *self._cursor[1:])
+            if events:
+                await self._save()
+            if len(events) < READ_AT_ONCE and upto == last_seq:
+                await asyncio.sleep(LOOK_EVERY)
+
+    async def _save(self) -> None:
+        name, cursor = self._destination.name, self._cursor
+        try:
+            await self._writer.run(lambda store: store.save_cursor(name, cursor))
+        except Unavailable:
+            self._say("cannot save its cursor; after a restart some events are sent again")
+
+    async def _deliver(self, batch: Sequence[bytes]) -> int:
+        """Send a batch, in pieces where it is refused; how many events were refused for good."""
+        wait = FIRST_WAIT
+        while True:
+            try:
+                status = await self._in_thread(self._post, batch)
+                break
+            except _TryAgain as problem:
+                self._say("%s; trying again", problem)
+                asked = problem.wait
+                await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
+                wait = min(wait * 2, LONGEST_WAIT)
+        if status < 300:
+            return 0
+        if len(batch) == 1:
+            self._say("refused an event with HTTP %d, which is skipped", status)
+            return 1
+        half = len(batch) // 2
+        return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
+
+    def _post(self, batch: Sequence[bytes]) -> int:
+        """The status of an answer that settles the matter. Raises _TryAgain otherwise."""
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        try:
+            answer = self._session.post(
+                f"{self._destination.url}/batch",
+                b'{"batch":[%s],"sentAt":"%s"}' % (b",".join(batch), now.encode()),
+                headers={"Content-Type": "application/json"},
+                auth=(self._destination.write_key, ""),
+                timeout=TIMEOUT,
+                allow_redirects=False,
+            )
+        except requests.RequestException as problem:
+            raise _TryAgain(type(problem).__name__) from None
+        status = answer.status_code
+        if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
+            return status
+        raise _TryAgain(f"HTTP {status}", _retry_after(answer.headers.get("Retry-After", "")))
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    def _say(self, text: str, *arguments: object) -> None:
+        """Log it, once a minute."""
+        if time.monotonic() >= self._say_again:
+            self._say_again = time.monotonic() + SAY_EVERY
+            LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
+
+
+def _retry_after(value: str) -> float | None:
+    """The seconds that a Retry-After header asks for: a number, or an HTTP date."""
+    if value.strip().isdigit():
+        return min(float(value), LONGEST_RETRY_AFTER)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except (ValueError, TypeError):
+        return None
+    return min(max(moment.timestamp() - time.time(), 0.0), LONGEST_RETRY_AFTER)

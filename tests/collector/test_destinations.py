@@ -1,0 +1,229 @@
+"""Passing events on: all of them, in order, at least once, whatever the other side does."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from tests.collector.conftest import KEY, TOKEN, Collector, Start
+
+DESTINATION_KEY = "k3y-of-the-destination"
+
+
+class Destination:
+    """A server that keeps what it gets. `answer` makes an answer of a batch: status and headers."""
+
+    def __init__(self) -> None:
+        self.batches: list[dict[str, Any]] = []
+        self.answer: Callable[[list[Any]], tuple[int, dict[str, str]]] = lambda _: (200, {})
+        self.authorizations: set[str | None] = set()
+        self.sizes: list[int] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                assert self.path == "/v1/batch"
+                outer.authorizations.add(self.headers["Authorization"])
+                found = json.loads(body)
+                status, headers = outer.answer(found["batch"])
+                if status == 200:
+                    outer.batches.append(found)
+                    outer.sizes.append(len(body))
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def setting(self, name: str = "one", **more: Any) -> dict[str, Any]:
+        url = f"http://127.0.0.1:{self.server.server_port}/v1"
+        return {"name": name, "url": url, "write_key": DESTINATION_KEY, **more}
+
+    @property
+    def ids(self) -> list[str]:
+        return [event["messageId"] for batch in self.batches for event in batch["batch"]]
+
+    def wait_for(self, count: int) -> None:
+        deadline = time.monotonic() + 20
+        while len(self.ids) < count:
+            assert time.monotonic() < deadline, self.ids
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    found = Destination()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def send(collector: Collector, *ids: str, **more: Any) -> None:
+    events = [{"type": "track", "event": "E", "messageId": one, **more} for one in ids]
+    assert collector.post("/v1/batch", {"batch": events}).status_code == 200
+
+
+def stats(collector: Collector, name: str = "one") -> dict[str, int]:
+    found: dict[str, int] = json.loads(collector.run("--stats").stdout)["destinations"][name]
+    return found
+
+
+def test_tracks_are_passed_on_in_order_as_they_came(start: Start, destination: Destination) -> None:
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", timestamp="t", originalTimestamp="o", sentAt="s")
+    collector.post("/v1/identify", {"messageId": "no"})
+    collector.post(f"/hooks/{TOKEN}", {"type": "track", "messageId": "no"})
+    collector.post("/v1/track", b'{"event":"E","big":123456789012345678901234567890,"x":1e400}')
+    send(collector, *(f"b{n}" for n in range(250)))
+    destination.wait_for(252)
+    assert destination.ids[0] == "a"
+    assert destination.ids[2:] == [f"b{n}" for n in range(250)]
+    first, second = [event for batch in destination.batches for event in batch["batch"]][:2]
+    assert first == {
+        "type": "track", "event": "E", "messageId": "a",
+        "timestamp": "t", "originalTimestamp": "o", "sentAt": "s",
+    }  # fmt: skip
+    assert second["type"] == "track"
+    assert second["big"] == 123456789012345678901234567890
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    assert second["messageId"] == f"{store_id}-4"
+    assert all(len(batch["batch"]) <= 100 and batch["sentAt"] for batch in destination.batches)
+    basic = base64.b64encode(f"{DESTINATION_KEY}:".encode()).decode()
+    assert destination.authorizations == {f"Basic {basic}"}
+    time.sleep(0.7)
+    assert stats(collector) == {"lag": 0, "sent": 252, "refused": 0}
+    assert collector.metric('destination_sent_events{destination="one"}') == 252
+
+
+def test_batches_stay_below_the_limit_of_bytes(start: Start, destination: Destination) -> None:
+    collector = start(destinations=[destination.setting()])
+    for part in range(4):
+        send(collector, *(f"{part}-{n}" for n in range(30)), text="x" * 30_000)
+    destination.wait_for(120)
+    assert max(destination.sizes) < 480_000
+    assert len(set(destination.ids)) == 120
+
+
+def test_only_chosen_events_and_only_from_now_on(start: Start, destination: Destination) -> None:
+    collector = start()
+    send(collector, "before")
+    collector.stop()
+    collector.settings["destinations"] = [
+        destination.setting("now", events=["E"]),
+        destination.setting("start", **{"from": "start"}),
+    ]
+    collector.start()
+    send(collector, "after")
+    collector.post("/v1/track", {"event": "Other", "messageId": "other"})
+    destination.wait_for(4)
+    assert sorted(destination.ids) == ["after", "after", "before", "other"]
+
+
+def test_an_outage_delays_nobody_and_loses_nothing(start: Start, destination: Destination) -> None:
+    other = Destination()
+    tries: list[float] = []
+
+    def down(_: list[Any]) -> tuple[int, dict[str, str]]:
+        tries.append(time.monotonic())
+        return (503, {}) if len(tries) < 2 else (429, {"Retry-After": "1"})
+
+    destination.answer = down
+    collector = start(destinations=[destination.setting(), other.setting("other")])
+    send(collector, "a", "b")
+    other.wait_for(2)
+    send(collector, "c")
+    other.wait_for(3)
+    while len(tries) < 3:
+        time.sleep(0.05)
+    assert tries[2] - tries[1] >= 0.95
+    destination.answer = lambda _: (200, {})
+    collector.stop()
+    collector.start()
+    destination.wait_for(3)
+    assert destination.ids == ["a", "b", "c"]
+    assert other.ids == ["a", "b", "c"]
+    other.server.server_close()
+
+
+def test_events_at_fault_are_found_and_skipped(start: Start, destination: Destination) -> None:
+    bad = {"n3", "n7"}
+    destination.answer = lambda batch: (
+        (400, {}) if bad & {event["messageId"] for event in batch} else (200, {})
+    )
+    collector = start(destinations=[destination.setting()])
+    send(collector, *(f"n{n}" for n in range(10)))
+    destination.wait_for(8)
+    assert destination.ids == [f"n{n}" for n in range(10) if f"n{n}" not in bad]
+    time.sleep(0.7)
+    assert stats(collector) == {"lag": 0, "sent": 8, "refused": 2}
+    collector.stop()
+    assert collector.log.read_text().count("refused") == 1
+    assert DESTINATION_KEY not in collector.log.read_text()
+
+
+def test_a_wrong_key_skips_nothing(start: Start, destination: Destination) -> None:
+    destination.answer = lambda _: (401, {})
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    time.sleep(0.5)
+    destination.answer = lambda _: (200, {})
+    destination.wait_for(1)
+    assert destination.ids == ["a"]
+
+
+def test_what_is_not_passed_on_is_not_pruned(start: Start, destination: Destination) -> None:
+    destination.answer = lambda _: (500, {})
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    path = collector.folder / "state.json"
+    path.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": [store_id, 1]}}}))
+    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 0 ")
+
+
+def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory: Any) -> None:
+    other = Collector(tmp_path_factory.mktemp("other")).start()
+    try:
+        to_other = {"name": "other", "url": other.url + "/v1", "write_key": KEY}
+        collector = start(destinations=json.dumps([to_other]))
+        send(collector, "a", "b")
+        deadline = time.monotonic() + 10
+        while len(other.bodies()) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert [json.loads(body)["messageId"] for body in other.bodies()] == ["a", "b"]
+    finally:
+        other.stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"name": "x", "url": "http://example.com/v1", "write_key": "k"}, "https"),
+        ({"name": "x", "url": "https://example.com/v1"}, "write_key"),
+        ({"name": "x", "url": "https://x/v1", "write_key": "k", "color": 1}, "color"),
+        ({"name": "x", "url": "https://x/v1", "write_key": "k", "from": "then"}, "from"),
+        ([1], "objects"),
+        ("{", "JSON"),
+    ],
+    ids=range(6),
+)
+def test_wrong_destinations(tmp_path: Any, setting: Any, said: str) -> None:
+    given = [setting] if isinstance(setting, dict) else setting
+    done = Collector(tmp_path, destinations=given).run()
+    assert done.returncode == 2
+    assert said in done.stderr
