@@ -16,6 +16,7 @@ from typing import NoReturn
 from tap_autopilot import logs
 from tap_autopilot.collector.about import NAME, about, version
 from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.prune import ask, loaded, prune
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.writing import InUse, Store, Unavailable
@@ -54,6 +55,11 @@ def _parser() -> argparse.ArgumentParser:
         help="drop the bodies of events that --state shows to be loaded",
     )  # fmt: skip
     add("--state", metavar="FILE", help="of --prune: the STATE that the target gave back")
+    add(
+        "--register-hooks", metavar="URL",
+        help="register Autopilot's REST hooks; URL is where the collector is reached from outside",
+    )  # fmt: skip
+    add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
     add("--about", action="store_true", help="print the settings")
     add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
     add("--version", action="version", version=f"{NAME} {version()}")
@@ -110,11 +116,21 @@ def _run(args: argparse.Namespace) -> None:
         reader.close()
     elif args.prune:
         _prune(config, args.state)
+    elif args.register_hooks is not None:
+        _say_events("registered", Hooks(config, args.register_hooks).register())
+    elif args.unregister_hooks is not None:
+        _say_events("removed", Hooks(config, args.unregister_hooks).remove())
     elif args.check:
         _with_store(config, _check)
     else:
         config.require_secrets(secrets.token_urlsafe(24))
         _with_store(config, _serve)
+
+
+def _say_events(done: str, events: list[str]) -> None:
+    for event in events:
+        print(f"{done} {event}")
+    print(f"{len(events)} hooks {done}.")
 
 
 def _prune(config: CollectorConfig, path: str | None) -> None:

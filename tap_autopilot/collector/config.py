@@ -200,11 +200,23 @@ class CollectorConfig(Settings):
         default=15.0,
     )
 
+    api_key: str | None = setting(
+        "string",
+        text,
+        "The account's API key; only for --register-hooks and --unregister-hooks.",
+        default=None,
+        secret=True,
+    )
+    api_url: str = setting(
+        "string", origin, "Where Autopilot's API is.", default="https://api2.autopilothq.com/v1"
+    )
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """All that must never be shown."""
         keys = (one.write_key for one in self.destinations)
-        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys)
+        api = [self.api_key] if self.api_key else []
+        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *api)
 
     def require_secrets(self, offer: str) -> None:
         """Raise UserError, offering a fresh secret, unless somebody may send something."""

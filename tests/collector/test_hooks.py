@@ -1,0 +1,122 @@
+"""Registering hooks with Autopilot, and what becomes of what they deliver."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tap_autopilot.collector.hooks import EVENTS
+from tests.collector.conftest import TOKEN, Collector, Start
+
+API_KEY = "ap1-key-of-the-account"
+
+
+class Autopilot:
+    """Autopilot's API as far as hooks go. It fails the first `failures` requests."""
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, dict[str, str]] = {}
+        self.failures = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self, status: int, body: Any = None) -> None:
+                data = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def handle_request(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
+                if outer.failures:
+                    outer.failures -= 1
+                    self.answer(503)
+                elif self.headers["autopilotapikey"] != API_KEY:
+                    self.answer(401)
+                elif self.command == "GET" and self.path == "/v1/hooks":
+                    self.answer(200, {"hooks": list(outer.hooks.values())})
+                elif self.command == "POST" and self.path == "/v1/hook":
+                    if body["target_url"] in {one["target_url"] for one in outer.hooks.values()}:
+                        self.answer(409)
+                        return
+                    name = f"hook_{len(outer.hooks)}"
+                    outer.hooks[name] = {"hook_id": name, **body}
+                    self.answer(201, {"id": name})
+                elif self.command == "DELETE":
+                    del outer.hooks[self.path.removeprefix("/v1/hook/")]
+                    self.answer(200)
+
+            do_GET = do_POST = do_DELETE = handle_request  # noqa: N815
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+
+
+@pytest.fixture
+def autopilot() -> Iterator[Autopilot]:
+    found = Autopilot()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def test_hooks_are_registered_once_and_removed_exactly(
+    tmp_path: Path, autopilot: Autopilot
+) -> None:
+    autopilot.hooks["mine"] = {
+        "hook_id": "mine", "event": "contact_added", "target_url": "https://other.example.com/x",
+    }  # fmt: skip
+    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    base = "https://collector.example.com/autopilot"
+    autopilot.failures = 1
+    done = collector.run("--register-hooks", base + "/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "7 hooks registered."
+    assert TOKEN not in done.stdout + done.stderr
+    urls = {
+        one["target_url"]: one["event"] for name, one in autopilot.hooks.items() if name != "mine"
+    }
+    assert urls == {f"{base}/hooks/{TOKEN}/{event}": event for event in EVENTS}
+    assert collector.run("--register-hooks", base).stdout == "0 hooks registered.\n"
+    assert collector.run("--unregister-hooks", base + "2").stdout == "0 hooks removed.\n"
+    assert collector.run("--unregister-hooks", base).stdout.endswith("7 hooks removed.\n")
+    assert list(autopilot.hooks) == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "url", "code", "said"),
+    [
+        ({"api_key": None}, "https://x", 2, "api_key"),
+        ({"api_key": "wrong"}, "https://x", 2, "api_key"),
+        ({"hook_tokens": []}, "https://x", 2, "hook_tokens"),
+        ({}, "http://example.com", 2, "https"),
+    ],
+)
+def test_why_hooks_cannot_be_registered(
+    tmp_path: Path, autopilot: Autopilot, settings: Any, url: str, code: int, said: str
+) -> None:
+    given = {"api_key": API_KEY, "api_url": autopilot.url, **settings}
+    done = Collector(tmp_path, **given).run("--register-hooks", url)
+    assert done.returncode == code
+    assert said in done.stderr.splitlines()[-1]
+    assert not autopilot.hooks
+
+
+def test_registered_hooks_lead_here(start: Start, autopilot: Autopilot) -> None:
+    collector = start(api_key=API_KEY, api_url=autopilot.url)
+    assert collector.run("--register-hooks", collector.url).returncode == 0
+    for hook in autopilot.hooks.values():
+        answer = requests.post(hook["target_url"], json={"contact_id": "person_1"}, timeout=9)
+        assert answer.status_code == 200
+    assert [event.route for event in collector.events()] == [f"hooks/{event}" for event in EVENTS]
