@@ -18,7 +18,8 @@ from tap_autopilot.collector.about import NAME, about, version
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.prune import ask, loaded, prune
-from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader
 from tap_autopilot.collector.writing import InUse, Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.settings import read_json
@@ -111,9 +112,8 @@ def _run(args: argparse.Namespace) -> None:
     config = CollectorConfig.from_mapping(given)
     logs.set_up(config.secrets)
     if args.stats:
-        reader = SqliteReader(config.database)
-        print(json.dumps(reader.stats(), indent=2))
-        reader.close()
+        with open_reader(config.database) as reader:
+            print(json.dumps(reader.stats(), indent=2))
     elif args.prune:
         _prune(config, args.state)
     elif args.register_hooks is not None:
@@ -137,12 +137,14 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
     if path is None:
         raise UserError("--prune needs --state, a file with the STATE that the target gave back.")
     state = read_json(path, "state")
-    with SqliteReader(config.database) as reader:
-        cursors = [reader.cursor(one.name) for one in config.destinations]
-        passed_on = [cursor.seq if cursor else 0 for cursor in cursors]
-        up_to = min(loaded(state, reader.store_id), reader.last_seq, *passed_on)
+    with open_reader(config.database) as reader:
+        last_seq = reader.last_seq
+        lags = reader.stats().get("destinations", {})
+        up_to = min(loaded(state, reader.store_id), last_seq)
+    for destination in config.destinations:  # what is not passed on yet is still needed
+        up_to = min(up_to, last_seq - lags.get(destination.name, {"lag": last_seq})["lag"])
     try:
-        store = SqliteStore(config.database)
+        store = open_store(config.database)
     except InUse:
         pruned = ask(config.database, up_to)
     else:
@@ -152,7 +154,19 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
-    do(config, SqliteStore(config.database))
+    do(config, open_store(config.database))
+
+
+def open_store(database: str) -> Store:
+    """The store, open for writing, made if there is none. Raises UserError."""
+    if database.startswith(POSTGRES):
+        try:
+            from tap_autopilot.collector.postgres import PostgresStore
+        except ImportError:
+            raise UserError(NO_DRIVER) from None
+
+        return PostgresStore(database)
+    return SqliteStore(database)
 
 
 def _serve(config: CollectorConfig, store: Store) -> None:

@@ -116,6 +116,14 @@ def _destination(given: Any) -> Destination:
     return Destination(name, url, key, chosen, given.get("from") == "start")
 
 
+def _passwords(database: str) -> list[str]:
+    """The password in a database's URL, as it stands there and as it is meant."""
+    if "://" not in database:
+        return []
+    found = urllib.parse.urlsplit(database).password or ""
+    return [found, urllib.parse.unquote(found)]
+
+
 def _from_json(value: str) -> Any:
     try:
         return json.loads(value)
@@ -139,7 +147,7 @@ class CollectorConfig(Settings):
     database: str = setting(
         "string",
         text,
-        "Where events are kept: a file.",
+        "Where events are kept: a file, or postgresql://… for several collectors to share.",
         default="autopilot-events.db",
     )
     listen: tuple[str, int] = setting(
@@ -215,8 +223,8 @@ class CollectorConfig(Settings):
     def secrets(self) -> tuple[str, ...]:
         """All that must never be shown."""
         keys = (one.write_key for one in self.destinations)
-        api = [self.api_key] if self.api_key else []
-        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *api)
+        others = [self.api_key or "", *_passwords(self.database)]
+        return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 
     def require_secrets(self, offer: str) -> None:
         """Raise UserError, offering a fresh secret, unless somebody may send something."""

@@ -7,6 +7,7 @@ outage delays no other destination and never the door.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import logging
 import random
@@ -99,16 +100,26 @@ class Forwarder:
     async def run(self) -> None:
         """Pass on what comes, until cancelled."""
         name = self._destination.name
-        saved: Cursor | None = await self._writer.run(lambda store: store.cursor(name))
-        self._cursor = saved or self._cursor
         reader = await self._in_thread(self._open_store)
+        owner = False
         while True:
             try:
+                if not await self._writer.run(lambda store: store.owns(name)):
+                    owner = False
+                    await asyncio.sleep(LOOK_EVERY)
+                    continue
+                if not owner:
+                    saved: Cursor | None = await self._writer.run(lambda store: store.cursor(name))
+                    self._cursor = saved or self._cursor
+                    owner = True
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
-                last_seq = await self._in_thread(lambda: reader.last_seq)
-            except UserError as problem:  # the database is away
+                last_seq = await self._in_thread(_last_seq, reader)
+            except (UserError, Unavailable) as problem:
                 self._say("cannot read the store: %s", problem)
-                await asyncio.sleep(LONGEST_WAIT / 10)
+                await asyncio.sleep(FIRST_WAIT)
+                with contextlib.suppress(UserError):
+                    reader.close()
+                    reader = await self._in_thread(self._open_store)
                 continue
             batch: list[bytes] = []
             upto, size = self._cursor.seq, 0
@@ -186,6 +197,10 @@ class Forwarder:
         if time.monotonic() >= self._say_again:
             self._say_again = time.monotonic() + SAY_EVERY
             LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
+
+
+def _last_seq(reader: Reader) -> int:
+    return reader.last_seq
 
 
 def _retry_after(value: str) -> float | None:

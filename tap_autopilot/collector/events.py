@@ -93,6 +93,7 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
         _must_be_object(body)
         slices.check(body)
         bodies = [body]
+    event = event.replace("\0", "\ufffd")
     route = f"hooks/{event}" if event else "hooks"
     return Found(_unnumbered(body, bodies, "hook", route, event, now))
 
@@ -200,7 +201,7 @@ def _text(value: msgspec.Raw) -> str | None:
     found = slices.string(raw)
     if found and b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
-    return found and found[:200]
+    return found and found.replace("\0", "\ufffd")[:200]
 
 
 def _key_of_id(raw: bytes) -> bytes | None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import time
 import urllib.parse
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from tap_autopilot.collector.writing import (
     Received,
     StoreLost,
     Unavailable,
+    summary,
 )
 from tap_autopilot.exceptions import UserError
 
@@ -108,7 +108,7 @@ class SqliteReader:
 
     def stats(self) -> dict[str, Any]:
         """Facts about the store."""
-        return _stats(self._query, self.store_id, self._database)
+        return summary(self._query, self.store_id, _size(self._database))
 
     def cursor(self, destination: str) -> Cursor | None:
         """Where a destination is, None if it was never saved."""
@@ -152,7 +152,6 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._files = self._identity()
-        self._next_sweep = 0.0
 
     @property
     def last_seq(self) -> int:
@@ -179,7 +178,6 @@ class SqliteStore:
             self._connection.executemany(INSERT, new)
             return len(new)
 
-        self._forget_old_deliveries()
         return self._commit(insert)
 
     def probe(self) -> None:
@@ -209,6 +207,14 @@ class SqliteStore:
             raise self._trouble(problem) from None
         return (rows[-1][0] if len(rows) == PRUNE_SLICE else up_to), len(kept)
 
+    def sweep(self, now: int) -> None:
+        """Forget the deliveries whose hour is over."""
+        self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
+
+    def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
+        """Whether this collector is the one to pass events on: it is the only one."""
+        return True
+
     def cursor(self, destination: str) -> Cursor | None:
         """Where a destination is, None if it was never saved."""
         return _cursor(self._query, destination)
@@ -223,7 +229,7 @@ class SqliteStore:
 
     def stats(self) -> dict[str, Any]:
         """Facts about the store."""
-        return _stats(self._query, self.store_id, str(self._path))
+        return summary(self._query, self.store_id, _size(str(self._path)))
 
     def close(self) -> None:
         """Let go of the file, and of the lock after it."""
@@ -284,13 +290,6 @@ class SqliteStore:
             except OSError:
                 found.append(None)
         return found
-
-    def _forget_old_deliveries(self) -> None:
-        """Drop the keys whose time is over, once a minute."""
-        if time.monotonic() >= self._next_sweep:
-            self._next_sweep = time.monotonic() + 60
-            now = int(time.time() * 1000)
-            self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
 
     def _query(self, statement: str, *parameters: object) -> list[Any]:
         return self._connection.execute(statement, parameters).fetchall()
@@ -370,28 +369,7 @@ def _cursor(query: Callable[..., list[Any]], destination: str) -> Cursor | None:
     return Cursor(*rows[0]) if rows else None
 
 
-def _stats(query: Callable[..., list[Any]], store_id: str, database: str) -> dict[str, Any]:
-    """What --stats prints. `bytes` is what the files take up on disk."""
-    ((events, first, last),) = query(
-        "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM events"
-    )
-    names = query("SELECT source, name, count(*) FROM events GROUP BY source, name")
-    by_source: dict[str, int] = {}
-    by_event: dict[str, int] = {}
-    for source, name, count in names:
-        by_source[source] = by_source.get(source, 0) + count
-        by_event[name] = by_event.get(name, 0) + count
-    found: dict[str, Any] = {}
-    for name, seq, sent, refused in query("SELECT destination, seq, sent, refused FROM cursors"):
-        found[name] = {"lag": last - seq, "sent": sent, "refused": refused}
+def _size(database: str) -> int:
+    """What the files take up on disk."""
     files = [Path(database), Path(f"{database}-wal")]
-    return {
-        "store_id": store_id,
-        "events": events,
-        "first_seq": first,
-        "last_seq": last,
-        "by_source": by_source,
-        "by_event": dict(sorted(by_event.items(), key=lambda one: -one[1])),
-        "bytes": sum(file.stat().st_size for file in files if file.exists()),
-        **({"destinations": found} if found else {}),
-    }
+    return sum(file.stat().st_size for file in files if file.exists())

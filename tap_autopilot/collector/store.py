@@ -4,13 +4,18 @@
         for event in reader.read(after=0, limit=1000):
             print(event.seq, event.route, event.body)
 
-A database is a file (SQLite). Nothing here writes to it.
+A database is a file (SQLite) or a postgresql:// URL. Nothing here writes to it.
 """
 
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from tap_autopilot.exceptions import UserError
+
+POSTGRES = ("postgresql://", "postgres://")
+NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
 
 R = TypeVar("R")
 
@@ -45,6 +50,9 @@ class Reader(Protocol):
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order."""
 
+    def stats(self) -> dict[str, Any]:
+        """Facts about the store, for people and tools."""
+
     def close(self) -> None:
         """Let go of the database."""
 
@@ -60,6 +68,13 @@ class Reader(Protocol):
 
 def open_reader(database: str) -> Reader:
     """A reader of a store that exists. Raises UserError if there is none or it cannot be read."""
+    if database.startswith(POSTGRES):
+        try:
+            from tap_autopilot.collector.postgres import PostgresReader
+        except ImportError:
+            raise UserError(NO_DRIVER) from None
+
+        return PostgresReader(database)
     from tap_autopilot.collector.sqlite import SqliteReader
 
     return SqliteReader(database)

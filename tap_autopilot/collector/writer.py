@@ -18,6 +18,7 @@ LOG = logging.getLogger(__name__)
 PATIENCE = 2.0  # seconds in which a commit must come
 MOST_IN_A_COMMIT = 16 * 2**20  # bytes
 CHECK_SPACE_EVERY = 0.5  # seconds
+SWEEP_EVERY = 60.0  # seconds
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
 OVERHEAD = 200  # bytes that an event costs on top of its body
@@ -72,7 +73,7 @@ class Writer:
         self._wake = threading.Condition()
         self._closing = False
         self._reason: str | None = None  # why nothing can be stored
-        self._next_look = 0.0
+        self._next_look = self._next_sweep = 0.0
         self._committing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
@@ -166,6 +167,9 @@ class Writer:
         new = 0
         try:
             self._look_at_space()
+            if time.monotonic() >= self._next_sweep:
+                self._next_sweep = time.monotonic() + SWEEP_EVERY
+                self._store.sweep(int(time.time() * 1000))
             if group_of_events:
                 new = self._store.append(group_of_events)
             elif self._reason:

@@ -75,6 +75,12 @@ class Store(Protocol):
         Returns the last `seq` looked at, `up_to` when done, and how many events were pruned.
         """
 
+    def sweep(self, now: int) -> None:
+        """Forget the deliveries whose hour was over at `now`, in epoch milliseconds."""
+
+    def owns(self, destination: str) -> bool:
+        """Whether this collector, of all that share the store, is the one to pass events on."""
+
     def cursor(self, destination: str) -> Cursor | None:
         """Where a destination is, None if it was never saved."""
 
@@ -86,3 +92,34 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of the database."""
+
+
+def summary(query: Callable[..., list[Any]], store_id: str, size: int) -> dict[str, Any]:
+    """What --stats prints. `size` is in bytes on disk."""
+    ((events, first, last),) = query(
+        "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM events"
+    )
+    by_source: dict[str, int] = {}
+    by_event: dict[str, int] = {}
+    counts = query(
+        "SELECT source, name, count(*) FROM events GROUP BY source, name ORDER BY 3 DESC"
+    )
+    for source, name, count in counts:
+        by_source[source] = by_source.get(source, 0) + count
+        by_event[name] = by_event.get(name, 0) + count
+    found = {
+        "store_id": store_id,
+        "events": events,
+        "first_seq": first,
+        "last_seq": last,
+        "by_source": by_source,
+        "by_event": by_event,
+        "bytes": size,
+    }
+    cursors = query("SELECT destination, seq, sent, refused FROM cursors")
+    if cursors:
+        found["destinations"] = {
+            name: {"lag": last - seq, "sent": sent, "refused": refused}
+            for name, seq, sent, refused in cursors
+        }
+    return found

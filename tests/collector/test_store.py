@@ -179,10 +179,10 @@ def test_the_light_module_needs_nothing_of_the_extra() -> None:
 def test_reading_is_quick(database: str) -> None:
     store = SqliteStore(database)
     store.append([event(b'{"n": "%s"}' % (b"x" * 900)) for _ in range(20_000)])
-    started = time.perf_counter()
+    started = time.process_time()
     after = 0
     with open_reader(database) as reader:
         while found := reader.read(after, 1000):
             after = found[-1].seq
-    assert after / (time.perf_counter() - started) > 50_000
+    assert after / (time.process_time() - started) > 50_000
     store.close()
