@@ -1,0 +1,220 @@
+"""The collector's store in a real PostgreSQL, shared by several collectors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import requests
+
+from tap_autopilot.collector.postgres import PostgresReader, PostgresStore
+from tap_autopilot.collector.store import open_reader
+from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.exceptions import UserError
+from tests.collector.conftest import TOKEN, Collector
+from tests.targets.test_targets import ENVIRONMENT, program
+
+pytestmark = pytest.mark.targets
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server."""
+    with subprocess.Popen(
+        [program("postgres").parent / "python", Path(__file__).with_name("postgres.py"),
+         tmp_path_factory.mktemp("pg")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env=ENVIRONMENT,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdin is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def database(server: str) -> str:
+    """A database of its own for each test."""
+    name = f"events{next(NUMBERS)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def event(body: bytes, key: bytes | None = None, *, at: int = 0, for_good: bool = True) -> Received:
+    return Received(at, "segment", "track", "E", body, key, for_good)
+
+
+def test_it_keeps_the_same_promises_as_a_file(database: str) -> None:
+    with pytest.raises(UserError, match="There is no store"):
+        open_reader(database)
+    store = PostgresStore(database)
+    assert store.append([event(b'{"n":"\\ud800"}', b"a"), event(b"\x00text", b"b")]) == 2
+    assert store.append([event(b"x", b"a"), event(b"y", b"c"), event(b"z", b"c"), event(b"w")]) == 2
+    with open_reader(database) as reader:
+        assert reader.store_id == store.store_id == PostgresStore(database).store_id
+        events = reader.read(0, 10)
+        assert [one.body for one in events] == [b'{"n":"\\ud800"}', b"\x00text", b"y", b"w"]
+        assert events == sorted(events)
+        assert events[0].pruned is False
+        assert reader.last_seq == events[-1].seq
+        assert reader.read(events[1].seq, 1) == [events[2]]
+        assert reader.stats()["by_event"] == {"E": 4}
+    hour = REPEAT_WINDOW
+    for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (100 * hour, 1), (0, 1)):
+        assert store.append([event(b"h", b"h", at=at, for_good=False)]) == new
+    assert store.cursor("x") is None
+    store.save_cursor("x", Cursor(1, 2, 3))
+    store.save_cursor("x", Cursor(2, 2, 3))
+    assert store.cursor("x") == Cursor(2, 2, 3)
+    other = PostgresStore(database)
+    assert store.owns("x")
+    assert not other.owns("x")
+    store.close()
+    assert other.owns("x")
+    assert other.prune(0, events[1].seq, lambda *_: b"{}") == (events[1].seq, 2)
+    assert [(one.body, one.pruned) for one in PostgresReader(database).read(0, 3)] == [
+        (b"{}", True), (b"{}", True), (b"y", False),
+    ]  # fmt: skip
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE autopilot_collector.store SET format = 2")
+    for opened in (PostgresReader, PostgresStore):
+        with pytest.raises(UserError, match="newer version"):
+            opened(database)
+
+
+def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
+    over = threading.Event()
+
+    def write(worker: int) -> None:
+        store = PostgresStore(database)
+        for number in range(150):
+            store.append([event(b"%d.%d.%d" % (worker, number, part)) for part in range(5)])
+        store.close()
+
+    PostgresStore(database).close()
+    seen: list[bytes] = []
+
+    def follow() -> None:
+        after = 0
+        with open_reader(database) as reader:
+            while True:
+                last = over.is_set()
+                found = reader.read(after, 7)
+                seen.extend(one.body for one in found)
+                after = found[-1].seq if found else after
+                if last and not found:
+                    return
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    writers = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
+    for thread in writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    over.set()
+    follower.join()
+    assert len(seen) == len(set(seen)) == 4 * 150 * 5
+
+
+def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Path) -> None:
+    collectors = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        collectors.append(Collector(folder, database=database).start())
+    acknowledged: set[str] = set()
+    over = threading.Event()
+
+    def send(worker: int) -> None:
+        for number in itertools.count():
+            if over.is_set():
+                return
+            name = f"{worker}.{number}"
+            for collector in collectors:  # the same event to both
+                try:
+                    answer = collector.post("/v1/track", {"messageId": name, "n": name})
+                    if answer.status_code == 200:
+                        acknowledged.add(name)
+                except requests.RequestException:
+                    continue
+
+    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(0.5)
+        collectors[0].stop(signal.SIGKILL)
+        collectors[0].start()
+    over.set()
+    for thread in threads:
+        thread.join()
+    stored = Counter(json.loads(one.body)["n"] for one in collectors[0].events())
+    assert acknowledged <= stored.keys()
+    assert set(stored.values()) == {1}
+    assert len(acknowledged) > 50
+    for collector in collectors:
+        assert collector.stop() == 0
+
+
+def test_a_database_that_goes_away_and_comes_back(
+    server: str, database: str, tmp_path: Path
+) -> None:
+    name = database.partition("?")[0].rpartition("/")[2]
+    collector = Collector(tmp_path, database=database).start()
+    assert collector.post(f"/hooks/{TOKEN}", {"n": 1}).status_code == 200
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
+        )
+        answer = collector.post(f"/hooks/{TOKEN}", {"n": 2})
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+        assert requests.get(collector.url + "/ready", timeout=9).status_code == 503
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+    deadline = time.monotonic() + 10
+    while collector.post(f"/hooks/{TOKEN}", {"n": 2}).status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert collector.bodies() == [b'{"n": 1}', b'{"n": 2}']
+    assert collector.stop() == 0
+
+
+def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
+    collector = Collector(tmp_path, database=database)
+    assert collector.run("--stats").returncode == 2
+    assert collector.run("--check").returncode == 0
+    collector.start()
+    collector.post("/v1/track", {"event": "Email Opened", "messageId": "1", "context": {"ip": "x"}})
+    stats: dict[str, Any] = json.loads(collector.run("--stats").stdout)
+    assert (stats["events"], stats["by_source"]) == (1, {"segment": 1})
+    path = tmp_path / "state.json"
+    position = [stats["store_id"], stats["last_seq"]]
+    path.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": position}}}))
+    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 1 ")
+    assert b"ip" not in collector.bodies()[0]
+    assert collector.stop() == 0
+
+
+def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, database="postgresql://me:s3cret@127.0.0.1:1/none")
+    for options in ([], ["--check"], ["--stats"]):
+        done = collector.run(*options)
+        assert done.returncode == 2
+        assert "s3cret" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("CRITICAL Cannot open the store postgresql:")
