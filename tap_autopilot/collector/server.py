@@ -36,6 +36,7 @@ LOG = logging.getLogger(__name__)
 BACKLOG = 2048
 MB = 2**20
 LAST_ANSWERS = 3.0  # seconds for answering what was accepted
+SUM_UP_EVERY = 60.0  # seconds
 LAST_COMMIT = 1.0  # seconds for what is left to do after that
 
 
@@ -88,7 +89,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         loop.add_signal_handler(number, _stop, number, end)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    jobs = [loop.create_task(obey(config.database, writer))]
+    jobs = [loop.create_task(obey(config.database, writer)), loop.create_task(_sum_up())]
     for destination in config.destinations:
         forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
         jobs.append(loop.create_task(forwarder.run()))
@@ -157,6 +158,13 @@ def _stop(number: int, end: asyncio.Future[None]) -> None:
 def _error_of(job: asyncio.Task[None]) -> BaseException:
     """Why a job ended that never should."""
     return job.exception() or RuntimeError("a job ended")
+
+
+async def _sum_up() -> None:
+    """Say now and then how many log lines were left out, since this process has no end."""
+    while True:
+        await asyncio.sleep(SUM_UP_EVERY)
+        logs.sum_up()
 
 
 async def _until(done: Any, seconds: float) -> None:
