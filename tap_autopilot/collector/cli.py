@@ -32,7 +32,9 @@ class _Parser(argparse.ArgumentParser):
         kind, colon, rest = message.partition("unrecognized arguments: ")
         names = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
         shown = ", ".join(names) or "(not shown)"  # what is no option may be a key
-        raise UserError(f"{kind}{colon}{shown if colon else ''}; see {NAME} --help.")
+        raise UserError(
+            f"{kind}{colon}{shown if colon else ''}; see tap-autopilot-collector --help."
+        )
 
 
 def _parser() -> argparse.ArgumentParser:

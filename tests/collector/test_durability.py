@@ -193,6 +193,39 @@ def test_the_answer_comes_after_write_and_fsync(tmp_path: Path) -> None:
     assert found[-9:] == ["write", "fsync", "answer"] * 3
 
 
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize(
+    "fault",
+    ["fdatasync,fsync:error=EIO:when=30+", "pwrite64:error=EIO:when=60+"],
+)
+def test_an_io_error_ends_it_before_anything_more_is_acknowledged(
+    tmp_path: Path, fault: str
+) -> None:
+    collector = Collector(tmp_path)
+    process = subprocess.Popen(
+        ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync,pwrite64",
+         "-e", f"inject={fault}", *collector.command()],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    collector.url = process.stdout.readline().split()[-1]
+    acknowledged = set()
+    for number in range(100):
+        try:
+            answer = collector.post("/v1/track", {"messageId": str(number)})
+        except requests.ConnectionError:
+            break
+        assert answer.status_code == 200
+        acknowledged.add(str(number))
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert log.splitlines()[-1].startswith("CRITICAL")
+    stored = [json.loads(body)["messageId"] for body in collector.bodies()]
+    assert len(acknowledged) > 3
+    assert acknowledged <= set(stored)
+    assert len(stored) == len(set(stored))
+
+
 def test_no_secret_no_start(tmp_path: Path) -> None:
     collector = Collector(tmp_path, write_keys=[], webhook_secrets=[], hook_tokens=[])
     done = collector.run()
