@@ -26,8 +26,11 @@ test-targets: $(VENV)/installed .venv-meltano/installed $(TARGETS:%=.venv-target
 	$(BIN)/python -m pytest -m targets
 
 # How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
+#                     CHURN="--passes 100 --lost 100" COLLECTOR="--kills 100"
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak $(SOAK)
+	$(BIN)/python -m tests.churn $(CHURN)
+	$(BIN)/python -m tests.collector.soak $(COLLECTOR)
 
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants

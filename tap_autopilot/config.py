@@ -128,13 +128,6 @@ class Config(Settings):
         " totals are inexact.",
         default=True,
     )
-    collector_database: str | None = setting(
-        "string",
-        text,
-        "The collector's store, a file or a postgresql:// URL; adds what Autopilot pushes to the"
-        " email tables.",
-        default=None,
-    )
     log_level: str | None = setting(
         "string",
         one_of("debug", "info", "warning", "error"),

@@ -31,30 +31,30 @@ MUTANTS = (
     Mutant(
         "the state stands before its rows",
         "run/sync.py",
-        "self.writer.write([*lines, self._state()])",
-        "self.writer.write([self._state(), *lines])",
+        "self._writer.write([*lines, state])",
+        "self._writer.write([state, *lines])",
         "test_state.py -k every_state",
     ),
     Mutant(
         "the state is a page ahead of the rows",
         "run/sync.py",
-        "        self.writer.write([*lines, self._state()])\n",
+        "        self._writer.write([*lines, state])\n",
         "        held, self.held = getattr(self, 'held', []), lines\n"
-        "        self.writer.write([*held, self._state()])\n",
+        "        self._writer.write([*held, state])\n",
         "test_state.py -k every_state",
     ),
     Mutant(
-        "the last page of a walk is dropped",
+        "the last page of a listing is dropped",
         "sources/listings.py",
-        "        position = Position(after, seen)\n",
-        "        documents = documents if after or not bookmarks else []\n"
-        "        position = Position(after, seen)\n",
+        "        after = Position(bookmark, census) if bookmark else None\n",
+        "        after = Position(bookmark, census) if bookmark else None\n"
+        "        documents = documents if after or not self._documents else []\n",
         "test_rows.py -k every_contact",
     ),
     Mutant(
         "the state keeps the pass after its end",
         "run/sync.py",
-        "        self.progress.finish()\n",
+        "        self._progress.finish()\n",
         "",
         "test_rows.py -k literally",
     ),
@@ -68,10 +68,8 @@ MUTANTS = (
     Mutant(
         "a segment that failed is marked as done",
         "run/sync.py",
-        "            failures = self.failures.setdefault(MEMBERS, [])\n",
-        "            self.progress.skip_segment(walk.segment_id)\n"
-        "            self.writer.write([self._state()])\n"
-        "            failures = self.failures.setdefault(MEMBERS, [])\n",
+        "        self._progress.failed(walk)\n",
+        "        self._progress.gone(walk) if walk.segment_id else None\n        self._write([])\n",
         "test_faults.py -k leaves_the_others",
     ),
     Mutant(
@@ -83,11 +81,11 @@ MUTANTS = (
     ),
     Mutant(
         "the key is logged in base64, inside a header",
-        "api/client.py",
-        "        self._deadline = adapter.deadline\n",
-        "        self._deadline = adapter.deadline\n        import base64, sys\n"
-        "        print(base64.b64encode(('x:' + api.config.api_key).encode()), file=sys.stderr)\n"
-        "        print(base64.b64encode(api.config.api_key.encode()), file=sys.stderr)\n",
+        "run/sync.py",
+        "    api = Api(config)\n",
+        "    api = Api(config)\n    import base64, sys\n"
+        "    print(base64.b64encode(('x:' + config.api_key).encode()), file=sys.stderr)\n"
+        "    print(base64.b64encode(config.api_key.encode()), file=sys.stderr)\n",
         "test_rows.py -k literally",
     ),
     Mutant(
@@ -98,55 +96,88 @@ MUTANTS = (
         "test_paging.py -k unusable",
     ),
     Mutant(
-        "rows are removed in spite of a doubt",
-        "run/sync.py",
-        "        if doubt:\n",
-        "        if doubt and not doubt:\n",
-        "test_paging.py -k promised",
+        "rows are removed in spite of a shortage",
+        "sources/completeness.py",
+        'SHORT = "short", (False, False, False)',
+        'SHORT = "short", (True, False, False)',
+        "test_living.py -k little",
+    ),
+    Mutant(
+        "the bookmark moves in spite of a shortage",
+        "sources/completeness.py",
+        'SHORT = "short", (False, False, False)',
+        'SHORT = "short", (False, True, False)',
+        "test_incremental.py -k doubt_holds",
+    ),
+    Mutant(
+        "most of a listing may be missing at exit 0",
+        "sources/completeness.py",
+        'VERY_SHORT = "very short", (False, False, True)',
+        'VERY_SHORT = "very short", (False, False, False)',
+        "test_living.py -k much_that_is_missing",
+    ),
+    Mutant(
+        "repeated contacts count twice",
+        "sources/completeness.py",
+        "        return len(new)\n",
+        "        return len(ids)\n",
+        "test_living.py -k repeat",
+    ),
+    Mutant(
+        "a short listing is not read again",
+        "sources/listings.py",
+        "if census.is_short and census.reading == 1:",
+        "if census.is_short and census.reading == 0:",
+        "test_living.py -k short_once",
     ),
     Mutant(
         "an empty answer to an outdated bookmark counts as the end",
         "sources/listings.py",
-        "missing = resumed or (total is not None and position.seen < total)",
-        "missing = False",
-        "test_state.py -k stale",
+        "            elif bookmark == stale and found.end is not None:\n",
+        "            elif found.end is not None:\n",
+        "test_living.py -k no_end_by_count",
     ),
     Mutant(
         "a bookmark that the API refuses counts as the end",
         "sources/listings.py",
-        "        listing = _listing(walk, position, client, reduce, total)\n",
-        "        try:\n"
-        "            listing = _listing(walk, position, client, reduce, total)\n"
-        "        except _Lost:\n"
-        "            listing = Listing([], None, total, 0)\n            again = True\n",
+        "            elif bookmark == stale or not before or retraced == MOST_RETRACED:\n",
+        "            elif not found.end and bookmark:\n                return\n"
+        "            elif bookmark == stale or not before or retraced == MOST_RETRACED:\n",
         "test_state.py -k stale",
     ),
     Mutant(
         "the incremental bookmark passes the start of the run",
         "rows/changed.py",
-        "if self.started is not None and changed <= self.started:",
-        "if self.started is not None:",
+        "changed is None or self.until is None or changed > self.until",
+        "changed is None or self.until is None",
         "test_incremental.py -k start_of_the_run",
     ),
     Mutant(
         "equal times are left out",
         "rows/changed.py",
-        "changed < self.since",
-        "changed <= self.since",
+        "changed >= self.since",
+        "changed > self.since",
         "test_incremental.py -k judged",
     ),
     Mutant(
         "the newest change of an interrupted first half is forgotten",
         "protocol/state.py",
-        'entry["newest"] = window.newest.isoformat()',
-        'entry.setdefault("newest", window.newest.isoformat())',
+        "            self.newest = max(newest, self.newest or newest)\n",
+        "            self.newest = newest\n",
         "test_incremental.py",
+    ),
+    Mutant(
+        "our own clock decides, however wrong",
+        "protocol/state.py",
+        "found.started = min(self._now, date or self._now)",
+        "found.started = self._now",
+        "test_incremental.py -k clock",
     ),
     Mutant(
         "a membership that is left out is no doubt",
         "streams/lists.py",
-        'tally.skip("an entry of its lists is no list_id")',
-        "pass",
+        "                made.skipped += 1\n",
+        "",
         "test_from_contacts.py -k doubt",
     ),
     Mutant(
@@ -158,16 +189,16 @@ MUTANTS = (
     ),
     Mutant(
         "a signal is only obeyed between requests",
-        "run/sync.py",
-        "        pool.stop(stopped)\n",
+        "run/signals.py",
+        "        stop(stopped)\n",
         "",
         "test_signals.py -k hangs_or_sleeps",
     ),
     Mutant(
         "a lone segment's bookmarks are lost from the state",
-        "protocol/state.py",
-        "            self._under_way[segment_id] = after\n",
-        "            self._under_way.pop(segment_id)\n",
+        "protocol/positions.py",
+        "            self._open[segment_id] = after\n",
+        "            self._open.pop(segment_id)\n",
         "test_state.py -k every_state",
     ),
 )

@@ -189,9 +189,8 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
             for _ in range(rng.randrange(1, 6)):
                 before = target.received.total() - len(target.received)
                 killed = _run_and_kill(figures, folder, rng, sandbox, target)
-                if not killed or all(
-                    one["progress"] is None for one in target.state["bookmarks"].values()
-                ):
+                entries = target.state["bookmarks"].values() if target.state else [{"progress": 1}]
+                if not killed or all(one["progress"] is None for one in entries):
                     break  # the pass is whole; a further run would be the next one
                 figures.kills += 1
                 again = target.received.total() - len(target.received)

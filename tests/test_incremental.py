@@ -14,6 +14,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run, check
+from tests.living import Living
 from tests.scripted import Scripted
 from tests.test_from_contacts import expected_events
 from tests.test_selection import choose, entry
@@ -350,3 +351,17 @@ def test_a_late_event_of_the_last_day_is_not_missed(tap: Tap, incremental: Any) 
         second = tap.sync(sandbox, catalog=catalog, state=first.state)
     assert {row["email_id"] for row in second.rows("email_opened")} == {"m1", "late"}
     assert second.state == first.state
+
+
+@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+def test_a_clock_that_is_wrong_by_an_hour_loses_no_change(
+    tap: Tap, incremental: Any, skew: float
+) -> None:
+    """Contact a changes once it has been read: the next run has to send it."""
+    catalog = only(incremental, "contacts")
+    changes: Any = {3: [("change", "a", {"Name": "new"})]}
+    with Living("abcdef", changes=changes, clock_skew=skew) as sandbox:
+        first = tap.sync(sandbox, catalog=catalog)
+        second = tap.sync(sandbox, catalog=catalog, state=first.state)
+    assert first.code == second.code == 0
+    assert {"contact_id": "a", "name": "new"}.items() <= second.rows("contacts")[0].items()

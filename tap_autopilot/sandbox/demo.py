@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.server import Sandbox
 
 
@@ -18,7 +19,8 @@ def main(tap: str, target: str, output: str) -> int:
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.jsonl"):
         old.unlink()
-    with Sandbox(Account()) as sandbox, tempfile.TemporaryDirectory() as temporary:
+    options = Options(churn=1.0)  # the account changes while it is read, as real ones do
+    with Sandbox(Account(), options) as sandbox, tempfile.TemporaryDirectory() as temporary:
         config = Path(temporary, "config.json")
         config.write_text(json.dumps({"api_url": sandbox.url, "api_key": "sandbox"}))
         catalog = Path(temporary, "catalog.json")
@@ -26,7 +28,7 @@ def main(tap: str, target: str, output: str) -> int:
         target_config.write_text(
             json.dumps({"destination_path": str(folder), "do_timestamp_file": False})
         )
-        print(f"A sandbox serves the sample account at {sandbox.url}.\n")
+        print(f"A sandbox serves the sample account at {sandbox.url}, and changes it meanwhile.\n")
         print("$ tap-autopilot --config config.json --discover > catalog.json")
         with catalog.open("wb") as file:
             subprocess.run([tap, "--config", config, "--discover"], stdout=file, check=True)  # noqa: S603
