@@ -36,19 +36,33 @@ def _user_agent(value: Any) -> str:
 
 
 def _api_url(value: Any) -> str:
-    given = text(value).rstrip("/")
     try:
-        url = urllib.parse.urlsplit(given)
-        host, _ = url.hostname, url.port
+        url = urllib.parse.urlsplit(text(value).rstrip("/"))
+        host, port = url.hostname, url.port
     except ValueError:
         raise ValueError("is not a valid URL") from None
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
         raise ValueError("must look like https://api2.autopilothq.com/v1")
     if url.username is not None:
         raise ValueError("must not contain a user name or password")
+    host = _host(host)
     if url.scheme == "http" and not _is_loopback(host):
         raise ValueError("must start with https://, so that the key is encrypted")
-    return given
+    written = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{written}{'' if port is None else f':{port}'}{url.path}"
+
+
+def _host(host: str) -> str:
+    """A host's name in ASCII, or its address. Raises ValueError if no host can have that name."""
+    if ":" in host:
+        return str(ipaddress.ip_address(host))
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError:
+        name = ""
+    if not re.fullmatch(r"[a-z0-9._-]{1,254}", name):
+        raise ValueError("has a host name that no host can have")
+    return name
 
 
 def _is_loopback(host: str) -> bool:

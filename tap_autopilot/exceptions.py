@@ -30,7 +30,7 @@ class RunError(TapError):
 
 
 class Refused(RunError):
-    """An answer of 4xx, or a redirect that is not followed. `status` is the HTTP status."""
+    """An answer of 4xx, for good. `status` is the HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)

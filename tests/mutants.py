@@ -183,8 +183,8 @@ MUTANTS = (
     Mutant(
         "redirects are followed anywhere",
         "api/client.py",
-        "same = _origin(target) == _origin(self._url)",
-        "same = bool(target)",
+        "same = _origin(url) == _origin(self._url)",
+        "same = bool(url)",
         "test_faults.py -k another_origin",
     ),
     Mutant(

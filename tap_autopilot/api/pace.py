@@ -78,12 +78,16 @@ class Pacer:
         if len(self._sent) >= most:
             self._next = max(self._next, self._sent[-most] + SLACK)
 
+    def delay(self) -> float:
+        """Seconds until the next request may be sent, if it is the most urgent one."""
+        return max(0.0, self._next - time.monotonic())
+
     def is_throttled(self) -> bool:
         """Whether the API has throttled a request just now, or everyone waits as it asked."""
         return time.monotonic() < max(self._cut + LATELY, self._paused_until)
 
     def answered(self) -> None:
-        """Tell of a request that was not throttled."""
+        """Tell of a good answer. Nothing else may make the pace faster."""
         with self._turn:
             self._answers += 1
             if self._safe == math.inf:

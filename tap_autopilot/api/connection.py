@@ -1,0 +1,212 @@
+"""One GET over HTTP: what came back, or why nothing did. Knows no retries and no pace."""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import re
+import socket
+import ssl
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+
+from tap_autopilot.api.environment import Environment
+from tap_autopilot.api.watchdog import Watch, Watchdog
+from tap_autopilot.exceptions import Retryable, UserError
+
+LARGEST_BODY = 2**30  # bytes, packed and unpacked; a page of the API has some 200 kB
+PIECE = 2**24  # bytes
+CONNECT_SHARE = 4  # a host's first address may take a quarter of the time, so that others follow
+LONGEST_CONNECT = 20.0  # seconds for each address
+PASSING_REFUSALS = frozenset({408, 425, 429})  # of a proxy
+
+
+class Received(NamedTuple):
+    """An answer as it arrived, and when its last byte did. `body` stops above LARGEST_BODY."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    at: datetime
+
+
+class StaleConnection(Retryable):
+    """A kept-alive connection was closed by the server before it answered this request."""
+
+
+class Connection:
+    """A connection to one origin, for one thread, kept alive between requests."""
+
+    def __init__(
+        self, url: str, headers: Mapping[str, str], environment: Environment, watchdog: Watchdog
+    ) -> None:
+        self._proxy = environment.proxy
+        self._watchdog = watchdog
+        self._watch = Watch()
+        self._session = requests.Session()
+        self._session.trust_env = False  # it was read before; and no ~/.netrc adds a header
+        self._session.proxies.update(environment.proxies)
+        self._session.verify = environment.verify
+        self._session.headers.update(headers)
+        adapter = _WatchedAdapter(self._watch)
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, adapter)
+        self._request = self._session.prepare_request(requests.Request("GET", url))
+
+    def get(self, url: str, deadline: float) -> Received:
+        """The answer to a GET that must be over by `deadline`, on the monotonic clock.
+
+        Raises Retryable where another try may help, StaleConnection where it will, and UserError
+        for an untrusted certificate, a redirect to what is no URL, or a proxy that says no.
+        """
+        timeout = max(deadline - time.monotonic(), 0.001)
+        reused = self._watch.is_connected()
+        self._request.url = url  # prepared once: that takes as long as all the rest
+        response = None
+        self._watchdog.start(self._watch, deadline)
+        try:
+            response = self._session.send(
+                self._request,
+                stream=True,
+                allow_redirects=False,
+                timeout=(min(timeout / CONNECT_SHARE, LONGEST_CONNECT), timeout),
+            )
+            with response:
+                body = b"" if response.is_redirect else _read(response.raw)
+            if self._watch.timed_out:  # a body of unknown length seems to be whole
+                raise TimeoutError
+            if response.status_code < 200:  # another answer will follow on this connection
+                self._session.close()
+            return Received(
+                response.status_code, response.headers, body, datetime.now(timezone.utc)
+            )
+        except (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError) as e:
+            causes = list(_causes(e))
+            if self._watch.timed_out:
+                raise Retryable(f"timed out after {timeout:.4g} s") from None
+            if response is None and type(e) in (ValueError, UnicodeDecodeError):
+                raise UserError(
+                    f"{self._peer(url)} redirects to an invalid URL. Check api_url."
+                ) from None
+            if response is None and reused and any(isinstance(one, _DROPPED) for one in causes):
+                raise StaleConnection(_describe(causes, self._peer(url), timeout)) from None
+            raise self._explain(causes, url, timeout) from None
+        finally:
+            self._watchdog.stop(self._watch)
+
+    def _peer(self, url: str) -> str:
+        return urllib.parse.urlsplit(url).netloc
+
+    def _explain(self, causes: list[BaseException], url: str, timeout: float) -> Exception:
+        """What to raise for a request that failed with these exceptions, the outermost first."""
+        text = str(causes[-1])
+        proxy = f"proxy {self._proxy}"
+        refused = re.search(r"Tunnel connection failed: (\d+) *(.{0,80})", text)
+        if refused:
+            status = int(refused[1])
+            said = f"{proxy} answered CONNECT with status {status} {refused[2]}".rstrip()
+            if 400 <= status < 500 and status not in PASSING_REFUSALS:
+                return UserError(f"The {said}. Check HTTPS_PROXY, and its user and password.")
+            return Retryable(said)
+        by_socks = next((one for one in causes if type(one).__module__ == "socks"), None)
+        at_proxy = by_socks or any(isinstance(one, _PROXY_ERRORS) for one in causes)
+        peer = proxy if self._proxy and at_proxy else self._peer(url)
+        untrusted = next((one for one in causes if isinstance(one, _UNTRUSTED)), None)
+        if untrusted is not None:
+            return UserError(
+                f"The certificate of {peer} is not trusted ({untrusted.verify_message}), so the key"
+                " was not sent. Check api_url, the clock and REQUESTS_CA_BUNDLE."
+            )
+        if by_socks is not None and "Auth" in type(by_socks).__name__:
+            return UserError(f"The {proxy} refused user and password. Check HTTPS_PROXY.")
+        if by_socks is not None and not getattr(by_socks, "socket_err", None):
+            return Retryable(f"{proxy} answered: {by_socks}")
+        return Retryable(_describe(causes, peer, timeout))
+
+
+class _WatchedAdapter(HTTPAdapter):
+    """The transport adapter of requests, which lets a watch know of the connections it makes."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self._pool: Any = None
+        super().__init__(pool_connections=1, pool_maxsize=1)
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """The pool of connections for a request: always the same, as there is one origin."""
+        if self._pool is None:
+            pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+            pool.ConnectionCls = functools.partial(self._watch.new_connection, pool.ConnectionCls)
+            self._pool = pool
+        return self._pool
+
+    def close(self) -> None:
+        """Close the connection; the next request makes a new one."""
+        self._pool = None
+        super().close()
+
+
+_DROPPED = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    ConnectionAbortedError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+_PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)
+_CONNECT_TIMEOUT = urllib3.exceptions.ConnectTimeoutError
+_UNTRUSTED = ssl.SSLCertVerificationError
+
+
+def _read(raw: Any) -> bytes:
+    """The body as it is, packed or not, up to the first piece above LARGEST_BODY."""
+    pieces, size = [], 0
+    while size <= LARGEST_BODY and (piece := raw.read(PIECE, decode_content=False)):
+        pieces.append(piece)
+        size += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _causes(problem: BaseException) -> Iterator[BaseException]:
+    """An exception and those wrapped in it, innermost last."""
+    seen: list[BaseException] = []
+    found: object = problem
+    while isinstance(found, BaseException) and found not in seen:
+        seen.append(found)
+        yield found
+        known = (getattr(found, "reason", None), getattr(found, "socket_err", None), *found.args)
+        inner = (*known, found.__cause__, found.__context__)
+        found = next((one for one in inner if isinstance(one, BaseException)), None)
+
+
+def _describe(causes: list[BaseException], peer: str, timeout: float) -> str:
+    """Why a request failed, in a few words; `peer` is who was talked to."""
+    problem = causes[-1]
+    if isinstance(problem, (TimeoutError, urllib3.exceptions.TimeoutError)):
+        connecting = any(isinstance(one, _CONNECT_TIMEOUT) for one in causes)
+        return (
+            f"connecting to {peer} timed out" if connecting else f"timed out after {timeout:.4g} s"
+        )
+    if isinstance(problem, socket.gaierror):
+        return f"could not resolve {peer}"
+    if isinstance(problem, ConnectionRefusedError):
+        return f"connection refused by {peer}"
+    if isinstance(problem, http.client.RemoteDisconnected):
+        return f"{peer} closed the connection without an answer"
+    if isinstance(problem, ConnectionError):
+        return f"connection reset by {peer}"
+    if isinstance(problem, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
+        return "the answer is cut short"
+    if isinstance(problem, ssl.SSLError):
+        return f"TLS with {peer} failed ({problem.reason or problem.strerror})"
+    if isinstance(problem, OSError) and problem.strerror:
+        return f"{peer}: {problem.strerror}"
+    return f"the answer is not valid HTTP ({type(problem).__name__})"

@@ -1,0 +1,85 @@
+"""Ends requests that are past their deadline, in whatever phase they hang.
+
+The timeouts of `requests` apply to each wait for the socket, so a server that sends a byte now and
+then never times out. One thread for all clients watches the clock instead, and shuts down the
+socket of a request that is late. Only resolving a host name is left to the resolver's own timeouts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+AGAIN = 0.05  # seconds; a request may be between two sockets just when it is ended
+
+
+class Watch:
+    """What the watchdog knows of the one request that a client has under way."""
+
+    def __init__(self) -> None:
+        self.deadline = math.inf
+        self.timed_out = False
+        self._connection: Any = None
+
+    def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A connection of this kind, from now on the one that is watched."""
+        self._connection = kind(*args, **kwargs)
+        return self._connection
+
+    def is_connected(self) -> bool:
+        """Whether the next request will reuse a connection."""
+        return self._connection is not None and self._connection.is_connected
+
+    def end(self) -> None:
+        """Shut the socket down, which wakes the thread that waits for it."""
+        self.timed_out = True
+        connected = getattr(self._connection, "sock", None)
+        if connected is not None:
+            with (
+                contextlib.suppress(OSError),  # it is closed already, or not connected yet
+                socket.socket(fileno=os.dup(connected.fileno())) as same,
+            ):
+                same.shutdown(socket.SHUT_RDWR)
+
+
+class Watchdog:
+    """A thread that ends late requests. It runs while there are requests to watch."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._under_way: set[Watch] = set()
+        self._wakes: float | None = None  # None while there is no thread
+
+    def start(self, watch: Watch, deadline: float) -> None:
+        """Watch a request that begins now; `deadline` is a moment on the monotonic clock."""
+        with self._changed:
+            watch.deadline, watch.timed_out = deadline, False
+            self._under_way.add(watch)
+            if self._wakes is None:
+                self._wakes = deadline
+                threading.Thread(target=self._patrol, name="watchdog", daemon=True).start()
+            elif deadline < self._wakes:
+                self._changed.notify()
+
+    def stop(self, watch: Watch) -> None:
+        """The request is over, in time or not."""
+        with self._changed:
+            self._under_way.discard(watch)
+
+    def _patrol(self) -> None:
+        with self._changed:
+            while self._under_way:
+                now = time.monotonic()
+                for watch in self._under_way:
+                    if watch.deadline <= now:
+                        watch.end()
+                next_deadline = min(watch.deadline for watch in self._under_way)
+                self._wakes = max(next_deadline, now + AGAIN)
+                self._changed.wait(self._wakes - now)
+            self._wakes = None
