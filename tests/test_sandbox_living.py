@@ -162,7 +162,7 @@ def test_a_lost_page(style: str) -> None:
         pages = walk(sandbox)
         assert set("abcdefghi") - set(ids(pages)) == set("def")
         assert {page["total_contacts"] for page in pages} == {9}
-    assert [one.lost for one in sandbox.served if one.lost] == [tuple("def")] * 2
+    assert {one.lost for one in sandbox.served if one.lost} == {tuple("def")}
     once = Living("abcdefghi", lose_once=True, **lose)
     assert len(set(ids(walk(once)))) == 6
     assert len(set(ids(walk(once)))) == 9
@@ -176,7 +176,7 @@ def test_a_lost_page_of_some_segment_is_up_to_the_seed() -> None:
             pages = walk(sandbox, members_of_segment(segment["segment_id"]))
             assert len(ids(pages)) in (0, 80, 100)
         assert len(set(ids(walk(sandbox)))) == 400
-        (page,) = (one for one in sandbox.served if one.lost)
+        page = next(one for one in sandbox.served if one.lost)
         lost.add((page.listing, page.lost))
     assert len(lost) > 10
 

@@ -42,8 +42,8 @@ class Options:
     - `end_early`: listings end in the middle, without a bookmark.
     - `total_off`: added to every total.
     - `lose`: the listing of which nobody ever sees one page. The bookmark of the page before leads
-      past it, and totals still count it. `contacts@3` says which page; otherwise `seed` does. It is
-      the same page each time, so reading again does not help, unless `lose_once`.
+      past it, and totals still count it. `contacts@3` says which page; otherwise `seed` does. The
+      same contacts are lost each time, so reading again does not help, unless `lose_once`.
     - `churn`: changes of the account for each answer, on average.
     - `clock_skew`: how far the API's clock is ahead of this machine's.
     - `date`: whether answers say what time it is.

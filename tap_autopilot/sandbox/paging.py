@@ -53,6 +53,9 @@ class Pager:
 
     def _read(self, listing: str, ids: list[str], bookmark: str | None) -> Page | int:
         options = self._options
+        lost = self._hole.lost(listing, ids, bookmark)
+        place = bisect.bisect_left(ids, lost[0]) if lost else 0
+        total, ids = len(ids), (ids[:place] + ids[place + len(lost) :] if lost else ids)
         start = 0
         if bookmark is not None:
             try:
@@ -62,14 +65,14 @@ class Pager:
         end = start + options.page
         served = tuple(ids[start:end])
         body = b'{"contacts":[' + b",".join(map(self._contact, served)) + b"]"
-        total = self._total(len(ids), start, end)
-        if total is not None:
-            body += b',"total_contacts":%d' % total
-        lost = self._hole.behind(listing, ids, start, end)
-        after = self._bookmark(ids, end + len(lost), is_empty=not served, is_apart=bool(lost))
+        told = self._total(total, start, end)
+        if told is not None:
+            body += b',"total_contacts":%d' % told
+        after = self._bookmark(ids, end, is_empty=not served)
         if after is not None:
             body += b',"bookmark":' + as_json(after)
-        return Page(body + b"}", served, total, after, lost)
+        passes = start < place <= end
+        return Page(body + b"}", served, told, after, lost if passes else ())
 
     def _total(self, size: int, start: int, end: int) -> int | None:
         match self._options.totals:
@@ -81,7 +84,7 @@ class Pager:
                 size //= 2
         return max(0, size + self._options.total_off)
 
-    def _bookmark(self, ids: list[str], end: int, *, is_empty: bool, is_apart: bool) -> str | None:
+    def _bookmark(self, ids: list[str], end: int, *, is_empty: bool) -> str | None:
         options = self._options
         if options.end_early and end * 2 >= len(ids):
             return None
@@ -91,8 +94,6 @@ class Pager:
             case "next" | "repeat" if end >= len(ids):
                 return END
             case "next":
-                return ids[end]
-            case "repeat" if is_apart:  # the page before shares no contact with the next
                 return ids[end]
             case "opaque":
                 last = ids[min(end, len(ids)) - 1]
@@ -133,43 +134,45 @@ def _decoded(bookmark: str) -> str:
 
 
 class Hole:
-    """A page of one listing that is never served."""
+    """A page's worth of one listing that is never served, whoever joins or leaves meanwhile."""
 
     def __init__(self, account: Account, options: Options) -> None:
         self._account = account
         self._options = options
         self._rng = random.Random(f"hole {options.seed}")
-        self._where: tuple[str, int] | None = None
-        self._was_passed = False
+        self._listing = ""
+        self._ends = ("", "")  # the first and the last id in it
+        self._was_passed = self._is_closed = False
 
-    def behind(self, listing: str, ids: list[str], start: int, end: int) -> tuple[str, ...]:
-        """The contacts that the bookmark behind a page leads past."""
+    def lost(self, listing: str, ids: list[str], bookmark: str | None) -> tuple[str, ...]:
+        """The contacts of a listing that nobody is to see on the page at a bookmark."""
         if not self._options.lose:
             return ()
-        self._where = self._where or self._choose(listing)
-        if self._where is None or self._where[0] != listing:
+        if not self._listing:
+            self._choose(listing)
+        if listing != self._listing:
             return ()
-        if self._was_passed and start == 0 and self._options.lose_once:
-            self._where = ("", 0)
+        if bookmark is None and self._was_passed:
+            self._is_closed = self._options.lose_once
+        self._was_passed = self._was_passed or bookmark is not None
+        if self._is_closed:
             return ()
-        hole = (self._where[1] - 1) * self._options.page
-        lost = ids[end : end + self._options.page] if start < hole <= end else []
-        self._was_passed = self._was_passed or bool(lost)
-        return tuple(lost)
+        first, last = self._ends
+        return tuple(ids[bisect.bisect_left(ids, first) : bisect.bisect_right(ids, last)])
 
-    def _choose(self, listing: str) -> tuple[str, int] | None:
-        """The listing and the number of its page, a full one; None while there is none."""
-        options = self._options
-        what, _, number = options.lose.partition("@")
+    def _choose(self, listing: str) -> None:
+        """Choose a full page, if there are two."""
+        what, _, number = self._options.lose.partition("@")
         if (what == "contacts") != (listing == CONTACTS):
-            return None
+            return
         listings = [CONTACTS]
         if what == "members":
             listings = [members_of_segment(one["segment_id"]) for one in self._account.segments]
-        shared = options.bookmarks == "repeat"  # pages that share a contact are not in step
-        full = {one: len(self._account.ids(one) or ()) // options.page - shared for one in listings}
+        page = self._options.page
+        full = {one: len(self._account.ids(one) or ()) // page for one in listings}
         several = sorted(one for one in listings if full[one] >= int(number or 2))
-        if not several:
-            return None
-        chosen = self._rng.choice(several)
-        return chosen, int(number or self._rng.randint(2, full[chosen]))
+        if several:
+            self._listing = self._rng.choice(several)
+            start = (int(number or self._rng.randint(2, full[self._listing])) - 1) * page
+            ids = self._account.ids(self._listing) or []
+            self._ends = (ids[start], ids[start + page - 1])
