@@ -126,7 +126,9 @@ class Door:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
                 return lambda body: self._with_key(events.from_call(body, call, now), headers)
             case ["v1", "batch" | "import"] if self._secrets.write_keys:
-                return lambda body: self._with_key(events.from_batch(body, now), headers)
+                return lambda body: self._with_key(
+                    events.from_batch(body, now, self._max_body), headers
+                )
             case ["segment"] if self._secrets.webhook_secrets:
                 return lambda body: self._signed(body, headers, now)
             case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
@@ -158,6 +160,8 @@ def _parse(parse: Callable[[bytes], Found], body: bytes) -> Found:
         return parse(text_of(body))
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
+    except bodies.TooLarge:
+        raise _Refusal(413, "too many events, or too much is said for all of them") from None
 
 
 def _label(path: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from tap_autopilot.collector import slices
+from tap_autopilot.collector.bodies import TooLarge
 from tap_autopilot.collector.slices import NotJson
 from tap_autopilot.collector.writing import Received
 
@@ -60,19 +61,21 @@ def from_call(body: bytes, route: str, now: int) -> Found:
     return Found([_segment(body, call, route, now)], slices.string(bytes(call.writeKey)))
 
 
-def from_batch(body: bytes, now: int) -> Found:
-    """The events of a batch. Raises NotJson."""
+def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
+    """The events of a batch. Raises NotJson, and TooLarge before it grows by more than allowed.
+
+    Each event gets a copy of what the batch says for all.
+    """
     _must_be_object(body)
     batch = slices.pick(_BATCH, body)
     listed = bytes(batch.batch)
     if not slices.is_array(listed):
         raise NotJson('the body has no array "batch"')
-    shared = {
-        name: bytes(value)
-        for name in _SHARED
-        if (value := getattr(batch, name)) is not _ABSENT and bytes(value) != b"null"
-    }
-    events = [_segment_item(item, shared, "batch", now) for item in slices.items(listed)]
+    items = slices.items(listed)
+    shared = _Shared(batch)
+    if shared.size * len(items) > most_bytes:
+        raise TooLarge
+    events = [_segment_item(item, "batch", now, shared) for item in items]
     return Found(events, slices.string(bytes(batch.writeKey)))
 
 
@@ -80,7 +83,7 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes]:
     """What Segment's Webhooks destination sent, and the bytes that its signature covers."""
     if slices.is_array(body):
         listed = slices.items(body)
-        found = Found([_segment_item(item, {}, "segment", now) for item in listed])
+        found = Found([_segment_item(item, "segment", now) for item in listed])
         return found, listed[0] if listed else body
     return from_call(body, "segment", now), body
 
@@ -113,6 +116,8 @@ def from_activity(body: bytes, now: int) -> Found:
 
 
 def _from_lines(body: bytes, now: int) -> Found:
+    if body.count(b"\n") > slices.MOST_ITEMS:
+        raise TooLarge
     lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
     malformed = 0
     holds_events = False
@@ -133,34 +138,51 @@ def _must_be_object(body: bytes) -> None:
         raise NotJson("the body is not a JSON object")
 
 
-def _segment_item(item: bytes, shared: dict[str, bytes], route: str, now: int) -> Received:
+def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
     """An event of a batch, with what the batch says for all."""
     if not slices.is_object(item):  # it may hold something for those who look closer
         return Received(now, "segment", route, "", item, None, for_good=True)
     call = slices.pick(_CALL, item)
-    return _segment(_with_shared(item, call, shared), call, route, now)
+    return _segment(shared.given_to(item, call) if shared else item, call, route, now)
 
 
-def _with_shared(item: bytes, call: _Call, shared: dict[str, bytes]) -> bytes:
-    added = dict(shared)
-    for name in shared:
-        own = getattr(call, name)
-        if own is _ABSENT:
-            continue
-        del added[name]
-        if slices.is_object(bytes(own)) and slices.is_object(shared[name]):
-            both = slices.members(shared[name])
-            ours = slices.members(bytes(own))
-            if both.keys() - ours.keys():
-                whole = slices.members(item)
-                whole[name] = slices.build({**both, **ours})
-                item = slices.build(whole)
-    if not added:
-        return item
-    head = item[:-1].rstrip()
-    comma = b"" if head == b"{" else b","
-    tail = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in added.items())
-    return b"%s%s%s}" % (head, comma, tail)
+class _Shared:
+    """What a batch says for all its events."""
+
+    def __init__(self, batch: _Batch) -> None:
+        values = {name: bytes(getattr(batch, name)) for name in _SHARED}
+        self._values = {name: one for name, one in values.items() if one not in (b"", b"null")}
+        self._tail = _members(self._values)
+        self.size = len(self._tail)
+
+    def given_to(self, item: bytes, call: _Call) -> bytes:
+        """The event with it. What the event says itself counts more."""
+        tail = self._tail
+        own = [name for name in self._values if getattr(call, name) is not _ABSENT]
+        if own:
+            rest = {name: value for name, value in self._values.items() if name not in own}
+            tail = _members(rest)
+            for name in own:
+                item = self._merged(item, name, bytes(getattr(call, name)))
+        if not tail:
+            return item
+        head = item[:-1].rstrip()
+        return b"%s%s%s}" % (head, b"" if head == b"{" else b",", tail)
+
+    def _merged(self, item: bytes, name: str, own: bytes) -> bytes:
+        ours = self._values[name]
+        if not (slices.is_object(own) and slices.is_object(ours)):
+            return item
+        theirs, ours_by_name = slices.members(own), slices.members(ours)
+        if ours_by_name.keys() <= theirs.keys():
+            return item
+        whole = slices.members(item)
+        whole[name] = slices.build({**ours_by_name, **theirs})
+        return slices.build(whole)
+
+
+def _members(values: dict[str, bytes]) -> bytes:
+    return b",".join(b'"%s":%s' % (name.encode(), value) for name, value in values.items())
 
 
 def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:

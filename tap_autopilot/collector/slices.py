@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from tap_autopilot.collector.bodies import TooLarge
+
+MOST_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
+MOST_VALUES = 1_000_000  # roughly, in all items together
+
 _TOKEN = re.compile(
     rb"[ \t\n\r]*"
     rb"(?:(?P<mark>[\[\]{},:])"
@@ -62,11 +67,16 @@ def check(data: bytes) -> None:
 
 
 def items(data: bytes) -> list[bytes]:
-    """The elements of an array. Raises NotJson."""
+    """The elements of an array. Raises NotJson, and TooLarge for very many."""
+    if data.count(b",") > MOST_VALUES:
+        raise TooLarge
     try:
-        return [bytes(item) for item in _ARRAY.decode(data)]
+        found = [bytes(item) for item in _ARRAY.decode(data)]
     except (msgspec.DecodeError, RecursionError):
-        return [value for _, value in _scan(data)]
+        found = [value for _, value in _scan(data)]
+    if len(found) > MOST_ITEMS:
+        raise TooLarge
+    return found
 
 
 def members(data: bytes) -> dict[str, bytes]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.collector.conftest import KEY, Collector, Start, read_all
+from tests.collector.conftest import KEY, TOKEN, Collector, Start, read_all
 
 HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
 
@@ -75,6 +75,30 @@ def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
         answer = collector.post("/v1/track", body, headers={"Content-Encoding": "gzip"})
         assert answer.status_code in (400, 413)
     assert memory(collector) < before + 32
+
+
+def test_a_context_for_very_many_events_is_refused(start: Start) -> None:
+    collector = start(max_body_mb=2)
+    collector.post("/v1/track", b"{}")
+    before = memory(collector)
+    items = b",".join([b"{}"] * 300_000)
+    body = b'{"context":{"a":"%s"},"batch":[%s]}' % (b"x" * 1_000_000, items)
+    assert collector.post("/v1/batch", body).status_code == 413
+    assert memory(collector) < before + 64
+    assert len(collector.events()) == 1
+
+
+@pytest.mark.parametrize("item", [b"{}", b"1"])
+def test_very_many_events_in_a_request_are_refused(start: Start, item: bytes) -> None:
+    collector = start()
+    collector.post("/v1/track", b"{}")
+    before = memory(collector)
+    listed = b",".join([item] * (7_000_000 // (len(item) + 1)))
+    assert collector.post("/v1/batch", b'{"batch":[%s]}' % listed).status_code == 413
+    lines = listed.replace(b",", b"\n")
+    assert collector.post(f"/activity/{TOKEN}", lines, key=None).status_code == 413
+    assert memory(collector) < before + 64
+    assert len(collector.events()) == 1
 
 
 def test_a_body_of_exactly_the_limit_is_accepted(start: Start) -> None:
