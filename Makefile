@@ -40,6 +40,7 @@ bench: $(VENV)/installed .venv-bench/installed
 	rm -rf build
 	.venv-bench/ours/bin/pip install --quiet --force-reinstall --no-deps .
 	$(BIN)/python -m benchmarks .venv-bench benchmarks $(BENCH)
+	$(BIN)/python -m benchmarks.collector
 
 .venv-bench/installed:
 	$(PYTHON) -m venv .venv-bench/ours && .venv-bench/ours/bin/pip install --quiet .

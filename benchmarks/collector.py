@@ -1,6 +1,6 @@
 """How much the collector takes in, beside the same server doing nothing.
 
-    python -m benchmarks.collector [--seconds 5] [--connections 32]
+    python -m benchmarks.collector [--seconds 5] [--connections 32] [--events 1000000]
 
 The server is pinned to one core, the load comes from another. "Nothing" is the same HTTP protocol
 with an application that reads the body and answers 200.
@@ -87,7 +87,9 @@ def request(size: int) -> bytes:
     return head.encode() + body
 
 
-async def load(port: int, size: int, connections: int, seconds: float) -> list[float]:
+async def load(
+    port: int, size: int, connections: int, seconds: float = 1e9, requests: float = 1e9
+) -> list[float]:
     """The time that each request took, sent by so many connections one after the other."""
     took: list[float] = []
     end = time.perf_counter() + seconds
@@ -99,7 +101,7 @@ async def load(port: int, size: int, connections: int, seconds: float) -> list[f
         places = [whole.index(one.encode()) for one in ids]
         data = bytearray(whole)
         serial = 0
-        while time.perf_counter() < end:
+        while time.perf_counter() < end and len(took) < requests:
             for place in places:  # ids that are new and far apart, made quickly
                 serial += 1
                 data[place : place + 16] = b"%016x" % (serial * 0x9E3779B97F4A7C15 % 2**64)
@@ -114,19 +116,30 @@ async def load(port: int, size: int, connections: int, seconds: float) -> list[f
     return took
 
 
-def measure(
-    command: list[str], size: int, connections: int, seconds: float
-) -> tuple[float, float, float]:
-    """Requests a second, 99th percentile in ms, and the memory in MB at the end."""
+def measure(command: list[str], size: int, connections: int, seconds: float) -> tuple[float, float]:
+    """Requests a second, and their 99th percentile in ms."""
     server, port = start(command, 0)
     try:
         took = sorted(asyncio.run(load(port, size, connections, seconds)))
-        status = Path(f"/proc/{server.pid}/status").read_text()
-        memory = int(status.split("VmRSS:")[1].split()[0]) / 1024
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
-    return len(took) / seconds, took[int(len(took) * 0.99)] * 1000, memory
+    return len(took) / seconds, took[int(len(took) * 0.99)] * 1000
+
+
+def grow(command: list[str], connections: int, events: int) -> tuple[float, float]:
+    """The memory in MB after a hundredth of the events, and after all of them."""
+    server, port = start(command, 0)
+    found = []
+    try:
+        for part in (events // 100, events - events // 100):
+            asyncio.run(load(port, 50, connections, requests=part / 50))
+            status = Path(f"/proc/{server.pid}/status").read_text()
+            found.append(int(status.split("VmRSS:")[1].split()[0]) / 1024)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    return found[0], found[1]
 
 
 def read(database: str) -> float:
@@ -145,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--events", type=int, default=1_000_000)
     args = parser.parse_args()
     os.sched_setaffinity(0, {1})
     with tempfile.TemporaryDirectory(dir=".") as folder:
@@ -153,14 +167,16 @@ def main() -> None:
         collector += ["--database", database]
         nothing = [sys.executable, "-c", NOTHING]
         rest = (args.connections, args.seconds)
-        base, _, _ = measure(nothing, 1, *rest)
-        single, p99, memory = measure(collector, 1, *rest)
+        base, _ = measure(nothing, 1, *rest)
+        single, p99 = measure(collector, 1, *rest)
         print(f"single events: {single:,.0f}/s, {single / base:.2f} of {base:,.0f}/s with nothing")
-        print(f"    p99 {p99:.1f} ms at {args.connections} connections, {memory:.0f} MB")
-        base, _, _ = measure(nothing, 50, *rest)
-        batches, p99, memory = measure(collector, 50, *rest)
-        print(f"batches of 50: {batches * 50:,.0f} events/s, {batches / base:.2f} of nothing's")
-        print(f"    p99 {p99:.1f} ms at {args.connections} connections, {memory:.0f} MB")
+        print(f"    p99 {p99:.1f} ms at {args.connections} connections")
+        base, _ = measure(nothing, 50, *rest)
+        batches, p99 = measure(collector, 50, *rest)
+        print(f"batches of 50: {batches * 50:,.0f}/s, {batches / base:.2f} of {base * 50:,.0f}/s")
+        print(f"    p99 {p99:.1f} ms at {args.connections} connections")
+        few, many = grow(collector, args.connections, args.events)
+        print(f"memory: {few:.0f} MB at {args.events // 100:,} more events, {many:.0f} MB at all")
         print(f"reading: {read(database):,.0f} events/s")
 
 
