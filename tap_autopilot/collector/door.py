@@ -28,6 +28,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, str]
+Parse = Callable[[bytes, bytes], Found]  # of the body without white space around it, and with it
 
 
 class _Refusal(Exception):
@@ -103,6 +104,7 @@ class Door:
             found = await asyncio.to_thread(_parse, parse, body)
         else:
             found = _parse(parse, body)
+        reservation.release()  # from here on it is the writer that counts
         if found.events:
             await self._writer.store(found.events)
         if found.malformed:
@@ -119,22 +121,22 @@ class Door:
         except bodies.Damaged as problem:
             raise _Refusal(400, str(problem)) from None
 
-    def _parser(self, path: list[str], headers: Headers) -> Callable[[bytes], Found]:
+    def _parser(self, path: list[str], headers: Headers) -> Parse:
         """What makes events of the body of a request to this path, and checks its secret."""
         now = int(time.time() * 1000)
         match path:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
-                return lambda body: self._with_key(events.from_call(body, call, now), headers)
+                return lambda body, _: self._with_key(events.from_call(body, call, now), headers)
             case ["v1", "batch" | "import"] if self._secrets.write_keys:
-                return lambda body: self._with_key(
+                return lambda body, _: self._with_key(
                     events.from_batch(body, now, self._max_body), headers
                 )
             case ["segment"] if self._secrets.webhook_secrets:
-                return lambda body: self._signed(body, headers, now)
+                return lambda body, raw: self._signed(body, raw, headers, now)
             case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
-                return lambda body: events.from_hook(body, "".join(rest), now)
+                return lambda body, _: events.from_hook(body, "".join(rest), now)
             case ["activity", token] if self._knows(token):
-                return lambda body: events.from_activity(body, now)
+                return lambda body, _: events.from_activity(body, now)
         raise _Refusal(404, "there is nothing here")
 
     def _knows(self, token: str) -> bool:
@@ -148,16 +150,17 @@ class Door:
             raise _Refusal(401, "no write key that is valid here")
         return found
 
-    def _signed(self, body: bytes, headers: Headers, now: int) -> Found:
-        found, signed = events.from_webhook(body, now)
+    def _signed(self, body: bytes, raw: bytes, headers: Headers, now: int) -> Found:
+        found, first = events.from_webhook(body, now)
+        signed = raw if first is None else first
         if not self._secrets.webhook_secrets.signed(signed, headers.get(b"x-signature", "")):
             raise _Refusal(401, "X-Signature is not that of the body")
         return self._with_key(found, headers) if is_array(body) else found
 
 
-def _parse(parse: Callable[[bytes], Found], body: bytes) -> Found:
+def _parse(parse: Parse, raw: bytes) -> Found:
     try:
-        return parse(text_of(body))
+        return parse(text_of(raw), raw)
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
     except bodies.TooLarge:

@@ -79,13 +79,13 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     return Found(events, slices.string(bytes(batch.writeKey)))
 
 
-def from_webhook(body: bytes, now: int) -> tuple[Found, bytes]:
-    """What Segment's Webhooks destination sent, and the bytes that its signature covers."""
+def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
+    """What Segment's Webhooks destination sent, and the first event of an array, which it signs."""
     if slices.is_array(body):
         listed = slices.items(body)
         found = Found([_segment_item(item, "segment", now) for item in listed])
-        return found, listed[0] if listed else body
-    return from_call(body, "segment", now), body
+        return found, listed[0] if listed else None
+    return from_call(body, "segment", now), None
 
 
 def from_hook(body: bytes, event: str, now: int) -> Found:

@@ -92,8 +92,13 @@ def ask(database: str, up_to: int) -> int:
     """Have the collector that is using this file prune it; how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
-    draft.write_text(json.dumps({"up_to": up_to}))
-    draft.replace(request)
+    try:
+        draft.write_text(json.dumps({"up_to": up_to}))
+        draft.replace(request)
+    except OSError as problem:
+        raise UserError(
+            f"Cannot write {request}: {problem.strerror}; nothing was pruned."
+        ) from None
     deadline = time.monotonic() + PATIENCE
     answer = Path(f"{request}d")
     while request.exists():

@@ -78,7 +78,6 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
         self._watch = self._loop.call_later(0.1, self._give_up_late)
-        self.stored = asyncio.Event()  # set when new events have been stored
 
     @property
     def trouble(self) -> str | None:
@@ -228,8 +227,6 @@ class Writer:
                 work.future.set_exception(problem)
         while self._waiting and self._waiting[0].future.done():
             self._waiting.popleft()
-        if problem is None:
-            self.stored.set()
 
 
 def _finish(future: asyncio.Future[T], result: T) -> None:

@@ -140,9 +140,13 @@ def test_the_webhooks_destination(shared: Collector) -> None:
     one, two = json.dumps(track()).encode(), json.dumps(track()).encode()
     headers = {"X-Signature": signature(one)}
     assert shared.post("/segment", one, key=None, headers=headers).status_code == 200
+    spaced = b" \n%s\n" % one
+    headers = {"X-Signature": signature(spaced)}
+    assert shared.post("/segment", spaced, key=None, headers=headers).status_code == 200
+    headers = {"X-Signature": signature(one)}
     array = b"[ %s , %s ]" % (one, two)
     assert shared.post("/segment", array, headers=headers).status_code == 200
-    assert new(shared, before) == [one, two]  # the first came twice
+    assert new(shared, before) == [one, two]  # the first came three times
     assert {event.route for event in shared.events()[before:]} == {"segment"}
 
 
