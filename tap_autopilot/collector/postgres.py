@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from tap_autopilot.collector.store import Event
+from tap_autopilot.collector.store import MOST_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -80,11 +80,24 @@ ORDER BY place
 """
 READ = """
 SELECT seq, received_at, source, route, body, pruned FROM events
-WHERE seq > %s ORDER BY seq LIMIT %s
+WHERE seq IN (
+    SELECT seq FROM (
+        SELECT seq, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS before
+        FROM (SELECT seq, body FROM events WHERE seq > %s ORDER BY seq LIMIT %s) AS next
+    ) AS sized WHERE before <= %s
+) ORDER BY seq
 """
 PRUNABLE = """
 SELECT seq, source, route, body FROM events
-WHERE seq > %s AND seq <= %s AND NOT pruned ORDER BY seq LIMIT %s
+WHERE seq IN (
+    SELECT seq FROM (
+        SELECT seq, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS before
+        FROM (
+            SELECT seq, body FROM events
+            WHERE seq > %s AND seq <= %s AND NOT pruned ORDER BY seq LIMIT %s
+        ) AS next
+    ) AS sized WHERE before <= %s
+) ORDER BY seq
 """
 LAST = "SELECT coalesce(max(seq), 0) FROM events"
 CURSOR = "SELECT seq, sent, refused FROM cursors WHERE destination = %s"
@@ -115,8 +128,8 @@ class PostgresReader:
         return int(self._query(LAST)[0][0])
 
     def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order."""
-        return [Event._make(row) for row in self._query(READ, after, limit)]
+        """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
+        return [Event._make(row) for row in self._query(READ, after, limit, MOST_BYTES)]
 
     def stats(self) -> dict[str, Any]:
         """Facts about the store."""
@@ -205,13 +218,13 @@ class PostgresStore:
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
-        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE)
+        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MOST_BYTES)
         with self._transaction() as connection:
             connection.cursor().executemany(
                 "UPDATE events SET body = %s, pruned = true WHERE seq = %s",
                 [(prune(source, route, body), seq) for seq, source, route, body in rows],
             )
-        return (rows[-1][0] if len(rows) == PRUNE_SLICE else up_to), len(rows)
+        return (rows[-1][0] if rows else up_to), len(rows)
 
     def sweep(self, now: int) -> None:
         """Forget the deliveries whose hour is over."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tap_autopilot.collector.store import Event
+from tap_autopilot.collector.store import MOST_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -74,7 +74,7 @@ SELECT seq, received_at, source, route, body, pruned FROM events WHERE seq > ? O
 """
 PRUNABLE = """
 SELECT seq, received_at, source, route, name, body FROM events
-WHERE seq > ? AND seq <= ? AND pruned = 0 ORDER BY seq LIMIT ?
+WHERE seq > ? AND seq <= ? AND pruned = 0 ORDER BY seq
 """
 
 T = TypeVar("T")
@@ -100,11 +100,20 @@ class SqliteReader:
         return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order."""
-        return [
-            Event(seq, received_at, source, route, body, pruned == 1)
-            for seq, received_at, source, route, body, pruned in self._query(READ, after, limit)
-        ]
+        """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
+        found = []
+        size = 0
+        try:
+            for seq, received_at, source, route, body, pruned in self._connection.execute(
+                READ, (after, limit)
+            ):
+                found.append(Event(seq, received_at, source, route, body, pruned == 1))
+                size += len(body)
+                if size > MOST_BYTES:
+                    break
+        except sqlite3.Error as problem:
+            raise self._unreadable(problem) from None
+        return found
 
     def stats(self) -> dict[str, Any]:
         """Facts about the store."""
@@ -133,7 +142,10 @@ class SqliteReader:
         try:
             return self._connection.execute(statement, parameters).fetchall()
         except sqlite3.Error as problem:
-            raise UserError(f"Cannot read the store {self._database}: {problem}.") from None
+            raise self._unreadable(problem) from None
+
+    def _unreadable(self, problem: sqlite3.Error) -> UserError:
+        return UserError(f"Cannot read the store {self._database}: {problem}.")
 
 
 class SqliteStore:
@@ -191,7 +203,14 @@ class SqliteStore:
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
-        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE)
+        rows: list[tuple[Any, ...]] = []
+        size = 0
+        for row in self._connection.execute(PRUNABLE, (after, up_to)):
+            rows.append(row)
+            size += len(row[5])
+            if len(rows) == PRUNE_SLICE or size > MOST_BYTES:
+                up_to = row[0]
+                break
         kept = [(*row[:5], prune(row[2], row[3], row[5])) for row in rows]
 
         def replace(execute: Callable[..., sqlite3.Cursor]) -> None:
@@ -205,7 +224,7 @@ class SqliteStore:
             self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error as problem:
             raise self._trouble(problem) from None
-        return (rows[-1][0] if len(rows) == PRUNE_SLICE else up_to), len(kept)
+        return up_to, len(kept)
 
     def sweep(self, now: int) -> None:
         """Forget the deliveries whose hour is over."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from tap_autopilot.exceptions import UserError
 
 POSTGRES = ("postgresql://", "postgres://")
+MOST_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
 
 R = TypeVar("R")
@@ -48,7 +49,10 @@ class Reader(Protocol):
         """The `seq` of the newest event, 0 in an empty store."""
 
     def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order."""
+        """At most `limit` events with a `seq` above `after`, in order; none at the end.
+
+        There are fewer where they are large: about 16 MB at a time.
+        """
 
     def stats(self) -> dict[str, Any]:
         """Facts about the store, for people and tools."""

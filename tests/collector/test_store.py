@@ -176,6 +176,19 @@ def test_the_light_module_needs_nothing_of_the_extra() -> None:
     assert done.stdout == b"[]\n"
 
 
+def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
+    store = SqliteStore(database)
+    for _ in range(6):
+        store.append([event(b'"%s"' % (b"x" * 7_000_000))])
+    with open_reader(database) as reader:
+        after, reads = 0, []
+        while found := reader.read(after, 1000):
+            reads.append(len(found))
+            after = found[-1].seq
+    assert reads == [3, 3]
+    store.close()
+
+
 def test_reading_is_quick(database: str) -> None:
     store = SqliteStore(database)
     store.append([event(b'{"n": "%s"}' % (b"x" * 900)) for _ in range(20_000)])

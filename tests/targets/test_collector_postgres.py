@@ -72,6 +72,10 @@ def test_it_keeps_the_same_promises_as_a_file(database: str) -> None:
         assert events[0].pruned is False
         assert reader.last_seq == events[-1].seq
         assert reader.read(events[1].seq, 1) == [events[2]]
+        store.append([event(b"x" * 9_000_000) for _ in range(3)])
+        assert [len(one.body) for one in reader.read(events[-1].seq, 9)] == [9_000_000] * 2
+        with psycopg.connect(database) as connection:
+            connection.execute("DELETE FROM autopilot_collector.events WHERE length(body) > 9999")
         assert reader.stats()["by_event"] == {"E": 4}
     hour = REPEAT_WINDOW
     for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (100 * hour, 1), (0, 1)):
