@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from tap_autopilot import cli
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"
+PATIENCE = 120  # seconds
 COMMAND = [sys.executable, "-m", "tap_autopilot"]
 
 Serve = Callable[..., Sandbox]
@@ -87,18 +94,80 @@ class Tap:
         assert sandbox.most_connections <= int(config.get("concurrency", 8))
         return check(run)
 
-    def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
-        """Run the command with any arguments."""
+    def run(
+        self, *arguments: str, key: str = KEY, process: bool = False, **environment: str
+    ) -> Run:
+        """Run the command with any arguments.
+
+        It runs in a fork of this process, which has all modules loaded; with `process` in a new
+        one, for what depends on how Python starts.
+        """
+        if process:
+            return self._start(arguments, key, environment)
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            child = _fork()
+            if not child:
+                _become(arguments, self.folder, environment, stdout.fileno(), stderr.fileno())
+            code = _wait(child)
+            stdout.seek(0)
+            stderr.seek(0)
+            return Run(code, stdout.read(), stderr.read().decode(), key)
+
+    def _start(self, arguments: Sequence[str], key: str, environment: dict[str, str]) -> Run:
         done = subprocess.run(
             [*COMMAND, *arguments],
             capture_output=True,
-            timeout=120,
+            timeout=PATIENCE,
             check=False,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
         )
         return Run(done.returncode, done.stdout, done.stderr.decode(), key)
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the sandbox has one
+        return os.fork()
+
+
+def _become(
+    arguments: Sequence[str], folder: Path, environment: dict[str, str], stdout: int, stderr: int
+) -> NoReturn:
+    """Be the command, in a fork."""
+    code = 70
+    try:
+        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
+            os.dup2(source, target)
+        os.closerange(3, 1024)  # the sandbox's sockets, which would stay open here
+        gc.freeze()  # what has been there before owns closed descriptors
+        sys.stdout, sys.stderr = (
+            open(number, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+            for number in (1, 2)
+        )
+        os.environ.update(environment)
+        os.chdir(folder)
+        code = cli.main(list(arguments))
+    except SystemExit as end:
+        code = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait(child: int) -> int:
+    give_up = time.monotonic() + PATIENCE
+    while time.monotonic() < give_up:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    raise TimeoutError
 
 
 @pytest.fixture
