@@ -48,6 +48,7 @@ class Connection:
         self, url: str, headers: Mapping[str, str], environment: Environment, watchdog: Watchdog
     ) -> None:
         self._proxy = environment.proxy
+        self._socks = environment.socks
         self._watchdog = watchdog
         self._watch = Watch()
         self._session = requests.Session()
@@ -115,9 +116,11 @@ class Connection:
             if 400 <= status < 500 and status not in PASSING_REFUSALS:
                 return UserError(f"The {said}. Check HTTPS_PROXY, and its user and password.")
             return Retryable(said)
-        by_socks = next((one for one in causes if type(one).__module__ == "socks"), None)
+        by_socks = next((one for one in causes[::-1] if type(one).__module__ == "socks"), None)
         at_proxy = by_socks or any(isinstance(one, _PROXY_ERRORS) for one in causes)
-        peer = proxy if self._proxy and at_proxy else self._peer(url)
+        if isinstance(causes[-1], socket.gaierror) and self._socks:
+            at_proxy = not by_socks  # the host behind it is looked up while the two negotiate
+        peer = proxy if at_proxy else self._peer(url)
         untrusted = next((one for one in causes if isinstance(one, _UNTRUSTED)), None)
         if untrusted is not None:
             return UserError(

@@ -24,11 +24,13 @@ class Environment:
     """`proxies` and `verify` as `requests.Session` has them.
 
     `proxy` is the proxy's host and port for messages, without credentials; None without a proxy.
+    `socks` tells a SOCKS proxy from others.
     """
 
     proxies: dict[str, str] = field(default_factory=dict)
     verify: bool | str = True
     proxy: str | None = None
+    socks: bool = False
 
 
 def read_environment(url: str) -> Environment:
@@ -53,13 +55,14 @@ def read_environment(url: str) -> Environment:
             "The proxy in the environment (HTTPS_PROXY or ALL_PROXY) is not usable; it must look"
             " like http://user:password@proxy.example.com:3128 or socks5h://proxy.example.com:1080."
         )
-    if parts.scheme in SOCKS_SCHEMES and importlib.util.find_spec("socks") is None:
+    socks = parts.scheme in SOCKS_SCHEMES
+    if socks and importlib.util.find_spec("socks") is None:
         raise UserError(
             "The proxy in the environment (HTTPS_PROXY or ALL_PROXY) is a SOCKS proxy, which needs"
             " PySocks: pip install 'tap-autopilot[socks]'."
         )
     port = parts.port or PORTS.get(parts.scheme, 1080)
-    return Environment({"https": proxy}, verify, f"{parts.host}:{port}")
+    return Environment({"https": proxy}, verify, f"{parts.host}:{port}", socks)
 
 
 def _check_bundle(path: str) -> None:

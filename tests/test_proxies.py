@@ -1,0 +1,397 @@
+"""Proxies and CA bundles from the environment, with real little proxies on loopback."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import select
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import pytest
+import trustme
+
+from tap_autopilot.api.client import Api
+from tap_autopilot.config import Config
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import KEY, Serve, Tap
+from tests.invariants import Run
+
+ACCOUNT = Account(contacts=250, lists=3, segments=2, members=20)
+USER, PASSWORD = "us er", "p@ss:w/rd"
+CREDENTIALS = "us%20er:p%40ss%3Aw%2Frd@"
+
+
+class Proxy:
+    """A proxy that tunnels to wherever it is told, each connection in a thread of its own."""
+
+    scheme = "http"
+
+    def __init__(
+        self, *, login: bool = False, refuse: bytes = b"", tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._login = login
+        self._refuse = refuse
+        self._tls = tls
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self.heard: list[bytes] = []  # all that it can read: what comes before a tunnel
+        self.tunnels: list[str] = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def url(self, credentials: str = "") -> str:
+        return f"{self.scheme}://{credentials}{self.address}"
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connected, _ = self._listener.accept()
+                threading.Thread(target=self._one, args=(connected,), daemon=True).start()
+
+    def _one(self, connected: socket.socket) -> None:
+        with contextlib.suppress(OSError), connected:
+            if self._tls:
+                connected = self._tls.wrap_socket(connected, server_side=True)
+            host, port = self.agree(connected)
+            self.tunnels.append(f"{host}:{port}")
+            with socket.create_connection((host, port)) as onward:
+                pump(connected, onward)
+
+    def read(self, connected: socket.socket, count: int) -> bytes:
+        found = b""
+        while len(found) < count:
+            piece = connected.recv(count - len(found))
+            if not piece:
+                raise ConnectionError
+            found += piece
+        self.heard.append(found)
+        return found
+
+    def agree(self, connected: socket.socket) -> tuple[str, int]:
+        """Where a client wants to go. Raises ConnectionError if it may not."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.read(connected, 1)
+        lines = head.decode().split("\r\n")
+        method, target, _ = lines[0].split(" ")
+        expected = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+        if self._refuse:
+            connected.sendall(self._refuse)
+            raise ConnectionError
+        if self._login and f"Proxy-Authorization: Basic {expected}" not in lines:
+            connected.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+            raise ConnectionError
+        if method != "CONNECT":
+            connected.sendall(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n")
+            raise ConnectionError
+        connected.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        host, _, port = target.rpartition(":")
+        return host, int(port)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread that accepts would keep it open
+        self._listener.close()
+
+
+class Socks(Proxy):
+    """A SOCKS5 proxy (RFC 1928, with user and password by RFC 1929)."""
+
+    scheme = "socks5h"
+
+    def agree(self, connected: socket.socket) -> tuple[str, int]:
+        _, count = self.read(connected, 2)
+        methods = self.read(connected, count)
+        method = 2 if self._login else 0
+        if method not in methods:
+            connected.sendall(b"\x05\xff")
+            raise ConnectionError
+        connected.sendall(bytes([5, method]))
+        if self._login:
+            user = self.read(connected, self.read(connected, 2)[1]).decode()
+            password = self.read(connected, self.read(connected, 1)[0]).decode()
+            good = (user, password) == (USER, PASSWORD)
+            connected.sendall(b"\x01" + (b"\x00" if good else b"\x01"))
+            if not good:
+                raise ConnectionError
+        kind = self.read(connected, 4)[3]
+        if kind == 3:
+            host = self.read(connected, self.read(connected, 1)[0]).decode()
+        else:
+            host = socket.inet_ntoa(self.read(connected, 4))
+        (port,) = struct.unpack(">H", self.read(connected, 2))
+        connected.sendall(self._refuse or b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
+        if self._refuse:
+            raise ConnectionError
+        return host, port
+
+
+def pump(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what either side sends until one of them ends."""
+    while True:
+        if isinstance(one, ssl.SSLSocket) and one.pending():
+            ready: list[socket.socket] = [one]
+        else:
+            ready, _, _ = select.select([one, other], [], [])
+        for side in ready:
+            data = side.recv(65536)
+            if not data:
+                return
+            (other if side is one else one).sendall(data)
+
+
+@pytest.fixture(params=[Proxy, Socks])
+def kind(request: pytest.FixtureRequest) -> Callable[..., Proxy]:
+    found: Callable[..., Proxy] = request.param
+    return found
+
+
+class Trust:
+    """An authority, as a file, and certificates from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._authority = trustme.CA()
+        self.path = str(folder / "authority.pem")
+        self._authority.cert_pem.write_to_path(self.path)
+
+    def server(self, name: str = "127.0.0.1") -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(name).configure_cert(context)
+        return context
+
+
+@pytest.fixture
+def trust(tmp_path: Path) -> Trust:
+    folder = tmp_path / "trust"
+    folder.mkdir()
+    return Trust(folder)
+
+
+@pytest.fixture
+def sandbox(serve: Serve, trust: Trust) -> Sandbox:
+    return serve(ACCOUNT, tls=trust.server())
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the settings of the machine that the tests run on."""
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "no_proxy",
+        "requests_ca_bundle",
+        "curl_ca_bundle",
+    ):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def sync(tap: Tap, sandbox: Sandbox, trust: Trust, *, url: str = "", **environment: str) -> Run:
+    """Sync from a sandbox with TLS, in an environment with these proxies."""
+    config = tap.config(sandbox, retry_timeout=0.5, request_timeout=5)
+    config["api_url"] = url or config["api_url"]
+    path = tap.file("c.json", config)
+    return tap.run("-c", path, **{"REQUESTS_CA_BUNDLE": trust.path, **environment})
+
+
+def assert_through(proxy: Proxy, run: Run, sandbox: Sandbox) -> None:
+    """The run read everything, through the proxy, which could not read the key."""
+    assert run.code == 0, run.stderr
+    assert len(run.rows("contacts")) == 250
+    assert set(proxy.tunnels) == {sandbox.url.split("/")[2]}
+    assert KEY.encode() not in b"".join(proxy.heard)
+
+
+@pytest.mark.parametrize("login", [False, True])
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_is_used(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy], login: bool, variable: str
+) -> None:
+    with kind(login=login) as proxy:
+        given = {variable: proxy.url(CREDENTIALS if login else "")}
+        assert_through(proxy, sync(tap, sandbox, trust, **given), sandbox)
+
+
+def test_a_proxy_is_used_for_an_address_in_capitals(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy]
+) -> None:
+    url = sandbox.url.replace("https", "HTTPS")
+    with kind() as proxy:
+        run = sync(tap, sandbox, trust, url=url, HTTPS_PROXY=proxy.url())
+        assert_through(proxy, run, sandbox)
+
+
+def test_a_proxy_without_a_scheme_is_an_http_proxy(
+    tap: Tap, sandbox: Sandbox, trust: Trust
+) -> None:
+    with Proxy() as proxy:
+        assert_through(proxy, sync(tap, sandbox, trust, HTTPS_PROXY=proxy.address), sandbox)
+
+
+def test_a_proxy_over_tls(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
+    with Proxy(login=True, tls=trust.server()) as proxy:
+        url = proxy.url(CREDENTIALS).replace("http:", "https:")
+        assert_through(proxy, sync(tap, sandbox, trust, HTTPS_PROXY=url), sandbox)
+
+
+@pytest.mark.parametrize("exempt", ["127.0.0.1", "*"])
+def test_no_proxy_exempts(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy], exempt: str
+) -> None:
+    with kind() as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url(), NO_PROXY=exempt)
+    assert run.code == 0
+    assert proxy.heard == []
+
+
+def test_no_proxy_sees_a_request_in_plain_text(tap: Tap, serve: Serve) -> None:
+    plain = serve(ACCOUNT)
+    with Proxy() as proxy:
+        given = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), proxy.url())
+        run = tap.run("-c", tap.file("c.json", tap.config(plain)), **given)
+    assert run.code == 0
+    assert proxy.heard == []
+
+
+@pytest.mark.parametrize("credentials", ["", "us%20er:wr0ngpass@"])
+def test_a_proxy_that_wants_other_credentials(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy], credentials: str
+) -> None:
+    with kind(login=True) as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url(credentials))
+    assert run.code == 2
+    assert f"The proxy {proxy.address} " in run.last_words
+    assert "Check HTTPS_PROXY" in run.last_words
+    assert "wr0ngpass" not in run.stderr
+    assert sandbox.requests == []
+
+
+@pytest.mark.parametrize("status", [403, 502])
+def test_a_proxy_that_refuses_to_connect(
+    tap: Tap, sandbox: Sandbox, trust: Trust, status: int
+) -> None:
+    with Proxy(refuse=b"HTTP/1.1 %d Not so\r\n\r\n" % status) as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
+    assert run.code == (2 if status == 403 else 1)
+    assert f"proxy {proxy.address} answered CONNECT with status {status} Not so" in run.last_words
+
+
+def test_a_socks_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
+    with Socks(refuse=b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00") as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
+    assert run.code == 1
+    assert f"proxy {proxy.address} answered: 0x04: Host unreachable" in run.last_words
+
+
+def test_a_dead_proxy_is_named(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy]
+) -> None:
+    with kind() as proxy:
+        pass
+    run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url("somebody:dont-say@"))
+    assert run.code == 1
+    assert f": connection refused by proxy {proxy.address}; gave up" in run.last_words
+    assert "dont-say" not in run.stderr
+    assert sandbox.requests == []
+
+
+def test_a_proxy_that_does_not_resolve_is_named(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy]
+) -> None:
+    url = f"{kind.scheme}://nowhere.invalid:3128"  # type: ignore[attr-defined]
+    run = sync(tap, sandbox, trust, HTTPS_PROXY=url)
+    assert run.code == 1
+    assert "could not resolve proxy nowhere.invalid:3128" in run.last_words
+
+
+def test_a_host_behind_a_proxy_that_does_not_resolve_is_named(
+    tap: Tap, sandbox: Sandbox, trust: Trust
+) -> None:
+    with Socks() as proxy:
+        given = proxy.url().replace("socks5h", "socks5")
+        run = sync(tap, sandbox, trust, url="https://nowhere.invalid/v1", HTTPS_PROXY=given)
+    assert run.code == 1
+    assert "could not resolve nowhere.invalid;" in run.last_words
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 2"])
+def test_a_proxy_that_hangs_is_over_by_the_deadline(
+    tap: Tap, sandbox: Sandbox, trust: Trust, answer: bytes
+) -> None:
+    class Slow(Proxy):
+        def agree(self, connected: socket.socket) -> tuple[str, int]:
+            connected.sendall(answer)
+            while True:
+                time.sleep(0.2)
+                connected.sendall(b"5" if answer.endswith(b"X: ") else b"")
+
+    config = tap.config(sandbox, retry_timeout=0, request_timeout=1.2)
+    path = tap.file("c.json", config)
+    with Slow() as proxy:
+        started = time.monotonic()
+        run = tap.run("-c", path, REQUESTS_CA_BUNDLE=trust.path, HTTPS_PROXY=proxy.url())
+    assert time.monotonic() - started < 1.2 + 1.2 + 2, "a try, the probes, and the start-up"
+    assert run.code == 1
+    assert "timed out" in run.last_words
+
+
+def test_the_certificate_behind_a_proxy_is_blamed_on_its_host(
+    tap: Tap, serve: Serve, trust: Trust, kind: Callable[..., Proxy]
+) -> None:
+    other = serve(ACCOUNT, tls=trust.server("example.com"))
+    with kind() as proxy:
+        run = sync(tap, other, trust, HTTPS_PROXY=proxy.url())
+    assert run.code == 2
+    host = other.url.split("/")[2]
+    assert f"The certificate of {host} is not trusted" in run.last_words
+    assert other.requests == []
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_a_bundle_of_certificates_is_used(
+    tap: Tap, sandbox: Sandbox, trust: Trust, variable: str
+) -> None:
+    given = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": "", variable: trust.path}
+    for url in (sandbox.url, sandbox.url.upper().replace("V1", "v1")):
+        assert sync(tap, sandbox, trust, url=url, **given).code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HTTPS_PROXY", "http://", "The proxy in the environment"),
+        ("HTTPS_PROXY", "gopher://user:dont-say@x", "The proxy in the environment"),
+        ("HTTPS_PROXY", "http://user:dont-say@x:port", "The proxy in the environment"),
+        ("HTTPS_PROXY", "http://user:dont#say@x", "The proxy in the environment"),
+        ("ALL_PROXY", "socks5://", "The proxy in the environment"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere", "The CA bundle /nowhere"),
+        ("REQUESTS_CA_BUNDLE", "/dev/null", "The CA bundle /dev/null"),
+    ],
+)
+def test_an_unusable_environment_is_for_the_user_to_mend(
+    tap: Tap, name: str, value: str, said: str
+) -> None:
+    config = tap.config(api_url="https://127.0.0.1:1/v1", retry_timeout=0)
+    run = tap.run("-c", tap.file("c.json", config), **{name: value})
+    assert run.code == 2
+    assert said in run.last_words
+    assert "say" not in run.stderr
+
+
+def test_socks_without_pysocks_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5h://127.0.0.1:1080")
+    monkeypatch.setitem(sys.modules, "socks", None)
+    with pytest.raises(UserError, match=r"pip install 'tap-autopilot\[socks\]'"):
+        Api(Config.from_mapping({"api_key": KEY}))
