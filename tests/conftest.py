@@ -94,16 +94,8 @@ class Tap:
         assert sandbox.most_connections <= int(config.get("concurrency", 8))
         return check(run)
 
-    def run(
-        self, *arguments: str, key: str = KEY, process: bool = False, **environment: str
-    ) -> Run:
-        """Run the command with any arguments.
-
-        It runs in a fork of this process, which has all modules loaded; with `process` in a new
-        one, for what depends on how Python starts.
-        """
-        if process:
-            return self._start(arguments, key, environment)
+    def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
+        """Run the command with any arguments, in a fork that has all modules loaded."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             child = _fork()
             if not child:
@@ -112,18 +104,6 @@ class Tap:
             stdout.seek(0)
             stderr.seek(0)
             return Run(code, stdout.read(), stderr.read().decode(), key)
-
-    def _start(self, arguments: Sequence[str], key: str, environment: dict[str, str]) -> Run:
-        done = subprocess.run(
-            [*COMMAND, *arguments],
-            capture_output=True,
-            timeout=PATIENCE,
-            check=False,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
-        )
-        return Run(done.returncode, done.stdout, done.stderr.decode(), key)
 
 
 def _fork() -> int:
@@ -143,7 +123,7 @@ def _become(
         os.closerange(3, 1024)  # the sandbox's sockets, which would stay open here
         gc.freeze()  # what has been there before owns closed descriptors
         sys.stdout, sys.stderr = (
-            open(number, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+            open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             for number in (1, 2)
         )
         os.environ.update(environment)
@@ -151,7 +131,7 @@ def _become(
         code = cli.main(list(arguments))
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  # a fork must not go on as the test
         traceback.print_exc()
     finally:
         sys.stderr.flush()
