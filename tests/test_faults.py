@@ -102,7 +102,7 @@ def test_a_segment_that_is_gone_is_skipped(tap: Tap, serve: Serve) -> None:
     segment = ACCOUNT.segments[0]["segment_id"]
     run = tap.sync(serve(ACCOUNT, f"/smart_segments/{segment}:404"))
     assert run.code == 0
-    assert any("is gone" in line and line.startswith("WARNING") for line in run.log)
+    assert any("no longer exists" in line and line.startswith("WARNING") for line in run.log)
     assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == {
         one["segment_id"]
         for one in ACCOUNT.segments

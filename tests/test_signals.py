@@ -323,7 +323,7 @@ def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
     asked = len(sandbox.requests)
     assert process.returncode == 1
     assert asked < 20
-    assert stderr.splitlines()[-1].startswith("CRITICAL The reader of stdout has gone away")
+    assert stderr.splitlines()[-1].startswith("CRITICAL The reader of stdout closed it")
     check(Run(1, b"", stderr, KEY, killed=True))
 
 

@@ -1,4 +1,4 @@
-"""Discovery: the catalog, made from the bundled schemas and nothing else but custom fields."""
+"""Discovery: the catalog, from the bundled schemas and the custom fields."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def breadcrumbs(schema: dict[str, Any], above: Breadcrumb = ()) -> Iterator[Breadcrumb]:
-    """The breadcrumb of every field below a schema, those inside objects and arrays included."""
+    """The breadcrumb of every field in a schema, at every depth."""
     if "items" in schema:
         yield from breadcrumbs(schema["items"], (*above, "items"))
     for name, part in schema.get("properties", {}).items():

@@ -57,7 +57,7 @@ class Writer:
             self._write(lines)
         except BrokenPipeError:
             raise RunError(
-                "The reader of stdout has gone away. If it was a target, see its messages, then run"
+                "The reader of stdout closed it. If that was a target, see its messages, then run"
                 " again with the last STATE that it gave out."
             ) from None
         except OSError as problem:
@@ -71,7 +71,7 @@ class Writer:
         self._last = lines[-1] if lines else self._last
 
     def unwritten(self, stream: str) -> int:
-        """How many records of a stream a write that was ended early has left out."""
+        """How many of a stream's records were left out because a write ended early."""
         return self._unwritten.count(_record_of(stream))
 
     def _write(self, pieces: list[bytes]) -> None:

@@ -29,7 +29,7 @@ class OneListing:
         self.read = 0
 
     def resume(self, value: Any) -> bool:
-        """Take a position from a state; whether it is one."""
+        """Resume from a state's position; False if it is not valid."""
         position = _position(value)
         if position is not None:
             self.position = position
@@ -48,12 +48,12 @@ class OneListing:
         self.position = after or Position()
 
     def doubts(self) -> dict[Doubt, str]:
-        """What to think of the source as a whole, now that it is complete."""
+        """The doubts about the source as a whole, now that it is complete."""
         what = str(self._walk)
         return {} if self.read else {Doubt.EMPTY: f"the API listed no {what} at all"}
 
     def value(self) -> Any:
-        """What the state says of it; None if there is nothing to resume."""
+        """Its entry in the state; None if there is nothing to resume."""
         return None if self.is_complete else _written(self.position)
 
 
@@ -76,7 +76,7 @@ class EachSegment:
         self.read = 0
 
     def resume(self, value: Any) -> bool:
-        """Take the positions from a state; whether they are any."""
+        """Resume from a state's positions; False if they are not valid."""
         match value:
             case [str(through), int(read), int(gone), list(entries)] if gone >= 0 and read >= 0:
                 found = [_entry(one) for one in entries]
@@ -97,11 +97,11 @@ class EachSegment:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the members of all segments are read."""
+        """Whether the members of all segments have been read."""
         return self._known and self._next == len(self._ids) and not self._open
 
     def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
-        """The walks to read, of all segments that there are. What failed last time comes last.
+        """The walks to read, given all segments. Those that failed last time come last.
 
         Segments that were made since the pass began do not belong to it.
         """
@@ -126,12 +126,12 @@ class EachSegment:
             self._open[segment_id] = after
 
     def gone(self, walk: Walk) -> None:
-        """Note that a segment is gone, so that it has no members."""
+        """Note that a segment no longer exists and so has no members."""
         self.advance(walk, None, read=0)
         self._gone += 1
 
     def failed(self, walk: Walk) -> None:
-        """Note that a segment could not be read, so that it comes last in the next run."""
+        """Note that a segment failed; the next run reads it last."""
         self._failed.add(self._begin(walk))
 
     def restart(self, walk: Walk) -> None:
@@ -147,7 +147,7 @@ class EachSegment:
         return segment_id
 
     def doubts(self) -> dict[Doubt, str]:
-        """What to think of the source as a whole, now that it is complete."""
+        """The doubts about the source as a whole, now that it is complete."""
         if self._gone > 1 and self._gone >= len(self._ids):
             return {Doubt.ALL_GONE: f"every one of {len(self._ids):,} segments was gone"}
         if self._ids and not self.read:
@@ -155,7 +155,7 @@ class EachSegment:
         return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}
 
     def value(self) -> Any:
-        """What the state says of it; None if there is nothing to resume."""
+        """Its entry in the state; None if there is nothing to resume."""
         if self.is_complete:
             return None
         entries = [[one, *_written(at), int(one in self._failed)] for one, at in self._open.items()]

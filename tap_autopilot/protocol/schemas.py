@@ -1,4 +1,4 @@
-"""The bundled JSON schemas: one file a stream, the source of every column and type."""
+"""The bundled JSON schemas, one file per stream: the source of all columns and types."""
 
 from __future__ import annotations
 

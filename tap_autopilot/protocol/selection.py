@@ -33,7 +33,7 @@ class Selected:
 
 
 def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
-    """The selected streams, in the order of the registry; without a catalog the default ones.
+    """The selected streams, in registry order; without a catalog, all of them.
 
     `ours` is the catalog as it is discovered now; of the given one only the choices count.
 
@@ -42,10 +42,10 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
     if asked and not asked.keys() & ours.keys():
-        raise UserError(f"The catalog has none of the streams that there are: {', '.join(ours)}.")
+        raise UserError(f"The catalog contains none of the streams: {', '.join(ours)}.")
     for name in asked:
         if name not in ours:
-            LOG.warning("The catalog has a stream %.60r that does not exist; ignored.", name)
+            LOG.warning("The catalog has an unknown stream %.60r; ignored.", name)
     chosen = []
     for name, entry in ours.items():
         if name in asked:
@@ -91,7 +91,7 @@ def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
-    """What a catalog entry says of selection, by breadcrumb; also in the forms of old tools."""
+    """A catalog entry's selection by breadcrumb, including the forms of older tools."""
     choices: dict[Breadcrumb, dict[str, Any]] = {}
     schema = entry.get("schema")
     if isinstance(schema, dict):
@@ -117,7 +117,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
 
 
 def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
-    """Say that a column which is not to be sent does not exist, as its name may be mistyped."""
+    """Warn about deselected columns that do not exist; their names may be misspelled."""
     for breadcrumb in choices.keys() - defaults.keys():
         if choices[breadcrumb].get("selected") is False:
             column = ".".join(map(str, breadcrumb))
@@ -127,7 +127,7 @@ def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
 def _is_incremental(
     stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]
 ) -> bool:
-    """Whether a catalog asks for changes only; in the metadata, or beside it as some tools do."""
+    """Whether a catalog asks for INCREMENTAL, in the metadata or next to it."""
     method = choice.get("replication-method") or entry.get("replication_method") or FULL_TABLE
     key = choice.get("replication-key") or entry.get("replication_key") or stream.replication_key
     if method == INCREMENTAL and key == stream.replication_key is not None:

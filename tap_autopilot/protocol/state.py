@@ -1,4 +1,4 @@
-"""State: how far the passes of the streams have come, in and out of Singer's STATE.
+"""State: the progress of each stream's pass, in and out of Singer's STATE.
 
 A pass reads a stream from end to end, over as many runs as it takes. While one is under way,
 `bookmarks.<stream>.progress` of the state is the list [status, more]. The status is "reading" or,
@@ -71,7 +71,7 @@ class Pass:
         return self.version is not None and activates(self.doubts)
 
     def saw(self, newest: datetime | None, skipped: int) -> None:
-        """Note the newest change on a page, and how many of its documents made no row."""
+        """Note a page's newest change and how many of its documents were skipped."""
         if newest is not None:
             self.newest = max(newest, self.newest or newest)
         if skipped:
@@ -123,7 +123,7 @@ class Progress:
             LOG.info("Complete already, from the interrupted run: %s.", ", ".join(done))
 
     def _check_bookmark(self, stream: type[Stream], entry: dict[str, Any]) -> None:
-        """Drop a Singer bookmark by which rows could be missed."""
+        """Drop a Singer bookmark that could make rows be missed."""
         key = str(stream.replication_key)
         if key not in entry:
             return
@@ -167,7 +167,7 @@ class Progress:
         return bool(self.fed_by(source))
 
     def start(self) -> list[tuple[Walk, Position]]:
-        """The walks to begin with, interrupted ones first. Those of members come later, by `found`.
+        """The walks to start with, interrupted ones first; walks over members come from `found`.
 
         The segments are listed also where only their members are needed.
         """
@@ -181,7 +181,7 @@ class Progress:
         return [(walk, positions.position) for _, walk, positions in walks]
 
     def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
-        """The walks over the members of these segments, which are all that there are."""
+        """The walks over the members of these segments, which are all of the account's."""
         return self._members.found(segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
@@ -189,19 +189,19 @@ class Progress:
         return self._passes[stream]
 
     def began(self, stream: str, date: datetime | None) -> None:
-        """Note the API's time on a page: the pass began then or earlier, by the earlier clock."""
+        """Note when the pass began: by our clock or the API's, whichever is earlier."""
         found = self._passes[stream]
         if found.incremental and found.started is None:
             found.started = min(self._now, date or self._now)
 
     def advance(self, page: Page) -> list[str]:
-        """Note that a page's rows are written. Gives the streams that are complete with it."""
+        """Note that a page is written. Returns the streams that it completes."""
         walk = page.walk
         self._sources[walk.source].advance(walk, page.after, read=len(page.documents))
         return self.completed(walk.source)
 
     def completed(self, source: str) -> list[str]:
-        """The streams whose passes are complete now that their source is; nothing if it is not.
+        """Complete the passes of a source's streams if the source is complete; their names.
 
         Raises RunError where what was read cannot be all there is.
         """
@@ -220,7 +220,7 @@ class Progress:
         return names
 
     def gone(self, walk: Walk) -> list[str]:
-        """Note that a segment is gone. Gives the streams that are complete with it."""
+        """Note that a segment no longer exists. Returns the streams that this completes."""
         self._members.gone(walk)
         return self.completed(walk.source)
 
@@ -234,7 +234,7 @@ class Progress:
         return {name for name, found in self._passes.items() if not found.is_complete}
 
     def finish(self) -> None:
-        """End the passes that are complete, and move their bookmarks; the others go on next time.
+        """End complete passes and move their bookmarks; the others resume next time.
 
         A stream is not to wait for another that never succeeds.
         """
@@ -265,7 +265,7 @@ class Progress:
 
 
 def _written(found: Pass) -> list[Any]:
-    """What the state says of a pass."""
+    """A pass's entry in the state."""
     more: dict[str, Any] = {
         name: _iso(when)
         for name in ("since", "started", "newest")
@@ -281,7 +281,7 @@ def _written(found: Pass) -> list[Any]:
 
 
 def _resumed(name: str, entry: dict[str, Any], fresh: Pass, *, versions: bool) -> Pass | None:
-    """The pass that the state tells of, if it is the one that would begin now."""
+    """The state's pass, if it is the one that would begin now."""
     progress = entry.get("progress")
     if progress is None:
         return None
@@ -295,7 +295,7 @@ def _resumed(name: str, entry: dict[str, Any], fresh: Pass, *, versions: bool) -
 
 
 def _pass(progress: Any, *, incremental: bool) -> Pass | None:
-    """The pass that a state's progress describes; None if it describes none of this kind."""
+    """The pass that a state's progress describes; None if it is not valid."""
     match progress:
         case ["reading" | "complete" as status, dict(more)]:
             pass
@@ -330,14 +330,14 @@ def _pass(progress: Any, *, incremental: bool) -> Pass | None:
 
 
 def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """What a state says of each stream and each source, without what is of no use."""
+    """A state's entries by stream and by source, without invalid ones."""
     if state is None or state == {}:
         return {}, {}
     if isinstance(state, dict) and state.get("type") == "STATE":  # a whole line of a tap's output
         return _read(state.get("value"))
     given = state.get("bookmarks") if isinstance(state, dict) else None
     if not isinstance(given, dict):
-        LOG.warning("The state is not that of a Singer tap; starting without it.")
+        LOG.warning("The state is not a Singer tap's; starting without it.")
         return {}, {}
     entries = {}
     for name, entry in given.items():
@@ -353,7 +353,7 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 
 
 def _as_datetime(value: Any) -> datetime | None:
-    """A moment in a state, with its zone; None for what is none."""
+    """A time in a state; None if it is not valid."""
     return as_datetime(value) if isinstance(value, str) else None
 
 

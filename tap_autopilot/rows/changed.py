@@ -1,4 +1,4 @@
-"""Which rows a pass sends, where it does not send all of them."""
+"""Which rows a pass sends if it does not send all of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ChangedSince:
     until: datetime | None
 
     def admits(self, changed: datetime | None) -> bool:
-        """Whether a row that changed then is sent. One that does not tell always is."""
+        """Whether to send a row that changed then. Rows without a time are always sent."""
         return changed is None or self.since is None or changed >= self.since
 
     def newer(self, newest: datetime | None, changed: datetime | None) -> datetime | None:

@@ -61,7 +61,7 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether nothing but its case is lost of a name in its column's."""
+    """Whether a column's name keeps all of the field's name except case."""
     is_short = len(_column(name)) < LONGEST_NAME
     return is_short and re.fullmatch("[A-Za-z0-9]+( [A-Za-z0-9]+)*", name) is not None
 

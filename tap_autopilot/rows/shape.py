@@ -101,7 +101,7 @@ def compile_shape(
 
 
 def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
-    """Let one of several fields fill its column if none has; whether nothing of it is left over."""
+    """Fill a column from one of several fields; False if the value is left over."""
     if value is None or (value == "" and row[column] is not None):
         return True
     if row[column] is None:
@@ -112,7 +112,7 @@ def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
 
 
 def compile_changed(columns: Iterable[str]) -> Callable[[Document], Any]:
-    """A function from a document to when it last changed; None where it does not tell.
+    """A function from a document to when it last changed, None if unknown.
 
     Of the columns the first that a document fills decides.
     """

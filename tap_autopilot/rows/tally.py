@@ -1,4 +1,4 @@
-"""What a stream's rows came to, for the log: counted always, said once."""
+"""Counts for the log: everything is counted, each kind is logged once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Tally:
     def skip(self, reason: str) -> None:
         """A document made no row."""
         if not self.skipped:
-            LOG.warning("%s: a document is skipped, since %s.", self.stream, reason)
+            LOG.warning("%s: skipped a document, because %s.", self.stream, reason)
         self.skipped += 1
 
     def no_fit(self, column: str) -> None:
@@ -45,13 +45,13 @@ class Tally:
         self.unknown[name] += 1
 
     def clean(self, count: int) -> None:
-        """Texts lost a U+0000 or a lone surrogate."""
+        """Characters were removed or replaced."""
         if count and not self.cleaned:
-            LOG.warning("%s: text is not valid Unicode in places; it is cleaned.", self.stream)
+            LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream)
         self.cleaned += count
 
     def notes(self) -> list[str]:
-        """What else there is to say than how many rows."""
+        """Everything worth saying besides the number of rows."""
         parts = []
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")

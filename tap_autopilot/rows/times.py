@@ -16,7 +16,7 @@ _MOST_DIGITS = 30
 
 
 def as_time(value: Any) -> str:
-    """A time as RFC 3339 in UTC. Raises ValueError for what is none.
+    """A time as RFC 3339 in UTC. Raises ValueError if the value is not a time.
 
     Text that is in that form already stays as it is, with all its digits.
     """
@@ -32,7 +32,7 @@ def as_time(value: Any) -> str:
 
 
 def as_datetime(value: Any) -> datetime | None:
-    """The moment that a value tells, as text or epoch milliseconds; None if it tells none."""
+    """The time in a value, as text or epoch milliseconds; None if there is none."""
     try:
         return ciso8601.parse_datetime(as_time(value))
     except ValueError:
@@ -40,7 +40,7 @@ def as_datetime(value: Any) -> datetime | None:
 
 
 def as_whole_number(value: Any) -> int:
-    """A whole number, also one that is written as 10.0. Raises ValueError for what is none."""
+    """A whole number, possibly written as 10.0. Raises ValueError for anything else."""
     if value.__class__ is int:
         return value
     if value.__class__ is Decimal and abs(value.adjusted()) < _MOST_DIGITS and value % 1 == 0:

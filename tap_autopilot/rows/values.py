@@ -45,13 +45,13 @@ def converter(schema: Schema, selected: Schema, *, is_map: bool = False) -> Conv
 
 
 def type_of(schema: Schema) -> str:
-    """The type of a schema beside null."""
+    """The type of a schema other than null."""
     types = schema["type"]
     return types if isinstance(types, str) else next(one for one in types if one != "null")
 
 
 def as_key(value: Any) -> str | None:
-    """The text of a key; None for what cannot be one."""
+    """A key as text; None if the value cannot be a key."""
     if value.__class__ is str:
         return value or None
     try:
@@ -188,7 +188,7 @@ def _map(schema: Schema, selected: Schema) -> Convert:
 
 
 def without_deselected(value: Any, schema: Schema, selected: Schema, *, is_map: bool) -> Any:
-    """What a value that does not fit its column holds beside the column's deselected fields."""
+    """A value that does not fit its column, without the column's deselected fields."""
     if schema == selected:
         return value
     if is_map:
@@ -209,7 +209,7 @@ def without_deselected(value: Any, schema: Schema, selected: Schema, *, is_map: 
 
 
 def shallow(value: Any) -> Any:
-    """A value in which whatever is nested too deeply is JSON text. Changes the value in place."""
+    """A value with everything nested too deeply turned into JSON text, in place."""
     box = [value]
     levels: list[list[tuple[Any, Any]]] = [[(box, 0)]]
     while levels[-1]:

@@ -24,7 +24,7 @@ METRICS_EVERY = 60.0  # seconds
 
 
 class Report:
-    """Tells about the streams of a run, from their tallies and from what the API's traffic was."""
+    """Reports on the streams of a run, from their tallies and the API's traffic."""
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
         self.tallies = {name: Tally(name) for name in streams}
@@ -36,13 +36,13 @@ class Report:
         self._measured = time.monotonic()
 
     def begin(self) -> None:
-        """Say what is read."""
+        """Announce the streams."""
         LOG.info("Reading %s.", ", ".join(self._streams))
         self._live = _live(list(self._streams))
         importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
 
     def wrote(self, stream: str, page: Page, *, is_complete: bool) -> None:
-        """Tell of a page that was written to a stream."""
+        """Note that a page was written to a stream."""
         if is_complete:
             self._shares[stream] = 1.0
         elif page.walk.segment_id is None and page.census.latest:
@@ -59,7 +59,7 @@ class Report:
         return f"{name} {self.tallies[name].rows} rows{share}"
 
     def close(self, incomplete: set[str]) -> None:
-        """Sum up: rows of each stream, requests, and all that did not go smoothly."""
+        """Log the summary: rows per stream, requests, and everything that went wrong."""
         self._measure()
         lines = []
         told = set()
@@ -88,7 +88,7 @@ class Report:
 
 
 def _live(streams: list[str]) -> Live | None:
-    """Live lines for these streams, where stderr is a terminal and its lines are for people."""
+    """Live progress for these streams if stderr is a terminal and the log is text."""
     if not (sys.stderr.isatty() and logs.are_for_people()):
         return None
     try:  # the library reads settings of its own from the environment

@@ -47,12 +47,12 @@ def restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
 
 
 def stopped_by(number: int) -> Stopped:
-    """The error for a signal."""
+    """The error that reports a signal."""
     return Stopped(number, signal.Signals(number).name)
 
 
 def end_at_once(stopped: Stopped) -> NoReturn:
-    """End the process whatever hangs, with the line that ends every failed run."""
+    """End the process even if something hangs, with the usual CRITICAL line."""
     from tap_autopilot import logs
 
     logs.write_last(str(stopped))

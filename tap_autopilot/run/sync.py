@@ -70,13 +70,13 @@ class _Failures:
     by_stream: dict[str, list[TapError]] = field(default_factory=dict)
 
     def add(self, names: Iterable[str], error: TapError) -> None:
-        """Note an error by which these streams are not complete."""
+        """Note the error that leaves these streams incomplete."""
         LOG.error("%s", error)
         for name in names:
             self.by_stream.setdefault(name, []).append(error)
 
     def check(self) -> None:
-        """Raise RunError if there are any."""
+        """Raise RunError if any stream is incomplete."""
         if not self.by_stream:
             return
         causes: dict[str, list[str]] = {}
@@ -136,7 +136,7 @@ class _Run:
             self._report.begin()
 
     def read(self) -> None:
-        """Read all walks and write their pages, in the order in which they come."""
+        """Read all walks and write their pages as they arrive."""
         for walk, start in self._progress.start():
             self._pool.add(walk, start)
         for result in self._pool.results():
@@ -156,7 +156,7 @@ class _Run:
         self._writer.write([*lines, state])
 
     def _write_page(self, page: Page) -> None:
-        """Write a page: its rows in all tables that it feeds, and the state behind them."""
+        """Write a page: its rows in every table that it feeds, then the state."""
         walk = page.walk
         names = self._progress.fed_by(walk.source)
         lines = self._lines(names, page)
@@ -174,7 +174,7 @@ class _Run:
             self._report.wrote(name, page, is_complete=name in complete)
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
-        """The records of a page in these streams; notes what there is to note of them."""
+        """The RECORD messages of a page in these streams; updates their passes."""
         lines: list[bytes] = []
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
@@ -193,7 +193,7 @@ class _Run:
         return lines
 
     def _open_children(self, source: str, page: Page) -> list[str]:
-        """Collect what the children's walks are named after; once all is known, read them."""
+        """Collect the parents' ids; once all are known, start reading their children."""
         names = self._progress.fed_by(source)
         if not names:
             return []
@@ -235,7 +235,7 @@ class _Run:
         if walk.children is not None:
             names += self._progress.fed_by(walk.children)
         if walk.segment_id is not None and isinstance(error, Refused) and error.status == 404:
-            LOG.warning("Segment %.80r is gone, so it has no members.", walk.segment_id)
+            LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
             try:
                 lines = self._conclude(self._progress.gone(walk))
                 self._write(lines)
@@ -255,7 +255,7 @@ class _Run:
 
 
 def _reason(page: Page) -> str:
-    """Why there is a doubt about a listing that was read to its end."""
+    """Why a listing that was read to its end is in doubt."""
     census = page.census
     match page.doubt:
         case Doubt.SHORT if census.missing:
@@ -266,13 +266,13 @@ def _reason(page: Page) -> str:
             return f"the API's first page of {page.walk} gave no total to compare with"
         case _:
             return (
-                f"{page.walk} came in no order, so after an interruption nobody can tell whether"
+                f"{page.walk} came in no order, so after the interruption it is unknown whether"
                 f" the {census.read:,} that were read are all"
             )
 
 
 def _warning(found: Pass) -> str:
-    """What is doubtful about a stream's pass, and what follows."""
+    """Why a stream's pass is in doubt, and the consequence."""
     reasons = ", and ".join(found.doubts.values())
     if found.incremental:
         if moves_bookmark(found.doubts):

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while a run is under way: a line for each stream."""
+"""Live progress in a terminal: one line per stream."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNUSABLE = (OSError, ValueError)  # a terminal that went away
 
 
 class Live:
-    """A live line on stderr for each stream. Log lines go above them."""
+    """A live line on stderr for each stream. Log lines appear above them."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         self._started = time.monotonic()
@@ -42,7 +42,7 @@ class Live:
             tqdm.write(line, file=self._stderr)
 
     def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
-        """Show how far a stream has come; `share` of what it holds, where that is known."""
+        """Update a stream's line; `share` is the part read so far, if known."""
         now = time.monotonic()
         self._known[stream] = rows, share
         if share is not None:
@@ -69,7 +69,7 @@ class Live:
         self._lines[stream].set_description_str("  ".join(parts))
 
     def close(self, summary: Iterable[tuple[str, int, str]]) -> None:
-        """Put a table in place of the lines: stream, rows, notes."""
+        """Replace the lines with a table: stream, rows, notes."""
         logs.write_above(None)
         with contextlib.suppress(*UNUSABLE):
             self._close(summary)

@@ -1,4 +1,4 @@
-"""Whether a pass holds all that existed while it ran, and what follows where it may not.
+"""Whether a pass is complete, and what is withheld if that is in doubt.
 
 An account changes while it is read, so a listing's totals only bound what must have been read.
 Whatever existed throughout is read by a reading that misses nothing; what was created or deleted
@@ -24,7 +24,7 @@ ORDER_KNOWN = 10_000  # documents that come in order, after which their order te
 
 
 class Doubt(enum.Enum):
-    """Why a pass may not hold everything, and what that withholds.
+    """Why a pass may be incomplete, and what that withholds.
 
     `activates`: ACTIVATE_VERSION is sent, so that targets remove what was not in the pass.
     `moves`: the Singer bookmark moves. `fails`: the run ends with exit code 1.
@@ -41,7 +41,7 @@ class Doubt(enum.Enum):
     ALL_GONE = "all gone", (False, False, True)  # every one of several segments
 
     def __new__(cls, value: str, _: tuple[bool, bool, bool]) -> Doubt:
-        """The value alone is written into the state."""
+        """Keep only the name as the value, for the state."""
         one = object.__new__(cls)
         one._value_ = value
         return one
@@ -62,7 +62,7 @@ def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
 
 @dataclass(frozen=True)
 class Census:
-    """What one reading of a listing has come to so far. Plain values, for the state.
+    """What one reading of a listing has found so far. Plain values, for the state.
 
     `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, None
     if they do not come in order. `least` and `latest` are totals that the API
@@ -82,7 +82,7 @@ class Census:
     reading: int = 1
 
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
-        """The census after one more page, of which `new` documents had not been read before."""
+        """The census after another page with `new` documents not read before."""
         page = max(self.page, documents)
         found = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
         if total is None:
@@ -99,7 +99,7 @@ class Census:
 
     @property
     def missing(self) -> int:
-        """How many documents fewer were read than the totals promised; 0 if churn explains it."""
+        """How many documents are missing compared to the totals; 0 if churn explains it."""
         if self.least is None:
             return 0
         missing = self.least - self.read
@@ -107,11 +107,11 @@ class Census:
 
     @property
     def is_short(self) -> bool:
-        """Whether this reading alone cannot vouch for the listing."""
+        """Whether the listing has to be read again."""
         return self.missing > 0 or self.collapsed
 
     def doubt(self, *, counted: bool) -> Doubt:
-        """What to think of the listing at its end; `counted` ones should come with a total."""
+        """The doubt about the listing at its end; `counted` listings should have a total."""
         if self.missing and is_large(self.missing, self.least or 0, self.page):
             return Doubt.VERY_SHORT
         if self.is_short:
@@ -122,12 +122,12 @@ class Census:
 
 
 def is_large(missing: int, of: int, page: int) -> bool:
-    """Whether so many of a listing are more than a page and more than 1 % of it."""
+    """Whether more than a page and more than 1 % of a listing is missing."""
     return missing > page and missing > LARGE * of
 
 
 class Distinct:
-    """Tells documents that a reading has had before, by their ids.
+    """Recognises documents that a reading has already seen, by their ids.
 
     The API lists documents in the order of their ids. While it does, the highest id is all there
     is to remember, so that memory does not grow with the account; the first ids, and those of a
@@ -142,7 +142,7 @@ class Distinct:
         self._known: set[int] | None = None if self.highest else set()
 
     def count_new(self, ids: list[str]) -> int:
-        """How many of the ids on a page had not come before. Remembers them."""
+        """How many of a page's ids are new. Remembers them."""
         known, highest = self._known, self.highest
         if known is None:
             assert highest is not None

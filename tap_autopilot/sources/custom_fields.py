@@ -19,7 +19,7 @@ def read_definitions(api: Api) -> list[Any]:
 
 
 def _decode(body: bytes) -> list[Any]:
-    """The definitions in an answer: an array, or an object with one. Raises Retryable if none."""
+    """The definitions in an answer: an array, or an object that contains one."""
     answer = decode_value(body)
     if isinstance(answer, dict):
         listed = [value for value in answer.values() if isinstance(value, list)]

@@ -1,4 +1,4 @@
-"""The listings of the API, each read page by page, though the account changes meanwhile.
+"""The API's listings, read page by page while the account changes.
 
 Only a page tells where the next one is, by a bookmark that names a contact. If that contact is
 deleted before the bookmark is used, the API may refuse it, answer it with an empty page, or with
@@ -47,7 +47,7 @@ class Walk:
     children: str | None = None
 
     def __str__(self) -> str:
-        """What it lists, as people read it."""
+        """What it lists, for messages."""
         if self.segment_id is not None:
             return f"members of segment {self.segment_id:.80}"
         return self.source.replace("_", " ")
@@ -157,7 +157,7 @@ def shortage(walk: Walk, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """An answer that does not lead on. `end` is the page to hand on if the listing ends there."""
+    """An answer that leads nowhere. `end` is the page to yield if the listing ends here."""
 
     text: str
     end: Page | None = None
@@ -233,7 +233,7 @@ class _Reading:
         return page
 
     def _ask_again(self, bookmark: str | None, trouble: str) -> Page:
-        """The last good page once more, for the fresh bookmark on it."""
+        """The last good page again, for its fresh bookmark."""
         try:
             answer = self._get(bookmark)
         except Refused as refused:
@@ -299,7 +299,7 @@ class _Reading:
 
 
 def _identity(document: Any, key: str) -> str | None:
-    """The id of a document, in any spelling of its name; members are their ids already."""
+    """A document's id, whatever the spelling of its key; a member is just its id."""
     value = document
     if document.__class__ is dict:
         value = document.get(key)
@@ -313,6 +313,6 @@ def _identity(document: Any, key: str) -> str | None:
 
 
 def _path_segment(text: str) -> str:
-    """Text as one segment of a path."""
+    """Text percent-encoded as one segment of a path."""
     encoded = urllib.parse.quote(text, safe="", errors="surrogatepass")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")

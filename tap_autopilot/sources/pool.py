@@ -40,7 +40,7 @@ class Pool:
         )
 
     def add(self, walk: Walk, start: Position) -> None:
-        """Read this walk too, after those added before it."""
+        """Queue a walk."""
         self._unfinished += 1
         self._todo.put((walk, start))
         if self._threads < min(self._concurrency, self._unfinished):
@@ -53,7 +53,7 @@ class Pool:
         self._done.put((stopped, _nothing))
 
     def cancel(self, source: str) -> None:
-        """Let the walks of a source that are not begun yet fail without a try."""
+        """Make the walks of a source that have not started fail with NotTried."""
         self._cancelled.add(source)
 
     def results(self) -> Iterator[Page | Failure]:

@@ -17,7 +17,7 @@ Schema = Mapping[str, Any]
 
 @dataclass
 class Made:
-    """What the documents of a page became in one table.
+    """What a page's documents became in one table.
 
     `skipped` counts what could not become a row. `newest` is the newest change among all of the
     documents, for a pass that sends changes only.

@@ -21,7 +21,7 @@ MAPS = (
 
 
 class Contacts(Stream):
-    """Every contact, with all that the account knows of it."""
+    """Every contact, with everything the account knows about it."""
 
     name: ClassVar[str] = "contacts"
     source: ClassVar[str] = "contacts"

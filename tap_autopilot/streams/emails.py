@@ -1,4 +1,4 @@
-"""What became of each email: a table for each kind of event, read from the contacts.
+"""Email events: one table per kind, read from the contacts.
 
 The columns are those of the warehouse tables that Segment makes for its Autopilot source. A contact
 tells which message had the event and when; what it does not tell is null.
@@ -81,7 +81,7 @@ class EmailEvent(Stream):
 
     @classmethod
     def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:
-        """From the id of a message to when the event was; a message in two maps counts once."""
+        """The time of the event by message id; a message in two maps counts once."""
         found: dict[str, Any] = {}
         for name in cls.maps:
             events = contact.get(name)
@@ -93,17 +93,17 @@ class EmailEvent(Stream):
 
 
 def _escaped(contact_id: str) -> str:
-    """A contact's id without the character that ends it in an event's id."""
+    """A contact's id with the separator of event ids escaped."""
     return contact_id.replace("%", "%25").replace(":", "%3A")
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Both maps; for a message in both, the first that tells a time."""
+    """Both maps; for a message in both, the first time given."""
     return {**first, **second, **{message: when for message, when in first.items() if when}}
 
 
 class EmailDelivered(EmailEvent):
-    """Messages that arrived."""
+    """Emails that were delivered."""
 
     name: ClassVar[str] = "email_delivered"
     event_text: ClassVar[str] = "Email Delivered"
@@ -111,7 +111,7 @@ class EmailDelivered(EmailEvent):
 
 
 class EmailOpened(EmailEvent):
-    """Messages that were opened."""
+    """Emails that were opened."""
 
     name: ClassVar[str] = "email_opened"
     event_text: ClassVar[str] = "Email Opened"
@@ -119,7 +119,7 @@ class EmailOpened(EmailEvent):
 
 
 class EmailClicked(EmailEvent):
-    """Messages in which a link was clicked."""
+    """Emails in which a link was clicked."""
 
     name: ClassVar[str] = "email_clicked"
     event_text: ClassVar[str] = "Email Clicked"
@@ -127,7 +127,7 @@ class EmailClicked(EmailEvent):
 
 
 class EmailBounced(EmailEvent):
-    """Messages that could not be delivered, for now or for ever."""
+    """Emails that bounced, temporarily or permanently."""
 
     name: ClassVar[str] = "email_bounced"
     event_text: ClassVar[str] = "Email Bounced"
@@ -135,7 +135,7 @@ class EmailBounced(EmailEvent):
 
 
 class EmailMarkedAsSpam(EmailEvent):
-    """Messages that their reader complained about."""
+    """Emails that were reported as spam."""
 
     name: ClassVar[str] = "email_marked_as_spam"
     event_text: ClassVar[str] = "Email Marked as Spam"
@@ -143,7 +143,7 @@ class EmailMarkedAsSpam(EmailEvent):
 
 
 class EmailUnsubscribed(EmailEvent):
-    """Messages by which their reader unsubscribed."""
+    """Emails through which a contact unsubscribed."""
 
     name: ClassVar[str] = "email_unsubscribed"
     event_text: ClassVar[str] = "Email Unsubscribed"
@@ -151,7 +151,7 @@ class EmailUnsubscribed(EmailEvent):
 
 
 class EmailReplied(EmailEvent):
-    """Messages that were replied to."""
+    """Emails that were replied to."""
 
     name: ClassVar[str] = "email_replied"
     event_text: ClassVar[str] = "Email Replied"

@@ -11,7 +11,7 @@ from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
 
 class Lists(Stream):
-    """Every list, by name."""
+    """Every list."""
 
     name: ClassVar[str] = "lists"
     source: ClassVar[str] = "lists"
@@ -19,7 +19,7 @@ class Lists(Stream):
 
 
 class ListsContacts(Stream):
-    """Which contacts are on which list: one row for each membership."""
+    """Which contacts are on which list, one row per membership."""
 
     name: ClassVar[str] = "lists_contacts"
     source: ClassVar[str] = "contacts"
@@ -28,7 +28,7 @@ class ListsContacts(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """A contact names its lists."""
+        """A contact lists the lists that it is on."""
 
         def make(contacts: list[Any], _: ChangedSince | None) -> Made:
             made = Made()

@@ -10,7 +10,7 @@ from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
 
 class SmartSegments(Stream):
-    """Every smart segment, by name."""
+    """Every smart segment."""
 
     name: ClassVar[str] = "smart_segments"
     source: ClassVar[str] = "smart_segments"
@@ -18,7 +18,7 @@ class SmartSegments(Stream):
 
 
 class SmartSegmentsContacts(Stream):
-    """Which contacts are in which smart segment: one row for each membership."""
+    """Which contacts are in which smart segment, one row per membership."""
 
     name: ClassVar[str] = "smart_segments_contacts"
     source: ClassVar[str] = "smart_segments_contacts"
@@ -26,7 +26,7 @@ class SmartSegmentsContacts(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """Almost all documents are rows already."""
+        """Almost every document already is a row."""
         shaped = super().compile(schema, selected, tally)
 
         def make(documents: list[Any], window: ChangedSince | None) -> Made:
