@@ -47,7 +47,7 @@ class Stopped(TapError):
     """A signal asked the run to end."""
 
     def __init__(self, signal_number: int, name: str) -> None:
-        super().__init__(f"Stopped by {name}; run again with the last STATE to go on from there.")
+        super().__init__(f"Stopped by {name}; run again with the last STATE to resume.")
         self.exit_code = 128 + signal_number
 
 

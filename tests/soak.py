@@ -314,11 +314,11 @@ def main() -> int:
             part.result()
     minutes = (time.monotonic() - started) / 60
     print(
-        f"{figures.states} states gone on from and {figures.kills} kills: lost {figures.lost} rows,"
+        f"{figures.states} states resumed from and {figures.kills} kills: lost {figures.lost} rows,"
         f" sent again per kill p50 {percentile(figures.resent, 50):.0f}"
         f" p99 {percentile(figures.resent, 99):.0f}; {figures.soups} runs with faults:"
         f" {figures.completed} completed, {figures.silent} silently incomplete;"
-        f" {figures.signals} signals: {figures.broken_lines} broken lines, over after p99"
+        f" {figures.signals} signals: {figures.broken_lines} broken lines, ended within p99"
         f" {percentile(figures.exits, 99):.2f} s; key in {figures.bytes / 1e6:.0f} MB of output:"
         f" {figures.leaks} times; {figures.runs} runs in {minutes:.1f} min, seed {args.seed}"
     )

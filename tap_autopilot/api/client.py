@@ -272,7 +272,7 @@ def _unpacked(packed: bytes) -> bytes:
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:
-    """The scheme, host and port of a URL. Raises ValueError for what is none."""
+    """The scheme, host and port of a URL. Raises ValueError if it is not a URL."""
     parts = urllib.parse.urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return parts.scheme, parts.hostname, port

@@ -116,7 +116,7 @@ class Progress:
             if can and (can != names or not positions.resume(walks.get(source))):
                 LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
                 self._passes.update({name: fresh[name] for name in names})
-        if self._needs(MEMBERS):  # which segments there are is told by their whole listing
+        if self._needs(MEMBERS):  # only their whole listing names all segments
             self._listings[SEGMENTS.source].position = Position()
         done = [name for name, found in self._passes.items() if found.is_complete]
         if done:
