@@ -7,7 +7,7 @@ import logging
 
 LOG = logging.getLogger(__name__)
 
-MOST_NAMES = 200  # of unknown fields that are counted one by one; documents may be keyed by anything
+MOST_NAMES = 200  # of unknown fields that are counted separately; there may be any number
 
 
 class Tally:
