@@ -49,7 +49,6 @@ setup(
             "singer-tools",
             "trustme",
             "twine",
-            "types-PySocks",
             "types-jsonschema",
             "types-requests",
             "types-tqdm",

@@ -53,7 +53,7 @@ def _api_url(value: Any) -> str:
 
 
 def _host(host: str) -> str:
-    """A host's name in ASCII, or its address. Raises ValueError if no host can have that name."""
+    """A host name in ASCII (IDNA), or an address. Raises ValueError for an invalid one."""
     if ":" in host:
         return str(ipaddress.ip_address(host))
     try:
@@ -61,7 +61,7 @@ def _host(host: str) -> str:
     except UnicodeError:
         name = ""
     if not re.fullmatch(r"[a-z0-9._-]{1,254}", name):
-        raise ValueError("has a host name that no host can have")
+        raise ValueError("has an invalid host name")
     return name
 
 
