@@ -265,7 +265,7 @@ def test_a_whole_line_of_output_is_a_state(tap: Tap, serve: Serve) -> None:
 def test_a_catalog_of_other_streams_is_an_error(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(), catalog={"streams": [{"tap_stream_id": "contact"}]})
     assert run.code == 2
-    assert "none of the streams that there are" in run.last_words
+    assert "none of the streams" in run.last_words
 
 
 def test_a_deselected_column_that_does_not_exist_is_warned_of(
