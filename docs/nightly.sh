@@ -45,7 +45,7 @@ keep_state
 # Warnings in the log, but not of requests that were retried or of single values.
 warnings() {
   grep -E '^WARNING|"level": "warning"' "$log" |
-    grep -vE '(try|trying) again|retry|does not fit|is not valid Unicode' | tail -n 20
+    grep -vE '(try|trying) again|retry|does not fit|not valid Unicode' | tail -n 20
 }
 
 if [ "$status" != 0 ]; then

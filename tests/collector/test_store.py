@@ -187,15 +187,3 @@ def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
             after = found[-1].seq
     assert reads == [3, 3]
     store.close()
-
-
-def test_reading_is_quick(database: str) -> None:
-    store = SqliteStore(database)
-    store.append([event(b'{"n": "%s"}' % (b"x" * 900)) for _ in range(20_000)])
-    started = time.process_time()
-    after = 0
-    with open_reader(database) as reader:
-        while found := reader.read(after, 1000):
-            after = found[-1].seq
-    assert after / (time.process_time() - started) > 50_000
-    store.close()
