@@ -497,19 +497,23 @@ def drip(connected: socket.socket, data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("start", "rest"),
     [
-        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 1000,
-        CHUNKED + b"1\r\n \r\n" * 200,
-        b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 1000,
-        b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n" + b" " * 1000,
+        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x" * 100),
+        (CHUNKED, b"1\r\n \r\n" * 20),
+        (CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), b"1\r\n \r\n" * 20),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" " * 100),
+        (b"HTTP/1.1 200 OK\r\n\r\n[]", b" " * 100),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", b" " * 100),
+        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", b" " * 100),
     ],
-    ids=["headers", "chunks", "unknown length", "redirect"],
+    ids=["headers", "chunks", "closing", "length", "unknown length", "1.0", "redirect"],
 )
-def test_an_answer_that_drips_is_over_by_the_deadline(answer: bytes) -> None:
+def test_an_answer_that_drips_is_over_by_the_deadline(start: bytes, rest: bytes) -> None:
     def handle(connected: socket.socket, _: int) -> None:
         server.hear(connected)
-        drip(connected, answer)
+        connected.sendall(start)
+        drip(connected, rest)
 
     with Server(handle) as server:
         started = time.monotonic()
@@ -534,7 +538,7 @@ def test_a_tls_handshake_is_over_by_the_deadline(what: str) -> None:
     assert time.monotonic() - started < 0.8 + 0.8 + 0.4
 
 
-@pytest.mark.parametrize("what", ["headers", "body"])
+@pytest.mark.parametrize("what", ["headers", "body", "rest"])
 def test_the_deadline_holds_over_tls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, what: str
 ) -> None:
@@ -547,8 +551,9 @@ def test_the_deadline_holds_over_tls(
     def handle(connected: socket.socket, _: int) -> None:
         with context.wrap_socket(connected, server_side=True) as secured:
             server.hear(secured)
-            answer = b"HTTP/1.1 200 OK\r\n" + (b"X: " if what == "headers" else b"\r\n")
-            drip(secured, answer + b" " * 1000)
+            end = {"headers": b"X: ", "body": b"Content-Length: 1000\r\n\r\n", "rest": b"\r\n[]"}
+            secured.sendall(b"HTTP/1.1 200 OK\r\n" + end[what])
+            drip(secured, b" " * 100)
 
     with Server(handle) as server:
         started = time.monotonic()

@@ -8,6 +8,7 @@ socket of a request that is late. Only resolving a host name is left to the reso
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import socket
@@ -26,11 +27,17 @@ class Watch:
         self.deadline = math.inf
         self.timed_out = False
         self._connection: Any = None
+        self._socket: Any = None  # a connection lets go of it before the body of its last answer
 
     def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A connection of this kind, from now on the one that is watched."""
         self._connection = kind(*args, **kwargs)
+        self._connection.connect = functools.partial(self._connect, self._connection.connect)
         return self._connection
+
+    def _connect(self, connect: Callable[[], None]) -> None:
+        connect()
+        self._socket = self._connection.sock
 
     def is_connected(self) -> bool:
         """Whether the next request will reuse a connection."""
@@ -39,13 +46,15 @@ class Watch:
     def end(self) -> None:
         """Shut the socket down, which wakes the thread that waits for it."""
         self.timed_out = True
-        connected = getattr(self._connection, "sock", None)
-        if connected is not None:
-            with (
-                contextlib.suppress(OSError),  # it is closed already, or not connected yet
-                socket.socket(fileno=os.dup(connected.fileno())) as same,
-            ):
-                same.shutdown(socket.SHUT_RDWR)
+        for one in (getattr(self._connection, "sock", None), self._socket):
+            with contextlib.suppress(OSError):  # it is closed already, or not connected yet
+                if one is not None:
+                    _shut_down(one.fileno())
+
+
+def _shut_down(descriptor: int) -> None:
+    with socket.socket(fileno=os.dup(descriptor)) as same:
+        same.shutdown(socket.SHUT_RDWR)
 
 
 class Watchdog:
