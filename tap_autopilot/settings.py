@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -127,6 +128,11 @@ class Settings:
             raise UserError(f"Invalid config: {'; '.join(mistakes)}.")
         return cls(**values)
 
+    def given(self) -> set[str]:
+        """The names of the settings that have a value."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return {name for name in names if getattr(self, name) is not None}
+
     @classmethod
     def variable(cls, name: str) -> str:
         """The environment variable for a setting."""
@@ -155,6 +161,14 @@ class Settings:
                     )
             found |= given
         return found
+
+
+def passwords(url: str) -> list[str]:
+    """The password in a URL, as it stands there and as it is meant; none in what is no URL."""
+    if "://" not in url:
+        return []
+    found = urllib.parse.urlsplit(url).password or ""
+    return [found, urllib.parse.unquote(found)]
 
 
 def read_json(path: str, what: str) -> Any:

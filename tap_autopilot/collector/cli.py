@@ -142,17 +142,19 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
     with open_reader(config.database) as reader:
         last_seq = reader.last_seq
         lags = reader.stats().get("destinations", {})
-        up_to = min(loaded(state, reader.store_id), last_seq)
+        found = loaded(state, reader.store_id)
+    up_to = last_seq
     for destination in config.destinations:  # what is not passed on yet is still needed
         up_to = min(up_to, last_seq - lags.get(destination.name, {"lag": last_seq})["lag"])
+    found = {table: min(seq, up_to) for table, seq in found.items()}
     try:
         store = open_store(config.database)
     except InUse:
-        pruned = ask(config.database, up_to)
+        pruned = ask(config.database, found)
     else:
-        pruned = prune(store, up_to)
+        pruned = prune(store, found)
         store.close()
-    print(f"Pruned {pruned} events, up to {up_to}.")
+    print(f"Pruned {pruned:,} events.")
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.settings import Settings, number, setting, text, whole_number
+from tap_autopilot.settings import Settings, number, passwords, setting, text, whole_number
 
 SHORTEST_TOKEN = 20
 
@@ -116,14 +116,6 @@ def _destination(given: Any) -> Destination:
     return Destination(name, url, key, chosen, given.get("from") == "start")
 
 
-def _passwords(database: str) -> list[str]:
-    """The password in a database's URL, as it stands there and as it is meant."""
-    if "://" not in database:
-        return []
-    found = urllib.parse.urlsplit(database).password or ""
-    return [found, urllib.parse.unquote(found)]
-
-
 def _from_json(value: str) -> Any:
     try:
         return json.loads(value)
@@ -223,7 +215,7 @@ class CollectorConfig(Settings):
     def secrets(self) -> tuple[str, ...]:
         """All that must never be shown."""
         keys = (one.write_key for one in self.destinations)
-        others = [self.api_key or "", *_passwords(self.database)]
+        others = [self.api_key or "", *passwords(self.database)]
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 
     def require_secrets(self, offer: str) -> None:

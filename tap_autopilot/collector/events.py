@@ -190,7 +190,7 @@ def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
         found = slices.members(body)
         del found["writeKey"]
         body = slices.build(found)
-    kind = _text(call.type) or (route if route in CALLS else "")
+    kind = (_text(call.type) or (route if route in CALLS else "")).lower()
     name = (_text(call.event) if kind in ("track", "") else None) or kind
     return Received(now, "segment", route, name, body, _key_of_id(bytes(call.messageId)), True)
 

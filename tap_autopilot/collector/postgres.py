@@ -79,7 +79,7 @@ FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[]) WITH 
 ORDER BY place
 """
 READ = """
-SELECT seq, received_at, source, route, body, pruned FROM events
+SELECT seq, received_at, source, route, name, body, pruned FROM events
 WHERE seq IN (
     SELECT seq FROM (
         SELECT seq, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS before
@@ -88,7 +88,7 @@ WHERE seq IN (
 ) ORDER BY seq
 """
 PRUNABLE = """
-SELECT seq, source, route, body FROM events
+SELECT seq, source, route, name, body FROM events
 WHERE seq IN (
     SELECT seq FROM (
         SELECT seq, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS before
@@ -219,12 +219,12 @@ class PostgresStore:
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
         rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MOST_BYTES)
+        kept = [(left, row[0]) for row in rows if (left := prune(*row)) is not None]
         with self._transaction() as connection:
             connection.cursor().executemany(
-                "UPDATE events SET body = %s, pruned = true WHERE seq = %s",
-                [(prune(source, route, body), seq) for seq, source, route, body in rows],
+                "UPDATE events SET body = %s, pruned = true WHERE seq = %s", kept
             )
-        return (rows[-1][0] if rows else up_to), len(rows)
+        return (rows[-1][0] if rows else up_to), len(kept)
 
     def sweep(self, now: int) -> None:
         """Forget the deliveries whose hour is over."""

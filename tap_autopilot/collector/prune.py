@@ -11,13 +11,14 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.collector import slices
 from tap_autopilot.collector.slices import NotJson
-from tap_autopilot.collector.writing import Store, Unavailable
+from tap_autopilot.collector.store import table_of
+from tap_autopilot.collector.writing import Pruner, Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 
 if TYPE_CHECKING:
@@ -60,40 +61,52 @@ def told(source: str, route: str, body: bytes) -> bytes:
     return slices.build(kept)
 
 
-def loaded(state: Any, store_id: str) -> int:
-    """The `seq` up to which a STATE shows that all streams have loaded this store's events.
+def loaded(state: Any, store_id: str) -> dict[str, int]:
+    """By table, the `seq` up to which a STATE shows that this store's events are loaded.
 
     Raises UserError if it shows nothing about this store.
     """
     value = state.get("value", state) if isinstance(state, dict) else None
     bookmarks = value.get("bookmarks") if isinstance(value, dict) else None
-    positions = []
-    for bookmark in bookmarks.values() if isinstance(bookmarks, dict) else ():
+    positions = {}
+    for table, bookmark in bookmarks.items() if isinstance(bookmarks, dict) else ():
         match bookmark:
             case {"collected": [str(store), int(seq)]}:
-                positions.append((store, seq))
+                if store != store_id:
+                    raise UserError("This STATE is about another store; nothing was pruned.")
+                positions[table] = seq
     if not positions:
         raise UserError("This STATE says nothing about a store; nothing was pruned.")
-    if any(store != store_id for store, _ in positions):
-        raise UserError("This STATE is about another store; nothing was pruned.")
-    return min(seq for _, seq in positions)
+    return positions
 
 
-def prune(store: Store, up_to: int) -> int:
+def pruner(loaded_up_to: Mapping[str, int]) -> Pruner:
+    """Prunes the events that are in the tables they belong in, and no others."""
+
+    def prune_one(seq: int, source: str, route: str, name: str, body: bytes) -> bytes | None:
+        table = table_of(source, name)
+        is_loaded = table is not None and seq <= loaded_up_to.get(table, 0)
+        return told(source, route, body) if is_loaded else None
+
+    return prune_one
+
+
+def prune(store: Store, loaded_up_to: Mapping[str, int]) -> int:
     """Prune a store that no collector is using; how many events were pruned."""
     after = pruned = 0
+    up_to = max(loaded_up_to.values())
     while after < up_to:
-        after, count = store.prune(after, up_to, told)
+        after, count = store.prune(after, up_to, pruner(loaded_up_to))
         pruned += count
     return pruned
 
 
-def ask(database: str, up_to: int) -> int:
+def ask(database: str, loaded_up_to: Mapping[str, int]) -> int:
     """Have the collector that is using this file prune it; how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
     try:
-        draft.write_text(json.dumps({"up_to": up_to}))
+        draft.write_text(json.dumps(loaded_up_to))
         draft.replace(request)
     except OSError as problem:
         raise UserError(
@@ -116,18 +129,19 @@ async def obey(database: str, writer: Writer) -> None:
     while True:
         await asyncio.sleep(LOOK_EVERY)
         with contextlib.suppress(FileNotFoundError, Unavailable):
-            up_to = int(json.loads(request.read_text())["up_to"])
+            loaded_up_to: dict[str, int] = json.loads(request.read_text())
+            up_to = max(loaded_up_to.values())
             after = pruned = 0
             while after < up_to:
-                after, count = await writer.run(_slice(after, up_to))
+                after, count = await writer.run(_slice(after, up_to, pruner(loaded_up_to)))
                 pruned += count
             Path(f"{request}d").write_text(json.dumps({"pruned": pruned}))
             request.unlink()
             LOG.info("Pruned %d events.", pruned)
 
 
-def _slice(after: int, up_to: int) -> Any:
-    return lambda store: store.prune(after, up_to, told)
+def _slice(after: int, up_to: int, prune_one: Pruner) -> Callable[[Store], tuple[int, int]]:
+    return lambda store: store.prune(after, up_to, prune_one)
 
 
 def _request(database: str) -> Path:

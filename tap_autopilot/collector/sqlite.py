@@ -70,7 +70,8 @@ INSERT INTO events (seq, received_at, source, route, name, body, pruned)
 VALUES (?, ?, ?, ?, ?, ?, 1)
 """
 READ = """
-SELECT seq, received_at, source, route, body, pruned FROM events WHERE seq > ? ORDER BY seq LIMIT ?
+SELECT seq, received_at, source, route, name, body, pruned FROM events
+WHERE seq > ? ORDER BY seq LIMIT ?
 """
 PRUNABLE = """
 SELECT seq, received_at, source, route, name, body FROM events
@@ -104,11 +105,10 @@ class SqliteReader:
         found = []
         size = 0
         try:
-            for seq, received_at, source, route, body, pruned in self._connection.execute(
-                READ, (after, limit)
-            ):
-                found.append(Event(seq, received_at, source, route, body, pruned == 1))
-                size += len(body)
+            for row in self._connection.execute(READ, (after, limit)):
+                event = Event._make((*row[:-1], row[-1] == 1))
+                found.append(event)
+                size += len(event.body)
                 if size > MOST_BYTES:
                     break
         except sqlite3.Error as problem:
@@ -211,11 +211,15 @@ class SqliteStore:
             if len(rows) == PRUNE_SLICE or size > MOST_BYTES:
                 up_to = row[0]
                 break
-        kept = [(*row[:5], prune(row[2], row[3], row[5])) for row in rows]
+        kept = [
+            (*row[:5], left)
+            for row in rows
+            if (left := prune(row[0], row[2], row[3], row[4], row[5])) is not None
+        ]
 
         def replace(execute: Callable[..., sqlite3.Cursor]) -> None:
             # An UPDATE would leave the pages as empty as it makes them.
-            for row in rows:
+            for row in kept:
                 execute("DELETE FROM events WHERE seq = ?", row[:1])
             self._connection.executemany(INSERT_PRUNED, kept)
 

@@ -9,6 +9,7 @@ A database is a file (SQLite) or a postgresql:// URL. Nothing here writes to it.
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -18,6 +19,19 @@ POSTGRES = ("postgresql://", "postgres://")
 MOST_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
 
+_EMAIL_TABLES = {
+    "emaildelivered": "email_delivered",
+    "emailopened": "email_opened",
+    "emailclicked": "email_clicked",
+    "emaillinkclicked": "email_clicked",
+    "emailbounced": "email_bounced",
+    "emailmarkedasspam": "email_marked_as_spam",
+    "emailunsubscribed": "email_unsubscribed",
+    "unsubscribed": "email_unsubscribed",
+    "emailreplied": "email_replied",
+}
+_TABLES = {"hook": "contact_events", "activity": "activities"}
+
 R = TypeVar("R")
 
 
@@ -26,15 +40,17 @@ class Event(NamedTuple):
 
     `seq` grows in the order of commits and is never reused. `received_at` is in epoch milliseconds.
     `source` is "segment", "hook" or "activity"; `route` the path without its token: "track",
-    "batch", "segment", "hooks/contact_added", "activity". `body` is the JSON as it came, without a
-    write key; a line of an Activity Stream that is not JSON is kept as text. Of a pruned event
-    `body` has only the fields that tell which message and contact it was about.
+    "batch", "segment", "hooks/contact_added", "activity". `name` is what the event is called.
+    `body` is the JSON as it came, without a write key; a line of an Activity Stream that is not
+    JSON is kept as text. Of a pruned event `body` has only the fields that tell which message and
+    contact it was about.
     """
 
     seq: int
     received_at: int
     source: str
     route: str
+    name: str
     body: bytes
     pruned: bool
 
@@ -68,6 +84,17 @@ class Reader(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+def table_of(source: str, name: str) -> str | None:
+    """The table that has a row for events of this source and name; None if no table has.
+
+    Calls of Segment's API are email events if their name, in any case and spelling, is Segment's
+    or Autopilot's for one.
+    """
+    if source == "segment":
+        return _EMAIL_TABLES.get(re.sub(r"[\W_]", "", name).lower())
+    return _TABLES.get(source)
 
 
 def open_reader(database: str) -> Reader:

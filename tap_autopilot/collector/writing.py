@@ -40,7 +40,8 @@ class StoreLost(RunError):
     """What is on disk is in doubt, so that the process must end."""
 
 
-Pruner = Callable[[str, str, bytes], bytes]  # source, route and body to what is kept of the body
+# From an event's seq, source, route, name and body to what is kept of the body; None for all of it.
+Pruner = Callable[[int, str, str, str, bytes], "bytes | None"]
 
 
 class Cursor(NamedTuple):

@@ -35,7 +35,7 @@ def test_events_come_back_in_order_as_they_were(database: str) -> None:
     assert store.append([event(b'{"n": 1}'), event(b'{"n": "\\ud800"}')]) == 2
     with open_reader(database) as reader:
         first, second = reader.read(0, 10)
-        assert first == Event(1, NOW, "segment", "track", b'{"n": 1}', False)
+        assert first == Event(1, NOW, "segment", "track", "Email Opened", b'{"n": 1}', False)
         assert second.body == b'{"n": "\\ud800"}'
         assert reader.read(1, 10) == [second]
         assert reader.read(0, 1) == [first]
