@@ -77,6 +77,7 @@ def _facts() -> dict[str, Any]:
                     ["FULL_TABLE", "INCREMENTAL"] if stream.replication_key else ["FULL_TABLE"]
                 ),
                 "replication_key": stream.replication_key,
+                "setting": stream.setting,
             }
             for name, stream in STREAMS.items()
         ],
@@ -95,6 +96,11 @@ def _replication(stream: dict[str, Any]) -> str:
     return f"full, or incremental by `{key}`" if key else "full"
 
 
+def _description(stream: dict[str, Any]) -> str:
+    setting = stream["setting"]
+    return f"{stream['description']} Needs `{setting}`." if setting else stream["description"]
+
+
 def _text(facts: dict[str, Any]) -> str:
     settings = facts["settings"]
     lines = [f"{facts['name']} {facts['version']}: {facts['description']}"]
@@ -109,7 +115,7 @@ def _text(facts: dict[str, Any]) -> str:
     for stream in facts["streams"]:
         keys = ", ".join(stream["key_properties"])
         lines.append(f"  {stream['name']} (key {keys}; {_replication(stream).replace('`', '')})")
-        lines.append(f"      {stream['description']}")
+        lines.append(f"      {_description(stream)}")
     return "\n".join(lines)
 
 
@@ -125,6 +131,6 @@ def _markdown(facts: dict[str, Any]) -> str:
     for stream in facts["streams"]:
         keys = ", ".join(f"`{key}`" for key in stream["key_properties"])
         lines.append(
-            f"| `{stream['name']}` | {keys} | {_replication(stream)} | {stream['description']} |"
+            f"| `{stream['name']}` | {keys} | {_replication(stream)} | {_description(stream)} |"
         )
     return "\n".join(lines)

@@ -160,7 +160,8 @@ def _discover(args: argparse.Namespace) -> None:
         from tap_autopilot.sources.custom_fields import read_definitions
 
         definitions = read_definitions(Api(_config(given)))
-    Writer(STDOUT).write([json.dumps(discover(definitions), indent=2).encode(), b"\n"])
+    catalog = discover(definitions, settings={name for name, value in given.items() if value})
+    Writer(STDOUT).write([json.dumps(catalog, indent=2).encode(), b"\n"])
 
 
 def _test(args: argparse.Namespace) -> None:
@@ -173,10 +174,12 @@ def _test(args: argparse.Namespace) -> None:
 def _config(given: dict[str, Any]) -> Config:
     """The settings, checked. Sets up logging as they say."""
     from tap_autopilot.config import Config
+    from tap_autopilot.settings import passwords
 
-    logs.set_up(str(given.get("api_key", "")))
+    secrets = [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
+    logs.set_up(secrets)
     config = Config.from_mapping(given)
-    logs.set_up(config.api_key, config.log_level, config.log_format)
+    logs.set_up([config.api_key, *secrets], config.log_level, config.log_format)
     return config
 
 

@@ -105,6 +105,13 @@ class Config(Settings):
         "Give each custom field its own column in contacts.",
         default=False,
     )
+    collector_database: str | None = setting(
+        "string",
+        text,
+        "Store of a collector to read pushed events from: a file, or `postgresql://…`.",
+        default=None,
+        secret=True,
+    )
     api_url: str = setting(
         "string", _api_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
     )

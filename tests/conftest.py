@@ -23,11 +23,13 @@ from tap_autopilot import cli
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.streams import STREAMS
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"
 PATIENCE = 120  # seconds
 COMMAND = [sys.executable, "-m", "tap_autopilot"]
+USUAL_STREAMS = {name: one for name, one in STREAMS.items() if one.setting is None}
 
 Serve = Callable[..., Sandbox]
 

@@ -18,7 +18,7 @@ ARROWS = {
     "protocol": {"rows", "sources", "streams"},
     "streams": {"rows"},
     "rows": set(),
-    "sources": {"api", "collector"},
+    "sources": {"api", "collector", "rows"},
     "api": {"front"},
     "collector": set(),
     "sandbox": set(),

@@ -15,8 +15,8 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.sources.completeness import Census
-from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
 from tests.scripted import Scripted, page
 
@@ -283,7 +283,7 @@ def test_a_complete_run_merged_into_what_was_before_leaves_nothing(tap: Tap, ser
     for state in (merge(cut_short, whole.state), every):
         again = tap.sync(serve(account), state=state)
         for stream in STREAMS:
-            assert keys(again, stream) == keys(whole, stream)
+            assert sorted(keys(again, stream)) == sorted(keys(whole, stream))  # walks interleave
 
 
 def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:

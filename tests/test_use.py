@@ -110,7 +110,10 @@ def test_about_in_json_says_all(tap: Tap) -> None:
     assert {"catalog", "discover", "state", "about"} <= set(about["capabilities"])
     settings = about["settings"]["properties"]
     assert list(settings) == FIELDS
-    assert [name for name, one in settings.items() if one["secret"]] == ["api_key"]
+    assert [name for name, one in settings.items() if one["secret"]] == [
+        "api_key",
+        "collector_database",
+    ]
     assert about["settings"]["required"] == ["api_key"]
     assert settings["concurrency"]["default"] == 8
     assert settings["concurrency"]["env"] == "TAP_AUTOPILOT_CONCURRENCY"

@@ -109,13 +109,14 @@ def _decode_one_by_one(body: bytes, name: str) -> Listing:
         return _decode_leniently(body, name)
     documents = []
     for raw in getattr(answer, name):
-        document, repaired = _decode_document(bytes(raw))
+        document, repaired = decode_document(bytes(raw))
         documents.append(document)
         cleaned += repaired
     return Listing(documents, answer.bookmark, answer.total_contacts, cleaned)
 
 
-def _decode_document(body: bytes) -> tuple[Any, int]:
+def decode_document(body: bytes) -> tuple[Any, int]:
+    """One JSON value, and how many characters were cleaned. Raises Retryable if it is none."""
     if _NUL not in body:
         try:
             return _everything.decode(body), 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from tap_autopilot.protocol.schemas import load_schema
@@ -15,15 +15,17 @@ FULL_TABLE = "FULL_TABLE"
 INCREMENTAL = "INCREMENTAL"
 
 
-def discover(definitions: Iterable[Any] = ()) -> dict[str, Any]:
+def discover(definitions: Iterable[Any] = (), *, settings: Container[str] = ()) -> dict[str, Any]:
     """The catalog, with metadata for every stream and for every field at every depth.
 
     `definitions` are those of the account's custom fields that get a column each in `contacts`.
+    `settings` are the names of those that are set, as some streams are there only with one.
     """
-    schemas = {name: load_schema(name) for name in STREAMS}
+    streams = [one for one in STREAMS.values() if one.setting is None or one.setting in settings]
+    schemas = {one.name: load_schema(one.name) for one in streams}
     properties = schemas["contacts"]["properties"]
     properties.update(columns(definitions, list(properties)))
-    return {"streams": [_entry(stream, schemas[name]) for name, stream in STREAMS.items()]}
+    return {"streams": [_entry(one, schemas[one.name]) for one in streams]}
 
 
 def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:

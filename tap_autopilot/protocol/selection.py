@@ -41,11 +41,18 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     """
     ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
+    for name, entry in asked.items():
+        if name in ours:
+            continue
+        setting = STREAMS[name].setting if name in STREAMS else None
+        if setting is None:
+            LOG.warning("The catalog has an unknown stream %.60r; ignored.", name)
+        elif _choices(name, entry).get((), {}).get("selected", True):
+            raise UserError(
+                f"Stream {name} needs the setting {setting}; set it or deselect {name}."
+            )
     if asked and not asked.keys() & ours.keys():
         raise UserError(f"The catalog contains none of the streams: {', '.join(ours)}.")
-    for name in asked:
-        if name not in ours:
-            LOG.warning("The catalog has an unknown stream %.60r; ignored.", name)
     chosen = []
     for name, entry in ours.items():
         if name in asked:

@@ -17,14 +17,15 @@ For the same reason `walks.<source>`, which says where the reading of each sourc
 or null.
 
 An incremental stream also has its Singer bookmark there, under the name of its replication key, and
-the `start_date` under which it was made, if any.
+the `start_date` under which it was made, if any. A stream that a collector's store feeds has
+`collected` there: the id of the store, and the `seq` of the last event that is written.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from operator import itemgetter
@@ -37,7 +38,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.sources.completeness import Doubt, activates, moves_bookmark
 from tap_autopilot.sources.listings import CONTACTS, LISTS, MEMBERS, SEGMENTS, Page, Position, Walk
-from tap_autopilot.streams import STREAMS, Stream
+from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -89,9 +90,12 @@ class Progress:
         *,
         versions: bool,
         start_date: datetime | None,
+        store: tuple[str, int] | None = None,
     ) -> None:
+        """`store` is the id of the collector's store and the `seq` of its last event, if any."""
         self._now = datetime.now(timezone.utc)
         self._start_date = start_date
+        self._store = store
         self._entries, walks = _read(state)
         self._streams = {one.stream.name: one.stream for one in selected}
         resumed = {}
@@ -100,7 +104,7 @@ class Progress:
             name, entry = one.stream.name, self._entries.setdefault(one.stream.name, {})
             self._check_bookmark(one.stream, entry)
             fresh[name] = self._fresh(one, entry, versions=versions)
-            resumed[name] = _resumed(name, entry, fresh[name], versions=versions)
+            resumed[name] = _resumed(name, entry, fresh[name])
         for entry in self._entries.values():
             entry.pop("progress", None)
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
@@ -118,6 +122,11 @@ class Progress:
                 self._passes.update({name: fresh[name] for name in names})
         if self._needs(MEMBERS):  # only their whole listing names all segments
             self._listings[SEGMENTS.source].position = Position()
+        self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
+        if store is not None:
+            self._place(
+                store, [name for name in self._streams if self._passes[name] is fresh[name]]
+            )
         done = [name for name, found in self._passes.items() if found.is_complete]
         if done:
             LOG.info("Complete already, from the interrupted run: %s.", ", ".join(done))
@@ -139,9 +148,31 @@ class Progress:
                 " reading without it.",
                 stream.name, made_under.isoformat(), key,
             )  # fmt: skip
+            entry.pop(COLLECTED, None)
         else:
             return
         del entry[key]
+
+    def _sources_of(self, stream: type[Stream]) -> set[str]:
+        return {one for one in stream.sources if one != COLLECTED or self._store is not None}
+
+    def _place(self, store: tuple[str, int], fresh: Collection[str]) -> None:
+        """Find where each stream is in the store: a full pass that begins, at its start."""
+        starting_over: dict[str, list[str]] = {}
+        for name in self.fed_by(COLLECTED):
+            entry, position = self._entries[name], 0
+            match entry.get(COLLECTED):
+                case None:
+                    pass
+                case [str(store_id), int(seq)] if store_id == store[0] and 0 <= seq <= store[1]:
+                    position = 0 if name in fresh and not self._passes[name].incremental else seq
+                case [str(store_id), int(_)] if store_id == store[0]:
+                    starting_over.setdefault("the store has lost events since", []).append(name)
+                case _:
+                    starting_over.setdefault("the state is about another store", []).append(name)
+            entry[COLLECTED] = [store[0], position]
+        for reason, names in starting_over.items():
+            LOG.warning("%s: %s; reading all of its events.", ", ".join(names), reason)
 
     def _fresh(self, one: Selected, entry: dict[str, Any], *, versions: bool) -> Pass:
         """The pass that would begin now."""
@@ -151,7 +182,8 @@ class Progress:
             bookmark = _as_datetime(entry.get(str(stream.replication_key)))
             bounds.append(bookmark and bookmark - stream.look_back)
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
-        if versions and not found.incremental and found.since is None:
+        is_log = COLLECTED in self._sources_of(stream)  # of what happened, which nothing undoes
+        if versions and not found.incremental and found.since is None and not is_log:
             found.version = int(self._now.timestamp() * 1000)
         return found
 
@@ -160,7 +192,7 @@ class Progress:
         return [
             name
             for name, stream in self._streams.items()
-            if stream.source == source and not self._passes[name].is_complete
+            if source in stream.sources and not self._passes[name].is_complete
         ]
 
     def _needs(self, source: str) -> bool:
@@ -216,8 +248,31 @@ class Progress:
         for name in names:
             found = self._passes[name]
             found.doubts = {**doubts, **found.doubts}
-            found.is_complete = True
-        return names
+        return self._has_read(source)
+
+    def _has_read(self, source: str) -> list[str]:
+        """Note that a source is read to its end; the streams for which it was the last."""
+        complete = []
+        for name in self.fed_by(source):
+            self._unread[name].discard(source)
+            if not self._unread[name]:
+                self._passes[name].is_complete = True
+                complete.append(name)
+        return complete
+
+    def stored(self) -> dict[str, int]:
+        """How far each stream that a store feeds has come in it."""
+        return {name: self._entries[name][COLLECTED][1] for name in self.fed_by(COLLECTED)}
+
+    def advance_in_store(self, last: int) -> None:
+        """Note that the store's events up to `last` are written."""
+        for name in self.fed_by(COLLECTED):
+            store_id, position = self._entries[name][COLLECTED]
+            self._entries[name][COLLECTED] = [store_id, max(last, position)]
+
+    def complete_store(self) -> list[str]:
+        """Note that the store is read to its end. Returns the streams that this completes."""
+        return self._has_read(COLLECTED)
 
     def gone(self, walk: Walk) -> list[str]:
         """Note that a segment no longer exists. Returns the streams that this completes."""
@@ -280,7 +335,7 @@ def _written(found: Pass) -> list[Any]:
     return [COMPLETE if found.is_complete else READING, more]
 
 
-def _resumed(name: str, entry: dict[str, Any], fresh: Pass, *, versions: bool) -> Pass | None:
+def _resumed(name: str, entry: dict[str, Any], fresh: Pass) -> Pass | None:
     """The state's pass, if it is the one that would begin now."""
     progress = entry.get("progress")
     if progress is None:
@@ -289,7 +344,7 @@ def _resumed(name: str, entry: dict[str, Any], fresh: Pass, *, versions: bool) -
     if found is None or found.since != fresh.since:
         LOG.warning("%s: cannot resume from the state; starting over.", name)
         return None
-    if not versions:
+    if fresh.version is None:
         found.version = None
     return found
 
@@ -346,7 +401,7 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            kept = ("progress", str(STREAMS[name].replication_key), "start_date")
+            kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED)
             entries[name] = {key: copy.deepcopy(entry[key]) for key in kept if key in entry}
     walks = state.get("walks")
     return entries, walks if isinstance(walks, dict) else {}

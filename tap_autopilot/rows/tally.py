@@ -11,13 +11,18 @@ MOST_NAMES = 200  # of unknown fields that are counted separately; there may be 
 
 
 class Tally:
-    """Counts for one stream: rows written, documents skipped, values that found no column."""
+    """Counts for one stream: rows written, documents skipped, values that found no column.
+
+    Of the events in the contacts' maps, `pushed` were pushed as well, the push of those `waiting`
+    may still come, and the collector should have received those `missed`.
+    """
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self.rows = 0
         self.skipped = 0
         self.cleaned = 0
+        self.pushed = self.waiting = self.missed = 0
         self.unfit: collections.Counter[str] = collections.Counter()
         self.unknown: collections.Counter[str] = collections.Counter()
 
@@ -55,6 +60,10 @@ class Tally:
         parts = []
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
+        if self.missed:
+            parts.append(f"{self.missed} missed by the collector")
+        if self.waiting:
+            parts.append(f"{self.waiting} too recent, so left to the next run")
         if self.unfit:
             columns = ", ".join(f"{column} {count}" for column, count in self.unfit.items())
             parts.append(f"{self.unfit.total()} values nulled ({columns})")

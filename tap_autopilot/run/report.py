@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from tap_autopilot import logs
 from tap_autopilot.api.client import Api
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.sources.listings import Page
 from tap_autopilot.streams import Stream
 
 if TYPE_CHECKING:
@@ -41,12 +40,10 @@ class Report:
         self._live = _live(list(self._streams))
         importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
 
-    def wrote(self, stream: str, page: Page, *, is_complete: bool) -> None:
-        """Note that a page was written to a stream."""
-        if is_complete:
-            self._shares[stream] = 1.0
-        elif page.walk.segment_id is None and page.census.latest:
-            self._shares[stream] = page.census.read / page.census.latest
+    def wrote(self, stream: str, share: float | None = None) -> None:
+        """Note that a page was written to a stream, and how much of the stream that makes."""
+        if share is not None:
+            self._shares[stream] = share
         rows, share = self.tallies[stream].rows, self._shares.get(stream)
         if self._live is not None:
             self._live.show(stream, rows, share, throttled=self._api.pacer.is_throttled())
@@ -65,9 +62,10 @@ class Report:
         told = set()
         for name, stream in self._streams.items():
             notes = self.tallies[name].notes()
-            if stream.source not in told:
-                notes.append(str(self._api.traffic[stream.source]))
-                told.add(stream.source)
+            source = stream.sources[0]
+            if source in self._api.traffic and source not in told:
+                notes.append(str(self._api.traffic[source]))
+                told.add(source)
             if name in incomplete:
                 notes.append("NOT complete")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))

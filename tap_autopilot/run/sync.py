@@ -6,7 +6,8 @@ import gc
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
@@ -16,13 +17,17 @@ from tap_autopilot.protocol.messages import Writer, message, records
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, Progress
 from tap_autopilot.rows.names import compile_pick
-from tap_autopilot.rows.values import as_key
+from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.report import Report
 from tap_autopilot.sources.completeness import Doubt, moves_bookmark
 from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
+from tap_autopilot.streams import COLLECTED
+
+if TYPE_CHECKING:
+    from tap_autopilot.run.pushed import PushedEvents
 
 LOG = logging.getLogger(__name__)
 
@@ -38,20 +43,32 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     """
     gc.set_threshold(GARBAGE_EVERY)
     api = Api(config)
-    discovered = discover()
+    store = None
+    if config.collector_database is not None:
+        from tap_autopilot.sources.collected import Collected  # for those who have a collector
+
+        store = Collected(config.collector_database)
+    settings = config.given()
+    discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
-        discovered = discover(read_definitions(api))
+        discovered = discover(read_definitions(api), settings=settings)
     selected = select(catalog, discovered)
     progress = Progress(
         state,
         selected,
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
+        store=(store.store_id, store.last) if store is not None else None,
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
+    pushed = None
+    if store is not None:
+        from tap_autopilot.run.pushed import PushedEvents
+
+        pushed = PushedEvents(store, selected, report.tallies, config.start_date)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
     writer = Writer(stdout)
-    run = _Run(selected, progress, pool, report, writer)
+    run = _Run(selected, progress, pool, report, writer, pushed)
     try:
         with signals.heard(pool.stop, writer):
             run.begin(selected)
@@ -101,7 +118,9 @@ class _Run:
         pool: Pool,
         report: Report,
         writer: Writer,
+        pushed: PushedEvents | None,
     ) -> None:
+        self._pushed = pushed
         self._progress = progress
         self._pool = pool
         self._report = report
@@ -112,6 +131,7 @@ class _Run:
                 one.schema, one.selected, report.tallies[one.stream.name]
             )
             for one in selected
+            if one.stream.sources != (COLLECTED,)
         }
         self._pick = compile_pick({field for one in selected for field in one.stream.reads})
         self._failures = _Failures()
@@ -136,9 +156,14 @@ class _Run:
             self._report.begin()
 
     def read(self) -> None:
-        """Read all walks and write their pages as they arrive."""
+        """Read all walks and write their pages as they arrive, but what was pushed first.
+
+        That tells which events of the contacts have been pushed as well.
+        """
         for walk, start in self._progress.start():
             self._pool.add(walk, start)
+        if self._pushed is not None:
+            self._write_pushed(self._pushed)
         for result in self._pool.results():
             if isinstance(result, Failure):
                 self._fail(result)
@@ -154,6 +179,19 @@ class _Run:
     def _write(self, lines: list[bytes]) -> None:
         state = message({"type": "STATE", "value": self._progress.value()})
         self._writer.write([*lines, state])
+
+    def _write_pushed(self, pushed: PushedEvents) -> None:
+        """Write the rows of the collector's store."""
+        for page in pushed.pages(self._progress.stored()):
+            lines = [line for name, rows in page.rows.items()
+                     for line in self._records(name, rows, page.fetched_at)]  # fmt: skip
+            self._progress.advance_in_store(page.last)
+            self._write(lines)
+            for name in page.rows:
+                self._report.wrote(name)
+            self._pool.check()
+        for name in self._progress.complete_store():
+            self._report.wrote(name, 1.0)
 
     def _write_page(self, page: Page) -> None:
         """Write a page: its rows in every table that it feeds, then the state."""
@@ -171,23 +209,28 @@ class _Run:
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
         for name in names:
-            self._report.wrote(name, page, is_complete=name in complete)
+            self._report.wrote(name, 1.0 if name in complete else _share(page))
+
+    def _records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
+        """The RECORD messages of a stream's rows."""
+        self._report.tallies[name].rows += len(rows)
+        return records(name, rows, self._progress.pass_of(name).version, fetched_at)
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page in these streams; updates their passes."""
         lines: list[bytes] = []
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
+        pushes = self._pushed.about(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
             found = self._progress.pass_of(name)
             documents = parts if self._streams[name].reads else page.documents
-            made = self._make[name](documents, found.window)
+            made = self._make[name](documents, found.window, pushes)
             found.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
                 found.doubts[page.doubt] = _reason(page)
-            lines += records(name, made.rows, found.version, page.fetched_at)
-            self._report.tallies[name].rows += len(made.rows)
+            lines += self._records(name, made.rows, page.fetched_at)
         for name in names[:1]:
             self._report.tallies[name].clean(page.cleaned)
         return lines
@@ -252,6 +295,13 @@ class _Run:
                 LOG.error("%d segments in a row failed; leaving the rest for the next run.",
                           MOST_FAILED_SEGMENTS)  # fmt: skip
                 self._pool.cancel(walk.source)
+
+
+def _share(page: Page) -> float | None:
+    """The part of a stream that is read, where one listing is all of it."""
+    if page.walk.segment_id is not None or not page.census.latest:
+        return None
+    return page.census.read / page.census.latest
 
 
 def _reason(page: Page) -> str:

@@ -52,6 +52,11 @@ class Pool:
         self._stopped = stopped
         self._done.put((stopped, _nothing))
 
+    def check(self) -> None:
+        """Raise what `stop` was called with, if it was."""
+        if self._stopped is not None:
+            raise self._stopped
+
     def cancel(self, source: str) -> None:
         """Make the walks of a source that have not started fail with NotTried."""
         self._cancelled.add(source)
@@ -64,8 +69,7 @@ class Pool:
         """
         while self._unfinished:
             result, release = self._done.get()
-            if self._stopped is not None:
-                raise self._stopped
+            self.check()
             if isinstance(result, BaseException):
                 raise result
             if isinstance(result, Failure):

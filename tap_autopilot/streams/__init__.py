@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import Made, Rows, Stream
+from tap_autopilot.streams.base import COLLECTED, Made, Rows, Stream
 from tap_autopilot.streams.contacts import Contacts
 from tap_autopilot.streams.emails import (
     EmailBounced,
     EmailClicked,
     EmailDelivered,
+    EmailEvent,
     EmailMarkedAsSpam,
     EmailOpened,
     EmailReplied,
     EmailUnsubscribed,
 )
 from tap_autopilot.streams.lists import Lists, ListsContacts
+from tap_autopilot.streams.pushed import Activities, ContactEvents, EmailMessages
 from tap_autopilot.streams.smart_segments import SmartSegments, SmartSegmentsContacts
 
 STREAMS: dict[str, type[Stream]] = {
@@ -31,7 +33,11 @@ STREAMS: dict[str, type[Stream]] = {
         EmailMarkedAsSpam,
         EmailUnsubscribed,
         EmailReplied,
+        EmailMessages,
+        ContactEvents,
+        Activities,
     )
 }
+EMAILS = tuple(name for name, stream in STREAMS.items() if issubclass(stream, EmailEvent))
 
-__all__ = ["STREAMS", "Made", "Rows", "Stream"]
+__all__ = ["COLLECTED", "EMAILS", "STREAMS", "Made", "Rows", "Stream"]

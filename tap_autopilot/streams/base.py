@@ -8,9 +8,13 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import Pushes
+from tap_autopilot.rows.pushed import Pushed
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
+
+COLLECTED = "collected"  # the source that is a collector's store
 
 Schema = Mapping[str, Any]
 
@@ -28,17 +32,20 @@ class Made:
     newest: datetime | None = None
 
 
-Rows = Callable[[list[Any], ChangedSince | None], Made]
+Rows = Callable[[list[Any], ChangedSince | None, Pushes | None], Made]
+PushedRows = Callable[[list[Pushed]], list[Row]]
 
 
 class Stream:
-    """A table: which source feeds it, its key, and how the source's documents become rows.
+    """A table: which sources feed it, its key, and how their documents become rows.
 
-    A subclass is its fields, a docstring and at most `compile`.
+    A subclass is its fields, a docstring and at most `compile`, and `compile_pushed` where a
+    collector's store feeds it.
     """
 
     name: ClassVar[str]
-    source: ClassVar[str]
+    sources: ClassVar[tuple[str, ...]]
+    setting: ClassVar[str | None] = None  # without which there is no such table
     key_properties: ClassVar[tuple[str, ...]]
     replication_key: ClassVar[str | None] = None  # where it can be replicated incrementally
     look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for rows that come late
@@ -48,13 +55,19 @@ class Stream:
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
-        It only makes the rows that a `ChangedSince` admits, if it is given one. Where a stream says
-        what it `reads`, its documents hold that and nothing else.
+        It only makes the rows that a `ChangedSince` admits, if it is given one, and leaves out what
+        has been pushed as well, if it is given `Pushes`. Where a stream says what it `reads`, its
+        documents hold that and nothing else.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
-        def make(documents: list[Any], _: ChangedSince | None) -> Made:
+        def make(documents: list[Any], *_: object) -> Made:
             rows = [row for one in documents if (row := shape(one)) is not None]
             return Made(rows, skipped=len(documents) - len(rows))
 
         return make
+
+    @classmethod
+    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> PushedRows:
+        """A function from pushed events to rows of the `selected` part of `schema`."""
+        raise NotImplementedError

@@ -24,7 +24,7 @@ class Contacts(Stream):
     """Every contact, with everything the account knows about it."""
 
     name: ClassVar[str] = "contacts"
-    source: ClassVar[str] = "contacts"
+    sources: ClassVar[tuple[str, ...]] = ("contacts",)
     key_properties: ClassVar[tuple[str, ...]] = ("contact_id",)
     replication_key: ClassVar[str | None] = "updated_at"
 
@@ -42,7 +42,7 @@ class Contacts(Stream):
         changed = compile_changed(("updated_at", "created_at"))
         fill = _compile_fill(selected, custom, tally) if custom else None
 
-        def make(documents: list[Any], window: ChangedSince | None) -> Made:
+        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> Made:
             made = Made()
             for document in documents:
                 if window is not None:

@@ -1,7 +1,7 @@
-"""Email events: one table per kind, read from the contacts.
+"""Email events: one table per kind, read from the contacts and from what Autopilot pushed.
 
 The columns are those of the warehouse tables that Segment makes for its Autopilot source. A contact
-tells which message had the event and when; what it does not tell is null.
+tells which message had the event and when; what it does not tell is null. A push tells everything.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import Pushes
+from tap_autopilot.rows.pushed import compile_email
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import Row, as_key
-from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, Made, PushedRows, Rows, Schema, Stream
 
 
 class EmailEvent(Stream):
     """One row for each message and contact that had the event."""
 
-    source: ClassVar[str] = "contacts"
+    sources: ClassVar[tuple[str, ...]] = ("contacts", COLLECTED)
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "timestamp"
     look_back: ClassVar[timedelta] = timedelta(days=1)  # events are imported and synced late
@@ -37,7 +39,7 @@ class EmailEvent(Stream):
         blank |= {"event": cls.name, "event_text": cls.event_text}
         dropped = blank.keys() - selected["properties"].keys()
 
-        def make(contacts: list[Any], window: ChangedSince | None) -> Made:
+        def make(contacts: list[Any], window: ChangedSince | None, pushes: Pushes | None) -> Made:
             made = Made()
 
             def skip(reason: str) -> None:
@@ -57,6 +59,7 @@ class EmailEvent(Stream):
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
                 before = f"{cls.name}:{_escaped(contact_id)}:"
+                rows = []
                 for message, when in cls._events(contact, skip).items():
                     row = head.copy()
                     row["id"] = before + message
@@ -66,6 +69,10 @@ class EmailEvent(Stream):
                             row["timestamp"] = as_time(when)
                         except ValueError:
                             tally.no_fit("timestamp")
+                    rows.append(row)
+                if pushes is not None and rows:
+                    rows = pushes.merge(cls.name, rows, tally)
+                for row in rows:
                     if window is not None:
                         at = as_datetime(row["timestamp"])
                         made.newest = window.newer(made.newest, at)
@@ -78,6 +85,12 @@ class EmailEvent(Stream):
             return made
 
         return make
+
+    @classmethod
+    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally | None) -> PushedRows:
+        """Each push is one occurrence: a message that is opened twice makes two rows."""
+        make = compile_email(schema, cls.name, cls.event_text, tally)
+        return lambda events: list(map(make, events))
 
     @classmethod
     def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import as_key
 from tap_autopilot.streams.base import Made, Rows, Schema, Stream
@@ -14,7 +13,7 @@ class Lists(Stream):
     """Every list."""
 
     name: ClassVar[str] = "lists"
-    source: ClassVar[str] = "lists"
+    sources: ClassVar[tuple[str, ...]] = ("lists",)
     key_properties: ClassVar[tuple[str, ...]] = ("list_id",)
 
 
@@ -22,7 +21,7 @@ class ListsContacts(Stream):
     """Which contacts are on which list, one row per membership."""
 
     name: ClassVar[str] = "lists_contacts"
-    source: ClassVar[str] = "contacts"
+    sources: ClassVar[tuple[str, ...]] = ("contacts",)
     key_properties: ClassVar[tuple[str, ...]] = ("list_id", "contact_id")
     reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
 
@@ -30,7 +29,7 @@ class ListsContacts(Stream):
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """A contact lists the lists that it is on."""
 
-        def make(contacts: list[Any], _: ChangedSince | None) -> Made:
+        def make(contacts: list[Any], *_: object) -> Made:
             made = Made()
 
             def skip(reason: str) -> None:

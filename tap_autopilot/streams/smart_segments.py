@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
@@ -13,7 +12,7 @@ class SmartSegments(Stream):
     """Every smart segment."""
 
     name: ClassVar[str] = "smart_segments"
-    source: ClassVar[str] = "smart_segments"
+    sources: ClassVar[tuple[str, ...]] = ("smart_segments",)
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id",)
 
 
@@ -21,7 +20,7 @@ class SmartSegmentsContacts(Stream):
     """Which contacts are in which smart segment, one row per membership."""
 
     name: ClassVar[str] = "smart_segments_contacts"
-    source: ClassVar[str] = "smart_segments_contacts"
+    sources: ClassVar[tuple[str, ...]] = ("smart_segments_contacts",)
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id", "contact_id")
 
     @classmethod
@@ -29,14 +28,14 @@ class SmartSegmentsContacts(Stream):
         """Almost every document already is a row."""
         shaped = super().compile(schema, selected, tally)
 
-        def make(documents: list[Any], window: ChangedSince | None) -> Made:
+        def make(documents: list[Any], *_: object) -> Made:
             made = Made()
             for document in documents:
                 contact_id = document["contact_id"]
                 if contact_id.__class__ is str and contact_id:
                     made.rows.append(document)
                 else:
-                    odd = shaped([document], window)
+                    odd = shaped([document], None, None)
                     made.rows += odd.rows
                     made.skipped += odd.skipped
             return made

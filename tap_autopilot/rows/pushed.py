@@ -1,0 +1,199 @@
+"""From pushed events to rows: what Segment's calls, REST hooks and Activity Streams say."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from tap_autopilot.rows.names import Names, compile_pick
+from tap_autopilot.rows.shape import ADDITIONAL, compile_shape
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.times import as_datetime, as_time, from_epoch
+from tap_autopilot.rows.values import Convert, Row, Schema, as_key, as_text, converter
+
+CALL = {"messageId": "id", "userId": "user_id", "anonymousId": "anonymous_id"}
+TRAITS = {"email": "context_traits_email", "contact_id": "context_traits_contact_id"}
+PROPERTIES = {
+    **TRAITS,  # where the traits lack them
+    **{name: name for name in (
+        "email_id", "email_name", "email_subject", "campaign_id", "campaign_name", "transactional",
+        "link_id", "link_url",
+    )},
+}  # fmt: skip
+TIMES = {
+    "timestamp": "timestamp",
+    "sentAt": "sent_at",
+    "originalTimestamp": "original_timestamp",
+    "receivedAt": "received_at",
+}
+NAMED = {"type", "event", "context", "properties", *CALL, *TIMES}  # fields of every call
+
+
+class Pushed(NamedTuple):
+    """One pushed event, as a document: `id` is unique and stays the same on every run.
+
+    `received_at` is in epoch milliseconds, `name` what the event is called by its body or its URL.
+    `body` is JSON of any kind, not nested too deeply. Of a pruned event too little is left to make
+    a row of it.
+    """
+
+    seq: int
+    id: str
+    received_at: int
+    name: str
+    body: Any
+    pruned: bool
+
+
+def compile_email(
+    schema: Schema, event: str, event_text: str, tally: Tally | None = None
+) -> Callable[[Pushed], Row]:
+    """A function from a `track` call about an email to a row with all columns of `schema`.
+
+    What has no column, and what does not fit its column, stays where it was within
+    `additional_fields`.
+    """
+    columns = schema["properties"]
+    blank = dict.fromkeys(columns) | {"event": event, "event_text": event_text}
+    take_traits = _compile_take(columns, TRAITS, tally)
+    take_properties = _compile_take(columns, PROPERTIES, tally)
+
+    def make(pushed: Pushed) -> Row:
+        row = blank.copy()
+        call = pushed.body if pushed.body.__class__ is dict else {}
+        rest = {name: value for name, value in call.items() if name not in NAMED}
+        if "event" in call and call["event"] != event_text:
+            rest["event"] = call["event"]
+        for names, convert in ((CALL, as_text), (TIMES, as_time)):
+            for name, column in names.items():
+                if name in call and not _fill(row, column, convert, call[name], tally):
+                    rest[name] = call[name]
+        context = call.get("context")
+        if context.__class__ is dict and "traits" in context:
+            traits = take_traits(row, context["traits"])
+            context = {name: value for name, value in context.items() if name != "traits"}
+            if traits:
+                context["traits"] = traits
+        if context:
+            rest["context"] = context
+        properties = take_properties(row, call.get("properties"))
+        if properties:
+            rest["properties"] = properties
+        if row["id"] is None:
+            row["id"] = pushed.id
+        if row["received_at"] is None:
+            row["received_at"] = from_epoch(pushed.received_at)
+        if row["timestamp"] is None:
+            row["timestamp"] = _happened(row)
+        if rest:
+            row[ADDITIONAL] = rest
+        return row
+
+    return make
+
+
+def _compile_take(
+    columns: Mapping[str, Schema], wanted: Mapping[str, str], tally: Tally | None
+) -> Callable[[Row, Any], Any]:
+    """A function that moves an object's fields, in any spelling, to a row; it returns the rest."""
+    converters = {name: converter(columns[one], columns[one]) for name, one in wanted.items()}
+    names = Names(converters, ())
+
+    def take(row: Row, found: Any) -> Any:
+        if found.__class__ is not dict:
+            return found
+        rest = {}
+        for name, value in found.items():
+            field, convert = names[name]
+            if convert is None:
+                rest[name] = value
+                continue
+            column = wanted[field]
+            if row[column] is not None or not _fill(row, column, convert, value, tally):
+                rest[name] = value
+        return rest
+
+    return take
+
+
+def _fill(row: Row, column: str, convert: Convert, value: Any, tally: Tally | None) -> bool:
+    """Fill a column; False if the value does not fit it."""
+    if convert is as_text and value.__class__ is str:
+        row[column] = value or None
+    elif value is not None and value != "":
+        try:
+            row[column] = convert(value)
+        except ValueError:
+            if tally is not None:
+                tally.no_fit(column)
+            return False
+    return True
+
+
+def _happened(row: Row) -> str | None:
+    """When an event happened by the other times: Segment's rule, which corrects a wrong clock."""
+    received, sent, original = (
+        as_datetime(row[name]) for name in ("received_at", "sent_at", "original_timestamp")
+    )
+    if received and sent and original:
+        with contextlib.suppress(OverflowError):
+            return _text(received - (sent - original))
+    known = (row["original_timestamp"], row["sent_at"], row["received_at"])
+    return next((time for time in known if time), None)
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def compile_contact_event(
+    schema: Schema, selected: Schema, tally: Tally
+) -> Callable[[Pushed], Row]:
+    """A function from the delivery of a REST hook to a row.
+
+    A delivery names its contact directly, or holds the whole contact.
+    """
+    ours = ("id", "received_at")
+    inner = {name: part for name, part in schema["properties"].items() if name not in ours}
+    kept = {name: part for name, part in selected["properties"].items() if name not in ours}
+    shape = compile_shape(
+        {**schema, "properties": inner}, {**selected, "properties": kept}, (), tally
+    )
+    pick = compile_pick(("contact", "contact_id", "email"))
+    blank = dict.fromkeys(selected["properties"])
+
+    def make(pushed: Pushed) -> Row:
+        row = blank.copy()
+        body = pushed.body if pushed.body.__class__ is dict else {"value": pushed.body}
+        row |= shape(body) or {}
+        contact = pick(pick(body).get("contact"))
+        said = {"event": pushed.name, **contact}
+        for column in ("event", "contact_id", "email"):
+            if column in row and not row[column]:
+                row[column] = as_key(said.get(column))
+        return row | _stamps(pushed, blank)
+
+    return make
+
+
+def compile_activity(selected: Schema) -> Callable[[Pushed], Row]:
+    """A function from an event of an Activity Stream to a row that keeps all of it."""
+    blank = dict.fromkeys(selected["properties"])
+
+    def make(pushed: Pushed) -> Row:
+        row = blank.copy()
+        body = pushed.body
+        if "event" in row:
+            row["event"] = pushed.name or None
+        if ADDITIONAL in row:
+            row[ADDITIONAL] = body if body.__class__ is dict else {"value": body}
+        return row | _stamps(pushed, blank)
+
+    return make
+
+
+def _stamps(pushed: Pushed, columns: Mapping[str, Any]) -> Row:
+    found = {"id": pushed.id, "received_at": from_epoch(pushed.received_at)}
+    return {name: value for name, value in found.items() if name in columns}

@@ -1,0 +1,115 @@
+"""What a run makes of a collector's store: rows, and what they say about emails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import Pushes
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.times import as_datetime
+from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.sources.collected import Collected, EventPage, Known
+from tap_autopilot.sources.listings import Page
+from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS
+from tap_autopilot.streams.pushed import EmailMessages
+
+
+@dataclass(frozen=True)
+class PushedPage:
+    """Rows of pushed events by stream. `last` is the `seq` of the last event that is in them."""
+
+    rows: dict[str, list[Row]]
+    last: int
+    fetched_at: datetime
+
+
+class PushedEvents:
+    """The pushed events of a run, for the selected streams that a store feeds.
+
+    All kinds of emails are read if any is selected: a push of one describes the message for all.
+    """
+
+    def __init__(
+        self,
+        collected: Collected,
+        selected: Iterable[Selected],
+        tallies: Mapping[str, Tally],
+        start_date: datetime | None,
+    ) -> None:
+        self._collected = collected
+        self._tallies = tallies
+        self._since = ChangedSince(start_date, None)
+        fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
+        is_about_emails = not fed.keys().isdisjoint([*EMAILS, EmailMessages.name])
+        self._known = Known(EMAILS) if is_about_emails else None
+        self._dropped = {
+            name: one.schema["properties"].keys() - one.selected["properties"].keys()
+            for name, one in fed.items()
+        }
+        self._make = {
+            name: STREAMS[name].compile_pushed(one.schema, one.selected, tallies[name])
+            for name, one in fed.items()
+            if name != EmailMessages.name
+        }
+        for name in EMAILS if is_about_emails else ():
+            if name not in fed:
+                schema = load_schema(name)
+                self._make[name] = STREAMS[name].compile_pushed(schema, schema, Tally(name))
+
+    def pages(self, positions: Mapping[str, int]) -> Iterator[PushedPage]:
+        """All there is, given how far each stream has come; messages are described at the end."""
+        emails = dict.fromkeys(EMAILS, 0) if self._known is not None else {}
+        after = {name: at for name, at in positions.items() if name in self._make} | emails
+        for page in self._collected.pages(after):
+            rows = {name: self._rows(name, page, positions) for name in page.events}
+            sent = {name: some for name, some in rows.items() if name in positions}
+            for name in [*sent][:1]:
+                self._tallies[name].clean(page.cleaned)
+            yield PushedPage(sent, page.last, page.fetched_at)
+        if self._known is not None:
+            self._known.complete()
+            if EmailMessages.name in positions:
+                for some in self._known.messages():
+                    some = self._without_deselected(EmailMessages.name, some)
+                    now = datetime.now(timezone.utc)
+                    yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
+
+    def _rows(self, name: str, page: EventPage, positions: Mapping[str, int]) -> list[Row]:
+        """The rows to send; what a deselected stream or an older run knows is only noted."""
+        events = page.events[name]
+        rows = self._make[name](events)
+        if self._known is not None and name in EMAILS:
+            self._known.add(name, rows, events[0].received_at)
+        if name not in positions:
+            return []
+        new = [
+            row
+            for row, event in zip(rows, events, strict=True)
+            if event.seq > positions[name]
+            and not event.pruned
+            and (name not in EMAILS or self._since.admits(as_datetime(row["timestamp"])))
+        ]
+        return self._without_deselected(name, new)
+
+    def _without_deselected(self, name: str, rows: list[Row]) -> list[Row]:
+        for column in self._dropped[name]:
+            for row in rows:
+                row.pop(column, None)
+        return rows
+
+    def about(self, contacts: Iterable[Row], page: Page) -> Pushes | None:
+        """What has been pushed about the contacts of a page, if that matters to any stream."""
+        if self._known is None:
+            return None
+        found = [
+            (contact_id, as_key(contact.get("email")))
+            for contact in contacts
+            if (contact_id := as_key(contact.get("contact_id"))) is not None
+        ]
+        now = min(page.fetched_at, page.date or page.fetched_at)
+        return self._known.about(found, round(now.timestamp() * 1000))

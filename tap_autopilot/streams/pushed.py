@@ -1,0 +1,49 @@
+"""The tables that only a collector's store feeds."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tap_autopilot.rows.pushed import compile_activity, compile_contact_event
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.streams.base import COLLECTED, PushedRows, Schema, Stream
+
+
+class _Pushed(Stream):
+    sources: ClassVar[tuple[str, ...]] = (COLLECTED,)
+    setting: ClassVar[str | None] = "collector_database"
+
+
+class EmailMessages(_Pushed):
+    """Every message that a pushed event was about: name, subject and journey."""
+
+    name: ClassVar[str] = "email_messages"
+    key_properties: ClassVar[tuple[str, ...]] = ("email_id",)
+
+
+class ContactEvents(_Pushed):
+    """What Autopilot's REST hooks reported, one row per delivery."""
+
+    name: ClassVar[str] = "contact_events"
+    key_properties: ClassVar[tuple[str, ...]] = ("id",)
+    replication_key: ClassVar[str | None] = "received_at"
+
+    @classmethod
+    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> PushedRows:
+        """Each delivery is a row."""
+        make = compile_contact_event(schema, selected, tally)
+        return lambda events: list(map(make, events))
+
+
+class Activities(_Pushed):
+    """What Autopilot's Activity Streams reported, one row per event."""
+
+    name: ClassVar[str] = "activities"
+    key_properties: ClassVar[tuple[str, ...]] = ("id",)
+    replication_key: ClassVar[str | None] = "received_at"
+
+    @classmethod
+    def compile_pushed(cls, _: Schema, selected: Schema, tally: Tally) -> PushedRows:
+        """Each line is a row."""
+        make = compile_activity(selected)
+        return lambda events: list(map(make, events))

@@ -1,0 +1,57 @@
+"""A collector's store in a file, filled as the collector does, without its HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tap_autopilot.collector.events import from_activity, from_call, from_hook, from_webhook
+from tap_autopilot.collector.prune import loaded, prune
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.writing import Received
+
+
+class PushedStore:
+    """A store; each call is one request of a sender, `at` in epoch milliseconds.
+
+    It is open only within each call: SQLite's connections must not live on in a fork.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        with self._open() as store:
+            self.store_id = store.store_id
+
+    @contextmanager
+    def _open(self) -> Iterator[SqliteStore]:
+        with closing(SqliteStore(self.path)) as store:
+            yield store
+
+    def _append(self, found: Iterable[Received]) -> None:
+        with self._open() as store:
+            store.append(list(found))
+
+    def track(self, *calls: Any, at: int | None = None) -> None:
+        bodies = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in calls]
+        self._append(one for body in bodies for one in from_call(body, "track", _ms(at)).events)
+
+    def webhook(self, calls: Iterable[Any], at: int | None = None) -> None:
+        self._append(from_webhook(json.dumps(list(calls)).encode(), _ms(at))[0].events)
+
+    def hook(self, delivery: Any, event: str = "", at: int | None = None) -> None:
+        self._append(from_hook(json.dumps(delivery).encode(), event, _ms(at)).events)
+
+    def activity(self, lines: bytes, at: int | None = None) -> None:
+        self._append(from_activity(lines, _ms(at)).events)
+
+    def prune(self, state: Any) -> int:
+        with self._open() as store:
+            return prune(store, loaded(state, self.store_id))
+
+
+def _ms(at: int | None) -> int:
+    return int(time.time() * 1000) if at is None else at

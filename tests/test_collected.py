@@ -1,0 +1,625 @@
+"""The collector's store as a second source: pushed events, and the contacts beside them."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
+from tap_autopilot.streams import EMAILS
+from tests.conftest import COMMAND, Serve, Tap
+from tests.invariants import Run
+from tests.scripted import Scripted
+from tests.stores import PushedStore
+from tests.test_selection import choose, entry
+
+ONLY_PUSHED = ("email_messages", "contact_events", "activities")
+MESSAGE = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
+HOUR = 3_600_000
+CALL = {
+    "type": "track",
+    "event": "Email Clicked",
+    "messageId": "one",
+    "timestamp": "2020-01-02T03:04:05Z",
+    "originalTimestamp": "2020-01-02T03:04:00.5Z",
+    "sentAt": "2020-01-02T03:04:06Z",
+    "receivedAt": "2020-01-02T03:04:08Z",
+    "userId": "12345",
+    "anonymousId": "ada@example.com",
+    "integrations": {"All": True},
+    "context": {
+        "traits": {"email": "ada@example.com", "contact_id": "person_1", "plan": "free"},
+        "ip": "1.2.3.4",
+    },
+    "properties": {
+        "event": "clicked",
+        "campaign_id": "campaign_1",
+        "campaign_name": "Onboarding",
+        "email_id": f"batchcampaign_{MESSAGE.upper()}",
+        "email_name": "First",
+        "email_subject": "Welcome",
+        "transactional": False,
+        "link_id": "7",
+        "link_url": "https://example.com/a?b=c",
+    },
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PushedStore:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return PushedStore(folder / "events.db")
+
+
+def read(tap: Tap, store: PushedStore, *contacts: Any, **options: Any) -> Run:
+    """Sync from an API that lists these contacts."""
+    answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
+    with Scripted({"/contacts": answer}) as sandbox:
+        run = tap.sync(sandbox, **{"collector_database": store.path, **options})
+    assert run.code == 0, run.stderr
+    return run
+
+
+def call(message_id: str, event: str = "Email Opened", **changes: Any) -> dict[str, Any]:
+    properties = {**CALL["properties"], **changes.pop("properties", {})}  # type: ignore[dict-item]
+    return {**CALL, "messageId": message_id, "event": event, "properties": properties, **changes}
+
+
+def occurred(row: dict[str, Any]) -> tuple[str, int]:
+    moment = datetime.fromisoformat(row["timestamp"].replace("Z", "+00:00"))
+    return row["context_traits_contact_id"], round(moment.timestamp() * 1000)
+
+
+# ---- rows
+
+
+def test_every_column_of_a_pushed_email(tap: Tap, store: PushedStore) -> None:
+    store.track(CALL)
+    (row,) = read(tap, store).rows("email_clicked")
+    assert row == {
+        "id": "one",
+        "event": "email_clicked",
+        "event_text": "Email Clicked",
+        "timestamp": "2020-01-02T03:04:05Z",
+        "user_id": "12345",
+        "anonymous_id": "ada@example.com",
+        "context_traits_email": "ada@example.com",
+        "context_traits_contact_id": "person_1",
+        "email_id": f"batchcampaign_{MESSAGE.upper()}",
+        "email_name": "First",
+        "email_subject": "Welcome",
+        "campaign_id": "campaign_1",
+        "campaign_name": "Onboarding",
+        "transactional": False,
+        "link_id": "7",
+        "link_url": "https://example.com/a?b=c",
+        "received_at": "2020-01-02T03:04:08Z",
+        "sent_at": "2020-01-02T03:04:06Z",
+        "original_timestamp": "2020-01-02T03:04:00.5Z",
+        "additional_fields": {
+            "integrations": {"All": True},
+            "context": {"ip": "1.2.3.4", "traits": {"plan": "free"}},
+            "properties": {"event": "clicked"},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("Email Delivered", "email_delivered"),
+        ("email_opened", "email_opened"),
+        ("emailClicked", "email_clicked"),
+        ("Email Link Clicked", "email_clicked"),
+        ("EMAIL BOUNCED", "email_bounced"),
+        ("Email marked as spam", "email_marked_as_spam"),
+        ("Email Unsubscribed", "email_unsubscribed"),
+        ("Unsubscribed", "email_unsubscribed"),
+        ("email-replied", "email_replied"),
+        ("Email Read", None),
+        ("Order Completed", None),
+    ],
+)
+def test_which_events_feed_which_table(
+    tap: Tap, store: PushedStore, name: str, table: str | None
+) -> None:
+    store.track(call("m", name), {**call("n", name), "type": "page"})
+    run = read(tap, store)
+    assert {stream for stream in EMAILS if run.rows(stream)} == ({table} if table else set())
+    if table:
+        (row,) = run.rows(table)
+        assert row["event"] == table
+        spelled = (row["additional_fields"] or {}).get("event", row["event_text"])
+        assert spelled == name
+
+
+@pytest.mark.parametrize(
+    ("times", "timestamp"),
+    [
+        ({}, "2020-01-02T03:04:05Z"),
+        ({"timestamp": None}, "2020-01-02T03:04:02.500Z"),
+        ({"timestamp": "soon"}, "2020-01-02T03:04:02.500Z"),
+        ({"timestamp": "", "sentAt": None}, "2020-01-02T03:04:00.5Z"),
+        ({"timestamp": "", "originalTimestamp": None}, "2020-01-02T03:04:06Z"),
+        ({"timestamp": None, "originalTimestamp": "no", "sentAt": None}, "2020-01-02T03:04:08Z"),
+        ({"timestamp": None, "originalTimestamp": None, "sentAt": None, "receivedAt": None},
+         "1970-01-01T00:00:01.000Z"),
+        ({"timestamp": 1577934245000}, "2020-01-02T03:04:05.000Z"),
+        ({"timestamp": None, "receivedAt": "0001-01-01T00:00:00Z"}, "2020-01-02T03:04:00.5Z"),
+    ],
+)  # fmt: skip
+def test_when_it_happened(
+    tap: Tap, store: PushedStore, times: dict[str, Any], timestamp: str
+) -> None:
+    store.track({**call("m"), **times}, at=1000)
+    run = read(tap, store)
+    (row,) = run.rows("email_opened")
+    assert row["timestamp"] == timestamp
+    for name, value in times.items():
+        if value in ("soon", "no"):
+            assert row["additional_fields"][name] == value
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'{"type": "track", "event": "Email Opened"}',
+        b'{"event": "Email Opened", "messageId": {"a": 1}, "properties": [1], "context": 7}',
+        b'{"event": "Email Opened", "context": {"traits": []}, "properties": {"email_id": {}}}',
+        b'{"event": "Email Opened", "properties": {"EmailSubject": 5, "transactional": "yes"}}',
+        b'{"event": "Email Opened", "properties": {"a": "\\u0000x\\ud800", "b": 1e400}}',
+        b'{"event": "Email Opened", "properties": {"n": %s}}' % (b"9" * 5000),
+        b'{"event": "Email Opened", "userId": 5, "x": %s1%s}' % (b"[" * 900, b"]" * 900),
+    ],
+)
+def test_odd_events_are_rows_too_and_nothing_of_them_is_lost(
+    tap: Tap, store: PushedStore, odd: bytes
+) -> None:
+    store.track(odd, CALL)
+    run = read(tap, store)
+    (row,) = run.rows("email_opened")
+    assert row["id"] == f"{store.store_id}-1"
+    kept = json.dumps(row, ensure_ascii=False)
+    for piece in ('"a": 1', "[1]", "yes", "x\ufffd", "9" * 5000, "[[[1]]]"):
+        if piece.encode().replace(b"\xef\xbf\xbd", b"\\ud800") in odd:
+            assert piece in kept
+    assert run.rows("email_clicked")
+
+
+def test_hooks_in_both_shapes(tap: Tap, store: PushedStore) -> None:
+    store.hook({"event": "contact_added", "contact_id": "c", "email": "a@example.com"})
+    store.hook(
+        {"contact_id": "d", "contact": {"Email": "d@example.com", "contact_id": "d"},
+         "list_id": "l", "segment_id": "s", "more": [1]},
+        "contact_added_to_list", at=1482221012000,
+    )  # fmt: skip
+    store.hook({"contact": {"ContactId": "e"}, "id": 5, "received_at": "x"}, "contact_updated")
+    store.hook([7])
+    first, second, third, fourth = read(tap, store).rows("contact_events")
+    assert first["event"] == "contact_added"
+    assert (first["contact_id"], first["email"]) == ("c", "a@example.com")
+    assert second == {
+        "id": f"{store.store_id}-2",
+        "event": "contact_added_to_list",
+        "contact_id": "d",
+        "email": "d@example.com",
+        "list_id": "l",
+        "segment_id": "s",
+        "received_at": "2016-12-20T08:03:32.000Z",
+        "additional_fields": {
+            "contact": {"Email": "d@example.com", "contact_id": "d"},
+            "more": [1],
+        },
+    }
+    assert third["contact_id"] == "e"
+    assert third["additional_fields"] == {
+        "contact": {"ContactId": "e"}, "id": 5, "received_at": "x",
+    }  # fmt: skip
+    assert fourth["additional_fields"] == {"value": 7}
+
+
+def test_activities_keep_all_of_it(tap: Tap, store: PushedStore) -> None:
+    store.activity(b'{"event": "email.opened", "n": 1}\nno json\n[1]\n{"type": "sms.sent"}\n')
+    rows = read(tap, store).rows("activities")
+    assert [row["event"] for row in rows] == ["email.opened", None, None, "sms.sent"]
+    assert [row["additional_fields"] for row in rows] == [
+        {"event": "email.opened", "n": 1}, {"value": "no json"}, {"value": [1]},
+        {"type": "sms.sent"},
+    ]  # fmt: skip
+    assert [row["id"] for row in rows] == [f"{store.store_id}-{n}" for n in (1, 2, 3, 4)]
+
+
+def test_messages_are_described_by_all_pushes_together(tap: Tap, store: PushedStore) -> None:
+    store.track(
+        call("a", timestamp="2020-01-01T00:00:00Z"),
+        call("b", "Email Bounced", timestamp="2020-03-01T00:00:00Z",
+             properties={"email_subject": "Other", "transactional": True}),
+        call("c", timestamp="2020-02-01T00:00:00Z", properties={"email_subject": None}),
+        call("d", properties={"email_id": "x", "email_name": None, "transactional": True}),
+        call("e", properties={"email_id": None}),
+    )  # fmt: skip
+    rows = {row["email_id"]: row for row in read(tap, store).rows("email_messages")}
+    assert rows.keys() == {f"batchcampaign_{MESSAGE.upper()}", "x"}
+    assert rows[f"batchcampaign_{MESSAGE.upper()}"] == {
+        "email_id": f"batchcampaign_{MESSAGE.upper()}",
+        "email_name": "First",
+        "email_subject": None,
+        "campaign_id": "campaign_1",
+        "campaign_name": "Onboarding",
+        "transactional": None,
+        "first_seen_at": "2020-01-01T00:00:00.000Z",
+        "last_seen_at": "2020-03-01T00:00:00.000Z",
+    }
+    assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
+
+
+# ---- one occurrence, one row
+
+
+@pytest.mark.parametrize("other_keys", [False, True])
+def test_pushed_and_polled_together_are_the_truth(
+    tap: Tap, serve: Serve, store: PushedStore, other_keys: bool
+) -> None:
+    account = Account(contacts=700, segments=1, odd=False)
+    occurrences = all_occurrences(account)
+    withheld = {one.message_id for n, one in enumerate(occurrences) if n % 7 == 3}
+    told = [one for one in occurrences if one.message_id not in withheld]
+    calls = [track_call(account.seed, one, other_keys=other_keys) for one in told]
+    store.webhook([*calls[::-1], *calls[:50]], at=0)
+    run = tap.sync(serve(account), collector_database=store.path)
+    assert run.code == 0
+    tables = dict(zip(
+        ("delivered", "opened", "clicked", "bounced", "complained", "unsubscribed", "replied"),
+        EMAILS, strict=True,
+    ))  # fmt: skip
+    for kind, table in tables.items():
+        pushed = {one.message_id for one in told if one.kind == kind}
+        rows = run.rows(table)
+        assert len({row["id"] for row in rows}) == len(rows)
+        assert pushed <= {row["id"] for row in rows}
+        polled = [row for row in rows if row["id"] not in pushed]
+        expected = expected_polled(occurrences, withheld, kind, by_key=not other_keys)
+        found = collections.Counter(row["context_traits_contact_id"] for row in polled)
+        if other_keys:  # which of two at nearly the same time was told is not to be known
+            assert not found - collections.Counter(one.contact_id for one in expected)
+        else:
+            assert {(row["context_traits_contact_id"], row["email_id"]) for row in polled} == {
+                (one.contact_id, one.message) for one in expected
+            }
+    described = [row for row in run.rows("email_opened") if row["id"].startswith("email_opened:")]
+    assert described
+    assert all((row["campaign_name"] is not None) != other_keys for row in described)
+    assert not run.of("ACTIVATE_VERSION", "email_opened")
+    assert run.of("ACTIVATE_VERSION", "contacts")
+
+
+def expected_polled(
+    occurrences: list[Occurrence], withheld: set[str], kind: str, *, by_key: bool
+) -> list[Occurrence]:
+    """The events of maps of which nothing was pushed; by key, not even their repetitions."""
+    told = {
+        (one.contact_id, one.message)
+        for one in occurrences
+        if one.kind == kind and one.message_id not in withheld
+    }
+    return [
+        one
+        for one in occurrences
+        if one.kind == kind
+        and one.in_map
+        and one.message_id in withheld
+        and not (by_key and (one.contact_id, one.message) in told)
+    ]
+
+
+def test_a_push_without_contact_id_belongs_to_the_contact_with_its_email(
+    tap: Tap, store: PushedStore
+) -> None:
+    contact = {"contact_id": "c", "Email": "Ada@Example.com", "mail_opened": {MESSAGE: 1000}}
+    other = {"contact_id": "d", "Email": "bob@example.com", "mail_opened": {MESSAGE: 1000}}
+    store.track(call("m", context={"traits": {"email": "ADA@example.com"}}))
+    rows = read(tap, store, contact, other).rows("email_opened")
+    assert [row["id"] for row in rows] == ["m", f"email_opened:d:{MESSAGE}"]
+    assert rows[1]["email_subject"] == "Welcome"  # one push describes the message for everyone
+
+
+def test_the_anonymous_id_is_the_email_where_nothing_else_is(tap: Tap, store: PushedStore) -> None:
+    contact = {"contact_id": "c", "email": "ada@example.com", "mail_opened": {MESSAGE: 1000}}
+    store.track(call("m", context={}))
+    assert [row["id"] for row in read(tap, store, contact).rows("email_opened")] == ["m"]
+
+
+def test_kinds_are_told_apart(tap: Tap, store: PushedStore) -> None:
+    contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 0}, "mail_clicked": {MESSAGE: 0}}
+    store.track(call("m"))
+    run = read(tap, store, contact)
+    assert [row["id"] for row in run.rows("email_opened")] == ["m"]
+    assert [row["id"] for row in run.rows("email_clicked")] == [f"email_clicked:person_1:{MESSAGE}"]
+
+
+def test_a_recent_event_waits_for_its_push(tap: Tap, store: PushedStore) -> None:
+    now = int(time.time() * 1000)
+    maps = {
+        "recent": now - 5 * HOUR, "missed": now - 7 * HOUR, "before": now - 9 * HOUR, "none": None,
+    }  # fmt: skip
+    contact = {"contact_id": "c", "mail_opened": maps, "mail_clicked": {"recent": now}}
+    store.track(call("m"), at=now - 8 * HOUR)
+    run = read(tap, store, contact)
+    ids = [row["email_id"] for row in run.rows("email_opened") if row["id"] != "m"]
+    assert ids == ["missed", "before", "none"]
+    assert [row["email_id"] for row in run.rows("email_clicked")] == ["recent"], "none are pushed"
+    (line,) = [line for line in run.log if line.startswith("INFO email_opened: ")]
+    assert "1 missed by the collector" in line
+    assert "1 too recent" in line
+
+
+def test_only_what_is_selected_is_written(tap: Tap, store: PushedStore, catalog: Any) -> None:
+    store.track(CALL, call("m", properties={"email_id": "other"}))
+    catalog["streams"] = [entry(catalog, "email_opened")]
+    choose(catalog, "email_opened", "properties", "email_id", selected=False)
+    choose(catalog, "email_opened", "properties", "timestamp", selected=False)
+    contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000}}
+    run = read(tap, store, contact, catalog=catalog)
+    assert {one["stream"] for one in run.of("RECORD")} == {"email_opened"}
+    pushed, polled = run.rows("email_opened")
+    assert "email_id" not in pushed
+    assert polled["email_name"] == "First", "from the click of the same message"
+
+
+def test_start_date_leaves_out_older_pushes(tap: Tap, store: PushedStore) -> None:
+    store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
+    store.hook({"event": "contact_added"}, at=0)
+    run = read(tap, store, start_date="2020-06-01")
+    assert [row["id"] for row in run.rows("email_opened")] == ["new"]
+    assert len(run.rows("contact_events")) == 1
+
+
+# ---- positions
+
+
+def incremental(catalog: Any, *streams: str) -> Any:
+    for stream in streams:
+        choose(catalog, stream, **{"replication-method": "INCREMENTAL"})
+    return catalog
+
+
+def test_incremental_reads_what_is_new_and_full_all_of_it(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
+    catalog["streams"] = [entry(catalog, "email_opened"), entry(catalog, "email_clicked")]
+    incremental(catalog, "email_opened")
+    store.track(call("a"), CALL)
+    first = read(tap, store, catalog=catalog)
+    store.track(call("late", timestamp="2001-01-01T00:00:00Z"), call("two", "Email Clicked"))
+    second = read(tap, store, catalog=catalog, state=first.state)
+    assert [row["id"] for row in second.rows("email_opened")] == ["late"]
+    assert [row["id"] for row in second.rows("email_clicked")] == ["one", "two"]
+    assert second.state["bookmarks"]["email_opened"]["collected"] == [store.store_id, 4]
+    third = read(tap, store, catalog=catalog, state=second.state)
+    assert not third.rows("email_opened")
+    assert not [line for line in third.log if "store" in line]
+
+
+def test_incremental_of_what_is_only_pushed(tap: Tap, store: PushedStore) -> None:
+    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
+    incremental(catalog, "contact_events", "activities")
+    store.hook({"n": 1})
+    first = read(tap, store, catalog=catalog)
+    store.hook({"n": 2})
+    second = read(tap, store, catalog=catalog, state=first.state)
+    assert [row["additional_fields"] for row in second.rows("contact_events")] == [{"n": 2}]
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        (lambda _: ["another", 1], "the state is about another store"),
+        (lambda store_id: [store_id, 9], "the store has lost events"),
+        (lambda store_id: [store_id, "1"], "the state is about another store"),
+        (lambda _: 7, "the state is about another store"),
+    ],
+)
+def test_another_store_is_read_from_its_start(
+    tap: Tap, store: PushedStore, catalog: Any, change: Any, warning: str
+) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("a"), call("b"))
+    state = read(tap, store, catalog=catalog).state
+    state["bookmarks"]["email_opened"]["collected"] = change(store.store_id)
+    run = read(tap, store, catalog=catalog, state=state)
+    assert [row["id"] for row in run.rows("email_opened")] == ["a", "b"]
+    assert [line for line in run.log if line.startswith("WARNING") and warning in line]
+
+
+def test_the_position_outlives_a_run_without_the_collector(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("a"))
+    first = read(tap, store, catalog=catalog)
+    second = read(tap, store, catalog=catalog, state=first.state, collector_database=None)
+    third = read(tap, store, catalog=catalog, state=second.state)
+    assert not third.rows("email_opened")
+
+
+def test_an_earlier_start_date_starts_over(tap: Tap, store: PushedStore, catalog: Any) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("a"))
+    contact = {"contact_id": "c", "mail_opened": {"x": 1600000000000}}
+    first = read(tap, store, contact, catalog=catalog, start_date="2020-06-01")
+    second = read(tap, store, contact, catalog=catalog, state=first.state, start_date="2019-01-01")
+    assert "a" in [row["id"] for row in second.rows("email_opened")]
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
+def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
+    """From each STATE of a run, the rows before it and those of the next run are all of them."""
+    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
+    for stream in catalog["streams"]:
+        if stream["metadata"][0]["metadata"]["valid-replication-keys"]:
+            choose(catalog, stream["stream"], **{"replication-method": method})
+    account = Account(contacts=300, segments=1)
+    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
+    for start in range(0, len(calls), 100):
+        store.webhook(calls[start : start + 100], at=0)
+    for number in range(30):
+        store.hook({"n": number})
+    sandbox = serve(account)
+    whole = tap.sync(sandbox, collector_database=store.path, catalog=catalog)
+    everything = keys(whole.messages)
+    lines = whole.messages
+    states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
+    assert len(states) > 6
+    for place in states[:: len(states) // 6]:
+        state = lines[place]["value"]
+        again = tap.sync(sandbox, collector_database=store.path, catalog=catalog, state=state)
+        assert again.code == 0
+        assert keys(lines[:place]) | keys(again.messages) == everything
+
+
+def keys(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {
+        (one["stream"], json.dumps(one["record"], sort_keys=True))
+        for one in messages
+        if one["type"] == "RECORD"
+    }
+
+
+# ---- pruning
+
+
+def test_what_is_pruned_is_not_sent_again_but_still_recognised(
+    tap: Tap, store: PushedStore
+) -> None:
+    contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "other": 2000}}
+    store.track(call("m"))
+    store.hook({"event": "contact_added"})
+    first = read(tap, store, contact)
+    assert store.prune(first.state) == 2
+    second = read(tap, store, contact, state=first.state)
+    assert [row["email_id"] for row in second.rows("email_opened")] == ["other"]
+    assert not second.rows("contact_events")
+    assert second.rows("email_messages") == first.rows("email_messages")
+
+
+def test_what_no_stream_has_loaded_is_not_pruned(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
+    catalog["streams"] = [entry(catalog, "email_opened")]
+    store.track(call("a"), CALL, call("b", "Order Completed"))
+    store.hook({"event": "contact_added"})
+    first = read(tap, store, catalog=catalog)
+    assert store.prune(first.state) == 1
+    second = read(tap, store)
+    assert [row["id"] for row in second.rows("email_clicked")] == ["one"]
+    assert len(second.rows("contact_events")) == 1
+    assert not second.rows("email_opened")
+
+
+# ---- the settings, and mistakes
+
+
+def test_without_a_collector_its_streams_are_not_there(tap: Tap, store: PushedStore) -> None:
+    plain = json.loads(tap.run("--discover").stdout)
+    assert {one["stream"] for one in plain["streams"]}.isdisjoint(ONLY_PUSHED)
+    missing = str(Path(store.path).with_name("missing.db"))
+    found = tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=missing)
+    assert {one["stream"] for one in json.loads(found.stdout)["streams"]} >= {*ONLY_PUSHED}
+
+
+def test_selecting_them_without_a_collector_is_a_mistake(tap: Tap) -> None:
+    with Scripted({}) as sandbox:
+        run = tap.run(
+            "--select", "contact_events", "--config",
+            tap.file("config.json", tap.config(sandbox)),
+        )  # fmt: skip
+        assert not sandbox.requests
+    assert run.code == 2
+    assert "contact_events needs the setting collector_database" in run.last_words
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no store", b"SQLite format 3\0" + bytes(100)])
+def test_a_store_that_cannot_be_read_ends_the_run_before_any_request(
+    tap: Tap, serve: Serve, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "store.db"
+    if content is not None:
+        path.write_bytes(content)
+    sandbox = serve()
+    run = tap.sync(sandbox, collector_database=str(path))
+    assert run.code == 2
+    assert str(path) in run.last_words
+    assert not run.requests
+    assert path.exists() == (content is not None)
+
+
+def test_a_password_of_the_database_is_not_shown(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(), collector_database="postgresql://me:h1dd%65n@127.0.0.1:1/db")
+    assert run.code == 2
+    assert "h1dd" not in run.stderr
+    assert "127.0.0.1/db" in run.last_words
+
+
+# ---- kills
+
+
+def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
+    """SIGKILL at many moments, always resuming from the last STATE: all rows arrive."""
+    account = Account(contacts=400, segments=1)
+    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
+    for start in range(0, len(calls), 50):
+        store.webhook(calls[start : start + 50], at=0)
+    sandbox = serve(account, latency=0.01)
+    whole = keys(tap.sync(sandbox, collector_database=store.path).messages)
+    config = tap.file("config.json", tap.config(sandbox, collector_database=store.path))
+    state: Any = None
+    arrived: set[tuple[str, str]] = set()
+    for kill in range(40):
+        arguments = [*COMMAND, "--config", config]
+        if state is not None:
+            arguments += ["--state", tap.file("state.json", state)]
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tap.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert process.stdout is not None
+        pending: list[dict[str, Any]] = []
+        for number, line in enumerate(process.stdout):
+            if not line.endswith(b"\n"):
+                break
+            message = json.loads(line)
+            pending.append(message)
+            if message["type"] == "STATE":
+                state = message["value"]
+                arrived |= keys(pending)
+                pending.clear()
+            if number == 60 + 37 * kill:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+    else:
+        pytest.fail("it never completed")
+    assert kill > 3
+    assert arrived == whole
+
+
+def test_a_growing_store_does_not_keep_a_run_from_ending(tap: Tap, store: PushedStore) -> None:
+    """What arrives during a run is left to the next."""
+    store.track(*(call(f"m{n}") for n in range(5)))
+    run = read(tap, store)
+    store.track(call("later"))
+    again = read(tap, store, state=run.state)
+    assert "later" in [row["id"] for row in again.rows("email_opened")]
