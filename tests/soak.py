@@ -26,14 +26,25 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
 from tap_autopilot.streams import STREAMS
 from tap_autopilot.streams.emails import EmailEvent
 from tests.conftest import COMMAND, KEY
 from tests.invariants import Run, check, forms
+from tests.stores import PushedStore
 
-KEYS = {name: one.key_properties for name, one in STREAMS.items() if one.setting is None}
+KEYS = {name: stream.key_properties for name, stream in STREAMS.items()}
 MAPS = {name: stream.maps for name, stream in STREAMS.items() if issubclass(stream, EmailEvent)}
+TABLES = {
+    "delivered": "email_delivered",
+    "opened": "email_opened",
+    "clicked": "email_clicked",
+    "bounced": "email_bounced",
+    "complained": "email_marked_as_spam",
+    "unsubscribed": "email_unsubscribed",
+    "replied": "email_replied",
+}  # by the kind of an occurrence
 SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]
 
 Key = tuple[str, ...]
@@ -127,6 +138,24 @@ def everything(account: Account) -> set[Key]:
     }
 
 
+def push(folder: Path, account: Account, rng: random.Random) -> tuple[dict[str, Any], set[Key]]:
+    """For one account in two, a store of what it pushed, some of it withheld.
+
+    Returns the settings to read it, and the keys of all rows of the account and the store.
+    """
+    expected = everything(account)
+    if rng.random() < 0.5:
+        return {}, expected
+    path = folder / f"{rng.getrandbits(64):x}.db"
+    told = [one for one in all_occurrences(account) if rng.random() > 0.1]
+    PushedStore(path).webhook([track_call(account.seed, one) for one in told], at=0)
+    expected -= {
+        (TABLES[one.kind], f"{TABLES[one.kind]}:{one.contact_id}:{one.message}") for one in told
+    }
+    expected |= {(TABLES[one.kind], one.message_id) for one in told}
+    return {"collector_database": str(path)}, expected
+
+
 def keys(messages: list[dict[str, Any]]) -> set[Key]:
     """The keys of the rows among messages."""
     return {
@@ -159,14 +188,15 @@ def run(folder: Path, sandbox: Sandbox, state: Any = None, **settings: Any) -> R
 def replay_states(figures: Figures, folder: Path, contacts: int, bookmarks: str) -> None:
     """Go on from every STATE of a run, and see that nothing is missing."""
     account = Account(contacts=contacts, lists=2, segments=4, members=101)
+    settings, expected = push(folder, account, random.Random(f"{contacts} {bookmarks}"))
     with Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks)) as sandbox:
-        whole = figures.saw(run(folder, sandbox))
-        missing = everything(account) - keys(whole.messages)
+        whole = figures.saw(run(folder, sandbox, **settings))
+        missing = expected - keys(whole.messages)
         for number, message in enumerate(whole.messages[:-1]):
             if message["type"] == "STATE":
-                rest = figures.saw(run(folder, sandbox, message["value"]))
+                rest = figures.saw(run(folder, sandbox, message["value"], **settings))
                 sent = keys(whole.messages[:number]) | keys(rest.messages)
-                missing |= everything(account) - sent
+                missing |= expected - sent
                 figures.states += 1
     figures.lost += len(missing)
 
@@ -185,10 +215,11 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
             api_key=KEY, bookmarks=rng.choice(list(BOOKMARKS)), latency=rng.choice((0, 0, 0.01))
         )
         target = Target(folder)
+        settings, expected = push(folder, account, rng)
         with Sandbox(account, options) as sandbox:
             for _ in range(rng.randrange(1, 6)):
                 before = target.received.total() - len(target.received)
-                killed = _run_and_kill(figures, folder, rng, sandbox, target)
+                killed = _run_and_kill(figures, folder, rng, sandbox, target, settings)
                 entries = target.state["bookmarks"].values() if target.state else [{"progress": 1}]
                 if not killed or all(one["progress"] is None for one in entries):
                     break  # the pass is whole; a further run would be the next one
@@ -196,19 +227,25 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
                 again = target.received.total() - len(target.received)
                 figures.resent.append(again - before)
             else:
-                rest = figures.saw(run(folder, sandbox, target.state))
+                rest = figures.saw(run(folder, sandbox, target.state, **settings))
                 before = target.received.total() - len(target.received)
                 for line in rest.stdout.splitlines(keepends=True):
                     target.take(line)
                 figures.resent[-1] += target.received.total() - len(target.received) - before
-        figures.lost += len(everything(account) - set(target.stored))
+        figures.lost += len(expected - set(target.stored))
 
 
 def _run_and_kill(
-    figures: Figures, folder: Path, rng: random.Random, sandbox: Sandbox, target: Target
+    figures: Figures,
+    folder: Path,
+    rng: random.Random,
+    sandbox: Sandbox,
+    target: Target,
+    settings: dict[str, Any],
 ) -> bool:
     """Run and kill; False if the run was over first."""
-    process, log = start(folder, sandbox, target.state, concurrency=rng.choice((1, 2, 8)))
+    settings = {**settings, "concurrency": rng.choice((1, 2, 8))}
+    process, log = start(folder, sandbox, target.state, **settings)
     how = rng.choice(("bytes", "pages", "time"))
     at_byte = rng.randrange(1_500_000) if how == "bytes" else sys.maxsize
     over = threading.Event()
@@ -250,10 +287,11 @@ def soup(figures: Figures, folder: Path, seed: int) -> None:
     chance = 10 / len(SOUP)
     faults = Faults((Fault.parse(f"{chance}%:{what}") for what in SOUP), seed)
     options = Options(api_key=KEY, bookmarks=rng.choice(list(BOOKMARKS)), faults=faults)
+    settings, expected = push(folder, account, rng)
     with Sandbox(account, options) as sandbox:
-        done = run(folder, sandbox, request_timeout=0.7, retry_timeout=60)
+        done = run(folder, sandbox, request_timeout=0.7, retry_timeout=60, **settings)
     figures.saw(done)
-    missing = everything(account) - keys(done.messages)
+    missing = expected - keys(done.messages)
     with figures.lock:
         figures.soups += 1
         figures.completed += done.code == 0 and not missing

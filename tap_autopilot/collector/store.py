@@ -9,6 +9,7 @@ A database is a file (SQLite) or a postgresql:// URL. Nothing here writes to it.
 
 from __future__ import annotations
 
+import functools
 import re
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -86,6 +87,7 @@ class Reader(Protocol):
     ) -> None: ...
 
 
+@functools.lru_cache(maxsize=1000)  # asked for each event, of which most share their names
 def table_of(source: str, name: str) -> str | None:
     """The table that has a row for events of this source and name; None if no table has.
 

@@ -21,7 +21,7 @@ from tap_autopilot.rows.times import from_epoch
 from tap_autopilot.rows.values import MOST_NESTED, Row, shallow
 
 PAGE = 1000  # events
-CACHE_KIB = 16_384
+CACHE_KIB = 8_192
 MOST_DESCRIPTIONS = 10_000  # that are kept in memory
 MOST_MESSAGES = 1000  # rows at a time
 
