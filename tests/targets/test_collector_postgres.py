@@ -17,11 +17,14 @@ import psycopg
 import pytest
 import requests
 
+from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import PostgresReader, PostgresStore
 from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
+from tests.conftest import Tap
+from tests.scripted import Scripted
 from tests.targets.test_targets import ENVIRONMENT, program
 
 pytestmark = pytest.mark.targets
@@ -213,6 +216,23 @@ def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
     assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 1 ")
     assert b"ip" not in collector.bodies()[0]
     assert collector.stop() == 0
+
+
+def test_the_tap_reads_it(database: str, tap: Tap) -> None:
+    call = {"event": "Email Opened", "context": {"traits": {"contact_id": "c"}}}
+    bodies = [json.dumps({**call, "messageId": str(number)}).encode() for number in range(2500)]
+    store = PostgresStore(database)
+    store.append([one for body in bodies for one in from_call(body, "track", 1000).events])
+    contact = {"contact_id": "c", "mail_opened": {"unknown": 10**9}, "mail_clicked": {"m": 6}}
+    with Scripted({"/contacts": {"contacts": [contact], "total_contacts": 1}}) as sandbox:
+        first = tap.sync(sandbox, collector_database=database)
+        assert [row["id"] for row in first.rows("email_opened")] == [
+            *map(str, range(2500)), "email_opened:c:unknown",
+        ]  # fmt: skip
+        assert len(first.rows("email_clicked")) == 1
+        position = first.state["bookmarks"]["email_opened"]["collected"]
+        assert position == [store.store_id, 2500]
+    store.close()
 
 
 def test_a_database_that_is_not_there(tmp_path: Path) -> None:
