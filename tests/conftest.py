@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import gc
+import importlib
 import json
-import os
+import math
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from tap_autopilot import cli
+from tap_autopilot.api import pace, retry
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.streams import STREAMS
+from tests.forks import Fork
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"
@@ -32,6 +31,9 @@ COMMAND = [sys.executable, "-m", "tap_autopilot"]
 USUAL_STREAMS = {name: one for name, one in STREAMS.items() if one.setting is None}
 
 Serve = Callable[..., Sandbox]
+
+for _module in ("tap_autopilot.run.sync", "singer.metrics"):
+    importlib.import_module(_module)  # so that no fork has to
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -99,57 +101,21 @@ class Tap:
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
         """Run the command with any arguments, in a fork that has all modules loaded."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            child = _fork()
-            if not child:
-                _become(arguments, self.folder, environment, stdout.fileno(), stderr.fileno())
-            code = _wait(child)
+            out, err = stdout.fileno(), stderr.fileno()
+            fork = Fork(_hasty_main, arguments, self.folder, out, err, environment)
+            try:
+                code = fork.wait(PATIENCE)
+            finally:
+                fork.kill()
             stdout.seek(0)
             stderr.seek(0)
             return Run(code, stdout.read(), stderr.read().decode(), key)
 
 
-def _fork() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads: the sandbox has one
-        return os.fork()
-
-
-def _become(
-    arguments: Sequence[str], folder: Path, environment: dict[str, str], stdout: int, stderr: int
-) -> NoReturn:
-    """Be the command, in a fork."""
-    code = 70
-    try:
-        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
-            os.dup2(source, target)
-        os.closerange(3, 1024)  # the sandbox's sockets, which would stay open here
-        gc.freeze()  # what has been there before owns closed descriptors
-        sys.stdout, sys.stderr = (
-            open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            for number in (1, 2)
-        )
-        os.environ.update(environment)
-        os.chdir(folder)
-        code = cli.main(list(arguments))
-    except SystemExit as end:
-        code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001  # a fork must not go on as the test
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _wait(child: int) -> int:
-    give_up = time.monotonic() + PATIENCE
-    while time.monotonic() < give_up:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    raise TimeoutError
+def _hasty_main(arguments: list[str]) -> int:
+    """The command, which trusts the sandbox to stand any pace, and soon tries again."""
+    pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
+    return cli.main(arguments)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator
 from datetime import datetime, timezone
 
+FIRST_WAIT = 1.0  # seconds at most before the second try; each later wait may be twice as long
 LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
 SENSIBLE = 1.0  # seconds; a server that asks for less is waited for longer than that
 
@@ -53,7 +54,7 @@ class Retries:
         import backoff  # only where something fails: it brings asyncio along
 
         if self._growing is None:
-            self._growing = backoff.expo(max_value=LONGEST_WAIT)
+            self._growing = backoff.expo(factor=FIRST_WAIT, max_value=LONGEST_WAIT)
             next(self._growing)
         wait: float = backoff.full_jitter(next(self._growing))
         return wait
