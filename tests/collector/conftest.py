@@ -1,16 +1,18 @@
-"""Running the real collector as a process of its own."""
+"""Running the real collector, as a process of its own or, which is quicker, as a fork."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import hmac
+import importlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +21,12 @@ from typing import Any
 import pytest
 import requests
 
+from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.store import Event, open_reader
+from tests.forks import Fork
+
+for _module in ("server", "sqlite"):
+    importlib.import_module(f"tap_autopilot.collector.{_module}")  # so that no fork has to
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
@@ -43,21 +50,30 @@ class Collector:
         self.settings = {**SETTINGS, "database": self.database, **settings}
         self.settings.setdefault("listen", "127.0.0.1:0")
         self.log = folder / "stderr"
-        self.process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[bytes] | Fork | None = None
         self.url = ""
 
-    def command(self, *arguments: str) -> list[str]:
+    def arguments(self, *more: str) -> list[str]:
         path = self.folder / "collector.json"
         path.write_text(json.dumps(self.settings))
-        return [*COMMAND, "--config", str(path), *arguments]
+        return ["--config", str(path), *more]
 
-    def start(self) -> Collector:
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                self.command(), stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-            )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+    def command(self) -> list[str]:
+        return [*COMMAND, *self.arguments()]
+
+    def start(self, *, fork: bool = False) -> Collector:
+        reader, writer = os.pipe()
+        with self.log.open("a") as log, os.fdopen(reader) as stdout:
+            try:
+                if fork:
+                    self.process = Fork(main, self.arguments(), ROOT, writer, log.fileno())
+                else:
+                    self.process = subprocess.Popen(
+                        self.command(), stdout=writer, stderr=log, cwd=ROOT
+                    )
+            finally:
+                os.close(writer)
+            line = stdout.readline()
         assert line.startswith("listening on http://"), self.log.read_text()
         self.url = line.split()[-1]
         return self
@@ -66,21 +82,21 @@ class Collector:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(timeout=10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-        return code
+        return self.process.wait(timeout=10)
 
-    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-            cwd=ROOT,
-            env={**os.environ, **environment},
-        )
+    def run(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run the command with these options, to its end."""
+        arguments = self.arguments(*more)
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            fork = Fork(main, arguments, ROOT, stdout.fileno(), stderr.fileno(), environment)
+            try:
+                code = fork.wait(60)
+            finally:
+                fork.kill()
+            stdout.seek(0)
+            stderr.seek(0)
+            out, err = stdout.read().decode(), stderr.read().decode()
+        return subprocess.CompletedProcess(arguments, code, out, err)
 
     def post(
         self, path: str, body: Any, *, key: str | None = KEY, **more: Any
@@ -135,11 +151,11 @@ Start = Callable[..., Collector]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a collector: `start(max_body_mb=1)`."""
+    """Start a collector: `start(max_body_mb=1)`; `fork=False` makes it a process of its own."""
     with ExitStack() as stack:
 
-        def begin(**settings: Any) -> Collector:
-            collector = Collector(tmp_path, **settings).start()
+        def begin(*, fork: bool = True, **settings: Any) -> Collector:
+            collector = Collector(tmp_path, **settings).start(fork=fork)
             stack.callback(collector.stop)
             return collector
 
@@ -149,6 +165,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
     """One collector for all tests of a module that only send and look."""
-    collector = Collector(tmp_path_factory.mktemp("collector")).start()
+    collector = Collector(tmp_path_factory.mktemp("collector")).start(fork=True)
     yield collector
     collector.stop()

@@ -66,7 +66,7 @@ def test_requests_beyond_the_limits_are_refused(start: Start, data: bytes, statu
 
 
 def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
-    collector = start(max_body_mb=2)
+    collector = start(fork=False, max_body_mb=2)
     collector.post("/v1/track", b"{}")
     bomb = gzip.compress(bytes(500 << 20), 1)
     assert len(bomb) < 4 << 20
@@ -78,7 +78,7 @@ def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
 
 
 def test_a_context_for_very_many_events_is_refused(start: Start) -> None:
-    collector = start(max_body_mb=2)
+    collector = start(fork=False, max_body_mb=2)
     collector.post("/v1/track", b"{}")
     before = memory(collector)
     items = b",".join([b"{}"] * 300_000)
@@ -90,7 +90,7 @@ def test_a_context_for_very_many_events_is_refused(start: Start) -> None:
 
 @pytest.mark.parametrize("item", [b"{}", b"1"])
 def test_very_many_events_in_a_request_are_refused(start: Start, item: bytes) -> None:
-    collector = start()
+    collector = start(fork=False)
     collector.post("/v1/track", b"{}")
     before = memory(collector)
     listed = b",".join([item] * (7_000_000 // (len(item) + 1)))
@@ -192,7 +192,7 @@ def test_half_a_request_stores_nothing(start: Start) -> None:
 
 
 def test_memory_stays_bounded_when_many_send_much(start: Start) -> None:
-    collector = start(max_pending_mb=16, request_timeout=5)
+    collector = start(fork=False, max_pending_mb=16, request_timeout=5)
     collector.post("/v1/track", b"{}")
     before = memory(collector)
     answers = []
