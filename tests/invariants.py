@@ -10,11 +10,10 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import jsonschema
 
-from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Request, Sandbox, Served
 from tests.witness import check_bookmarks, check_complete, check_served
@@ -91,14 +90,18 @@ class Run:
         lines = self.stdout.split(b"\n")
         last = lines.pop()
         assert self.killed or last == b"", f"a partial last line: {last[-200:]!r}"
-        return [json.loads(line, parse_constant=_refuse) for line in lines]
+        return [_decode(line.decode()) for line in lines]
+
+    @cached_property
+    def _by_kind(self) -> dict[tuple[str, str | None], list[Message]]:
+        found = collections.defaultdict(list)
+        for message in self.messages:
+            for stream in {message.get("stream"), None}:
+                found[message["type"], stream].append(message)
+        return found
 
     def of(self, kind: str, stream: str | None = None) -> list[Message]:
-        return [
-            message
-            for message in self.messages
-            if message["type"] == kind and stream in (None, message.get("stream"))
-        ]
+        return list(self._by_kind.get((kind, stream), ()))
 
     def rows(self, stream: str) -> list[dict[str, Any]]:
         return [message["record"] for message in self.of("RECORD", stream)]
@@ -118,6 +121,9 @@ class Run:
 
 def _refuse(constant: str) -> None:
     raise AssertionError(f"{constant} is not strict JSON")
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def forms(key: str) -> list[str]:
@@ -156,35 +162,53 @@ def check_together(runs: Sequence[Run]) -> None:
     check_bookmarks(runs)
 
 
-_valid: set[tuple[str, str]] = set()  # rows of whole tables that were found to be in order
-
-
 def _check_messages(run: Run) -> None:
-    schemas: dict[str, tuple[Message, jsonschema.Draft4Validator]] = {}
-    formats = jsonschema.FormatChecker()
+    columns: dict[str, _Columns] = {}
     for message in run.messages:
         stream = message.get("stream", "")
         if message["type"] == "SCHEMA":
-            assert stream not in schemas, f"a second SCHEMA of {stream}"
-            jsonschema.Draft4Validator.check_schema(message["schema"])
-            validator = jsonschema.Draft4Validator(message["schema"], format_checker=formats)
-            schemas[stream] = (message, validator)
+            assert stream not in columns, f"a second SCHEMA of {stream}"
+            columns[stream] = _Columns(message)
         elif message["type"] == "RECORD":
-            declared, validator = schemas[stream]
-            row = message["record"]
-            assert list(row) == list(declared["schema"]["properties"]), "columns, or their order"
-            text = json.dumps(row)
-            if (stream, text) not in _valid:
-                validator.validate(row)
-                assert all(row[key] for key in declared["key_properties"]), row
-                _check_times(declared["schema"], row)
-                assert "\\u0000" not in text
-                if declared["schema"] == load_schema(stream):
-                    _valid.add((stream, text))
+            columns[stream].check(message["record"])
         else:
             assert message["type"] in ("STATE", "ACTIVATE_VERSION")
     if run.messages and not run.killed:
         assert run.messages[-1]["type"] == "STATE"
+
+
+class _Columns:
+    """What the rows of a stream must look like. What was found to be in order is remembered."""
+
+    _valid: ClassVar[dict[str, set[str]]] = collections.defaultdict(set)  # values by their schema
+
+    def __init__(self, message: Message) -> None:
+        schema = message["schema"]
+        jsonschema.Draft4Validator.check_schema(schema)
+        assert schema.keys() == {"type", "properties"}
+        assert schema["type"] == "object"
+        self._keys = message["key_properties"]
+        self._columns = schema["properties"]
+        formats = jsonschema.FormatChecker()
+        self._checks = {
+            name: (
+                jsonschema.Draft4Validator(part, format_checker=formats),
+                self._valid[json.dumps(part)],
+            )
+            for name, part in self._columns.items()
+        }
+
+    def check(self, row: dict[str, Any]) -> None:
+        assert list(row) == list(self._columns), "columns, or their order"
+        assert all(row[key] for key in self._keys), row
+        for name, value in row.items():
+            validator, valid = self._checks[name]
+            text = json.dumps(value)
+            if text not in valid:
+                validator.validate(value)
+                _check_times(self._columns[name], value)
+                assert "\\u0000" not in text
+                valid.add(text)
 
 
 _TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?Z")
