@@ -62,7 +62,7 @@ def expected_events(account: Account, stream: str) -> dict[tuple[str, str], dict
 
 
 def test_every_event_is_a_row(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=1500, segments=1)
+    account = Account(contacts=500, segments=1)
     run = tap.sync(serve(account))
     for stream in EVENTS:
         rows = run.rows(stream)

@@ -299,8 +299,8 @@ def test_the_replication_key_cannot_be_deselected(tap: Tap, serve: Serve, increm
 
 def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
     """Killed after some pages; the next run begins with the last STATE that was written."""
-    account = Account(contacts=1000, odd=False)
-    sandbox = serve(account, latency=0.03)
+    account = Account(contacts=200, odd=False)
+    sandbox = serve(account, page=20, latency=0.03)
     arguments = tap.arguments(sandbox, catalog=incremental, state=None, config={})
     whole = tap.sync(sandbox, catalog=incremental)
     for pages in (1, 4, 7):

@@ -66,7 +66,7 @@ def test_a_signal_ends_it_also_while_it_hangs_or_sleeps(
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     with running(tap, sandbox, retry_timeout=300) as process:
         wait_for_requests(sandbox, 4)
-        time.sleep(0.5)
+        time.sleep(0.2)
         sent = time.monotonic()
         process.send_signal(number)
         run = finished(tap, process)
@@ -98,7 +98,12 @@ def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
     with running(tap, serve(ACCOUNT, "1-:hang")) as process:
         time.sleep(after)
         process.send_signal(number)
-        process.wait(10)
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:  # Python may drop the error that SIGINT makes of itself
+            assert "Exception ignored in" in (tap.folder / "err").read_text()
+            process.send_signal(number)
+            process.wait(5)
     text = (tap.folder / "err").read_text()
     lines = text.splitlines()
     if process.returncode in (-number, 1):  # before it can hear of signals; 1 while Python starts
