@@ -7,7 +7,9 @@ import urllib.parse
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import DEFINITIONS
 from tap_autopilot.sandbox.server import Options, Sandbox
+from tests.invariants import Run
 
 KEY = "s3cr3t+key/of=the~account!"
 
@@ -21,7 +23,9 @@ class Scripted(Sandbox):
 
     def __init__(self, answers: dict[str, Any], **options: Any) -> None:
         chosen = Options(**{"api_key": KEY, **options})
-        super().__init__(Account(contacts=0, lists=0, segments=0), chosen)
+        account = Account(contacts=0, lists=0, segments=0)
+        account._documents.custom_fields = []
+        super().__init__(account, chosen)
         self.answers = answers
         self._more: dict[str, str] = {}
 
@@ -51,3 +55,9 @@ def page(*ids: Any, bookmark: Any = ..., total: Any = ...) -> dict[str, Any]:
     if total is not ...:
         answer["total_contacts"] = total
     return answer
+
+
+def paths(run: Run, start: str) -> list[str]:
+    """The paths below /v1 that a run asked for and that start so, but for the custom fields'."""
+    asked = [request.path.removeprefix("/v1") for request in run.requests]
+    return [path for path in asked if path.startswith(start) and path != DEFINITIONS]

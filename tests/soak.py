@@ -118,6 +118,7 @@ def everything(account: Account) -> set[Key]:
         *(("contacts", one) for one in account.contact_ids),
         *(("lists", one["list_id"]) for one in account.lists),
         *(("smart_segments", one["segment_id"]) for one in account.segments),
+        *(("custom_fields", one["name"]) for one in account.custom_fields),
         *(
             ("smart_segments_contacts", one["segment_id"], contact_id)
             for one in account.segments

@@ -21,9 +21,8 @@ import pytest
 import responses
 import trustme
 
+from tap_autopilot.api import answers, connection, retry
 from tap_autopilot.api import client as client_module
-from tap_autopilot.api import connection, retry
-from tap_autopilot.api.answers import decode_value
 from tap_autopilot.api.client import Answer, Api, Client
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
@@ -37,6 +36,10 @@ GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
 def api(url: str = URL, **settings: Any) -> Api:
     quick = {"api_key": KEY, "api_url": url, "max_requests_per_second": 1000}
     return Api(Config.from_mapping({**quick, "retry_timeout": 5, **settings}))
+
+
+def decode_value(body: bytes) -> Any:
+    return answers._loads(body.decode())
 
 
 def get(

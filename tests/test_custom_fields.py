@@ -1,4 +1,4 @@
-"""The account's custom fields as columns of contacts, where the settings ask for them."""
+"""The account's custom fields: their own table, and columns of contacts where settings ask for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
-from tests.scripted import Scripted
+from tests.invariants import Run
+from tests.scripted import Scripted, page
 from tests.test_selection import choose, entry
 
 INTEGER = {"type": ["null", "integer"]}
@@ -228,3 +229,78 @@ def test_definitions_of_every_sort() -> None:
         "custom_c": TIME | {"title": "c"},
         "custom_e": NUMBER | {"title": "e"},
     }
+
+
+def definitions(tap: Tap, answer: Any, **settings: Any) -> Run:
+    """A run that reads only the definitions, of an API that answers so."""
+    catalog = {"streams": [{"tap_stream_id": "custom_fields"}]}
+    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
+        return tap.sync(sandbox, catalog=catalog, retry_timeout=0.3, **settings)
+
+
+def test_the_table_has_every_definition(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=5)
+    run = tap.sync(serve(account))
+    assert run.rows("custom_fields") == [
+        {
+            "name": field["name"],
+            "field_type": field["fieldType"],
+            "deleted": None,
+            "additional_fields": None,
+        }
+        for field in account.custom_fields
+    ]
+    assert len(run.of("ACTIVATE_VERSION", "custom_fields")) == 1
+    assert run.of("SCHEMA", "custom_fields")[0]["key_properties"] == ["name"]
+
+
+def test_a_definition_may_name_its_fields_as_a_contact_does(tap: Tap) -> None:
+    served = [
+        {"kind": "Age", "type": "integer", "deleted": True},
+        {"Name": "Size", "kind": "custom", "field_type": "float", "type": "x"},
+        {"name": "Bare", "order": 3},
+        {"fieldType": "string"},
+        "text",
+    ]
+    run = definitions(tap, {"fields": served})
+    assert run.rows("custom_fields") == [
+        {"name": "Age", "field_type": "integer", "deleted": True, "additional_fields": None},
+        {"name": "Size", "field_type": "float", "deleted": None,
+         "additional_fields": {"kind": "custom", "type": "x"}},
+        {"name": "Bare", "field_type": None, "deleted": None, "additional_fields": {"order": 3}},
+    ]  # fmt: skip
+    assert any("2 documents skipped" in line for line in run.log)
+    assert not run.of("ACTIVATE_VERSION")
+
+
+def test_an_account_without_custom_fields_is_normal(tap: Tap) -> None:
+    run = definitions(tap, (200, []))
+    assert run.code == 0
+    assert not run.rows("custom_fields")
+    assert len(run.of("ACTIVATE_VERSION")) == 1
+    assert not any(line.startswith("WARNING") for line in run.log)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [(403, {}), (404, {"message": "none"}), (400, {}), page("a", "b"), (200, {"contacts": []})],
+)
+@pytest.mark.parametrize("check_totals", [True, False])
+def test_an_api_without_them_fails_nothing_and_deletes_nothing(
+    tap: Tap, answer: Any, check_totals: bool
+) -> None:
+    run = definitions(tap, answer, check_totals=check_totals)
+    assert run.code == 0
+    assert not run.rows("custom_fields")
+    assert not run.of("ACTIVATE_VERSION")
+    (warning,) = [line for line in run.log if line.startswith("WARNING")]
+    assert warning.startswith("WARNING custom_fields: this account's API has no custom fields")
+    assert "deleted rows are kept this time" in warning
+    assert len(run.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [(500, {}), {}, "text"])
+def test_an_api_that_fails_to_tell_them_fails_the_run(tap: Tap, answer: Any) -> None:
+    run = definitions(tap, answer)
+    assert run.code == 1
+    assert "custom_fields (GET /contacts/custom_fields:" in run.last_words

@@ -45,7 +45,7 @@ def test_contacts_are_judged_by_their_last_change(tap: Tap, catalog: Any, select
     ids = [row["contact_id"] for row in run.rows("contacts")]
     assert ids == ["equal", "updated", "created", "unfit", "unknown"]
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
-    assert activated == {"lists", "lists_contacts"}
+    assert activated == {"custom_fields", "lists", "lists_contacts"}
     assert "version" not in run.of("RECORD", "contacts")[0]
 
 

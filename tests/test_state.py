@@ -25,7 +25,7 @@ STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
 
 NOTHING_LEFT = {
     "bookmarks": {stream: {"progress": None} for stream in ALL},
-    "walks": dict.fromkeys(STREAMS),
+    "walks": dict.fromkeys((*STREAMS, "custom_fields")),
 }
 
 

@@ -125,6 +125,9 @@ def _check_version(
             if one["stream"] == stream and one.get("version") == version
         }
         missing = existed - rows
+    elif stream == "custom_fields":
+        fields: set[Key] = {(field["name"],) for field in account.custom_fields}
+        missing = fields - {(row["name"],) for run in window for row in run.rows(stream)}
     else:  # the email tables: all that feeds them must have been served
         missing = _existed(account, "contacts", window) - (
             _served_keys("contacts", [p for run in window for p in _feeding(stream, run.served)])

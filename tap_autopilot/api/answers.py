@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from tap_autopilot.exceptions import Retryable
+from tap_autopilot.exceptions import Refused, Retryable
 
 REPLACEMENT = "\ufffd"
 LARGEST_TOTAL = 2**53  # documents of one listing; anything above is not a number of documents
@@ -149,9 +149,22 @@ def decode_members(body: bytes, name: str) -> Listing:
     return Listing(ids, answer.bookmark, answer.total_contacts, cleaned)
 
 
-def decode_value(body: bytes) -> Any:
-    """The JSON value that an answer is. Raises Retryable if it is none."""
-    return _loads(_repaired(body)[0])
+def decode_array(body: bytes, name: str) -> Listing:
+    """A whole listing in one answer: an array, or an object that contains one.
+
+    Raises Retryable if there is none, and Refused for a page of contacts: an API that lacks such a
+    listing may take the end of its path for a bookmark.
+    """
+    text, cleaned = _repaired(body)
+    answer = _loads(text)
+    if isinstance(answer, dict):
+        if name not in answer and "contacts" in answer:
+            raise Refused(404, f"the answer has contacts instead of {name!r}.")
+        listed = [value for value in answer.values() if isinstance(value, list)]
+        answer = answer.get(name, listed[0] if listed else None)
+    if not isinstance(answer, list):
+        raise Retryable(f"the answer has no listing {name!r}")
+    return Listing(answer, None, None, cleaned)
 
 
 def _decode_leniently(body: bytes, name: str) -> Listing:

@@ -50,7 +50,8 @@ class OneListing:
     def doubts(self) -> dict[Doubt, str]:
         """The doubts about the source as a whole, now that it is complete."""
         what = str(self._walk)
-        return {} if self.read else {Doubt.EMPTY: f"the API listed no {what} at all"}
+        is_fine = self.read or self._walk.optional
+        return {} if is_fine else {Doubt.EMPTY: f"the API listed no {what} at all"}
 
     def value(self) -> Any:
         """Its entry in the state; None if there is nothing to resume."""

@@ -37,7 +37,7 @@ from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.sources.completeness import Doubt, activates, moves_bookmark
-from tap_autopilot.sources.listings import CONTACTS, LISTS, MEMBERS, SEGMENTS, Page, Position, Walk
+from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Progress:
             entry.pop("progress", None)
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
         self._members = EachSegment()
-        self._listings = {walk.source: OneListing(walk) for walk in (CONTACTS, LISTS, SEGMENTS)}
+        self._listings = {walk.source: OneListing(walk) for walk in LISTINGS}
         self._sources: dict[str, OneListing | EachSegment] = {
             **self._listings,
             MEMBERS: self._members,
@@ -204,7 +204,7 @@ class Progress:
         The segments are listed also where only their members are needed.
         """
         walks = []
-        for walk in (CONTACTS, LISTS, SEGMENTS):
+        for walk in LISTINGS:
             positions = self._listings[walk.source]
             begun = positions.is_begun or (walk.children is not None and self._members.is_begun)
             if self._needs(walk.source) or (walk.children and self._needs(walk.children)):

@@ -314,6 +314,8 @@ def _reason(page: Page) -> str:
             return f"the API's total of {page.walk} collapsed to {census.least:,}"
         case Doubt.UNCOUNTED:
             return f"the API's first page of {page.walk} gave no total to compare with"
+        case Doubt.UNAVAILABLE:
+            return f"this account's API has no {page.walk}, or its key may not read them"
         case _:
             return (
                 f"{page.walk} came in no order, so after the interruption it is unknown whether"

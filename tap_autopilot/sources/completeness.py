@@ -36,6 +36,7 @@ class Doubt(enum.Enum):
     SHORT = "short", (False, False, False)
     UNCOUNTED = "uncounted", (False, False, False)  # no total to compare with
     UNORDERED = "unordered", (False, False, False)  # interrupted, and repeats cannot be told
+    UNAVAILABLE = "unavailable", (False, False, False)  # the account's API does not have it
     EMPTY = "empty", (False, False, False)  # nothing was read at all
     VERY_SHORT = "very short", (False, False, True)
     ALL_GONE = "all gone", (False, False, True)  # every one of several segments

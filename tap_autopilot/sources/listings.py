@@ -12,12 +12,18 @@ import dataclasses
 import logging
 import math
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import REPLACEMENT, Listing, decode, decode_members
+from tap_autopilot.api.answers import (
+    REPLACEMENT,
+    Listing,
+    decode,
+    decode_array,
+    decode_members,
+)
 from tap_autopilot.api.client import Answer, Client
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
@@ -36,6 +42,8 @@ class Walk:
 
     `key` is the field of a document with its id. `counted` listings come with totals. A listing of
     members has the id of its segment. `children` is the source that a listing of parents opens up.
+    An `optional` listing may be empty, and missing from an account's API. `decode` finds the
+    documents in an answer.
     """
 
     source: str
@@ -45,6 +53,8 @@ class Walk:
     counted: bool = False
     segment_id: str | None = None
     children: str | None = None
+    optional: bool = False
+    decode: Callable[[bytes, str], Listing] = decode
 
     def __str__(self) -> str:
         """What it lists, for messages."""
@@ -58,11 +68,23 @@ CONTACTS = Walk("contacts", "/contacts", "contacts", "contact_id", counted=True)
 LISTS = Walk("lists", "/lists", "lists", "list_id")
 SEGMENTS = Walk("smart_segments", "/smart_segments", "segments", "segment_id", children=MEMBERS)
 
+CUSTOM_FIELDS = Walk(
+    "custom_fields", "/contacts/custom_fields", "custom_fields", "name",
+    optional=True, decode=decode_array,
+)  # fmt: skip
+LISTINGS = (CONTACTS, LISTS, SEGMENTS, CUSTOM_FIELDS)
+ENDPOINTS = {walk.source: walk.path for walk in LISTINGS} | {
+    MEMBERS: "/smart_segments/{segment_id}/contacts"
+}
+
 
 def members_of(segment_id: str) -> Walk:
     """The walk over the members of one smart segment."""
     path = f"/smart_segments/{_path_segment(segment_id)}/contacts"
-    return Walk(MEMBERS, path, "contacts", "contact_id", counted=True, segment_id=segment_id)
+    return Walk(
+        MEMBERS, path, "contacts", "contact_id",
+        counted=True, segment_id=segment_id, decode=decode_members,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -141,12 +163,19 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
             position = Position(census=Census(reading=position.census.reading))
-            now = datetime.now(timezone.utc)
-            yield Page(walk, [], position, position.census, cleaned=0, fetched_at=now, date=None)
+            yield dataclasses.replace(_nothing(walk, position.census), after=position)
         except Refused as refused:
+            if walk.optional:
+                yield _nothing(walk, position.census, Doubt.UNAVAILABLE)
+                return
             if position is start or refused.status != 404:
                 raise
             raise RunError(f"{refused} It was deleted while it was being read.") from None
+
+
+def _nothing(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
+    """A page that came from no answer, the last one of a walk."""
+    return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
 
 
 def shortage(walk: Walk, census: Census) -> str:
@@ -272,13 +301,12 @@ class _Reading:
 
     def _get(self, bookmark: str | None) -> Answer[Listing]:
         walk, census = self._walk, self._census
-        reduce = decode_members if walk.segment_id is not None else decode
         path = walk.path if bookmark is None else f"{walk.path}/{_path_segment(bookmark)}"
         known = census.latest is not None or walk.segment_id is not None
         left = (census.latest or 0) - census.read if known else math.inf
         return self._client.get(
             path,
-            lambda body: reduce(body, walk.documents),
+            lambda body: walk.decode(body, walk.documents),
             shown=self._shown(bookmark),
             kind=walk.source,
             urgency=left,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tap_autopilot.streams.base import COLLECTED, Made, Rows, Stream
 from tap_autopilot.streams.contacts import Contacts
+from tap_autopilot.streams.custom_fields import CustomFields
 from tap_autopilot.streams.emails import (
     EmailBounced,
     EmailClicked,
@@ -33,6 +34,7 @@ STREAMS: dict[str, type[Stream]] = {
         EmailMarkedAsSpam,
         EmailUnsubscribed,
         EmailReplied,
+        CustomFields,
         EmailMessages,
         ContactEvents,
         Activities,

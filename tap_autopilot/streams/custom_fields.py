@@ -1,0 +1,40 @@
+"""The account's custom fields: what there is, not what contacts have in them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+
+ALSO = {"kind": "name", "type": "field_type"}  # other names that the API may give to columns
+
+
+class CustomFields(Stream):
+    """Every custom field of the account."""
+
+    name: ClassVar[str] = "custom_fields"
+    source: ClassVar[str] = "custom_fields"
+    key_properties: ClassVar[tuple[str, ...]] = ("name",)
+
+    @classmethod
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+        """A definition may have its name and type as the fields of contacts have them."""
+        shaped = super().compile(schema, selected, tally)
+        pick = compile_pick(ALSO.values())
+
+        def renamed(definition: Any) -> Any:
+            if definition.__class__ is not dict:
+                return definition
+            missing = ALSO.values() - pick(definition).keys()
+            return {
+                ALSO[name] if ALSO.get(name) in missing else name: value
+                for name, value in definition.items()
+            }
+
+        def make(definitions: list[Any], window: ChangedSince | None) -> Made:
+            return shaped([renamed(one) for one in definitions], window)
+
+        return make
