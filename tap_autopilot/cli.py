@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tap_autopilot import logs
 from tap_autopilot.exceptions import TapError, UserError
 from tap_autopilot.run import signals
+from tap_autopilot.run.outcome import Outcome
 
 if TYPE_CHECKING:
     from tap_autopilot.config import Config
@@ -82,7 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     _guard_descriptors()
     logs.set_up()
-    signals.install(_stop)
+    outcome = Outcome()
+    signals.install(lambda number, _: _stop(number, outcome))
     try:
         args = _parser().parse_args(arguments)
         if args.about:
@@ -92,9 +94,9 @@ def main(arguments: list[str] | None = None) -> int:
         elif args.test:
             _test(args)
         else:
-            _sync(args)
+            _sync(args, outcome)
     except TapError as error:
-        return _last_words(str(error), error.exit_code)
+        return _last_words(str(error), error.exit_code, outcome)
     except Exception as error:  # a bug: log where, but not what, which may be personal data
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
@@ -102,17 +104,22 @@ def main(arguments: list[str] | None = None) -> int:
             f"An unexpected {type(error).__name__} ended the run. This is a bug: please report the"
             " lines above. No data is lost; run again with the last STATE.",
             TapError.exit_code,
+            outcome,
         )
+    signals.ignore()
     logs.sum_up()
+    report = outcome.end(None, 0)
+    if report and logs.are_json():
+        LOG.info("Every selected stream is complete.", extra=report)
     return 0
 
 
-def _stop(number: int, _: object) -> NoReturn:
+def _stop(number: int, outcome: Outcome) -> NoReturn:
     """End what comes before the sync, which ends in a way of its own.
 
     Not by an exception: imports may be under way that would swallow it.
     """
-    signals.end_at_once(signals.stopped_by(number))
+    signals.end_at_once(signals.stopped_by(number), outcome.end)
 
 
 def _guard_descriptors() -> None:
@@ -127,9 +134,10 @@ def _guard_descriptors() -> None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
-def _last_words(text: str, exit_code: int) -> int:
+def _last_words(text: str, exit_code: int, outcome: Outcome) -> int:
+    signals.ignore()
     logs.sum_up()
-    LOG.critical("%s", text)
+    LOG.critical("%s", text, extra=outcome.end(text, exit_code))
     return exit_code
 
 
@@ -197,11 +205,16 @@ def _selected(names: list[str]) -> dict[str, Any]:
     return {"streams": [{"tap_stream_id": name} for name in chosen]}
 
 
-def _sync(args: argparse.Namespace) -> None:
+def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
+    from tap_autopilot.about import version
     from tap_autopilot.config import Config
     from tap_autopilot.settings import read_json
 
-    config = _config(Config.gather(args.config))
+    outcome.begin(version(), os.environ.get(Config.variable("report_file")))
+    given = Config.gather(args.config)  # if that fails, the environment is all there is
+    outcome.begin(version(), given.get("report_file"), given.get("api_key", ""))
+    config = _config(given)
+    outcome.check()
     if config.start_date is not None and config.emit_activate_version_messages:
         LOG.info("start_date is set: contacts and the email tables keep rows that were deleted.")
     if args.select and args.catalog:
@@ -217,4 +230,4 @@ def _sync(args: argparse.Namespace) -> None:
 
     from tap_autopilot.run.sync import sync  # takes a while to import
 
-    sync(config, catalog, state, STDOUT)
+    sync(config, catalog, state, STDOUT, outcome)

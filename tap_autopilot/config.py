@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import ciso8601
 
-from tap_autopilot.settings import Settings, boolean, number, one_of, setting, text, whole_number
+from tap_autopilot.settings import OneOf, Settings, boolean, number, setting, text, whole_number
 
 LOG = logging.getLogger(__name__)
 
@@ -149,15 +149,21 @@ class Config(Settings):
         " totals are inexact.",
         default=True,
     )
+    report_file: str | None = setting(
+        "string",
+        text,
+        "File to which each run appends a report of how it ended, as a line of JSON.",
+        default=None,
+    )
     log_level: str | None = setting(
         "string",
-        one_of("debug", "info", "warning", "error"),
+        OneOf(("debug", "info", "warning", "error")),
         "Minimum log level: `debug`, `info`, `warning` or `error`; default `info`.",
         default=None,
     )
     log_format: str | None = setting(
         "string",
-        one_of("text", "json"),
+        OneOf(("text", "json")),
         "Log format: `text` or `json`; default `text`, or what Meltano asks for.",
         default=None,
     )

@@ -13,6 +13,7 @@ import select
 import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
 HIDDEN = "(API key)"
@@ -21,6 +22,7 @@ PATIENCE = 1.0  # seconds for a reader of stderr that does not read
 MOST_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
+METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
 
 
 class _Text(logging.Formatter):
@@ -35,18 +37,32 @@ class _Text(logging.Formatter):
 
 
 class _Json(_Text):
-    """Formats a record as an object with the fields that Meltano reads of a log in JSON."""
+    """Formats a record as an object with the fields that Meltano reads of a log in JSON.
+
+    They are those of its SDK. Meltano before 4.4 takes no line that lacks `stream_name`.
+    """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        fields = {
+        fields: dict[str, Any] = {
             "level": record.levelname.lower(),
             "pid": record.process,
             "logger_name": record.name,
             "ts": record.created,
             "thread_name": record.threadName,
             "app_name": "tap-autopilot",
+            "stream_name": getattr(record, "stream_name", None),
             "message": record.message,
+            "extra": {},
         }
+        if record.msg == METRIC and isinstance(record.args, tuple):
+            point = json.loads(str(record.args[0]))
+            fields |= {
+                "stream_name": point["tags"].get("stream"),
+                "message": "METRIC",
+                "metric_info": point,
+            }
+        if hasattr(record, "report"):
+            fields["extra"]["report"] = record.report
         return json.dumps(fields)
 
 
@@ -198,20 +214,23 @@ def sum_up() -> None:
             handler.sum_up()
 
 
-def write_last(text: str) -> None:
+def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
     """Write a CRITICAL line to stderr past all locks, which a hung run may hold."""
     logger = logging.getLogger(OURS[0])
-    record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None)
+    record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None, extra=extra)
     for handler in logger.handlers:
         with contextlib.suppress(OSError):
             Stderr().write(f"{handler.format(record)}\n")
 
 
+def are_json() -> bool:
+    """Whether lines are JSON."""
+    return any(isinstance(one.formatter, _Json) for one in logging.getLogger(OURS[0]).handlers)
+
+
 def are_for_people() -> bool:
     """Whether lines are plain text at the usual level, so that more for the eye may stand there."""
-    logger = logging.getLogger(OURS[0])
-    plain = not any(isinstance(one.formatter, _Json) for one in logger.handlers)
-    return plain and logger.isEnabledFor(logging.INFO)
+    return not are_json() and logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
 
 
 def write_above(live: Callable[[str], None] | None) -> None:

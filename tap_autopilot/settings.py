@@ -71,16 +71,18 @@ def whole_number(least: int, most: int) -> Callable[[Any], int]:
     return read
 
 
-def one_of(*choices: str) -> Callable[[Any], str]:
+@dataclasses.dataclass(frozen=True)
+class OneOf:
     """A reader of one of these words, in any case."""
 
-    def read(value: Any) -> str:
-        chosen = text(value).lower()
-        if chosen not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return chosen
+    choices: tuple[str, ...]
 
-    return read
+    def __call__(self, value: Any) -> str:
+        """The word, in lower case."""
+        chosen = text(value).lower()
+        if chosen not in self.choices:
+            raise ValueError(f"must be one of {', '.join(self.choices)}")
+        return chosen
 
 
 def setting(

@@ -258,7 +258,7 @@ def _check_counts(run: Run) -> None:
         if metric:
             point = json.loads(metric[1])
             if point["metric"] == "record_count":
-                counted[point["tags"]["endpoint"]] += point["value"]
+                counted[point["tags"]["stream"]] += point["value"]
     summary = dict(re.findall(r"^INFO (\w+): (\d+) rows", run.stderr, re.MULTILINE))
     for message in run.of("SCHEMA"):
         rows = len(run.rows(message["stream"]))

@@ -162,11 +162,6 @@ def test_the_log_can_be_json(tap: Tap, serve: Serve) -> None:
     config = tap.config(serve(ACCOUNT, "2:503"), log_format="json")
     run = tap.run("--config", tap.file("config.json", config))
     lines = json_lines(run.stderr)
-    for line in lines:
-        assert {"level", "pid", "logger_name", "ts", "thread_name", "app_name", "message"} <= set(
-            line
-        )
-    assert any(line["message"].startswith("METRIC: {") for line in lines)
     assert "warning" in {line["level"] for line in lines}
     assert KEY not in run.stderr
 
@@ -210,7 +205,7 @@ def test_warnings_that_are_alike_are_counted_after_the_first(tap: Tap, serve: Se
     config = tap.config(serve(account, "/smart_segments@2-:400"))
     run = check(tap.run("--config", tap.file("config.json", config)))
     assert run.code == 1
-    assert len(run.log) < 70
+    assert sum("METRIC" not in line for line in run.log) < 70
     errors = [line for line in run.log if line.startswith("ERROR")]
     assert len(errors) < 50
     assert re.match(r"ERROR … and \d\d more like: GET /smart_segments/", run.log[-2])

@@ -11,7 +11,7 @@ import time
 import urllib.parse
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -30,17 +30,28 @@ T = TypeVar("T")
 MOST_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED_STATUSES = frozenset({408, 425, 429})
+NO_ANSWER = "no answer"
 PROBES = ("/lists", "/smart_segments")
 PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
 
 @dataclass
 class Traffic:
-    """What the requests of one kind of walk came to. `throttled` is in seconds."""
+    """What the requests of one kind of walk came to.
 
-    requests: int = 0
+    `answers` counts them by status, or as NO_ANSWER. `seconds` is how long they took in all, and
+    `throttled` how long 429s made everyone wait.
+    """
+
+    answers: collections.Counter[str] = field(default_factory=collections.Counter)
+    seconds: float = 0.0
     retries: int = 0
     throttled: float = 0.0
+
+    @property
+    def requests(self) -> int:
+        """How many were sent."""
+        return self.answers.total()
 
     def __str__(self) -> str:
         parts = [f"requests: {self.requests}"]
@@ -175,12 +186,9 @@ class Client:
             return True
         return False
 
-    def _count(
-        self, kind: str, *, requests: int = 0, retries: int = 0, throttled: float = 0.0
-    ) -> None:
+    def _count(self, kind: str, *, retries: int = 0, throttled: float = 0.0) -> None:
         with self._api.counting:
             traffic = self._api.traffic[kind]
-            traffic.requests += requests
             traffic.retries += retries
             traffic.throttled += throttled
 
@@ -207,13 +215,23 @@ class Client:
 
     def _fetch(self, url: str, kind: str, deadline: float) -> Received:
         """The answer to one request, sent once more if the server had closed the connection."""
-        self._count(kind, requests=1)
         try:
-            return self._connection.get(url, deadline)
+            return self._send(url, kind, deadline)
         except StaleConnection:
             self._api.pacer.wait(math.inf)
-            self._count(kind, requests=1)
-            return self._connection.get(url, deadline)
+            return self._send(url, kind, deadline)
+
+    def _send(self, url: str, kind: str, deadline: float) -> Received:
+        began, answer = time.monotonic(), NO_ANSWER
+        try:
+            received = self._connection.get(url, deadline)
+            answer = str(received.status)
+            return received
+        finally:
+            with self._api.counting:
+                traffic = self._api.traffic[kind]
+                traffic.answers[answer] += 1
+                traffic.seconds += time.monotonic() - began
 
     def _checked(self, shown: str, received: Received) -> Received:
         """A good answer, unpacked; raises what any other one calls for."""

@@ -82,6 +82,11 @@ class Pacer:
         """Seconds until the next request may be sent, if it is the most urgent one."""
         return max(0.0, self._next - time.monotonic())
 
+    @property
+    def rate(self) -> float:
+        """Requests a second, as far as it is known by now what the API lets through."""
+        return self._rate
+
     def is_throttled(self) -> bool:
         """Whether the API has throttled a request just now, or everyone waits as it asked."""
         return time.monotonic() < max(self._cut + LATELY, self._paused_until)

@@ -19,6 +19,7 @@ class Tally:
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
+        self._told_of = {"stream_name": stream}
         self.rows = 0
         self.skipped = 0
         self.cleaned = 0
@@ -29,15 +30,17 @@ class Tally:
     def skip(self, reason: str) -> None:
         """A document made no row."""
         if not self.skipped:
-            LOG.warning("%s: skipped a document, because %s.", self.stream, reason)
+            LOG.warning("%s: skipped a document, because %s.", self.stream, reason,
+                        extra=self._told_of)  # fmt: skip
         self.skipped += 1
 
     def no_fit(self, column: str) -> None:
         """A value does not fit its column."""
         if column not in self.unfit:
             LOG.warning(
-                "%s: a value does not fit column %s, which is null there.", self.stream, column
-            )
+                "%s: a value does not fit column %s, which is null there.", self.stream, column,
+                extra=self._told_of,
+            )  # fmt: skip
         self.unfit[column] += 1
 
     def no_column(self, name: str) -> None:
@@ -46,13 +49,15 @@ class Tally:
             if len(self.unknown) >= MOST_NAMES:
                 name = "(others)"
             else:
-                LOG.info("%s: field %.60r has no column, see additional_fields.", self.stream, name)
+                LOG.info("%s: field %.60r has no column, see additional_fields.", self.stream, name,
+                         extra=self._told_of)  # fmt: skip
         self.unknown[name] += 1
 
     def clean(self, count: int) -> None:
         """Characters were removed or replaced."""
         if count and not self.cleaned:
-            LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream)
+            LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream,
+                        extra=self._told_of)  # fmt: skip
         self.cleaned += count
 
     def notes(self) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import collections
 import importlib
 import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot import logs
 from tap_autopilot.api.client import Api
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
 
 if TYPE_CHECKING:
@@ -20,10 +22,15 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 METRICS_EVERY = 60.0  # seconds
+LONGEST_NAME = 60  # characters of an unknown field's name
 
 
 class Report:
-    """Reports on the streams of a run, from their tallies and the API's traffic."""
+    """Reports on the streams of a run, from their tallies and the API's traffic.
+
+    The metrics have the names and tags of Meltano's SDK. Requests are too many for a line each, so
+    `http_request_duration` is the mean of those that `http_request_count` counts.
+    """
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
         self.tallies = {name: Tally(name) for name in streams}
@@ -32,16 +39,24 @@ class Report:
         self._live: Live | None = None
         self._shares: dict[str, float] = {}  # of what a stream holds, where that is known
         self._counted = dict.fromkeys(streams, 0)  # rows that the metrics have told of
-        self._measured = time.monotonic()
+        self._asked: dict[str, tuple[int, float]] = {}  # requests and seconds, likewise by source
+        self._began = self._measured = time.monotonic()
+        self._ended: dict[str, float] = {}
+        self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those under way
+        self._documents = dict.fromkeys(streams, 0)
+        self._totals: dict[str, int] = {}  # documents, as the API reports them
+        self._deletions: dict[str, str | None] = {}  # why they are withheld, if they are
 
     def begin(self) -> None:
         """Announce the streams."""
+        self._began = time.monotonic()
         LOG.info("Reading %s.", ", ".join(self._streams))
         self._live = _live(list(self._streams))
         importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
 
     def wrote(self, stream: str, share: float | None = None) -> None:
         """Note that a page was written to a stream, and how much of the stream that makes."""
+        self._written[stream] = self.tallies[stream].rows
         if share is not None:
             self._shares[stream] = share
         rows, share = self.tallies[stream].rows, self._shares.get(stream)
@@ -55,17 +70,31 @@ class Report:
         share = f" ({min(self._shares[name], 1):.0%})" if name in self._shares else ""
         return f"{name} {self.tallies[name].rows} rows{share}"
 
+    def read(self, stream: str, page: Page) -> None:
+        """Note that a page of the API was read for a stream."""
+        self._documents[stream] += len(page.documents)
+        if page.census.latest is not None:
+            if page.walk.segment_id is None:
+                self._totals[stream] = page.census.latest
+            elif page.after is None:
+                self._totals[stream] = self._totals.get(stream, 0) + page.census.latest
+
+    def concluded(self, stream: str, withheld: str | None) -> None:
+        """Note that a stream is complete, and why its deletions are withheld, if they are."""
+        self._ended[stream] = time.monotonic()
+        self._deletions[stream] = withheld
+
     def close(self, incomplete: set[str]) -> None:
         """Log the summary: rows per stream, requests, and everything that went wrong."""
+        self._written = {name: tally.rows for name, tally in self.tallies.items()}
         self._measure()
+        self._time(incomplete)
         lines = []
-        told = set()
+        first = self._first_streams()
         for name, stream in self._streams.items():
             notes = self.tallies[name].notes()
-            source = stream.sources[0]
-            if source in self._api.traffic and source not in told:
-                notes.append(str(self._api.traffic[source]))
-                told.add(source)
+            if first.get(stream.sources[0]) == name:
+                notes.append(str(self._api.traffic[stream.sources[0]]))
             if name in incomplete:
                 notes.append("NOT complete")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))
@@ -73,16 +102,78 @@ class Report:
             self._live.close(lines)
         else:
             for name, rows, text in lines:
-                LOG.info("%s: %s.", name, ", ".join(filter(None, (f"{rows} rows", text))))
+                notes = list(filter(None, (f"{rows} rows", text)))
+                LOG.info("%s: %s.", name, ", ".join(notes), extra={"stream_name": name})
+
+    def facts(self, incomplete: set[str]) -> dict[str, Any]:
+        """What the run has come to, as numbers and names."""
+        traffic = list(self._api.traffic.values())
+        answers = sum((one.answers for one in traffic), start=collections.Counter[str]())
+        return {
+            "streams": {name: self._facts_of(name, incomplete) for name in self._streams},
+            "requests": dict(sorted(answers.items())),
+            "retries": sum(one.retries for one in traffic),
+            "throttled_seconds": round(sum(one.throttled for one in traffic), 3),
+            "requests_per_second": round(self._api.pacer.rate, 2),
+        }
+
+    def _facts_of(self, name: str, incomplete: set[str]) -> dict[str, Any]:
+        tally, withheld = self.tallies[name], self._deletions.get(name)
+        if name in incomplete:
+            withheld = "the stream is not complete"
+        elif name not in self._deletions:
+            withheld = "an earlier run completed the stream"
+        return {
+            "rows": self._written[name],
+            "documents": self._documents[name],
+            "reported_total": self._totals.get(name),
+            "complete": name not in incomplete,
+            "skipped": tally.skipped,
+            "nulled": dict(tally.unfit),
+            "unknown_fields": {key[:LONGEST_NAME]: count for key, count in tally.unknown.items()},
+            "deletions": "withheld" if withheld else "sent",
+            "withheld_because": withheld,
+        }
+
+    def _first_streams(self) -> dict[str, str]:
+        """The first stream that each source of the API feeds."""
+        reverse = reversed(list(self._streams.items()))
+        firsts = {one.sources[0]: name for name, one in reverse}
+        return {source: name for source, name in firsts.items() if source in ENDPOINTS}
 
     def _measure(self) -> None:
         from singer import metrics
 
-        for name, tally in self.tallies.items():
-            new, self._counted[name] = tally.rows - self._counted[name], tally.rows
-            tags = {metrics.Tag.endpoint: name}
-            metrics.log(LOG, metrics.Point("counter", metrics.Metric.record_count, new, tags))
+        counter, timer = "counter", "timer"
+        for name, stream in self._streams.items():
+            rows, tags = self.tallies[name].rows, _tags(name, stream.sources[0])
+            new, self._counted[name] = rows - self._counted[name], rows
+            metrics.log(LOG, metrics.Point(counter, metrics.Metric.record_count, new, tags))
+        for source, name in self._first_streams().items():
+            traffic, tags = self._api.traffic[source], _tags(name, source)
+            before, now = self._asked.get(source, (0, 0.0)), (traffic.requests, traffic.seconds)
+            count, seconds = now[0] - before[0], now[1] - before[1]
+            self._asked[source] = now
+            if count:
+                mean, duration = round(seconds / count, 6), metrics.Metric.http_request_duration
+                metrics.log(LOG, metrics.Point(counter, "http_request_count", count, tags))
+                metrics.log(LOG, metrics.Point(timer, duration, mean, tags))
         self._measured = time.monotonic()
+
+    def _time(self, incomplete: set[str]) -> None:
+        """The metric of how long each stream took."""
+        from singer import metrics
+
+        ended = dict.fromkeys(incomplete, time.monotonic()) | self._ended
+        for name in filter(ended.__contains__, self._streams):
+            status = metrics.Status.failed if name in incomplete else metrics.Status.succeeded
+            tags = _tags(name, self._streams[name].sources[0]) | {metrics.Tag.status: status}
+            seconds = round(ended[name] - self._began, 6)
+            metrics.log(LOG, metrics.Point("timer", "sync_duration", seconds, tags))
+
+
+def _tags(stream: str, source: str) -> dict[str, str]:
+    return {"stream": stream, "endpoint": ENDPOINTS.get(source, source)}
 
 
 def _live(streams: list[str]) -> Live | None:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot.exceptions import Stopped
 
@@ -26,7 +26,8 @@ STOP_WITHIN = 4.0  # seconds from a signal to the end
 LINE_WITHIN = 20.0  # seconds to the end where stdout is blocked in the middle of a line
 TICK = 0.25  # seconds; each tick interrupts a write that blocks
 
-Handler = Callable[[int, FrameType | None], None]
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
+Report = Callable[[str, int], dict[str, Any]]  # see `Outcome.end`
 
 
 def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
@@ -51,16 +52,21 @@ def stopped_by(number: int) -> Stopped:
     return Stopped(number, signal.Signals(number).name)
 
 
-def end_at_once(stopped: Stopped) -> NoReturn:
+def ignore() -> None:
+    """Let no signal change how a run ends that is over."""
+    install(signal.SIG_IGN)
+
+
+def end_at_once(stopped: Stopped, report: Report) -> NoReturn:
     """End the process even if something hangs, with the usual CRITICAL line."""
     from tap_autopilot import logs
 
-    logs.write_last(str(stopped))
+    logs.write_last(str(stopped), report(str(stopped), stopped.exit_code))
     os._exit(stopped.exit_code)
 
 
 @contextlib.contextmanager
-def heard(stop: Callable[[Stopped], None], writer: Writer) -> Iterator[None]:
+def heard(stop: Callable[[Stopped], None], writer: Writer, report: Report) -> Iterator[None]:
     """Call `stop` on the first signal, which is to end the run once the page is written.
 
     A run that still writes when its time is up is ended by its writer; one that hangs, at once.
@@ -84,7 +90,7 @@ def heard(stop: Callable[[Stopped], None], writer: Writer) -> Iterator[None]:
     def hurry() -> None:
         assert stopped is not None
         if not writer.is_writing or time.monotonic() - first > LINE_WITHIN:
-            end_at_once(stopped)
+            end_at_once(stopped, report)
         writer.finish_line(stopped)
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
 

@@ -19,6 +19,7 @@ from tap_autopilot.protocol.state import Pass, Progress
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
+from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.run.report import Report
 from tap_autopilot.sources.completeness import Doubt, moves_bookmark
 from tap_autopilot.sources.custom_fields import read_definitions
@@ -32,10 +33,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
+A_LOG = "it is a log of events, which nothing undoes"
 MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
 
 
-def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
+def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome) -> None:
     """Read the selected streams and write their messages to the descriptor `stdout`.
 
     Returns where every one is complete, and raises TapError where not; the last message is a
@@ -69,8 +71,9 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int) -> None:
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
     writer = Writer(stdout)
     run = _Run(selected, progress, pool, report, writer, pushed)
+    outcome.facts = lambda: report.facts(progress.incomplete())
     try:
-        with signals.heard(pool.stop, writer):
+        with signals.heard(pool.stop, writer, outcome.end):
             run.begin(selected)
             run.read()
             run.end()
@@ -192,6 +195,7 @@ class _Run:
             self._pool.check()
         for name in self._progress.complete_store():
             self._report.wrote(name, 1.0)
+            self._report.concluded(name, A_LOG)
 
     def _write_page(self, page: Page) -> None:
         """Write a page: its rows in every table that it feeds, then the state."""
@@ -209,6 +213,7 @@ class _Run:
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
         for name in names:
+            self._report.read(name, page)
             self._report.wrote(name, 1.0 if name in complete else _share(page))
 
     def _records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
@@ -266,6 +271,8 @@ class _Run:
             if found.activates:
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
+            is_log = self._pushed is not None and COLLECTED in self._streams[name].sources
+            self._report.concluded(name, A_LOG if is_log else _withheld(found))
             if found.doubts:
                 told.setdefault(_warning(found), []).append(name)
         for warning, streams in told.items():
@@ -321,6 +328,19 @@ def _reason(page: Page) -> str:
                 f"{page.walk} came in no order, so after the interruption it is unknown whether"
                 f" the {census.read:,} that were read are all"
             )
+
+
+def _withheld(found: Pass) -> str | None:
+    """Why a complete pass does not tell the target what was deleted; None if it does."""
+    if found.activates:
+        return None
+    if found.incremental:
+        return "an incremental pass cannot tell what was deleted"
+    if found.since is not None:
+        return "start_date is set"
+    if found.version is None:
+        return "emit_activate_version_messages is false"
+    return ", and ".join(found.doubts.values())
 
 
 def _warning(found: Pass) -> str:

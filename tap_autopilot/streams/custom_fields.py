@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import Pushes
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import Made, Rows, Schema, Stream
@@ -16,7 +17,7 @@ class CustomFields(Stream):
     """Every custom field of the account."""
 
     name: ClassVar[str] = "custom_fields"
-    source: ClassVar[str] = "custom_fields"
+    sources: ClassVar[tuple[str, ...]] = ("custom_fields",)
     key_properties: ClassVar[tuple[str, ...]] = ("name",)
 
     @classmethod
@@ -34,7 +35,9 @@ class CustomFields(Stream):
                 for name, value in definition.items()
             }
 
-        def make(definitions: list[Any], window: ChangedSince | None) -> Made:
-            return shaped([renamed(one) for one in definitions], window)
+        def make(
+            definitions: list[Any], window: ChangedSince | None, pushes: Pushes | None
+        ) -> Made:
+            return shaped([renamed(one) for one in definitions], window, pushes)
 
         return make

@@ -1,0 +1,99 @@
+"""What is left of a run that is over: a report, one JSON object.
+
+It is appended to the file that the settings name, and stands in the last log line where that is
+JSON. It holds numbers, names and the CRITICAL line, no contact data, and never the key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.logs import redactor
+
+LOG = logging.getLogger(__name__)
+
+KIBIBYTES = 1 if sys.platform == "darwin" else 1024  # what the peak memory is counted in
+
+
+class Outcome:
+    """The report of one run. `facts` gives what the run knows of itself, once it knows anything."""
+
+    def __init__(self) -> None:
+        self.facts: Callable[[], dict[str, Any]] = dict
+        self._version: str | None = None  # of the tap, as soon as there is a run to report
+        self._run_id = os.urandom(16).hex()
+        self._started_at = datetime.now(timezone.utc)
+        self._file: str | None = None
+        self._redact: Callable[[str], str] = str
+        self._is_told = False
+
+    def begin(self, version: str, file: Any, secret: Any = "") -> None:
+        """Note that this is a run, and the settings for its report, which are not checked yet."""
+        self._version = version
+        self._file = file.strip() if isinstance(file, str) else None
+        self._redact = redactor(str(secret))
+
+    def check(self) -> None:
+        """Raise UserError if the file cannot be written."""
+        if self._file:
+            try:
+                os.close(_open(self._file))
+            except OSError as problem:
+                raise UserError(
+                    f"Cannot write the report file {self._file}: {problem.strerror}. Check"
+                    " report_file."
+                ) from None
+
+    def end(self, message: str | None, exit_code: int) -> dict[str, Any]:
+        """The run is over: append its report to the file. Returns what a log record then has.
+
+        `message` is the CRITICAL line, if there is one. Only the first call counts. It imports
+        nothing, since a signal may have ended the run in the middle of an import.
+        """
+        if self._version is None or self._is_told:
+            return {}
+        self._is_told = True
+        report = {
+            "run_id": self._run_id,
+            "version": self._version,
+            "started_at": _iso(self._started_at),
+            "ended_at": _iso(datetime.now(timezone.utc)),
+            "exit_code": exit_code,
+            "message": message,
+            **self.facts(),
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTES,
+        }
+        text = self._redact(json.dumps(report))
+        if self._file:
+            try:
+                _append(self._file, text.encode() + b"\n")
+            except OSError as problem:
+                LOG.warning("Cannot write the report file %s: %s.", self._file, problem.strerror)
+        return {"report": report}
+
+
+def _append(path: str, line: bytes) -> None:
+    descriptor = _open(path)
+    try:
+        written = os.write(descriptor, line)  # in one go, as several runs may share the file
+        if written < len(line):
+            raise OSError(0, f"only {written} of {len(line)} bytes were written")
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: str) -> int:
+    """Open for appending; a pipe that nobody reads is an error rather than a wait."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,261 @@
+"""What a run tells tools: its report at the end, metrics, and log lines in JSON."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS
+from tests.conftest import KEY, Serve, Tap
+from tests.invariants import Run, check, forms
+from tests.scripted import Scripted, page
+from tests.test_incremental import incremental  # noqa: F401
+from tests.test_signals import finished, running, wait_for_requests
+
+ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    folder = tmp_path / "reports"
+    folder.mkdir()
+    return folder / "runs.jsonl"
+
+
+def reports(file: Path) -> list[dict[str, Any]]:
+    text = file.read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def json_lines(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in run.log]
+
+
+def test_each_run_appends_what_it_came_to(tap: Tap, serve: Serve, file: Path) -> None:
+    sandbox = serve(ACCOUNT, "/contacts@2:503", "/lists@1:429,retry-after=1")
+    first = tap.sync(sandbox, report_file=str(file))
+    tap.sync(serve(ACCOUNT), report_file=str(file))
+    report, second = reports(file)
+    assert report["run_id"] != second["run_id"]
+    assert report["version"].startswith("1.")
+    started, ended = (
+        datetime.fromisoformat(report[name].replace("Z", "+00:00"))
+        for name in ("started_at", "ended_at")
+    )
+    assert started < ended
+    assert (report["exit_code"], report["message"]) == (0, None)
+    assert list(report["streams"]) == list(STREAMS)
+    for name, stream in report["streams"].items():
+        assert stream["rows"] == len(first.rows(name))
+        assert stream["complete"] is True
+        assert (stream["deletions"], stream["withheld_because"]) == ("sent", None)
+    contacts, members = (report["streams"][one] for one in ("contacts", "smart_segments_contacts"))
+    assert (contacts["documents"], contacts["reported_total"]) == (250, 250)
+    assert (members["documents"], members["reported_total"]) == (240, 240)
+    assert report["requests"] == {"200": len(first.requests) - 2, "429": 1, "503": 1}
+    assert report["retries"] == 2
+    assert 0.5 < report["throttled_seconds"] <= 1
+    assert 1 <= report["requests_per_second"] <= 1000
+    assert 10e6 < report["peak_memory_bytes"] < 1e9
+
+
+def test_a_failed_run_says_what_failed(tap: Tap, serve: Serve, file: Path) -> None:
+    sandbox = serve(ACCOUNT, "/contacts@2-:500")
+    run = tap.sync(sandbox, retry_timeout=0.2, report_file=str(file))
+    (report,) = reports(file)
+    assert (report["exit_code"], run.code) == (1, 1)
+    assert run.last_words == f"CRITICAL {report['message']}"
+    contacts, lists = report["streams"]["contacts"], report["streams"]["lists"]
+    assert (contacts["rows"], contacts["complete"], contacts["reported_total"]) == (100, False, 250)
+    assert contacts["withheld_because"] == "the stream is not complete"
+    assert (lists["complete"], lists["deletions"]) == (True, "sent")
+    assert report["requests"]["500"] >= 2
+
+
+def test_what_is_withheld_nulled_and_unknown(tap: Tap, file: Path) -> None:
+    odd = {"contact_id": "a", "unsubscribed": "maybe", "x" * 100: 1, "Score": 1}
+    answers = {"/contacts": {"contacts": [odd, {"Email": "nobody@example.com"}]}}
+    with Scripted(answers) as sandbox:
+        tap.sync(sandbox, report_file=str(file))
+        tap.sync(sandbox, report_file=str(file), start_date="2016-01-01")
+        tap.sync(sandbox, report_file=str(file), emit_activate_version_messages=False)
+    doubted, since, off = (one["streams"] for one in reports(file))
+    contacts = doubted["contacts"]
+    assert (contacts["rows"], contacts["documents"], contacts["skipped"]) == (1, 2, 1)
+    assert contacts["nulled"] == {"unsubscribed": 1}
+    assert contacts["unknown_fields"] == {"x" * 60: 1, "Score": 1}
+    assert contacts["deletions"] == "withheld"
+    assert "1 documents were skipped" in contacts["withheld_because"]
+    assert "the API listed no lists at all" in doubted["lists"]["withheld_because"]
+    assert since["contacts"]["withheld_because"] == "start_date is set"
+    assert "emit_activate_version_messages" in off["custom_fields"]["withheld_because"]
+
+
+def test_an_incremental_pass_and_a_resumed_one(
+    tap: Tap,
+    serve: Serve,
+    incremental: Any,  # noqa: F811
+    file: Path,
+) -> None:
+    tap.sync(serve(ACCOUNT), catalog=incremental, report_file=str(file))
+    assert "incremental" in reports(file)[0]["streams"]["contacts"]["withheld_because"]
+    run = tap.sync(serve(ACCOUNT, "/contacts@2-:405"))
+    tap.sync(serve(ACCOUNT), state=run.state, report_file=str(file))
+    streams = reports(file)[1]["streams"]
+    assert streams["contacts"]["rows"] == 150
+    assert streams["lists"]["complete"] is True
+
+
+@pytest.mark.parametrize("config", [{"api_key": "k", "concurrency": 0}, {"report_file": None}])
+def test_mistakes_in_the_settings_are_reported(tap: Tap, file: Path, config: Any) -> None:
+    path = tap.file("config.json", {"report_file": str(file), **config})
+    run = check(tap.run("--config", path, TAP_AUTOPILOT_REPORT_FILE=str(file)))
+    if config.get("report_file", ...) is None:  # a file overrides the environment
+        assert not file.exists()
+        return
+    (report,) = reports(file)
+    assert report["exit_code"] == 2
+    assert run.last_words == f"CRITICAL {report['message']}"
+    assert "streams" not in report
+
+
+def test_a_config_that_cannot_be_read_leaves_the_environment(tap: Tap, file: Path) -> None:
+    check(tap.run("--config", "missing.json", TAP_AUTOPILOT_REPORT_FILE=str(file)))
+    (report,) = reports(file)
+    assert "Cannot read the config file" in report["message"]
+
+
+def test_a_file_that_cannot_be_written_ends_it_before_it_begins(
+    tap: Tap, serve: Serve, tmp_path: Path
+) -> None:
+    sandbox = serve(ACCOUNT)
+    for path, said in ((tmp_path, "Is a directory"), (tmp_path / "no/such.jsonl", "No such file")):
+        config = tap.config(sandbox, report_file=str(path))
+        run = check(tap.run("--config", tap.file("config.json", config)))
+        assert run.code == 2
+        assert f"Cannot write the report file {path}: {said}" in run.last_words
+        assert sandbox.requests == []
+        assert not run.stdout
+
+
+def test_a_file_that_cannot_be_written_at_the_end_is_a_warning(tap: Tap, file: Path) -> None:
+    def answer(_: str) -> Any:
+        shutil.rmtree(file.parent)
+        return page("a", total=1)
+
+    with Scripted({"/contacts": answer}) as sandbox:
+        run = tap.sync(sandbox, report_file=str(file))
+    assert run.code == 0
+    assert run.log[-1].startswith(f"WARNING Cannot write the report file {file}: No such file")
+
+
+@pytest.mark.parametrize("what", ["hang", "503,retry-after=60"])
+def test_a_signal_is_reported(tap: Tap, serve: Serve, file: Path, what: str) -> None:
+    sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
+    with running(tap, sandbox, retry_timeout=300, report_file=str(file)) as process:
+        wait_for_requests(sandbox, 8)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        run = finished(tap, process)
+    (report,) = reports(file)
+    assert (report["exit_code"], run.code) == (143, 143)
+    assert run.last_words == f"CRITICAL {report['message']}"
+    assert report["streams"]["contacts"]["rows"] == len(run.rows("contacts")) == 100
+
+
+def test_a_second_signal_is_reported_once_with_the_rows_that_were_written(
+    tap: Tap, serve: Serve, file: Path
+) -> None:
+    sandbox = serve(ACCOUNT, "/contacts@2-:hang")
+    settings = {"retry_timeout": 300, "report_file": str(file), "log_format": "json"}
+    with running(tap, sandbox, **settings) as process:
+        wait_for_requests(sandbox, 8)
+        time.sleep(0.5)
+        for _ in range(3):
+            process.send_signal(signal.SIGTERM)
+        process.wait(10)
+    (report,) = reports(file)
+    assert report["exit_code"] == 143
+    last = json.loads((tap.folder / "err").read_text().splitlines()[-1])
+    assert (last["level"], last["extra"]["report"]) == ("critical", report)
+
+
+def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:
+    answers = {
+        "/contacts": {"contacts": [{"contact_id": "person_1", "Email": "ada@example.com"}]},
+        "/lists": (400, {"message": f"No {KEY} here"}),
+    }
+    with Scripted(answers) as sandbox:
+        tap.sync(sandbox, report_file=str(file), retry_timeout=0)
+    text = file.read_text()
+    assert "(API key)" in text
+    for secret in (*forms(KEY), "ada@", "person_1"):
+        assert secret not in text
+
+
+def test_only_runs_are_reported(tap: Tap, serve: Serve, file: Path) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT), report_file=str(file)))
+    for option in ("--discover", "--test", "--about"):
+        assert tap.run("--config", config, option).code == 0
+    assert not file.exists()
+
+
+def test_the_last_line_in_json_has_the_report(tap: Tap, serve: Serve, file: Path) -> None:
+    settings = {"report_file": str(file), "log_format": "json"}
+    good = tap.config(serve(ACCOUNT), **settings)
+    bad = tap.config(serve(ACCOUNT), **settings, api_key="wrong")
+    for number, (config, level) in enumerate([(good, "info"), (bad, "critical")]):
+        run = tap.run("--config", tap.file("config.json", config))
+        line = json_lines(run)[-1]
+        assert line["level"] == level
+        assert line["extra"]["report"] == reports(file)[number]
+        assert line["extra"]["report"]["exit_code"] == run.code
+
+
+def test_json_lines_have_the_fields_of_the_sdk(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT, "/contacts@2:503")
+    config = tap.file("config.json", tap.config(sandbox, log_format="json"))
+    lines = json_lines(tap.run("--config", config))
+    for line in lines:
+        assert {
+            "level", "pid", "logger_name", "ts", "thread_name", "app_name", "stream_name",
+            "message", "extra",
+        } <= line.keys()  # fmt: skip
+    assert {line["stream_name"] for line in lines} == {None, *STREAMS}
+    metrics = [line for line in lines if line["message"] == "METRIC"]
+    assert metrics == [line for line in lines if "metric_info" in line]
+    for line in metrics:
+        assert line["metric_info"]["tags"]["stream"] == line["stream_name"]
+
+
+def test_metrics_have_the_names_and_tags_of_the_sdk(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT, "/contacts@2-:405", latency=0.02)
+    run = tap.sync(sandbox)
+    points = [json.loads(line.partition("METRIC: ")[2]) for line in run.log if "METRIC: " in line]
+    found = {(one["metric"], one["tags"]["stream"]): one for one in points}
+    assert len(found) == len(points)
+    paths = {"contacts": "/contacts", "email_opened": "/contacts", "lists": "/lists",
+             "smart_segments_contacts": "/smart_segments/{segment_id}/contacts"}  # fmt: skip
+    for stream, path in paths.items():
+        count, took = found["record_count", stream], found["sync_duration", stream]
+        assert count["value"] == len(run.rows(stream))
+        assert count["type"] == "counter"
+        assert count["tags"] == {"stream": stream, "endpoint": path}
+        assert (took["type"], took["tags"]["endpoint"]) == ("timer", path)
+        assert took["value"] > 0.02
+        failed = path == "/contacts"
+        assert took["tags"]["status"] == ("failed" if failed else "succeeded")
+    assert found["http_request_count", "contacts"]["value"] == 2
+    assert found["http_request_duration", "contacts"]["value"] >= 0.02
+    assert ("http_request_count", "email_opened") not in found, "they are counted once"
+    asked = sum(one["value"] for one in points if one["metric"] == "http_request_count")
+    assert asked == len(run.requests)
