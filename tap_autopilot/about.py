@@ -8,12 +8,14 @@ import json
 from typing import Any
 
 from tap_autopilot.config import Config
+from tap_autopilot.settings import OneOf
 from tap_autopilot.streams import STREAMS
 
 NAME = "tap-autopilot"
 CAPABILITIES = (
     "about", "activate-version", "catalog", "discover", "properties", "state", "structured-logging",
 )  # fmt: skip
+PYTHON = "Programming Language :: Python :: "
 _JSON_TYPES: dict[str, dict[str, Any]] = {
     "string": {"type": ["string", "null"]},
     "date_iso8601": {"type": ["string", "null"], "format": "date-time"},
@@ -29,6 +31,15 @@ def version() -> str:
         return importlib.metadata.version(NAME)
     except importlib.metadata.PackageNotFoundError:
         return "(not installed)"
+
+
+def python_versions() -> list[str]:
+    """The versions of Python that the installed package is tested with, as "3.12"."""
+    try:
+        classifiers = importlib.metadata.metadata(NAME).get_all("Classifier") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [one.removeprefix(PYTHON) for one in classifiers if one.startswith(f"{PYTHON}3.")]
 
 
 def about(form: str) -> str:
@@ -60,12 +71,15 @@ def _facts() -> dict[str, Any]:
             required.append(field.name)
             about_it["type"] = said["kind"]
         elif field.default is not None:
-            about_it["default"] = field.default
+            about_it["default"] = _plain(field.default)
+        if isinstance(said["read"], OneOf):
+            about_it["enum"] = list(said["read"].choices)
         properties[field.name] = about_it
     return {
         "name": NAME,
         "description": "Singer tap for Autopilot (autopilothq).",
         "version": version(),
+        "supported_python_versions": python_versions(),
         "capabilities": list(CAPABILITIES),
         "settings": {"type": "object", "properties": properties, "required": required},
         "streams": [
@@ -84,11 +98,16 @@ def _facts() -> dict[str, Any]:
     }
 
 
+def _plain(default: Any) -> Any:
+    """A whole number as an integer, whatever the setting's type; anything else as it is."""
+    return int(default) if isinstance(default, float) and default.is_integer() else default
+
+
 def _default(name: str, setting: dict[str, Any], required: list[str]) -> str:
     if name in required:
         return "required"
     default = setting.get("default", "")
-    return default if isinstance(default, str) else json.dumps(default).removesuffix(".0")
+    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _replication(stream: dict[str, Any]) -> str:
@@ -104,7 +123,8 @@ def _description(stream: dict[str, Any]) -> str:
 def _text(facts: dict[str, Any]) -> str:
     settings = facts["settings"]
     lines = [f"{facts['name']} {facts['version']}: {facts['description']}"]
-    lines += ["", f"Capabilities: {', '.join(facts['capabilities'])}", "", "Settings"]
+    lines += ["", f"Python: {', '.join(facts['supported_python_versions'])}"]
+    lines += [f"Capabilities: {', '.join(facts['capabilities'])}", "", "Settings"]
     for name, setting in settings["properties"].items():
         default = _default(name, setting, settings["required"])
         kind = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]

@@ -182,13 +182,19 @@ def _test(args: argparse.Namespace) -> None:
 def _config(given: dict[str, Any]) -> Config:
     """The settings, checked. Sets up logging as they say."""
     from tap_autopilot.config import Config
-    from tap_autopilot.settings import passwords
 
-    secrets = [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
+    secrets = _secrets(given)
     logs.set_up(secrets)
     config = Config.from_mapping(given)
     logs.set_up([config.api_key, *secrets], config.log_level, config.log_format)
     return config
+
+
+def _secrets(given: dict[str, Any]) -> list[str]:
+    """The secrets among settings that are not checked yet."""
+    from tap_autopilot.settings import passwords
+
+    return [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
 
 
 def _selected(names: list[str]) -> dict[str, Any]:
@@ -212,7 +218,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
 
     outcome.begin(version(), os.environ.get(Config.variable("report_file")))
     given = Config.gather(args.config)  # if that fails, the environment is all there is
-    outcome.begin(version(), given.get("report_file"), given.get("api_key", ""))
+    outcome.begin(version(), given.get("report_file"), _secrets(given))
     config = _config(given)
     outcome.check()
     if config.start_date is not None and config.emit_activate_version_messages:

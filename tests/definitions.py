@@ -1,5 +1,6 @@
-"""The tap's settings in Meltano's definitions, written from `Config`.
+"""The tap's definitions for Meltano, written from what `--about` says.
 
+`docs/meltano/tap-autopilot.yml` is ready for Meltano's hub, which wants everything sorted by name.
 `python -m tests.definitions --write` updates the files; a test fails where they are out of date.
 """
 
@@ -7,49 +8,111 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tap_autopilot.about import about
+from tap_autopilot.about import about, label
 
 ROOT = Path(__file__).parents[1]
+
+PLUGIN = {
+    "description": "Marketing automation (autopilothq)",
+    "executable": "tap-autopilot",
+    "label": "Autopilot",
+    "name": "tap-autopilot",
+    "namespace": "tap_autopilot",
+    "pip_url": "tap-autopilot>=1.0",
+    "variant": "singer-io",
+}
+# What only the hub knows: `quality` is its own judgement, this the one that it has.
+HUB = {
+    "domain_url": "https://autopilotapp.com/",
+    "keywords": ["api", "marketing automation"],
+    "logo_url": "/assets/logos/extractors/autopilot.png",
+    "maintenance_status": "active",
+    "quality": "bronze",
+}
 
 # Not Meltano's decimal: it cannot write the configuration of one that is set.
 KINDS = {"string": "string", "number": "integer", "integer": "integer", "boolean": "boolean"}
 
 
-def definition() -> str:
-    """The part of a plugin's definition that follows from the tap, in YAML."""
+def definition() -> dict[str, Any]:
+    """The part of a plugin's definition that follows from the tap."""
     facts = json.loads(about("json"))
-    lines = [f"capabilities: [{', '.join(facts['capabilities'])}]", "settings_group_validation:"]
-    lines += [f"  - [{', '.join(facts['settings']['required'])}]", "settings:"]
-    for name, setting in facts["settings"]["properties"].items():
-        lines += [f"  - name: {name}", f"    label: {setting['title']}"]
-        lines += [f"    kind: {_kind(setting)}"]
-        if setting["secret"]:
-            lines.append("    sensitive: true")
-        if "default" in setting:
-            value = json.dumps(setting["default"]).removesuffix(".0")
-            lines.append(f"    value: {value}")
-        lines.append(f"    description: {json.dumps(setting['description'], ensure_ascii=False)}")
-    return "\n".join(lines) + "\n"
+    settings = facts["settings"]
+    return {
+        "capabilities": sorted(facts["capabilities"]),
+        "settings": [_setting(name, one) for name, one in sorted(settings["properties"].items())],
+        "settings_group_validation": [sorted(settings["required"])],
+    }
 
 
-def _kind(setting: dict[str, Any]) -> str:
-    if setting.get("format") == "date-time":
+def hub_definition() -> dict[str, Any]:
+    """The whole definition, as the hub keeps it."""
+    versions = json.loads(about("json"))["supported_python_versions"]
+    return {**PLUGIN, **HUB, **definition(), "supported_python_versions": versions}
+
+
+def _setting(name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    found = {
+        "name": name,
+        "label": facts["title"],
+        "kind": _kind(facts),
+        "description": facts["description"],
+    }
+    if facts["secret"]:
+        found["sensitive"] = True
+    if "default" in facts:
+        found["value"] = facts["default"]
+    if "enum" in facts:
+        found["options"] = [{"label": label(one), "value": one} for one in facts["enum"]]
+    return found
+
+
+def _kind(facts: dict[str, Any]) -> str:
+    if facts.get("format") == "date-time":
         return "date_iso8601"
-    kind = setting["type"]
+    if "enum" in facts:
+        return "options"
+    kind = facts["type"]
     return KINDS[kind if isinstance(kind, str) else kind[0]]
+
+
+def yaml(value: Any, indent: str = "") -> Iterator[str]:
+    """The lines of a map in YAML, its keys sorted. Lists hold maps, lists or text."""
+    for key, part in sorted(value.items()):
+        if not isinstance(part, list):
+            yield f"{indent}{key}: {_scalar(part)}"
+            continue
+        yield f"{indent}{key}:"
+        for item in part:
+            if isinstance(item, dict):
+                first, *rest = yaml(item, f"{indent}  ")
+                yield f"{indent}- {first.strip()}"
+                yield from rest
+            else:
+                shown = f"[{', '.join(item)}]" if isinstance(item, list) else _scalar(item)
+                yield f"{indent}- {shown}"
+
+
+def _scalar(value: Any) -> str:
+    plain = isinstance(value, str) and value.replace("-", "").replace("_", "").isalpha()
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
 
 
 def files() -> dict[Path, str]:
     """The files that hold the definition, as they should be."""
     plugin, project = ROOT / "docs/meltano/tap-autopilot.yml", ROOT / "meltano.yml"
-    head = plugin.read_text(encoding="utf-8").partition("capabilities:")[0]
+    head = plugin.read_text(encoding="utf-8").partition("\n")[0]
     before, _, rest = project.read_text(encoding="utf-8").partition("      capabilities:")
     after = rest.partition("  loaders:\n")[2]
-    indented = "".join(f"      {line}\n" for line in definition().splitlines())
-    return {plugin: head + definition(), project: f"{before}{indented}  loaders:\n{after}"}
+    indented = "".join(f"{line}\n" for line in yaml(definition(), "      "))
+    return {
+        plugin: "\n".join([head, *yaml(hub_definition())]) + "\n",
+        project: f"{before}{indented}  loaders:\n{after}",
+    }
 
 
 def main() -> int:

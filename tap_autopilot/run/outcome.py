@@ -11,7 +11,7 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -35,11 +35,11 @@ class Outcome:
         self._redact: Callable[[str], str] = str
         self._is_told = False
 
-    def begin(self, version: str, file: Any, secret: Any = "") -> None:
+    def begin(self, version: str, file: Any, secrets: Iterable[str] = ()) -> None:
         """Note that this is a run, and the settings for its report, which are not checked yet."""
         self._version = version
         self._file = file.strip() if isinstance(file, str) else None
-        self._redact = redactor(str(secret))
+        self._redact = redactor(*secrets)
 
     def check(self) -> None:
         """Raise UserError if the file cannot be written."""
