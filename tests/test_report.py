@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.streams import STREAMS
 from tests.conftest import KEY, Serve, Tap
+from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.scripted import Scripted, page
 from tests.test_incremental import incremental  # noqa: F401
