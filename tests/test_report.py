@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.scripted import Scripted, page
+from tests.stores import PushedStore
+from tests.test_collected import CALL, read, store  # noqa: F401
 from tests.test_incremental import incremental  # noqa: F401
 from tests.test_signals import finished, running, wait_for_requests
 
@@ -113,6 +116,23 @@ def test_an_incremental_pass_and_a_resumed_one(
     streams = reports(file)[1]["streams"]
     assert streams["contacts"]["rows"] == 150
     assert streams["lists"]["complete"] is True
+
+
+def test_what_a_collector_received_is_reported(
+    tap: Tap,
+    store: PushedStore,  # noqa: F811
+    file: Path,
+) -> None:
+    store.track(CALL)
+    run = read(tap, store, {"contact_id": "person_1"}, report_file=str(file))
+    (report,) = reports(file)
+    assert report["streams"].keys() == ALL.keys()
+    for name in ("email_clicked", "email_messages"):
+        found = report["streams"][name]
+        assert found["rows"] == len(run.rows(name)) == 1
+        assert (found["complete"], found["deletions"]) == (True, "withheld")
+        assert "a log of events" in found["withheld_because"]
+    assert report["streams"]["contacts"]["deletions"] == "sent"
 
 
 @pytest.mark.parametrize("config", [{"api_key": "k", "concurrency": 0}, {"report_file": None}])
