@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from tap_autopilot.api.client import Api, Client
+from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import Serve, Tap
+from tap_autopilot.sources.listings import CONTACTS, Position, pages
+from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths
 
@@ -228,3 +232,15 @@ def test_records_carry_the_version_that_is_activated(tap: Tap) -> None:
     run = read(tap, {"/contacts": page("a")}, emit_activate_version_messages=False)
     assert not run.of("ACTIVATE_VERSION")
     assert "version" not in run.of("RECORD")[0]
+
+
+def test_walks_leave_documents_unread(serve: Serve) -> None:
+    """So that the next request can go out first."""
+    account = Account(contacts=250, odd=False)
+    sandbox = serve(account)
+    config = Config.from_mapping({"api_key": KEY, "api_url": sandbox.url})
+    walked = list(pages(CONTACTS, Position(), Client(Api(config)), check_totals=True))
+    assert [len(one.unread) for one in walked] == [100, 100, 50]
+    assert {type(document) for one in walked for document in one.unread} == {msgspec.Raw}
+    found = [document["contact_id"] for one in walked for document in one.documents]
+    assert found == account.contact_ids

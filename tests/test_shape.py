@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 
-from tap_autopilot.api.answers import decode, decode_members
+from tap_autopilot.api.answers import decode, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.sources.listings import keys_of
 from tap_autopilot.streams.contacts import MAPS
 
 SCHEMA = discover({})["streams"][0]["schema"]
@@ -350,11 +353,12 @@ def body(text: str) -> bytes:
 )  # fmt: skip
 def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: int) -> None:
     listing = decode(body(text), "contacts")
+    documents, replaced = read(listing.documents)
     if value is not None:
-        assert listing.documents == [{"contact_id": "a", "v": value}]
-    assert listing.documents[0]["contact_id"] == "a"
-    assert listing.cleaned == cleaned
-    assert decode_members(body(text), "contacts").documents == ["a"]
+        assert documents == [{"contact_id": "a", "v": value}]
+    assert documents[0]["contact_id"] == "a"
+    assert listing.cleaned + replaced == cleaned
+    assert values(listing.documents, "contact_id") == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -364,9 +368,8 @@ def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: in
      b"[" * 100_000],
 )  # fmt: skip
 def test_an_answer_without_its_listing_is_worth_another_try(answer: bytes) -> None:
-    for read in (decode, decode_members):
-        with pytest.raises(Retryable):
-            read(answer, "contacts")
+    with pytest.raises(Retryable):
+        decode(answer, "contacts")
 
 
 def test_one_odd_document_leaves_the_others_alone() -> None:
@@ -387,19 +390,53 @@ def test_one_odd_document_leaves_the_others_alone() -> None:
             good,
         )
         listing = decode(page, "contacts")
-        assert [one["contact_id"] for one in listing.documents] == ["b", "a", "b"]
-        assert listing.documents[2]["n"] == Decimal("10.50")
+        documents, _ = read(listing.documents)
+        assert [one["contact_id"] for one in documents] == ["b", "a", "b"]
+        assert documents[2]["n"] == Decimal("10.50")
         assert (listing.bookmark, listing.total) == ("x", 3)
-        assert decode_members(page, "contacts").documents == ["b", "a", "b"]
-    assert decode(b'{"contacts": ["M\xfcller"]}', "contacts").cleaned == 1
+        assert keys_of(listing.documents, "contact_id") == ["b", "a", "b"]
+    assert read(decode(b'{"contacts": ["M\xfcller"]}', "contacts").documents)[1] == 1
+
+
+def test_only_the_odd_documents_of_a_page_are_read_before_anybody_asks() -> None:
+    good = b'{"contact_id": "b", "n": 10.50, "v": "\\ud83d\\ude00"}'
+    for odd in (b'{"contact_id": "a", "v": "\\ud83d"}', b'{"contact_id": "a", "v": "\\u0000"}'):
+        page = b'{"contacts": [%b, %b, %b]}' % (good, odd, good)
+        kinds = [type(one) for one in decode(page, "contacts").documents]
+        assert kinds == [msgspec.Raw, dict, msgspec.Raw]
+
+
+def test_what_can_be_taken_apart_can_be_read() -> None:
+    page = (
+        b'{"contacts":[{"contact_id":"a","n":-1.5e+3,"v":[1,0,true,null,"x\\n\\u00e9\\ud83d\\ude00"],'
+        b'"w":{"d":12345678901234567890123,"e":1e400,"f":false,"g":"\xc3\xa9"}}],"total_contacts":1}'
+    )
+    pieces = [bytes([one]) for one in b'019+-.eE"\\{}[],:tfnulra \n\x00\x01\xff\xc3'] + [
+        b"\\u0000", b"\\ud800", b"NaN", b"00", b"1e",
+    ]  # fmt: skip
+    rng, taken_apart = random.Random(1), 0
+    for _ in range(20_000):
+        text = page
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(14, len(text) - 22)
+            text = text[:at] + rng.choice([b"", rng.choice(pieces)]) + text[at + rng.randrange(2) :]
+        try:
+            documents = decode(text, "contacts").documents
+        except Retryable:
+            continue
+        taken_apart += any(isinstance(one, msgspec.Raw) for one in documents)
+        read(documents)
+    assert taken_apart > 2_000
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:
-    assert decode(b"\xef\xbb\xbf" + body("1"), "contacts").documents == [
-        {"contact_id": "a", "v": 1}
-    ]
+    listing = decode(b"\xef\xbb\xbf" + body("1"), "contacts")
+    assert read(listing.documents)[0] == [{"contact_id": "a", "v": 1}]
 
 
 def test_members_are_found_among_odd_documents() -> None:
-    answer = json.dumps({"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}]})
-    assert decode_members(answer.encode(), "contacts").documents == [None, None, 5, None, "b"]
+    answer = json.dumps(
+        {"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}, {"ContactId": "c"}]}
+    )
+    found = keys_of(decode(answer.encode(), "contacts").documents, "contact_id")
+    assert found == [None, None, 5, None, "b", "c"]

@@ -9,6 +9,7 @@ if even that does not help, the listing is read from its start.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 import urllib.parse
@@ -17,13 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import (
-    REPLACEMENT,
-    Listing,
-    decode,
-    decode_array,
-    decode_members,
-)
+from tap_autopilot.api.answers import REPLACEMENT, Listing, decode, decode_array, read, values
 from tap_autopilot.api.client import Answer, Client
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
@@ -83,7 +78,7 @@ def members_of(segment_id: str) -> Walk:
     path = f"/smart_segments/{_path_segment(segment_id)}/contacts"
     return Walk(
         MEMBERS, path, "contacts", "contact_id",
-        counted=True, segment_id=segment_id, decode=decode_members,
+        counted=True, segment_id=segment_id,
     )  # fmt: skip
 
 
@@ -103,16 +98,33 @@ class Page:
     there is about the whole listing. `fetched_at` is when the page arrived by our clock, `date`
     when it was sent by the API's, if it says so. A document of members holds their `contact_id` and
     `segment_id` and nothing else.
+
+    Documents are `unread` until somebody asks for them, so that the thread that walks can send its
+    next request first.
     """
 
     walk: Walk
-    documents: list[Any]
+    unread: list[Any]
     after: Position | None
     census: Census
-    cleaned: int
+    replaced: int
     fetched_at: datetime
     date: datetime | None
     doubt: Doubt = Doubt.NONE
+
+    @functools.cached_property
+    def _read(self) -> tuple[list[Any], int]:
+        return read(self.unread)
+
+    @property
+    def documents(self) -> list[Any]:
+        """The documents as objects."""
+        return self._read[0]
+
+    @property
+    def cleaned(self) -> int:
+        """How many characters of the documents were removed or replaced."""
+        return self.replaced + self._read[1]
 
 
 @dataclass(frozen=True)
@@ -223,7 +235,7 @@ class _Reading:
             else:
                 stale, retraced = bookmark, retraced + 1
                 found = self._ask_again(before[0], found.text)
-            empty = 0 if found.documents or retraced else empty + 1
+            empty = 0 if found.unread or retraced else empty + 1
             if empty > MOST_EMPTY_PAGES:
                 path = self._walk.path
                 raise RunError(f"GET {path}: {empty} empty pages in a row lead to another one.")
@@ -279,8 +291,8 @@ class _Reading:
     def _page(self, answer: Answer[Listing], documents: list[Any]) -> Page:
         walk, listing = self._walk, answer.value
         bookmark = self._checked(listing.bookmark)
-        keys = [_identity(one, walk.key) for one in documents]
-        ids = [one for one in keys if one is not None]
+        keys = keys_of(documents, walk.key)
+        ids = [str(one) for one in keys if one.__class__ in (str, int)]
         census = self._census.after(
             documents=len(listing.documents),
             new=self._distinct.count_new(ids) + len(keys) - len(ids),
@@ -295,7 +307,7 @@ class _Reading:
                 f" {self._most:,}, so its bookmarks lead in circles."
             )
         if walk.segment_id is not None:
-            documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in documents]
+            documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
         after = Position(bookmark, census) if bookmark else None
         return Page(walk, documents, after, census, listing.cleaned, answer.fetched_at, answer.date)
 
@@ -326,18 +338,21 @@ class _Reading:
         return bookmark
 
 
-def _identity(document: Any, key: str) -> str | None:
-    """A document's id, whatever the spelling of its key; a member is just its id."""
-    value = document
-    if document.__class__ is dict:
-        value = document.get(key)
+def keys_of(documents: list[Any], key: str) -> list[Any]:
+    """Each document's value of its key, whatever that is spelled like; None where it has none."""
+    found = values(documents, key)
+    for number, value in enumerate(found):
         if value is None or value == "":
-            plain = key.replace("_", "")
-            spelled = (one for one in document if one.replace("_", "").lower() == plain)
-            value = next((document[one] for one in spelled if document[one]), None)
-    if value.__class__ is int:
-        return str(value)
-    return value if value.__class__ is str and value else None
+            (document,), _ = read(documents[number : number + 1])
+            found[number] = _spelled_otherwise(document, key)
+    return found
+
+
+def _spelled_otherwise(document: Any, key: str) -> Any:
+    names = document if document.__class__ is dict else ()
+    plain = key.replace("_", "")
+    spelled = (one for one in names if one.replace("_", "").lower() == plain)
+    return next((document[one] for one in spelled if document[one]), None)
 
 
 def _path_segment(text: str) -> str:
