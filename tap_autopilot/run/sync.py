@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +35,7 @@ LOG = logging.getLogger(__name__)
 
 GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
 A_LOG = "it is a log of events, which nothing undoes"
+SWITCH_EVERY = 0.0005  # seconds that a walk's next request may wait for rows that are being made
 MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
 
 
@@ -44,6 +46,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     STATE either way.
     """
     gc.set_threshold(GARBAGE_EVERY)
+    sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
     store = None
     if config.collector_database is not None:
