@@ -68,7 +68,7 @@ class Connection:
         for an untrusted certificate, a redirect to what is no URL, or a proxy that says no.
         """
         timeout = max(deadline - time.monotonic(), 0.001)
-        reused = self._watch.is_connected()
+        connects = self._watch.connects
         self._request.url = url  # prepared once: that takes as long as all the rest
         response = None
         self._watchdog.start(self._watch, deadline)
@@ -90,6 +90,7 @@ class Connection:
             )
         except (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError) as e:
             causes = list(_causes(e))
+            reused = self._watch.connects == connects
             if self._watch.timed_out:
                 raise Retryable(f"timed out after {timeout:.4g} s") from None
             if response is None and type(e) in (ValueError, UnicodeDecodeError):

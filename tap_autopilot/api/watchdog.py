@@ -21,9 +21,13 @@ AGAIN = 0.05  # seconds; a request may be between two sockets just when it is en
 
 
 class Watch:
-    """What the watchdog knows of the one request that a client has under way."""
+    """What the watchdog knows of the one request that a client has under way.
+
+    `connects` counts the connections that were tried.
+    """
 
     def __init__(self) -> None:
+        self.connects = 0
         self.deadline = math.inf
         self.timed_out = False
         self._connection: Any = None
@@ -36,12 +40,9 @@ class Watch:
         return self._connection
 
     def _connect(self, connect: Callable[[], None]) -> None:
+        self.connects += 1
         connect()
         self._socket = self._connection.sock
-
-    def is_connected(self) -> bool:
-        """Whether the next request will reuse a connection."""
-        return self._connection is not None and self._connection.is_connected
 
     def end(self) -> None:
         """Shut the socket down, which wakes the thread that waits for it."""
