@@ -170,7 +170,7 @@ def _map(schema: Schema, selected: Schema) -> Convert:
         ]
 
     def moments(value: Any) -> list[Row]:
-        if not value or value.__class__ is not dict:
+        if value.__class__ is not dict:
             return pairs(value)
         return [
             {first: key, second: from_epoch(item)}
