@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from tap_autopilot.collector.slices import NotJson
 from tap_autopilot.collector.writing import Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
+LONGEST_KNOWN = 100  # bytes of a name that is remembered
 _ABSENT = msgspec.Raw(b"")
 _SHARED = ("context", "integrations", "sentAt")  # what a batch says for all its events
 
@@ -220,10 +222,17 @@ def _name_in(body: bytes) -> str:
 def _text(value: msgspec.Raw) -> str | None:
     """A string that can be stored and shown."""
     raw = bytes(value)
+    return _short_text(raw) if len(raw) <= LONGEST_KNOWN else _read_text(raw)
+
+
+def _read_text(raw: bytes) -> str | None:
     found = slices.string(raw)
     if found and b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
     return found and found.replace("\0", "\ufffd")[:200]
+
+
+_short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender has few names for events
 
 
 def _key_of_id(raw: bytes) -> bytes | None:
