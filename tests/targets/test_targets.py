@@ -248,12 +248,13 @@ def check_tables(stored: dict[str, list[dict[str, Any]]], account: Account) -> N
     assert {row["list_id"]: row["title"] for row in stored["lists"]} == titles
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_copy": True, "validate_records": False}])
 def test_postgres_holds_what_was_served_and_what_left_is_gone(
-    serve: Serve, postgres: Postgres
+    serve: Serve, postgres: Postgres, settings: dict[str, Any]
 ) -> None:
     account = Account(contacts=2000, lists=6, segments=5, members=300)
     sandbox = serve(account)
-    into = postgres.pipeline("whole", hard_delete=True)
+    into = postgres.pipeline("whole", hard_delete=True, **settings)
     into.run(sandbox)
     first = postgres.tables("whole")
     check_tables(first, account)
