@@ -58,6 +58,31 @@ def test_bookmarks_in_a_circle_are_an_error(tap: Tap, length: int) -> None:
     assert len(paths(run, "/contacts")) <= 3 * (length + 4)
 
 
+def test_documents_without_ids_in_a_circle_are_an_error(tap: Tap) -> None:
+    """Without ids or totals, only the number of pages tells."""
+    answers = {
+        "/contacts": page("a", bookmark="0"),
+        "/contacts/0": page(None, None, bookmark="1"),
+        "/contacts/1": page(None, {}, bookmark="0"),
+    }
+    run = read(tap, answers)
+    assert run.code == 1
+    assert "1001 pages in a row hold nothing new" in run.last_words
+
+
+def test_a_negative_total_is_none(tap: Tap) -> None:
+    answers = {
+        "/contacts": page("a", bookmark="0", total=-1),
+        "/contacts/0": (405, {}),
+    }
+    first = read(tap, answers)
+    answers["/contacts/0"] = page("b", total=-1)
+    with Scripted(answers) as sandbox:
+        rest = tap.sync(sandbox, state=first.state)
+    assert (rest.code, ids(rest)) == (0, ["b"]), "it resumes"
+    assert any("gave no total to compare with" in line for line in rest.log)
+
+
 def test_one_contact_under_ever_new_bookmarks_is_an_error(tap: Tap) -> None:
     answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=1)}
     answers |= {f"/contacts/{n}": page("a", bookmark=str(n + 1), total=1) for n in range(500)}
@@ -86,7 +111,7 @@ def test_empty_pages_without_end_are_an_error(tap: Tap) -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
     run = read(tap, {"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
     assert run.code == 1
-    assert "empty pages in a row" in run.last_words
+    assert "1001 pages in a row hold nothing new" in run.last_words
     assert len(run.requests) < 1050
 
 

@@ -50,7 +50,7 @@ class Listing:
     def __init__(self, documents: list[Any], bookmark: Any, total: Any, cleaned: int) -> None:
         self.documents = documents
         self.bookmark: str | None = bookmark or None if isinstance(bookmark, str) else bookmark
-        known = type(total) is int and abs(total) <= LARGEST_TOTAL
+        known = type(total) is int and 0 <= total <= LARGEST_TOTAL
         self.total: int | None = total if known else None
         self.cleaned = cleaned
 

@@ -26,7 +26,7 @@ from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 LOG = logging.getLogger(__name__)
 
 STALE = frozenset({400, 404, 410, 422})  # statuses by which a bookmark may be refused
-MOST_EMPTY_PAGES = 1000  # in a row, each with a bookmark to yet another one
+MOST_IDLE_PAGES = 1000  # in a row without an id that is new, each with a bookmark to another one
 MOST_RETRACED = 10  # pages in a row; each time another contact was deleted just then
 MOST_STARTS = 3  # from the first page, because bookmarks led nowhere
 
@@ -216,13 +216,14 @@ class _Reading:
         self._received = start.census.read  # documents, repeated ones included
         self._most = 0  # the largest total
         self._documents: list[Any] = []  # of the last good page, as they came
+        self._found_new = False  # whether the last page had an id that was not read before
 
     def pages(self) -> Iterator[Page]:
         """The pages, the last of which has no position behind it. Raises _Lost."""
         bookmark = self._start.bookmark
         before: list[str | None] = []  # the bookmark that led to the last good page, if any
         stale: str | None = None  # the last bookmark that led nowhere
-        retraced = empty = 0
+        retraced = idle = 0
         while True:
             found = self._ask(bookmark)
             if isinstance(found, Page):
@@ -235,10 +236,10 @@ class _Reading:
             else:
                 stale, retraced = bookmark, retraced + 1
                 found = self._ask_again(before[0], found.text)
-            empty = 0 if found.unread or retraced else empty + 1
-            if empty > MOST_EMPTY_PAGES:
+            idle = 0 if self._found_new or retraced else idle + 1
+            if idle > MOST_IDLE_PAGES:
                 path = self._walk.path
-                raise RunError(f"GET {path}: {empty} empty pages in a row lead to another one.")
+                raise RunError(f"GET {path}: {idle} pages in a row hold nothing new.")
             yield found
             if found.after is None:
                 return
@@ -293,9 +294,11 @@ class _Reading:
         bookmark = self._checked(listing.bookmark)
         keys = keys_of(documents, walk.key)
         ids = [str(one) for one in keys if one.__class__ in (str, int)]
+        new = self._distinct.count_new(ids)
+        self._found_new = new > 0
         census = self._census.after(
             documents=len(listing.documents),
-            new=self._distinct.count_new(ids) + len(keys) - len(ids),
+            new=new + len(keys) - len(ids),
             highest=self._distinct.highest,
             total=listing.total,
         )
