@@ -71,7 +71,7 @@ def test_documents_without_ids_in_a_circle_are_an_error(tap: Tap) -> None:
 
 
 def test_a_negative_total_is_none(tap: Tap) -> None:
-    answers = {
+    answers: dict[str, Any] = {
         "/contacts": page("a", bookmark="0", total=-1),
         "/contacts/0": (405, {}),
     }
