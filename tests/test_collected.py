@@ -181,6 +181,7 @@ def test_when_it_happened(
         b'{"event": "Email Opened", "properties": {"EmailSubject": 5, "transactional": "yes"}}',
         b'{"event": "Email Opened", "properties": {"a": "\\u0000x\\ud800", "b": 1e400}}',
         b'{"event": "Email Opened", "properties": {"n": %s}}' % (b"9" * 5000),
+        b'{"event":"Email Opened","timestamp":"9999-12-31T23:59:59.9999Z","properties":{"n":{}}}',
         b'{"event": "Email Opened", "userId": 5, "x": %s1%s}' % (b"[" * 900, b"]" * 900),
     ],
 )
@@ -349,6 +350,22 @@ def test_kinds_are_told_apart(tap: Tap, store: PushedStore) -> None:
     assert [row["id"] for row in run.rows("email_clicked")] == [f"email_clicked:person_1:{MESSAGE}"]
 
 
+def test_contacts_with_one_email_do_not_share_a_push(tap: Tap, store: PushedStore) -> None:
+    first = {"contact_id": "c", "email": "ada@example.com", "mail_opened": {"x": 1000, "y": 2000}}
+    second = {"contact_id": "d", "email": "ADA@example.com", "mail_opened": {"z": 1000}}
+    store.track(call("m", context={}, timestamp="1970-01-01T00:00:01Z"))
+    rows = read(tap, store, first, second, first).rows("email_opened")
+    assert {row["id"] for row in rows} == {"m", "email_opened:c:y", "email_opened:d:z"}
+
+
+def test_an_event_of_the_far_future_does_not_wait_for_ever(tap: Tap, store: PushedStore) -> None:
+    store.track(call("m"))
+    contact = {"contact_id": "c", "mail_opened": {"x": 4102444800000}}
+    assert [row["id"] for row in read(tap, store, contact).rows("email_opened")] == [
+        "m", "email_opened:c:x",
+    ]  # fmt: skip
+
+
 def test_a_recent_event_waits_for_its_push(tap: Tap, store: PushedStore) -> None:
     now = int(time.time() * 1000)
     maps = {
@@ -427,8 +444,8 @@ def test_incremental_of_what_is_only_pushed(tap: Tap, store: PushedStore) -> Non
     [
         (lambda _: ["another", 1], "the state is about another store"),
         (lambda store_id: [store_id, 9], "the store has lost events"),
-        (lambda store_id: [store_id, "1"], "the state is about another store"),
-        (lambda _: 7, "the state is about another store"),
+        (lambda store_id: [store_id, "1"], "not valid"),
+        (lambda _: 7, "not valid"),
     ],
 )
 def test_another_store_is_read_from_its_start(
@@ -461,6 +478,80 @@ def test_an_earlier_start_date_starts_over(tap: Tap, store: PushedStore, catalog
     first = read(tap, store, contact, catalog=catalog, start_date="2020-06-01")
     second = read(tap, store, contact, catalog=catalog, state=first.state, start_date="2019-01-01")
     assert "a" in [row["id"] for row in second.rows("email_opened")]
+
+
+@pytest.mark.parametrize("later", ["2019-01-01", None])
+def test_an_earlier_start_date_starts_over_without_contacts_too(
+    tap: Tap, store: PushedStore, catalog: Any, later: str | None
+) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("a"))
+    store.hook({"event": "contact_added"})
+    first = read(tap, store, catalog=catalog, start_date="2020-06-01")
+    assert not first.rows("email_opened")
+    again = read(tap, store, catalog=catalog, state=first.state, start_date="2020-06-01")
+    assert not again.rows("email_opened")
+    second = read(tap, store, catalog=catalog, state=again.state, start_date=later)
+    assert [row["id"] for row in second.rows("email_opened")] == ["a"]
+    assert any("start_date is earlier than before" in line for line in second.log)
+    third = read(tap, store, catalog=catalog, state=second.state, start_date=later)
+    assert not third.rows("email_opened")
+
+
+def test_a_run_without_the_store_deletes_no_pushed_rows(tap: Tap, store: PushedStore) -> None:
+    contact = {"contact_id": "c", "mail_opened": {"x": 1000}}
+    first = read(tap, store, contact)
+    second = read(tap, store, contact, state=first.state, collector_database=None)
+    assert not second.of("ACTIVATE_VERSION", "email_opened")
+    assert second.of("ACTIVATE_VERSION", "contacts")
+
+
+def test_known_events_cost_no_states(tap: Tap, store: PushedStore, catalog: Any) -> None:
+    incremental(catalog, *EMAILS)
+    store.track(*(call(f"m{n}") for n in range(3000)))
+    first = read(tap, store, catalog=catalog)
+    second = read(tap, store, catalog=catalog, state=first.state)
+    assert len(second.of("STATE")) < 8
+
+
+def test_old_events_are_neither_counted_nor_warned_of_again(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("m", properties={"transactional": "yes", "link_url": "\ud800"}))
+    first = read(tap, store, catalog=catalog)
+    assert any("does not fit column transactional" in line for line in first.log)
+    second = read(tap, store, catalog=catalog, state=first.state)
+    assert not any("does not fit" in line or "cleaned" in line for line in second.log)
+
+
+def test_what_does_not_fit_a_deselected_column_is_dropped(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
+    choose(catalog, "email_opened", "properties", "transactional", selected=False)
+    choose(catalog, "email_opened", "properties", "user_id", selected=False)
+    store.track(call("m", userId={"a": 1}, properties={"transactional": "secret"}))
+    run = read(tap, store, catalog=catalog)
+    assert "secret" not in json.dumps(run.rows("email_opened"))
+    assert "userId" not in json.dumps(run.rows("email_opened"))
+
+
+def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStore) -> None:
+    for start in range(0, 60_000, 20_000):
+        store.webhook([
+            call(f"m{n}", properties={"email_id": f"{n}{'x' * 400}"}, integrations={})
+            for n in range(start, start + 20_000)
+        ])  # fmt: skip
+    arguments = [*COMMAND, "--config", tap.file("c.json", {
+        "api_key": "k", "api_url": "http://127.0.0.1:1", "collector_database": store.path,
+    }), "--select", "email_messages"]  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 4096; exec "$@"', "bash", *arguments],
+        capture_output=True, cwd=Path(__file__).parents[1], check=False,
+    )  # fmt: skip
+    last = done.stderr.decode().splitlines()[-1]
+    assert last.startswith("CRITICAL Cannot keep what was pushed in a temporary file"), last
+    assert done.returncode == 1
 
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])

@@ -146,7 +146,7 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
     up_to = last_seq
     for destination in config.destinations:  # what is not passed on yet is still needed
         up_to = min(up_to, last_seq - lags.get(destination.name, {"lag": last_seq})["lag"])
-    found = {table: min(seq, up_to) for table, seq in found.items()}
+    found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
     try:
         store = open_store(config.database)
     except InUse:

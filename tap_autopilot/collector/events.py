@@ -193,7 +193,8 @@ def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
         del found["writeKey"]
         body = slices.build(found)
     kind = (_text(call.type) or (route if route in CALLS else "")).lower()
-    name = (_text(call.event) if kind in ("track", "") else None) or kind
+    name = _text(call.event) if kind in ("track", "") else None
+    name = name or (kind if kind in CALLS else "")
     return Received(now, "segment", route, name, body, _key_of_id(bytes(call.messageId)), True)
 
 

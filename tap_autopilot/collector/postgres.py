@@ -25,7 +25,7 @@ from tap_autopilot.collector.writing import (
     Unavailable,
     summary,
 )
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 
 LOCK = 0x4150_4556  # "APEV": held while numbers are drawn and until they are visible
 PRUNE_SLICE = 500
@@ -159,6 +159,8 @@ class PostgresReader:
         try:
             cursor = self._connection.cursor(binary=True)
             return cursor.execute(statement.encode(), parameters).fetchall()
+        except psycopg.OperationalError as problem:
+            raise RunError(f"Lost the store {self._shown}: {type(problem).__name__}.") from None
         except psycopg.Error as problem:
             raise UserError(
                 f"Cannot read the store {self._shown}: {type(problem).__name__}."

@@ -13,7 +13,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import ciso8601
 
 from tap_autopilot.collector import slices
 from tap_autopilot.collector.slices import NotJson
@@ -42,14 +44,14 @@ _PROPERTIES = (
 )  # fmt: skip
 
 
-def told(source: str, route: str, body: bytes) -> bytes:
+def remains(source: str, route: str, body: bytes) -> bytes:
     """What stays of an event when it is pruned: JSON with a few members in their usual places."""
     try:
         found = slices.members(body) if source == "segment" and slices.is_object(body) else {}
-        kind = slices.string(found.get("type", b"")) or route
+        kind = (slices.string(found.get("type", b"")) or route).lower()
         if kind not in ("track", "batch", "segment"):
             return b"{}"
-        kept = _only(found, _CALL)
+        kept = {name: found[name] for name in _CALL if name in found}
         traits = _only(_inner(_inner(found, "context"), "traits"), _TRAITS)
         properties = _only(_inner(found, "properties"), _PROPERTIES)
     except NotJson:
@@ -61,8 +63,15 @@ def told(source: str, route: str, body: bytes) -> bytes:
     return slices.build(kept)
 
 
-def loaded(state: Any, store_id: str) -> dict[str, int]:
-    """By table, the `seq` up to which a STATE shows that this store's events are loaded.
+class Loaded(NamedTuple):
+    """Which events of a table are loaded: up to `seq`, and where `since` is set from that time."""
+
+    seq: int
+    since: str | None = None
+
+
+def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
+    """By table, which of this store's events a STATE shows to be loaded.
 
     Raises UserError if it shows nothing about this store.
     """
@@ -74,39 +83,51 @@ def loaded(state: Any, store_id: str) -> dict[str, int]:
             case {"collected": [str(store), int(seq)]}:
                 if store != store_id:
                     raise UserError("This STATE is about another store; nothing was pruned.")
-                positions[table] = seq
+                positions[table] = Loaded(seq, bookmark.get("collected_from"))
     if not positions:
         raise UserError("This STATE says nothing about a store; nothing was pruned.")
     return positions
 
 
-def pruner(loaded_up_to: Mapping[str, int]) -> Pruner:
+def pruner(tables: Mapping[str, Loaded]) -> Pruner:
     """Prunes the events that are in the tables they belong in, and no others."""
 
     def prune_one(seq: int, source: str, route: str, name: str, body: bytes) -> bytes | None:
-        table = table_of(source, name)
-        is_loaded = table is not None and seq <= loaded_up_to.get(table, 0)
-        return told(source, route, body) if is_loaded else None
+        found = tables.get(table_of(source, name) or "")
+        if found is None or seq > found.seq:
+            return None
+        if found.since is not None and not _happened_since(body, found.since):
+            return None
+        return remains(source, route, body)
 
     return prune_one
 
 
-def prune(store: Store, loaded_up_to: Mapping[str, int]) -> int:
+def _happened_since(body: bytes, since: str) -> bool:
+    """Whether an event says that it happened at that time or later."""
+    try:
+        text = slices.string(slices.members(body).get("timestamp", b"")) or ""
+        return ciso8601.parse_rfc3339(text) >= ciso8601.parse_rfc3339(since)
+    except (NotJson, ValueError):
+        return False
+
+
+def prune(store: Store, tables: Mapping[str, Loaded]) -> int:
     """Prune a store that no collector is using; how many events were pruned."""
     after = pruned = 0
-    up_to = max(loaded_up_to.values())
+    up_to = max(found.seq for found in tables.values())
     while after < up_to:
-        after, count = store.prune(after, up_to, pruner(loaded_up_to))
+        after, count = store.prune(after, up_to, pruner(tables))
         pruned += count
     return pruned
 
 
-def ask(database: str, loaded_up_to: Mapping[str, int]) -> int:
+def ask(database: str, tables: Mapping[str, Loaded]) -> int:
     """Have the collector that is using this file prune it; how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
     try:
-        draft.write_text(json.dumps(loaded_up_to))
+        draft.write_text(json.dumps(tables))
         draft.replace(request)
     except OSError as problem:
         raise UserError(
@@ -118,8 +139,11 @@ def ask(database: str, loaded_up_to: Mapping[str, int]) -> int:
         if time.monotonic() > deadline:
             raise RunError("The collector that is using the store has not pruned it in an hour.")
         time.sleep(LOOK_EVERY / 5)
-    pruned = int(json.loads(answer.read_text())["pruned"])
-    answer.unlink()
+    try:
+        pruned = int(json.loads(answer.read_text())["pruned"])
+        answer.unlink()
+    except (OSError, ValueError):
+        raise RunError("The collector gave up the request to prune; see its log.") from None
     return pruned
 
 
@@ -128,16 +152,37 @@ async def obey(database: str, writer: Writer) -> None:
     request = _request(database)
     while True:
         await asyncio.sleep(LOOK_EVERY)
-        with contextlib.suppress(FileNotFoundError, Unavailable):
-            loaded_up_to: dict[str, int] = json.loads(request.read_text())
-            up_to = max(loaded_up_to.values())
-            after = pruned = 0
-            while after < up_to:
-                after, count = await writer.run(_slice(after, up_to, pruner(loaded_up_to)))
-                pruned += count
+        if not request.exists():
+            continue
+        try:
+            pruned = await _carry_out(_read_request(request), writer)
             Path(f"{request}d").write_text(json.dumps({"pruned": pruned}))
-            request.unlink()
             LOG.info("Pruned %d events.", pruned)
+        except Unavailable:
+            continue
+        except (OSError, ValueError) as problem:
+            LOG.error("Gave up a request to prune: %s.", problem)
+        with contextlib.suppress(OSError):
+            request.unlink()
+
+
+def _read_request(request: Path) -> dict[str, Loaded]:
+    """What a request asks for. Raises OSError and ValueError where it cannot be understood."""
+    try:
+        found = {name: Loaded(*one) for name, one in json.loads(request.read_text()).items()}
+        max(one.seq for one in found.values())
+        return found
+    except (AttributeError, TypeError) as problem:
+        raise ValueError(str(problem)) from None
+
+
+async def _carry_out(tables: Mapping[str, Loaded], writer: Writer) -> int:
+    up_to = max(found.seq for found in tables.values())
+    after = pruned = 0
+    while after < up_to:
+        after, count = await writer.run(_slice(after, up_to, pruner(tables)))
+        pruned += count
+    return pruned
 
 
 def _slice(after: int, up_to: int, prune_one: Pruner) -> Callable[[Store], tuple[int, int]]:
@@ -149,7 +194,13 @@ def _request(database: str) -> Path:
 
 
 def _only(found: dict[str, bytes], names: Sequence[str]) -> dict[str, bytes]:
-    return {name: found[name] for name in names if name in found}
+    """The members with these names, in any spelling."""
+    wanted = {_plain(name) for name in names}
+    return {name: value for name, value in found.items() if _plain(name) in wanted}
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
 
 
 def _inner(found: dict[str, bytes], name: str) -> dict[str, bytes]:

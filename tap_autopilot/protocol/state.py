@@ -18,7 +18,8 @@ or null.
 
 An incremental stream also has its Singer bookmark there, under the name of its replication key, and
 the `start_date` under which it was made, if any. A stream that a collector's store feeds has
-`collected` there: the id of the store, and the `seq` of the last event that is written.
+`collected` there: the id of the store, and the `seq` of the last event that is written. Where a
+`start_date` leaves out events, that is `collected_from`.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.sources.completeness import Doubt, activates, moves_bookmark
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
-from tap_autopilot.streams import COLLECTED, STREAMS, Stream
+from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
 
 READING, COMPLETE = "reading", "complete"
+FROM = "collected_from"
 MARGIN = timedelta(minutes=1)  # between a bookmark and the moment when its pass began
 
 
@@ -148,10 +150,17 @@ class Progress:
                 " reading without it.",
                 stream.name, made_under.isoformat(), key,
             )  # fmt: skip
-            entry.pop(COLLECTED, None)
         else:
             return
         del entry[key]
+
+    def is_log(self, name: str) -> bool:
+        """Whether a stream holds what was pushed, as a log of what happened, which nothing undoes.
+
+        It stays one in a run without the store, which would have its pushed rows deleted.
+        """
+        has_store = COLLECTED in self._sources_of(STREAMS[name])
+        return has_store or COLLECTED in self._entries.get(name, {})
 
     def _sources_of(self, stream: type[Stream]) -> set[str]:
         return {one for one in stream.sources if one != COLLECTED or self._store is not None}
@@ -160,17 +169,27 @@ class Progress:
         """Find where each stream is in the store: a full pass that begins, at its start."""
         starting_over: dict[str, list[str]] = {}
         for name in self.fed_by(COLLECTED):
-            entry, position = self._entries[name], 0
+            entry, position, reason = self._entries[name], 0, ""
+            made_under = _as_datetime(entry.pop(FROM, None))
+            start_date = self._start_date if name in EMAILS else None
             match entry.get(COLLECTED):
                 case None:
                     pass
-                case [str(store_id), int(seq)] if store_id == store[0] and 0 <= seq <= store[1]:
+                case [store_id, int(seq)] if store_id == store[0] and 0 <= seq <= store[1]:
                     position = 0 if name in fresh and not self._passes[name].incremental else seq
-                case [str(store_id), int(_)] if store_id == store[0]:
-                    starting_over.setdefault("the store has lost events since", []).append(name)
+                    if position and made_under and (not start_date or start_date < made_under):
+                        position, reason = 0, "start_date is earlier than before"
+                case [store_id, int(_)] if store_id == store[0]:
+                    reason = "the store has lost events since"
+                case [str(_), int(_)]:
+                    reason = "the state is about another store"
                 case _:
-                    starting_over.setdefault("the state is about another store", []).append(name)
+                    reason = "the state's position in the store is not valid"
+            if reason:
+                starting_over.setdefault(reason, []).append(name)
             entry[COLLECTED] = [store[0], position]
+            if start_date is not None:
+                entry[FROM] = _iso(start_date)
         for reason, names in starting_over.items():
             LOG.warning("%s: %s; reading all of its events.", ", ".join(names), reason)
 
@@ -182,7 +201,7 @@ class Progress:
             bookmark = _as_datetime(entry.get(str(stream.replication_key)))
             bounds.append(bookmark and bookmark - stream.look_back)
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
-        is_log = COLLECTED in self._sources_of(stream)  # of what happened, which nothing undoes
+        is_log = self.is_log(stream.name)
         if versions and not found.incremental and found.since is None and not is_log:
             found.version = int(self._now.timestamp() * 1000)
         return found
@@ -401,7 +420,7 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED)
+            kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED, FROM)
             entries[name] = {key: copy.deepcopy(entry[key]) for key in kept if key in entry}
     walks = state.get("walks")
     return entries, walks if isinstance(walks, dict) else {}

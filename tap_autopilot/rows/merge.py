@@ -1,8 +1,8 @@
 """One occurrence, one row: which events of a contact's maps have been pushed as well.
 
 A contact's map holds one time for each message, a push is one occurrence with all its properties.
-A polled event is left out where a pushed event of its kind and contact stands for it: one about the
-same message, or failing that one at nearly the same time. Each pushed event stands for one polled
+A polled event is left out where it matches a pushed event of its kind and contact: one about the
+same message, or failing that one at nearly the same time. Each pushed event matches one polled
 event at most.
 
 Autopilot spells the ids of messages in its maps and in its pushes differently, but for their ending
@@ -12,25 +12,29 @@ Autopilot spells the ids of messages in its maps and in its pushes differently, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import ciso8601
 
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
 WITHIN = 10 * 60_000  # ms between the two times of one occurrence
 SENDERS_RETRY = 6 * 3_600_000  # ms in which a push may still come
+DAY = 24 * 3_600_000  # ms; a clock that is further ahead is plainly wrong
 DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
-
 KEY_LENGTH = 50
 
 _KEY = re.compile(r"\d{13}-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
 
 
-class Push(NamedTuple):
+class Occurrence(NamedTuple):
     """An event of some kind and contact: the hash of its message's key, and when, in epoch ms."""
 
     key: int | None
@@ -41,47 +45,49 @@ class Push(NamedTuple):
 class Pushes:
     """What the store holds about the contacts of a page.
 
-    `by_contact` has the pushes by kind and contact id, `by_email` those that name no contact, by
-    kind and email in lower case. `describe` gives the columns DESCRIPTION of a message by the hash
-    of its key. `receiving` says for each kind since when, in epoch milliseconds, pushes have been
-    received; `now` is the moment to compare with.
+    `by_contact` has the pushed events by kind and contact id. `describe` gives the columns
+    DESCRIPTION of a message by the hash of its key. `receiving` says for each kind since when, in
+    epoch milliseconds, pushes have been received; the store was read at `now`.
     """
 
-    by_contact: Mapping[tuple[str, str], Sequence[Push]]
-    by_email: Mapping[tuple[str, str], Sequence[Push]]
+    by_contact: Mapping[tuple[str, str], Sequence[Occurrence]]
     describe: Callable[[int], Sequence[Any] | None]
     receiving: Mapping[str, int]
     now: int
 
-    def merge(self, kind: str, rows: list[Row], tally: Tally) -> list[Row]:
-        """The rows of a contact's polled events of a kind for which no pushed event stands.
+    def merge(
+        self, kind: str, rows: list[Row], window: ChangedSince | None, tally: Tally
+    ) -> list[Row]:
+        """The rows of a contact's polled events of a kind that were not pushed as well.
 
-        Rows that are left have what pushes said about their messages. Those so young that their
-        push may still come are left to the next run.
+        They get what pushes said about their messages. Those so young that their push may still
+        come are left for the next run. Only what a `window` admits, if there is one, is counted.
         """
-        contact, email = rows[0]["context_traits_contact_id"], rows[0]["context_traits_email"]
-        pushes = [
-            *self.by_contact.get((kind, contact), ()),
-            *self.by_email.get((kind, (email or "").lower()), ()),
+        polled = [
+            Occurrence(hash_of(row["email_id"]), milliseconds(row["timestamp"])) for row in rows
         ]
-        polled = [Push(hash_of(row["email_id"]), milliseconds(row["timestamp"])) for row in rows]
-        told = stood_for(polled, pushes) if pushes else ()
+        pushed = self.by_contact.get((kind, rows[0]["context_traits_contact_id"]), ())
+        both = matched(polled, pushed) if pushed else ()
         since = self.receiving.get(kind)
         left = []
-        for number, (row, (key, at)) in enumerate(zip(rows, polled, strict=True)):
-            if number in told:
-                tally.pushed += 1
-            elif since is not None and at is not None and at > self.now - SENDERS_RETRY:
-                tally.waiting += 1
+        for number, (row, (_, at)) in enumerate(zip(rows, polled, strict=True)):
+            counts = window is None or at is None or window.admits(_moment(at))
+            if number in both:
+                tally.pushed += counts
+            elif since is not None and at is not None and self._is_young(at):
+                tally.waiting += counts
             else:
-                if since is not None and at is not None and at >= since:
-                    tally.missed += 1
-                assert key is not None
-                described = self.describe(key)
+                if since is not None and at is not None and since <= at <= self.now:
+                    tally.missed += counts
+                described = self.describe(hash_of(row["email_id"]))
                 if described is not None:
                     row.update(zip(DESCRIPTION, described, strict=True))
                 left.append(row)
         return left
+
+    def _is_young(self, at: int) -> bool:
+        """Whether a push of what happened then may still come."""
+        return self.now - SENDERS_RETRY < at < self.now + DAY
 
 
 def key_of(message: str) -> str:
@@ -97,40 +103,85 @@ def hash_of(message: str) -> int:
 
 def milliseconds(time: str | None) -> int | None:
     """A row's time in epoch milliseconds."""
-    return None if time is None else round(ciso8601.parse_datetime(time).timestamp() * 1000)
+    return None if time is None else (ciso8601.parse_datetime(time) - _EPOCH) // _MILLISECOND
 
 
-def stood_for(polled: Sequence[Push], pushed: Sequence[Push]) -> Collection[int]:
-    """The numbers of the polled events of a contact and kind for which a pushed event stands."""
-    by_key: dict[int | None, list[Push]] = {}
-    for push in pushed:
-        by_key.setdefault(push.key, []).append(push)
-    told = set()
+def _moment(at: int) -> datetime:
+    return _EPOCH + at * _MILLISECOND
+
+
+def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[int]:
+    """The numbers of the polled events of a contact and kind that match a pushed event.
+
+    Keys count before times. A push about another message of this contact's is not about this one,
+    however close in time.
+    """
+    groups: dict[int | None, tuple[list[int], list[Occurrence]]] = {}
     for number, one in enumerate(polled):
-        same = by_key.get(one.key)
-        if same:
-            same.remove(min(same, key=lambda push: _apart(one, push)))
-            told.add(number)
-    # A push about another message of this contact's is not about this one, however close in time.
-    known = {one.key for one in polled}
-    free = sorted(push.at for key, pushes in by_key.items() if key not in known
-                  for push in pushes if push.at is not None)  # fmt: skip
-    waiting = sorted(
-        (one.at, number) for number, one in enumerate(polled)
-        if number not in told and one.at is not None
-    )  # fmt: skip
-    place = 0
-    for at, number in waiting:
-        while place < len(free) and free[place] < at - WITHIN:
-            place += 1
-        if place < len(free) and free[place] <= at + WITHIN:
-            told.add(number)
-            place += 1
-    return told
+        groups.setdefault(one.key, ([], []))[0].append(number)
+    others: list[Occurrence] = []
+    for push in pushed:
+        (groups[push.key][1] if push.key in groups else others).append(push)
+    found: set[int] = set()
+    for numbers, pushes in groups.values():
+        if len(numbers) <= len(pushes):
+            found.update(numbers)
+        elif pushes:
+            found.update(_nearest(polled, numbers, pushes, DAY * 365 * 10_000))
+    rest = [number for number in range(len(polled)) if number not in found]
+    return found | _nearest(polled, rest, others, WITHIN)
 
 
-def _apart(one: Push, other: Push) -> float:
-    """How far apart two events are, in milliseconds."""
-    if one.at is None or other.at is None:
-        return float("inf")
-    return abs(one.at - other.at)
+def _nearest(
+    polled: Sequence[Occurrence], numbers: Sequence[int], pushed: Sequence[Occurrence], within: int
+) -> set[int]:
+    """The polled events that are matched if there are as many pairs as can be, and the closest."""
+    left = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
+    right = sorted(push.at for push in pushed if push.at is not None)
+    found: set[int] = set()
+    for some, times in _clusters(left, right, within):
+        found.update(_pairs(some, times, within))
+    return found
+
+
+def _clusters(
+    left: list[tuple[int, int]], right: list[int], within: int
+) -> list[tuple[list[tuple[int, int]], list[int]]]:
+    """Both split where nothing on one side is near anything on the other."""
+    found: list[tuple[list[tuple[int, int]], list[int]]] = []
+    last: int | None = None
+    for at, number in sorted([*left, *((at, -1) for at in right)]):
+        if last is None or at - last > within:
+            found.append(([], []))
+        last = at
+        if number >= 0:
+            found[-1][0].append((at, number))
+        else:
+            found[-1][1].append(at)
+    return [(some, times) for some, times in found if some and times]
+
+
+def _pairs(some: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
+    """The numbers in the best pairing of two sorted sequences; pairs need not cross."""
+    # The best pairing of a beginning of one with each beginning of the other: how many pairs, how
+    # far apart in all (negative), and the numbers as a linked list.
+    best: list[tuple[int, int, Any]] = [(0, 0, None)] * (len(times) + 1)
+    for at, number in some:
+        row = [best[0]]
+        for place, other in enumerate(times):
+            choice = max(best[place + 1], row[place], key=_rank)
+            if abs(at - other) <= within:
+                count, apart, numbers = best[place]
+                pair = (count + 1, apart - abs(at - other), (number, numbers))
+                choice = max(choice, pair, key=_rank)
+            row.append(choice)
+        best = row
+    found, numbers = [], best[-1][2]
+    while numbers is not None:
+        number, numbers = numbers
+        found.append(number)
+    return found
+
+
+def _rank(pairing: tuple[int, int, Any]) -> tuple[int, int]:
+    return pairing[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ class Pushed(NamedTuple):
 
     `received_at` is in epoch milliseconds, `name` what the event is called by its body or its URL.
     `body` is JSON of any kind, not nested too deeply. Of a pruned event too little is left to make
-    a row of it.
+    a row of it. `cleaned` counts the characters that were removed or replaced.
     """
 
     seq: int
@@ -45,20 +45,22 @@ class Pushed(NamedTuple):
     name: str
     body: Any
     pruned: bool
+    cleaned: int = 0
 
 
 def compile_email(
-    schema: Schema, event: str, event_text: str, tally: Tally | None = None
+    schema: Schema, selected: Schema, event: str, event_text: str, tally: Tally | None = None
 ) -> Callable[[Pushed], Row]:
     """A function from a `track` call about an email to a row with all columns of `schema`.
 
     What has no column, and what does not fit its column, stays where it was within
-    `additional_fields`.
+    `additional_fields`, unless its column is not `selected`.
     """
     columns = schema["properties"]
+    dropped = columns.keys() - selected["properties"].keys()
     blank = dict.fromkeys(columns) | {"event": event, "event_text": event_text}
-    take_traits = _compile_take(columns, TRAITS, tally)
-    take_properties = _compile_take(columns, PROPERTIES, tally)
+    take_traits = _compile_take(columns, TRAITS, dropped, tally)
+    take_properties = _compile_take(columns, PROPERTIES, dropped, tally)
 
     def make(pushed: Pushed) -> Row:
         row = blank.copy()
@@ -68,18 +70,18 @@ def compile_email(
             rest["event"] = call["event"]
         for names, convert in ((CALL, as_text), (TIMES, as_time)):
             for name, column in names.items():
-                if name in call and not _fill(row, column, convert, call[name], tally):
-                    rest[name] = call[name]
+                if name in call and not _fill(row, column, convert, call[name]):
+                    _keep(rest, name, call[name], column, dropped, tally)
         context = call.get("context")
         if context.__class__ is dict and "traits" in context:
             traits = take_traits(row, context["traits"])
             context = {name: value for name, value in context.items() if name != "traits"}
-            if traits:
+            if traits != {}:
                 context["traits"] = traits
-        if context:
+        if context is not None and context != {}:
             rest["context"] = context
         properties = take_properties(row, call.get("properties"))
-        if properties:
+        if properties is not None and properties != {}:
             rest["properties"] = properties
         if row["id"] is None:
             row["id"] = pushed.id
@@ -95,7 +97,10 @@ def compile_email(
 
 
 def _compile_take(
-    columns: Mapping[str, Schema], wanted: Mapping[str, str], tally: Tally | None
+    columns: Mapping[str, Schema],
+    wanted: Mapping[str, str],
+    dropped: Container[str],
+    tally: Tally | None,
 ) -> Callable[[Row, Any], Any]:
     """A function that moves an object's fields, in any spelling, to a row; it returns the rest."""
     converters = {name: converter(columns[one], columns[one]) for name, one in wanted.items()}
@@ -111,14 +116,16 @@ def _compile_take(
                 rest[name] = value
                 continue
             column = wanted[field]
-            if row[column] is not None or not _fill(row, column, convert, value, tally):
+            if row[column] is not None:
                 rest[name] = value
+            elif not _fill(row, column, convert, value):
+                _keep(rest, name, value, column, dropped, tally)
         return rest
 
     return take
 
 
-def _fill(row: Row, column: str, convert: Convert, value: Any, tally: Tally | None) -> bool:
+def _fill(row: Row, column: str, convert: Convert, value: Any) -> bool:
     """Fill a column; False if the value does not fit it."""
     if convert is as_text and value.__class__ is str:
         row[column] = value or None
@@ -126,10 +133,18 @@ def _fill(row: Row, column: str, convert: Convert, value: Any, tally: Tally | No
         try:
             row[column] = convert(value)
         except ValueError:
-            if tally is not None:
-                tally.no_fit(column)
             return False
     return True
+
+
+def _keep(
+    rest: Row, name: str, value: Any, column: str, dropped: Container[str], tally: Tally | None
+) -> None:
+    """Keep a value that does not fit its column, unless that is deselected."""
+    if column not in dropped:
+        rest[name] = value
+        if tally is not None:
+            tally.no_fit(column)
 
 
 def _happened(row: Row) -> str | None:

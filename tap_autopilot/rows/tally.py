@@ -13,8 +13,8 @@ MOST_NAMES = 200  # of unknown fields that are counted separately; there may be 
 class Tally:
     """Counts for one stream: rows written, documents skipped, values that found no column.
 
-    Of the events in the contacts' maps, `pushed` were pushed as well, the push of those `waiting`
-    may still come, and the collector should have received those `missed`.
+    Of the events in the contacts' maps, `pushed` were pushed as well, those `waiting` may still be,
+    and those `missed` should have been.
     """
 
     def __init__(self, stream: str) -> None:
@@ -65,10 +65,12 @@ class Tally:
         parts = []
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
+        if self.pushed:
+            parts.append(f"{self.pushed} left out, as they were pushed")
         if self.missed:
             parts.append(f"{self.missed} missed by the collector")
         if self.waiting:
-            parts.append(f"{self.waiting} too recent, so left to the next run")
+            parts.append(f"{self.waiting} too recent, left for the next run")
         if self.unfit:
             columns = ", ".join(f"{column} {count}" for column, count in self.unfit.items())
             parts.append(f"{self.unfit.total()} values nulled ({columns})")

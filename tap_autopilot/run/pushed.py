@@ -13,7 +13,8 @@ from tap_autopilot.rows.merge import Pushes
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import Row, as_key
-from tap_autopilot.sources.collected import Collected, EventPage, Known
+from tap_autopilot.sources.collected import Collected, EventPage
+from tap_autopilot.sources.known import Known
 from tap_autopilot.sources.listings import Page
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS
 from tap_autopilot.streams.pushed import EmailMessages
@@ -56,22 +57,25 @@ class PushedEvents:
             for name, one in fed.items()
             if name != EmailMessages.name
         }
-        for name in EMAILS if is_about_emails else ():
-            if name not in fed:
-                schema = load_schema(name)
-                self._make[name] = STREAMS[name].compile_pushed(schema, schema, Tally(name))
+        schemas = {name: load_schema(name) for name in EMAILS if is_about_emails}
+        self._note = {
+            name: EMAILS[name].compile_pushed(schema, schema, None)
+            for name, schema in schemas.items()
+        }
 
     def pages(self, positions: Mapping[str, int]) -> Iterator[PushedPage]:
         """All there is, given how far each stream has come; messages are described at the end."""
-        emails = dict.fromkeys(EMAILS, 0) if self._known is not None else {}
-        after = {name: at for name, at in positions.items() if name in self._make} | emails
+        knows = self._known is not None and not positions.keys().isdisjoint(
+            [*EMAILS, EmailMessages.name]
+        )
+        after = {name: at for name, at in positions.items() if name in self._make}
+        after |= dict.fromkeys(EMAILS, 0) if knows else {}
         for page in self._collected.pages(after):
             rows = {name: self._rows(name, page, positions) for name in page.events}
-            sent = {name: some for name, some in rows.items() if name in positions}
-            for name in [*sent][:1]:
-                self._tallies[name].clean(page.cleaned)
+            sent = {name: some for name, some in rows.items() if some}
             yield PushedPage(sent, page.last, page.fetched_at)
-        if self._known is not None:
+        self._collected.close()
+        if self._known is not None and knows:
             self._known.complete()
             if EmailMessages.name in positions:
                 for some in self._known.messages():
@@ -80,21 +84,18 @@ class PushedEvents:
                     yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
 
     def _rows(self, name: str, page: EventPage, positions: Mapping[str, int]) -> list[Row]:
-        """The rows to send; what a deselected stream or an older run knows is only noted."""
-        events = page.events[name]
-        rows = self._make[name](events)
+        """The rows to send. What is sent already, or not selected, is only noted."""
+        position = positions.get(name, self._collected.last)
+        new = [one for one in page.events[name] if one.seq > position and not one.pruned]
+        rows = self._make[name](new) if new else []
         if self._known is not None and name in EMAILS:
-            self._known.add(name, rows, events[0].received_at)
-        if name not in positions:
-            return []
-        new = [
-            row
-            for row, event in zip(rows, events, strict=True)
-            if event.seq > positions[name]
-            and not event.pruned
-            and (name not in EMAILS or self._since.admits(as_datetime(row["timestamp"])))
-        ]
-        return self._without_deselected(name, new)
+            old = [one for one in page.events[name] if one.seq <= position or one.pruned]
+            received = page.events[name][0].received_at
+            self._known.add(name, [*self._note[name](old), *rows], received)
+            rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
+        if new:
+            self._tallies[name].clean(sum(one.cleaned for one in new))
+        return self._without_deselected(name, rows) if rows else []
 
     def _without_deselected(self, name: str, rows: list[Row]) -> list[Row]:
         for column in self._dropped[name]:
@@ -106,10 +107,10 @@ class PushedEvents:
         """What has been pushed about the contacts of a page, if that matters to any stream."""
         if self._known is None:
             return None
-        found = [
-            (contact_id, as_key(contact.get("email")))
+        found = {
+            contact_id: as_key(contact.get("email"))
             for contact in contacts
             if (contact_id := as_key(contact.get("contact_id"))) is not None
-        ]
-        now = min(page.fetched_at, page.date or page.fetched_at)
+        }
+        now = min(self._collected.opened_at, page.date or page.fetched_at)
         return self._known.about(found, round(now.timestamp() * 1000))

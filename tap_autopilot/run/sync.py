@@ -192,13 +192,16 @@ class _Run:
             lines = [line for name, rows in page.rows.items()
                      for line in self._records(name, rows, page.fetched_at)]  # fmt: skip
             self._progress.advance_in_store(page.last)
-            self._write(lines)
+            if lines:
+                self._write(lines)
             for name in page.rows:
                 self._report.wrote(name)
             self._pool.check()
+        self._pool.check()
         for name in self._progress.complete_store():
             self._report.wrote(name, 1.0)
             self._report.concluded(name, A_LOG)
+        self._write([])
 
     def _write_page(self, page: Page) -> None:
         """Write a page: its rows in every table that it feeds, then the state."""
@@ -274,7 +277,7 @@ class _Run:
             if found.activates:
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
-            is_log = self._pushed is not None and COLLECTED in self._streams[name].sources
+            is_log = self._progress.is_log(name)
             self._report.concluded(name, A_LOG if is_log else _withheld(found))
             if found.doubts:
                 told.setdefault(_warning(found), []).append(name)

@@ -40,6 +40,6 @@ STREAMS: dict[str, type[Stream]] = {
         Activities,
     )
 }
-EMAILS = tuple(name for name, stream in STREAMS.items() if issubclass(stream, EmailEvent))
+EMAILS = {name: one for name, one in STREAMS.items() if issubclass(one, EmailEvent)}
 
 __all__ = ["COLLECTED", "EMAILS", "STREAMS", "Made", "Rows", "Stream"]

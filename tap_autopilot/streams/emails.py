@@ -71,7 +71,7 @@ class EmailEvent(Stream):
                             tally.no_fit("timestamp")
                     rows.append(row)
                 if pushes is not None and rows:
-                    rows = pushes.merge(cls.name, rows, tally)
+                    rows = pushes.merge(cls.name, rows, window, tally)
                 for row in rows:
                     if window is not None:
                         at = as_datetime(row["timestamp"])
@@ -89,7 +89,7 @@ class EmailEvent(Stream):
     @classmethod
     def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally | None) -> PushedRows:
         """Each push is one occurrence: a message that is opened twice makes two rows."""
-        make = compile_email(schema, cls.name, cls.event_text, tally)
+        make = compile_email(schema, selected, cls.name, cls.event_text, tally)
         return lambda events: list(map(make, events))
 
     @classmethod

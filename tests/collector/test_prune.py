@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tap_autopilot.collector.prune import told
+from tap_autopilot.collector.prune import remains
+from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.rows.pushed import Pushed, compile_email
 from tests.collector.conftest import TOKEN, Collector, Start
 
 OPENED = {
@@ -34,12 +37,12 @@ def state(path: Path, **positions: Any) -> str:
 
 
 def test_what_stays_of_an_event() -> None:
-    assert json.loads(told("segment", "batch", json.dumps(OPENED).encode())) == LEFT
-    assert told("segment", "identify", b'{"traits": {}}') == b"{}"
-    assert told("segment", "batch", b'{"type": "page", "messageId": "1"}') == b"{}"
-    assert told("segment", "track", b"5") == b"{}"
-    assert told("hook", "hooks", b'{"event": "contact_added"}') == b"{}"
-    assert told("activity", "activity", b"no json") == b"{}"
+    assert json.loads(remains("segment", "batch", json.dumps(OPENED).encode())) == LEFT
+    assert remains("segment", "identify", b'{"traits": {}}') == b"{}"
+    assert remains("segment", "batch", b'{"type": "page", "messageId": "1"}') == b"{}"
+    assert remains("segment", "track", b"5") == b"{}"
+    assert remains("hook", "hooks", b'{"event": "contact_added"}') == b"{}"
+    assert remains("activity", "activity", b"no json") == b"{}"
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -86,6 +89,58 @@ def test_a_state_of_another_store_prunes_nothing(
     assert done.returncode == 2
     assert "nothing was pruned" in done.stderr
     assert [event.pruned for event in collector.events()] == [False]
+
+
+@pytest.mark.parametrize("request_text", ["{", "{}", "[1]", '{"email_opened": 5}', '"x"'])
+def test_a_request_that_makes_no_sense_does_no_harm(start: Start, request_text: str) -> None:
+    collector = start()
+    request = Path(f"{collector.database}.prune")
+    request.write_text(request_text)
+    deadline = time.monotonic() + 10
+    while request.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not request.exists()
+    assert collector.post("/v1/track", OPENED).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "Track"},
+        {"properties": {"emailId": "batch_1", "EmailSubject": "S"}},
+        {"context": {"traits": {"contactId": "c", "EMAIL": "a@example.com"}}},
+        {"context": {}, "properties": {"contact_id": "c"}},
+    ],
+)
+def test_what_stays_says_the_same_about_the_occurrence(odd: dict[str, Any]) -> None:
+    body = json.dumps({**OPENED, **odd}).encode()
+    schema = load_schema("email_opened")
+    make = compile_email(schema, schema, "email_opened", "Email Opened")
+    before, after = (
+        make(Pushed(1, "1", 0, "", json.loads(one), pruned=False))
+        for one in (body, remains("segment", "batch", body))
+    )
+    for column in ("timestamp", "email_id", "email_subject", "context_traits_contact_id",
+                   "context_traits_email", "anonymous_id"):  # fmt: skip
+        assert after[column] == before[column]
+
+
+@pytest.mark.parametrize(
+    ("since", "pruned"),
+    [("2023-12-31T00:00:00Z", 1), ("2024-01-01T00:00:00Z", 1), ("2024-01-02T00:00:00Z", 0)],
+)
+def test_what_a_start_date_left_out_is_not_pruned(
+    start: Start, tmp_path: Path, since: str, pruned: int
+) -> None:
+    collector = start()
+    collector.post("/v1/track", OPENED)
+    collector.post("/v1/track", {**OPENED, "messageId": "n", "timestamp": "soon"})
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    bookmark = {"collected": [store_id, 2], "collected_from": since}
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
+    done = collector.run("--prune", "--state", str(path))
+    assert done.stdout == f"Pruned {pruned} events.\n"
 
 
 def test_prune_needs_a_state(start: Start, tmp_path: Path) -> None:

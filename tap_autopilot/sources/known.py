@@ -1,0 +1,169 @@
+"""What the pushed emails of a store say, to compare the contacts with."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tap_autopilot.exceptions import RunError
+from tap_autopilot.rows.merge import DESCRIPTION, Occurrence, Pushes, hash_of, milliseconds
+from tap_autopilot.rows.times import from_epoch
+from tap_autopilot.rows.values import Row
+
+CACHE_KIB = 8_192
+MOST_DESCRIPTIONS = 10_000  # that are kept in memory
+MOST_MESSAGES = 1000  # rows at a time
+STEPS = 100_000  # of SQLite, after which Python may handle a signal
+
+
+class Known:
+    """The pushed events of each kind by contact, and the messages that they described.
+
+    They are kept in a private temporary database, which SQLite moves from memory to the disk as it
+    grows, and deletes by itself. Raises RunError where there is no room for it.
+    """
+
+    def __init__(self, kinds: Iterable[str]) -> None:
+        self._kinds = list(kinds)
+        self._numbers = {kind: number for number, kind in enumerate(self._kinds)}
+        self._receiving: dict[str, int] = {}
+        self._descriptions: dict[int, Sequence[Any] | None] = {}
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.set_progress_handler(lambda: 0, STEPS)
+        with _kept():
+            for statement in (
+                f"PRAGMA cache_size = -{CACHE_KIB}",
+                "PRAGMA journal_mode = OFF",
+                "PRAGMA synchronous = OFF",
+                # Only hashes of contacts and keys: they are short, and enough.
+                "CREATE TABLE pushes (who INTEGER, kind INTEGER, key INTEGER, at INTEGER)",
+                f"""CREATE TABLE messages (
+                    email_id TEXT PRIMARY KEY, key INTEGER, {", ".join(DESCRIPTION)},
+                    disagree INTEGER DEFAULT 0, first INTEGER, last INTEGER
+                ) WITHOUT ROWID""",
+            ):
+                self._database.execute(statement)
+
+    def add(self, kind: str, rows: Sequence[Row], received: int) -> None:
+        """Take note of pushed events of a kind; the first was received in that epoch ms."""
+        self._receiving.setdefault(kind, received)
+        number = self._numbers[kind]
+        pushes = []
+        messages: dict[tuple[Any, ...], list[int]] = {}
+        for row in rows:
+            at = milliseconds(row["timestamp"])
+            message = row["email_id"]
+            key = hash_of(message) if message else None
+            contact = row["context_traits_contact_id"]
+            email = row["context_traits_email"] or row["anonymous_id"] or ""
+            who = _by_id(contact) if contact else _by_email(email)
+            pushes.append((who, number, key, at))
+            if message:
+                said = (message, key, *(row[column] for column in DESCRIPTION))
+                seen = messages.setdefault(said, [])
+                if at is not None:
+                    seen.append(at)
+        described = [
+            (*said, min(seen, default=None), max(seen, default=None))
+            for said, seen in messages.items()
+        ]
+        with _kept():
+            self._database.execute("BEGIN")
+            self._database.executemany("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
+            self._database.executemany(_DESCRIBE, described)
+            self._database.execute("COMMIT")
+
+    def complete(self) -> None:
+        """Build the indexes, once everything is in."""
+        with _kept():
+            self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
+            self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
+
+    def about(self, contacts: Mapping[str, str | None], now: int) -> Pushes:
+        """What the store, as read at `now`, holds about contacts, given their emails by id.
+
+        Pushes that name no contact go to the one with their email, to the first if several have it.
+        """
+        owners = {email.lower(): one for one, email in reversed([*contacts.items()]) if email}
+        by_contact: dict[tuple[str, str], list[Occurrence]] = {}
+        with _kept():
+            for whose, names in ((_by_id, {one: one for one in contacts}), (_by_email, owners)):
+                for name, contact_id in names.items():
+                    for kind, key, at in self._database.execute(_FIND, (whose(name),)):
+                        found = by_contact.setdefault((self._kinds[kind], contact_id), [])
+                        found.append(Occurrence(key, at))
+        return Pushes(by_contact, self._describe, self._receiving, now)
+
+    def messages(self) -> Iterator[list[Row]]:
+        """A row for each message that any push described, some at a time."""
+        with _kept():
+            cursor = self._database.execute(_MESSAGES)
+        while found := cursor.fetchmany(MOST_MESSAGES):
+            yield [
+                {
+                    "email_id": email_id,
+                    **dict(zip(DESCRIPTION, _described(said), strict=True)),
+                    "first_seen_at": None if first is None else from_epoch(first),
+                    "last_seen_at": None if last is None else from_epoch(last),
+                }
+                for email_id, first, last, *said in found
+            ]
+
+    def _describe(self, key: int) -> Sequence[Any] | None:
+        """The columns DESCRIPTION of the message with this key; None if no push was about it."""
+        if key not in self._descriptions:
+            if len(self._descriptions) == MOST_DESCRIPTIONS:
+                self._descriptions.clear()
+            found = self._database.execute(_BY_KEY, (key,)).fetchone()
+            self._descriptions[key] = None if found is None else _described(found)
+        return self._descriptions[key]
+
+
+def _by_id(contact_id: str) -> int:
+    return hash((True, contact_id))
+
+
+def _by_email(email: str) -> int:
+    return hash((False, email.lower()))
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """Say what it means where SQLite cannot keep anything more."""
+    try:
+        yield
+    except sqlite3.Error as problem:
+        raise RunError(
+            f"Cannot keep what was pushed in a temporary file: {problem}. Free some disk space, or"
+            " set SQLITE_TMPDIR to a folder on another disk."
+        ) from None
+
+
+def _described(found: Sequence[Any]) -> Sequence[Any]:
+    """Columns as SQLite has them, in which true is 1."""
+    *texts, transactional = found
+    return [*texts, None if transactional is None else bool(transactional)]
+
+
+_FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
+# A column on which pushes disagree is null.
+_AGREED = ", ".join(
+    f"CASE WHEN max(disagree & {1 << number}) = 0 AND count(DISTINCT {one}) = 1 THEN min({one}) END"
+    for number, one in enumerate(DESCRIPTION)
+)
+_BY_KEY = f"SELECT {_AGREED} FROM messages WHERE key = ? GROUP BY key"  # noqa: S608
+_MESSAGES = f"SELECT email_id, min(first), max(last), {_AGREED} FROM messages GROUP BY email_id"  # noqa: S608
+_DISAGREE = " | ".join(
+    f"(coalesce({one} <> excluded.{one}, 0) << {number})" for number, one in enumerate(DESCRIPTION)
+)
+_DESCRIBE = f"""
+INSERT INTO messages (email_id, key, {", ".join(DESCRIPTION)}, first, last)
+VALUES ({", ".join("?" * (len(DESCRIPTION) + 4))})
+ON CONFLICT (email_id) DO UPDATE SET
+    {", ".join(f"{one} = coalesce({one}, excluded.{one})" for one in DESCRIPTION)},
+    disagree = disagree | {_DISAGREE},
+    first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
+    last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))
+"""  # noqa: S608
