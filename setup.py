@@ -38,6 +38,7 @@ setup(
             *POSTGRES,
             "PySocks",
             "build",
+            "hypothesis",
             "jsonschema",
             "mypy",
             "pytest",

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tap_autopilot import cli
@@ -31,6 +32,18 @@ COMMAND = [sys.executable, "-m", "tap_autopilot"]
 USUAL_STREAMS = {name: one for name, one in STREAMS.items() if one.setting is None}
 
 Serve = Callable[..., Sandbox]
+
+# The fuzzers try the same few examples in each run of the tests, and new ones in `make fuzz`.
+_ONCE = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+for _name, _examples, _same, _phases in (
+    ("quick", 30, True, _ONCE),
+    ("long", 10_000, False, (*_ONCE, hypothesis.Phase.shrink)),
+):
+    hypothesis.settings.register_profile(
+        _name, derandomize=_same, database=None, deadline=None, max_examples=_examples,
+        phases=_phases, print_blob=True, suppress_health_check=list(hypothesis.HealthCheck),
+    )  # fmt: skip
+hypothesis.settings.load_profile("quick")
 
 for _module in ("tap_autopilot.run.sync", "singer.metrics"):
     importlib.import_module(_module)  # so that no fork has to

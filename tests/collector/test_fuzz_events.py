@@ -1,0 +1,239 @@
+"""Whatever bytes come in, they become events that say the same, or are refused; nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tap_autopilot.collector import bodies, events, slices
+from tap_autopilot.collector.bodies import Damaged, TooLarge, UnknownEncoding
+from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector.writing import Received
+from tests import texts
+
+NOW = 1_700_000_000_000
+LIMIT = 8 << 20
+SHARED = ("context", "integrations", "sentAt")
+NAMES = st.one_of(
+    st.sampled_from(
+        [b'"messageId"', b'"writeKey"', b'"write\\u004bey"', b'"type"', b'"event"', b'"batch"',
+         b'"context"', b'"integrations"', b'"sentAt"', b'"a"']
+    ),
+    texts.strings(),
+)  # fmt: skip
+VALUES = st.one_of(
+    texts.values(names=NAMES),
+    texts.objects(NAMES, texts.values(most=3)),
+    st.sampled_from([b'"track"', b'"page"', b'""', b'"\\ud800"', b'"a\\u0000b"']),
+)
+CALLS = texts.objects(NAMES, VALUES, most=6)
+BATCHES = st.builds(
+    lambda shared, items: (
+        b'{%s"batch":%s}' % (shared[1:-1] + b"," if shared != b"{}" else b"", items)
+    ),
+    st.lists(st.tuples(NAMES, VALUES), max_size=4).map(
+        lambda found: b"{%s}" % b",".join(b"%s:%s" % pair for pair in found)
+    ),
+    texts.arrays(st.one_of(CALLS, VALUES)),
+)
+BODIES = st.one_of(
+    CALLS,
+    BATCHES,
+    texts.arrays(CALLS),
+    VALUES,
+    st.lists(st.one_of(CALLS, VALUES, texts.damaged(CALLS)), max_size=5).map(b"\n".join),
+)
+ANYTHING = st.one_of(
+    BODIES,
+    texts.damaged(BODIES),
+    st.binary(max_size=40),
+    st.builds(lambda depth, end: b"[" * depth + end, st.integers(1, 3000), st.binary(max_size=3)),
+)
+READERS: dict[str, Callable[[bytes], Found]] = {
+    "call": lambda body: events.from_call(body, "track", NOW),
+    "batch": lambda body: events.from_batch(body, NOW, LIMIT),
+    "webhook": lambda body: events.from_webhook(body, NOW)[0],
+    "hook": lambda body: events.from_hook(body, "contact_added", NOW),
+    "activity": lambda body: events.from_activity(body, NOW),
+}
+
+
+def parsed(text: bytes) -> Any:
+    """What a text says, every digit included; the last of members with the same name counts."""
+    return json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+def is_json(text: bytes) -> bool:
+    try:
+        parsed(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_can_be_stored(event: Received) -> None:
+    assert event.name.encode() is not None
+    assert "\0" not in event.name
+    assert len(event.name) <= 200
+    assert event.key is None or len(event.key) == 16
+
+
+def read(reader: str, body: bytes) -> Found | None:
+    """The events of a body as it comes in; None if it is refused."""
+    try:
+        found = READERS[reader](slices.text_of(body))
+    except (NotJson, TooLarge):
+        return None
+    for event in found.events:
+        check_can_be_stored(event)
+    return found
+
+
+def whole(item: Any, batch: Any) -> Any:
+    """An event of a batch with what the batch says for all; what it says itself counts more."""
+    if not isinstance(item, dict):
+        return item
+    found = dict(item)
+    for name in SHARED:
+        ours = batch.get(name)
+        if ours is not None:
+            own = found.setdefault(name, ours)
+            if isinstance(own, dict) and isinstance(ours, dict):
+                found[name] = {**ours, **own}
+    found.pop("writeKey", None)
+    return found
+
+
+@given(ANYTHING, st.sampled_from(sorted(READERS)))
+def test_no_body_is_more_than_refused(body: bytes, reader: str) -> None:
+    found = read(reader, body)
+    if found is not None:
+        assert found == read(reader, body), "the same body is the same events"
+
+
+@given(CALLS)
+def test_a_call_is_stored_as_it_came_but_for_its_key(body: bytes) -> None:
+    found = read("call", body)
+    assert found is not None
+    (event,) = found.events
+    said = parsed(body)
+    key = said.pop("writeKey", None)
+    assert parsed(event.body) == said
+    assert found.write_key == (
+        key if b"writeKey" in body and isinstance(key, str) else found.write_key
+    )
+    if key is None and b"\\u004b" not in body and b"writeKey" not in body:
+        assert event.body == body.strip()
+
+
+@given(BATCHES)
+def test_the_events_of_a_batch_are_what_they_say_and_what_it_says(body: bytes) -> None:
+    found = read("batch", body)
+    said = parsed(body)
+    assert found is not None
+    expected = [whole(item, said) for item in said["batch"]]
+    assert [parsed(event.body) for event in found.events] == expected
+
+
+@given(st.one_of(texts.arrays(VALUES), CALLS), st.sampled_from(["hook", "activity"]))
+def test_the_events_of_a_delivery_are_as_they_came(body: bytes, reader: str) -> None:
+    found = read(reader, body)
+    assert found is not None
+    said = parsed(body)
+    expected = said if isinstance(said, list) else [said]
+    assert [parsed(event.body) for event in found.events] == expected
+    assert all(event.body in body for event in found.events)
+    assert len({event.key for event in found.events}) == len(found.events)
+
+
+@given(texts.arrays(st.one_of(CALLS, VALUES)))
+def test_the_events_of_a_webhook_are_as_they_came(body: bytes) -> None:
+    found, signed = events.from_webhook(body, NOW)
+    expected = parsed(body)
+    for one in expected:
+        if isinstance(one, dict):
+            one.pop("writeKey", None)
+    assert [parsed(event.body) for event in found.events] == expected
+    assert signed is None if not expected else signed is not None and signed in body
+
+
+@given(st.lists(st.one_of(CALLS, texts.damaged(CALLS), texts.NUMBERS), min_size=1, max_size=6))
+def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
+    lines = [part for one in found for part in one.split(b"\n") if part.strip()]
+    body = b"\n".join(lines)
+    try:
+        text = slices.text_of(body)
+    except NotJson:
+        return
+    if is_json(text):
+        return
+    lines = [part.strip() for part in text.split(b"\n") if part.strip()]
+    got = read("activity", body)
+    malformed = sum(not is_json(line) for line in lines)
+    if got is None:
+        assert not any(is_json(line) and line[:1] in b"[{" for line in lines)
+    else:
+        assert [event.body for event in got.events] == lines
+        assert got.malformed == malformed
+
+
+@given(st.one_of(VALUES, texts.damaged(VALUES)))
+@example(b"[1e400]")
+@example(b'"\\ud800"')
+def test_json_is_what_the_standard_allows(body: bytes) -> None:
+    try:
+        text = slices.text_of(body)
+        slices.check(text)
+    except NotJson:
+        text = body.removeprefix(b"\xef\xbb\xbf")
+        assert not is_json(text) or text.strip() != text.strip(b" \t\n\r")
+    else:
+        assert is_json(text)
+        if slices.is_array(text):
+            assert [parsed(one) for one in slices.items(text)] == parsed(text)
+        if slices.is_object(text):
+            assert {n: parsed(one) for n, one in slices.members(text).items()} == parsed(text)
+            assert parsed(slices.build(slices.members(text))) == parsed(text)
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["gzip", "deflate", "x-gzip", "identity", "", "br", "gzip, gzip", "GZIP"]),
+    st.integers(0, 300),
+)
+def test_unpacking_ends_in_a_body_or_in_one_of_three_errors(
+    packed: bytes, encoding: str, limit: int
+) -> None:
+    try:
+        body = bodies.unpack(packed, encoding, limit)
+    except (TooLarge, UnknownEncoding, Damaged):
+        return
+    assert encoding in ("", "identity") or len(body) <= limit
+
+
+@given(st.lists(st.binary(max_size=200), min_size=1, max_size=3), st.integers(0, 400))
+def test_what_was_packed_comes_out_up_to_the_limit(parts: list[bytes], limit: int) -> None:
+    whole_body = b"".join(parts)
+    packed = {
+        "gzip": b"".join(gzip.compress(part, mtime=0) for part in parts),
+        "deflate": zlib.compress(whole_body),
+    }
+    raw = zlib.compressobj(wbits=-15)
+    packed["deflate "] = raw.compress(whole_body) + raw.flush()
+    for encoding, body in packed.items():
+        try:
+            assert bodies.unpack(body, encoding, limit) == whole_body
+            assert len(whole_body) <= limit
+        except TooLarge:
+            assert len(whole_body) > limit

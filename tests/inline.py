@@ -1,0 +1,160 @@
+"""Whole runs within the test: no process, no sockets and no threads, and walks in any order."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+from unittest import mock
+
+from tap_autopilot.api.client import Answer, Client
+from tap_autopilot.config import Config
+from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
+from tap_autopilot.run import sync as module
+from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
+from tap_autopilot.sources.pool import NotTried
+from tests.invariants import Run, check_messages
+from tests.witness import check_bookmarks, check_complete, check_served
+
+KEY = "s3cr3t+key/of=the~account!"
+MOST_REQUESTS = 2000
+
+
+class Killed(BaseException):
+    """The end of a run that is killed."""
+
+
+class Direct(Client):
+    """A client that calls the sandbox; requests of some numbers fail."""
+
+    def __init__(self, sandbox: Sandbox, failing: set[int]) -> None:
+        self._sandbox = sandbox
+        self._failing = failing
+
+    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Answer[Any]:
+        number = len(self._sandbox.requests) + 1
+        assert number < MOST_REQUESTS, "it never ends"
+        answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
+        if number in self._failing:
+            if answer.served is not None:
+                answer.served.fault = "reset"
+            raise RunError(f"GET {path}: connection reset.")
+        if answer.served is not None:
+            answer.served.delivered = True
+        if answer.status != 200:
+            raise Refused(answer.status, f"GET {path}: status {answer.status}.")
+        now = datetime.now(timezone.utc)
+        try:
+            return Answer(decode(answer.body), now, now)
+        except Retryable as problem:
+            raise RunError(str(problem)) from None
+
+
+class Inline:
+    """A pool that reads a page of some walk whenever one is asked for: `choose` says of which."""
+
+    def __init__(self, client: Client, choose: Callable[[int], int], kill_after: int) -> None:
+        self._client = client
+        self._choose = choose
+        self._left = kill_after
+        self._check_totals = True
+        self._walks: list[tuple[Walk, Iterator[Page]]] = []
+        self._cancelled: set[str] = set()
+
+    def __call__(self, *_: object, check_totals: bool) -> Inline:
+        self._check_totals = check_totals
+        return self
+
+    def add(self, walk: Walk, start: Position) -> None:
+        found = pages(walk, start, self._client, check_totals=self._check_totals)
+        self._walks.append((walk, found))
+
+    def cancel(self, source: str) -> None:
+        self._cancelled.add(source)
+
+    def check(self) -> None: ...
+
+    def stop(self, stopped: TapError) -> None:
+        raise AssertionError(stopped)
+
+    def results(self) -> Iterator[Page | Failure]:
+        while self._walks:
+            number = self._choose(len(self._walks))
+            walk, found = self._walks[number]
+            result: Page | Failure
+            try:
+                if walk.source in self._cancelled:
+                    raise NotTried(f"GET {walk.path}: not tried.")
+                result = next(found)
+            except (UserError, Unreachable):
+                raise
+            except TapError as error:
+                result = Failure(walk, error)
+            if isinstance(result, Failure) or result.after is None:
+                del self._walks[number]
+            yield result
+            self._left -= 1
+            if not self._left:
+                raise Killed
+
+
+def run(
+    sandbox: Sandbox,
+    *,
+    catalog: Any = None,
+    state: Any = None,
+    choose: Callable[[int], int] = lambda _: 0,
+    kill_after: int = -1,
+    failing: set[int] | None = None,
+    **settings: Any,
+) -> Run:
+    """One run from a sandbox that need not be started, checked as a run of the command is."""
+    before = len(sandbox.requests)
+    client = Direct(sandbox, failing or set())
+    code, killed = 0, False
+    with tempfile.TemporaryFile() as stdout, logged() as lines, mock.patch.multiple(
+        module, Pool=Inline(client, choose, kill_after), Client=lambda _: client
+    ):  # fmt: skip
+        try:
+            config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
+            module.sync(config, catalog, state, stdout.fileno(), Outcome())
+        except TapError as error:
+            code = error.exit_code
+        except Killed:
+            killed = True
+        size = os.fstat(stdout.fileno()).st_size
+        out = os.pread(stdout.fileno(), size, 0)
+    found = Run(code, out, "\n".join(lines), KEY, killed=killed)
+    found.watch(sandbox, before, state, settings)
+    check_messages(found)
+    check_served(found)
+    check_complete([found])
+    check_bookmarks([found])
+    return found
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """The lines that are logged meanwhile."""
+    lines: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(f"{record.levelname} {record.getMessage()}")
+
+    log, handler = logging.getLogger("tap_autopilot"), Handler()
+    before = log.level, log.propagate
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    try:
+        yield lines
+    finally:
+        log.removeHandler(handler)
+        log.level, log.propagate = before

@@ -1,0 +1,237 @@
+"""Listings of every kind of server, read while they change, while answers fail, and in several runs.
+
+Either all that existed throughout was read, or there is a doubt, or an error; and it always ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tap_autopilot.api.client import Answer, Client
+from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError
+from tap_autopilot.protocol.positions import OneListing
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE, TOTALS
+from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.sources.completeness import Doubt
+from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of, pages
+from tests.living import KEY, Living
+
+NOW = datetime(2024, 2, 29, tzinfo=timezone.utc)
+LETTERS = "abcdefghijkl"
+Respond = Callable[[str], tuple[int, bytes]]
+
+
+class Direct(Client):
+    """A client whose server is a function from a path to a status and a body."""
+
+    def __init__(self, respond: Respond, failing: set[int], most: int) -> None:
+        self._respond = respond
+        self._failing = failing
+        self._most = most
+        self.asked = 0
+
+    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Answer[Any]:
+        self.asked += 1
+        assert self.asked <= self._most, "it never ends"
+        if self.asked in self._failing:
+            raise RunError(f"GET {path}: status 500.")
+        status, body = self._respond(path)
+        if status != 200:
+            raise Refused(status, f"GET {path}: status {status}.")
+        try:
+            return Answer(decode(body), NOW, None)
+        except Retryable as problem:
+            raise RunError(str(problem)) from None
+
+
+@dataclass
+class Outcome:
+    """What came of a pass: the documents that were written, and how it ended."""
+
+    ids: list[Any] = field(default_factory=list)
+    doubt: Doubt = Doubt.NONE
+    error: TapError | None = None
+
+
+def read(walk: Walk, client: Client, kills: set[int]) -> Outcome:
+    """Read a listing to its end, over runs that each resume from the state of the one before.
+
+    A run is killed after some pages, counted over all runs. The last run may fail.
+    """
+    found = Outcome()
+    position, written = Position(), 0
+    for _ in range(12):
+        found.error = None
+        try:
+            for page in pages(walk, position, client, check_totals=True):
+                found.ids += [
+                    one.get("contact_id") for one in page.documents if isinstance(one, dict)
+                ]
+                written += 1
+                if page.after is None:
+                    found.doubt = page.doubt
+                    return found
+                position = resumed(walk, page)
+                if written in kills:
+                    break
+        except TapError as error:
+            found.error = error
+    return found
+
+
+def resumed(walk: Walk, page: Page) -> Position:
+    """The position behind a page, as the next run reads it from its state."""
+    before, after = OneListing(walk), OneListing(walk)
+    before.advance(walk, page.after, read=len(page.documents))
+    assert after.resume(json.loads(json.dumps(before.value())))
+    assert after.position == page.after
+    return after.position
+
+
+@contextmanager
+def answering(sandbox: Sandbox) -> Iterator[Respond]:
+    """A sandbox that answers without sockets."""
+
+    def respond(path: str) -> tuple[int, bytes]:
+        answer = sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
+        return answer.status, answer.body
+
+    try:
+        yield respond
+    finally:
+        sandbox._loop.close()
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("delete"), st.sampled_from(LETTERS)),
+    st.tuples(st.just("create"), st.sampled_from([f"{one}{n}" for one in LETTERS for n in (1, 2)])),
+    st.tuples(st.just("change"), st.sampled_from(LETTERS)),
+)
+CHANGES = st.dictionaries(st.integers(1, 12), st.lists(STEPS, max_size=4), max_size=6)
+NUMBERS = st.sets(st.integers(1, 15), max_size=4)
+
+
+def careful(
+    changes: dict[int, list[tuple[str, str]]], listing: str
+) -> dict[Any, list[Callable[[Living], None]]]:
+    """Changes that leave out what cannot be."""
+
+    def step(what: str, one: str) -> Callable[[Living], None]:
+        def do(living: Living) -> None:
+            is_there = one in living.account
+            if what == "create" and not is_there:
+                living.create(one)
+                if listing != CONTACTS.path:
+                    living.account.join("s", one)
+            elif what == "delete" and is_there:
+                living.account.delete(one)
+            elif what == "change" and is_there:
+                living.change(one)
+
+        return do
+
+    return {(listing, number): [step(*one) for one in steps] for number, steps in changes.items()}
+
+
+@st.composite
+def options(draw: Any) -> dict[str, Any]:
+    """How a server behaves."""
+    return {
+        "page_size": draw(st.integers(1, 4)),
+        "style": draw(st.sampled_from(sorted(BOOKMARKS))),
+        "stale": draw(st.sampled_from(sorted(STALE))),
+        "empty_end": draw(st.booleans()),
+    }
+
+
+@given(
+    st.integers(0, len(LETTERS)), CHANGES, options(), st.sampled_from(sorted(TOTALS)),
+    st.integers(-3, 3), NUMBERS, NUMBERS, st.booleans(),
+)  # fmt: skip
+def test_what_exists_throughout_is_read_or_doubted(
+    size: int, changes: Any, chosen: Any, totals: str, off: int, kills: set[int],
+    failing: set[int], of_segment: bool,
+) -> None:  # fmt: skip
+    walk = members_of("s") if of_segment else CONTACTS
+    sandbox = Living(
+        LETTERS[:size], changes=careful(changes, walk.path), totals=totals, total_off=off,
+        segments={"s": LETTERS[:size]}, **chosen,
+    )  # fmt: skip
+    with answering(sandbox) as respond:
+        found = read(walk, Direct(respond, failing, 600), kills)
+    existed = sandbox.existed_throughout(walk.path)
+    missing = existed - set(found.ids)
+    assert not missing or found.error or found.doubt is not Doubt.NONE, (missing, found)
+    if (
+        found.error is None
+        and size
+        and not changes
+        and (totals, off) == ("exact", 0)
+        and not kills
+        and not failing
+    ):
+        assert found.doubt is Doubt.NONE, found
+
+
+@given(st.integers(4, len(LETTERS)), options(), NUMBERS, NUMBERS, st.integers(1, 99), st.booleans())
+def test_a_page_that_is_lost_is_doubted(
+    size: int, chosen: Any, kills: set[int], failing: set[int], seed: int, once: bool
+) -> None:
+    sandbox = Living(LETTERS[:size], lose="contacts", lose_once=once, seed=seed, **chosen)
+    with answering(sandbox) as respond:
+        found = read(CONTACTS, Direct(respond, failing, 600), kills)
+    missing = set(LETTERS[:size]) - set(found.ids)
+    assert not missing or found.error or found.doubt is not Doubt.NONE, (missing, found)
+    if not once and size >= 2 * chosen["page_size"]:
+        assert missing
+
+
+IDS = st.one_of(st.sampled_from([*LETTERS[:6], 5, None, ""]))
+MARKS = st.one_of(st.none(), st.sampled_from(["x", "y", "z", "", "/", 7, "x"]))
+SCRIPTED = st.one_of(
+    st.builds(
+        lambda ids, bookmark, total: (
+            200,
+            {
+                "contacts": [{"contact_id": one} if one is not None else {} for one in ids],
+                **({"bookmark": bookmark} if bookmark is not None else {}),
+                **({"total_contacts": total} if total is not None else {}),
+            },
+        ),
+        st.lists(IDS, max_size=3),
+        MARKS,
+        st.one_of(st.none(), st.integers(-1, 12)),
+    ),
+    st.sampled_from([(400, {}), (404, {}), (405, {}), (200, {}), (200, {"contacts": [5]})]),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["", "/x", "/y", "/z", "/%2F"]),
+        st.lists(SCRIPTED, min_size=1, max_size=3),
+        min_size=1,
+    ),
+    NUMBERS,
+    st.booleans(),
+)
+def test_it_ends_whatever_a_server_answers(script: Any, kills: set[int], of_segment: bool) -> None:
+    walk = members_of("s") if of_segment else CONTACTS
+    asked: dict[str, int] = {}
+
+    def respond(path: str) -> tuple[int, bytes]:
+        bookmark = path.removeprefix(walk.path)
+        answers = script.get(bookmark, [(404, {})])
+        asked[bookmark] = asked.get(bookmark, -1) + 1
+        status, value = answers[min(asked[bookmark], len(answers) - 1)]
+        return status, json.dumps(value).encode()
+
+    read(walk, Direct(respond, set(), 3 * 1100 * 12), kills)
