@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import collections
+import functools
 import json
 import re
 import urllib.parse
@@ -140,7 +141,7 @@ def forms(key: str) -> list[str]:
 
 def check(run: Run) -> Run:
     """Fail where an invariant does not hold for this run."""
-    _check_messages(run)
+    check_messages(run)
     _check_ending(run)
     _check_secrets(run)
     if not run.killed and run.messages:
@@ -162,19 +163,25 @@ def check_together(runs: Sequence[Run]) -> None:
     check_bookmarks(runs)
 
 
-def _check_messages(run: Run) -> None:
+def check_messages(run: Run) -> None:
+    """Fail where a message is not as it must be."""
     columns: dict[str, _Columns] = {}
     for message in run.messages:
         stream = message.get("stream", "")
         if message["type"] == "SCHEMA":
             assert stream not in columns, f"a second SCHEMA of {stream}"
-            columns[stream] = _Columns(message)
+            columns[stream] = _columns(json.dumps(message))
         elif message["type"] == "RECORD":
             columns[stream].check(message["record"])
         else:
             assert message["type"] in ("STATE", "ACTIVATE_VERSION")
     if run.messages and not run.killed:
         assert run.messages[-1]["type"] == "STATE"
+
+
+@functools.cache
+def _columns(message: str) -> _Columns:
+    return _Columns(json.loads(message))
 
 
 class _Columns:

@@ -113,7 +113,7 @@ def _check_version(
         for number, run in enumerate(runs)
         if any(message.get("version") == version for message in run.of("RECORD", stream))
     ]
-    since = min([*wrote, len(runs) - 1])
+    since = min([*wrote, len(runs) - 1]) if stream in KEYS else 0  # no event, no row to tell
     window = runs[since:]
     account = window[0].account
     if stream in KEYS:
