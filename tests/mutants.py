@@ -236,6 +236,51 @@ MUTANTS = (
         "            self._open.pop(segment_id)\n",
         "test_state.py -k every_state",
     ),
+    Mutant(
+        "the collector answers before it commits",
+        "collector/writer.py",
+        "        await work.future\n",
+        "",
+        "collector/test_durability.py -k locked",
+    ),
+    Mutant(
+        "only memory knows which events were stored",
+        "collector/sqlite.py",
+        "                    marked = execute(MARK_FOR_GOOD, (key,)).rowcount\n",
+        "                    known = self.__dict__.setdefault('known', set())\n"
+        "                    marked = key not in known\n"
+        "                    known.add(key)\n",
+        "collector/test_endpoints.py -k comes_again",
+    ),
+    Mutant(
+        "signatures are of the JSON, not of the bytes",
+        "collector/door.py",
+        "        signed = raw if first is None else first\n",
+        "        import json\n"
+        "        signed = json.dumps(json.loads(raw)).encode() if first is None else first\n",
+        "collector/test_endpoints.py -k webhooks_destination",
+    ),
+    Mutant(
+        "write keys are stored",
+        "collector/events.py",
+        '        del found["writeKey"]\n',
+        "",
+        "collector/test_endpoints.py -k no_secret",
+    ),
+    Mutant(
+        "a failed fsync is tried again",
+        "collector/writer.py",
+        "            self._tell(self._failed, error)\n",
+        "            self._tell(self._settle, group, None)\n            self._run()\n",
+        "collector/test_durability.py -k io_error",
+    ),
+    Mutant(
+        "tokens are part of the route",
+        "collector/door.py",
+        'events.from_hook(body, "".join(rest), now)',
+        'events.from_hook(body, "/".join([token, *rest]), now)',
+        "collector/test_endpoints.py -k no_secret",
+    ),
 )
 
 
