@@ -52,7 +52,7 @@ bench: $(VENV)/installed .venv-bench/installed
 .venv-bench/installed:
 	$(PYTHON) -m venv .venv-bench/ours && .venv-bench/ours/bin/pip install --quiet .
 	$(PYTHON) -m venv .venv-bench/old && .venv-bench/old/bin/pip install --quiet tap-autopilot==0.3.0
-	$(PYTHON) -m venv .venv-bench/sdk && .venv-bench/sdk/bin/pip install --quiet singer-sdk
+	$(PYTHON) -m venv .venv-bench/sdk && .venv-bench/sdk/bin/pip install --quiet 'singer-sdk[msgspec]'
 	$(PYTHON) -m venv .venv-bench/floor && .venv-bench/floor/bin/pip install --quiet requests orjson
 	touch $@
 

@@ -1,45 +1,46 @@
-"""The picture of the results: one group of bars an account, one bar a tap, as SVG."""
+"""The pictures of the results: groups of bars, as SVG."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
-COLOURS = {
-    "tap-autopilot": "#1a7f64",
-    "floor": "#b0b7bf",
-    "0.3.0": "#c26a3d",
-    "0.3.0 unlimited": "#d9a066",
-    "singer-sdk": "#5b6fb5",
-}
-GROUPS = (("wide", "cpu", "CPU seconds"), ("far", "wall", "seconds"), ("deep", "wall", "seconds"))
-BAR, GAP, LEFT, WIDTH = 18, 34, 150, 560
+OURS = "#1a7f64"
+THEIRS = "#8c959f"
+BAR, GAP, LEFT, WIDTH, RIGHT = 18, 16, 210, 420, 70  # pixels
 
 
-def draw(results: dict[str, Any]) -> str:
-    """An SVG of the groups that were measured; shorter is better."""
+@dataclass(frozen=True)
+class Bars:
+    """A group of bars: a value for each name. Those named in `ours` stand out."""
+
+    title: str
+    values: dict[str, float]
+    ours: frozenset[str] = frozenset()
+
+
+def draw(groups: Iterable[Bars], footer: str) -> str:
+    """An SVG of the groups, one below the other."""
     parts: list[str] = []
     y = 10
-    for name, figure, unit in GROUPS:
-        result = results["scenarios"].get(name)
-        if result is None:
-            continue
-        taps = {tap: figures[figure] for tap, figures in result["taps"].items()}
-        parts.append(_text(10, y + 14, f"{name}: {result['what']}, in {unit}", bold=True))
-        y += 26
-        for tap, value in taps.items():
-            length = max(2, round((WIDTH - 60) * value / max(taps.values())))
-            parts.append(_text(LEFT - 8, y + 13, tap, end=True))
+    for group in groups:
+        parts.append(_text(10, y + 14, group.title, bold=True))
+        y += 24
+        for name, value in group.values.items():
+            length = max(2, round(WIDTH * value / max(group.values.values())))
+            colour = OURS if name in group.ours else THEIRS
+            parts.append(_text(LEFT - 8, y + 12, name, end=True))
             parts.append(
                 f'<rect x="{LEFT}" y="{y}" width="{length}" height="{BAR - 4}" rx="2"'
-                f' fill="{COLOURS[tap]}"/>'
+                f' fill="{colour}"/>'
             )
             parts.append(_text(LEFT + length + 6, y + 12, f"{value:.1f}"))
             y += BAR
-        y += GAP - BAR
-    parts.append(_text(10, y + 12, f"{results['date']}, {results['machine']}; shorter is better"))
-    height = y + 24
+        y += GAP
+    parts.append(_text(10, y + 8, footer))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + 40} {height}"'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {LEFT + WIDTH + RIGHT} {y + 20}"'
         f' font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%"'
         f' fill="#ffffff"/>\n' + "\n".join(parts) + "\n</svg>\n"
     )
@@ -48,4 +49,4 @@ def draw(results: dict[str, Any]) -> str:
 def _text(x: int, y: int, text: str, *, bold: bool = False, end: bool = False) -> str:
     style = ' font-weight="bold"' if bold else ""
     anchor = ' text-anchor="end"' if end else ""
-    return f'<text x="{x}" y="{y}" fill="#24292f"{style}{anchor}>{text}</text>'
+    return f'<text x="{x}" y="{y}" fill="#24292f"{style}{anchor}>{escape(text)}</text>'

@@ -1,10 +1,14 @@
-"""The least that a reader can do: fetch every page, parse it, write each document, nothing else."""
+"""The least that a reader can do: fetch every page, parse it, write each document, nothing else.
+
+Of members it writes the ids, as nobody needs more.
+"""
 
 import sys
 import urllib.parse
 
 import orjson
 import requests
+from bodies import mended
 
 url, key, out = sys.argv[1], sys.argv[2], sys.stdout.buffer
 session = requests.Session()
@@ -18,18 +22,25 @@ def walk(path, listing):
             url + path + (bookmark and "/" + urllib.parse.quote(bookmark, safe=""))
         )
         answer.raise_for_status()
-        page = orjson.loads(answer.content)
-        for document in page[listing]:
-            out.write(orjson.dumps(document) + b"\n")
+        try:
+            page = orjson.loads(answer.content)
+        except orjson.JSONDecodeError:
+            page = orjson.loads(mended(answer.content))
         yield page[listing]
         bookmark = page.get("bookmark")
 
 
-for _ in walk("/contacts", "contacts"):
-    pass
-for _ in walk("/lists", "lists"):
-    pass
+def write(documents):
+    for document in documents:
+        out.write(orjson.dumps(document) + b"\n")
+
+
+for name, listing in (("contacts", "contacts"), ("lists", "lists")):
+    for documents in walk("/" + name, listing):
+        write(documents)
 for segments in list(walk("/smart_segments", "segments")):
+    write(segments)
     for segment in segments:
-        for _ in walk(f"/smart_segments/{segment['segment_id']}/contacts", "contacts"):
-            pass
+        segment_id = segment["segment_id"]
+        for members in walk(f"/smart_segments/{segment_id}/contacts", "contacts"):
+            write({"segment_id": segment_id, "contact_id": one["contact_id"]} for one in members)
