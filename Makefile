@@ -43,11 +43,12 @@ mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants
 
 # One account only: make bench BENCH="--only wide"
-bench: $(VENV)/installed .venv-bench/installed
+bench: $(VENV)/installed .venv-bench/installed .venv-target-postgres/installed
 	rm -rf build
 	.venv-bench/ours/bin/pip install --quiet --force-reinstall --no-deps .
 	$(BIN)/python -m benchmarks .venv-bench benchmarks $(BENCH)
 	$(BIN)/python -m benchmarks.collector
+	$(BIN)/python -m benchmarks.pipeline .venv-bench/ours .venv-target-postgres benchmarks
 
 .venv-bench/installed:
 	$(PYTHON) -m venv .venv-bench/ours && .venv-bench/ours/bin/pip install --quiet .

@@ -1,0 +1,176 @@
+"""`python -m benchmarks.pipeline TAP TARGET OUTPUT`: from the account into PostgreSQL, two nights.
+
+TAP and TARGET are the virtual environments of the tap and of meltanolabs-target-postgres with a
+server (`make bench` makes them), OUTPUT a folder for `pipeline.json` and `pipeline.svg`. Every run
+is a pipe of two processes, as Meltano makes it. Loads are measured into empty tables, with each of
+the target's settings that matter; then two nights, between which one contact in a hundred changes,
+with and without the tap's `digests`, if it has that setting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from benchmarks.picture import Bars, draw
+from tap_autopilot.sandbox.account import Account, renamed
+from tap_autopilot.sandbox.documents import iso
+from tap_autopilot.sandbox.server import Options, Sandbox
+
+HERE = Path(__file__).parent
+SERVER = HERE.parent / "tests/targets/postgres.py"
+FAST = {"use_copy": True, "validate_records": False}
+LOADS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "use_copy": {"use_copy": True},
+    "validate_records: false": {"validate_records": False},
+    "both": FAST,
+    "both, batch_size_rows: 50000": {**FAST, "batch_size_rows": 50_000},
+}
+
+
+@dataclass(frozen=True)
+class Load:
+    """One run of the pipeline: its seconds, CPU seconds of both, MiB of the target, rows sent."""
+
+    wall: float
+    tap_cpu: float
+    target_cpu: float
+    target_memory: float
+    rows: int
+
+
+@contextmanager
+def postgres(python: Path, folder: str) -> Iterator[str]:
+    """The address of a server that runs meanwhile."""
+    command = [str(python), str(SERVER), folder]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip().replace("postgresql:", "postgresql+psycopg:")
+        process.stdin.close()
+
+
+class Pipeline:
+    """The tap and the target, with a state in between."""
+
+    def __init__(self, tap: Path, target: Path, folder: Path, url: str, server: str) -> None:
+        self._tap = tap / "bin/tap-autopilot"
+        self._target = target / "bin/target-postgres"
+        self._folder = folder
+        self._url = url
+        self._server = server
+        about = [str(self._tap), "--about", "--format", "json"]
+        self.has_digests = '"digests"' in subprocess.check_output(about, text=True)
+
+    def run(self, schema: str, settings: dict[str, Any], **tap_settings: Any) -> Load:
+        """Load into a schema of the database, from where it was left the last time."""
+        state, log = self._folder / f"{schema}.state", self._folder / "log"
+        asked = {"api_key": "sandbox", "api_url": self._url, "max_requests_per_second": 10_000}
+        given = {"sqlalchemy_url": self._server, "default_target_schema": schema, **settings}
+        command = [str(self._tap), "-c", self._file("tap.json", asked | tap_settings)]
+        command += ["--state", str(state)] if state.exists() else []
+        started = time.monotonic()
+        with log.open("w") as stderr:
+            tap = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
+            target = subprocess.Popen(
+                [str(self._target), "--config", self._file("target.json", given)],
+                stdin=tap.stdout,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+            )
+            assert tap.stdout is not None
+            assert target.stdout is not None
+            tap.stdout.close()
+            states = target.stdout.read().decode().splitlines()
+            _, tap_status, tap_usage = os.wait4(tap.pid, 0)
+            _, target_status, usage = os.wait4(target.pid, 0)
+        wall = time.monotonic() - started
+        if tap_status or target_status:
+            raise SystemExit(log.read_text()[-4000:])
+        state.write_text(states[-1])
+        rows = re.findall(r"^INFO \w+: (\d+) rows", log.read_text(), re.MULTILINE)
+        return Load(
+            wall=wall,
+            tap_cpu=tap_usage.ru_utime + tap_usage.ru_stime,
+            target_cpu=usage.ru_utime + usage.ru_stime,
+            target_memory=usage.ru_maxrss / 1024,
+            rows=sum(map(int, rows)),
+        )
+
+    def _file(self, name: str, value: Any) -> str:
+        path = self._folder / name
+        path.write_text(json.dumps(value))
+        return str(path)
+
+
+def change(account: Account, share: float, night: int) -> None:
+    """Let a share of the contacts change their jobs."""
+    rng = random.Random(night)
+    now = iso(datetime.now(timezone.utc))
+    for contact_id in rng.sample(account.contact_ids, int(len(account.contact_ids) * share)):
+        account.change(contact_id, renamed(rng) | {"updated_at": now})
+
+
+def main() -> None:
+    """Measure and write the results down."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
+    parser.add_argument("tap", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--contacts", type=int, default=20_000)
+    args = parser.parse_args()
+    loads: dict[str, Load] = {}
+    nights: dict[str, Load] = {}
+    account = Account(contacts=args.contacts, segments=10, members=args.contacts // 20)
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        postgres(args.target / "bin/python", f"{temporary}/postgres") as server,
+        Sandbox(account, Options()) as sandbox,
+    ):
+        pipeline = Pipeline(args.tap, args.target, Path(temporary), sandbox.url, server)
+        for number, (name, settings) in enumerate(LOADS.items()):
+            loads[name] = pipeline.run(f"load_{number}", settings)
+            print(f"{name:30} {loads[name]}", flush=True)
+        ways: dict[str, dict[str, Any]] = {"without digests": {}}
+        if pipeline.has_digests:
+            ways["with digests"] = {"digests": f"{temporary}/digests"}
+        for night in ("first night", "second night"):
+            for number, (way, tap_settings) in enumerate(ways.items()):
+                name = f"{night}, {way}"
+                nights[name] = pipeline.run(f"nights_{number}", FAST, **tap_settings)
+                print(f"{name:30} {nights[name]}", flush=True)
+            change(account, 0.01, night=1)
+    results = {
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "what": f"{args.contacts:,} contacts and all tables into PostgreSQL",
+        "loads": {name: asdict(one) for name, one in loads.items()},
+        "nights": {name: asdict(one) for name, one in nights.items()},
+    }
+    (args.output / "pipeline.json").write_text(json.dumps(results, indent=1) + "\n")
+    groups = [
+        Bars(f"{results['what']}, in CPU seconds of the target",
+             {name: one.target_cpu for name, one in loads.items()}, frozenset({"both"})),
+        Bars("two nights, 1 % of the contacts changed, in seconds",
+             {name: one.wall for name, one in nights.items()},
+             frozenset({"second night, with digests"})),
+    ]  # fmt: skip
+    (args.output / "pipeline.svg").write_text(draw(groups, f"{results['date']}; shorter is better"))
+
+
+if __name__ == "__main__":
+    main()
