@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Any
 
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -17,6 +18,7 @@ from tap_autopilot.sources.listings import Position, Walk, members_of
 LOG = logging.getLogger(__name__)
 
 LARGEST = 2**53  # documents of one listing
+COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all of a census
 
 
 class OneListing:
@@ -172,7 +174,7 @@ def is_text(value: Any) -> bool:
 
 
 def _written(position: Position) -> list[Any]:
-    return [position.bookmark, list(dataclasses.astuple(position.census))]
+    return [position.bookmark, list(COUNTS(position.census))]
 
 
 def _entry(value: Any) -> tuple[str, Position, bool] | None:
