@@ -61,8 +61,8 @@ MUTANTS = (
     Mutant(
         "an error ends with exit code 0",
         "cli.py",
-        "return _last_words(str(error), error.exit_code)",
-        "return _last_words(str(error), 0)",
+        "return _last_words(str(error), error.exit_code, outcome)",
+        "return _last_words(str(error), 0, outcome)",
         "test_faults.py -k refusal",
     ),
     Mutant(
@@ -75,7 +75,7 @@ MUTANTS = (
     Mutant(
         "the key is logged once",
         "cli.py",
-        "    logs.set_up(config.api_key, config.log_level, config.log_format)\n",
+        "    logs.set_up([config.api_key, *secrets], config.log_level, config.log_format)\n",
         "    logs.set_up()\n    LOG.info('Key %s', config.api_key)\n",
         "test_rows.py -k literally",
     ),
@@ -284,16 +284,20 @@ MUTANTS = (
 )
 
 
+def planted(mutant: Mutant, root: Path) -> str:
+    """The text of the mutant's file with the bug in it."""
+    text = (root / "tap_autopilot" / mutant.file).read_text()
+    assert text.count(mutant.old) == 1, f"{mutant.name}: nowhere to plant it, or in several places"
+    return text.replace(mutant.old, mutant.new)
+
+
 def caught(mutant: Mutant, folder: Path) -> str | None:
     """The first test that fails with the bug in place; None if all pass."""
     copy = folder / re.sub(r"\W+", "-", mutant.name)
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "output", ".*cache")
     )
-    file = copy / "tap_autopilot" / mutant.file
-    text = file.read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.name}: nowhere to plant it, or in several places"
-    file.write_text(text.replace(mutant.old, mutant.new))
+    (copy / "tap_autopilot" / mutant.file).write_text(planted(mutant, copy))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", *f"tests/{mutant.tests}".split(" ")],
         cwd=copy,

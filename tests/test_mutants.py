@@ -1,0 +1,15 @@
+"""The planted bugs of `make mutants` can still be planted, in code that has changed since."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.mutants import MUTANTS, ROOT, Mutant, planted
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_bug_has_its_place_and_its_tests(mutant: Mutant) -> None:
+    compile(planted(mutant, ROOT), mutant.file, "exec")
+    file, _, names = mutant.tests.partition(" -k ")
+    assert "def test_" in (ROOT / "tests" / file).read_text()
+    assert not names or names.split(" or ")[0] in (ROOT / "tests" / file).read_text()
