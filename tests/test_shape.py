@@ -289,6 +289,17 @@ def test_a_deselected_part_does_not_take_the_rest_of_an_odd_value_along() -> Non
     }
 
 
+@pytest.mark.parametrize("odd", ["x", 5.5, True, [1], ["x", None], {"a": 1}], ids=repr)
+def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any) -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    del schema["properties"]["employees_range"]["properties"]["max"]
+    del schema["properties"]["custom_fields"]["items"]["properties"]["value"]
+    if not isinstance(odd, dict):
+        row = shaped({"employeesRange": odd, "mail_opened": odd}, schema)
+        assert row == {"additional_fields": {"employeesRange": odd, "mail_opened": odd}}
+    assert shaped({"custom_fields": odd}, schema) == {"additional_fields": {"custom_fields": odd}}
+
+
 @pytest.mark.parametrize("document", [None, "person_1", [], 5])
 def test_what_is_no_object_makes_no_row(document: Any) -> None:
     tally = Tally("contacts")

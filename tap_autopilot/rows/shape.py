@@ -86,7 +86,6 @@ def compile_shape(
         for column, spellings in names.contested(document) if names.shared else ():
             row[column] = None
             for name in spellings:
-                additional.pop(name, None)
                 if not _fills(row, column, converters[column], document[name]):
                     keep(additional, column, name, document[name])
         if additional and keeps_additional:
