@@ -135,7 +135,7 @@ MUTANTS = (
         "sources/listings.py",
         "            elif bookmark == stale and found.end is not None:\n",
         "            elif found.end is not None:\n",
-        "test_living.py -k no_end_by_count",
+        "test_living.py -k churn_is_no_doubt",
     ),
     Mutant(
         "a bookmark that the API refuses counts as the end",

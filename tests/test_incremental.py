@@ -357,10 +357,10 @@ def test_a_late_event_of_the_last_day_is_not_missed(tap: Tap, incremental: Any) 
 def test_a_clock_that_is_wrong_by_an_hour_loses_no_change(
     tap: Tap, incremental: Any, skew: float
 ) -> None:
-    """Contact a changes once it has been read: the next run has to send it."""
+    """Contact a changes once it has been read, h before: the next run has to send a."""
     catalog = only(incremental, "contacts")
-    changes: Any = {3: [("change", "a", {"Name": "new"})]}
-    with Living("abcdef", changes=changes, clock_skew=skew) as sandbox:
+    changes: Any = {3: [("change", "a", {"Name": "new"})], 4: [("change", "h")]}
+    with Living("abcdefgh", changes=changes, clock_skew=skew) as sandbox:
         first = tap.sync(sandbox, catalog=catalog)
         second = tap.sync(sandbox, catalog=catalog, state=first.state)
     assert first.code == second.code == 0
