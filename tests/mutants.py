@@ -204,8 +204,8 @@ MUTANTS = (
     Mutant(
         "the position in the store is a time",
         "run/pushed.py",
-        "            if event.seq > positions[name]\n",
-        '            if not positions[name] or row["timestamp"] > "2020"\n',
+        "if one.seq > position and not one.pruned]",
+        "if not position or one.received_at > 1.9e12]",
         "test_collected.py -k incremental_reads",
     ),
     Mutant(
@@ -218,15 +218,15 @@ MUTANTS = (
     Mutant(
         "one push stands for any number of polled events",
         "rows/merge.py",
-        "            told.add(number)\n            place += 1\n",
-        "            told.add(number)\n",
+        "count, apart, numbers = best[place]\n",
+        "count, apart, numbers = best[place + 1]\n",
         "test_merge.py",
     ),
     Mutant(
         "the kind of an email does not matter",
-        "sources/collected.py",
-        "found.setdefault((self._kinds[kind], name), [])",
-        "found.setdefault((self._kinds[2], name), [])",
+        "sources/known.py",
+        "by_contact.setdefault((self._kinds[kind], contact_id), [])",
+        "by_contact.setdefault((self._kinds[2], contact_id), [])",
         "test_collected.py -k kinds",
     ),
     Mutant(
