@@ -7,6 +7,7 @@
 # crontab), target.json for the target, catalog.json if there is one, and the two programs below,
 # each in a virtual environment of its own. cron mails what it prints: nothing after a good night,
 # warnings about data, or why a run failed. The next run resumes from what the target has stored.
+# To send only what changed, name a file in this folder in config.json: "digests": "digests".
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -155,6 +155,12 @@ class Config(Settings):
         "File to which each run appends a report of how it ended, as a line of JSON.",
         default=None,
     )
+    digests: str | None = setting(
+        "string",
+        text,
+        "File in which to remember what was sent, to send only changes from then on.",
+        default=None,
+    )
     log_level: str | None = setting(
         "string",
         OneOf(("debug", "info", "warning", "error")),

@@ -17,7 +17,7 @@ import jsonschema
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Request, Sandbox, Served
-from tests.witness import check_bookmarks, check_complete, check_served
+from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 Message = dict[str, Any]
 
@@ -150,6 +150,7 @@ def check(run: Run) -> Run:
     check_served(run)
     check_complete([run])
     check_bookmarks([run])
+    check_tombstones(run)
     return run
 
 

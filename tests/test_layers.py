@@ -14,12 +14,13 @@ PACKAGE = Path(__file__).parents[1] / "tap_autopilot"
 GROUND = {"exceptions", "logs", "settings"}  # what every room stands on
 ARROWS = {
     "front": {"api", "protocol", "run", "sources", "streams"},
-    "run": {"api", "front", "protocol", "rows", "sources", "streams"},
+    "run": {"api", "digests", "front", "protocol", "rows", "sources", "streams"},
     "protocol": {"rows", "sources", "streams"},
     "streams": {"rows"},
     "rows": set(),
     "sources": {"api", "collector", "rows"},
     "api": {"front"},
+    "digests": set(),
     "collector": set(),
     "sandbox": set(),
 }

@@ -158,3 +158,15 @@ def test_old_logs_go(nights: Nights, serve: Serve) -> None:
     assert len(kept) == 3
     assert kept[:2] == ["2020-01-18T02-15-00.log", "2020-01-19T02-15-00.log"]
     assert "INFO contacts: 450 rows" in (logs / kept[2]).read_text()
+
+
+def test_with_digests_a_second_night_sends_nothing(nights: Nights, serve: Serve) -> None:
+    variables = {"TAP_AUTOPILOT_DIGESTS": "digests"}
+    assert nights.run(serve(ACCOUNT), **variables) == (0, "")
+    rows = (nights.folder / "rows").read_text()
+    assert nights.run(serve(ACCOUNT), **variables) == (0, "")
+    assert (nights.folder / "rows").read_text() == rows
+    (nights.folder / "digests").unlink()
+    code, err = nights.run(serve(ACCOUNT), **variables)
+    assert code == 0
+    assert "is missing: everything is sent again" in err

@@ -22,7 +22,7 @@ from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run, check_together
 from tests.living import Living
 from tests.scripted import Scripted, page
-from tests.witness import check_bookmarks, check_complete, check_served
+from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 MEMBERS = "smart_segments_contacts"
 STREAMS: dict[str, list[str]] = {
@@ -236,3 +236,24 @@ def test_the_harness_counts_passes(capfd: pytest.CaptureFixture[str]) -> None:
     line = capfd.readouterr().out
     assert re.match(r"1 passes over living accounts: [01] sent every ACTIVATE_VERSION", line)
     assert "2 passes with a lost page: 0 did" in line
+
+
+def test_a_tombstone_for_what_is_there_is_found_out() -> None:
+    sandbox = Living(changes={2: [("delete", "a")]})
+    read(sandbox)
+
+    def judge_tombstone(contact_id: str, *, given: Any = None, **more: Any) -> None:
+        row = {"contact_id": contact_id, "_sdc_deleted_at": "2026-01-01T00:00:00Z", **more}
+        schema = {"type": "SCHEMA", "stream": "contacts", "key_properties": ["contact_id"]}
+        record = {"type": "RECORD", "stream": "contacts", "record": row}
+        lines = [json.dumps(one) + "\n" for one in (schema, record)]
+        run = Run(0, "".join(lines).encode(), "")
+        run.watch(sandbox, 0, given, {"digests": "file"})
+        check_tombstones(run)
+
+    judge_tombstone("a")
+    with pytest.raises(AssertionError, match="tombstones for what is there"):
+        judge_tombstone("b")
+    judge_tombstone("b", given={"bookmarks": {"contacts": {"progress": ["reading", {}]}}})
+    with pytest.raises(AssertionError, match="a tombstone with"):
+        judge_tombstone("a", name="A")

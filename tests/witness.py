@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from tap_autopilot.sandbox.account import (
     CONTACTS,
@@ -82,6 +83,32 @@ def check_complete(runs: Sequence[Run]) -> None:
     for number, run in enumerate(runs):
         for message in run.of("ACTIVATE_VERSION"):
             _check_version(runs[: number + 1], committed, message["stream"], message["version"])
+
+
+def check_tombstones(run: Run) -> None:
+    """A tombstone is a key and when, and never for what existed throughout the pass."""
+    deleted: dict[str, set[Key]] = defaultdict(set)
+    keys = {message["stream"]: message["key_properties"] for message in run.of("SCHEMA")}
+    for message in run.of("RECORD"):
+        row, stream = message["record"], message["stream"]
+        if row.get("_sdc_deleted_at"):
+            told = {name for name, value in row.items() if value is not None}
+            assert told == {*keys[stream], "_sdc_deleted_at"}, f"{stream}: a tombstone with {told}"
+            deleted[stream].add(tuple(row[name] for name in keys[stream]))
+    assert not deleted or run.settings.get("digests"), "tombstones without digests"
+    if not run.is_witnessed or run.account.changes != len(run.account.log):
+        return
+    for stream, gone in deleted.items():
+        if run.given and _bookmark_of(run.given, stream, "progress"):
+            continue  # nobody knows here since when
+        if stream in KEYS:
+            wrong = gone & _existed(run.account, stream, [run])
+        elif stream == "custom_fields":
+            wrong = gone & {(field["name"],) for field in run.account.custom_fields}
+        else:  # of the events of a contact that stays, none goes
+            there = {_clean(one) for (one,) in _existed(run.account, "contacts", [run])}
+            wrong = {key for key in gone if unquote(key[0].split(":")[1]) in there}
+        assert not wrong, f"{stream}: tombstones for what is there: {_some(wrong)}"
 
 
 def check_bookmarks(runs: Sequence[Run]) -> None:

@@ -122,6 +122,11 @@ def message(value: Mapping[str, Any]) -> bytes:
     return _encode(value) + b"\n"
 
 
+def encoded(values: Iterable[Any]) -> list[bytes]:
+    """Values as JSON, written as in messages."""
+    return list(map(_encode, values))
+
+
 def records(
     stream: str, rows: Collection[Mapping[str, Any]], version: int | None, extracted: datetime
 ) -> list[bytes]:

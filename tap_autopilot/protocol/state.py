@@ -20,17 +20,20 @@ An incremental stream also has its Singer bookmark there, under the name of its 
 the `start_date` under which it was made, if any. A stream that a collector's store feeds has
 `collected` there: the id of the store, and the `seq` of the last event that is written. Where a
 `start_date` leaves out events, that is `collected_from`.
+
+With digests, `digests` is the list [offset, check], which names how far their file goes. It is null
+in a run without, if the state before had it.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
@@ -82,6 +85,17 @@ class Pass:
             self.doubts[Doubt.SKIPPED] = f"{self.skipped:,} documents were skipped"
 
 
+class Remembered(NamedTuple):
+    """Tables of which the digests know rows: their versions, and which of them look different."""
+
+    versions: Mapping[str, int]
+    reshaped: Collection[str]
+
+    def knows(self, name: str) -> bool:
+        """Whether what was sent of a table is what would be sent of it."""
+        return name in self.versions and name not in self.reshaped
+
+
 class Progress:
     """The passes of the selected streams, and the sources that feed them."""
 
@@ -93,8 +107,14 @@ class Progress:
         versions: bool,
         start_date: datetime | None,
         store: tuple[str, int] | None = None,
+        remembered: Remembered | None = None,
     ) -> None:
-        """`store` is the id of the collector's store and the `seq` of its last event, if any."""
+        """What a run is to read, from the state before it.
+
+        `store` is the id of the collector's store and the `seq` of its last event, if any.
+        """
+        self.beside: dict[str, Any] = {}  # what else the state is to hold
+        self._remembered = remembered
         self._now = datetime.now(timezone.utc)
         self._start_date = start_date
         self._store = store
@@ -107,6 +127,8 @@ class Progress:
             self._check_bookmark(one.stream, entry)
             fresh[name] = self._fresh(one, entry, versions=versions)
             resumed[name] = _resumed(name, entry, fresh[name])
+            if (found := resumed[name]) and not self._goes_on(name, found, fresh[name]):
+                resumed[name] = None
         for entry in self._entries.values():
             entry.pop("progress", None)
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
@@ -122,6 +144,7 @@ class Progress:
             if can and (can != names or not positions.resume(walks.get(source))):
                 LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
                 self._passes.update({name: fresh[name] for name in names})
+        self._resumed = {name for name, one in resumed.items() if one is self._passes[name]}
         if self._needs(MEMBERS):  # only their whole listing names all segments
             self._listings[SEGMENTS.source].position = Position()
         self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
@@ -176,7 +199,9 @@ class Progress:
                 case None:
                     pass
                 case [store_id, int(seq)] if store_id == store[0] and 0 <= seq <= store[1]:
-                    position = 0 if name in fresh and not self._passes[name].incremental else seq
+                    knows = self._remembered is not None and self._remembered.knows(name)
+                    goes_on = knows or name not in fresh or self._passes[name].incremental
+                    position = seq if goes_on else 0
                     if position and made_under and (not start_date or start_date < made_under):
                         position, reason = 0, "start_date is earlier than before"
                 case [store_id, int(_)] if store_id == store[0]:
@@ -203,8 +228,16 @@ class Progress:
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
         is_log = self.is_log(stream.name)
         if versions and not found.incremental and found.since is None and not is_log:
-            found.version = int(self._now.timestamp() * 1000)
+            now = int(self._now.timestamp() * 1000)
+            known = self._remembered.versions if self._remembered is not None else {}
+            found.version = known.get(stream.name, now)
         return found
+
+    def _goes_on(self, name: str, found: Pass, fresh: Pass) -> bool:
+        """Whether the digests, if there are any, know what a pass has sent so far."""
+        if self._remembered is None:
+            return True
+        return self._remembered.knows(name) and found.version == fresh.version
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""
@@ -238,6 +271,10 @@ class Progress:
     def pass_of(self, stream: str) -> Pass:
         """How the pass of a stream is going."""
         return self._passes[stream]
+
+    def is_resumed(self, stream: str) -> bool:
+        """Whether the pass of a stream began in an earlier run."""
+        return stream in self._resumed
 
     def began(self, stream: str, date: datetime | None) -> None:
         """Note when the pass began: by our clock or the API's, whichever is earlier."""
@@ -335,7 +372,27 @@ class Progress:
             source: positions.value() if self._needs(source) else None
             for source, positions in self._sources.items()
         }
-        return {"bookmarks": bookmarks, "walks": walks}
+        return {"bookmarks": bookmarks, "walks": walks, **self.beside}
+
+
+def digests_in(state: Any) -> tuple[bool, Any]:
+    """Whether a state says how far the digests go, and what."""
+    found = _value(state)
+    return "digests" in found, found.get("digests")
+
+
+def logs_in(state: Any) -> set[str]:
+    """The streams that a collector's store has fed by a state."""
+    bookmarks = _value(state).get("bookmarks")
+    entries = bookmarks.items() if isinstance(bookmarks, dict) else ()
+    return {name for name, entry in entries if isinstance(entry, dict) and COLLECTED in entry}
+
+
+def _value(state: Any) -> dict[str, Any]:
+    """The value of a state, which may be a whole line of a tap's output."""
+    if isinstance(state, dict) and state.get("type") == "STATE":
+        state = state.get("value")
+    return state if isinstance(state, dict) else {}
 
 
 def _written(found: Pass) -> list[Any]:

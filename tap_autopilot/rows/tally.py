@@ -13,14 +13,17 @@ MOST_NAMES = 200  # of unknown fields that are counted separately; there may be 
 class Tally:
     """Counts for one stream: rows written, documents skipped, values that found no column.
 
-    Of the events in the contacts' maps, `pushed` were pushed as well, those `waiting` may still be,
-    and those `missed` should have been.
+    `rows` includes the `deleted` ones; `unchanged` ones were not written. Of the events in the
+    contacts' maps, `pushed` were pushed as well, those `waiting` may still be, and those `missed`
+    should have been.
     """
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
         self._told_of = {"stream_name": stream}
         self.rows = 0
+        self.unchanged = 0
+        self.deleted = 0
         self.skipped = 0
         self.cleaned = 0
         self.pushed = self.waiting = self.missed = 0
@@ -63,6 +66,10 @@ class Tally:
     def notes(self) -> list[str]:
         """Everything worth saying besides the number of rows."""
         parts = []
+        if self.unchanged:
+            parts.append(f"{self.unchanged} unchanged")
+        if self.deleted:
+            parts.append(f"{self.deleted} of them deleted")
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
         if self.pushed:

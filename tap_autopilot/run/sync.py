@@ -16,7 +16,7 @@ from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
 from tap_autopilot.protocol.selection import Selected, is_selected, select
-from tap_autopilot.protocol.state import Pass, Progress
+from tap_autopilot.protocol.state import Pass, Progress, digests_in, logs_in
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
@@ -26,9 +26,11 @@ from tap_autopilot.sources.completeness import Doubt, moves_bookmark
 from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
-from tap_autopilot.streams import COLLECTED
+from tap_autopilot.streams import COLLECTED, DIGESTS
+from tap_autopilot.streams.membership_changes import MembershipChanges
 
 if TYPE_CHECKING:
+    from tap_autopilot.run.changes import Changes
     from tap_autopilot.run.pushed import PushedEvents
 
 LOG = logging.getLogger(__name__)
@@ -48,6 +50,11 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     gc.set_threshold(GARBAGE_EVERY)
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
+    changes = None
+    if config.digests is not None:
+        from tap_autopilot.run.changes import Changes  # for those who want changes only
+
+        changes = Changes(config, config.digests)
     store = None
     if config.collector_database is not None:
         from tap_autopilot.sources.collected import Collected  # for those who have a collector
@@ -58,14 +65,22 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
     selected = select(catalog, discovered)
+    knows_digests, position = digests_in(state)
     progress = Progress(
         state,
-        selected,
+        [one for one in selected if DIGESTS not in one.stream.sources],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=(store.store_id, store.last) if store is not None else None,
+        remembered=changes.load(position, selected, logs_in(state))
+        if changes is not None
+        else None,
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
+    if changes is not None:
+        changes.begin(progress, report.tallies)
+    elif knows_digests:
+        progress.beside["digests"] = None
     pushed = None
     if store is not None:
         from tap_autopilot.run.pushed import PushedEvents
@@ -73,8 +88,8 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
         pushed = PushedEvents(store, selected, report.tallies, config.start_date)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
     writer = Writer(stdout)
-    run = _Run(selected, progress, pool, report, writer, pushed)
-    outcome.facts = lambda: report.facts(progress.incomplete())
+    run = _Run(selected, progress, pool, report, writer, pushed, changes)
+    outcome.facts = lambda: report.facts(_incomplete(progress, selected))
     try:
         with signals.heard(pool.stop, writer, outcome.end):
             run.begin(selected)
@@ -83,7 +98,14 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     finally:
         for name, tally in report.tallies.items():
             tally.rows -= writer.unwritten(name)
-        report.close(progress.incomplete())
+        report.close(_incomplete(progress, selected))
+
+
+def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
+    """The selected streams that are not complete, those that are derived from such included."""
+    names = progress.incomplete()
+    derived = {one.stream.name for one in selected if DIGESTS in one.stream.sources}
+    return names | derived if names & set(MembershipChanges.tables) else names
 
 
 @dataclass
@@ -125,8 +147,11 @@ class _Run:
         report: Report,
         writer: Writer,
         pushed: PushedEvents | None,
+        changes: Changes | None,
     ) -> None:
         self._pushed = pushed
+        self._changes = changes
+        self._state = b""
         self._progress = progress
         self._pool = pool
         self._report = report
@@ -137,7 +162,7 @@ class _Run:
                 one.schema, one.selected, report.tallies[one.stream.name]
             )
             for one in selected
-            if one.stream.sources != (COLLECTED,)
+            if not set(one.stream.sources) <= {COLLECTED, DIGESTS}
         }
         self._pick = compile_pick({field for one in selected for field in one.stream.reads})
         self._failures = _Failures()
@@ -151,7 +176,7 @@ class _Run:
             schema: dict[str, Any] = {
                 "type": "SCHEMA",
                 "stream": one.stream.name,
-                "schema": one.selected,
+                "schema": self._changes.schema(one) if self._changes else one.selected,
                 "key_properties": one.stream.key_properties,
             }
             if one.incremental:
@@ -183,14 +208,20 @@ class _Run:
         self._failures.check()
 
     def _write(self, lines: list[bytes]) -> None:
-        state = message({"type": "STATE", "value": self._progress.value()})
-        self._writer.write([*lines, state])
+        if self._changes is not None:
+            self._progress.beside["digests"] = self._changes.position()
+        self._state = message({"type": "STATE", "value": self._progress.value()})
+        self._writer.write([*lines, self._state])
+
+    def _write_before(self, lines: Iterable[bytes]) -> None:
+        """Write lines that the STATE before them does not cover yet."""
+        self._writer.write([*lines, self._state])
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
         for page in pushed.pages(self._progress.stored()):
             lines = [line for name, rows in page.rows.items()
-                     for line in self._records(name, rows, page.fetched_at)]  # fmt: skip
+                     for line in self._pushed_records(name, rows, page.fetched_at)]  # fmt: skip
             self._progress.advance_in_store(page.last)
             if lines:
                 self._write(lines)
@@ -227,6 +258,11 @@ class _Run:
         self._report.tallies[name].rows += len(rows)
         return records(name, rows, self._progress.pass_of(name).version, fetched_at)
 
+    def _pushed_records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
+        if self._changes is None:
+            return self._records(name, rows, fetched_at)
+        return self._changes.pushed(name, rows, fetched_at)
+
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page in these streams; updates their passes."""
         lines: list[bytes] = []
@@ -241,7 +277,10 @@ class _Run:
             found.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
                 found.doubts[page.doubt] = _reason(page)
-            lines += self._records(name, made.rows, page.fetched_at)
+            if self._changes is not None:
+                lines += self._changes.records(name, made.rows, found, page.fetched_at, page.date)
+            else:
+                lines += self._records(name, made.rows, page.fetched_at)
         for name in names[:1]:
             self._report.tallies[name].clean(page.cleaned)
         return lines
@@ -274,11 +313,18 @@ class _Run:
         told: dict[str, list[str]] = {}
         for name in names:
             found = self._progress.pass_of(name)
-            if found.activates:
+            announces = found.activates
+            if self._changes is not None:
+                announces = self._changes.end(name, found, self._write_before)
+            if announces:
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
-            is_log = self._progress.is_log(name)
-            self._report.concluded(name, A_LOG if is_log else _withheld(found))
+            withheld = A_LOG if self._progress.is_log(name) else _withheld(found)
+            if self._changes is not None and self._changes.tells_deletions(name, found):
+                withheld = None
+            self._report.concluded(name, withheld)
+            if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
+                self._report.concluded(MembershipChanges.name, A_LOG)
             if found.doubts:
                 told.setdefault(_warning(found), []).append(name)
         for warning, streams in told.items():

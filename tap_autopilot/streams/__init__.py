@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import COLLECTED, Made, Rows, Stream
+from tap_autopilot.streams.base import COLLECTED, DIGESTS, Made, Rows, Stream
 from tap_autopilot.streams.contacts import Contacts
 from tap_autopilot.streams.custom_fields import CustomFields
 from tap_autopilot.streams.emails import (
@@ -16,6 +16,7 @@ from tap_autopilot.streams.emails import (
     EmailUnsubscribed,
 )
 from tap_autopilot.streams.lists import Lists, ListsContacts
+from tap_autopilot.streams.membership_changes import MembershipChanges
 from tap_autopilot.streams.pushed import Activities, ContactEvents, EmailMessages
 from tap_autopilot.streams.smart_segments import SmartSegments, SmartSegmentsContacts
 
@@ -38,8 +39,9 @@ STREAMS: dict[str, type[Stream]] = {
         EmailMessages,
         ContactEvents,
         Activities,
+        MembershipChanges,
     )
 }
 EMAILS = {name: one for name, one in STREAMS.items() if issubclass(one, EmailEvent)}
 
-__all__ = ["COLLECTED", "EMAILS", "STREAMS", "Made", "Rows", "Stream"]
+__all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "Made", "Rows", "Stream"]

@@ -15,6 +15,7 @@ from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
 COLLECTED = "collected"  # the source that is a collector's store
+DIGESTS = "digests"  # that of a table which follows from what happens to others
 
 Schema = Mapping[str, Any]
 
@@ -47,6 +48,7 @@ class Stream:
     sources: ClassVar[tuple[str, ...]]
     setting: ClassVar[str | None] = None  # without which there is no such table
     key_properties: ClassVar[tuple[str, ...]]
+    sorted_by: ClassVar[tuple[str, ...]] = ()  # its key as rows arrive, if that is another order
     replication_key: ClassVar[str | None] = None  # where it can be replicated incrementally
     look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for rows that come late
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs

@@ -23,6 +23,7 @@ class ListsContacts(Stream):
     name: ClassVar[str] = "lists_contacts"
     sources: ClassVar[tuple[str, ...]] = ("contacts",)
     key_properties: ClassVar[tuple[str, ...]] = ("list_id", "contact_id")
+    sorted_by: ClassVar[tuple[str, ...]] = ("contact_id", "list_id")
     reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
 
     @classmethod

@@ -1,0 +1,239 @@
+"""The records of a digests file, and the check that chains them.
+
+After MAGIC the file is nothing but records: a length, a check, and a value in MessagePack. The
+check covers the value and the check before it, so the place behind a record, a `Position`, vouches
+for everything up to there. In their order:
+
+    Header            whose rows these are, and the position that this file was made from
+    Block …           the rows of each table, sorted, some hundreds at a time
+    Seen …            which of them a pass under way has seen already
+    Ready             here the base ends and the journal begins
+    Began, Seen, Sent, Left, Ended …   what a run saw and sent, a few records for each page
+
+A file is made once, from its predecessor, and replaces it in one step. After that it only grows. A
+record is on disk before the target can have the rows that it names. So what the journal holds
+behind the position that the target has confirmed is what the target may or may not have.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tap_autopilot.exceptions import RunError
+
+MAGIC = b"tap-autopilot digests 1\n"
+DIGEST = 8  # bytes
+UNKNOWN = 2**64 - 1  # in place of a digest: the target may have the row otherwise
+NEVER = 2**64 - 2  # or the target may not have it at all
+BETWEEN_COLUMNS, BETWEEN_KEYS = "\0", "\0\0"  # keys are not empty and hold no U+0000
+BEYOND = 6  # characters by which keys that follow each other differ nearly always
+HIGHEST = "\U0010ffff"
+
+MOST = 2**30  # bytes of a record
+
+_HEAD = struct.Struct("<I8s")
+_LEVEL = 4  # of compression
+
+
+class Position(NamedTuple):
+    """A place in a file, and the check of everything before it."""
+
+    offset: int
+    check: bytes
+
+
+class Rows(NamedTuple):
+    """Keys, and the digest of each row."""
+
+    keys: list[str]
+    digests: array[int]
+
+    def part(self, start: int, stop: int | None = None) -> Rows:
+        """Some of the rows."""
+        return Rows(self.keys[start:stop], self.digests[start:stop])
+
+
+class Damaged(RunError):
+    """A file is not what was written to it."""
+
+    def __init__(self) -> None:
+        super().__init__("The digests file changed while it was in use. Run again.")
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """What is known of a table besides its rows.
+
+    `shape` is a digest of what its rows look like. `born` is when it was first filled, in
+    milliseconds, which is the version of its rows. `passes` have ended. A table is `settled` once a
+    pass ended without doubt, and `activated` once its version was announced. `began` is when the
+    pass under way did.
+    """
+
+    name: str
+    shape: bytes
+    born: int
+    passes: int = 0
+    settled: bool = False
+    activated: bool = False
+    began: str | None = None
+
+
+class Header(msgspec.Struct, array_like=True, tag="h"):
+    """`account` is a digest of the account's address and key, made with `salt`."""
+
+    salt: bytes
+    account: bytes
+    made_from: tuple[int, bytes] | None
+    tables: list[Kept]
+
+
+class Block(msgspec.Struct, array_like=True, tag="b"):
+    """Some rows of a table, by its number in the header. `first` is the first of their keys."""
+
+    table: int
+    first: str
+    count: int
+    digests: bytes
+    keys: bytes
+
+    def rows(self) -> Rows:
+        """The rows."""
+        return _unpacked(self.count, self.digests, self.keys)
+
+
+class Seen(msgspec.Struct, array_like=True, tag="s"):
+    """Rows of the base that were seen unchanged, by number, as [from, to, from, to …]."""
+
+    table: int
+    ranges: list[int]
+
+
+class Ready(msgspec.Struct, array_like=True, tag="r"):
+    """The end of the base."""
+
+
+class Began(msgspec.Struct, array_like=True, tag="p"):
+    """A pass over a table began."""
+
+    table: int
+    at: str
+
+
+class Sent(msgspec.Struct, array_like=True, tag="n"):
+    """Rows that were sent, sorted. Their keys lie between `low` and `high`, which are short."""
+
+    table: int
+    low: str
+    high: str
+    count: int
+    digests: bytes
+    keys: bytes
+
+    def rows(self) -> Rows:
+        """The rows."""
+        return _unpacked(self.count, self.digests, self.keys)
+
+
+class Left(msgspec.Struct, array_like=True, tag="l"):
+    """Rows that tombstones were sent for, sorted, as in `Sent`."""
+
+    table: int
+    low: str
+    high: str
+    count: int
+    digests: bytes
+    keys: bytes
+
+    def rows(self) -> Rows:
+        """The rows."""
+        return _unpacked(self.count, self.digests, self.keys)
+
+
+class Ended(msgspec.Struct, array_like=True, tag="e"):
+    """A pass ended. `dropped`: what it did not see has left. The rest is as in `Kept`."""
+
+    table: int
+    dropped: bool
+    settled: bool
+    activated: bool
+
+
+Record = Header | Block | Seen | Ready | Began | Sent | Left | Ended
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Record).decode
+
+
+def bounds(keys: list[str]) -> tuple[str, str]:
+    """Texts that are not above the first and not below the last of some keys, and are short."""
+    first, last = keys[0], keys[-1]
+    alike = 0
+    while first[alike : alike + 1] == last[alike : alike + 1] != "":
+        alike += 1
+    return first[: alike + BEYOND], last[: alike + BEYOND] + HIGHEST
+
+
+def packed(rows: Rows) -> tuple[int, bytes, bytes]:
+    """The fields that hold rows: how many, their digests unless all are 0, and their keys."""
+    digests = rows.digests.tobytes() if any(rows.digests) else b""
+    return len(rows.keys), digests, zlib.compress(BETWEEN_KEYS.join(rows.keys).encode(), _LEVEL)
+
+
+def _unpacked(count: int, digests: bytes, keys: bytes) -> Rows:
+    found = array("Q", digests or bytes(DIGEST * count))
+    return Rows(zlib.decompress(keys).decode().split(BETWEEN_KEYS), found)
+
+
+def framed(record: Record | bytes, before: bytes) -> tuple[bytes, bytes]:
+    """A record, or its encoded value, as it stands in a file, and its check."""
+    value = record if isinstance(record, bytes) else _encode(record)
+    check = blake2b(value, key=before, digest_size=DIGEST).digest()
+    return _HEAD.pack(len(value), check) + value, check
+
+
+def value_at(descriptor: int, offset: int, length: int) -> bytes:
+    """The encoded value of a record whose place and whole length are known."""
+    return os.pread(descriptor, length, offset)[_HEAD.size :]
+
+
+def record_at(descriptor: int, offset: int, length: int) -> Any:
+    """A record whose place and whole length are known; it was checked when the file was opened.
+
+    Raises Damaged if it is another one by now.
+    """
+    try:
+        return _decode(value_at(descriptor, offset, length))
+    except (OSError, msgspec.DecodeError):
+        raise Damaged from None
+
+
+def scan(descriptor: int) -> Iterator[tuple[Record, int, Position]]:
+    """The records of a file, where each begins, and the position behind it.
+
+    Raises Damaged where anything but a whole record follows.
+    """
+    with open(descriptor, "rb", buffering=2**20, closefd=False) as file:
+        file.seek(0)
+        if file.read(len(MAGIC)) != MAGIC:
+            raise Damaged
+        offset, check = len(MAGIC), b""
+        while head := file.read(_HEAD.size):
+            length, wanted = _HEAD.unpack(head) if len(head) == _HEAD.size else (MOST, b"")
+            value = file.read(length) if length < MOST else b""
+            check = blake2b(value, key=check, digest_size=DIGEST).digest()
+            if check != wanted:
+                raise Damaged
+            try:
+                record = _decode(value)
+            except msgspec.DecodeError:
+                raise Damaged from None
+            start, offset = offset, offset + _HEAD.size + length
+            yield record, start, Position(offset, check)

@@ -1,0 +1,211 @@
+"""Only what changed: what of a page the target does not have, and what it has and is gone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import urllib.parse
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import msgspec
+
+from tap_autopilot.config import Config
+from tap_autopilot.digests.file import Digests, Start, digests_of
+from tap_autopilot.protocol.messages import encoded, records
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass, Progress, Remembered
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.values import Row
+from tap_autopilot.sources.completeness import activates
+from tap_autopilot.sources.listings import MEMBERS
+from tap_autopilot.streams import COLLECTED
+from tap_autopilot.streams.membership_changes import JOINED, LEFT, MembershipChanges
+from tap_autopilot.streams.pushed import EmailMessages
+
+LOG = logging.getLogger(__name__)
+
+DELETED_AT = "_sdc_deleted_at"
+DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
+AT_ONCE = 1000  # tombstones that are written together
+
+
+class Changes:
+    """What a run with digests sends of its passes."""
+
+    def __init__(self, config: Config, path: str) -> None:
+        url = urllib.parse.urlsplit(config.api_url)  # whose port tells nothing of the account
+        self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
+        self._config = config
+        self._tables: dict[str, Selected] = {}
+        self._logs: set[str] = set()  # tables of events, of which nothing is ever gone
+        self._tallies: Mapping[str, Tally] = {}
+        self._memberships: Selected | None = None
+
+    def load(self, position: Any, selected: Sequence[Selected], logs: set[str]) -> Remembered:
+        """Read the file as of the state's position; returns what it remembers.
+
+        `logs` are the streams that a collector's store has fed before.
+        """
+        digests = self._digests
+        digests.load(position)
+        every = {one.stream.name: one for one in selected}
+        self._memberships = every.pop(MembershipChanges.name, None)
+        self._tables = every
+        if self._config.collector_database is not None:
+            logs = logs | {name for name, one in every.items() if COLLECTED in one.stream.sources}
+        self._logs = logs
+        reshaped = digests.reshaped({name: self._shape(one) for name, one in self._tables.items()})
+        if digests.doubt is not None:
+            LOG.warning("%s: everything is sent again.", digests.doubt)
+        elif reshaped:
+            LOG.warning(
+                "%s: columns or settings changed, so all rows are sent again.",
+                ", ".join(sorted(reshaped)),
+            )
+        return Remembered(digests.remembered(), reshaped)
+
+    def _shape(self, one: Selected) -> bytes:
+        """What a table's rows look like, and whether they have a version."""
+        whole = not one.incremental and not (
+            one.stream.replication_key and self._config.start_date is not None
+        )
+        is_log = one.stream.name in self._logs
+        versions = self._config.emit_activate_version_messages and whole and not is_log
+        shape = msgspec.json.encode([one.stream.key_properties, one.selected, versions])
+        return hashlib.blake2b(shape, digest_size=8).digest()
+
+    def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
+        """Take up the passes as the state says."""
+        self._tallies = tallies
+        now = int(datetime.now(timezone.utc).timestamp() * 1000)
+        walks = self._config.concurrency
+        self._digests.begin(
+            {
+                name: Start(
+                    self._shape(one),
+                    progress.pass_of(name).version or now,
+                    progress.is_resumed(name),
+                    walks if MEMBERS in one.stream.sources else 0,
+                )
+                for name, one in self._tables.items()
+            }
+        )
+
+    def schema(self, one: Selected) -> dict[str, Any]:
+        """A table's schema with the column of tombstones."""
+        columns = {**one.selected["properties"], DELETED_AT: DELETED_AT_SCHEMA}
+        return {**one.selected, "properties": columns}
+
+    def position(self) -> list[Any]:
+        """The position in the file for the STATE behind what was given out."""
+        self._digests.flush()
+        return self._digests.position
+
+    def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
+        """The RECORD messages for what was pushed: events are new by their place in the store."""
+        if name == EmailMessages.name:
+            return self.records(name, rows, Pass(), fetched_at, None)
+        self._tallies[name].rows += len(rows)
+        return records(name, _dated(rows), None, fetched_at)
+
+    def records(
+        self,
+        name: str,
+        rows: Sequence[Row],
+        found: Pass,
+        fetched_at: datetime,
+        date: datetime | None,
+    ) -> list[bytes]:
+        """The RECORD messages for the rows of a page that the target does not have.
+
+        The page was fetched at that time by our clock, and at that `date` by the API's.
+        """
+        now = datetime.now(timezone.utc)
+        self._digests.began(name, _iso(min(now, date or now)))
+        if not rows:
+            return []
+        columns = self._key(name)
+        if len(columns) == 1:
+            keys = [row[columns[0]] for row in rows]
+        else:
+            keys = ["\0".join([row[column] for column in columns]) for row in rows]
+        differ = self._digests.compare(name, keys, self._digests_of(name, rows))
+        sent = [rows[at] for at, _ in differ]
+        self._tallies[name].rows += len(sent)
+        self._tallies[name].unchanged += len(rows) - len(sent)
+        messages = records(name, _dated(sent), found.version, fetched_at)
+        joined = [keys[at] for at, is_new in differ if is_new]
+        return messages + self._membership_changes(name, joined, JOINED, fetched_at)
+
+    def _digests_of(self, name: str, rows: Sequence[Row]) -> array[int]:
+        """The digests of rows: of their values, as the columns are those of the table's shape."""
+        if len(self._tables[name].selected["properties"]) == len(self._key(name)):
+            return array("Q", bytes(8 * len(rows)))  # rows that are nothing but their key
+        return digests_of(encoded([*row.values()] for row in rows))
+
+    def tells_deletions(self, name: str, found: Pass) -> bool:
+        """Whether a complete pass knows what is gone: it looked at all rows, without doubt."""
+        is_log = name in self._logs
+        return found.window is None and activates(found.doubts) and not is_log
+
+    def end(self, name: str, found: Pass, write: Callable[[Iterable[bytes]], None]) -> bool:
+        """End a pass: `write` tombstones for what it did not see, some at a time.
+
+        A pass that is in doubt, or that does not look at all rows, tells of no deletions. Returns
+        whether the version of the rows is still to be announced.
+        """
+        whole = self.tells_deletions(name, found)
+        unseen = self._digests.unseen(name) if whole else iter(())
+        while keys := list(itertools.islice(unseen, AT_ONCE)):
+            now = datetime.now(timezone.utc)
+            blank = dict.fromkeys(self._tables[name].selected["properties"])
+            columns, deleted = self._key(name), {DELETED_AT: _iso(now)}
+            rows = [
+                {**blank, **dict(zip(columns, key.split("\0"), strict=True)), **deleted}
+                for key in keys
+            ]
+            self._digests.leave(name, keys)
+            self._digests.flush()
+            write(
+                records(name, rows, found.version, now)
+                + self._membership_changes(name, keys, LEFT, now)
+            )
+            self._tallies[name].rows += len(rows)
+            self._tallies[name].deleted += len(rows)
+        announces = found.activates and not self._digests.kept(name).activated
+        self._digests.end(name, whole=whole, activated=announces)
+        return announces
+
+    def _key(self, name: str) -> tuple[str, ...]:
+        stream = self._tables[name].stream
+        return stream.sorted_by or stream.key_properties
+
+    def _membership_changes(
+        self, name: str, keys: Sequence[str], change: str, extracted: datetime
+    ) -> list[bytes]:
+        """The RECORD messages for members that are new or gone; none in a first pass."""
+        kept = self._digests.kept(name)
+        if self._memberships is None or name not in MembershipChanges.tables or not kept.settled:
+            return []
+        selected, columns = self._memberships.selected["properties"], self._key(name)
+        seen_at, seen_in = kept.began or _iso(extracted), f"{kept.born}.{kept.passes}"
+        rows = []
+        for key in keys:
+            values = dict(zip(columns, key.split("\0"), strict=True))
+            row = MembershipChanges.row(name, values, change, seen_at, seen_in)
+            rows.append({column: row[column] for column in selected})
+        self._tallies[MembershipChanges.name].rows += len(rows)
+        return records(MembershipChanges.name, _dated(rows), None, extracted)
+
+
+def _dated(rows: Iterable[Row]) -> list[Row]:
+    """Rows with the column of tombstones, which is null."""
+    return [{**row, DELETED_AT: None} for row in rows]
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,43 @@
+"""Who joined and left lists and smart segments, as told by the digests of their members."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import ClassVar
+
+from tap_autopilot.rows.values import Row
+from tap_autopilot.streams.base import DIGESTS, Stream
+from tap_autopilot.streams.lists import ListsContacts
+from tap_autopilot.streams.smart_segments import SmartSegmentsContacts
+
+JOINED, LEFT = "joined", "left"
+
+
+class MembershipChanges(Stream):
+    """Who joined or left which list or smart segment, and when that was seen."""
+
+    name: ClassVar[str] = "membership_changes"
+    sources: ClassVar[tuple[str, ...]] = (DIGESTS,)
+    key_properties: ClassVar[tuple[str, ...]] = ("id",)
+    setting: ClassVar[str | None] = "digests"
+    tables: ClassVar[tuple[str, ...]] = (SmartSegmentsContacts.name, ListsContacts.name)
+
+    @classmethod
+    def row(
+        cls, table: str, key: Mapping[str, str], change: str, seen_at: str, seen_in: str
+    ) -> Row:
+        """The row for a membership, by its `key`, that a pass found to be new or gone.
+
+        `seen_in` names the pass, however often it is begun.
+        """
+        named = "\0".join((table, *key.values(), change, seen_in)).encode()
+        return {
+            "id": hashlib.blake2b(named, digest_size=16).hexdigest(),
+            "table": table,
+            "list_id": key.get("list_id"),
+            "segment_id": key.get("segment_id"),
+            "contact_id": key["contact_id"],
+            "change": change,
+            "seen_at": seen_at,
+        }

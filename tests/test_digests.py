@@ -1,0 +1,409 @@
+"""Only what changed: what a target has is what the account has, whatever happened in between."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import threading
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from tap_autopilot.digests.file import Digests
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.digests import (
+    DELETED_AT,
+    KEYS,
+    TABLES,
+    Nights,
+    Replica,
+    difference,
+    small_account,
+    strange_night,
+    warned,
+)
+from tests.invariants import Run, forms
+from tests.living import Living
+from tests.scripted import Scripted
+from tests.soak import everything
+from tests.stores import PushedStore
+from tests.test_collected import call
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_after_strange_nights_the_target_is_what_a_full_load_makes(
+    tap: Tap, serve: Serve, seed: int
+) -> None:
+    rng = random.Random(seed)
+    nights = Nights(tap, serve, small_account(rng))
+    kept: list[tuple[Replica, bytes]] = []
+    story = []
+    for day in range(rng.randrange(3, 7)):
+        story.append(strange_night(nights, rng, kept))
+        kept.append((nights.replica.copy(), nights.path.read_bytes()))
+        nights.account.move_on(day)
+    assert nights.night().code == 0
+    assert nights.night().code == 0, "one that began the pass before may have missed a deletion"
+    assert not difference(nights.replica, nights.full_load()), story
+    keys = {(name, *key) for name, rows in nights.replica.rows.items() for key in rows}
+    assert {key for key in keys if key[0] != "membership_changes"} == everything(nights.account)
+    quiet = nights.night()
+    assert (quiet.code, quiet.of("RECORD"), quiet.of("ACTIVATE_VERSION")) == (0, [], [])
+
+
+def account() -> Account:
+    """Contacts a to d; a and b are on list l, b and c in segment s."""
+    return Living("abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}).account
+
+
+def records(run: Run) -> set[tuple[str, ...]]:
+    """The rows and, with a minus, the tombstones of a run, by stream and key."""
+    return {
+        (("-" if message["record"][DELETED_AT] else "+") + message["stream"],
+         *(message["record"][key] for key in KEYS[message["stream"]]))
+        for message in run.of("RECORD")
+        if message["stream"] != "membership_changes"
+    }  # fmt: skip
+
+
+@pytest.fixture
+def nights(tap: Tap, serve: Serve) -> Nights:
+    return Nights(tap, serve, account())
+
+
+def test_the_second_night_sends_nothing(nights: Nights) -> None:
+    first = nights.night()
+    assert records(first) == {("+" + key[0], *key[1:]) for key in everything(nights.account)}
+    assert len(first.of("ACTIVATE_VERSION")) == len(TABLES)
+    assert not any("sent again" in line for line in first.log), "the first of all is no surprise"
+    second = nights.night()
+    assert (second.code, second.of("RECORD"), second.of("ACTIVATE_VERSION")) == (0, [], [])
+    assert any(line.startswith("INFO contacts: 0 rows, 4 unchanged") for line in second.log)
+
+
+def test_every_table_has_the_column_of_tombstones(nights: Nights) -> None:
+    run = nights.night()
+    for message in run.of("SCHEMA"):
+        column = message["schema"]["properties"][DELETED_AT]
+        assert column == {"type": ["null", "string"], "format": "date-time"}
+    assert all(message["record"][DELETED_AT] is None for message in run.of("RECORD"))
+    assert {one["stream"] for one in run.of("SCHEMA")} == KEYS.keys()
+
+
+def test_what_changes_comes_with_the_version_that_was_activated(nights: Nights) -> None:
+    activated = {one["stream"]: one["version"] for one in nights.night().of("ACTIVATE_VERSION")}
+    nights.account.change("a", {"Company": "Another"})
+    nights.account.create({"contact_id": "e", "lists": ["l"]})
+    nights.account.join("s", "a")
+    nights.account.delete("b")
+    run = nights.night()
+    assert records(run) == {
+        ("+contacts", "a"), ("+contacts", "e"), ("-contacts", "b"),
+        ("+lists_contacts", "l", "e"), ("-lists_contacts", "l", "b"),
+        ("+smart_segments_contacts", "s", "a"), ("-smart_segments_contacts", "s", "b"),
+    }  # fmt: skip
+    assert not run.of("ACTIVATE_VERSION")
+    for message in run.of("RECORD"):
+        if message["stream"] != "membership_changes":
+            assert message["version"] == activated[message["stream"]]
+
+
+def test_a_tombstone_is_the_key_and_when(nights: Nights) -> None:
+    nights.night()
+    nights.account.delete("d")
+    (message,) = nights.night().of("RECORD")
+    row = message["record"]
+    assert row.pop("contact_id") == "d"
+    assert row.pop(DELETED_AT) <= message["time_extracted"]
+    assert len(row) > 30
+    assert set(map(str, row.values())) == {"None"}
+
+
+def test_a_doubt_withholds_tombstones_until_there_is_none(nights: Nights) -> None:
+    nights.night()
+    nights.account.delete("d")
+    short = nights.night(page=1, lose="contacts@2")
+    assert records(short) == set()
+    assert warned(short, "deleted rows are kept this time")
+    assert records(nights.night()) == {("-contacts", "d")}
+    assert not nights.night().of("RECORD")
+
+
+def test_a_first_pass_in_doubt_is_activated_by_the_next(nights: Nights) -> None:
+    version = nights.night().of("RECORD", "contacts")[0]["version"]
+    nights.path.unlink()
+    nights.account.delete("d")
+    doubted = nights.night(page=1, lose="contacts@2")
+    assert not doubted.of("ACTIVATE_VERSION", "contacts")
+    later = doubted.of("RECORD", "contacts")[0]["version"]
+    assert later > version
+    run = nights.night()
+    assert len(run.of("RECORD", "contacts")) == 1, "the one that was missing"
+    assert [one["version"] for one in run.of("ACTIVATE_VERSION", "contacts")] == [later]
+    assert not difference(nights.replica, nights.full_load())
+    assert not nights.night().of("ACTIVATE_VERSION")
+
+
+@pytest.mark.parametrize("what", ["lost", "damaged", "foreign", "unnamed", "older"])
+def test_in_doubt_about_the_file_everything_is_sent_again(nights: Nights, what: str) -> None:
+    nights.night()
+    settings = {}
+    if what == "lost":
+        nights.path.unlink()
+    elif what == "damaged":
+        nights.path.write_bytes(nights.path.read_bytes()[:-1])
+    elif what == "unnamed":
+        del nights.replica.state["digests"]
+    elif what == "older":
+        before = nights.path.read_bytes()
+        nights.night()
+        nights.path.write_bytes(before)
+    else:
+        settings = {"api_key": "another+key"}
+    nights.account.delete("d")
+    run = nights.night(api_key=settings.get("api_key", KEY), settings=settings)
+    assert warned(run, "everything is sent again")
+    assert records(run) == {("+" + key[0], *key[1:]) for key in everything(nights.account)}
+    assert not difference(nights.replica, nights.full_load())
+    assert not nights.night(api_key=settings.get("api_key", KEY), settings=settings).of("RECORD")
+
+
+def test_another_port_is_no_other_account(nights: Nights) -> None:
+    nights.night()
+    assert not nights.night().of("RECORD"), "each night has a sandbox of its own"
+
+
+def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:
+    nights.night()
+    data = nights.path.read_bytes()
+    assert not any(form.encode() in data for form in forms(KEY))
+
+
+def test_other_columns_are_all_sent_again_and_deletions_too(nights: Nights) -> None:
+    nights.night()
+    nights.account.delete("d")
+    without = [{"breadcrumb": ["properties", "company"], "metadata": {"selected": False}}]
+    catalog = {"streams": [{"tap_stream_id": "contacts", "metadata": without}]}
+    run = nights.night(catalog=catalog)
+    assert records(run) == {("+contacts", one) for one in "abc"} | {("-contacts", "d")}
+    assert not run.of("ACTIVATE_VERSION")
+    assert warned(run, "contacts: columns or settings changed")
+    assert not nights.night(catalog=catalog).of("RECORD")
+    back = nights.night()
+    assert records(back) == {("+contacts", one) for one in "abc"}, "the other tables were kept"
+
+
+def test_an_interrupted_pass_goes_on_where_it_was(nights: Nights) -> None:
+    nights.night(page=1)
+    nights.account.delete("d")
+    nights.account.change("a", {"Company": "Another"})
+    broken = nights.night("/contacts@3-:500", page=1)
+    assert broken.code == 1
+    assert records(broken) == {("+contacts", "a")}
+    rest = nights.night(page=1)
+    assert records(rest) == {("-contacts", "d")}
+    assert rest.requests[0].path != "/v1/contacts"
+    assert not nights.night().of("RECORD")
+
+
+def test_what_may_have_been_stored_is_not_taken_for_granted(nights: Nights) -> None:
+    """A target may store more than the STATE that it gives out covers."""
+    nights.account.change("a", {"Company": "As before"})
+    nights.night()
+    nights.account.change("a", {"Company": "Another"})
+    nights.account.create({"contact_id": "e"})
+    nights.account.delete("d")
+    for message in nights.run().messages:
+        nights.replica.store(message)  # and then no STATE was given out
+    nights.account.change("a", {"Company": "As before"})
+    nights.account.delete("e")
+    nights.account.create({"contact_id": "d"})
+    nights.night()
+    assert not difference(nights.replica, nights.full_load())
+
+
+def test_two_runs_at_once_are_one_too_many(nights: Nights) -> None:
+    held = Digests(str(nights.path), "somebody")
+    run = nights.run()
+    assert (run.code, run.requests, run.messages) == (2, [], [])
+    assert run.last_words.endswith("is in use by another run.")
+    held.close()
+    assert nights.night().code == 0
+
+
+def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(account())
+    for name in ("config.json", "state.json", "catalog.json"):
+        path = str(tap.folder / name)
+        run = tap.sync(sandbox, state={}, catalog={"streams": []}, digests=path)
+        assert (run.code, run.requests) == (2, [])
+        assert run.last_words.startswith("CRITICAL digests must name a file of its own")
+
+
+@pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])
+def test_a_stream_that_does_not_see_all_rows_tells_of_no_deletions(
+    nights: Nights, how: str
+) -> None:
+    settings = {"start_date": "2015-01-01"} if how == "start_date" else {}
+    method = "INCREMENTAL" if how == "INCREMENTAL" else "FULL_TABLE"
+    metadata = [{"breadcrumb": [], "metadata": {"replication-method": method}}]
+    streams: list[Any] = [{"tap_stream_id": "contacts", "metadata": metadata}]
+    catalog = {"streams": [*streams, {"tap_stream_id": "lists"}]}
+    nights.night(catalog=catalog, settings=settings)
+    nights.account.delete("d")
+    nights.account.delete_list("l")
+    nights.account.change("a", {"Company": "Another", "updated_at": "2038-01-01T00:00:00Z"})
+    run = nights.night(catalog=catalog, settings=settings)
+    assert records(run) >= {("+contacts", "a"), ("-lists", "l")}
+    assert {name for name, *_ in records(run)} == {"+contacts", "-lists"}
+    assert len(run.rows("contacts")) < 3
+    later = nights.night(catalog=catalog, settings=settings)
+    assert not later.of("RECORD"), "not even what comes again by the bookmark"
+
+
+def test_without_versions_there_are_tombstones(nights: Nights) -> None:
+    settings = {"emit_activate_version_messages": False}
+    first = nights.night(settings=settings)
+    assert not first.of("ACTIVATE_VERSION")
+    assert not any("version" in one for one in first.of("RECORD"))
+    nights.account.delete("d")
+    assert records(nights.night(settings=settings)) == {("-contacts", "d")}
+    assert len(nights.night().of("ACTIVATE_VERSION")) == len(TABLES), "once they are wanted"
+
+
+def test_a_night_without_digests_makes_all_doubtful(nights: Nights, serve: Serve) -> None:
+    nights.night()
+    run = nights.tap.sync(serve(nights.account), state=nights.replica.state)
+    assert run.state["digests"] is None, "some tools would keep what is left out"
+    nights.replica.take(run.messages)
+    assert warned(nights.night(), "everything is sent again")
+    assert "digests" not in nights.tap.sync(serve(nights.account)).state
+
+
+def test_streams_can_come_and_go(nights: Nights) -> None:
+    some = {"streams": [{"tap_stream_id": "contacts"}]}
+    nights.night(catalog=some)
+    nights.account.delete("d")
+    every = nights.night()
+    assert ("-contacts", "d") in records(every)
+    assert {name for name, *_ in records(every)} == {
+        "-contacts", "+lists", "+smart_segments", "+lists_contacts", "+smart_segments_contacts",
+        "+custom_fields",
+    }  # fmt: skip
+    assert len(every.of("ACTIVATE_VERSION")) == len(TABLES) - 1
+    assert not nights.night(catalog=some).of("RECORD")
+    assert not nights.night().of("RECORD")
+
+
+def test_a_membership_that_is_new_or_gone_is_told_once_for_good(nights: Nights) -> None:
+    assert not nights.night().of("RECORD", "membership_changes"), "none in the first pass"
+    nights.account.join("s", "a")
+    nights.account.leave("s", "b")
+    nights.account.change("d", {"lists": ["l"]})
+    nights.account.delete("a")
+    run = nights.run()
+    rows = run.rows("membership_changes")
+    told = {(row["table"], row["list_id"], row["segment_id"], row["contact_id"], row["change"])
+            for row in rows}  # fmt: skip
+    assert told == {
+        ("smart_segments_contacts", None, "s", "b", "left"),
+        ("lists_contacts", "l", None, "d", "joined"),
+        ("lists_contacts", "l", None, "a", "left"),
+    }
+    began = run.requests[0].clock - timedelta(seconds=2), run.requests[-1].clock
+    for row in rows:
+        assert began[0] <= datetime.fromisoformat(row["seen_at"].replace("Z", "+00:00")) <= began[1]
+    again = nights.night()  # of the run before nothing was stored
+    ids = [sorted(row["id"] for row in one.rows("membership_changes")) for one in (run, again)]
+    assert ids[0] == ids[1]
+    assert len(set(ids[0])) == 3
+    nights.account.leave("s", "c")
+    assert len(nights.night().rows("membership_changes")) == 1
+    nights.account.join("s", "c")
+    assert nights.night().rows("membership_changes")[0]["id"] not in ids[0]
+    assert not nights.night().of("RECORD")
+
+
+def test_a_doubt_is_no_reason_to_tell_that_somebody_left_or_joined(nights: Nights) -> None:
+    nights.night(page=1, lose="contacts@2")
+    assert not nights.night().rows("membership_changes"), "the first whole pass is the next"
+    nights.account.change("a", {"lists": []})
+    assert not nights.night(page=1, lose="contacts@3").rows("membership_changes")
+    assert [row["change"] for row in nights.night().rows("membership_changes")] == ["left"]
+
+
+def test_membership_changes_exist_only_with_digests(tap: Tap, serve: Serve) -> None:
+    names = {one["stream"] for one in json.loads(tap.run("--discover").stdout)["streams"]}
+    assert "membership_changes" not in names
+    config = tap.file("config.json", {"digests": "x"})
+    found = json.loads(tap.run("--discover", "--config", config).stdout)
+    assert {one["stream"] for one in found["streams"]} == names | {"membership_changes"}
+    assert not (tap.folder / "x").exists()
+    config = tap.file("config.json", tap.config(serve(account())))
+    run = tap.run("--config", config, "--select", "membership_changes")
+    assert run.code == 2
+    assert "membership_changes needs the setting digests" in run.last_words
+
+
+def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
+    """The real process, killed while it reads and while it makes its file anew."""
+    rng = random.Random(7)
+    nights = Nights(tap, serve, Account(contacts=150, lists=3, segments=3, members=40))
+    for number in range(12):
+        sandbox = serve(nights.account, page=10, churn=0.3, seed=number)
+        arguments = tap.arguments(
+            sandbox, catalog=None, state=nights.replica.state, config={"digests": str(nights.path)}
+        )
+        process = subprocess.Popen(
+            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        timer = threading.Timer(0.2 + rng.random() * 0.7, process.kill)
+        timer.start()
+        out, _ = process.communicate()
+        timer.cancel()
+        lines = out.split(b"\n")[:-1]
+        nights.replica.take([json.loads(line) for line in lines], also=rng.choice((0, 40, 10**6)))
+        nights.account.move_on(number)
+    assert nights.night().code == 0
+    assert nights.night().code == 0
+    assert not difference(nights.replica, nights.full_load())
+
+
+def test_with_a_collector_only_what_is_pushed_since_is_sent_and_events_stay(tap: Tap) -> None:
+    (tap.folder / "kept").mkdir()
+    store = PushedStore(tap.folder / "kept" / "events.db")
+    settings = {"collector_database": store.path, "digests": str(tap.folder / "kept" / "digests")}
+    first, second = (
+        {"contact_id": one, "mail_opened": {f"m{one}": 1577836800000}} for one in ("p1", "p2")
+    )
+    state: Any = None
+
+    def night(*contacts: Any) -> dict[str, list[Any]]:
+        nonlocal state
+        answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
+        with Scripted({"/contacts": answer}) as sandbox:
+            run = tap.sync(sandbox, state=state, **settings)
+        assert run.code == 0, run.stderr
+        state = run.state
+        names = {one["stream"] for one in run.of("RECORD")}
+        return {name: run.rows(name) for name in names}
+
+    store.track(call("pushed"))
+    found = night(first, second)
+    assert [row["id"] for row in found["email_opened"]] == ["pushed"] + [
+        f"email_opened:{one}:m{one}" for one in ("p1", "p2")
+    ]
+    assert all(row[DELETED_AT] is None for rows in found.values() for row in rows)
+    assert night(first, second) == {}
+    store.track(call("later", properties={"email_id": "y"}))
+    found = night(first)
+    assert [row[DELETED_AT] is None for row in found["contacts"]] == [False]
+    assert [row["id"] for row in found["email_opened"]] == ["later"]
+    assert [row["email_id"] for row in found["email_messages"]] == ["y"]
+    assert found.keys() == {"contacts", "email_opened", "email_messages"}
+    assert night(first) == {}
+    (tap.folder / "kept" / "digests").unlink()
+    assert len(night(first)["email_opened"]) == 3, "in doubt, the whole store"
