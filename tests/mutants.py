@@ -281,6 +281,41 @@ MUTANTS = (
         'events.from_hook(body, "/".join([token, *rest]), now)',
         "collector/test_endpoints.py -k no_secret",
     ),
+    Mutant(
+        "what was sent and not confirmed is taken for granted",
+        "digests/file.py",
+        "            self.unsure.add(record.low, record.high, offset, length)\n",
+        "            pass\n",
+        "test_digests.py -k taken_for_granted",
+    ),
+    Mutant(
+        "a row that changes and changes back within a pass stays as it was sent",
+        "digests/table.py",
+        "stored[place] != digests[number] or marks[row] == SENT",
+        "stored[place] != digests[number]",
+        "test_digests_file.py -k changes_back",
+    ),
+    Mutant(
+        "a doubt withholds no tombstones",
+        "run/changes.py",
+        "found.window is None and activates(found.doubts) and not is_log",
+        "found.window is None and not is_log",
+        "test_digests.py -k withholds",
+    ),
+    Mutant(
+        "an interrupted pass forgets what it has seen",
+        "digests/file.py",
+        "                    if not kept.began:\n",
+        "                    if True:\n",
+        "test_digests.py -k interrupted",
+    ),
+    Mutant(
+        "the file of another account is believed",
+        "digests/file.py",
+        "if record.account != self._mark(record.salt):",
+        "if not record.account:",
+        "test_digests.py -k foreign",
+    ),
 )
 
 
