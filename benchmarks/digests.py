@@ -1,0 +1,98 @@
+"""What an unchanged night costs with digests, beside the same run without.
+
+    python -m benchmarks.digests [--contacts 20000] [--rounds 5]
+
+All tables of one account, in pairs and in turn. The first night with digests, which everything is
+new to, comes before; the night after it also sorts what that one left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Cost(NamedTuple):
+    """Seconds of CPU and MiB of memory at most, of one process."""
+
+    seconds: float
+    mebibytes: float
+
+
+def run(folder: Path, url: str, **settings: Any) -> tuple[Cost, Any, int]:
+    """One run of the tap: what it cost, its last STATE, and how many rows it wrote."""
+    config = {"api_key": "sandbox", "api_url": url, "max_requests_per_second": 10_000, **settings}
+    (folder / "config.json").write_text(json.dumps(config))
+    state = folder / "state.json"
+    arguments = ["--config", str(folder / "config.json")]
+    if "digests" in settings and state.exists():
+        arguments += ["--state", str(state)]
+    out = folder / "out"
+    with out.open("wb") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tap_autopilot", *arguments],
+            stdout=stdout, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+    assert status == 0
+    rows, last = 0, b""
+    with out.open("rb") as lines:
+        for line in lines:
+            rows += line.startswith(b'{"type":"RECORD"')
+            last = line if line.startswith(b'{"type":"STATE"') else last
+    cost = Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+    return cost, json.loads(last)["value"], rows
+
+
+def main() -> None:
+    """Measure, and print a line for each night."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.digests", description=__doc__)
+    parser.add_argument("--contacts", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    size = ["--contacts", str(args.contacts), "--members", str(args.contacts // 20)]
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        subprocess.Popen(
+            [sys.executable, "-m", "tap_autopilot.sandbox", "--port", "0", *size],
+            stdout=subprocess.PIPE, text=True,
+        ) as sandbox,
+    ):  # fmt: skip
+        assert sandbox.stdout is not None
+        url = ""
+        while not url:
+            found = re.search(r"http://\S+/v1", sandbox.stdout.readline())
+            url = found[0] if found else ""
+        folder = Path(temporary)
+        path = folder / "digests"
+        ratios: list[float] = []
+        total = 0
+        for night in range(args.rounds + 1):
+            plain, _, _ = run(folder, url)
+            ours, state, rows = run(folder, url, digests=str(path))
+            (folder / "state.json").write_text(json.dumps(state))
+            total = total or rows
+            ratio = ours.seconds / plain.seconds
+            if night:
+                assert rows == 0
+                ratios.append(ratio)
+            print(
+                f"night {night + 1}: {rows:,} rows sent, CPU {ours.seconds:.2f} s instead of"
+                f" {plain.seconds:.2f} s ({ratio:.2f} times), peak {ours.mebibytes:.0f} MiB instead"
+                f" of {plain.mebibytes:.0f}, {path.stat().st_size / total:.1f} bytes a row",
+                flush=True,
+            )
+        print(f"unchanged nights: {statistics.median(ratios):.2f} times, at most {max(ratios):.2f}")
+        sandbox.terminate()
+
+
+if __name__ == "__main__":
+    main()
