@@ -28,10 +28,12 @@ test-targets: $(VENV)/installed .venv-meltano/installed \
 	$(BIN)/python -m pytest -m targets
 
 # How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
-#                     CHURN="--passes 100 --lost 100" COLLECTOR="--kills 100"
+#                     CHURN="--passes 100 --lost 100" NIGHTS="--histories 10"
+#                     COLLECTOR="--kills 100"
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak $(SOAK)
 	$(BIN)/python -m tests.churn $(CHURN)
+	$(BIN)/python -m tests.nights $(NIGHTS)
 	$(BIN)/python -m tests.collector.soak $(COLLECTOR)
 
 # One of them only: make fuzz FUZZ="-k paging"

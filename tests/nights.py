@@ -1,0 +1,163 @@
+"""Nights with digests: kills, faults, doubts and living accounts, and what the target has in the end.
+
+`python -m tests.nights` runs the real command on accounts that change between two answers, several
+nights each. It is killed at random, its target too, which may have stored more than it confirmed;
+answers break, pages are lost, the file is damaged or older than it should be. After two quiet nights
+the target must hold what a full load holds. One line of figures; the exit code is 0 only if nothing
+was lost, nothing left behind and nothing deleted that was there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import Fault, Faults
+from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
+from tests.conftest import COMMAND, KEY
+from tests.digests import TABLES, Replica, damage
+from tests.invariants import Run, check
+from tests.soak import SOUP
+
+HISTORIES = 100
+
+
+class History:
+    """One account, its target and its digests file over several nights."""
+
+    def __init__(self, folder: Path, seed: int, counts: Counter[str]) -> None:
+        self.folder, self.counts = folder, counts
+        self.rng = random.Random(seed)
+        self.path = folder / f"digests{seed}"
+        self.replica = Replica()
+        self.account = Account(
+            seed=seed % 50,
+            contacts=self.rng.choice((60, 150, 400)),
+            lists=4,
+            segments=self.rng.choice((1, 4)),
+            members=50,
+        )
+        self.account.settle()
+
+    def run(self, options: Options, *, kill: bool = False, state: Any = ..., **more: Any) -> Run:
+        """One run of the real command, perhaps killed; nothing of it is stored yet."""
+        state = self.replica.state if state is ... else state
+        with Sandbox(self.account, options) as sandbox:
+            settings = {
+                "api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000,
+                "request_timeout": 1, "retry_timeout": 5, **more,
+            }  # fmt: skip
+            (self.folder / "config.json").write_text(json.dumps(settings))
+            (self.folder / "state.json").write_text(json.dumps(state))
+            arguments = ["-c", f"{self.folder}/config.json", "-s", f"{self.folder}/state.json"]
+            with (self.folder / "log").open("wb") as log:
+                process = subprocess.Popen(
+                    [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=log
+                )
+            timer = threading.Timer(0.15 + self.rng.random() * 0.6, process.kill)
+            at_byte = self.rng.randrange(400_000)
+            how = self.rng.choice(("time", "bytes")) if kill else ""
+            if how == "time":
+                timer.start()
+            stdout = b""
+            assert process.stdout is not None
+            for line in process.stdout:
+                stdout += line
+                if how == "bytes" and len(stdout) > at_byte:
+                    process.kill()
+            process.wait()
+            timer.cancel()
+            killed = process.returncode == -signal.SIGKILL
+            text = (self.folder / "log").read_text()
+            run = Run(process.returncode, stdout, text, KEY, killed=killed)
+            run.watch(sandbox, 0, state, settings)
+        self.counts["runs"] += 1
+        self.counts["kills"] += killed
+        try:
+            return check(run)
+        except AssertionError as problem:
+            self.counts["wrong"] += 1
+            print(str(problem).splitlines()[0], file=sys.stderr)
+            return run
+
+    def strange_night(self) -> None:
+        """A night on which anything may happen."""
+        rng = self.rng
+        chance = rng.choice((0, 0, 4)) / len(SOUP)
+        options = Options(
+            api_key=KEY,
+            page=20,
+            bookmarks=rng.choice(list(BOOKMARKS)),
+            churn=rng.choice((0, 0.2, 1.0)),
+            lose=rng.choice(("", "", "", "contacts", "members")),
+            seed=rng.randrange(10**6),
+            faults=Faults(
+                (Fault.parse(f"{chance}%:{what}") for what in SOUP), rng.randrange(10**6)
+            ),
+        )
+        if self.path.exists() and rng.random() < 0.1:
+            damage(self.path, rng)
+            self.counts["damaged"] += 1
+        run = self.run(options, kill=rng.random() < 0.6, digests=str(self.path))
+        messages = run.messages[: rng.choice((None, rng.randrange(len(run.messages) + 1)))]
+        self.replica.take(messages, also=rng.choice((0, rng.randrange(300), 10**6)))
+        self.account.move_on(self.counts["runs"])
+
+    def settle(self) -> None:
+        """Two quiet nights, and what is wrong after them."""
+        quiet = Options(api_key=KEY)
+        for _ in range(2):
+            run = self.run(quiet, digests=str(self.path))
+            assert run.code == 0, run.stderr
+            self.replica.take(run.messages)
+        whole = Replica()
+        whole.take(self.run(quiet, state=None).messages)
+        for name in TABLES:
+            mine, wanted = self.replica.rows[name], whole.rows[name]
+            self.counts["rows"] += len(wanted)
+            self.counts["deleted"] += len(wanted.keys() - mine.keys())
+            self.counts["left"] += len(mine.keys() - wanted.keys())
+            self.counts["lost"] += sum(mine[key] != wanted[key] for key in mine.keys() & wanted)
+        run = self.run(quiet, digests=str(self.path))
+        self.counts["resent"] += len(run.of("RECORD"))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what the options ask for; 0 if all was well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.nights", description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--histories", type=int, default=HISTORIES)
+    args = parser.parse_args(arguments)
+    counts: Counter[str] = Counter()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(args.histories):
+            history = History(Path(folder), args.seed * 10_000 + number, counts)
+            for _ in range(history.rng.randrange(3, 8)):
+                history.strange_night()
+            history.settle()
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f"{args.histories} histories with digests, {counts['runs']} runs, {counts['kills']} kills,"
+        f" {counts['damaged']} damaged files: of {counts['rows']:,} rows lost {counts['lost']},"
+        f" wrongly deleted {counts['deleted']}, left behind {counts['left']}; sent by quiet nights"
+        f" {counts['resent']}; {counts['wrong']} runs broke an invariant;"
+        f" {minutes:.1f} min, seed {args.seed}"
+    )
+    wrong = ("lost", "deleted", "left", "resent", "wrong")
+    return int(any(counts[name] for name in wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
