@@ -210,8 +210,9 @@ class _Run:
     def _write(self, lines: list[bytes]) -> None:
         if self._changes is not None:
             self._progress.beside["digests"] = self._changes.position()
-        self._state = message({"type": "STATE", "value": self._progress.value()})
-        self._writer.write([*lines, self._state])
+        state = message({"type": "STATE", "value": self._progress.value()})
+        self._writer.write([*lines, state])
+        self._state = state
 
     def _write_before(self, lines: Iterable[bytes]) -> None:
         """Write lines that the STATE before them does not cover yet."""
