@@ -222,7 +222,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     config = _config(given)
     outcome.check()
     if config.start_date is not None and config.emit_activate_version_messages:
-        LOG.info("start_date is set: contacts and the email tables keep rows that were deleted.")
+        LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
     if args.select and args.catalog:
         raise UserError("--select and --catalog cannot be combined.")
     for path in filter(None, (*args.config, args.catalog, args.state)):

@@ -108,7 +108,7 @@ class Config(Settings):
     collector_database: str | None = setting(
         "string",
         text,
-        "Store of a collector to read pushed events from: a file, or `postgresql://…`.",
+        "A collector's store to read pushed events from: a file, or `postgresql://…`.",
         default=None,
         secret=True,
     )
@@ -152,7 +152,7 @@ class Config(Settings):
     report_file: str | None = setting(
         "string",
         text,
-        "File to which each run appends a report of how it ended, as a line of JSON.",
+        "File to which each run appends a one-line JSON report.",
         default=None,
     )
     digests: str | None = setting(

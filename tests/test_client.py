@@ -171,7 +171,9 @@ def test_an_answer_that_is_too_large_is_not_retried(
     mock.get(
         f"{URL}/lists", status=status, body=gzip.compress(body) if packed else body, headers=headers
     )
-    with pytest.raises(RunError, match=r"GET /lists: the answer is larger than 5,000 bytes"):
+    with pytest.raises(
+        RunError, match=r"GET /lists: the response exceeds the limit of 5,000 bytes"
+    ):
         get(Client(api()))
     assert len(mock.calls) == 1
 
@@ -179,9 +181,9 @@ def test_an_answer_that_is_too_large_is_not_retried(
 @pytest.mark.parametrize(
     ("headers", "body", "said"),
     [
-        ({"Content-Encoding": "gzip"}, b"[]", "damaged"),
-        ({"Content-Encoding": "gzip"}, gzip.compress(b"[]", mtime=0)[:-3], "cut short"),
-        ({"Content-Encoding": "br"}, b"[]", "compressed"),
+        ({"Content-Encoding": "gzip"}, b"[]", "corrupt"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(b"[]", mtime=0)[:-3], "truncated"),
+        ({"Content-Encoding": "br"}, b"[]", "Content-Encoding"),
         ({}, b"<html>", "a page of HTML"),
     ],
 )
@@ -369,7 +371,7 @@ def test_a_request_is_sent_again_silently_only_once(
         assert [get(client).value for _ in range(2)] == [True] * 2
     assert len(server.asked) == 4
     assert len(waits) == 1
-    assert f"127.0.0.1:{server.port} closed the connection without an answer" in caplog.text
+    assert f"127.0.0.1:{server.port} closed the connection without a response" in caplog.text
 
 
 def test_an_answer_cut_short_on_a_reused_connection_is_retried_aloud(
@@ -385,7 +387,7 @@ def test_an_answer_cut_short_on_a_reused_connection_is_retried_aloud(
     with Server(handle) as server:
         client = Client(api(server.url))
         assert [get(client).value for _ in range(2)] == [True] * 2
-    assert "cut short" in caplog.text
+    assert "truncated" in caplog.text
     assert len(waits) == 1
 
 

@@ -54,7 +54,7 @@ def test_bookmarks_in_a_circle_are_an_error(tap: Tap, length: int) -> None:
         answers[f"/contacts/{number}"] = page(number, bookmark=str((number + 1) % length))
     run = read(tap, answers)
     assert run.code == 1
-    assert "leads back to what was read, 3 times" in run.last_words
+    assert "leads to documents already read, 3 times" in run.last_words
     assert len(paths(run, "/contacts")) <= 3 * (length + 4)
 
 
@@ -67,7 +67,7 @@ def test_documents_without_ids_in_a_circle_are_an_error(tap: Tap) -> None:
     }
     run = read(tap, answers)
     assert run.code == 1
-    assert "1001 pages in a row hold nothing new" in run.last_words
+    assert "1001 pages in a row contain nothing new" in run.last_words
 
 
 def test_a_negative_total_is_none(tap: Tap) -> None:
@@ -88,7 +88,7 @@ def test_one_contact_under_ever_new_bookmarks_is_an_error(tap: Tap) -> None:
     answers |= {f"/contacts/{n}": page("a", bookmark=str(n + 1), total=1) for n in range(500)}
     run = read(tap, answers)
     assert run.code == 1
-    assert "leads back to what was read" in run.last_words
+    assert "leads to documents already read" in run.last_words
     assert len(run.requests) < 30
 
 
@@ -111,7 +111,7 @@ def test_empty_pages_without_end_are_an_error(tap: Tap) -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
     run = read(tap, {"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
     assert run.code == 1
-    assert "1001 pages in a row hold nothing new" in run.last_words
+    assert "1001 pages in a row contain nothing new" in run.last_words
     assert len(run.requests) < 1050
 
 

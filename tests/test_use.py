@@ -140,7 +140,7 @@ def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize(("config", "code", "said"), [
-    ({"api_key": "wrong"}, 2, "a new one is made in Autopilot under Settings > API"),
+    ({"api_key": "wrong"}, 2, "create a new one in Autopilot under Settings > API"),
     ({"api_url": "http://127.0.0.1:1/v1", "retry_timeout": 0.1}, 1, "connection refused by 127.0.0.1:1;"),
 ])  # fmt: skip
 def test_what_is_wrong_is_told_in_one_line(
@@ -230,7 +230,7 @@ def test_other_warnings_are_not_counted_with_them(capfd: pytest.CaptureFixture[s
 
 def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(ACCOUNT), start_date="2016-01-01")
-    said = "start_date is set: contacts and the email tables keep rows that were deleted."
+    said = "start_date is set, so deleted rows stay in contacts and the email tables."
     assert f"INFO {said}" in run.log
     for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr

@@ -162,11 +162,11 @@ def decode_array(body: bytes, name: str) -> Listing:
     answer, cleaned = _read_odd(body)
     if isinstance(answer, dict):
         if name not in answer and "contacts" in answer:
-            raise Refused(404, f"the answer has contacts instead of {name!r}.")
+            raise Refused(404, f"the response has contacts instead of {name!r}.")
         listed = [value for value in answer.values() if isinstance(value, list)]
         answer = answer.get(name, listed[0] if listed else None)
     if not isinstance(answer, list):
-        raise Retryable(f"the answer has no listing {name!r}")
+        raise Retryable(f"the response has no listing {name!r}")
     return Listing(answer, None, None, cleaned)
 
 
@@ -174,7 +174,7 @@ def _decode_leniently(body: bytes, name: str, cleaned: int) -> Listing:
     answer, replaced = _read_odd(body)
     documents = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(documents, list):
-        raise Retryable(f"the answer has no listing {name!r}")
+        raise Retryable(f"the response has no listing {name!r}")
     cleaned += replaced
     return Listing(documents, answer.get("bookmark"), answer.get("total_contacts"), cleaned)
 
@@ -218,7 +218,7 @@ def _loads(text: str) -> Any:
     except (ValueError, RecursionError):
         start = text.lstrip()[:1]
         what = "a page of HTML" if start == "<" else "not JSON" if text else "empty"
-        raise Retryable(f"the answer is {what}") from None
+        raise Retryable(f"the response is {what}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -151,7 +151,7 @@ class Client:
         seconds = time.monotonic() - started
         kind, also = RunError, ""
         if self._is_silent_since(started):
-            kind, also = Unreachable, ", and the API answers nothing else either"
+            kind, also = Unreachable, ", and the API does not respond to other requests either"
         return kind(
             f"GET {shown}: {problem}; gave up after {seconds:.0f} s{also}. Run again later."
         )
@@ -207,11 +207,11 @@ class Client:
                 same = False
             if not same:
                 raise UserError(
-                    f"GET {shown}: redirected to another origin, which must not get the API key."
+                    f"GET {shown}: redirected to another origin; the API key was not sent there."
                     " If the API has moved, set api_url."
                 )
             self._api.pacer.wait(math.inf)
-        raise RunError(f"GET {shown}: redirected in a circle. Check api_url.")
+        raise RunError(f"GET {shown}: redirect loop. Check api_url.")
 
     def _fetch(self, url: str, kind: str, deadline: float) -> Received:
         """The answer to one request, sent once more if the server had closed the connection."""
@@ -246,23 +246,22 @@ class Client:
         if encoding in ("gzip", "x-gzip"):
             body = _unpacked(body)
         elif encoding != "identity":
-            raise Retryable("the answer is compressed in a way that was not asked for")
+            raise Retryable("the response has an unsupported Content-Encoding")
         if len(body) > LARGEST_BODY:
             raise RunError(
-                f"GET {shown}: the answer is larger than {LARGEST_BODY:,} bytes, the most that can"
-                " be read."
+                f"GET {shown}: the response exceeds the limit of {LARGEST_BODY:,} bytes."
             )
         if status == 200:
             return received._replace(body=body)
         said = f"GET {shown}: status {status}{self._message(body)}"
         if status == 401:
             raise UserError(
-                f"{said}. Check api_key; a new one is made in Autopilot under Settings > API."
+                f"{said}. Check api_key; create a new one in Autopilot under Settings > API."
             )
         if status == 403:
-            raise Refused(status, f"{said}. The API key may not read this.")
+            raise Refused(status, f"{said}. The API key has no permission to read this.")
         if status == 404:
-            raise Refused(status, f"{said}. Is api_url right?")
+            raise Refused(status, f"{said}. Check api_url.")
         raise Refused(status, f"{said}.")
 
     def _message(self, body: bytes) -> str:
@@ -283,9 +282,9 @@ def _unpacked(packed: bytes) -> bytes:
     try:
         body = unpack.decompress(packed, LARGEST_BODY + 1)
     except zlib.error:
-        raise Retryable("the answer's gzip is damaged") from None
+        raise Retryable("the response's gzip data is corrupt") from None
     if not unpack.eof and len(body) <= LARGEST_BODY:
-        raise Retryable("the answer's gzip is cut short")
+        raise Retryable("the response's gzip data is truncated")
     return body
 
 

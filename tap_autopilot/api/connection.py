@@ -115,7 +115,7 @@ class Connection:
             status = int(refused[1])
             said = f"{proxy} answered CONNECT with status {status} {refused[2]}".rstrip()
             if 400 <= status < 500 and status not in PASSING_REFUSALS:
-                return UserError(f"The {said}. Check HTTPS_PROXY, and its user and password.")
+                return UserError(f"The {said}. Check HTTPS_PROXY and its user name and password.")
             return Retryable(said)
         by_socks = next((one for one in causes[::-1] if type(one).__module__ == "socks"), None)
         at_proxy = by_socks or any(isinstance(one, _PROXY_ERRORS) for one in causes)
@@ -129,7 +129,7 @@ class Connection:
                 " was not sent. Check api_url, the clock and REQUESTS_CA_BUNDLE."
             )
         if by_socks is not None and "Auth" in type(by_socks).__name__:
-            return UserError(f"The {proxy} refused user and password. Check HTTPS_PROXY.")
+            return UserError(f"The {proxy} rejected the user name or password. Check HTTPS_PROXY.")
         if by_socks is not None and not getattr(by_socks, "socket_err", None):
             return Retryable(f"{proxy} answered: {by_socks}")
         return Retryable(_describe(causes, peer, timeout))
@@ -204,13 +204,13 @@ def _describe(causes: list[BaseException], peer: str, timeout: float) -> str:
     if isinstance(problem, ConnectionRefusedError):
         return f"connection refused by {peer}"
     if isinstance(problem, http.client.RemoteDisconnected):
-        return f"{peer} closed the connection without an answer"
+        return f"{peer} closed the connection without a response"
     if isinstance(problem, ConnectionError):
         return f"connection reset by {peer}"
     if isinstance(problem, (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead)):
-        return "the answer is cut short"
+        return "the response is truncated"
     if isinstance(problem, ssl.SSLError):
         return f"TLS with {peer} failed ({problem.reason or problem.strerror})"
     if isinstance(problem, OSError) and problem.strerror:
         return f"{peer}: {problem.strerror}"
-    return f"the answer is not valid HTTP ({type(problem).__name__})"
+    return f"the response is not valid HTTP ({type(problem).__name__})"

@@ -26,19 +26,19 @@ def about(form: str) -> str:
     if form == "json":
         facts = {
             "name": NAME,
-            "description": "HTTP receiver that keeps what Autopilot pushes.",
+            "description": "HTTP receiver that stores what Autopilot pushes.",
             "version": version(),
             "settings": {"type": "object", "properties": settings, "required": []},
         }
         return json.dumps(facts, indent=2)
     if form == "markdown":
-        lines = ["| setting | default | what it is |", "| --- | --- | --- |"]
+        lines = ["| setting | default | description |", "| --- | --- | --- |"]
         for name, one in settings.items():
             default = f"`{one['default']}`" if "default" in one else ""
             lines.append(f"| `{name}` | {default} | {one['description']} |")
         return "\n".join(lines)
     lines = [
-        f"{NAME} {version()}: an HTTP receiver that keeps what Autopilot pushes",
+        f"{NAME} {version()}: an HTTP receiver that stores what Autopilot pushes",
         "",
         "Settings",
     ]

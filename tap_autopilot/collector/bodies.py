@@ -29,7 +29,7 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
     names = [name.strip().lower() for name in encoding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if len(names) > 1 or (names and names[0] not in ("gzip", "x-gzip", "deflate")):
-        raise UnknownEncoding("encodings understood are gzip and deflate")
+        raise UnknownEncoding("unsupported Content-Encoding; use gzip or deflate")
     if not names:
         return body
     if names[0] == "deflate":
@@ -48,13 +48,13 @@ def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
         try:
             part = unpacker.decompress(body, limit + 1 - size)
         except zlib.error:
-            raise Damaged("the body cannot be unpacked") from None
+            raise Damaged("the body cannot be decompressed") from None
         found.append(part)
         size += len(part)
         if size > limit:
             raise TooLarge
         if not unpacker.eof:
-            raise Damaged("the packed body is cut short")
+            raise Damaged("the compressed body is truncated")
         body = unpacker.unused_data
         if not body or window_bits != GZIP:  # a gzip file may have several members
             return b"".join(found)

@@ -41,30 +41,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=NAME,
         allow_abbrev=False,
-        description="HTTP receiver that keeps what Autopilot pushes, for tap-autopilot to read.",
+        description="HTTP receiver that stores what Autopilot pushes, for tap-autopilot to read.",
     )
     add = parser.add_argument
     add(
         "-c", "--config", action="append", default=[], metavar="FILE",
-        help="JSON settings file; repeatable, later files win; ENV stands for the environment's"
-        f" {CollectorConfig.prefix}…, which also counts without --config",
+        help="JSON settings file; repeatable, later files win; ENV stands for the environment"
+        f" variables {CollectorConfig.prefix}…, which otherwise fill in what the files leave out",
     )  # fmt: skip
-    add("--database", metavar="FILE", help="overrides the setting of this name")
-    add("--listen", metavar="HOST:PORT", help="overrides the setting of this name")
-    add("--check", action="store_true", help="open the store, commit a probe, report, and exit")
-    add("--stats", action="store_true", help="print facts about the store, as JSON")
+    add("--database", metavar="FILE", help="overrides the setting `database`")
+    add("--listen", metavar="HOST:PORT", help="overrides the setting `listen`")
+    add("--check", action="store_true", help="test the store with a write, and exit")
+    add("--stats", action="store_true", help="print statistics about the store, as JSON")
     add(
         "--prune", action="store_true",
-        help="drop the bodies of events that --state shows to be loaded",
+        help="drop the bodies of events that are loaded according to --state",
     )  # fmt: skip
-    add("--state", metavar="FILE", help="of --prune: the STATE that the target gave back")
+    add("--state", metavar="FILE", help="for --prune: the last STATE that the target printed")
     add(
         "--register-hooks", metavar="URL",
-        help="register Autopilot's REST hooks; URL is where the collector is reached from outside",
+        help="register Autopilot's REST hooks; URL is the public URL of the collector",
     )  # fmt: skip
     add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
     add("--about", action="store_true", help="print the settings")
-    add("--format", choices=("text", "json", "markdown"), default="text", help="of --about")
+    add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
     add("--version", action="version", version=f"{NAME} {version()}")
     return parser
 
@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
         return _end(
-            f"An unexpected {type(error).__name__} ended the collector; what was acknowledged is"
+            f"An unexpected {type(error).__name__} ended the collector; acknowledged events are"
             " stored. Please report the lines above.",
             TapError.exit_code,
         )
@@ -137,7 +137,9 @@ def _say_events(done: str, events: list[str]) -> None:
 
 def _prune(config: CollectorConfig, path: str | None) -> None:
     if path is None:
-        raise UserError("--prune needs --state, a file with the STATE that the target gave back.")
+        raise UserError(
+            "--prune needs --state, a file with the last STATE that the target printed."
+        )
     state = read_json(path, "state")
     with open_reader(config.database) as reader:
         last_seq = reader.last_seq
@@ -200,4 +202,4 @@ def _check(config: CollectorConfig, store: Store) -> None:
     store.close()
     print(f"The store {config.database} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:
-        LOG.warning("There is no secret yet, without which the collector does not start.")
+        LOG.warning("No secrets are set yet; the collector will not start without any.")

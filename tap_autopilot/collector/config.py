@@ -32,7 +32,7 @@ def listed(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         value = _from_json(value) if value.lstrip().startswith("[") else value.split(",")
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
-        raise ValueError("must be an array of texts, or text with commas")
+        raise ValueError("must be an array of strings, or a comma-separated string")
     return tuple(one.strip() for one in value if one.strip())
 
 
@@ -42,7 +42,7 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
     def read(value: Any) -> tuple[str, ...]:
         found = listed(value)
         if any(len(one) < least for one in found):
-            raise ValueError(f"must have {least} characters or more each")
+            raise ValueError(f"must each have at least {least} characters")
         if not all(re.fullmatch(r"[!-~]+", one) for one in found):
             raise ValueError("must be plain ASCII without white space")
         return found
@@ -54,7 +54,7 @@ def token_list(value: Any) -> tuple[str, ...]:
     """Secrets that stand in a URL."""
     found = secrets_of(SHORTEST_TOKEN)(value)
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", one) for one in found):
-        raise ValueError("must be letters, digits and -._~ only, as they stand in a URL")
+        raise ValueError("must contain only letters, digits and -._~, because they go into URLs")
     return found
 
 
@@ -78,9 +78,9 @@ def origin(value: Any) -> str:
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
         raise ValueError("must look like https://api.example.com/v1")
     if url.username is not None:
-        raise ValueError("must not hold a user name or password")
+        raise ValueError("must not contain a user name or password")
     if url.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must start with https://, or secrets would travel in plain text")
+        raise ValueError("must start with https://, so that secrets are encrypted")
     return given
 
 
@@ -92,7 +92,7 @@ def destination_list(value: Any) -> tuple[Destination, ...]:
         raise ValueError("must be an array of objects")
     found = tuple(_destination(one) for one in value)
     if len({one.name for one in found}) < len(found):
-        raise ValueError("must have a name of its own each")
+        raise ValueError("must have unique names")
     return found
 
 
@@ -139,7 +139,7 @@ class CollectorConfig(Settings):
     database: str = setting(
         "string",
         text,
-        "Where events are kept: a file, or postgresql://… for several collectors to share.",
+        "Where to store events: a file, or postgresql://… for several collectors to share.",
         default="autopilot-events.db",
     )
     listen: tuple[str, int] = setting(
@@ -173,30 +173,30 @@ class CollectorConfig(Settings):
     destinations: tuple[Destination, ...] = setting(
         "array",
         destination_list,
-        "Where events are passed on to: an array of objects with name, url and write_key, and"
-        ' perhaps events (names) and from ("now" or "start").',
+        "Where to forward events: an array of objects with name, url and write_key, and"
+        ' optionally events (names) and from ("now" or "start").',
         default=(),
         secret=True,
     )
     max_body_mb: float = setting(
-        "number", number(0.001, 1024), "Largest body accepted, packed or unpacked.", default=8.0
+        "number", number(0.001, 1024), "Largest body accepted, compressed or not.", default=8.0
     )
     max_pending_mb: float = setting(
         "number",
         number(0.001, 65536),
-        "Most memory for events that are not on disk yet; beyond it senders are told to wait.",
+        "Maximum memory for events not yet on disk; beyond it senders get 503.",
         default=64.0,
     )
     min_free_mb: int = setting(
         "integer",
         whole_number(0, 2**40),
-        "Free disk space below which nothing more is accepted.",
+        "Minimum free disk space; below it senders get 503.",
         default=256,
     )
     request_timeout: float = setting(
         "number",
         number(0.1, 3600),
-        "Seconds in which a whole request, headers and body, must have arrived.",
+        "Timeout for receiving a whole request, headers and body, in seconds.",
         default=15.0,
     )
 
@@ -208,7 +208,7 @@ class CollectorConfig(Settings):
         secret=True,
     )
     api_url: str = setting(
-        "string", origin, "Where Autopilot's API is.", default="https://api2.autopilothq.com/v1"
+        "string", origin, "Base URL of Autopilot's API.", default="https://api2.autopilothq.com/v1"
     )
 
     @property
@@ -222,6 +222,6 @@ class CollectorConfig(Settings):
         """Raise UserError, offering a fresh secret, unless somebody may send something."""
         if not (self.write_keys or self.webhook_secrets or self.hook_tokens):
             raise UserError(
-                "No sender could be let in: set write_keys, webhook_secrets or hook_tokens. A fresh"
-                f" random secret to copy: {offer}"
+                "No secrets are set, so no sender could authenticate: set write_keys,"
+                f" webhook_secrets or hook_tokens. A random secret to use: {offer}"
             )

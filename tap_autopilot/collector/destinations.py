@@ -148,7 +148,7 @@ class Forwarder:
         try:
             await self._writer.run(lambda store: store.save_cursor(name, cursor))
         except Unavailable:
-            self._say("cannot save its cursor; after a restart some events are sent again")
+            self._say("cannot save its cursor; after a restart some events will be sent again")
 
     async def _deliver(self, batch: Sequence[bytes]) -> int:
         """Send a batch, in pieces where it is refused; how many events were refused for good."""
@@ -158,14 +158,14 @@ class Forwarder:
                 status = await self._in_thread(self._post, batch)
                 break
             except _TryAgain as problem:
-                self._say("%s; trying again", problem)
+                self._say("%s; retrying", problem)
                 asked = problem.wait
                 await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
                 wait = min(wait * 2, LONGEST_WAIT)
         if status < 300:
             return 0
         if len(batch) == 1:
-            self._say("refused an event with HTTP %d, which is skipped", status)
+            self._say("refused an event with HTTP %d; skipping it", status)
             return 1
         half = len(batch) // 2
         return await self._deliver(batch[:half]) + await self._deliver(batch[half:])

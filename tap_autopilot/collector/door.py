@@ -86,7 +86,7 @@ class Door:
         if path == ["ready"] and (trouble := self._writer.trouble) is not None:
             raise Unavailable(trouble)
         if path not in (["health"], ["ready"]):
-            raise _Refusal(404, "there is nothing here")
+            raise _Refusal(404, "not found")
         return SUCCESS, JSON
 
     async def _take(
@@ -96,7 +96,7 @@ class Door:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         parse = self._parser(path, headers)
         if scope["method"] != "POST":
-            raise _Refusal(405, "events are sent with POST")
+            raise _Refusal(405, "use POST")
         if len(body) > LARGE or b"content-encoding" in headers:
             encoding = headers.get(b"content-encoding", "")
             body = await asyncio.to_thread(self._unpack, body, encoding)
@@ -115,7 +115,7 @@ class Door:
             return bodies.unpack(body, encoding, self._max_body)
         except bodies.TooLarge:
             size = self._max_body >> 20
-            raise _Refusal(413, f"the unpacked body is larger than {size} MB") from None
+            raise _Refusal(413, f"the decompressed body is larger than {size} MB") from None
         except bodies.UnknownEncoding as problem:
             raise _Refusal(415, str(problem)) from None
         except bodies.Damaged as problem:
@@ -137,7 +137,7 @@ class Door:
                 return lambda body, _: events.from_hook(body, "".join(rest), now)
             case ["activity", token] if self._knows(token):
                 return lambda body, _: events.from_activity(body, now)
-        raise _Refusal(404, "there is nothing here")
+        raise _Refusal(404, "not found")
 
     def _knows(self, token: str) -> bool:
         return self._secrets.hook_tokens.open_to([token])
@@ -147,14 +147,14 @@ class Door:
         if found.write_key is not None:
             candidates.append(found.write_key)
         if not self._secrets.write_keys.open_to(candidates):
-            raise _Refusal(401, "no write key that is valid here")
+            raise _Refusal(401, "missing or invalid write key")
         return found
 
     def _signed(self, body: bytes, raw: bytes, headers: Headers, now: int) -> Found:
         found, first = events.from_webhook(body, now)
         signed = raw if first is None else first
         if not self._secrets.webhook_secrets.signed(signed, headers.get(b"x-signature", "")):
-            raise _Refusal(401, "X-Signature is not that of the body")
+            raise _Refusal(401, "X-Signature does not match the body")
         return self._with_key(found, headers) if is_array(body) else found
 
 
@@ -164,7 +164,7 @@ def _parse(parse: Parse, raw: bytes) -> Found:
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
     except bodies.TooLarge:
-        raise _Refusal(413, "too many events, or too much is said for all of them") from None
+        raise _Refusal(413, "too many events, or too much context shared by all of them") from None
 
 
 def _label(path: list[str]) -> str:

@@ -72,7 +72,7 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     batch = slices.pick(_BATCH, body)
     listed = bytes(batch.batch)
     if not slices.is_array(listed):
-        raise NotJson('the body has no array "batch"')
+        raise NotJson('the body has no "batch" array')
     items = slices.items(listed)
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
@@ -130,7 +130,7 @@ def _from_lines(body: bytes, now: int) -> Found:
         except NotJson:
             malformed += 1
     if not holds_events:
-        raise NotJson("the body is not JSON, nor lines of JSON")
+        raise NotJson("the body is neither JSON nor lines of JSON")
     events = _unnumbered(body, lines, "activity", "activity", "", now)
     return Found(events, malformed=malformed)
 

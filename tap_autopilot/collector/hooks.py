@@ -30,7 +30,7 @@ class Hooks:
         if config.api_key is None:
             raise UserError("Set api_key, the account's API key, to register or remove hooks.")
         if not config.hook_tokens:
-            raise UserError("Set hook_tokens: the first of them goes into the URLs of the hooks.")
+            raise UserError("Set hook_tokens: the first token becomes part of the hook URLs.")
         try:
             self._base = origin(base)
         except ValueError as problem:
@@ -64,7 +64,7 @@ class Hooks:
             found = self._ask("GET", "hooks").json()["hooks"]
             return [hook for hook in found if isinstance(hook, dict)]
         except (ValueError, KeyError, TypeError):
-            raise RunError("GET /hooks: the answer has no list of hooks.") from None
+            raise RunError("GET /hooks: the response has no list of hooks.") from None
 
     def _ask(self, method: str, path: str, body: Any = None) -> requests.Response:
         """The answer of Autopilot's API, tried again while its trouble may pass."""

@@ -19,9 +19,7 @@ class Metrics:
             "requests", "Requests by route and status.", "route", "status"
         )
         self._received = self._counter("events_received", "Events received and committed.")
-        self._stored = self._counter(
-            "events_stored", "Events stored, without those that came again."
-        )
+        self._stored = self._counter("events_stored", "Events stored, without duplicates.")
         self._malformed = self._counter("malformed_lines", "Lines that are not JSON, kept as text.")
         self._commits = Histogram(
             f"{PREFIX}commit_seconds",
@@ -30,9 +28,9 @@ class Metrics:
             registry=self._registry,
         )
         self._lag = self._gauge(
-            "destination_lag_events", "Events not yet passed on.", "destination"
+            "destination_lag_events", "Events not yet forwarded.", "destination"
         )
-        self._sent = self._gauge("destination_sent_events", "Events passed on.", "destination")
+        self._sent = self._gauge("destination_sent_events", "Events forwarded.", "destination")
         self._refused = self._gauge(
             "destination_refused_events", "Events that a destination refused.", "destination"
         )

@@ -274,7 +274,7 @@ class PostgresStore:
                 yield self._connection
         except (psycopg.Error, UserError) as problem:
             self._drop_connection()
-            raise Unavailable(f"the database is away ({type(problem).__name__})") from None
+            raise Unavailable(f"the database is unreachable ({type(problem).__name__})") from None
 
     def _query(self, statement: str, *parameters: object) -> list[Any]:
         with self._transaction() as connection:
@@ -313,7 +313,7 @@ def _check(connection: Connection, name: str) -> str:
     except psycopg.Error:
         row = None
     if row is None:
-        raise UserError(f"There is no store of the collector at {name}.")
+        raise UserError(f"There is no store at {name}.")
     if row[1] > FORMAT:
         raise UserError(
             f"The store {name} was written by a newer version of tap-autopilot; upgrade it."

@@ -181,7 +181,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.refuse(400, msg)
 
     def _unsupported_upgrade_warning(self) -> None:
-        self.refuse(400, "there is no other protocol to upgrade to")
+        self.refuse(400, "protocol upgrades are not supported")
 
     def shutdown(self) -> None:
         """Close the connection, after the answer if the request is complete."""

@@ -82,10 +82,10 @@ def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
         match bookmark:
             case {"collected": [str(store), int(seq)]}:
                 if store != store_id:
-                    raise UserError("This STATE is about another store; nothing was pruned.")
+                    raise UserError("This STATE belongs to another store; nothing was pruned.")
                 positions[table] = Loaded(seq, bookmark.get("collected_from"))
     if not positions:
-        raise UserError("This STATE says nothing about a store; nothing was pruned.")
+        raise UserError("This STATE mentions no store; nothing was pruned.")
     return positions
 
 
@@ -137,13 +137,13 @@ def ask(database: str, tables: Mapping[str, Loaded]) -> int:
     answer = Path(f"{request}d")
     while request.exists():
         if time.monotonic() > deadline:
-            raise RunError("The collector that is using the store has not pruned it in an hour.")
+            raise RunError("The collector that is using the store did not prune it within an hour.")
         time.sleep(LOOK_EVERY / 5)
     try:
         pruned = int(json.loads(answer.read_text())["pruned"])
         answer.unlink()
     except (OSError, ValueError):
-        raise RunError("The collector gave up the request to prune; see its log.") from None
+        raise RunError("The collector could not prune; see its log.") from None
     return pruned
 
 
@@ -161,7 +161,7 @@ async def obey(database: str, writer: Writer) -> None:
         except Unavailable:
             continue
         except (OSError, ValueError) as problem:
-            LOG.error("Gave up a request to prune: %s.", problem)
+            LOG.error("Cannot prune: %s.", problem)
         with contextlib.suppress(OSError):
             request.unlink()
 

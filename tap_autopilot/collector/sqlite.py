@@ -367,7 +367,7 @@ def _check(connection: sqlite3.Connection, database: str) -> str:
         (kind,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if kind != APPLICATION_ID:
-            raise UserError(f"{database} is not a store of the collector.")
+            raise UserError(f"{database} is not a collector store.")
         if version > FORMAT:
             raise UserError(
                 f"The store {database} was written by a newer version of tap-autopilot; upgrade it."
@@ -376,7 +376,7 @@ def _check(connection: sqlite3.Connection, database: str) -> str:
     except sqlite3.OperationalError as problem:
         raise UserError(f"Cannot read the store {database}: {problem}.") from None
     except sqlite3.DatabaseError:
-        raise UserError(f"{database} is not a store of the collector.") from None
+        raise UserError(f"{database} is not a collector store.") from None
 
 
 def _sync_folder(folder: Path) -> None:

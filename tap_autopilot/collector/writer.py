@@ -198,7 +198,7 @@ class Writer:
             if reason is None:
                 LOG.info("Events can be stored again.")
             else:
-                LOG.error("Cannot store events right now: %s; senders are told to wait.", reason)
+                LOG.error("Cannot store events right now: %s; senders get 503.", reason)
         self._reason = reason
 
     def _do(self, task: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:

@@ -57,8 +57,8 @@ class Writer:
             self._write(lines)
         except BrokenPipeError:
             raise RunError(
-                "The reader of stdout closed it. If that was a target, see its messages, then run"
-                " again with the last STATE that it gave out."
+                "Broken pipe: the reader of stdout closed it. If that was a target, see its log,"
+                " then run again with the last STATE that it printed."
             ) from None
         except OSError as problem:
             name = errno.errorcode.get(problem.errno or 0, "unknown error")

@@ -87,7 +87,7 @@ def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:
 def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     streams = catalog.get("streams") if isinstance(catalog, dict) else None
     if not isinstance(streams, list):
-        raise UserError('The catalog has no "streams"; make one with --discover.')
+        raise UserError('The catalog has no "streams"; create one with --discover.')
     for entry in streams:
         name = None
         if isinstance(entry, dict):
@@ -112,7 +112,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
     except (TypeError, KeyError, AttributeError):
         raise UserError(
             f"The metadata of stream {name} in the catalog is not a list of breadcrumbs with"
-            " metadata; make a new catalog with --discover."
+            " metadata; create a new catalog with --discover."
         ) from None
     for breadcrumb, values in choices.items():
         if values.get("selected", True) is None:  # as some tools write what was not chosen
@@ -142,8 +142,8 @@ def _is_incremental(
     if method != FULL_TABLE:
         can = f"INCREMENTAL by {stream.replication_key} or " if stream.replication_key else ""
         LOG.warning(
-            "%s: it cannot be replicated %.40s by %.40s as the catalog asks, but %sFULL_TABLE; it"
-            " is read with FULL_TABLE.", stream.name, method, key or "any column", can,
+            "%s: the catalog asks for %.40s by %.40s, but the stream supports %sFULL_TABLE; using"
+            " FULL_TABLE.", stream.name, method, key or "any column", can,
         )  # fmt: skip
     return False
 

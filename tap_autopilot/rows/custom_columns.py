@@ -39,7 +39,7 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
         said = definition if isinstance(definition, dict) else {}
         name = said.get("name") or said.get("kind")
         if not isinstance(name, str):
-            LOG.warning("A custom field without a name has no column.")
+            LOG.warning("A custom field has no name, so it gets no column.")
         elif said.get("deleted") is not True:
             kind = said.get("fieldType") or said.get("field_type") or said.get("type")
             schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})

@@ -33,7 +33,7 @@ class Tally:
     def skip(self, reason: str) -> None:
         """A document made no row."""
         if not self.skipped:
-            LOG.warning("%s: skipped a document, because %s.", self.stream, reason,
+            LOG.warning("%s: skipped a document: %s.", self.stream, reason,
                         extra=self._told_of)  # fmt: skip
         self.skipped += 1
 
@@ -41,7 +41,7 @@ class Tally:
         """A value does not fit its column."""
         if column not in self.unfit:
             LOG.warning(
-                "%s: a value does not fit column %s, which is null there.", self.stream, column,
+                "%s: a value does not fit column %s; it is null in that row.", self.stream, column,
                 extra=self._told_of,
             )  # fmt: skip
         self.unfit[column] += 1
@@ -52,8 +52,10 @@ class Tally:
             if len(self.unknown) >= MOST_NAMES:
                 name = "(others)"
             else:
-                LOG.info("%s: field %.60r has no column, see additional_fields.", self.stream, name,
-                         extra=self._told_of)  # fmt: skip
+                LOG.info(
+                    "%s: no column for field %.60r; kept in additional_fields.", self.stream, name,
+                    extra=self._told_of,
+                )  # fmt: skip
         self.unknown[name] += 1
 
     def clean(self, count: int) -> None:
@@ -73,7 +75,7 @@ class Tally:
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
         if self.pushed:
-            parts.append(f"{self.pushed} left out, as they were pushed")
+            parts.append(f"{self.pushed} skipped as already pushed")
         if self.missed:
             parts.append(f"{self.missed} missed by the collector")
         if self.waiting:

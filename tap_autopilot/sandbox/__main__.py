@@ -68,50 +68,60 @@ def _lose(text: str) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tap_autopilot.sandbox",
-        description="A stand-in for the Autopilot API with an invented account, on loopback.",
+        description="A fake Autopilot API with a made-up account, on loopback.",
     )
     add = parser.add_argument
     add("--port", type=int, default=8117, help="0 for a free one (default %(default)s)")
     add("--api-key", default="sandbox", help="the key it accepts (default %(default)s)")
-    add("--seed", type=int, default=1, help="another seed, another account")
+    add("--seed", type=int, default=1, help="seed of the account (default %(default)s)")
     add("--contacts", type=int, default=432, help="default %(default)s")
     add("--lists", type=int, default=8, help="default %(default)s")
     add("--segments", type=int, default=6, help="default %(default)s")
     add("--members", type=int, default=120, help="contacts in each segment (default %(default)s)")
-    add("--days", type=int, default=0, help="how many days of changes the account has moved on by")
+    add("--days", type=int, default=0, help="days of changes to apply to the account first")
     add(
         "--churn",
         type=_rate,
         default=0,
         metavar="RATE",
-        help="changes of the account for each answer, on average: 0.5 is a change before every"
-        " other answer. Contacts join, leave, change and move between lists and segments; now and"
+        help="average number of account changes per response: 0.5 is a change before every"
+        " other response. Contacts join, leave, change and move between lists and segments; now and"
         " then a list or segment is created, renamed or deleted (default: none)",
     )
-    add("--churn-seed", type=int, default=1, help="another seed, other changes, another page lost")
+    add("--churn-seed", type=int, default=1, help="seed of the changes and of the lost page")
     add("--plain", action="store_true", help="without the odd values that clients trip over")
-    add("--latency", type=float, default=0, help="seconds before each answer")
-    add("--requests-per-second", type=float, default=0, help="above it 429 (default: no limit)")
-    add("--retry-after", default="", help="the Retry-After header of 429 and 503")
+    add("--latency", type=float, default=0, help="seconds before each response")
+    add(
+        "--requests-per-second",
+        type=float,
+        default=0,
+        help="answer 429 above this rate (default: no limit)",
+    )
+    add("--retry-after", default="", help="Retry-After header of 429 and 503 responses")
     add(
         "--clock-skew",
         type=float,
         default=0,
         metavar="SECONDS",
-        help="how far the API's clock is ahead of this machine's: the Date of its answers, and the"
-        " times in what churn changes",
+        help="how far the API's clock is ahead of this machine's, in Date headers and in the times"
+        " of churn",
     )
-    add("--no-date", action="store_true", help="answers have no Date header")
-    add("--gzip", action="store_true", help="compress answers where the client accepts it")
+    add("--no-date", action="store_true", help="send no Date header")
+    add("--gzip", action="store_true", help="compress responses if the client accepts gzip")
     add("--page", type=_positive, default=100, help="contacts on a page (default %(default)s)")
     add("--bookmarks", choices=BOOKMARKS, default="last", help=_explain(BOOKMARKS))
-    add("--stale", choices=STALE, default="on", help=f"an outdated bookmark. {_explain(STALE)}")
+    add(
+        "--stale",
+        choices=STALE,
+        default="on",
+        help=f"response to an outdated bookmark. {_explain(STALE)}",
+    )
     add(
         "--empty-end",
         action="store_true",
-        help="the last contacts come with a bookmark, which leads to an empty page",
+        help="the last contacts have a bookmark, which leads to an empty page",
     )
-    add("--end-early", action="store_true", help="listings end in the middle, without a bookmark")
+    add("--end-early", action="store_true", help="end listings in the middle, without a bookmark")
     add("--totals", choices=TOTALS, default="exact", help=f"total_contacts. {_explain(TOTALS)}")
     add("--total-off", type=int, default=0, metavar="N", help="totals are wrong by N")
     add(
@@ -143,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help="events a second; 0 is as fast as possible (default %(default)s)",
     )
     for name, what in (
-        ("repeated", "sent again, with the same messageId"),
+        ("repeated", "sent twice, with the same messageId"),
         ("late", "sent after later ones"),
         ("withheld", "never sent"),
     ):
@@ -155,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
             help=f"of events that are {what} (default %(default)s)",
         )
     add_push(
-        "--push-seed", type=int, default=1, help="another seed, other events for each of these"
+        "--push-seed", type=int, default=1, help="seed that picks the events for each of these"
     )
     add_push(
         "--other-keys",
@@ -168,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rate,
         default=1,
         metavar="SECONDS",
-        help="between two tries of a delivery to a REST hook (default %(default)s)",
+        help="between attempts to deliver to a REST hook (default %(default)s)",
     )
     add(
         "--fault",
@@ -187,7 +197,7 @@ def _running(sandbox: Sandbox) -> Iterator[Sandbox]:
     try:
         sandbox.__enter__()
     except OSError as problem:
-        sys.exit(f"Cannot serve there: {problem.strerror}; try --port 0.")
+        sys.exit(f"Cannot listen there: {problem.strerror}; try --port 0.")
     try:
         yield sandbox
     finally:

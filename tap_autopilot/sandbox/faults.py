@@ -18,14 +18,14 @@ from dataclasses import dataclass, field
 
 STATUS = re.compile(r"[1-5]\d\d")
 ACTIONS = {
-    "hang": "accepts the request and never answers",
+    "hang": "accepts the request and never responds",
     "hang-headers": "goes silent in the middle of the headers",
     "hang-body": "goes silent in the middle of the body",
     "hang-end": "sends the whole body but not its end",
     "drip": "sends one byte at a time, `every` seconds (default 1)",
-    "reset": "resets the connection before any answer",
+    "reset": "resets the connection before responding",
     "reset-body": "resets the connection in the middle of the body",
-    "close": "closes the connection before any answer",
+    "close": "closes the connection before responding",
     "cut": "closes the connection in the middle of the body",
     "short": "announces more bytes than it sends, then closes",
     "bad-chunk": "sends a chunk whose size is not a number",
@@ -36,7 +36,7 @@ ACTIONS = {
     "string": "answers 200 with a string",
     "no-listing": "answers 200 without the listing",
     "error-200": "answers 200 with an error object",
-    "bad-gzip": "sends a body that says it is gzip and is not",
+    "bad-gzip": "sends a body that claims to be gzip and is not",
     "cut-gzip": "sends the first half of a gzip body as if it were all",
     "bomb": "sends a gzip body that unpacks to 128 MiB",
     "redirect": "answers 302 to `to` (default: the same path)",

@@ -22,8 +22,8 @@ from tap_autopilot.sandbox.record import as_json
 from tap_autopilot.sandbox.wire import error
 
 SHAPES = {
-    "email": "a delivery holds the contact's email",
-    "contact": "a delivery holds the whole contact",
+    "email": "a delivery contains the contact's email",
+    "contact": "a delivery contains the whole contact",
 }
 EVENTS = (
     "contact_added",

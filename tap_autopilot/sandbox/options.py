@@ -15,7 +15,7 @@ BOOKMARKS = {
     "opaque": "names nothing, and has characters that must be percent-encoded",
 }
 STALE = {
-    "on": "the listing goes on from where the contact would be",
+    "on": "the listing continues where the contact would be",
     "400": "status 400",
     "404": "status 404",
     "first": "the first page again",

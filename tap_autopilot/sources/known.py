@@ -136,7 +136,7 @@ def _kept() -> Iterator[None]:
         yield
     except sqlite3.Error as problem:
         raise RunError(
-            f"Cannot keep what was pushed in a temporary file: {problem}. Free some disk space, or"
+            f"Cannot store pushed events in a temporary file: {problem}. Free some disk space, or"
             " set SQLITE_TMPDIR to a folder on another disk."
         ) from None
 

@@ -239,7 +239,7 @@ class _Reading:
             idle = 0 if self._found_new or retraced else idle + 1
             if idle > MOST_IDLE_PAGES:
                 path = self._walk.path
-                raise RunError(f"GET {path}: {idle} pages in a row hold nothing new.")
+                raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
             yield found
             if found.after is None:
                 return
@@ -253,7 +253,7 @@ class _Reading:
         except Refused as refused:
             if bookmark is None or refused.status not in STALE:
                 raise
-            return _Trouble(f"GET {shown}: the bookmark is refused with status {refused.status}")
+            return _Trouble(f"GET {shown}: the bookmark was rejected with status {refused.status}")
         except Unreachable:
             raise
         except RunError as error:
@@ -269,7 +269,7 @@ class _Reading:
             if not answer.value.documents and end is not None:
                 return _Trouble(f"GET {shown}: the bookmark leads to an empty page", end)
             if answer.value.documents:
-                return _Trouble(f"GET {shown}: the bookmark leads back to what was read", end)
+                return _Trouble(f"GET {shown}: the bookmark leads to documents already read", end)
         self._documents = answer.value.documents
         self._census = page.census
         return page
@@ -307,7 +307,7 @@ class _Reading:
         if self._most and 2 * self._most + census.page < self._received:
             raise RunError(
                 f"GET {walk.path}: read {self._received:,} {walk.documents} of a listing of"
-                f" {self._most:,}, so its bookmarks lead in circles."
+                f" {self._most:,}, so its bookmarks loop."
             )
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
@@ -335,7 +335,7 @@ class _Reading:
             return None
         path = self._walk.path
         if not isinstance(bookmark, str):
-            raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not text.")
+            raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not a string.")
         if REPLACEMENT in bookmark:
             raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
         return bookmark

@@ -46,7 +46,7 @@ class ListsContacts(Stream):
                         if list_id is not None:
                             made.rows.append({"list_id": list_id, "contact_id": contact_id})
                         else:
-                            skip("an entry of its lists is no list_id")
+                            skip("an entry in its lists is not a list_id")
                 elif lists:
                     skip("its lists are not an array")
             return made
