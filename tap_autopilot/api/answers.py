@@ -1,12 +1,12 @@
-"""From the body of an answer to documents: exact numbers, clean text, nothing guessed.
+"""Parses response bodies into documents: exact numbers, clean text, no guessing.
 
 Numbers keep every digit: integers of any size are `int`, all others `Decimal`. What Python's own
 parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do `NaN`, `Infinity`
-and whatever is nested too deeply. Only an answer that is cut short, or that is not a listing at
-all, is worth another try.
+and anything nested too deeply. Only a truncated response, or one that is not a listing at all, is
+retried.
 
-A page is only taken apart at first, which finds its bookmark and the ids of its documents in no
-time. Documents are read one by one, when somebody asks; an odd one costs the others nothing.
+A page is first split into its parts, which quickly finds its bookmark and document ids. Documents
+are parsed one by one, on demand; an odd one does not slow down the others.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import msgspec
 from tap_autopilot.exceptions import Refused, Retryable
 
 REPLACEMENT = "\ufffd"
-LARGEST_TOTAL = 2**53  # documents of one listing; anything above is not a number of documents
+LARGEST_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 LONGEST_INTEGER = 4300  # digits; Python's own parsers refuse more
 MOST_NESTED = 100  # levels
 
-_BACKSLASH = b"\\"  # most documents have none, which takes a fraction of the time to find out
+_BACKSLASH = b"\\"  # most documents have none, which is quick to check
 _NUL = b"\\u0000"
 _REPLACED = b"\\ufffd"
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -39,12 +39,11 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 
 
 class Listing:
-    """One answer of a paged listing.
+    """One response of a paged listing.
 
-    `documents` are slices of the answer that `read` turns into objects, but for odd ones, which are
-    objects already. `bookmark` is that of the next page, None on the last one; `total` the size
-    that the API reports for the whole listing, if it does. `cleaned` counts characters that were
-    removed or replaced so far.
+    `documents` are slices of the response that `read` parses into objects; odd ones are already
+    parsed. `bookmark` leads to the next page, None on the last one; `total` is the size of the
+    whole listing, if the API reports it. `cleaned` counts characters removed or replaced so far.
     """
 
     def __init__(self, documents: list[Any], bookmark: Any, total: Any, cleaned: int) -> None:
@@ -71,7 +70,7 @@ _everything = msgspec.json.Decoder(float_hook=_decimal)
 
 @functools.cache
 def _page(name: str) -> msgspec.json.Decoder[Any]:
-    """A decoder of answers with the listing `name`, that leaves its documents as they are."""
+    """A decoder for responses with the listing `name` that leaves documents unparsed."""
     fields: list[Any] = [
         ("documents", list[msgspec.Raw]),
         ("bookmark", Any, None),
@@ -83,14 +82,14 @@ def _page(name: str) -> msgspec.json.Decoder[Any]:
 
 @functools.cache
 def _field(name: str) -> msgspec.json.Decoder[Any]:
-    """A decoder of documents that skips all but the field `name`."""
+    """A decoder for documents that skips all fields but `name`."""
     document = msgspec.defstruct("Document", [("value", Any, None)], rename={"value": name})
     return msgspec.json.Decoder(document, float_hook=_decimal)
 
 
 def decode(body: bytes, name: str) -> Listing:
-    """The listing called `name` in an answer. Raises Retryable if there is none."""
-    is_odd = body.rfind(_NUL) >= 0  # from the end, which takes half as long
+    """The listing called `name` in a response. Raises Retryable if there is none."""
+    is_odd = body.rfind(_NUL) >= 0  # searching from the end takes half as long
     cleaned = 0
     try:
         try:
@@ -111,7 +110,7 @@ def decode(body: bytes, name: str) -> Listing:
 
 
 def read(documents: list[Any]) -> tuple[list[Any], int]:
-    """The documents of a listing as objects, and how many characters were replaced in them."""
+    """The documents of a listing, parsed, and how many characters were replaced in them."""
     found, cleaned = [], 0
     for document in documents:
         if document.__class__ is msgspec.Raw:
@@ -125,9 +124,9 @@ def read(documents: list[Any]) -> tuple[list[Any], int]:
 
 
 def values(documents: list[Any], name: str) -> list[Any]:
-    """One field of each document of a listing, at a fraction of the cost of reading it all.
+    """One field of each document of a listing, at a fraction of the cost of parsing them.
 
-    None where it is missing, or the document is no object or too odd.
+    None if it is missing, or the document is not an object or too odd.
     """
     decode_field = _field(name).decode
     found = []
@@ -144,7 +143,7 @@ def values(documents: list[Any], name: str) -> list[Any]:
 
 
 def decode_document(body: bytes) -> tuple[Any, int]:
-    """One JSON value, and how many characters were replaced. Raises Retryable if it is none."""
+    """One JSON value, and how many characters were replaced. Raises Retryable if it is not JSON."""
     if _NUL not in body:
         try:
             return _everything.decode(body), 0
@@ -154,9 +153,9 @@ def decode_document(body: bytes) -> tuple[Any, int]:
 
 
 def decode_array(body: bytes, name: str) -> Listing:
-    """A whole listing in one answer: an array, or an object that contains one.
+    """A whole listing in one response: an array, or an object that contains one.
 
-    Raises Retryable if there is none, and Refused for a page of contacts: an API that lacks such a
+    Raises Retryable if there is none, and Refused for a page of contacts: an API without this
     listing may take the end of its path for a bookmark.
     """
     answer, cleaned = _read_odd(body)
@@ -180,7 +179,7 @@ def _decode_leniently(body: bytes, name: str, cleaned: int) -> Listing:
 
 
 def _read_odd(body: bytes) -> tuple[Any, int]:
-    """The JSON value that text of any quality is, and how many characters were replaced in it."""
+    """Parses JSON of any quality; also returns how many characters were replaced."""
     text = body.decode("utf-8-sig", "replace")
     replaced = text.count(REPLACEMENT) - body.count(REPLACEMENT.encode()) + text.count("\0")
     body, repaired = _repaired(text.replace("\0", "").encode())
@@ -188,7 +187,7 @@ def _read_odd(body: bytes) -> tuple[Any, int]:
 
 
 def _repaired(body: bytes, nul: bytes = b"") -> tuple[bytes, int]:
-    """JSON with lone surrogates replaced, and U+0000 by `nul`; and how many there were."""
+    """JSON with lone surrogates replaced, U+0000 by `nul`, and how many there were."""
     cleaned = 0
 
     def repair(match: re.Match[bytes]) -> bytes:
@@ -201,7 +200,7 @@ def _repaired(body: bytes, nul: bytes = b"") -> tuple[bytes, int]:
 
 
 def _loads(text: str) -> Any:
-    """JSON that may hold what strict parsers refuse. Raises Retryable for anything else."""
+    """JSON, including what strict parsers refuse. Raises Retryable for anything else."""
     loads = functools.partial(
         json.loads,
         strict=False,
@@ -222,7 +221,7 @@ def _loads(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, in which names that differ in nothing but what was cleaned both stay."""
+    """An object; if cleaning makes two names equal, it keeps both."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         while name in found:
@@ -232,7 +231,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _flattened(text: str) -> str:
-    """JSON with everything that is nested too deeply as text."""
+    """JSON in which everything nested too deeply is text."""
     parts: list[str] = []
     depth = start = done = 0
     for match in _TOKEN.finditer(text):

@@ -1,4 +1,4 @@
-"""One authenticated GET: paced, within a deadline, tried again where that can help."""
+"""One authenticated GET: paced, with a deadline, retried if that can help."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
 @dataclass
 class Traffic:
-    """What the requests of one kind of walk came to.
+    """Request counts for one kind of walk.
 
-    `answers` counts them by status, or as NO_ANSWER. `seconds` is how long they took in all, and
-    `throttled` how long 429s made everyone wait.
+    `answers` counts responses by status, and NO_ANSWER. `seconds` is how long all requests took,
+    and `throttled` how long 429s held up everyone.
     """
 
     answers: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -67,7 +67,7 @@ class Answer(Generic[T]):
     """A good answer.
 
     `fetched_at` is when its last byte arrived, by our clock; `date` is its Date header, by the
-    API's clock, None if that is missing or nonsense. Both are in UTC.
+    API's clock, or None if that is missing or invalid. Both are in UTC.
     """
 
     value: T
@@ -78,8 +78,8 @@ class Answer(Generic[T]):
 class Api:
     """What all clients of a run share. Raises UserError for an unusable proxy or CA bundle.
 
-    `last_answer` and `last_silence` are when the API last gave a good answer, and when it last
-    answered none of the probes, on the monotonic clock.
+    `last_answer` is when the API last gave a good response, `last_silence` when it last answered
+    none of the probes, on the monotonic clock.
     """
 
     def __init__(self, config: Config) -> None:
@@ -91,7 +91,7 @@ class Api:
         self.counting = threading.Lock()
         self.probing = threading.Lock()
         self.last_answer = self.last_silence = -math.inf
-        # It logs malformed headers with a traceback; our message about the answer will do.
+        # It logs malformed headers with a traceback; our own message is enough.
         logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 
@@ -113,14 +113,14 @@ class Client:
     def get(
         self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
     ) -> Answer[T]:
-        """The answer to `path`, which is percent-encoded already, its body read by `decode`.
+        """The response to `path`, already percent-encoded, with its body read by `decode`.
 
-        `decode` raises Retryable for a body that is not what it should be. `shown` is the path as
-        messages show it, `kind` is what the request is counted under; the most urgent request goes
-        first where several wait for their turn.
+        `decode` raises Retryable for an unexpected body. `shown` is the path for messages, `kind`
+        is what the request is counted under; if several requests are waiting, the most urgent goes
+        first.
 
         Raises Refused for a 4xx, UserError for a bad key, proxy, certificate or redirect, RunError
-        where no try succeeded (see `Retries`), and Unreachable where nothing else is answered
+        if no try succeeded (see `Retries`), and Unreachable if the API answers no other request
         either.
         """
         retries = None
@@ -157,10 +157,10 @@ class Client:
         )
 
     def _is_silent_since(self, moment: float) -> bool:
-        """Whether the API has answered nothing since a moment, which tells an outage.
+        """Whether the API has answered nothing since a moment, which means an outage.
 
-        If nothing else was asked meanwhile, two cheap requests are sent, PROBE_TIMEOUT for both and
-        once for all clients.
+        If there were no other requests meanwhile, this sends two cheap ones, with PROBE_TIMEOUT for
+        both, once for all clients.
         """
         api = self._api
         with api.probing:
@@ -193,7 +193,7 @@ class Client:
             traffic.throttled += throttled
 
     def _follow(self, path: str, shown: str, kind: str, deadline: float) -> Received:
-        """The good answer to a path, through redirects within the origin."""
+        """The good response to a path, following redirects within the origin."""
         url = self._url + path
         for _ in range(MOST_REDIRECTS):
             received = self._fetch(url, kind, deadline)
@@ -214,7 +214,7 @@ class Client:
         raise RunError(f"GET {shown}: redirect loop. Check api_url.")
 
     def _fetch(self, url: str, kind: str, deadline: float) -> Received:
-        """The answer to one request, sent once more if the server had closed the connection."""
+        """The response to one request, resent once if the server had closed the connection."""
         try:
             return self._send(url, kind, deadline)
         except StaleConnection:
@@ -234,7 +234,7 @@ class Client:
                 traffic.seconds += time.monotonic() - began
 
     def _checked(self, shown: str, received: Received) -> Received:
-        """A good answer, unpacked; raises what any other one calls for."""
+        """A good response, decompressed; raises the right error for any other."""
         status, headers = received.status, received.headers
         if status in RETRIED_STATUSES or status >= 500:
             wait = retry_after(headers.get("Retry-After"))
@@ -265,7 +265,7 @@ class Client:
         raise Refused(status, f"{said}.")
 
     def _message(self, body: bytes) -> str:
-        """What an error answer says, on one line, cut; nothing where it is not one of the API's."""
+        """The API's error message, on one line and truncated; empty if it gave none."""
         try:
             message = json.loads(body)["message"]
         except (ValueError, TypeError, KeyError):
@@ -277,7 +277,7 @@ class Client:
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """The body, or what of it is above LARGEST_BODY by a byte."""
+    """The decompressed body, at most one byte more than LARGEST_BODY."""
     unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         body = unpack.decompress(packed, LARGEST_BODY + 1)

@@ -1,4 +1,4 @@
-"""One GET over HTTP: what came back, or why nothing did. Knows no retries and no pace."""
+"""One GET over HTTP: the response, or why there is none. Knows nothing about retries or pacing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Retryable, UserError
 
-LARGEST_BODY = 2**30  # bytes, packed and unpacked; a page of the API has some 200 kB
+LARGEST_BODY = 2**30  # bytes, compressed or not; a page of the API has some 200 kB
 PIECE = 2**24  # bytes
 CONNECT_SHARE = 4  # a host's first address may take a quarter of the time, so that others follow
 LONGEST_CONNECT = 20.0  # seconds for each address
@@ -29,7 +29,7 @@ PASSING_REFUSALS = frozenset({408, 425, 429})  # of a proxy
 
 
 class Received(NamedTuple):
-    """An answer as it arrived, and when its last byte did. `body` stops above LARGEST_BODY."""
+    """A response as it arrived, and when its last byte did. `body` stops above LARGEST_BODY."""
 
     status: int
     headers: Mapping[str, str]
@@ -52,7 +52,7 @@ class Connection:
         self._watchdog = watchdog
         self._watch = Watch()
         self._session = requests.Session()
-        self._session.trust_env = False  # it was read before; and no ~/.netrc adds a header
+        self._session.trust_env = False  # already read; and ~/.netrc must not add a header
         self._session.proxies.update(environment.proxies)
         self._session.verify = environment.verify
         self._session.headers.update(headers)
@@ -62,14 +62,14 @@ class Connection:
         self._request = self._session.prepare_request(requests.Request("GET", url))
 
     def get(self, url: str, deadline: float) -> Received:
-        """The answer to a GET that must be over by `deadline`, on the monotonic clock.
+        """The response to a GET that must finish by `deadline`, on the monotonic clock.
 
-        Raises Retryable where another try may help, StaleConnection where it will, and UserError
-        for an untrusted certificate, a redirect to what is no URL, or a proxy that says no.
+        Raises Retryable if a retry may help, StaleConnection if it will, and UserError for an
+        untrusted certificate, a redirect to an invalid URL, or a proxy that refuses.
         """
         timeout = max(deadline - time.monotonic(), 0.001)
         connects = self._watch.connects
-        self._request.url = url  # prepared once: that takes as long as all the rest
+        self._request.url = url  # prepared only once, because that takes as long as all the rest
         response = None
         self._watchdog.start(self._watch, deadline)
         try:
@@ -81,9 +81,9 @@ class Connection:
             )
             with response:
                 body = b"" if response.is_redirect else _read(response.raw)
-            if self._watch.timed_out:  # a body of unknown length seems to be whole
+            if self._watch.timed_out:  # a body of unknown length looks complete
                 raise TimeoutError
-            if response.status_code < 200:  # another answer will follow on this connection
+            if response.status_code < 200:  # another response will follow on this connection
                 self._session.close()
             return Received(
                 response.status_code, response.headers, body, datetime.now(timezone.utc)
@@ -107,7 +107,7 @@ class Connection:
         return urllib.parse.urlsplit(url).netloc
 
     def _explain(self, causes: list[BaseException], url: str, timeout: float) -> Exception:
-        """What to raise for a request that failed with these exceptions, the outermost first."""
+        """What to raise for a request that failed with these exceptions, outermost first."""
         text = str(causes[-1])
         proxy = f"proxy {self._proxy}"
         refused = re.search(r"Tunnel connection failed: (\d+) *(.{0,80})", text)
@@ -120,7 +120,7 @@ class Connection:
         by_socks = next((one for one in causes[::-1] if type(one).__module__ == "socks"), None)
         at_proxy = by_socks or any(isinstance(one, _PROXY_ERRORS) for one in causes)
         if isinstance(causes[-1], socket.gaierror) and self._socks:
-            at_proxy = not by_socks  # the host behind it is looked up while the two negotiate
+            at_proxy = not by_socks  # the target host is resolved while the two negotiate
         peer = proxy if at_proxy else self._peer(url)
         untrusted = next((one for one in causes if isinstance(one, _UNTRUSTED)), None)
         if untrusted is not None:
@@ -136,7 +136,7 @@ class Connection:
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """The transport adapter of requests, which lets a watch know of the connections it makes."""
+    """The transport adapter of requests; tells a watch about the connections it makes."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -144,7 +144,7 @@ class _WatchedAdapter(HTTPAdapter):
         super().__init__(pool_connections=1, pool_maxsize=1)
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """The pool of connections for a request: always the same, as there is one origin."""
+        """The connection pool for a request: always the same, since there is one origin."""
         if self._pool is None:
             pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
             pool.ConnectionCls = functools.partial(self._watch.new_connection, pool.ConnectionCls)
@@ -171,7 +171,7 @@ _UNTRUSTED = ssl.SSLCertVerificationError
 
 
 def _read(raw: Any) -> bytes:
-    """The body as it is, packed or not, up to the first piece above LARGEST_BODY."""
+    """The raw body, compressed or not, up to the first piece above LARGEST_BODY."""
     pieces, size = [], 0
     while size <= LARGEST_BODY and (piece := raw.read(PIECE, decode_content=False)):
         pieces.append(piece)
@@ -192,7 +192,7 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
 
 
 def _describe(causes: list[BaseException], peer: str, timeout: float) -> str:
-    """Why a request failed, in a few words; `peer` is who was talked to."""
+    """Why a request failed, in a few words; `peer` is the other end."""
     problem = causes[-1]
     if isinstance(problem, (TimeoutError, urllib3.exceptions.TimeoutError)):
         connecting = any(isinstance(one, _CONNECT_TIMEOUT) for one in causes)

@@ -21,10 +21,10 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Environment:
-    """`proxies` and `verify` as `requests.Session` has them.
+    """`proxies` and `verify` are those of `requests.Session`.
 
     `proxy` is the proxy's host and port for messages, without credentials; None without a proxy.
-    `socks` tells a SOCKS proxy from others.
+    `socks` is whether it is a SOCKS proxy.
     """
 
     proxies: dict[str, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Environment:
 def read_environment(url: str) -> Environment:
     """The environment's settings for requests to a URL. Raises UserError if they are unusable."""
     if not url.startswith("https:"):
-        return Environment()  # no proxy may see a key in plain text
+        return Environment()  # no proxy may see the key in plain text
     session = requests.Session()
     found = session.merge_environment_settings(url, {}, None, None, None)
     verify = found["verify"] or True

@@ -1,4 +1,4 @@
-"""How fast requests are sent: a pace for all walks together, which finds the API's limit."""
+"""Rate limiting: one rate for all walks, which adapts to the API's limit."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import threading
 import time
 
 PUBLISHED_RATE = 5.0  # requests a second, the limit that Autopilot publishes
-SLACK = 1.02  # the gaps are this much wider than the rate asks, for what the network bunches up
-CATCH_UP = 0.01  # seconds by which a late request does not make all later ones late
-WINDOW = 1.05  # seconds; what counts as the last second
-MEMORY = 5.0  # seconds for which it is known what was sent; a 429 may take a while to arrive
+SLACK = 1.02  # gaps are this much wider than the rate needs, because the network bunches requests
+CATCH_UP = 0.01  # seconds that a late request may make up for
+WINDOW = 1.05  # seconds that count as the last second
+MEMORY = 5.0  # seconds for which sent requests are remembered; a 429 may take a while to arrive
 LATELY = 2.0  # seconds
-GROWTH = 1.25  # by each answer, while nothing was throttled
-CREEP = 4e-6  # by each answer above the safe rate, times the number of answers since the last 429
-SLOWEST = 1.0  # requests a second, below which no number of 429s brings the rate
-SAFE = 0.99  # of the rate that the API has let through
-SOON = 2.0  # seconds at the safe rate; with fewer answers between two 429s …
-TOO_SOON = 0.95  # … this is what is left of it
+GROWTH = 1.25  # per response, until the first 429
+CREEP = 4e-6  # per response above the safe rate, times the responses since the last 429
+SLOWEST = 1.0  # requests a second; 429s never push the rate below this
+SAFE = 0.99  # of the rate that the API let through
+SOON = 2.0  # seconds at the safe rate; if two 429s are closer together …
+TOO_SOON = 0.95  # … it is cut to this share
 
 
 class Pacer:
-    """Lets requests through, one after another, never more than `ceiling` a second.
+    """Lets requests through one at a time, at most `ceiling` a second.
 
-    The first second's worth of the published rate goes at once; from there the rate grows by a
-    quarter with each answer. A 429 shows what the API lets through: the rate is cut to half of
-    that, climbs back to just below it within a few answers, and only creeps from there. Where
-    several walks wait, the most urgent goes first.
+    The first second's worth of requests goes at once; then the rate grows by a quarter per
+    response. A 429 shows what the API lets through: the rate drops to half of that, climbs back to
+    just below it within a few responses, and only creeps from there. If several walks wait, the
+    most urgent goes first.
     """
 
     def __init__(self, ceiling: float) -> None:
@@ -48,7 +48,7 @@ class Pacer:
         self._turn = threading.Condition()
 
     def wait(self, urgency: float = 0.0) -> float:
-        """Block until it is this request's turn; the moment it was let through."""
+        """Block until it is this request's turn; returns when it was let through."""
         with self._turn:
             ticket = (-urgency, next(self._tickets))
             heapq.heappush(self._waiting, ticket)
@@ -84,15 +84,16 @@ class Pacer:
 
     @property
     def rate(self) -> float:
-        """Requests a second, as far as it is known by now what the API lets through."""
+        """Requests a second, by what is known so far about the API's limit."""
         return self._rate
 
     def is_throttled(self) -> bool:
-        """Whether the API has throttled a request just now, or everyone waits as it asked."""
+        """Whether the API throttled a request just now, or everyone is still waiting as it
+        asked."""
         return time.monotonic() < max(self._cut + LATELY, self._paused_until)
 
     def answered(self) -> None:
-        """Tell of a good answer. Nothing else may make the pace faster."""
+        """Note a good response. Nothing else may raise the rate."""
         with self._turn:
             self._answers += 1
             if self._safe == math.inf:
@@ -104,21 +105,21 @@ class Pacer:
             self._rate = min(self._rate, self._ceiling)
 
     def throttled(self, sent: float, wait: float) -> float:
-        """Tell of a 429 to a request let through at `sent`; pause all walks for `wait` seconds.
+        """Note a 429 to a request let through at `sent`; pause all walks for `wait` seconds.
 
-        Gives back by how many seconds that made everyone's pause longer.
+        Returns by how many seconds that extended the pause.
         """
         with self._turn:
             now = time.monotonic()
             with contextlib.suppress(ValueError):
-                self._sent.remove(sent)  # what is left was let through, or will be
-            if sent > self._cut + 1:  # else it is still for what was sent before the cut
+                self._sent.remove(sent)  # the rest was let through, or will be
+            if sent > self._cut + 1:  # else it answers a request from before the cut
                 least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
-                if self._answers < SOON * self._safe < math.inf:  # what seemed safe was not
+                if self._answers < SOON * self._safe < math.inf:  # the safe rate was too high
                     held = min(held, TOO_SOON * self._safe)
-                if self._answers or self._safe == math.inf:  # else it is still the same trouble
+                if self._answers or self._safe == math.inf:  # else still the same throttling
                     self._safe = max(SAFE * held, least)
                 self._rate = max(self._safe / 2, least)
                 self._cut = now

@@ -1,4 +1,4 @@
-"""When a failed request is tried again, and after how long."""
+"""Whether and when to retry a failed request."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import time
 from collections.abc import Generator
 from datetime import datetime, timezone
 
-FIRST_WAIT = 1.0  # seconds at most before the second try; each later wait may be twice as long
-LONGEST_WAIT = 60.0  # seconds between two tries, unless the server asks for more
-SENSIBLE = 1.0  # seconds; a server that asks for less is waited for longer than that
+FIRST_WAIT = 1.0  # maximum seconds before the second try; doubles with each retry
+LONGEST_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
+SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off anyway
 
 
 class Retries:
     """The tries of one request that began at `started`, on the monotonic clock.
 
-    No try starts later than `retry_timeout` seconds after that, and none ends later than
-    `retry_timeout` and `request_timeout` together. A first try that used up all of `retry_timeout`
-    is still followed by a second one, unless `retry_timeout` is 0.
+    No try starts later than `retry_timeout` seconds after that, or ends later than `retry_timeout`
+    plus `request_timeout`. If the first try uses up all of `retry_timeout`, there is still a second
+    one, unless `retry_timeout` is 0.
     """
 
     def __init__(self, started: float, retry_timeout: float, request_timeout: float) -> None:
@@ -32,10 +32,10 @@ class Retries:
         return min(sent, self._started + self._retry_timeout) + self._request_timeout
 
     def next_wait(self, asked: float | None) -> float | None:
-        """Seconds to wait before the next try; None if there is none.
+        """Seconds to wait before the next try; None to give up.
 
-        `asked` is what the server asked for, if it did. That is obeyed without jitter, but cut to
-        the time that is left, so that the last try comes when the time is up and not before.
+        `asked` is what the server asked for, if anything. It applies without jitter, but is cut to
+        the time left, so that the last try comes when the time is up and not before.
         """
         first = self._growing is None
         left = self._started + self._retry_timeout - time.monotonic()
@@ -51,7 +51,7 @@ class Retries:
         return max(0.0, min(wait, left))
 
     def _next_own_wait(self) -> float:
-        import backoff  # only where something fails: it brings asyncio along
+        import backoff  # only on failure: it imports asyncio
 
         if self._growing is None:
             self._growing = backoff.expo(factor=FIRST_WAIT, max_value=LONGEST_WAIT)
@@ -61,9 +61,9 @@ class Retries:
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for; None if it asks for nothing sensible.
+    """Seconds that a Retry-After header asks for; None if it is missing or invalid.
 
-    Both forms are read, a number of seconds and an HTTP date (RFC 9110, 10.2.3).
+    Accepts both forms, a number of seconds and an HTTP date (RFC 9110, 10.2.3).
     """
     if header is None:
         return None
@@ -78,7 +78,7 @@ def retry_after(header: str | None) -> float | None:
 
 @functools.lru_cache(maxsize=16)
 def http_date(header: str) -> datetime | None:
-    """The moment that a header such as Date names; None if it is nonsense."""
+    """The time in a header such as Date; None if it is invalid."""
     try:
         moment = email.utils.parsedate_to_datetime(header)
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)

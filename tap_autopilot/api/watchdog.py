@@ -1,8 +1,8 @@
-"""Ends requests that are past their deadline, in whatever phase they hang.
+"""Ends requests that are past their deadline, whatever they are waiting for.
 
 The timeouts of `requests` apply to each wait for the socket, so a server that sends a byte now and
-then never times out. One thread for all clients watches the clock instead, and shuts down the
-socket of a request that is late. Only resolving a host name is left to the resolver's own timeouts.
+then never times out. Instead, one thread for all clients watches the clock and shuts down the
+socket of a late request. Only resolving a host name is left to the resolver's own timeouts.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-AGAIN = 0.05  # seconds; a request may be between two sockets just when it is ended
+AGAIN = 0.05  # seconds; a request may be switching sockets at the moment it is ended
 
 
 class Watch:
-    """What the watchdog knows of the one request that a client has under way.
+    """What the watchdog knows about a client's current request.
 
-    `connects` counts the connections that were tried.
+    `connects` counts connection attempts.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class Watch:
         self.deadline = math.inf
         self.timed_out = False
         self._connection: Any = None
-        self._socket: Any = None  # a connection lets go of it before the body of its last answer
+        self._socket: Any = None  # a connection drops it before the body of its last response
 
     def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A connection of this kind, from now on the one that is watched."""
+        """A connection of this kind, which is watched from now on."""
         self._connection = kind(*args, **kwargs)
         self._connection.connect = functools.partial(self._connect, self._connection.connect)
         return self._connection
@@ -45,10 +45,10 @@ class Watch:
         self._socket = self._connection.sock
 
     def end(self) -> None:
-        """Shut the socket down, which wakes the thread that waits for it."""
+        """Shut down the socket, which wakes the thread waiting for it."""
         self.timed_out = True
         for one in (getattr(self._connection, "sock", None), self._socket):
-            with contextlib.suppress(OSError):  # it is closed already, or not connected yet
+            with contextlib.suppress(OSError):  # already closed, or not connected yet
                 if one is not None:
                     _shut_down(one.fileno())
 
@@ -78,7 +78,7 @@ class Watchdog:
                 self._changed.notify()
 
     def stop(self, watch: Watch) -> None:
-        """The request is over, in time or not."""
+        """Stop watching: the request is over, in time or not."""
         with self._changed:
             self._under_way.discard(watch)
 
