@@ -88,8 +88,7 @@ class Pacer:
         return self._rate
 
     def is_throttled(self) -> bool:
-        """Whether the API throttled a request just now, or everyone is still waiting as it
-        asked."""
+        """Whether the API throttled a request just now, or its pause is not over yet."""
         return time.monotonic() < max(self._cut + LATELY, self._paused_until)
 
     def answered(self) -> None:
@@ -105,7 +104,7 @@ class Pacer:
             self._rate = min(self._rate, self._ceiling)
 
     def throttled(self, sent: float, wait: float) -> float:
-        """Note a 429 to a request let through at `sent`; pause all walks for `wait` seconds.
+        """Note a 429 to a request sent at `sent`; pause all walks for `wait` seconds.
 
         Returns by how many seconds that extended the pause.
         """

@@ -1,4 +1,4 @@
-"""Which rows a pass sends if it does not send all of them."""
+"""Which rows to send if a pass does not send all of them."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class ChangedSince:
-    """Lets rows through that changed at `since` or later.
+    """Admits rows that changed at `since` or later.
 
-    Times after `until`, when the pass began, lie in the future and tell nothing.
+    Times after `until`, when the pass began, are in the future and are ignored.
     """
 
     since: datetime | None
     until: datetime | None
 
     def admits(self, changed: datetime | None) -> bool:
-        """Whether to send a row that changed then. Rows without a time are always sent."""
+        """Whether to send a row that changed at that time. Rows without a time are always sent."""
         return changed is None or self.since is None or changed >= self.since
 
     def newer(self, newest: datetime | None, changed: datetime | None) -> datetime | None:
-        """The newer of two changes that are known and not in the future."""
+        """The newer of two changes, ignoring unknown and future ones."""
         if changed is None or self.until is None or changed > self.until:
             return newest
         return changed if newest is None else max(newest, changed)

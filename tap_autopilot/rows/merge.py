@@ -1,12 +1,11 @@
-"""One occurrence, one row: which events of a contact's maps have been pushed as well.
+"""One event, one row: which events in a contact's maps were also pushed.
 
-A contact's map holds one time for each message, a push is one occurrence with all its properties.
-A polled event is left out where it matches a pushed event of its kind and contact: one about the
-same message, or failing that one at nearly the same time. Each pushed event matches one polled
-event at most.
+A contact's map has one time per message; a push is one event with all its properties. A polled
+event is skipped if it matches a pushed event of its kind and contact: one about the same message
+or, failing that, one at nearly the same time. Each pushed event matches at most one polled event.
 
-Autopilot spells the ids of messages in its maps and in its pushes differently, but for their ending
-`<13 digits>-<uuid>`: that is the *key* by which they are compared.
+Autopilot spells message ids differently in maps and in pushes, except for their ending `<13
+digits>-<uuid>`: that is the *key* by which they are compared.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
-WITHIN = 10 * 60_000  # ms between the two times of one occurrence
-SENDERS_RETRY = 6 * 3_600_000  # ms in which a push may still come
-DAY = 24 * 3_600_000  # ms; a clock that is further ahead is plainly wrong
+WITHIN = 10 * 60_000  # ms between the two times of one event
+SENDERS_RETRY = 6 * 3_600_000  # ms during which a push may still arrive
+DAY = 24 * 3_600_000  # ms; a clock further ahead must be wrong
 DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
 KEY_LENGTH = 50
 
@@ -35,7 +34,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Occurrence(NamedTuple):
-    """An event of some kind and contact: the hash of its message's key, and when, in epoch ms."""
+    """An event of some kind and contact: its message's hashed key, and its time in epoch ms."""
 
     key: int | None
     at: int | None
@@ -43,11 +42,11 @@ class Occurrence(NamedTuple):
 
 @dataclass(frozen=True)
 class Pushes:
-    """What the store holds about the contacts of a page.
+    """What the store knows about the contacts of a page.
 
-    `by_contact` has the pushed events by kind and contact id. `describe` gives the columns
-    DESCRIPTION of a message by the hash of its key. `receiving` says for each kind since when, in
-    epoch milliseconds, pushes have been received; the store was read at `now`.
+    `by_contact` has the pushed events by kind and contact id. `describe` returns the columns
+    DESCRIPTION of a message by the hash of its key. `receiving` has, for each kind, when the first
+    push arrived, in epoch milliseconds; the store was read at `now`.
     """
 
     by_contact: Mapping[tuple[str, str], Sequence[Occurrence]]
@@ -58,10 +57,10 @@ class Pushes:
     def merge(
         self, kind: str, rows: list[Row], window: ChangedSince | None, tally: Tally
     ) -> list[Row]:
-        """The rows of a contact's polled events of a kind that were not pushed as well.
+        """The rows of a contact's polled events of a kind that were not also pushed.
 
-        They get what pushes said about their messages. Those so young that their push may still
-        come are left for the next run. Only what a `window` admits, if there is one, is counted.
+        They get what pushes said about their messages. Events so recent that their push may still
+        arrive are left for the next run. Only what `window` admits, if there is one, is counted.
         """
         polled = [
             Occurrence(hash_of(row["email_id"]), milliseconds(row["timestamp"])) for row in rows
@@ -86,12 +85,12 @@ class Pushes:
         return left
 
     def _is_young(self, at: int) -> bool:
-        """Whether a push of what happened then may still come."""
+        """Whether a push of an event at that time may still arrive."""
         return self.now - SENDERS_RETRY < at < self.now + DAY
 
 
 def key_of(message: str) -> str:
-    """What the spellings of a message's id have in common."""
+    """What all spellings of a message's id have in common."""
     ending, before = message[-KEY_LENGTH:], message[-KEY_LENGTH - 1 : -KEY_LENGTH]
     return ending.lower() if _KEY.fullmatch(ending) and not before.isdigit() else message
 
@@ -111,9 +110,9 @@ def _moment(at: int) -> datetime:
 
 
 def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[int]:
-    """The numbers of the polled events of a contact and kind that match a pushed event.
+    """The indexes of the polled events of a contact and kind that match a pushed event.
 
-    Keys count before times. A push about another message of this contact's is not about this one,
+    Keys take precedence over times. A push about another of the contact's messages never matches,
     however close in time.
     """
     groups: dict[int | None, tuple[list[int], list[Occurrence]]] = {}
@@ -135,7 +134,7 @@ def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[i
 def _nearest(
     polled: Sequence[Occurrence], numbers: Sequence[int], pushed: Sequence[Occurrence], within: int
 ) -> set[int]:
-    """The polled events that are matched if there are as many pairs as can be, and the closest."""
+    """The polled events in the pairing with the most pairs and, among those, the closest times."""
     left = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
     right = sorted(push.at for push in pushed if push.at is not None)
     found: set[int] = set()
@@ -147,7 +146,7 @@ def _nearest(
 def _clusters(
     left: list[tuple[int, int]], right: list[int], within: int
 ) -> list[tuple[list[tuple[int, int]], list[int]]]:
-    """Both split where nothing on one side is near anything on the other."""
+    """Both sides, split wherever there is a gap longer than `within`."""
     found: list[tuple[list[tuple[int, int]], list[int]]] = []
     last: int | None = None
     for at, number in sorted([*left, *((at, -1) for at in right)]):
@@ -162,9 +161,9 @@ def _clusters(
 
 
 def _pairs(some: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
-    """The numbers in the best pairing of two sorted sequences; pairs need not cross."""
-    # The best pairing of a beginning of one with each beginning of the other: how many pairs, how
-    # far apart in all (negative), and the numbers as a linked list.
+    """The indexes in the best pairing of two sorted sequences; pairs need not cross."""
+    # The best pairing of a prefix of one with each prefix of the other: the number of pairs, their
+    # total distance (negative), and the indexes as a linked list.
     best: list[tuple[int, int, Any]] = [(0, 0, None)] * (len(times) + 1)
     for at, number in some:
         row = [best[0]]

@@ -1,4 +1,4 @@
-"""Counts for the log: everything is counted, each kind is logged once."""
+"""Counters for the log: everything is counted, each kind is logged once."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import logging
 
 LOG = logging.getLogger(__name__)
 
-MOST_NAMES = 200  # of unknown fields that are counted separately; there may be any number
+MOST_NAMES = 200  # unknown fields counted separately; there may be any number
 
 
 class Tally:
-    """Counts for one stream: rows written, documents skipped, values that found no column.
+    """Counters for one stream: rows written, documents skipped, values without a column.
 
-    `rows` includes the `deleted` ones; `unchanged` ones were not written. Of the events in the
-    contacts' maps, `pushed` were pushed as well, those `waiting` may still be, and those `missed`
-    should have been.
+    `rows` includes the `deleted` ones; `unchanged` ones were not written. Of the events in contacts'
+    maps, `pushed` were also pushed, `waiting` may still be, and `missed` should have been.
     """
 
     def __init__(self, stream: str) -> None:

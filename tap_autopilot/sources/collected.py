@@ -1,4 +1,4 @@
-"""The collector's store as a source: what Autopilot pushed, page by page."""
+"""The collector's store as a source: pushed events, page by page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PAGE = 1000  # events
 
 @dataclass(frozen=True)
 class EventPage:
-    """Some of the store's events by the table they belong in. `last` is the `seq` of the last."""
+    """Some of the store's events, by table. `last` is the `seq` of the last one."""
 
     events: dict[str, list[Pushed]]
     last: int
@@ -26,9 +26,9 @@ class EventPage:
 
 
 class Collected:
-    """A collector's store, as it is now: what comes later is left to the next run.
+    """A collector's store as of now; later events are left to the next run.
 
-    Raises UserError where there is none, or it cannot be read.
+    Raises UserError if there is none, or it cannot be read.
     """
 
     def __init__(self, database: str) -> None:
@@ -38,7 +38,7 @@ class Collected:
         self.last = self._reader.last_seq
 
     def pages(self, after: Mapping[str, int]) -> Iterator[EventPage]:
-        """The events of each table with a `seq` above the one that `after` gives for it."""
+        """The events of each table with a `seq` above the one in `after`."""
         done = min(after.values(), default=self.last)
         while done < self.last:
             found = self._reader.read(done, min(PAGE, self.last - done))
@@ -53,12 +53,12 @@ class Collected:
                     events.setdefault(table, []).append(
                         Pushed(seq, unique, received_at, name, body, pruned, cleaned)
                     )
-            if not found:  # the rest was lost
+            if not found:  # the rest is missing
                 done = self.last
             yield EventPage(events, done, fetched_at)
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Close the store."""
         self._reader.close()
 
 

@@ -1,14 +1,14 @@
-"""Whether a pass is complete, and what is withheld if that is in doubt.
+"""Whether a pass is complete, and what to withhold when in doubt.
 
-An account changes while it is read, so a listing's totals only bound what must have been read.
-Whatever existed throughout is read by a reading that misses nothing; what was created or deleted
-meanwhile may be read or not.
+An account changes while it is read, so a listing's totals only bound how much there is to read. A
+reading that misses nothing includes whatever existed throughout; what was created or deleted
+meanwhile may or may not be in it.
 
-A reading is *short* if it read fewer distinct documents than the changes seen in the totals can
-explain: fewer than the smallest total, less the square root of all changes from one total to the
-next added up. A change in front of the reader and one behind it cancel out as often as they add up,
-which is why the square root is enough. Where changes pile up on one side, a whole listing can still
-look short, so a short listing is read a second time before it counts.
+A reading is *short* if it has fewer distinct documents than changes in the totals can explain:
+fewer than the smallest total, minus the square root of the sum of all changes between totals. The
+square root is enough because changes ahead of the reader and behind it cancel out as often as they
+add up. If changes pile up on one side, a complete listing can still look short, so a short listing
+is read a second time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LARGE = 0.01  # the share of a listing, and more than a page of it, by which a shortage is large
-ORDER_KNOWN = 10_000  # documents that come in order, after which their order tells repeated ones
+LARGE = 0.01  # the share of a listing that makes a shortage large, if it is also more than a page
+ORDER_KNOWN = 10_000  # documents in order, after which order alone detects repeats
 
 
 class Doubt(enum.Enum):
-    """Why a pass may be incomplete, and what that withholds.
+    """Why a pass may be incomplete, and what to withhold.
 
     `activates`: ACTIVATE_VERSION is sent, so that targets remove what was not in the pass.
     `moves`: the Singer bookmark moves. `fails`: the run ends with exit code 1.
@@ -35,8 +35,8 @@ class Doubt(enum.Enum):
     SKIPPED = "skipped", (False, True, False)  # a document without its id never becomes a row
     SHORT = "short", (False, False, False)
     UNCOUNTED = "uncounted", (False, False, False)  # no total to compare with
-    UNORDERED = "unordered", (False, False, False)  # interrupted, and repeats cannot be told
-    UNAVAILABLE = "unavailable", (False, False, False)  # the account's API does not have it
+    UNORDERED = "unordered", (False, False, False)  # interrupted, and repeats cannot be detected
+    UNAVAILABLE = "unavailable", (False, False, False)  # this account's API does not offer it
     EMPTY = "empty", (False, False, False)  # nothing was read at all
     VERY_SHORT = "very short", (False, False, True)
     ALL_GONE = "all gone", (False, False, True)  # every one of several segments
@@ -63,12 +63,12 @@ def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
 
 @dataclass(frozen=True)
 class Census:
-    """What one reading of a listing has found so far. Plain values, for the state.
+    """What one reading of a listing has found so far, as plain values for the state.
 
     `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, None
-    if they do not come in order. `least` and `latest` are totals that the API
-    gave, `changes` sums up how much each differed from the one before it. `reading` is 2 for a
-    listing that is read a second time.
+    if they are not in order. `least` and `latest` are totals from the API, `changes` is the sum of
+    the differences between consecutive totals. `reading` is 2 for a listing that is read a second
+    time.
     """
 
     read: int = 0
@@ -83,7 +83,7 @@ class Census:
     reading: int = 1
 
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
-        """The census after another page with `new` documents not read before."""
+        """The census after another page, with `new` documents that were not read before."""
         page = max(self.page, documents)
         found = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
         if total is None:
@@ -128,13 +128,13 @@ def is_large(missing: int, of: int, page: int) -> bool:
 
 
 class Distinct:
-    """Recognises documents that a reading has already seen, by their ids.
+    """Recognizes documents that a reading has already seen, by their ids.
 
-    The API lists documents in the order of their ids. While it does, the highest id is all there
-    is to remember, so that memory does not grow with the account; the first ids, and those of a
-    listing in another order, are remembered one by one. `exact` remembers all of them in any case.
+    The API lists documents in the order of their ids. As long as it does, remembering the highest
+    id is enough, so memory does not grow with the account; the first ids, and those of a listing in
+    another order, are remembered one by one. `exact` always remembers all of them.
 
-    `highest` is None once ids have come out of order.
+    `highest` is None once ids are out of order.
     """
 
     def __init__(self, census: Census, *, exact: bool = False) -> None:

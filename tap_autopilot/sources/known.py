@@ -1,4 +1,4 @@
-"""What the pushed emails of a store say, to compare the contacts with."""
+"""An index of a store's pushed email events, for comparison with the contacts."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tap_autopilot.rows.times import from_epoch
 from tap_autopilot.rows.values import Row
 
 CACHE_KIB = 8_192
-MOST_DESCRIPTIONS = 10_000  # that are kept in memory
+MOST_DESCRIPTIONS = 10_000  # kept in memory
 MOST_MESSAGES = 1000  # rows at a time
 STEPS = 100_000  # of SQLite, after which Python may handle a signal
 
 
 class Known:
-    """The pushed events of each kind by contact, and the messages that they described.
+    """Pushed events by kind and contact, and the messages that they described.
 
-    They are kept in a private temporary database, which SQLite moves from memory to the disk as it
-    grows, and deletes by itself. Raises RunError where there is no room for it.
+    They are kept in a private temporary database, which SQLite moves from memory to disk as it
+    grows, and deletes itself. Raises RunError if there is no room for it.
     """
 
     def __init__(self, kinds: Iterable[str]) -> None:
@@ -37,7 +37,7 @@ class Known:
                 f"PRAGMA cache_size = -{CACHE_KIB}",
                 "PRAGMA journal_mode = OFF",
                 "PRAGMA synchronous = OFF",
-                # Only hashes of contacts and keys: they are short, and enough.
+                # Hashes of contacts and keys are enough, and short.
                 "CREATE TABLE pushes (who INTEGER, kind INTEGER, key INTEGER, at INTEGER)",
                 f"""CREATE TABLE messages (
                     email_id TEXT PRIMARY KEY, key INTEGER, {", ".join(DESCRIPTION)},
@@ -47,7 +47,7 @@ class Known:
                 self._database.execute(statement)
 
     def add(self, kind: str, rows: Sequence[Row], received: int) -> None:
-        """Take note of pushed events of a kind; the first was received in that epoch ms."""
+        """Add pushed events of a kind; `received` is when the first arrived, in epoch ms."""
         self._receiving.setdefault(kind, received)
         number = self._numbers[kind]
         pushes = []
@@ -76,7 +76,7 @@ class Known:
             self._database.execute("COMMIT")
 
     def complete(self) -> None:
-        """Build the indexes, once everything is in."""
+        """Build the indexes once everything is added."""
         with _kept():
             self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
             self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
@@ -84,7 +84,8 @@ class Known:
     def about(self, contacts: Mapping[str, str | None], now: int) -> Pushes:
         """What the store, as read at `now`, holds about contacts, given their emails by id.
 
-        Pushes that name no contact go to the one with their email, to the first if several have it.
+        Pushes without a contact id go to the contact with their email, the first if there are
+        several.
         """
         owners = {email.lower(): one for one, email in reversed([*contacts.items()]) if email}
         by_contact: dict[tuple[str, str], list[Occurrence]] = {}
@@ -97,7 +98,7 @@ class Known:
         return Pushes(by_contact, self._describe, self._receiving, now)
 
     def messages(self) -> Iterator[list[Row]]:
-        """A row for each message that any push described, some at a time."""
+        """A row for each message that any push described, in batches."""
         with _kept():
             cursor = self._database.execute(_MESSAGES)
         while found := cursor.fetchmany(MOST_MESSAGES):
@@ -112,7 +113,7 @@ class Known:
             ]
 
     def _describe(self, key: int) -> Sequence[Any] | None:
-        """The columns DESCRIPTION of the message with this key; None if no push was about it."""
+        """The columns DESCRIPTION of the message with this key; None if it was never pushed."""
         if key not in self._descriptions:
             if len(self._descriptions) == MOST_DESCRIPTIONS:
                 self._descriptions.clear()
@@ -131,7 +132,7 @@ def _by_email(email: str) -> int:
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    """Say what it means where SQLite cannot keep anything more."""
+    """Explain the error if SQLite cannot store anything more."""
     try:
         yield
     except sqlite3.Error as problem:
@@ -142,7 +143,7 @@ def _kept() -> Iterator[None]:
 
 
 def _described(found: Sequence[Any]) -> Sequence[Any]:
-    """Columns as SQLite has them, in which true is 1."""
+    """Columns as SQLite returns them, where true is 1."""
     *texts, transactional = found
     return [*texts, None if transactional is None else bool(transactional)]
 

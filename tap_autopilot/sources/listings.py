@@ -1,9 +1,9 @@
-"""The API's listings, read page by page while the account changes.
+"""Reads the API's listings page by page while the account changes.
 
-Only a page tells where the next one is, by a bookmark that names a contact. If that contact is
-deleted before the bookmark is used, the API may refuse it, answer it with an empty page, or with
-the first page again. Then the page before is asked for once more, as that gives a fresh bookmark;
-if even that does not help, the listing is read from its start.
+Each page has a bookmark for the next one, which names a contact. If that contact is deleted before
+the bookmark is used, the API may reject the bookmark, or return an empty page or the first page
+again. Then the previous page is requested again for a fresh bookmark; if that does not help either,
+the listing is read from the start.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 
 LOG = logging.getLogger(__name__)
 
-STALE = frozenset({400, 404, 410, 422})  # statuses by which a bookmark may be refused
-MOST_IDLE_PAGES = 1000  # in a row without an id that is new, each with a bookmark to another one
-MOST_RETRACED = 10  # pages in a row; each time another contact was deleted just then
-MOST_STARTS = 3  # from the first page, because bookmarks led nowhere
+STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
+MOST_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another one
+MOST_RETRACED = 10  # pages in a row, if a contact was deleted each time
+MOST_STARTS = 3  # from the first page, because of stale bookmarks
 
 
 @dataclass(frozen=True)
 class Walk:
-    """A listing to read: `source` names its kind, `documents` the answer's field that holds them.
+    """A listing to read: `source` names its kind, `documents` the response's field that holds it.
 
-    `key` is the field of a document with its id. `counted` listings come with totals. A listing of
-    members has the id of its segment. `children` is the source that a listing of parents opens up.
-    An `optional` listing may be empty, and missing from an account's API. `decode` finds the
-    documents in an answer.
+    `key` is the field with a document's id. `counted` listings have totals. `segment_id` is set for
+    a listing of a segment's members. `children` is the source that depends on a listing of parents.
+    An `optional` listing may be empty, or missing from an account's API. `decode` finds the
+    documents in a response.
     """
 
     source: str
@@ -58,7 +58,9 @@ class Walk:
         return self.source.replace("_", " ")
 
 
-MEMBERS = "smart_segments_contacts"  # the source that the walks over all segments' members make up
+MEMBERS = (
+    "smart_segments_contacts"  # the source that consists of the walks over all segments' members
+)
 CONTACTS = Walk("contacts", "/contacts", "contacts", "contact_id", counted=True)
 LISTS = Walk("lists", "/lists", "lists", "list_id")
 SEGMENTS = Walk("smart_segments", "/smart_segments", "segments", "segment_id", children=MEMBERS)
@@ -84,7 +86,7 @@ def members_of(segment_id: str) -> Walk:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a walk stands: the bookmark of the next page, None for the first, and the census."""
+    """A position in a walk: the bookmark of the next page, None for the first, and the census."""
 
     bookmark: str | None = None
     census: Census = field(default_factory=Census)
@@ -92,15 +94,14 @@ class Position:
 
 @dataclass(frozen=True)
 class Page:
-    """One page of a walk. `after` is the position behind it, None at the end of the walk.
+    """One page of a walk. `after` is the position after it, None at the end of the walk.
 
-    `census` is that of this reading, this page included. The last page also has the `doubt` that
-    there is about the whole listing. `fetched_at` is when the page arrived by our clock, `date`
-    when it was sent by the API's, if it says so. A document of members holds their `contact_id` and
-    `segment_id` and nothing else.
+    `census` covers this reading so far, including this page. The last page also has any `doubt`
+    about the whole listing. `fetched_at` is when the page arrived by our clock, `date` when it was
+    sent by the API's clock, if known. A member's document has only `contact_id` and `segment_id`.
 
-    Documents are `unread` until somebody asks for them, so that the thread that walks can send its
-    next request first.
+    Documents stay `unread` until they are used, so that the walking thread can send its next
+    request first.
     """
 
     walk: Walk
@@ -129,7 +130,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Failure:
-    """A walk that could not be read to its end."""
+    """A walk that could not be read to the end."""
 
     walk: Walk
     error: TapError
@@ -140,10 +141,10 @@ class _Lost(Exception):
 
 
 def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) -> Iterator[Page]:
-    """The pages of a walk from a position to its end.
+    """The pages of a walk from a position to the end.
 
-    A listing that turns out short is read a second time, and one whose bookmarks lead nowhere from
-    its start. Raises RunError where that does not help either.
+    A listing that turns out short is read a second time; one with stale bookmarks is read from the
+    start. Raises RunError if that does not help either.
     """
     position = start
     starts = 0
@@ -186,7 +187,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
 
 
 def _nothing(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
-    """A page that came from no answer, the last one of a walk."""
+    """A final page that did not come from a response."""
     return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
 
 
@@ -198,7 +199,7 @@ def shortage(walk: Walk, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """An answer that leads nowhere. `end` is the page to yield if the listing ends here."""
+    """A response that leads nowhere. `end` is the page to yield if the listing ends here."""
 
     text: str
     end: Page | None = None
@@ -215,13 +216,13 @@ class _Reading:
         self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
         self._received = start.census.read  # documents, repeated ones included
         self._most = 0  # the largest total
-        self._documents: list[Any] = []  # of the last good page, as they came
-        self._found_new = False  # whether the last page had an id that was not read before
+        self._documents: list[Any] = []  # of the last good page, unparsed
+        self._found_new = False  # whether the last page had a new id
 
     def pages(self) -> Iterator[Page]:
-        """The pages, the last of which has no position behind it. Raises _Lost."""
+        """The pages; the last one has no position after it. Raises _Lost."""
         bookmark = self._start.bookmark
-        before: list[str | None] = []  # the bookmark that led to the last good page, if any
+        before: list[str | None] = []  # the bookmark of the last good page, if any
         stale: str | None = None  # the last bookmark that led nowhere
         retraced = idle = 0
         while True:
@@ -259,7 +260,7 @@ class _Reading:
         except RunError as error:
             if bookmark is None or bookmark != self._start.bookmark:
                 raise
-            return _Trouble(str(error))  # perhaps it is only the bookmark that the state has
+            return _Trouble(str(error))  # maybe only the bookmark from the state is stale
         documents = answer.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
@@ -275,7 +276,7 @@ class _Reading:
         return page
 
     def _ask_again(self, bookmark: str | None, trouble: str) -> Page:
-        """The last good page again, for its fresh bookmark."""
+        """The last good page again, for a fresh bookmark."""
         try:
             answer = self._get(bookmark)
         except Refused as refused:
@@ -342,7 +343,7 @@ class _Reading:
 
 
 def keys_of(documents: list[Any], key: str) -> list[Any]:
-    """Each document's value of its key, whatever that is spelled like; None where it has none."""
+    """Each document's key, in whatever spelling; None if it has none."""
     found = values(documents, key)
     for number, value in enumerate(found):
         if value is None or value == "":
@@ -359,6 +360,6 @@ def _spelled_otherwise(document: Any, key: str) -> Any:
 
 
 def _path_segment(text: str) -> str:
-    """Text percent-encoded as one segment of a path."""
+    """Text percent-encoded as one path segment."""
     encoded = urllib.parse.quote(text, safe="", errors="surrogatepass")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")

@@ -1,4 +1,4 @@
-"""Reads several walks at a time and hands their pages to one thread."""
+"""Reads several walks in parallel and hands their pages to one thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tap_autopilot.api.client import Client
 from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, UserError
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
 
-AHEAD = 2  # pages that a thread may have asked for and that are not written yet
+AHEAD = 2  # pages per thread that may be requested but not written yet
 
 
 class NotTried(RunError):
@@ -18,10 +18,10 @@ class NotTried(RunError):
 
 
 class Pool:
-    """Reads walks on a few threads; `results` gives their pages to the thread that asks.
+    """Reads walks on a few threads; `results` hands their pages to the calling thread.
 
-    A thread begins no page before all but one of its pages are dealt with. That bounds the memory,
-    and lets a slow consumer slow the reading down.
+    A thread starts a page only when at most one of its pages is still unprocessed. That limits
+    memory, and lets a slow consumer slow down the reading.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Pool:
         self._done.put((stopped, _nothing))
 
     def check(self) -> None:
-        """Raise what `stop` was called with, if it was."""
+        """Raise what `stop` was given, if it was called."""
         if self._stopped is not None:
             raise self._stopped
 
@@ -62,10 +62,10 @@ class Pool:
         self._cancelled.add(source)
 
     def results(self) -> Iterator[Page | Failure]:
-        """The pages of all walks, those of one walk in order, and a failure for each that ends so.
+        """The pages of all walks, in order for each walk, and a Failure for each walk that fails.
 
-        Asking for the next one says that the one before is dealt with. Raises what cannot be a
-        failure of one walk alone.
+        Asking for the next result means the previous one is processed. Raises errors that affect
+        more than one walk.
         """
         while self._unfinished:
             result, release = self._done.get()
@@ -97,7 +97,7 @@ class Pool:
                 except TapError as error:
                     self._done.put((Failure(walk, error), _nothing))
                 ahead.release()
-        except BaseException as error:  # a mistake of ours; the run must not wait for this thread
+        except BaseException as error:  # a bug; the run must not wait for this thread
             self._done.put((error, _nothing))
 
 
