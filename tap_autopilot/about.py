@@ -99,7 +99,7 @@ def _facts() -> dict[str, Any]:
 
 
 def _plain(default: Any) -> Any:
-    """A whole number as an integer, whatever the setting's type; anything else as it is."""
+    """A whole number as an integer, whatever the setting's type; anything else unchanged."""
     return int(default) if isinstance(default, float) and default.is_integer() else default
 
 

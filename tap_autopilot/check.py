@@ -17,7 +17,7 @@ PAGE = 100  # contacts on a page, as the API documents
 
 
 def check_connection(config: Config) -> str:
-    """Request the first contacts; returns a line about the account's size and the time it takes.
+    """Request the first contacts; returns a line about the account's size and how long a run takes.
 
     Raises what `Client.get` raises.
     """

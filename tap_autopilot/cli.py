@@ -1,4 +1,4 @@
-"""The command line: arguments, exit codes, and the last line of stderr."""
+"""The command line: arguments, exit codes, and the last line on stderr."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class _Version(argparse.Action):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         kind, colon, rest = message.partition("unrecognized arguments: ")
-        if colon:  # an option's value may be the key
+        if colon:  # an unknown option's value may be the key
             words = rest.split()
             before = ["", *words]
             rest = " ".join(
@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
             _sync(args, outcome)
     except TapError as error:
         return _last_words(str(error), error.exit_code, outcome)
-    except Exception as error:  # a bug: log where, but not what, which may be personal data
+    except Exception as error:  # a bug: log where, but not what, which may contain personal data
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
         return _last_words(
@@ -115,15 +115,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, outcome: Outcome) -> NoReturn:
-    """End what comes before the sync, which ends in a way of its own.
+    """End anything before the sync, which handles signals itself.
 
-    Not by an exception: imports may be under way that would swallow it.
+    Raising an exception would not do: an import under way might swallow it.
     """
     signals.end_at_once(signals.stopped_by(number), outcome.end)
 
 
 def _guard_descriptors() -> None:
-    """Keep 0, 1 and 2 from being given to a socket or file when they came closed."""
+    """Keep descriptors 0, 1 and 2, if closed, from being reused for a socket or file."""
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
@@ -163,7 +163,7 @@ def _discover(args: argparse.Namespace) -> None:
     asked = given.get("custom_fields_as_columns")
     if (
         asked is True or str(asked).strip().lower() == "true"
-    ):  # otherwise no key and no network is needed
+    ):  # otherwise discovery needs neither key nor network
         from tap_autopilot.api.client import Api
         from tap_autopilot.sources.custom_fields import read_definitions
 
@@ -180,7 +180,7 @@ def _test(args: argparse.Namespace) -> None:
 
 
 def _config(given: dict[str, Any]) -> Config:
-    """The settings, checked. Sets up logging as they say."""
+    """The settings, checked. Sets up logging accordingly."""
     from tap_autopilot.config import Config
 
     secrets = _secrets(given)
@@ -191,7 +191,7 @@ def _config(given: dict[str, Any]) -> Config:
 
 
 def _secrets(given: dict[str, Any]) -> list[str]:
-    """The secrets among settings that are not checked yet."""
+    """The secrets in settings that are not checked yet."""
     from tap_autopilot.settings import passwords
 
     return [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
@@ -217,7 +217,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     from tap_autopilot.settings import read_json
 
     outcome.begin(version(), os.environ.get(Config.variable("report_file")))
-    given = Config.gather(args.config)  # if that fails, the environment is all there is
+    given = Config.gather(args.config)  # if that fails, only the environment is known
     outcome.begin(version(), given.get("report_file"), _secrets(given))
     config = _config(given)
     outcome.check()

@@ -1,20 +1,18 @@
-"""The errors, by what can be done about them.
+"""The errors, by how to recover from them.
 
-TapError
-├── UserError        the user must fix something: exit 2
-├── RunError         the run failed, a later one may not: exit 1
-│   ├── Refused      the API said no to one request, and would again
-│   └── Unreachable  nothing at all can be read from the API
-└── Stopped          a signal asked the run to end: exit 128 + signal
+TapError ├── UserError        the user must fix something: exit 2 ├── RunError         the run
+failed, a later one may succeed: exit 1 │   ├── Refused      the API refused one request, and a
+retry would not help │   └── Unreachable  the API does not respond at all └── Stopped a signal asked
+the run to end: exit 128 + signal
 
-Retryable            one try of a request failed in a way that may pass; never leaves the client
+Retryable            one try of a request failed, a retry may succeed; never leaves the client
 """
 
 from __future__ import annotations
 
 
 class TapError(Exception):
-    """A foreseen end of the run, or of a part of it. Its text is one line for the user."""
+    """An expected failure of the run, or of part of it. Its text is one line for the user."""
 
     exit_code = 1
 
@@ -26,11 +24,11 @@ class UserError(TapError):
 
 
 class RunError(TapError):
-    """What was wrong may be over when the tap is run again."""
+    """The run failed; another run may succeed."""
 
 
 class Refused(RunError):
-    """An answer of 4xx, for good. `status` is the HTTP status."""
+    """A 4xx response that a retry would not change. `status` is the HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -40,7 +38,7 @@ class Refused(RunError):
 
 
 class Unreachable(RunError):
-    """The API answers nothing to any walk, so that none can go on."""
+    """The API does not respond to any walk, so none can continue."""
 
 
 class Stopped(TapError):
@@ -52,9 +50,9 @@ class Stopped(TapError):
 
 
 class Retryable(Exception):
-    """A try that failed in a way that may pass.
+    """A try that failed, although a retry may succeed.
 
-    `wait` is what the server asked for, in seconds; `throttled` tells a 429 from the rest.
+    `wait` is what the server asked for, in seconds; `throttled` is whether it was a 429.
     """
 
     def __init__(self, text: str, wait: float | None = None, *, throttled: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Logging: plain lines on stderr, in singer's form, in which the API key never appears."""
+"""Logging: lines on stderr in Singer's format, never with the API key."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-SHORTEST_SECRET = 4  # characters; anything shorter is in half of all words
+SHORTEST_SECRET = 4  # characters; anything shorter occurs in too many words
 HIDDEN = "(API key)"
 STDERR = 2
-PATIENCE = 1.0  # seconds for a reader of stderr that does not read
+PATIENCE = 1.0  # seconds to wait for a stalled reader of stderr
 MOST_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-OURS = ("tap_autopilot", "requests", "urllib3")  # all that ever see the key
+OURS = ("tap_autopilot", "requests", "urllib3")  # all loggers that may see the key
 METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
 
 
@@ -37,9 +37,9 @@ class _Text(logging.Formatter):
 
 
 class _Json(_Text):
-    """Formats a record as an object with the fields that Meltano reads of a log in JSON.
+    """Formats a record as an object with the fields that Meltano reads from JSON logs.
 
-    They are those of its SDK. Meltano before 4.4 takes no line that lacks `stream_name`.
+    They are those of its SDK. Meltano before 4.4 rejects lines without `stream_name`.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
@@ -67,9 +67,9 @@ class _Json(_Text):
 
 
 class Stderr:
-    """Standard error as a text stream that holds nothing up.
+    """Standard error as a text stream that never blocks for long.
 
-    It waits PATIENCE seconds for a reader that does not read; then text is dropped until it does.
+    It waits PATIENCE seconds for a stalled reader, then drops text until the reader continues.
     """
 
     encoding = "utf-8"
@@ -79,7 +79,7 @@ class Stderr:
         self._torn = False  # in the middle of a line
 
     def write(self, text: str) -> int:
-        """Write what can be written. Raises OSError where nothing ever can."""
+        """Write what can be written. Raises OSError if nothing ever can."""
         left = text.encode("utf-8", "backslashreplace")
         if self._torn:
             left = b"\n" + left
@@ -110,12 +110,12 @@ class Stderr:
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to stderr.
 
-    Of warnings and errors that are alike the first MOST_ALIKE are written, the rest is counted.
-    A CRITICAL line is the last: threads still at work have nothing to add.
+    Of similar warnings and errors, the first MOST_ALIKE are written and the rest are counted.
+    Nothing is written after a CRITICAL line, even by threads still running.
     """
 
     ended = False
-    live: Callable[[str], None] | None = None  # how to write above what a terminal shows
+    live: Callable[[str], None] | None = None  # how to write above the live lines in a terminal
 
     def __init__(self) -> None:
         super().__init__(Stderr())
@@ -143,7 +143,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         return self._alike[kind] > MOST_ALIKE
 
     def sum_up(self) -> None:
-        """Write how many records were left out."""
+        """Write how many records were suppressed."""
         for kind, count in list(self._alike.items()):
             if count > MOST_ALIKE:
                 record = copy.copy(self._first[kind])
@@ -154,13 +154,13 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _template(record: logging.LogRecord) -> str:
-    """What records that differ only in names and numbers have in common."""
+    """What similar records have in common, without names and numbers."""
     text = str(record.msg)
     return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
 
 
 def redactor(*secrets: str) -> Callable[[str], str]:
-    """A function that takes secrets out of a text, in all their usual encodings."""
+    """A function that removes secrets from a text, in all their usual encodings."""
     found = [form for one in secrets if len(one) >= SHORTEST_SECRET for form in _forms(one)]
     if not found:
         return str
@@ -181,7 +181,7 @@ def _forms(secret: str) -> list[str]:
         raw.hex().upper(),
     }
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        for shift in range(3):  # where it starts inside a longer text decides how it comes out
+        for shift in range(3):  # its position in a longer text changes its encoding
             text = encode(b"\0" * shift + raw).decode().rstrip("=")
             first, last = (0, 2, 3)[shift], (len(raw) + shift) % 3
             forms.add(text[first : len(text) - (1 if last else 0)])
@@ -193,7 +193,7 @@ def set_up(
 ) -> None:
     """Send our logging, and that of the HTTP libraries, to stderr and keep secrets out of it.
 
-    Without a level or a form ("text" or "json"), those that Meltano asks for count, if it does.
+    `level` and `form` ("text" or "json") default to what Meltano asks for, if it does.
     """
     asked_level, asked_form = _asked_by_meltano()
     handler = _Handler()
@@ -202,20 +202,20 @@ def set_up(
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
-        logger.propagate = False  # singer-python gives the root logger a handler of its own
+        logger.propagate = False  # singer-python adds its own handler to the root logger
         logger.setLevel((level or asked_level).upper())
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
 
 
 def sum_up() -> None:
-    """Write how many warnings and errors were left out because they were like others."""
+    """Write how many similar warnings and errors were suppressed."""
     for handler in logging.getLogger(OURS[0]).handlers:
         if isinstance(handler, _Handler):
             handler.sum_up()
 
 
 def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
-    """Write a CRITICAL line to stderr past all locks, which a hung run may hold."""
+    """Write a CRITICAL line to stderr, bypassing all locks, which a hung run may hold."""
     logger = logging.getLogger(OURS[0])
     record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None, extra=extra)
     for handler in logger.handlers:
@@ -229,7 +229,7 @@ def are_json() -> bool:
 
 
 def are_for_people() -> bool:
-    """Whether lines are plain text at the usual level, so that more for the eye may stand there."""
+    """Whether lines are plain text at the usual level, so that live progress may be shown too."""
     return not are_json() and logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
 
 
@@ -241,7 +241,7 @@ def write_above(live: Callable[[str], None] | None) -> None:
 
 
 def _asked_by_meltano() -> tuple[str, str]:
-    """The level and form in the logging configuration that Meltano hands to its plugins."""
+    """The level and format in the logging configuration that Meltano passes to its plugins."""
     path = os.environ.get("SINGER_SDK_LOG_CONFIG")
     level, form = "INFO", "text"
     if path:

@@ -1,8 +1,8 @@
-"""Settings: how they are declared, read from files and the environment, and checked.
+"""Declares settings, reads them from files and the environment, and checks them.
 
-A program declares its settings as the fields of a dataclass that inherits from `Settings`, each
-made by `setting` with one of the readers below. A reader checks and converts a value, and raises
-ValueError with what the value must be.
+A program declares its settings as fields of a dataclass that inherits from `Settings`, each created
+by `setting` with one of the readers below. A reader checks and converts a value, and raises
+ValueError saying what the value must be.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def whole_number(least: int, most: int) -> Callable[[Any], int]:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """A reader of one of these words, in any case."""
+    """A reader for one of these words, in any case."""
 
     choices: tuple[str, ...]
 
@@ -103,13 +103,13 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a program, checked. `prefix` is what its environment variables start with."""
+    """The settings of a program, checked. `prefix` starts its environment variables."""
 
     prefix: ClassVar[str]
 
     @classmethod
     def from_mapping(cls: type[S], raw: Mapping[str, Any]) -> S:
-        """The settings from a parsed file. Raises UserError, naming every mistake at once."""
+        """The settings from a parsed file. Raises UserError that lists all mistakes."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in raw:
             if name not in fields:
@@ -144,8 +144,8 @@ class Settings:
     def gather(cls, sources: Iterable[str]) -> dict[str, Any]:
         """The settings from files, and from the environment for "ENV"; later sources win.
 
-        Without "ENV" among the sources, the environment fills in what the files lack. Raises
-        UserError for a file that holds no settings.
+        Without "ENV" among the sources, the environment fills in what the files leave out. Raises
+        UserError for a file without settings.
         """
         found: dict[str, Any] = {}
         sources = list(sources)
@@ -166,7 +166,7 @@ class Settings:
 
 
 def passwords(url: str) -> list[str]:
-    """The password in a URL, as it stands there and as it is meant; none in what is no URL."""
+    """The password in a URL, both as written and percent-decoded; empty if it is not a URL."""
     if "://" not in url:
         return []
     found = urllib.parse.urlsplit(url).password or ""
@@ -174,9 +174,9 @@ def passwords(url: str) -> list[str]:
 
 
 def read_json(path: str, what: str) -> Any:
-    """The JSON in a file that the user named. Raises UserError if there is none.
+    """The JSON in a file that the user named. Raises UserError if it cannot be read.
 
-    An empty file is `None`, as the state file before the first run.
+    An empty file is `None`, like the state file before the first run.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")

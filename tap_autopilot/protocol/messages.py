@@ -1,4 +1,4 @@
-"""The one writer of stdout: Singer messages as whole lines, a page at a time."""
+"""The only writer to stdout: Singer messages as whole lines, a page at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 
 from tap_autopilot.exceptions import RunError, Stopped
 
-MOST_PIECES = 1000  # that the operating system takes at once
+MOST_PIECES = 1000  # the most that one system call accepts
 POLL = 1.0  # seconds
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -23,8 +23,8 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 class Writer:
     """Writes messages to a file descriptor.
 
-    What is written is not buffered here: once a call returns, the reader can have it. Descriptors
-    may block or not.
+    Nothing is buffered here: once a call returns, the reader can read it. Works with blocking and
+    non-blocking descriptors.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -36,9 +36,9 @@ class Writer:
         self._unwritten = b""
 
     def finish_line(self, stopped: Stopped) -> None:
-        """Make the `write` under way raise this at the end of its line. For signal handlers.
+        """Make the current `write` raise this at the end of its line. For signal handlers.
 
-        Python repeats a blocked write after a signal, so the descriptor must not block any more.
+        Python retries a blocked write after a signal, so the descriptor must stop blocking.
         """
         self._stopped = stopped
         with contextlib.suppress(OSError):
@@ -46,10 +46,10 @@ class Writer:
             os.set_blocking(self._descriptor, False)
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write whole lines, given in pieces, in one go. Raises RunError if that fails.
+        """Write whole lines, given in pieces, at once. Raises RunError if that fails.
 
-        The last piece is a line of its own, the STATE. A write that is ended early repeats that of
-        the write before.
+        The last piece is a whole line, the STATE. A write that ends early repeats the STATE of the
+        previous write.
         """
         lines = [piece for piece in pieces if piece]
         self.is_writing = True
@@ -66,12 +66,12 @@ class Writer:
         finally:
             self.is_writing = False
             if self._stopped is not None and self._blocked:
-                with contextlib.suppress(OSError):  # others may share it
+                with contextlib.suppress(OSError):  # other processes may share it
                     os.set_blocking(self._descriptor, True)
         self._last = lines[-1] if lines else self._last
 
     def unwritten(self, stream: str) -> int:
-        """How many of a stream's records were left out because a write ended early."""
+        """How many of a stream's records were not written because a write ended early."""
         return self._unwritten.count(_record_of(stream))
 
     def _write(self, pieces: list[bytes]) -> None:
@@ -93,7 +93,7 @@ class Writer:
                 left[0] = left[0][written:]
 
     def _end(self, text: bytes, done: int) -> None:
-        """Write the rest of the line under way, and the STATE before it where there is room."""
+        """Write the rest of the current line, and the previous STATE if there is room."""
         end = text.index(b"\n", done - 1) + 1 if done else 0
         self._unwritten = text[end:]
         rest = text[done:end]
@@ -104,14 +104,14 @@ class Writer:
             self._write_some(self._last)
 
     def _write_some(self, text: bytes) -> int:
-        """Write what a descriptor takes at once when it is writable; how much it took."""
+        """Write as much as the descriptor accepts at once; returns how much."""
         try:
             return os.write(self._descriptor, text[: select.PIPE_BUF])
         except BlockingIOError:
             return 0
 
     def _is_writable(self, seconds: float) -> bool:
-        """Whether the descriptor takes PIPE_BUF bytes at once, now or within some time."""
+        """Whether the descriptor accepts PIPE_BUF bytes at once, now or within `seconds`."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
@@ -130,7 +130,7 @@ def encoded(values: Iterable[Any]) -> list[bytes]:
 def records(
     stream: str, rows: Collection[Mapping[str, Any]], version: int | None, extracted: datetime
 ) -> list[bytes]:
-    """A RECORD message for each row, in pieces of lines.
+    """A RECORD message for each row, as pieces of lines.
 
     `version` is that of the pass, `extracted` when the rows were fetched, in UTC.
     """
@@ -145,5 +145,5 @@ def records(
 
 
 def _record_of(stream: str) -> bytes:
-    """What every RECORD message of a stream begins with."""
+    """The beginning of every RECORD message of a stream."""
     return b'{"type":"RECORD","stream":' + _encode(stream) + b',"record":'

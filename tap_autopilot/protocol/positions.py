@@ -1,4 +1,4 @@
-"""Where the walks of each source stand, in and out of the state.
+"""The positions of each source's walks, to and from the state.
 
 A source is one listing, or the members of each segment. Both are asked the same: which walks are to
 be read and from where, how far they have come, and whether all are done.
@@ -22,7 +22,7 @@ COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # al
 
 
 class OneListing:
-    """A source that is one listing. In the state it is the position of the next page."""
+    """A source with a single listing. Its state is the position of the next page."""
 
     def __init__(self, walk: Walk) -> None:
         self._walk = walk
@@ -74,7 +74,7 @@ class EachSegment:
         self._open: dict[str, Position] = {}
         self._failed: set[str] = set()
         self._ids: list[str] = []
-        self._next = 0  # of the segments, the first that is not begun
+        self._next = 0  # the first segment that is not started
         self._known = False
         self.read = 0
 
@@ -106,7 +106,7 @@ class EachSegment:
     def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks to read, given all segments. Those that failed last time come last.
 
-        Segments that were made since the pass began do not belong to it.
+        Segments created since the pass began do not belong to it.
         """
         self._ids = ids = sorted(set(segment_ids))
         self._known = True
@@ -138,7 +138,7 @@ class EachSegment:
         self._failed.add(self._begin(walk))
 
     def restart(self, walk: Walk) -> None:
-        """Note that a segment is to be read from its start by the next run."""
+        """Note that the next run must read a segment from the start."""
         self._open[self._begin(walk)] = Position()
 
     def _begin(self, walk: Walk) -> str:
@@ -166,7 +166,7 @@ class EachSegment:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is text that can be written as UTF-8."""
+    """Whether a value is text that can be encoded as UTF-8."""
     try:
         return isinstance(value, str) and bool(value.encode() or True)
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
 """Selection: which streams and columns a catalog asks for.
 
-Columns and types come from the bundled schemas always; of a catalog only the choices count. So a
-catalog of another tool or of an older version does no harm.
+Columns and types always come from the bundled schemas; only the selection is taken from a catalog.
+So a catalog from another tool or an older version does no harm.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Selected:
 def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     """The selected streams, in registry order; without a catalog, all of them.
 
-    `ours` is the catalog as it is discovered now; of the given one only the choices count.
+    `ours` is the catalog as discovered now; only the selection is taken from the given one.
 
     Raises UserError for what is not a catalog.
     """
@@ -75,7 +75,7 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
 
 
 def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:
-    """Whether a stream is selected. Raises UserError for what is not a catalog; logs nothing."""
+    """Whether a stream is selected. Raises UserError for an invalid catalog; logs nothing."""
     entry = dict(_entries(ours))[name]
     asked = {name: entry} if catalog is None else dict(_entries(catalog))
     if name not in asked:
@@ -98,7 +98,7 @@ def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
-    """A catalog entry's selection by breadcrumb, including the forms of older tools."""
+    """A catalog entry's selection by breadcrumb, including older formats."""
     choices: dict[Breadcrumb, dict[str, Any]] = {}
     schema = entry.get("schema")
     if isinstance(schema, dict):
@@ -115,7 +115,9 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
             " metadata; create a new catalog with --discover."
         ) from None
     for breadcrumb, values in choices.items():
-        if values.get("selected", True) is None:  # as some tools write what was not chosen
+        if (
+            values.get("selected", True) is None
+        ):  # some tools write this for fields without a choice
             del values["selected"]
         if not isinstance(values.get("selected", True), bool):
             where = ".".join(map(str, (name, *breadcrumb)))
@@ -134,7 +136,7 @@ def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
 def _is_incremental(
     stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]
 ) -> bool:
-    """Whether a catalog asks for INCREMENTAL, in the metadata or next to it."""
+    """Whether a catalog asks for INCREMENTAL, in its metadata or next to it."""
     method = choice.get("replication-method") or entry.get("replication_method") or FULL_TABLE
     key = choice.get("replication-key") or entry.get("replication_key") or stream.replication_key
     if method == INCREMENTAL and key == stream.replication_key is not None:
@@ -153,7 +155,7 @@ def _by_breadcrumb(metadata: Any) -> dict[Breadcrumb, dict[str, Any]]:
 
 
 def _legacy(schema: Mapping[str, Any], above: Breadcrumb = ()) -> dict[Breadcrumb, dict[str, Any]]:
-    """The `selected` marks inside a schema, by breadcrumb."""
+    """The `selected` flags inside a schema, by breadcrumb."""
     found = {above: {"selected": schema["selected"]}} if "selected" in schema else {}
     if isinstance(schema.get("items"), dict):
         found.update(_legacy(schema["items"], (*above, "items")))

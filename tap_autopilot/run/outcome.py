@@ -1,7 +1,7 @@
-"""What is left of a run that is over: a report, one JSON object.
+"""The report of a finished run: one JSON object.
 
-It is appended to the file that the settings name, and stands in the last log line where that is
-JSON. It holds numbers, names and the CRITICAL line, no contact data, and never the key.
+It is appended to the file that the settings name, and included in the last log line if logs are
+JSON. It contains numbers, names and the CRITICAL line, but no contact data, and never the key.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from tap_autopilot.logs import redactor
 
 LOG = logging.getLogger(__name__)
 
-KIBIBYTES = 1 if sys.platform == "darwin" else 1024  # what the peak memory is counted in
+KIBIBYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak memory
 
 
 class Outcome:
-    """The report of one run. `facts` gives what the run knows of itself, once it knows anything."""
+    """The report of one run. `facts` returns what the run knows about itself so far."""
 
     def __init__(self) -> None:
         self.facts: Callable[[], dict[str, Any]] = dict
-        self._version: str | None = None  # of the tap, as soon as there is a run to report
+        self._version: str | None = None  # of the tap, once there is a run to report
         self._run_id = os.urandom(16).hex()
         self._started_at = datetime.now(timezone.utc)
         self._file: str | None = None
@@ -36,7 +36,7 @@ class Outcome:
         self._is_told = False
 
     def begin(self, version: str, file: Any, secrets: Iterable[str] = ()) -> None:
-        """Note that this is a run, and the settings for its report, which are not checked yet."""
+        """Note that a run begins, and the settings for its report, which are not checked yet."""
         self._version = version
         self._file = file.strip() if isinstance(file, str) else None
         self._redact = redactor(*secrets)
@@ -53,10 +53,10 @@ class Outcome:
                 ) from None
 
     def end(self, message: str | None, exit_code: int) -> dict[str, Any]:
-        """The run is over: append its report to the file. Returns what a log record then has.
+        """The run is over: append its report to the file. Returns the extra fields of a log record.
 
-        `message` is the CRITICAL line, if there is one. Only the first call counts. It imports
-        nothing, since a signal may have ended the run in the middle of an import.
+        `message` is the CRITICAL line, if there is one. Only the first call counts. This imports
+        nothing, because a signal may have interrupted an import.
         """
         if self._version is None or self._is_told:
             return {}
@@ -83,7 +83,9 @@ class Outcome:
 def _append(path: str, line: bytes) -> None:
     descriptor = _open(path)
     try:
-        written = os.write(descriptor, line)  # in one go, as several runs may share the file
+        written = os.write(
+            descriptor, line
+        )  # in one write, because several runs may share the file
         if written < len(line):
             raise OSError(0, f"only {written} of {len(line)} bytes were written")
     finally:
@@ -91,7 +93,7 @@ def _append(path: str, line: bytes) -> None:
 
 
 def _open(path: str) -> int:
-    """Open for appending; a pipe that nobody reads is an error rather than a wait."""
+    """Open for appending; a pipe without a reader is an error instead of a wait."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
 
 

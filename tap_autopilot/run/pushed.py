@@ -1,4 +1,4 @@
-"""What a run makes of a collector's store: rows, and what they say about emails."""
+"""Reads a collector's store in a run: rows, and what they say about emails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tap_autopilot.streams.pushed import EmailMessages
 
 @dataclass(frozen=True)
 class PushedPage:
-    """Rows of pushed events by stream. `last` is the `seq` of the last event that is in them."""
+    """Rows of pushed events by stream. `last` is the `seq` of the last event in them."""
 
     rows: dict[str, list[Row]]
     last: int
@@ -30,9 +30,9 @@ class PushedPage:
 
 
 class PushedEvents:
-    """The pushed events of a run, for the selected streams that a store feeds.
+    """The pushed events of a run, for the selected streams that use the store.
 
-    All kinds of emails are read if any is selected: a push of one describes the message for all.
+    If any email stream is selected, all kinds are read: one push describes its message for all.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class PushedEvents:
         }
 
     def pages(self, positions: Mapping[str, int]) -> Iterator[PushedPage]:
-        """All there is, given how far each stream has come; messages are described at the end."""
+        """All new events, given each stream's position; email messages come last."""
         knows = self._known is not None and not positions.keys().isdisjoint(
             [*EMAILS, EmailMessages.name]
         )
@@ -84,7 +84,7 @@ class PushedEvents:
                     yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
 
     def _rows(self, name: str, page: EventPage, positions: Mapping[str, int]) -> list[Row]:
-        """The rows to send. What is sent already, or not selected, is only noted."""
+        """The rows to send. Events already sent, or not selected, are only recorded."""
         position = positions.get(name, self._collected.last)
         new = [one for one in page.events[name] if one.seq > position and not one.pruned]
         rows = self._make[name](new) if new else []
@@ -104,7 +104,7 @@ class PushedEvents:
         return rows
 
     def about(self, contacts: Iterable[Row], page: Page) -> Pushes | None:
-        """What has been pushed about the contacts of a page, if that matters to any stream."""
+        """What was pushed about the contacts of a page, if any stream needs it."""
         if self._known is None:
             return None
         found = {

@@ -1,4 +1,4 @@
-"""What a run says about itself: metrics, how far it is, and a summary at the end."""
+"""Metrics, progress, and a summary at the end of a run."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ LONGEST_NAME = 60  # characters of an unknown field's name
 class Report:
     """Reports on the streams of a run, from their tallies and the API's traffic.
 
-    The metrics have the names and tags of Meltano's SDK. Requests are too many for a line each, so
-    `http_request_duration` is the mean of those that `http_request_count` counts.
+    The metrics have the names and tags of Meltano's SDK. There are too many requests for a line
+    each, so `http_request_duration` is the mean of those that `http_request_count` counts.
     """
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
@@ -37,12 +37,14 @@ class Report:
         self._streams = streams
         self._api = api
         self._live: Live | None = None
-        self._shares: dict[str, float] = {}  # of what a stream holds, where that is known
-        self._counted = dict.fromkeys(streams, 0)  # rows that the metrics have told of
-        self._asked: dict[str, tuple[int, float]] = {}  # requests and seconds, likewise by source
+        self._shares: dict[str, float] = {}  # of each stream, if known
+        self._counted = dict.fromkeys(streams, 0)  # rows already in the metrics
+        self._asked: dict[
+            str, tuple[int, float]
+        ] = {}  # the same for requests and seconds, by source
         self._began = self._measured = time.monotonic()
         self._ended: dict[str, float] = {}
-        self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those under way
+        self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those not written yet
         self._documents = dict.fromkeys(streams, 0)
         self._totals: dict[str, int] = {}  # documents, as the API reports them
         self._deletions: dict[str, str | None] = {}  # why they are withheld, if they are
@@ -52,10 +54,10 @@ class Report:
         self._began = time.monotonic()
         LOG.info("Reading %s.", ", ".join(self._streams))
         self._live = _live(list(self._streams))
-        importlib.import_module("singer.metrics")  # takes a while, but the first answers do too
+        importlib.import_module("singer.metrics")  # slow, but so are the first responses
 
     def wrote(self, stream: str, share: float | None = None) -> None:
-        """Note that a page was written to a stream, and how much of the stream that makes."""
+        """Note that a page of a stream was written, and what share of the stream is done."""
         self._written[stream] = self.tallies[stream].rows
         if share is not None:
             self._shares[stream] = share
@@ -106,7 +108,7 @@ class Report:
                 LOG.info("%s: %s.", name, ", ".join(notes), extra={"stream_name": name})
 
     def facts(self, incomplete: set[str]) -> dict[str, Any]:
-        """What the run has come to, as numbers and names."""
+        """The run's results, as numbers and names."""
         traffic = list(self._api.traffic.values())
         answers = sum((one.answers for one in traffic), start=collections.Counter[str]())
         return {
@@ -136,7 +138,7 @@ class Report:
         }
 
     def _first_streams(self) -> dict[str, str]:
-        """The first stream that each source of the API feeds."""
+        """The first stream of each API source."""
         reverse = reversed(list(self._streams.items()))
         firsts = {one.sources[0]: name for name, one in reverse}
         return {source: name for source, name in firsts.items() if source in ENDPOINTS}
@@ -161,7 +163,7 @@ class Report:
         self._measured = time.monotonic()
 
     def _time(self, incomplete: set[str]) -> None:
-        """The metric of how long each stream took."""
+        """Log how long each stream took, as a metric."""
         from singer import metrics
 
         ended = dict.fromkeys(incomplete, time.monotonic()) | self._ended
@@ -180,8 +182,8 @@ def _live(streams: list[str]) -> Live | None:
     """Live progress for these streams if stderr is a terminal and the log is text."""
     if not (sys.stderr.isatty() and logs.are_for_people()):
         return None
-    try:  # the library reads settings of its own from the environment
-        from tap_autopilot.run.terminal import Live  # takes a while, and no other run needs it
+    try:  # the library reads its own settings from the environment
+        from tap_autopilot.run.terminal import Live  # slow, and only needed here
 
         return Live(streams)
     except (OSError, ValueError):

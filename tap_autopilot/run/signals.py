@@ -1,11 +1,10 @@
-"""Signals: how SIGTERM, SIGINT and SIGHUP end a run, with nothing but whole lines on stdout.
+"""Signals: how SIGTERM, SIGINT and SIGHUP end a run with only whole lines on stdout.
 
-The first signal lets the page under way be written. After STOP_WITHIN seconds, or with a second
-signal, the run ends as soon as the line under way is out, and after LINE_WITHIN in any case.
+After the first signal, the current page is still written. After STOP_WITHIN seconds, or on a second
+signal, the run ends at the end of the current line, and after LINE_WITHIN in any case.
 """
 
-# The command installs its first handler before anything else is imported, so this module imports
-# little.
+# The command installs its first handler before any other imports, so this module imports little.
 
 from __future__ import annotations
 
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from tap_autopilot.protocol.messages import Writer
 
 STOP_WITHIN = 4.0  # seconds from a signal to the end
-LINE_WITHIN = 20.0  # seconds to the end where stdout is blocked in the middle of a line
-TICK = 0.25  # seconds; each tick interrupts a write that blocks
+LINE_WITHIN = 20.0  # seconds to the end if stdout blocks in the middle of a line
+TICK = 0.25  # seconds; each tick interrupts a blocked write
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 Report = Callable[[str, int], dict[str, Any]]  # see `Outcome.end`
 
 
 def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
-    """Let `handler` take the signals that end a run; returns the handlers before it.
+    """Let `handler` handle the signals that end a run; returns the previous handlers.
 
-    SIGHUP stays ignored where it is, as nohup does.
+    SIGHUP stays ignored if it already is, as under nohup.
     """
     ends = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
@@ -53,12 +52,12 @@ def stopped_by(number: int) -> Stopped:
 
 
 def ignore() -> None:
-    """Let no signal change how a run ends that is over."""
+    """Ignore signals: the run is over, and nothing may change how it ends."""
     install(signal.SIG_IGN)
 
 
 def end_at_once(stopped: Stopped, report: Report) -> NoReturn:
-    """End the process even if something hangs, with the usual CRITICAL line."""
+    """End the process with the usual CRITICAL line, even if something hangs."""
     from tap_autopilot import logs
 
     logs.write_last(str(stopped), report(str(stopped), stopped.exit_code))
@@ -67,9 +66,9 @@ def end_at_once(stopped: Stopped, report: Report) -> NoReturn:
 
 @contextlib.contextmanager
 def heard(stop: Callable[[Stopped], None], writer: Writer, report: Report) -> Iterator[None]:
-    """Call `stop` on the first signal, which is to end the run once the page is written.
+    """Call `stop` on the first signal; it should end the run after the current page.
 
-    A run that still writes when its time is up is ended by its writer; one that hangs, at once.
+    If the time is up, a run that is writing is ended by its writer, one that hangs at once.
     """
     stopped: Stopped | None = None
     first = 0.0

@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from tap_autopilot import logs
 
-OFTEN = 0.1  # seconds between two looks of a line
-UNUSABLE = (OSError, ValueError)  # a terminal that went away
+OFTEN = 0.1  # seconds between updates
+UNUSABLE = (OSError, ValueError)  # the terminal is gone
 
 
 class Live:
@@ -50,7 +50,7 @@ class Live:
         with contextlib.suppress(*UNUSABLE):
             if share == 1:
                 self._draw(stream, now, throttled=False)
-                del self._known[stream]  # its line stays as it is
+                del self._known[stream]  # its line stays unchanged
             if now - self._drawn > OFTEN:
                 self._drawn = now
                 for name in self._known:
