@@ -1,1 +1,1 @@
-"""An HTTP receiver that puts on disk what Autopilot pushes, and the store that the tap reads."""
+"""An HTTP receiver that stores what Autopilot pushes, and the store that the tap reads."""

@@ -1,4 +1,4 @@
-"""What there is to know of the collector: its settings, for people and for tools."""
+"""--about: the collector's settings, for people and for tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAME = "tap-autopilot-collector"
 
 
 def version() -> str:
-    """The version that is installed."""
+    """The installed version."""
     try:
         return importlib.metadata.version("tap-autopilot")
     except importlib.metadata.PackageNotFoundError:
@@ -21,7 +21,7 @@ def version() -> str:
 
 
 def about(form: str) -> str:
-    """All of it as "text", "json" or "markdown"."""
+    """The settings as "text", "json" or "markdown"."""
     settings = {field.name: _setting(field) for field in dataclasses.fields(CollectorConfig)}
     if form == "json":
         facts = {

@@ -1,4 +1,4 @@
-"""Unpacking the bodies of requests, never to more than is allowed."""
+"""Decompresses request bodies, up to a limit."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ class TooLarge(ValueError):
 
 
 class UnknownEncoding(ValueError):
-    """A Content-Encoding that is not understood."""
+    """An unsupported Content-Encoding."""
 
 
 class Damaged(ValueError):
-    """The packed body cannot be unpacked."""
+    """The body cannot be decompressed."""
 
 
 def unpack(body: bytes, encoding: str, limit: int) -> bytes:
-    """The body without its Content-Encoding: gzip, deflate, or none.
+    """The decompressed body, from gzip, deflate or neither.
 
-    Raises TooLarge as soon as more than `limit` bytes have come out.
+    Raises TooLarge as soon as the output exceeds `limit` bytes.
     """
     names = [name.strip().lower() for name in encoding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
@@ -35,7 +35,7 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
     if names[0] == "deflate":
         try:
             return _inflate(body, ZLIB, limit)
-        except Damaged:  # some senders leave zlib's header out
+        except Damaged:  # some senders omit zlib's header
             return _inflate(body, RAW, limit)
     return _inflate(body, GZIP, limit)
 

@@ -31,7 +31,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         kind, colon, rest = message.partition("unrecognized arguments: ")
         names = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
-        shown = ", ".join(names) or "(not shown)"  # what is no option may be a key
+        shown = ", ".join(names) or "(not shown)"  # anything but an option may be a key
         raise UserError(
             f"{kind}{colon}{shown if colon else ''}; see tap-autopilot-collector --help."
         )
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         _run(_parser().parse_args(arguments))
     except TapError as error:
         return _end(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001 - a mistake of ours: where, but not what
+    except Exception as error:  # noqa: BLE001 - a bug: log where, but not what
         where = "".join(traceback.format_tb(error.__traceback__))
         LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
         return _end(
@@ -90,14 +90,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """End at once what comes before the server, which has a way of its own."""
+    """End at once, before the server starts, which handles signals itself."""
     name = signal.Signals(number).name
     logs.write_last(f"Stopped by {name}.")
     os._exit(Stopped(number, name).exit_code)
 
 
 def _end(text: str, code: int) -> NoReturn:
-    """Say why, and leave without waiting for threads and requests under way."""
+    """Log why, and exit without waiting for threads and pending requests."""
     LOG.critical("%s", text)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -146,7 +146,7 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
         lags = reader.stats().get("destinations", {})
         found = loaded(state, reader.store_id)
     up_to = last_seq
-    for destination in config.destinations:  # what is not passed on yet is still needed
+    for destination in config.destinations:  # events not forwarded yet are still needed
         up_to = min(up_to, last_seq - lags.get(destination.name, {"lag": last_seq})["lag"])
     found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
     try:
@@ -164,7 +164,7 @@ def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], 
 
 
 def open_store(database: str) -> Store:
-    """The store, open for writing, made if there is none. Raises UserError."""
+    """The store, open for writing, created if missing. Raises UserError."""
     if database.startswith(POSTGRES):
         try:
             from tap_autopilot.collector.postgres import PostgresStore
@@ -184,7 +184,7 @@ def _serve(config: CollectorConfig, store: Store) -> None:
         ) from None
     serve(config, store)
     sys.stdout.flush()
-    os._exit(0)  # a destination that does not answer must not hold up the end
+    os._exit(0)  # a destination that hangs must not delay the exit
 
 
 def _check(config: CollectorConfig, store: Store) -> None:

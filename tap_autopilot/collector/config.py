@@ -18,7 +18,7 @@ SHORTEST_TOKEN = 20
 
 @dataclass(frozen=True)
 class Destination:
-    """Where events are passed on to. Without `events`, every `track` call is."""
+    """Where to forward events. Without `events`, all `track` calls."""
 
     name: str
     url: str
@@ -28,7 +28,7 @@ class Destination:
 
 
 def listed(value: Any) -> tuple[str, ...]:
-    """Several words: an array, or text with commas."""
+    """A list of words: an array, or a comma-separated string."""
     if isinstance(value, str):
         value = _from_json(value) if value.lstrip().startswith("[") else value.split(",")
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
@@ -37,7 +37,7 @@ def listed(value: Any) -> tuple[str, ...]:
 
 
 def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
-    """A reader of several secrets of at least so many characters."""
+    """A reader for a list of secrets of at least `least` characters."""
 
     def read(value: Any) -> tuple[str, ...]:
         found = listed(value)
@@ -51,7 +51,7 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
 
 
 def token_list(value: Any) -> tuple[str, ...]:
-    """Secrets that stand in a URL."""
+    """Secrets that are safe in a URL."""
     found = secrets_of(SHORTEST_TOKEN)(value)
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", one) for one in found):
         raise ValueError("must contain only letters, digits and -._~, because they go into URLs")
@@ -68,7 +68,7 @@ def address(value: Any) -> tuple[str, int]:
 
 
 def origin(value: Any) -> str:
-    """A base URL that keeps secrets to itself: https, or http on this machine."""
+    """A base URL that keeps secrets private: https, or http on this machine."""
     given = text(value).rstrip("/")
     try:
         url = urllib.parse.urlsplit(given)
@@ -85,7 +85,7 @@ def origin(value: Any) -> str:
 
 
 def destination_list(value: Any) -> tuple[Destination, ...]:
-    """Destinations: an array of objects, also as text."""
+    """Destinations: an array of objects, or the same as JSON text."""
     if isinstance(value, str):
         value = _from_json(value)
     if not isinstance(value, list):
@@ -213,13 +213,13 @@ class CollectorConfig(Settings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """All that must never be shown."""
+        """Everything that must never be shown."""
         keys = (one.write_key for one in self.destinations)
         others = [self.api_key or "", *passwords(self.database)]
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 
     def require_secrets(self, offer: str) -> None:
-        """Raise UserError, offering a fresh secret, unless somebody may send something."""
+        """Raise UserError, suggesting a random secret, unless a secret is set."""
         if not (self.write_keys or self.webhook_secrets or self.hook_tokens):
             raise UserError(
                 "No secrets are set, so no sender could authenticate: set write_keys,"

@@ -1,7 +1,7 @@
-"""Passing events on, as they arrive, to whatever speaks Segment's tracking API.
+"""Forwards events, as they arrive, to anything that speaks Segment's tracking API.
 
-Each destination reads the store from a cursor of its own, in a thread of its own, so that one
-outage delays no other destination and never the door.
+Each destination reads the store from its own cursor, in its own thread, so an outage delays neither
+other destinations nor incoming requests.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ LOOK_EVERY = 0.5  # seconds, for new events
 TIMEOUT = (10, 30)  # seconds to connect, and to wait for an answer
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries
 LONGEST_RETRY_AFTER = 3600.0
-SAY_EVERY = 60.0  # seconds between two log lines about the same trouble
-# The key, the path or the time is wrong, not an event: these can be mended, so nothing is skipped.
+SAY_EVERY = 60.0  # seconds between log lines about the same problem
+# The key, path or timing is wrong, not an event. That can be fixed, so no event is skipped.
 WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
 
 T = TypeVar("T")
 
 
 class _TryAgain(Exception):
-    """A try failed in a way that may pass. `wait` is what the destination asked for, in seconds."""
+    """A try failed, a retry may succeed. `wait` is what the destination asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -53,15 +53,15 @@ class _TryAgain(Exception):
 
 
 def first_cursor(store: Store, destination: Destination, last_seq: int) -> None:
-    """Give a destination that is new its place in the store."""
+    """Give a new destination its initial cursor."""
     if store.cursor(destination.name) is None:
         store.save_cursor(destination.name, Cursor(0 if destination.from_start else last_seq, 0, 0))
 
 
 def wanted(event: Event, destination: Destination, store_id: str) -> bytes | None:
-    """The event as this destination gets it, None if it does not.
+    """The event as sent to this destination; None if it is not sent.
 
-    The times stay as they are. A call without an id gets one that is the same each time it is sent.
+    Timestamps stay unchanged. A call without an id gets one that is the same each time it is sent.
     """
     if event.source != "segment" or event.pruned or not slices.is_object(event.body):
         return None
@@ -82,7 +82,7 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
 
 
 class Forwarder:
-    """Passes events on to one destination, for ever."""
+    """Forwards events to one destination, forever."""
 
     def __init__(
         self, destination: Destination, open_store: Callable[[], Reader], writer: Writer,
@@ -98,7 +98,7 @@ class Forwarder:
         self._say_again = 0.0
 
     async def run(self) -> None:
-        """Pass on what comes, until cancelled."""
+        """Forward events until cancelled."""
         name = self._destination.name
         reader = await self._in_thread(self._open_store)
         owner = False
@@ -151,7 +151,7 @@ class Forwarder:
             self._say("cannot save its cursor; after a restart some events will be sent again")
 
     async def _deliver(self, batch: Sequence[bytes]) -> int:
-        """Send a batch, in pieces where it is refused; how many events were refused for good."""
+        """Send a batch, split up if it is refused; returns how many events were refused."""
         wait = FIRST_WAIT
         while True:
             try:
@@ -171,7 +171,7 @@ class Forwarder:
         return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
 
     def _post(self, batch: Sequence[bytes]) -> int:
-        """The status of an answer that settles the matter. Raises _TryAgain otherwise."""
+        """The status of a final response. Raises _TryAgain otherwise."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             answer = self._session.post(
@@ -193,7 +193,7 @@ class Forwarder:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
     def _say(self, text: str, *arguments: object) -> None:
-        """Log it, once a minute."""
+        """Log it, at most once a minute."""
         if time.monotonic() >= self._say_again:
             self._say_again = time.monotonic() + SAY_EVERY
             LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)

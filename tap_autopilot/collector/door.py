@@ -19,7 +19,7 @@ from tap_autopilot.collector.writing import Unavailable
 
 LARGE = (
     256 * 1024
-)  # bytes; larger bodies are unpacked and parsed beside the others, not before them
+)  # bytes; larger bodies are decompressed and parsed in a thread, not in the event loop
 SUCCESS = b'{"success": true}'
 JSON = b"application/json"
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
@@ -28,11 +28,13 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, str]
-Parse = Callable[[bytes, bytes], Found]  # of the body without white space around it, and with it
+Parse = Callable[
+    [bytes, bytes], Found
+]  # takes the body without surrounding white space, and with it
 
 
 class _Refusal(Exception):
-    """An answer other than 200."""
+    """A response other than 200."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -41,7 +43,7 @@ class _Refusal(Exception):
 
 @dataclass(frozen=True)
 class Secrets:
-    """Who may send what. An endpoint without a secret does not exist."""
+    """The secrets of each endpoint. An endpoint without a secret does not exist."""
 
     write_keys: Keys
     webhook_secrets: SigningKeys
@@ -49,7 +51,7 @@ class Secrets:
 
 
 class Door:
-    """Takes requests, and answers 200 when their events are on disk."""
+    """Accepts requests, and answers 200 once their events are on disk."""
 
     def __init__(self, secrets: Secrets, writer: Writer, metrics: Metrics, max_body: int) -> None:
         self._secrets = secrets
@@ -64,7 +66,7 @@ class Door:
         content, kind, status = SUCCESS, JSON, 200
         try:
             body = await _read(receive)
-            if body is None:  # the sender is gone, or was refused while the body came in
+            if body is None:  # the sender disconnected, or was refused while sending the body
                 return
             if scope["method"] in ("GET", "HEAD") and path[0] in ("health", "ready", "metrics"):
                 content, kind = self._look(path)
@@ -80,7 +82,7 @@ class Door:
         await _answer(send, status, content, kind)
 
     def _look(self, path: list[str]) -> tuple[bytes, bytes]:
-        """What is shown to anybody."""
+        """Responses to the public endpoints."""
         if path == ["metrics"]:
             return self._metrics.text(), PLAIN
         if path == ["ready"] and (trouble := self._writer.trouble) is not None:
@@ -104,7 +106,7 @@ class Door:
             found = await asyncio.to_thread(_parse, parse, body)
         else:
             found = _parse(parse, body)
-        reservation.release()  # from here on it is the writer that counts
+        reservation.release()  # from here on the writer counts it
         if found.events:
             await self._writer.store(found.events)
         if found.malformed:
@@ -122,7 +124,7 @@ class Door:
             raise _Refusal(400, str(problem)) from None
 
     def _parser(self, path: list[str], headers: Headers) -> Parse:
-        """What makes events of the body of a request to this path, and checks its secret."""
+        """The function that parses a request's body for this path, and checks its secret."""
         now = int(time.time() * 1000)
         match path:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
@@ -168,7 +170,7 @@ def _parse(parse: Parse, raw: bytes) -> Found:
 
 
 def _label(path: list[str]) -> str:
-    """The path as the metrics name it: without tokens and without what anybody may make up."""
+    """The path's name in the metrics: without tokens, and no made-up paths."""
     if path[0] in ("hooks", "activity", "segment", "health", "ready", "metrics"):
         return path[0]
     known = (*events.CALLS, "batch", "import")
@@ -176,7 +178,7 @@ def _label(path: list[str]) -> str:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, None if it does not come."""
+    """The whole body, None if the sender disconnects."""
     parts = []
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""From the body of a request to the events in it, each with its own bytes."""
+"""Splits a request's body into its events, each with its own bytes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from tap_autopilot.collector.slices import NotJson
 from tap_autopilot.collector.writing import Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-LONGEST_KNOWN = 100  # bytes of a name that is remembered
+LONGEST_KNOWN = 100  # bytes of a name to cache
 _ABSENT = msgspec.Raw(b"")
-_SHARED = ("context", "integrations", "sentAt")  # what a batch says for all its events
+_SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
 
 
 class _Call(msgspec.Struct):
@@ -49,7 +49,7 @@ _NAMED = msgspec.json.Decoder(_Named)
 
 
 class Found(NamedTuple):
-    """The events of a request, the write key in its body, and how many lines are not JSON."""
+    """The events of a request, the write key in its body, and the number of non-JSON lines."""
 
     events: list[Received]
     write_key: str | None = None
@@ -64,9 +64,9 @@ def from_call(body: bytes, route: str, now: int) -> Found:
 
 
 def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
-    """The events of a batch. Raises NotJson, and TooLarge before it grows by more than allowed.
+    """The events of a batch. Raises NotJson, and TooLarge if it would grow too much.
 
-    Each event gets a copy of what the batch says for all.
+    Each event gets a copy of the fields that apply to all.
     """
     _must_be_object(body)
     batch = slices.pick(_BATCH, body)
@@ -141,15 +141,15 @@ def _must_be_object(body: bytes) -> None:
 
 
 def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
-    """An event of a batch, with what the batch says for all."""
-    if not slices.is_object(item):  # it may hold something for those who look closer
+    """An event of a batch, with the fields that apply to all."""
+    if not slices.is_object(item):  # kept, because it may still be useful
         return Received(now, "segment", route, "", item, None, for_good=True)
     call = slices.pick(_CALL, item)
     return _segment(shared.given_to(item, call) if shared else item, call, route, now)
 
 
 class _Shared:
-    """What a batch says for all its events."""
+    """The fields of a batch that apply to all its events."""
 
     def __init__(self, batch: _Batch) -> None:
         values = {name: bytes(getattr(batch, name)) for name in _SHARED}
@@ -158,7 +158,7 @@ class _Shared:
         self.size = len(self._tail)
 
     def given_to(self, item: bytes, call: _Call) -> bytes:
-        """The event with it. What the event says itself counts more."""
+        """The event with these fields. The event's own values win."""
         tail = self._tail
         own = [name for name in self._values if getattr(call, name) is not _ABSENT]
         if own:
@@ -201,7 +201,7 @@ def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
 def _unnumbered(
     delivery: bytes, bodies: list[bytes], source: str, route: str, name: str, now: int
 ) -> list[Received]:
-    """Events without ids: the delivery's bytes and the place in it have to stand in for them."""
+    """Events without ids: the delivery's bytes and the position in it identify them instead."""
     digest = _digest(b"body", route.encode("utf-8", "surrogatepass"), delivery)
     return [
         Received(
@@ -221,7 +221,7 @@ def _name_in(body: bytes) -> str:
 
 
 def _text(value: msgspec.Raw) -> str | None:
-    """A string that can be stored and shown."""
+    """A string that is safe to store and print."""
     raw = bytes(value)
     return _short_text(raw) if len(raw) <= LONGEST_KNOWN else _read_text(raw)
 
@@ -233,11 +233,11 @@ def _read_text(raw: bytes) -> str | None:
     return found and found.replace("\0", "\ufffd")[:200]
 
 
-_short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender has few names for events
+_short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender uses few event names
 
 
 def _key_of_id(raw: bytes) -> bytes | None:
-    """The digest of a messageId, the same however it is spelled; None if it says nothing."""
+    """The digest of a messageId, the same for every JSON spelling; None if it is empty."""
     if raw in (b"", b"null", b'""') or raw[:1] in b"[{":
         return None
     if b"\\" in raw:

@@ -1,4 +1,4 @@
-"""Registering Autopilot's REST hooks with the URLs of this collector, and removing them again."""
+"""Registers Autopilot's REST hooks with this collector's URLs, and removes them again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EVENTS = (
 TIMEOUT = 30  # seconds
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries
 PASSING = (408, 429, 500, 502, 503, 504)
-EXISTS = 409  # this URL is registered already
+EXISTS = 409  # this URL is already registered
 
 
 class Hooks:
-    """The hooks of an account that lead to a collector whose public base URL is `base`.
+    """An account's hooks that point to a collector with the public base URL `base`.
 
-    Each event has a URL of its own, as Autopilot takes each URL only once.
+    Each event has its own URL, because Autopilot accepts each URL only once.
     """
 
     def __init__(self, config: CollectorConfig, base: str) -> None:
@@ -41,7 +41,7 @@ class Hooks:
         self._session.headers["autopilotapikey"] = config.api_key
 
     def register(self) -> list[str]:
-        """Register a hook for each event that has none yet; the events."""
+        """Register a hook for each event that has none yet; returns those events."""
         present = {(hook.get("event"), hook.get("target_url")) for hook in self._listed()}
         missing = [event for event in EVENTS if (event, self._url(event)) not in present]
         for event in missing:
@@ -49,7 +49,7 @@ class Hooks:
         return missing
 
     def remove(self) -> list[str]:
-        """Remove the hooks that `register` made, with any of the tokens; their events."""
+        """Remove the hooks created by `register`, with any of the tokens; returns their events."""
         ours = {self._url(event, token): event for event in EVENTS for token in self._tokens}
         found = [hook for hook in self._listed() if hook.get("target_url") in ours]
         for hook in found:
@@ -67,7 +67,7 @@ class Hooks:
             raise RunError("GET /hooks: the response has no list of hooks.") from None
 
     def _ask(self, method: str, path: str, body: Any = None) -> requests.Response:
-        """The answer of Autopilot's API, tried again while its trouble may pass."""
+        """The response of Autopilot's API, with retries."""
         what = f"{method} /{path.partition('/')[0]}"
         for wait in (*WAITS, None):
             try:

@@ -1,4 +1,4 @@
-"""Secrets that senders prove they know. Comparing takes the same time whatever is compared."""
+"""Checks senders' secrets. Comparisons take constant time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 class Keys:
-    """Several secrets, each of which opens the door, so that they can be rotated."""
+    """Several secrets, any of which is accepted, so that they can be rotated."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._digests = [_digest(secret) for secret in secrets]
@@ -29,7 +29,7 @@ class Keys:
 
 
 class SigningKeys:
-    """Several secrets, with any of which a body may be signed."""
+    """Several secrets, any of which may sign a body."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = [secret.encode() for secret in secrets]

@@ -1,4 +1,4 @@
-"""Figures for Prometheus. They name no contact and no key."""
+"""Metrics for Prometheus, without contact data or keys."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2,
 
 
 class Metrics:
-    """The figures of one process."""
+    """The metrics of one process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Metrics:
         self._by_answer: dict[tuple[str, int], Counter] = {}
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
-        """Show a value that is asked for when somebody looks."""
+        """Add a gauge whose value is computed at each scrape."""
         self._gauge(name, about).set_function(value)
 
     def answered(self, route: str, status: int) -> None:
@@ -54,17 +54,17 @@ class Metrics:
         self._commits.observe(seconds)
 
     def malformed(self, lines: int) -> None:
-        """Count lines that are no JSON."""
+        """Count lines that are not JSON."""
         self._malformed.inc(lines)
 
     def passed_on(self, destination: str, lag: int, sent: int, refused: int) -> None:
-        """Say where a destination is."""
+        """Record a destination's progress."""
         self._lag.labels(destination).set(lag)
         self._sent.labels(destination).set(sent)
         self._refused.labels(destination).set(refused)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _counter(self, name: str, about: str, *labels: str) -> Counter:

@@ -1,8 +1,8 @@
 """The store in PostgreSQL, which several collectors on several machines can share.
 
-Its tables have a schema of their own, `autopilot_collector`. Whoever stores events takes a lock
-before drawing their numbers, so that events become visible in the order of `seq`; otherwise a
-reader that has seen number 7 would miss a number 6 that is committed later.
+Its tables are in their own schema, `autopilot_collector`. A writer takes a lock before it draws
+sequence numbers, so that events become visible in the order of `seq`; otherwise a reader that has
+seen number 7 would miss a number 6 committed later.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tap_autopilot.collector.writing import (
 )
 from tap_autopilot.exceptions import RunError, UserError
 
-LOCK = 0x4150_4556  # "APEV": held while numbers are drawn and until they are visible
+LOCK = 0x4150_4556  # "APEV": held from drawing numbers until they are visible
 PRUNE_SLICE = 500
 CONNECT = {
     "connect_timeout": 5,
@@ -64,7 +64,7 @@ INSERT INTO store (id, format)
 SELECT replace(gen_random_uuid()::text, '-', ''), %s WHERE NOT EXISTS (SELECT FROM store)
 """
 TAKE_LOCK = "SELECT pg_advisory_xact_lock(%s)"
-# `until` of a key that counts for good is null. For the others see MARK_FOR_AN_HOUR in sqlite.py.
+# `until` is null for keys that never expire. For the others see MARK_FOR_AN_HOUR in sqlite.py.
 MARK_SEEN = """
 INSERT INTO seen (key, until) SELECT * FROM unnest(%s::bytea[], %s::bigint[])
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
@@ -132,16 +132,16 @@ class PostgresReader:
         return [Event._make(row) for row in self._query(READ, after, limit, MOST_BYTES)]
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store."""
+        """Statistics about the store."""
         return summary(self._query, self.store_id, int(self._query(SIZE)[0][0]))
 
     def cursor(self, destination: str) -> Cursor | None:
-        """Where a destination is, None if it was never saved."""
+        """A destination's cursor, None if it was never saved."""
         rows = self._query(CURSOR, destination)
         return Cursor(*rows[0]) if rows else None
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._connection.close()
 
     def __enter__(self) -> PostgresReader:
@@ -168,7 +168,7 @@ class PostgresReader:
 
 
 class PostgresStore:
-    """A store in PostgreSQL open for writing, made if there is none. See `writing.Store`."""
+    """A store in PostgreSQL open for writing, created if missing. See `writing.Store`."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -190,7 +190,7 @@ class PostgresStore:
         return int(self._query(LAST)[0][0])
 
     def append(self, events: Sequence[Received]) -> int:
-        """Commit these events, all or none, but for those already there; how many were new."""
+        """Commit these events, all or none, except duplicates; returns how many were new."""
         keys = {one.key: _until(one) for one in reversed(events) if one.key is not None}
         with self._transaction() as connection:
             connection.execute(TAKE_LOCK, (LOCK,))
@@ -210,16 +210,16 @@ class PostgresStore:
         return len(new)
 
     def probe(self) -> None:
-        """Commit something, to see that it works."""
+        """Commit something, to check that it works."""
         with self._transaction() as connection:
             connection.execute("UPDATE store SET probed = probed + 1")
 
     def free_bytes(self) -> int | None:
-        """Nothing is known of the server's disk."""
+        """None: the server's disk is unknown."""
         return None
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
-        """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
+        """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
         rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MOST_BYTES)
         kept = [(left, row[0]) for row in rows if (left := prune(*row)) is not None]
         with self._transaction() as connection:
@@ -229,7 +229,7 @@ class PostgresStore:
         return (rows[-1][0] if rows else up_to), len(kept)
 
     def sweep(self, now: int) -> None:
-        """Forget the deliveries whose hour is over."""
+        """Forget deliveries older than an hour."""
         with self._transaction() as connection:
             connection.execute("DELETE FROM seen WHERE until <= %s", (now,))
 
@@ -242,30 +242,30 @@ class PostgresStore:
         return destination in self._owned
 
     def cursor(self, destination: str) -> Cursor | None:
-        """Where a destination is, None if it was never saved."""
+        """A destination's cursor, None if it was never saved."""
         rows = self._query(CURSOR, destination)
         return Cursor(*rows[0]) if rows else None
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
-        """Remember where a destination is."""
+        """Save a destination's cursor."""
         with self._transaction() as connection:
             connection.execute(SAVE_CURSOR, (destination, *cursor))
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store."""
+        """Statistics about the store."""
         return summary(self._query, self.store_id, int(self._query(SIZE)[0][0]))
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
-        """A transaction on a connection that works. Raises Unavailable.
+        """A transaction on a working connection. Raises Unavailable.
 
-        Whether a commit that failed took place may be unknown. Nobody was told that it did, and who
-        sends again is recognised.
+        It may be unknown whether a failed commit took place. No sender was told so, and resent
+        events are deduplicated.
         """
         try:
             if self._connection is None:
@@ -289,7 +289,7 @@ class PostgresStore:
 
 
 def shown(database: str) -> str:
-    """The URL without its password and parameters, for people."""
+    """The URL without password and parameters, for messages."""
     url = urllib.parse.urlsplit(database)
     return f"{url.scheme}://{url.hostname or ''}{url.path}"
 

@@ -1,8 +1,8 @@
-"""HTTP with limits: uvicorn's protocol for httptools, which has none of its own.
+"""HTTP with limits: uvicorn's httptools protocol, which has none itself.
 
-Left alone it accepts headers of any size and waits for ever for slow ones. Here the size of the
-headers and of the body, the time that a request takes to arrive, and the memory that all requests
-take together are limited while the bytes come in, before anything else sees them.
+By default it accepts headers of any size and waits forever for slow ones. Here the size of headers
+and body, the time for a request to arrive, and the memory of all requests together are limited
+while the bytes come in, before anything else sees them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tap_autopilot.collector.writer import Pending
 
 MOST_HEADER_BYTES = 32 * 1024
 MOST_HEADER_LINES = 100
-LINGER = 2.0  # seconds for which a refused sender may go on sending before it is cut off
+LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 CODES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -33,7 +33,7 @@ RETRY_AFTER = 5  # seconds
 
 
 class Limits:
-    """What all connections share."""
+    """Limits shared by all connections."""
 
     def __init__(self, pending: Pending, max_body: int, request_timeout: float) -> None:
         self.pending = pending
@@ -42,7 +42,7 @@ class Limits:
 
 
 class Reservation:
-    """The memory that the body of a request takes."""
+    """The memory reserved for a request's body."""
 
     __slots__ = ("_pending", "bytes")
 
@@ -51,23 +51,23 @@ class Reservation:
         self.bytes = 0
 
     def add(self, size: int) -> None:
-        """Take so many bytes more."""
+        """Reserve more bytes."""
         self.bytes += size
         self._pending.bytes += size
 
     def release(self) -> None:
-        """Give all of them back."""
+        """Release all of them."""
         self._pending.bytes -= self.bytes
         self.bytes = 0
 
 
 def retry_after(status: int) -> list[bytes]:
-    """The header line that asks a sender to come back, where it should."""
+    """The Retry-After header line, for statuses that need one."""
     return [b"retry-after: %d\r\n" % RETRY_AFTER] if status == 503 else []
 
 
 def error_body(status: int, message: str) -> bytes:
-    """What senders' libraries expect of an error."""
+    """An error in the format that senders' libraries expect."""
     return json.dumps({"code": CODES[status], "message": message}).encode()
 
 
@@ -82,19 +82,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reservations: list[Reservation] = []
         self._reading = False  # a request has begun and is not complete
         self._reading_headers = False
-        self._began_now = False  # in the bytes that are being parsed
+        self._began_now = False  # in the bytes being parsed
         self._refused = False
         self._header_bytes = 0
         self._header_lines = 0
         self._unparsed_bytes = 0  # of headers that are not complete
 
     def connection_made(self, transport: Any) -> None:
-        """Start the clock: a connection that says nothing is not kept."""
+        """Start the timer: silent connections are closed."""
         super().connection_made(transport)
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget all about it."""
+        """Release everything."""
         self._stop_timer()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -102,7 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
             reservation.release()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what was asked before closing: a sender may close its side early."""
+        """Respond before closing: a sender may close its side early."""
         if self._reading or self._refused or self.cycle is None or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
@@ -177,14 +177,14 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Say that this is not HTTP."""
+        """Refuse a request that is not valid HTTP."""
         self.refuse(400, msg)
 
     def _unsupported_upgrade_warning(self) -> None:
         self.refuse(400, "protocol upgrades are not supported")
 
     def shutdown(self) -> None:
-        """Close the connection, after the answer if the request is complete."""
+        """Close the connection, after the response if the request is complete."""
         if self._refused:
             self.transport.close()
         elif self._reading:
@@ -193,10 +193,10 @@ class LimitedProtocol(HttpToolsProtocol):
             super().shutdown()
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer a request without reading it, and close.
+        """Respond without reading the request, and close.
 
-        What still comes in is thrown away for a moment: closing at once would reset the connection
-        before the sender has read the answer.
+        Incoming bytes are discarded for a moment: closing at once would reset the connection before
+        the sender has read the response.
         """
         if self._refused or self.transport.is_closing():
             return

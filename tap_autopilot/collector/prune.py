@@ -1,7 +1,7 @@
-"""Dropping the bodies of events that a target has loaded, by the STATE it gave back.
+"""Drops the bodies of events that a target has loaded, according to the STATE it printed.
 
-A file that a collector is writing to has one writer only. So the command leaves a request beside
-it, `<database>.prune`, and the collector carries it out.
+A file that a collector is using cannot have a second writer. So the command leaves a request next
+to it, `<database>.prune`, and the collector carries it out.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5  # seconds
-PATIENCE = 3600.0  # seconds that a collector may take
+PATIENCE = 3600.0  # seconds to wait for the collector
 
-# What is kept of an email event: which message, contact and time it was about, and what it said
-# about the message. This is enough to tell that an event read from a contact is the same one.
+# What to keep of an email event: its message, contact and time, and what it said about the message.
+# This is enough to recognize the same event when read from a contact.
 _CALL = (
     "type", "event", "messageId", "userId", "anonymousId", "timestamp", "sentAt",
     "originalTimestamp", "receivedAt",
@@ -45,7 +45,7 @@ _PROPERTIES = (
 
 
 def remains(source: str, route: str, body: bytes) -> bytes:
-    """What stays of an event when it is pruned: JSON with a few members in their usual places."""
+    """What remains of a pruned event: JSON with a few members in their usual places."""
     try:
         found = slices.members(body) if source == "segment" and slices.is_object(body) else {}
         kind = (slices.string(found.get("type", b"")) or route).lower()
@@ -64,16 +64,16 @@ def remains(source: str, route: str, body: bytes) -> bytes:
 
 
 class Loaded(NamedTuple):
-    """Which events of a table are loaded: up to `seq`, and where `since` is set from that time."""
+    """Which events of a table are loaded: up to `seq` and, if `since` is set, from that time on."""
 
     seq: int
     since: str | None = None
 
 
 def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
-    """By table, which of this store's events a STATE shows to be loaded.
+    """Which of this store's events are loaded according to a STATE, by table.
 
-    Raises UserError if it shows nothing about this store.
+    Raises UserError if it does not mention this store.
     """
     value = state.get("value", state) if isinstance(state, dict) else None
     bookmarks = value.get("bookmarks") if isinstance(value, dict) else None
@@ -90,7 +90,7 @@ def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
 
 
 def pruner(tables: Mapping[str, Loaded]) -> Pruner:
-    """Prunes the events that are in the tables they belong in, and no others."""
+    """A function that prunes only events already loaded into their tables."""
 
     def prune_one(seq: int, source: str, route: str, name: str, body: bytes) -> bytes | None:
         found = tables.get(table_of(source, name) or "")
@@ -104,7 +104,7 @@ def pruner(tables: Mapping[str, Loaded]) -> Pruner:
 
 
 def _happened_since(body: bytes, since: str) -> bool:
-    """Whether an event says that it happened at that time or later."""
+    """Whether an event's own timestamp is at that time or later."""
     try:
         text = slices.string(slices.members(body).get("timestamp", b"")) or ""
         return ciso8601.parse_rfc3339(text) >= ciso8601.parse_rfc3339(since)
@@ -113,7 +113,7 @@ def _happened_since(body: bytes, since: str) -> bool:
 
 
 def prune(store: Store, tables: Mapping[str, Loaded]) -> int:
-    """Prune a store that no collector is using; how many events were pruned."""
+    """Prune a store that no collector is using; returns how many events were pruned."""
     after = pruned = 0
     up_to = max(found.seq for found in tables.values())
     while after < up_to:
@@ -123,7 +123,7 @@ def prune(store: Store, tables: Mapping[str, Loaded]) -> int:
 
 
 def ask(database: str, tables: Mapping[str, Loaded]) -> int:
-    """Have the collector that is using this file prune it; how many events were pruned."""
+    """Have the collector that is using this file prune it; returns how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
     try:
@@ -148,7 +148,7 @@ def ask(database: str, tables: Mapping[str, Loaded]) -> int:
 
 
 async def obey(database: str, writer: Writer) -> None:
-    """Carry out requests to prune, in slices between the commits."""
+    """Carry out prune requests, in slices between commits."""
     request = _request(database)
     while True:
         await asyncio.sleep(LOOK_EVERY)
@@ -167,7 +167,7 @@ async def obey(database: str, writer: Writer) -> None:
 
 
 def _read_request(request: Path) -> dict[str, Loaded]:
-    """What a request asks for. Raises OSError and ValueError where it cannot be understood."""
+    """Read a request. Raises OSError or ValueError if it is invalid."""
     try:
         found = {name: Loaded(*one) for name, one in json.loads(request.read_text()).items()}
         max(one.seq for one in found.values())

@@ -1,4 +1,4 @@
-"""Running the collector: the socket, the signals, and an orderly end."""
+"""Runs the collector: socket, signals and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ LOG = logging.getLogger(__name__)
 
 BACKLOG = 2048
 MB = 2**20
-LAST_ANSWERS = 3.0  # seconds for answering what was accepted
+LAST_ANSWERS = 3.0  # seconds to finish accepted requests
 SUM_UP_EVERY = 60.0  # seconds
-LAST_COMMIT = 1.0  # seconds for what is left to do after that
+LAST_COMMIT = 1.0  # seconds for remaining commits after that
 
 
 class _Mishaps(logging.Handler):
-    """Shows where a mistake of ours happened, but not what, which may be anyone's data."""
+    """Logs where a bug happened, but not what, which may contain personal data."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and (error := record.exc_info[1]) is not None:
@@ -50,7 +50,7 @@ class _Mishaps(logging.Handler):
 
 
 def serve(config: CollectorConfig, store: Store) -> None:
-    """Serve until a signal comes. Raises TapError if the store is lost."""
+    """Serve until a signal arrives. Raises TapError if the store is lost."""
     listener = _listen(*config.listen)
     _raise_file_limit()
     mishaps = logging.getLogger("uvicorn.error")
@@ -109,7 +109,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
 
 
 def _protocols(door: Door, state: ServerState, limits: Limits) -> Any:
-    """What makes the protocol of each connection."""
+    """The factory of each connection's protocol."""
     settings = uvicorn.Config(
         door,
         http=LimitedProtocol,
@@ -141,7 +141,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _raise_file_limit() -> None:
-    """Each connection takes a descriptor."""
+    """Raise the limit on open files: each connection takes a descriptor."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
@@ -156,12 +156,12 @@ def _stop(number: int, end: asyncio.Future[None]) -> None:
 
 
 def _error_of(job: asyncio.Task[None]) -> BaseException:
-    """Why a job ended that never should."""
+    """Why a job ended that should run forever."""
     return job.exception() or RuntimeError("a job ended")
 
 
 async def _sum_up() -> None:
-    """Say now and then how many log lines were left out, since this process has no end."""
+    """Log regularly how many similar lines were suppressed, since this process runs forever."""
     while True:
         await asyncio.sleep(SUM_UP_EVERY)
         logs.sum_up()

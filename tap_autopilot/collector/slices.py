@@ -1,7 +1,7 @@
-"""JSON cut into the bytes of its members, which stay as they came.
+"""Splits JSON into the bytes of its members, unchanged.
 
-msgspec does it quickly but refuses some of what the standard allows: lone surrogates, and nesting
-deeper than Python's recursion limit. A scanner without recursion takes over for those.
+msgspec does this quickly, but rejects some valid JSON: lone surrogates, and nesting beyond Python's
+recursion limit. A non-recursive scanner handles those.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def string(data: bytes) -> str | None:
 
 
 def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Check one JSON value, and give the members of the outermost object or array.
+    """Check one JSON value, and yield the members of the outermost object or array.
 
     An element of an array has an empty name. Raises NotJson, perhaps after some members.
     """
@@ -163,6 +163,6 @@ def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _first(match: re.Match[bytes]) -> int:
-    """Where a number or a word starts behind its white space."""
+    """Where a number or word starts after its white space."""
     token = match[0]
     return match.start() + len(token) - len(token.lstrip(_WHITE))

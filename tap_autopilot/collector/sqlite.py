@@ -34,7 +34,7 @@ APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
 CACHE_KIB = 16_384
 PRUNE_SLICE = 500
-VACUUM_PAGES = 1000  # given back to the disk with each slice
+VACUUM_PAGES = 1000  # released to the disk with each slice
 SCHEMA = """
 CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE events (
@@ -57,8 +57,8 @@ CREATE TABLE cursors (
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
-# Here a key is new also if the time for which it counts is over. A time further ahead than any that
-# we set was written by a clock that was wrong.
+# Here a key also counts as new once its time is over. A time further ahead than we ever set comes
+# from a wrong clock.
 MARK_FOR_AN_HOUR = """
 INSERT INTO seen (key, until) VALUES (?1, ?2 + ?3)
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
@@ -116,15 +116,15 @@ class SqliteReader:
         return found
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store."""
+        """Statistics about the store."""
         return summary(self._query, self.store_id, _size(self._database))
 
     def cursor(self, destination: str) -> Cursor | None:
-        """Where a destination is, None if it was never saved."""
+        """A destination's cursor, None if it was never saved."""
         return _cursor(self._query, destination)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     def __enter__(self) -> SqliteReader:
@@ -149,7 +149,7 @@ class SqliteReader:
 
 
 class SqliteStore:
-    """A store's file open for writing, made if there is none. See `writing.Store`."""
+    """A store's file open for writing, created if missing. See `writing.Store`."""
 
     def __init__(self, database: str) -> None:
         self._path = Path(database)
@@ -171,7 +171,7 @@ class SqliteStore:
         return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
 
     def append(self, events: Sequence[Received]) -> int:
-        """Commit these events, all or none, but for those already there; how many were new."""
+        """Commit these events, all or none, except duplicates; returns how many were new."""
 
         def insert(execute: Callable[..., sqlite3.Cursor]) -> int:
             new = []
@@ -193,7 +193,7 @@ class SqliteStore:
         return self._commit(insert)
 
     def probe(self) -> None:
-        """Commit something, to see that it works."""
+        """Commit something, to check that it works."""
         self._commit(lambda execute: execute("UPDATE store SET probed = probed + 1"))
 
     def free_bytes(self) -> int | None:
@@ -202,7 +202,7 @@ class SqliteStore:
         return disk.f_bavail * disk.f_frsize
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
-        """Prune a slice of the events with after < seq <= up_to; the last one, and how many."""
+        """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
         rows: list[tuple[Any, ...]] = []
         size = 0
         for row in self._connection.execute(PRUNABLE, (after, up_to)):
@@ -218,20 +218,20 @@ class SqliteStore:
         ]
 
         def replace(execute: Callable[..., sqlite3.Cursor]) -> None:
-            # An UPDATE would leave the pages as empty as it makes them.
+            # An UPDATE would leave half-empty pages behind.
             for row in kept:
                 execute("DELETE FROM events WHERE seq = ?", row[:1])
             self._connection.executemany(INSERT_PRUNED, kept)
 
         self._commit(replace)
-        try:  # a script, as sqlite3 would stop after the first page of a single statement
+        try:  # as a script, because sqlite3 stops a single statement after one page
             self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error as problem:
             raise self._trouble(problem) from None
         return up_to, len(kept)
 
     def sweep(self, now: int) -> None:
-        """Forget the deliveries whose hour is over."""
+        """Forget deliveries older than an hour."""
         self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
 
     def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
@@ -239,11 +239,11 @@ class SqliteStore:
         return True
 
     def cursor(self, destination: str) -> Cursor | None:
-        """Where a destination is, None if it was never saved."""
+        """A destination's cursor, None if it was never saved."""
         return _cursor(self._query, destination)
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
-        """Remember where a destination is."""
+        """Save a destination's cursor."""
         self._commit(
             lambda execute: execute(
                 "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", (destination, *cursor)
@@ -251,16 +251,16 @@ class SqliteStore:
         )
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store."""
+        """Statistics about the store."""
         return summary(self._query, self.store_id, _size(str(self._path)))
 
     def close(self) -> None:
-        """Let go of the file, and of the lock after it."""
+        """Close the file, then release the lock."""
         self._connection.close()
         os.close(self._lock)
 
     def _prepare(self) -> str:
-        """The id of the store, which is made if the file is empty."""
+        """The id of the store, which is created if the file is empty."""
         connection = self._connection
         if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -274,13 +274,13 @@ class SqliteStore:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute("UPDATE store SET probed = probed + 1")  # makes the WAL's file
+        connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
         return found
 
     def _commit(self, change: Callable[[Callable[..., sqlite3.Cursor]], T]) -> T:
         """Run `change` in a transaction, and come back when it is on disk.
 
-        Raises Unavailable where nothing was written, StoreLost where that is in doubt.
+        Raises Unavailable if nothing was written, StoreLost if that is unknown.
         """
         execute = self._connection.cursor().execute
         try:
@@ -297,14 +297,14 @@ class SqliteStore:
         return result
 
     def _trouble(self, problem: sqlite3.Error) -> Unavailable | StoreLost:
-        """What to make of an error: nothing was written, or who knows what."""
+        """The exception for an error: nothing was written, or it is unknown what was."""
         reason = str(problem)
         if "is full" in reason or "is locked" in reason:
             return Unavailable(reason)
         return StoreLost(f"The store {self._path} cannot be written: {reason}.")
 
     def _identity(self) -> list[tuple[int, int] | None]:
-        """Which files these are: SQLite goes on writing into files that have been deleted."""
+        """The identity of the files, because SQLite keeps writing to deleted files."""
         found: list[tuple[int, int] | None] = []
         for path in (str(self._path), f"{self._path}-wal"):
             try:
@@ -319,10 +319,10 @@ class SqliteStore:
 
 
 def _lock(path: Path) -> int:
-    """The descriptor of the file, locked against other writers; the file is made if missing.
+    """A descriptor of the file, locked against other writers; creates the file if missing.
 
-    It must stay open as long as the connection: closing any descriptor of a file drops the locks
-    that SQLite holds on it.
+    It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
+    locks on it.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -337,7 +337,7 @@ def _lock(path: Path) -> int:
 
 
 def _writing(database: str) -> sqlite3.Connection:
-    """The connection that writes. It may be opened in one thread and used in another."""
+    """A connection for writing. It may be opened in one thread and used in another."""
     return sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=5)
 
 
@@ -352,12 +352,12 @@ def _read_only(database: str) -> sqlite3.Connection:
     except sqlite3.OperationalError:
         if Path(f"{database}-wal").exists():
             return connection
-        connection.close()  # nobody writes to it, and here nobody can, as on a read-only disk
+        connection.close()  # no one is writing to it, and no one can, as on a read-only disk
         connection = sqlite3.connect(
             f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
         )
     except sqlite3.DatabaseError:
-        pass  # for the check that follows to tell
+        pass  # the check that follows reports it
     return connection
 
 
@@ -393,6 +393,6 @@ def _cursor(query: Callable[..., list[Any]], destination: str) -> Cursor | None:
 
 
 def _size(database: str) -> int:
-    """What the files take up on disk."""
+    """The size of the files on disk."""
     files = [Path(database), Path(f"{database}-wal")]
     return sum(file.stat().st_size for file in files if file.exists())

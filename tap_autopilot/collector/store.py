@@ -40,11 +40,10 @@ class Event(NamedTuple):
     """One pushed event.
 
     `seq` grows in the order of commits and is never reused. `received_at` is in epoch milliseconds.
-    `source` is "segment", "hook" or "activity"; `route` the path without its token: "track",
-    "batch", "segment", "hooks/contact_added", "activity". `name` is what the event is called.
-    `body` is the JSON as it came, without a write key; a line of an Activity Stream that is not
-    JSON is kept as text. Of a pruned event `body` has only the fields that tell which message and
-    contact it was about.
+    `source` is "segment", "hook" or "activity"; `route` is the path without its token: "track",
+    "batch", "segment", "hooks/contact_added", "activity". `name` is the event's name. `body` is the
+    JSON as received, without a write key; an Activity Stream line that is not JSON is kept as text.
+    A pruned event's `body` has only the fields that identify its message and contact.
     """
 
     seq: int
@@ -68,14 +67,14 @@ class Reader(Protocol):
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; none at the end.
 
-        There are fewer where they are large: about 16 MB at a time.
+        Large events come in smaller batches of about 16 MB.
         """
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store, for people and tools."""
+        """Statistics about the store."""
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
 
     def __enter__(self: R) -> R: ...
 
@@ -87,12 +86,12 @@ class Reader(Protocol):
     ) -> None: ...
 
 
-@functools.lru_cache(maxsize=1000)  # asked for each event, of which most share their names
+@functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
 def table_of(source: str, name: str) -> str | None:
-    """The table that has a row for events of this source and name; None if no table has.
+    """The table for events of this source and name; None if there is none.
 
-    Calls of Segment's API are email events if their name, in any case and spelling, is Segment's
-    or Autopilot's for one.
+    Segment calls are email events if their name, in any case and spelling, is Segment's or
+    Autopilot's name for one.
     """
     if source == "segment":
         return _EMAIL_TABLES.get(re.sub(r"[\W_]", "", name).lower())
@@ -100,7 +99,7 @@ def table_of(source: str, name: str) -> str | None:
 
 
 def open_reader(database: str) -> Reader:
-    """A reader of a store that exists. Raises UserError if there is none or it cannot be read."""
+    """A reader of an existing store. Raises UserError if it is missing or unreadable."""
     if database.startswith(POSTGRES):
         try:
             from tap_autopilot.collector.postgres import PostgresReader

@@ -1,4 +1,4 @@
-"""Group commit: one thread owns the store, and requests that come together share a commit."""
+"""Group commit: one thread owns the store, and concurrent requests share a commit."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tap_autopilot.collector.writing import Received, Store, Unavailable
 
 LOG = logging.getLogger(__name__)
 
-PATIENCE = 2.0  # seconds in which a commit must come
+PATIENCE = 2.0  # seconds within which a commit must finish
 MOST_IN_A_COMMIT = 16 * 2**20  # bytes
 CHECK_SPACE_EVERY = 0.5  # seconds
 SWEEP_EVERY = 60.0  # seconds
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
-OVERHEAD = 200  # bytes that an event costs on top of its body
+OVERHEAD = 200  # bytes per event on top of its body
 
 T = TypeVar("T")
 
 
 class Pending:
-    """How many bytes are in memory and not on disk. Belongs to the event loop's thread."""
+    """How many bytes are in memory but not on disk. For the event loop's thread."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -35,7 +35,7 @@ class Pending:
 
 
 class _Work:
-    """Something for the thread to do, and where its result goes."""
+    """Events for the thread to store, and a future for the result."""
 
     __slots__ = ("events", "future", "since", "size", "withdrawn")
 
@@ -48,9 +48,9 @@ class _Work:
 
 
 class Writer:
-    """Commits events in a thread of its own. Its methods belong to the event loop's thread.
+    """Commits events in its own thread. Call its methods from the event loop's thread.
 
-    `failed` is called there, once, when what is on disk is in doubt.
+    `failed` is called there, once, if it is unknown what is on disk.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Writer:
 
     @property
     def trouble(self) -> str | None:
-        """Why events cannot be stored right now, None while they can."""
+        """Why events cannot be stored right now; None if they can."""
         if self._closing:
             return "shutting down"
         since = self._committing_since
@@ -90,7 +90,7 @@ class Writer:
         return self._reason
 
     async def store(self, events: Sequence[Received]) -> None:
-        """Come back when these events are on disk. Raises Unavailable."""
+        """Return when these events are on disk. Raises Unavailable."""
         size = sum(len(event.body) + OVERHEAD for event in events)
         if self._pending.bytes + size > self._pending.limit:
             raise Unavailable("too many events are waiting for the disk")
@@ -105,7 +105,7 @@ class Writer:
         await work.future
 
     async def run(self, task: Callable[[Store], T]) -> T:
-        """The result of something else that the store's thread is to do."""
+        """Run a task in the store's thread, and return its result."""
         future: asyncio.Future[T] = self._loop.create_future()
         with self._wake:
             self._tasks.append((task, future))
@@ -122,7 +122,7 @@ class Writer:
             await asyncio.sleep(0.01)
 
     def _give_up_late(self) -> None:
-        """Answer those who have waited too long. When they send again, nothing is stored twice."""
+        """Fail requests that have waited too long. Resending them stores nothing twice."""
         now = time.monotonic()
         while self._waiting and (
             self._waiting[0].future.done() or now - self._waiting[0].since > PATIENCE
@@ -141,7 +141,7 @@ class Writer:
                 with self._wake:
                     while not (self._queue or self._tasks or self._closing):
                         if not self._wake.wait(RETRY_EVERY if self._reason else None):
-                            break  # time to see whether events can be stored again
+                            break  # time to check whether events can be stored again
                     if self._closing and not self._queue and not self._tasks:
                         return
                     group, size = [], 0
@@ -156,7 +156,7 @@ class Writer:
                 for task, future in tasks:
                     self._do(task, future)
                 self._committing_since = None
-        except BaseException as error:  # noqa: BLE001 - the door must not go on without its store
+        except BaseException as error:  # noqa: BLE001 - the collector must not continue without its store
             self._tell(self._failed, error)
 
     def _commit(self, group: list[_Work]) -> None:
@@ -212,7 +212,7 @@ class Writer:
     def _tell(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed, so that nobody is waiting any more
+        except RuntimeError:  # the loop is closed, so nothing is waiting anymore
             if function is self._failed:
                 raise
 

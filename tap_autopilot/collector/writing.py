@@ -1,4 +1,4 @@
-"""What a store that can be written to offers, whichever database it is in."""
+"""The interface of a writable store, for any database."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any, NamedTuple, Protocol
 from tap_autopilot.exceptions import RunError, UserError
 
 FORMAT = 1  # of the store; a newer one is refused
-REPEAT_WINDOW = 3_600_000  # ms in which a delivery without an id counts as repeated
+REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 
 
 class Received(NamedTuple):
     """An event on its way into the store.
 
-    `name` is what the event is called, for statistics. `key` is a digest by which it is recognised
-    when it comes again, or None; `for_good` says that it never becomes a new event, otherwise it
-    does after an hour.
+    `name` is the event's name, for statistics. `key` is a digest that detects duplicates, or None.
+    `for_good` means that a duplicate never counts as a new event; otherwise it does after an hour.
     """
 
     received_at: int
@@ -29,7 +28,7 @@ class Received(NamedTuple):
 
 
 class Unavailable(Exception):
-    """Nothing can be stored right now, and nothing of what was asked is; that may pass."""
+    """Nothing can be stored right now, and nothing of this request was; a retry may succeed."""
 
 
 class InUse(UserError):
@@ -37,15 +36,15 @@ class InUse(UserError):
 
 
 class StoreLost(RunError):
-    """What is on disk is in doubt, so that the process must end."""
+    """It is unknown what is on disk, so the process must end."""
 
 
-# From an event's seq, source, route, name and body to what is kept of the body; None for all of it.
+# From an event's seq, source, route, name and body to what to keep of the body; None for all of it.
 Pruner = Callable[[int, str, str, str, bytes], "bytes | None"]
 
 
 class Cursor(NamedTuple):
-    """How far a destination is: everything up to `seq` is sent or refused."""
+    """A destination's progress: everything up to `seq` is sent or refused."""
 
     seq: int
     sent: int
@@ -53,7 +52,7 @@ class Cursor(NamedTuple):
 
 
 class Store(Protocol):
-    """A store open for writing. Its methods belong to one thread."""
+    """A store open for writing. Use it from one thread only."""
 
     store_id: str
 
@@ -62,13 +61,13 @@ class Store(Protocol):
         """The `seq` of the newest event, 0 in an empty store."""
 
     def append(self, events: Sequence[Received]) -> int:
-        """Commit these events, all or none, but for those already there; how many were new."""
+        """Commit these events, all or none, except duplicates; returns how many were new."""
 
     def probe(self) -> None:
-        """Commit something, to see that it works."""
+        """Commit something, to check that it works."""
 
     def free_bytes(self) -> int | None:
-        """Free space on the disk, if it is on a disk of this machine."""
+        """Free disk space, if the store is on this machine."""
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to.
@@ -80,19 +79,19 @@ class Store(Protocol):
         """Forget the deliveries whose hour was over at `now`, in epoch milliseconds."""
 
     def owns(self, destination: str) -> bool:
-        """Whether this collector, of all that share the store, is the one to pass events on."""
+        """Whether this collector is the one, of all that share the store, to forward events."""
 
     def cursor(self, destination: str) -> Cursor | None:
-        """Where a destination is, None if it was never saved."""
+        """A destination's cursor, None if it was never saved."""
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
-        """Remember where a destination is."""
+        """Save a destination's cursor."""
 
     def stats(self) -> dict[str, Any]:
-        """Facts about the store, for people and tools."""
+        """Statistics about the store."""
 
     def close(self) -> None:
-        """Let go of the database."""
+        """Close the database."""
 
 
 def summary(query: Callable[..., list[Any]], store_id: str, size: int) -> dict[str, Any]:

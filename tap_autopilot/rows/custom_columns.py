@@ -12,7 +12,7 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 
-LONGEST_NAME = 50  # characters; PostgreSQL cuts names at 63, and a suffix must fit in
+LONGEST_NAME = 50  # characters; PostgreSQL truncates names at 63, and a suffix must fit
 
 _TYPES: dict[str, dict[str, Any]] = {
     "integer": {"type": ["null", "integer"]},
@@ -29,10 +29,10 @@ _TEXT: dict[str, Any] = {"type": ["null", "string"]}
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The columns for these definitions, in their order, with names that are safe in SQL.
 
-    A field's column follows from its name alone: words of ASCII letters and digits become
-    `custom_nps_rating`, and any other name, or one that is `taken`, also gets a suffix of its own.
-    So a new field never renames the column of an older one, nor comes to fill it, in whatever order
-    the API lists them. Names that differ only in case all get a suffix.
+    A field's column depends only on its name: words of ASCII letters and digits become
+    `custom_nps_rating`, and any other name, or one that is `taken`, also gets a unique suffix. So a
+    new field never renames or takes over the column of an older one, whatever order the API lists
+    them in. Names that differ only in case all get a suffix.
     """
     schemas: dict[str, dict[str, Any]] = {}
     for definition in definitions:
@@ -54,14 +54,14 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
 
 
 def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:
-    """The custom field behind each column of `contacts` that was made for one: its `title`."""
+    """The custom field, from the `title`, of each column of `contacts` that has one."""
     return {
         column: part["title"] for column, part in schema["properties"].items() if "title" in part
     }
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a column's name keeps all of the field's name except case."""
+    """Whether a column's name preserves all of the field's name except case."""
     is_short = len(_column(name)) < LONGEST_NAME
     return is_short and re.fullmatch("[A-Za-z0-9]+( [A-Za-z0-9]+)*", name) is not None
 

@@ -1,11 +1,11 @@
-"""Names of fields: every spelling of a column's name fills that column."""
+"""Field names: every spelling of a column's name fills that column."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-MOST_NAMES = 10_000  # without a column that are remembered; documents may be keyed by anything
+MOST_NAMES = 10_000  # names without a column to remember; documents may have any keys
 
 Convert = Callable[[Any], Any]
 
@@ -16,10 +16,10 @@ def plain(name: str) -> str:
 
 
 class Names(dict[str, Any]):
-    """From a field's name, in any spelling, to its column and conversion; resolved once per name.
+    """Maps a field's name, in any spelling, to its column and conversion; resolved once per name.
 
     (name, None) stands for a field without a column, (None, None) for a deselected one. `shared`
-    has the spellings of each column that came in more than one.
+    has the spellings of each column that came in several.
     """
 
     def __init__(self, converters: Mapping[str, Convert], deselected: Iterable[str]) -> None:
@@ -30,9 +30,9 @@ class Names(dict[str, Any]):
         self._columns |= {plain(one): (one, convert) for one, convert in converters.items()}
 
     def contested(self, document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
-        """The columns for which a document has several fields, with these fields' names.
+        """The columns for which a document has several fields, with the names of those fields.
 
-        What says something comes first, then the column's own spelling.
+        Fields with a value come first, then the column's own spelling.
         """
         found = []
         for column, spellings in self.shared.items():
@@ -57,10 +57,10 @@ class Names(dict[str, Any]):
 
 
 def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
-    """A function from a document to those of its fields that are `columns` in any spelling.
+    """A function from a document to its fields that match `columns` in any spelling.
 
-    What says nothing, such as null, "" or {}, is not among them. Where a field comes in several
-    spellings, maps and arrays are joined; else the column's own counts.
+    Empty values such as null, "" or {} are left out. If a field comes in several spellings, maps
+    and arrays are merged; otherwise the column's own spelling wins.
     """
     wanted = {plain(column): column for column in columns}
     known: set[str] = set()

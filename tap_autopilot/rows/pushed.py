@@ -1,4 +1,4 @@
-"""From pushed events to rows: what Segment's calls, REST hooks and Activity Streams say."""
+"""Makes rows from pushed events: Segment's calls, REST hooks and Activity Streams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tap_autopilot.rows.values import Convert, Row, Schema, as_key, as_text, con
 CALL = {"messageId": "id", "userId": "user_id", "anonymousId": "anonymous_id"}
 TRAITS = {"email": "context_traits_email", "contact_id": "context_traits_contact_id"}
 PROPERTIES = {
-    **TRAITS,  # where the traits lack them
+    **TRAITS,  # if they are missing in the traits
     **{name: name for name in (
         "email_id", "email_name", "email_subject", "campaign_id", "campaign_name", "transactional",
         "link_id", "link_url",
@@ -34,9 +34,9 @@ NAMED = {"type", "event", "context", "properties", *CALL, *TIMES}  # fields of e
 class Pushed(NamedTuple):
     """One pushed event, as a document: `id` is unique and stays the same on every run.
 
-    `received_at` is in epoch milliseconds, `name` what the event is called by its body or its URL.
-    `body` is JSON of any kind, not nested too deeply. Of a pruned event too little is left to make
-    a row of it. `cleaned` counts the characters that were removed or replaced.
+    `received_at` is in epoch milliseconds, `name` is the event's name in its body or URL. `body` is
+    any JSON that is not nested too deeply. A pruned event has too little left to make a row.
+    `cleaned` counts characters removed or replaced.
     """
 
     seq: int
@@ -53,8 +53,8 @@ def compile_email(
 ) -> Callable[[Pushed], Row]:
     """A function from a `track` call about an email to a row with all columns of `schema`.
 
-    What has no column, and what does not fit its column, stays where it was within
-    `additional_fields`, unless its column is not `selected`.
+    Fields without a column, and values that do not fit their column, stay in place within
+    `additional_fields`, unless their column is not `selected`.
     """
     columns = schema["properties"]
     dropped = columns.keys() - selected["properties"].keys()
@@ -148,7 +148,7 @@ def _keep(
 
 
 def _happened(row: Row) -> str | None:
-    """When an event happened by the other times: Segment's rule, which corrects a wrong clock."""
+    """When an event happened, from its other times, by Segment's rule for wrong clocks."""
     received, sent, original = (
         as_datetime(row[name]) for name in ("received_at", "sent_at", "original_timestamp")
     )
@@ -168,7 +168,7 @@ def compile_contact_event(
 ) -> Callable[[Pushed], Row]:
     """A function from the delivery of a REST hook to a row.
 
-    A delivery names its contact directly, or holds the whole contact.
+    A delivery names its contact directly, or contains the whole contact.
     """
     ours = ("id", "received_at")
     inner = {name: part for name, part in schema["properties"].items() if name not in ours}

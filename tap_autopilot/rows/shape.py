@@ -1,7 +1,7 @@
-"""A schema compiled once into a function from a document to a row.
+"""Compiles a schema into a function from a document to a row.
 
-Nothing is lost on the way: what has no column, and what does not fit its column, is kept as it came
-in `additional_fields`. What is deselected is dropped for good.
+Nothing is lost: fields without a column, and values that do not fit their column, are kept
+unchanged in `additional_fields`. Deselected fields are dropped.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def compile_shape(
     """A function from a document to a row of the `selected` part of `schema`.
 
     `maps` are the columns that hold the pairs of a map. A row has every selected column, in the
-    order of the schema. It is None, and counted, where the document is not an object or lacks one
-    of the `keys`.
+    order of the schema. It is None, and counted, if the document is not an object or lacks one of
+    the `keys`.
     """
     keys = tuple(keys)
     parts, kept = schema["properties"], selected["properties"]
@@ -113,7 +113,7 @@ def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
 def compile_changed(columns: Iterable[str]) -> Callable[[Document], Any]:
     """A function from a document to when it last changed, None if unknown.
 
-    Of the columns the first that a document fills decides.
+    The first of the columns that a document fills decides.
     """
     columns = tuple(columns)
     pick = compile_pick(columns)

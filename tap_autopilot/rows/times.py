@@ -18,7 +18,7 @@ _MOST_DIGITS = 30
 def as_time(value: Any) -> str:
     """A time as RFC 3339 in UTC. Raises ValueError if the value is not a time.
 
-    Text that is in that form already stays as it is, with all its digits.
+    Text that already has this format stays unchanged, with all its digits.
     """
     if value.__class__ is str:
         try:
@@ -58,7 +58,7 @@ def from_epoch(milliseconds: int) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _hour(number: int) -> str:
-    """The text of an hour since the epoch, up to its minutes. Most events share theirs."""
+    """The text of an hour since the epoch, up to the minutes. Most events share one."""
     try:
         return (_EPOCH + timedelta(hours=number)).isoformat()[:14]
     except OverflowError:

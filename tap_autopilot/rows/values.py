@@ -1,4 +1,4 @@
-"""Values: from what a field holds to exactly what its column's type allows, or not at all."""
+"""Converts values to exactly what a column's type allows, or not at all."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Schema = Mapping[str, Any]
 Convert = Callable[[Any], Any]
 
 LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
-MOST_NESTED = 100  # levels of a value; targets give up at some hundreds
-AT_ONCE = 300  # levels that are written as text together; Python's encoders give up at 1,000
+MOST_NESTED = 100  # levels of a value; targets fail at a few hundred
+AT_ONCE = 300  # levels written as text together; Python's encoders fail at 1,000
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
 
 
 class Partial(Exception):
-    """A value fits its column, which gets `args[0]`, but holds more than the column can."""
+    """A value fits its column, which gets `args[0]`, but contains more than the column can hold."""
 
 
 def converter(schema: Schema, selected: Schema, *, is_map: bool = False) -> Convert:
     """A function from a value to the `selected` part of what a column with this schema holds.
 
     A column that `is_map` is an array of two fields, for the keys and values of a map. The function
-    raises ValueError for a value that does not fit, and Partial for one that holds more.
+    raises ValueError for a value that does not fit, and Partial for one that contains more.
     """
     kind = type_of(schema)
     if kind == "string":
@@ -45,7 +45,7 @@ def converter(schema: Schema, selected: Schema, *, is_map: bool = False) -> Conv
 
 
 def type_of(schema: Schema) -> str:
-    """The type of a schema other than null."""
+    """The type of a schema, ignoring null."""
     types = schema["type"]
     return types if isinstance(types, str) else next(one for one in types if one != "null")
 
@@ -101,7 +101,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _object(schema: Schema, selected: Schema) -> Convert:
-    """Conversion of an object, by its fields' names in any spelling."""
+    """Converts an object, with its fields' names in any spelling."""
     parts, kept = schema["properties"], selected["properties"]
     names = Names(
         {name: converter(parts[name], kept[name]) for name in kept}, parts.keys() - kept.keys()
@@ -131,7 +131,7 @@ def _object(schema: Schema, selected: Schema) -> Convert:
 
 
 def _objects(schema: Schema, selected: Schema) -> Convert:
-    """Conversion of an array of objects."""
+    """Converts an array of objects."""
     convert_one = _object(schema, selected)
 
     def most_of(value: Any) -> Any:
@@ -154,7 +154,7 @@ def _objects(schema: Schema, selected: Schema) -> Convert:
 
 
 def _map(schema: Schema, selected: Schema) -> Convert:
-    """Conversion of a map to an array of objects with two fields: its keys, and their values."""
+    """Converts a map to an array of objects with two fields: its keys and their values."""
     first, second = fields = tuple(schema["properties"])
     convert = converter(schema["properties"][second], schema["properties"][second])
     kept = [field for field in fields if field in selected["properties"]]

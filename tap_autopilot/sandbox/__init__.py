@@ -1,1 +1,1 @@
-"""A stand-in for the Autopilot API with an invented account, on this machine only."""
+"""A fake Autopilot API with a made-up account, on this machine only."""

@@ -70,8 +70,8 @@ class Account:
         odd: bool = True,
     ) -> None:
         self.seed = seed
-        self.changes = 0  # goes up with every change, so that nobody keeps what is outdated
-        self.changed: dict[str, Document] = {}  # contacts that are no longer as they were made
+        self.changes = 0  # incremented with every change, to invalidate caches
+        self.changed: dict[str, Document] = {}  # contacts that have changed since they were created
         self.log: list[Change] = []
         rng = random.Random(seed)
         self.contact_ids = sorted(f"person_{uuid(rng)}" for _ in range(contacts))
@@ -93,7 +93,7 @@ class Account:
         self._members = min(members, contacts)
         self._segment_members: dict[str, list[str]] = {}
         self._day = NOW
-        self._made = contacts  # how many there ever were
+        self._made = contacts  # how many were ever created
 
     def __contains__(self, contact_id: str) -> bool:
         return contact_id in self._index
@@ -101,13 +101,13 @@ class Account:
     # What there is.
 
     def contact(self, contact_id: str) -> Document:
-        """The document of one contact, as the API would answer it."""
+        """The document of one contact, as the API would return it."""
         if contact_id in self.changed:
             return self._on_lists_that_exist(self.changed[contact_id])
         return self.model(self.model_of(contact_id)) | {"contact_id": contact_id}
 
     def model_of(self, contact_id: str) -> int:
-        """The number of the model that a contact is made from."""
+        """The number of the model for a contact."""
         return self._index[contact_id] % MODELS
 
     def model(self, number: int) -> Document:
@@ -163,7 +163,7 @@ class Account:
         return members
 
     def settle(self) -> None:
-        """Draw all members now: whoever changes afterwards, they are those of this moment."""
+        """Draw all members now, so that later changes do not affect who they are."""
         for one in self.segments:
             self.segment_members(one["segment_id"])
         _ = self._list_members
@@ -173,7 +173,7 @@ class Account:
     def existed_throughout(
         self, listing: str, since: int = 0, until: int | None = None
     ) -> set[str]:
-        """The ids that were in a listing all the time between two lengths of the `log`."""
+        """The ids that were in a listing throughout, between two lengths of the `log`."""
         touched = {
             one
             for change in self.log[since:until]
@@ -202,7 +202,7 @@ class Account:
         return ids
 
     def ids(self, listing: str) -> list[str] | None:
-        """The ids in a listing now; None where there is no such listing."""
+        """The ids in a listing now; None if there is no such listing."""
         if listing == CONTACTS:
             return self.contact_ids
         if listing == LISTS:
@@ -225,7 +225,7 @@ class Account:
         self._relist(contact_id, [], document.get("lists") or [])
 
     def change(self, contact_id: str, fields: Document) -> None:
-        """Change some fields of a contact; nothing else about it, so `fields` says when it was."""
+        """Change only these fields of a contact; `fields` must include the time of the change."""
         before = self.contact(contact_id)
         self.changed[contact_id] = before | fields
         self._note("changed", CONTACTS, contact_id)
@@ -235,7 +235,7 @@ class Account:
             self._relist(contact_id, before.get("lists") or [], fields["lists"])
 
     def delete(self, contact_id: str) -> None:
-        """Delete a contact, which leaves its lists and segments by that."""
+        """Delete a contact, which also removes it from its lists and segments."""
         self._relist(contact_id, self.contact(contact_id).get("lists") or [], [])
         for segment_id, members in self._segment_members.items():
             if _remove(members, contact_id):
@@ -246,7 +246,7 @@ class Account:
         self._note("deleted", CONTACTS, contact_id)
 
     def join(self, segment_id: str, contact_id: str) -> bool:
-        """Put a contact into a segment; False if it is in there already."""
+        """Add a contact to a segment; False if it is already in it."""
         members = self.segment_members(segment_id)
         if members is None or not _insert(members, contact_id):
             return False
@@ -254,7 +254,7 @@ class Account:
         return True
 
     def leave(self, segment_id: str, contact_id: str) -> bool:
-        """Take a contact out of a segment; False if it is not in there."""
+        """Remove a contact from a segment; False if it is not in it."""
         members = self.segment_members(segment_id)
         if members is None or not _remove(members, contact_id):
             return False
@@ -306,7 +306,7 @@ class Account:
         return next(one for one in self.lists if one["list_id"] == list_id)
 
     def _relist(self, contact_id: str, before: Iterable[str], after: Iterable[str]) -> None:
-        known = self.__dict__.get("_list_members")  # not drawn before anybody asks
+        known = self.__dict__.get("_list_members")  # not drawn until needed
         for list_id in set(before) - set(after):
             if known is not None:
                 _remove(known.get(list_id, []), contact_id)
@@ -323,19 +323,19 @@ class Account:
     # How time goes by.
 
     def new_contact(self, rng: random.Random, now: str) -> Document:
-        """The document of somebody who joins now; the id sorts anywhere."""
+        """The document of a new contact, with a random id."""
         ids = {"contact_id": f"person_{uuid(rng)}", "created_at": now}
         return self._documents.new(self._made, rng) | ids
 
     def move_on(self, seed: int) -> None:
-        """Let a day go by: the same changes for the same seed and the same account before.
+        """Simulate a day: the same changes for the same seed and the same account.
 
         Some contacts are new, some are gone, some are changed; some joined or left a list or a
         segment; some got, opened or clicked an email. Every contact that is not as it was has an
         `updated_at` of that day.
         """
         for one in self.segments:
-            self.segment_members(one["segment_id"])  # settled before the contacts are others
+            self.segment_members(one["segment_id"])  # drawn before the contacts change
         rng = random.Random(f"{self.seed} moved on by {seed}")
         self._day += timedelta(days=1)
         few = max(1, len(self.contact_ids) // 25)
@@ -365,12 +365,12 @@ class Account:
 
 
 def renamed(rng: random.Random) -> Document:
-    """The fields that change when somebody takes another job."""
+    """The fields that change when somebody changes jobs."""
     return {"Company": rng.choice(people.COMPANIES), "Title": rng.choice(people.JOBS)}
 
 
 def relisted(rng: random.Random, lists: list[Document]) -> Document:
-    """The fields that change when somebody is put on other lists."""
+    """The fields that change when somebody moves to other lists."""
     return {"lists": [one["list_id"] for one in lists if rng.random() < 0.25]}
 
 

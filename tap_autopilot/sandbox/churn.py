@@ -1,4 +1,4 @@
-"""Churn: people join, change and leave between two answers, as they do in an account that lives."""
+"""Churn: contacts join, change and leave between responses, as in a live account."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ KINDS = {
 
 
 class Churn:
-    """Changes an account at a `rate`, in changes per answer.
+    """Changes an account at a `rate`, in changes per response.
 
-    What changes, and how, follows from the seed, the account and the number of answers; the times
-    written into documents are those of the API's clock.
+    What changes, and how, depends only on the seed, the account and the number of responses; times
+    in documents are those of the API's clock.
     """
 
     def __init__(self, account: Account, rate: float, seed: int = 1) -> None:
@@ -38,7 +38,7 @@ class Churn:
             account.settle()
 
     def before_answer(self, now: datetime) -> None:
-        """Make the changes that fall between the last answer and the next."""
+        """Make the changes between the last response and the next."""
         if not self._rate:
             return
         whole, rest = divmod(self._rate, 1)

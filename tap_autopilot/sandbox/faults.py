@@ -1,4 +1,4 @@
-"""Faults: what the sandbox does to a request instead of answering it.
+"""Faults: what the sandbox does instead of responding to a request.
 
 A fault is written `WHEN:WHAT`, with settings after commas:
 
@@ -42,12 +42,12 @@ ACTIONS = {
     "redirect": "answers 302 to `to` (default: the same path)",
 }
 
-DEFINITIONS = "/contacts/custom_fields"  # no page of /contacts
+DEFINITIONS = "/contacts/custom_fields"  # not a page of /contacts
 
 
 @dataclass
 class Fault:
-    """One fault: when it strikes, what it does, and the settings of that."""
+    """One fault: when it strikes, what it does, and its settings."""
 
     what: str
     settings: dict[str, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""REST hooks: the account's changes, posted to whoever registered for them.
+"""REST hooks: the account's changes, posted to registered URLs.
 
 There is no signature, no id and no time in a delivery. One that fails is tried again three to five
 times, and then it is lost.
@@ -50,7 +50,7 @@ OF_MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Hook:
-    """A URL that is told of one event."""
+    """A URL registered for one event."""
 
     hook_id: str
     event: str
@@ -60,10 +60,10 @@ class Hook:
 
 @dataclass
 class Delivery:
-    """Something that a hook was, or was to be, told of.
+    """An event to deliver to a hook.
 
-    `of` is the list or segment, where there is one. The `outcome` is `delivered`, `lost`, or `gone`
-    where the target wants no more of its hook.
+    `of` is the list or segment, if any. The `outcome` is `delivered`, `lost`, or `gone` if the
+    target no longer wants the hook.
     """
 
     hook: Hook
@@ -74,7 +74,7 @@ class Delivery:
 
 
 class Hooks:
-    """The registered hooks, and a thread that delivers to them. `wait` is between two tries."""
+    """The registered hooks, and a thread that delivers to them. `wait` is between tries."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Hooks:
         return 201, as_json({"id": hook.hook_id})
 
     def notice(self, changes: Iterable[Change]) -> None:
-        """Deliver what the hooks want to know of some changes.
+        """Deliver changes to the hooks registered for them.
 
         Nobody is told that a contact, list or segment was deleted, nor what memberships ended so.
         """
@@ -151,7 +151,7 @@ class Hooks:
                         self._queue.put(delivery)
 
     def stop(self) -> None:
-        """Stop after the delivery under way."""
+        """Stop after the current delivery."""
         self._stopped.set()
         self._queue.put(None)
         if self._thread is not None:

@@ -1,4 +1,4 @@
-"""Mail: what really became of every email, and the calls by which Autopilot tells Segment of it.
+"""Mail: what really happened to every email, and the calls that report it to Segment.
 
 A contact's maps hold one time per message and kind. The truth is richer: people open a message
 again, and click on more than one link. Everything follows from the seed and the account.
@@ -16,7 +16,7 @@ from tap_autopilot.sandbox import people
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import Document, iso, uuid
 
-# From a contact's map to the kind of event, and the names that pushes call it by.
+# The kind of event in each of a contact's maps, and its names in pushes.
 MAPS = {
     "mail_received": "delivered",
     "mail_opened": "opened",
@@ -36,7 +36,7 @@ NAMES = {
     "unsubscribed": ("Email Unsubscribed", "Unsubscribed"),
     "replied": ("Email Replied",),
 }
-AGAIN = {"opened": 0.4, "clicked": 0.4}  # how often it happens once more, and once more
+AGAIN = {"opened": 0.4, "clicked": 0.4}  # probability that it happens once more, each time
 DAY = 86_400_000  # milliseconds
 MINUTE = 60_000
 
@@ -99,7 +99,7 @@ def key_of(message: str) -> str:
 
 
 def all_occurrences(account: Account) -> list[Occurrence]:
-    """What happened in the whole account, in the order in which it did."""
+    """What happened in the whole account, in order."""
     found = [
         one for contact_id in account.contact_ids for one in occurrences_of(account, contact_id)
     ]
@@ -122,7 +122,7 @@ def _describe(seed: int, message: str) -> dict[str, Any]:
 
 
 def track_call(seed: int, one: Occurrence, *, other_keys: bool = False) -> Document:
-    """The `track` call that tells of an occurrence, the same each time.
+    """The `track` call that reports an occurrence, the same each time.
 
     `seed` is the account's. With `other_keys` the email's id has nothing in common with the one in
     the contact's map.

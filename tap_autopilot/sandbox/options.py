@@ -1,4 +1,4 @@
-"""How the sandbox behaves: all there is to choose."""
+"""The sandbox's options."""
 
 from __future__ import annotations
 

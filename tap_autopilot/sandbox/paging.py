@@ -1,4 +1,4 @@
-"""Paging: an account's listings, a page at a time, in every way an unknown API may do it."""
+"""Paging: an account's listings, in all the ways an API may page them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
 from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.record import Page, as_json
 
-END = "the-end"  # a bookmark that leads to the end where no contact can name that place
+END = "the-end"  # the bookmark of the end, if no contact can name it
 MOST_CACHED = 1024
 
 
@@ -27,7 +27,7 @@ class Pager:
         self._deleted_lists: set[str] = set()
 
     def page(self, listing: str, bookmark: str | None) -> Page | int:
-        """One page, or the status that an outdated bookmark gets; 404 for an unknown listing."""
+        """One page, or the status for an outdated bookmark; 404 for an unknown listing."""
         self._forget_what_is_outdated()
         asked = (listing, bookmark)
         if asked in self._pages:
@@ -102,7 +102,7 @@ class Pager:
                 return ids[min(end, len(ids)) - 1]
 
     def _start(self, ids: list[str], bookmark: str) -> int:
-        """Where the page at a bookmark starts. Raises LookupError where the answer is a status."""
+        """Where the page at a bookmark starts. Raises LookupError if the response is a status."""
         options = self._options
         if bookmark == END:
             return len(ids)
@@ -126,7 +126,7 @@ class Pager:
 
 
 def _decoded(bookmark: str) -> str:
-    """The contact behind an opaque bookmark; an empty text for one that is not of our making."""
+    """The contact behind an opaque bookmark; empty for one that is not ours."""
     try:
         return base64.b85decode(bookmark[:-5]).decode()[:-4]
     except ValueError:
@@ -145,7 +145,7 @@ class Hole:
         self._was_passed = self._is_closed = False
 
     def lost(self, listing: str, ids: list[str], bookmark: str | None) -> tuple[str, ...]:
-        """The contacts of a listing that nobody is to see on the page at a bookmark."""
+        """The contacts of a listing to hide from the page at a bookmark."""
         if not self._options.lose:
             return ()
         if not self._listing:

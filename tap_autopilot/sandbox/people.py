@@ -1,4 +1,4 @@
-"""The names, places and companies from which the sample account is made. All are invented."""
+"""The names, places and companies of the sample account. All are made up."""
 
 from __future__ import annotations
 

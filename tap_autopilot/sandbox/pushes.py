@@ -1,4 +1,4 @@
-"""Pushes: the account's email events, sent to where Segment sends them.
+"""Pushes: the account's email events, sent the way Segment sends them.
 
 A thread of its own posts them in the order in which they happened, at a rate: as Segment's Webhooks
 destination does, as a client of its tracking API does, or both. Some come again, some come late and
@@ -31,7 +31,7 @@ from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, occurrences_
 
 @dataclass(frozen=True)
 class Pushing:
-    """Where to push, and how well. Shares are between 0 and 1, times in seconds.
+    """Where to push, and how reliably. Shares are between 0 and 1, times in seconds.
 
     - `webhook`: the URL of a Webhooks destination; `secret` signs what goes there.
     - `tracking`: the base of a tracking API, to which `/batch` or `/track` is added.
@@ -58,7 +58,7 @@ class Pushing:
 
 @dataclass
 class Truth:
-    """What really happened to the account's emails, and what was told of it.
+    """What really happened to the account's emails, and what was pushed.
 
     Events go by the `messageId` of their push: `withheld` are never pushed, `repeated` twice or
     more, `late` after later ones. `acknowledged` counts the good answers for each, `refused` got a
@@ -75,12 +75,12 @@ class Truth:
 
     @property
     def pushed(self) -> list[Occurrence]:
-        """The occurrences of which somebody was told for sure."""
+        """The occurrences known to have been received."""
         return [one for one in self.occurrences if self.acknowledged[one.message_id]]
 
 
 class Pusher:
-    """Pushes an account's email events: those there are, and those of contacts it is told of."""
+    """Pushes an account's email events: existing ones, and new ones of changed contacts."""
 
     def __init__(self, account: Account, pushing: Pushing, now: Callable[[], datetime]) -> None:
         self._account = account
@@ -101,17 +101,17 @@ class Pusher:
             self._doors.append((Door(pushing.tracking, pushing.timeout), self._as_tracking))
 
     def start(self) -> None:
-        """Start to push what there is by now."""
+        """Start pushing what exists now."""
         self._first = self._plan(all_occurrences(self._account))
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop after the request under way."""
+        """Stop after the current request."""
         self._stopped.set()
         self._thread.join()
 
     def notice(self, contact_id: str) -> None:
-        """Push what is new about a contact."""
+        """Push a contact's new events."""
         self._changed.put(contact_id)
 
     def wait(self, timeout: float) -> bool:
@@ -156,7 +156,7 @@ class Pusher:
             door.close()
 
     def _news(self, contact_id: str) -> list[Occurrence]:
-        if contact_id not in self._account:  # deleted by now
+        if contact_id not in self._account:  # deleted since
             return []
         found = occurrences_of(self._account, contact_id)
         return [one for one in found if one.message_id not in self._known]
@@ -181,7 +181,7 @@ class Pusher:
             start += size
 
     def _deliver(self, door: Door, post: Post, message_ids: list[str]) -> None:
-        """Post until there is an answer that ends it: a good one, or a 4xx other than 429."""
+        """Post until there is a final response: a good one, or a 4xx other than 429."""
         deadline, wait = time.monotonic() + self._pushing.patience, 0.05
         while True:
             status, asked = door.post(post)
@@ -235,7 +235,7 @@ class Pusher:
 
 @dataclass(frozen=True)
 class Post:
-    """A request to come: the path below the door's, the body, and headers."""
+    """A request to send: the path below the URL, the body, and headers."""
 
     path: str
     body: bytes
@@ -243,7 +243,7 @@ class Post:
 
 
 class Door:
-    """Somebody's URL, and one connection to it, which stays open."""
+    """A receiver's URL, and one connection to it, which stays open."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urllib.parse.urlsplit(url)
@@ -260,7 +260,7 @@ class Door:
             )
 
     def post(self, post: Post) -> tuple[int, float]:
-        """The status of the answer, 0 if none came, and the seconds that it asks to wait."""
+        """The status of the response, 0 if none came, and the seconds that it asks to wait."""
         headers = {"Content-Type": "application/json", **post.headers}
         try:
             self._connection.request("POST", self._path + post.path or "/", post.body, headers)
@@ -273,7 +273,7 @@ class Door:
         return answer.status, float(wait) if wait.isdecimal() else 0.0
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._connection.close()
 
 

@@ -13,7 +13,7 @@ from tap_autopilot.sandbox.account import LISTS, SEGMENTS
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrived, and what the API's clock and the account's log said by then."""
+    """A request as it arrived, with the API's clock and the length of the account's log."""
 
     at: float  # on this machine's monotonic clock
     method: str
@@ -25,9 +25,9 @@ class Request:
 
 
 class Page(NamedTuple):
-    """What one answer holds of a listing.
+    """The part of a listing in one response.
 
-    `lost` are the ids that it leads past, `nameless` counts the documents without an id.
+    `lost` are the ids that it skips, `nameless` counts the documents without an id.
     """
 
     body: bytes
@@ -40,7 +40,7 @@ class Page(NamedTuple):
 
 @dataclass
 class Served:
-    """A page of a listing, as it was given to the client.
+    """A page of a listing, as served to the client.
 
     `request` is the request's place among the sandbox's requests and `fault` what was done to the
     answer on its way. It is `delivered` once it is sent to a client that has not hung up.
@@ -60,7 +60,7 @@ class Served:
 
     @property
     def whole(self) -> bool:
-        """Whether the client got the answer as it was meant."""
+        """Whether the client got the response intact."""
         return self.delivered and not self.fault
 
 
@@ -80,7 +80,7 @@ def listing_of(target: str) -> tuple[str, str | None] | None:
 
 
 def parse_page(listing: str, body: bytes) -> Page | None:
-    """What an answer from elsewhere than an account holds; None if it is no listing."""
+    """The contents of a response that did not come from an account; None if it is not a listing."""
     field, key = {LISTS: ("lists", "list_id"), SEGMENTS: ("segments", "segment_id")}.get(
         listing, ("contacts", "contact_id")
     )

@@ -28,8 +28,8 @@ __all__ = ["BOOKMARKS", "STALE", "Options", "Request", "Sandbox", "Served"]
 class Sandbox:
     """A running sandbox: `with Sandbox(Account()) as sandbox: … sandbox.url …`.
 
-    The server runs in a thread of its own. `requests` holds all it was asked and `served` every
-    page of a listing that it gave out, in order; `existed_throughout` tells what there was.
+    The server runs in its own thread. `requests` has all requests and `served` every page of a
+    listing that it served, in order; `existed_throughout` has what existed.
     """
 
     def __init__(self, account: Account, options: Options | None = None, port: int = 0) -> None:
@@ -42,7 +42,7 @@ class Sandbox:
         self._port = port
         self._pager = Pager(account, self.options)
         self._churn = Churn(account, self.options.churn, self.options.seed)
-        self._page: Page | None = None  # the one that was answered last
+        self._page: Page | None = None  # the last one served
         self._window: collections.deque[float] = collections.deque()
         self._told = 0
         self.hooks = Hooks(
@@ -72,17 +72,17 @@ class Sandbox:
 
     @property
     def truth(self) -> Truth:
-        """What really happened to emails, and what was pushed of it."""
+        """What really happened to emails, and what was pushed."""
         return self.pusher.truth if self.pusher else Truth(all_occurrences(self.account))
 
     @property
     def url(self) -> str:
-        """What to set as `api_url`."""
+        """The `api_url` to set."""
         scheme = "https" if self.options.tls else "http"
         return f"{scheme}://127.0.0.1:{self._port}/v1"
 
     def now(self) -> datetime:
-        """What the API's clock says."""
+        """The time on the API's clock."""
         return datetime.now(timezone.utc) + timedelta(seconds=self.options.clock_skew)
 
     def existed_throughout(
@@ -102,7 +102,7 @@ class Sandbox:
         return self.account.existed_ever(listing, *self.log_at(since_request, until_request))
 
     def log_at(self, since_request: int, until_request: int | None) -> tuple[int, int]:
-        """How long the account's log was at the first and at the last of some requests."""
+        """The length of the account's log at the first and the last of some requests."""
         asked = self.requests[since_request:until_request]
         if not asked:
             return len(self.account.log), len(self.account.log)
@@ -129,7 +129,7 @@ class Sandbox:
         fault: Fault | None = None,
         sent: bytes = b"",
     ) -> Answer:
-        """Answer a request, and write both down."""
+        """Answer a request, and record both."""
         self._page = None
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was told to.")
@@ -178,11 +178,11 @@ class Sandbox:
         return served
 
     def live(self, _: str) -> None:
-        """Let happen what happens in the account before the answer to a path."""
+        """Apply the account's changes before the response to a path."""
         self._churn.before_answer(self.now())
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Status and body for a request, as the API would give them."""
+        """Status and body for a request, as the API would return them."""
         refusal = self._refusal(headers)
         if refusal is not None:
             return refusal
@@ -221,7 +221,7 @@ class Sandbox:
         return None
 
     def _tell(self) -> None:
-        """Tell whoever is pushed to of what changed since the last answer."""
+        """Push what changed since the last response."""
         changes = self.account.log[self._told :]
         self._told = len(self.account.log)
         if not changes:

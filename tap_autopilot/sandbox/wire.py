@@ -1,4 +1,4 @@
-"""The wire: HTTP as bytes, sent well or with any fault.
+"""HTTP as bytes, sent properly or with any fault.
 
 A bare asyncio protocol rather than a framework: it must cost far less than the client that it is
 there to try and to measure.
@@ -22,7 +22,7 @@ from tap_autopilot.sandbox.record import Served, as_json
 
 @dataclass(frozen=True)
 class Answer:
-    """What is to be sent, and the record's entry for it."""
+    """What to send, and its entry in the record."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class Answer:
 
 
 class Server(Protocol):
-    """Whoever answers the requests."""
+    """What answers the requests."""
 
     options: Options
     connections: set[Connection]
@@ -44,12 +44,12 @@ class Server(Protocol):
 
 
 def error(status: int, message: str) -> tuple[int, bytes]:
-    """Status and body of an error, as the API writes it."""
+    """Status and body of an error, in the API's format."""
     return status, as_json({"error": phrase(status), "message": message})
 
 
 def phrase(status: int) -> str:
-    """The usual words for a status."""
+    """The standard phrase for a status."""
     return http.HTTPStatus(status).phrase
 
 
@@ -69,11 +69,11 @@ class Connection(asyncio.Protocol):
         sandbox.most_connections = max(len(sandbox.connections), sandbox.most_connections)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Count it no longer."""
+        """Stop counting it."""
         self.sandbox.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request once it is there."""
+        """Answer a request once it is complete."""
         self.buffer += data
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         if not end:

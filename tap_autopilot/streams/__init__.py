@@ -1,4 +1,4 @@
-"""The registry of streams, in the order in which they are listed everywhere."""
+"""The registry of streams, in the order used everywhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all streams have in common."""
+"""The base class of all streams."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
-COLLECTED = "collected"  # the source that is a collector's store
-DIGESTS = "digests"  # that of a table which follows from what happens to others
+COLLECTED = "collected"  # the source name of a collector's store
+DIGESTS = "digests"  # the source name of tables derived from changes in other tables
 
 Schema = Mapping[str, Any]
 
 
 @dataclass
 class Made:
-    """What a page's documents became in one table.
+    """The rows made from a page's documents for one table.
 
-    `skipped` counts what could not become a row. `newest` is the newest change among all of the
-    documents, for a pass that sends changes only.
+    `skipped` counts documents that could not become rows. `newest` is the newest change among all
+    documents, for an incremental pass.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -40,26 +40,26 @@ PushedRows = Callable[[list[Pushed]], list[Row]]
 class Stream:
     """A table: which sources feed it, its key, and how their documents become rows.
 
-    A subclass is its fields, a docstring and at most `compile`, and `compile_pushed` where a
+    A subclass has only these fields, a docstring and perhaps `compile`, plus `compile_pushed` if a
     collector's store feeds it.
     """
 
     name: ClassVar[str]
     sources: ClassVar[tuple[str, ...]]
-    setting: ClassVar[str | None] = None  # without which there is no such table
+    setting: ClassVar[str | None] = None  # required for this table
     key_properties: ClassVar[tuple[str, ...]]
-    sorted_by: ClassVar[tuple[str, ...]] = ()  # its key as rows arrive, if that is another order
-    replication_key: ClassVar[str | None] = None  # where it can be replicated incrementally
-    look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for rows that come late
+    sorted_by: ClassVar[tuple[str, ...]] = ()  # its key as rows arrive, if in another order
+    replication_key: ClassVar[str | None] = None  # if it can be replicated incrementally
+    look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for late rows
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
-        It only makes the rows that a `ChangedSince` admits, if it is given one, and leaves out what
-        has been pushed as well, if it is given `Pushes`. Where a stream says what it `reads`, its
-        documents hold that and nothing else.
+        Given a `ChangedSince`, it makes only the rows that this admits; given `Pushes`, it skips
+        events that were also pushed. If a stream declares what it `reads`, its documents contain
+        nothing else.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 

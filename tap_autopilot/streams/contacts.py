@@ -30,7 +30,7 @@ class Contacts(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """A contact that was never changed counts as changed when it was created."""
+        """A contact that never changed counts as changed when it was created."""
         custom = fields_of(schema)
         shape = compile_shape(
             _without(schema, custom),
@@ -72,8 +72,8 @@ def _compile_fill(
 ) -> Callable[[Any, Row], None]:
     """A function that adds the columns of custom fields to a document's row.
 
-    A value that does not fit is kept among the `custom_fields`, or if these are deselected in
-    `additional_fields`, under the name of its column.
+    A value that does not fit stays in `custom_fields` or, if that is deselected, in
+    `additional_fields` under the column's name.
     """
     properties = selected["properties"]
     chosen = {column: field for column, field in custom.items() if column in properties}

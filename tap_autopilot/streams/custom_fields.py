@@ -1,4 +1,4 @@
-"""The account's custom fields: what there is, not what contacts have in them."""
+"""The definitions of the account's custom fields, not their values in contacts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import Made, Rows, Schema, Stream
 
-ALSO = {"kind": "name", "type": "field_type"}  # other names that the API may give to columns
+ALSO = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
 
 class CustomFields(Stream):
@@ -22,7 +22,7 @@ class CustomFields(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """A definition may have its name and type as the fields of contacts have them."""
+        """A definition may use the field names that contacts use for its name and type."""
         shaped = super().compile(schema, selected, tally)
         pick = compile_pick(ALSO.values())
 

@@ -1,7 +1,7 @@
 """Email events: one table per kind, read from the contacts and from what Autopilot pushed.
 
-The columns are those of the warehouse tables that Segment makes for its Autopilot source. A contact
-tells which message had the event and when; what it does not tell is null. A push tells everything.
+The columns are those of the warehouse tables that Segment creates for its Autopilot source. A
+contact says which message had the event and when; all else is null. A push says everything.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class EmailEvent(Stream):
     sources: ClassVar[tuple[str, ...]] = ("contacts", COLLECTED)
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "timestamp"
-    look_back: ClassVar[timedelta] = timedelta(days=1)  # events are imported and synced late
+    look_back: ClassVar[timedelta] = timedelta(days=1)  # events may be imported and synced late
     event_text: ClassVar[str]
-    maps: ClassVar[tuple[str, ...]]  # the fields of a contact from a message to when it was
+    maps: ClassVar[tuple[str, ...]]  # a contact's fields that map messages to times
 
     def __init_subclass__(cls) -> None:
         cls.reads = ("contact_id", "email", *cls.maps)
@@ -88,7 +88,7 @@ class EmailEvent(Stream):
 
     @classmethod
     def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally | None) -> PushedRows:
-        """Each push is one occurrence: a message that is opened twice makes two rows."""
+        """Each push is one event: a message opened twice makes two rows."""
         make = compile_email(schema, selected, cls.name, cls.event_text, tally)
         return lambda events: list(map(make, events))
 

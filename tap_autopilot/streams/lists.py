@@ -28,7 +28,7 @@ class ListsContacts(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """A contact lists the lists that it is on."""
+        """A contact has an array of its lists."""
 
         def make(contacts: list[Any], *_: object) -> Made:
             made = Made()

@@ -1,4 +1,4 @@
-"""The tables that only a collector's store feeds."""
+"""The tables that come only from a collector's store."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class SmartSegmentsContacts(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
-        """Almost every document already is a row."""
+        """Almost every document is already a row."""
         shaped = super().compile(schema, selected, tally)
 
         def make(documents: list[Any], *_: object) -> Made:
