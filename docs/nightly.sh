@@ -5,7 +5,7 @@
 #
 # It works in its own folder, with config.json for the tap (or its TAP_AUTOPILOT_ variables in the
 # crontab), target.json for the target, catalog.json if there is one, and the two programs below,
-# each in a virtual environment of its own. cron mails what it prints: nothing after a good night,
+# each in its own virtual environment. cron mails what it prints: nothing after a good night,
 # warnings about data, or why a run failed. The next run resumes from what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
 set -euo pipefail
@@ -18,7 +18,7 @@ KEEP=${KEEP:-30} # logs
 exec 9>lock # held by the tap and the target too, in case they outlive this script
 flock --nonblock 9 || { echo "The previous run is still running." >&2; exit 75; }
 
-# The last whole line that the target gave out becomes the state, in one step.
+# Make the last whole line that the target printed the state, atomically.
 keep_state() {
   local line last=""
   [ -e states ] || return 0
@@ -31,7 +31,7 @@ keep_state() {
   rm states
 }
 
-keep_state # of a previous run that was killed
+keep_state # from a previous run that was killed
 mkdir -p logs
 log=logs/$(date -u +%Y-%m-%dT%H-%M-%S).log
 arguments=()
@@ -43,7 +43,7 @@ status=0
 { $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" || status=$?
 keep_state
 
-# Warnings in the log, but not of requests that were retried or of single values.
+# Warnings in the log, except about retried requests and single values.
 warnings() {
   grep -E '^WARNING|"level": "warning"' "$log" |
     grep -vE '(try|trying) again|retry|does not fit|not valid Unicode' | tail -n 20

@@ -158,7 +158,7 @@ class Config(Settings):
     digests: str | None = setting(
         "string",
         text,
-        "File in which to remember what was sent, to send only changes from then on.",
+        "File that remembers what was sent, so that later runs send only changes.",
         default=None,
     )
     log_level: str | None = setting(

@@ -13,8 +13,8 @@ MOST_NAMES = 200  # unknown fields counted separately; there may be any number
 class Tally:
     """Counters for one stream: rows written, documents skipped, values without a column.
 
-    `rows` includes the `deleted` ones; `unchanged` ones were not written. Of the events in contacts'
-    maps, `pushed` were also pushed, `waiting` may still be, and `missed` should have been.
+    `rows` includes the `deleted` ones; `unchanged` ones were not written. Of the events in the
+    contacts' maps, `pushed` were also pushed, `waiting` may still be, `missed` should have been.
     """
 
     def __init__(self, stream: str) -> None:
