@@ -54,7 +54,10 @@ class Report:
         self._began = time.monotonic()
         LOG.info("Reading %s.", ", ".join(self._streams))
         self._live = _live(list(self._streams))
-        importlib.import_module("singer.metrics")  # slow, but so are the first responses
+
+    def prepare(self) -> None:
+        """Import what takes a while, as the first responses do too."""
+        importlib.import_module("singer.metrics")
 
     def wrote(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
 A_LOG = "it is a log of events, which nothing undoes"
-SWITCH_EVERY = 0.0005  # seconds that a walk's next request may wait for rows that are being made
+SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait for rows that are being made
 MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
 
 
@@ -193,6 +193,7 @@ class _Run:
         """
         for walk, start in self._progress.start():
             self._pool.add(walk, start)
+        self._report.prepare()
         if self._pushed is not None:
             self._write_pushed(self._pushed)
         for result in self._pool.results():
