@@ -17,7 +17,7 @@ from tap_autopilot import logs
 from tap_autopilot.collector.about import NAME, about, version
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.hooks import Hooks
-from tap_autopilot.collector.prune import ask, loaded, prune
+from tap_autopilot.collector.prune import loaded, prune, request_prune
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader
 from tap_autopilot.collector.writing import InUse, Store, Unavailable
@@ -119,9 +119,9 @@ def _run(args: argparse.Namespace) -> None:
     elif args.prune:
         _prune(config, args.state)
     elif args.register_hooks is not None:
-        _say_events("registered", Hooks(config, args.register_hooks).register())
+        _print_events("registered", Hooks(config, args.register_hooks).register())
     elif args.unregister_hooks is not None:
-        _say_events("removed", Hooks(config, args.unregister_hooks).remove())
+        _print_events("removed", Hooks(config, args.unregister_hooks).remove())
     elif args.check:
         _with_store(config, _check)
     else:
@@ -129,7 +129,7 @@ def _run(args: argparse.Namespace) -> None:
         _with_store(config, _serve)
 
 
-def _say_events(done: str, events: list[str]) -> None:
+def _print_events(done: str, events: list[str]) -> None:
     for event in events:
         print(f"{done} {event}")
     print(f"{len(events)} hooks {done}.")
@@ -152,7 +152,7 @@ def _prune(config: CollectorConfig, path: str | None) -> None:
     try:
         store = open_store(config.database)
     except InUse:
-        pruned = ask(config.database, found)
+        pruned = request_prune(config.database, found)
     else:
         pruned = prune(store, found)
         store.close()

@@ -122,7 +122,7 @@ def prune(store: Store, tables: Mapping[str, Loaded]) -> int:
     return pruned
 
 
-def ask(database: str, tables: Mapping[str, Loaded]) -> int:
+def request_prune(database: str, tables: Mapping[str, Loaded]) -> int:
     """Have the collector that is using this file prune it; returns how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
@@ -147,7 +147,7 @@ def ask(database: str, tables: Mapping[str, Loaded]) -> int:
     return pruned
 
 
-async def obey(database: str, writer: Writer) -> None:
+async def serve_prune_requests(database: str, writer: Writer) -> None:
     """Carry out prune requests, in slices between commits."""
     request = _request(database)
     while True:

@@ -25,7 +25,7 @@ from tap_autopilot.collector.door import Door, Secrets
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import LimitedProtocol, Limits
-from tap_autopilot.collector.prune import obey
+from tap_autopilot.collector.prune import serve_prune_requests
 from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
@@ -40,7 +40,7 @@ SUM_UP_EVERY = 60.0  # seconds
 LAST_COMMIT = 1.0  # seconds for remaining commits after that
 
 
-class _Mishaps(logging.Handler):
+class _UvicornErrors(logging.Handler):
     """Logs where a bug happened, but not what, which may contain personal data."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -53,8 +53,8 @@ def serve(config: CollectorConfig, store: Store) -> None:
     """Serve until a signal arrives. Raises TapError if the store is lost."""
     listener = _listen(*config.listen)
     _raise_file_limit()
-    mishaps = logging.getLogger("uvicorn.error")
-    mishaps.handlers, mishaps.propagate = [_Mishaps()], False
+    uvicorn_errors = logging.getLogger("uvicorn.error")
+    uvicorn_errors.handlers, uvicorn_errors.propagate = [_UvicornErrors()], False
     loop = uvloop.new_event_loop()
     loop.run_until_complete(_serve(config, store, listener))
     loop.close()
@@ -89,7 +89,10 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         loop.add_signal_handler(number, _stop, number, end)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    jobs = [loop.create_task(obey(config.database, writer)), loop.create_task(_sum_up())]
+    jobs = [
+        loop.create_task(serve_prune_requests(config.database, writer)),
+        loop.create_task(_sum_up()),
+    ]
     for destination in config.destinations:
         forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
         jobs.append(loop.create_task(forwarder.run()))

@@ -32,7 +32,7 @@ class Known:
         self._descriptions: dict[int, Sequence[Any] | None] = {}
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.set_progress_handler(lambda: 0, STEPS)
-        with _kept():
+        with _storage_errors():
             for statement in (
                 f"PRAGMA cache_size = -{CACHE_KIB}",
                 "PRAGMA journal_mode = OFF",
@@ -69,7 +69,7 @@ class Known:
             (*said, min(seen, default=None), max(seen, default=None))
             for said, seen in messages.items()
         ]
-        with _kept():
+        with _storage_errors():
             self._database.execute("BEGIN")
             self._database.executemany("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
             self._database.executemany(_DESCRIBE, described)
@@ -77,7 +77,7 @@ class Known:
 
     def complete(self) -> None:
         """Build the indexes once everything is added."""
-        with _kept():
+        with _storage_errors():
             self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
             self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
 
@@ -89,7 +89,7 @@ class Known:
         """
         owners = {email.lower(): one for one, email in reversed([*contacts.items()]) if email}
         by_contact: dict[tuple[str, str], list[Occurrence]] = {}
-        with _kept():
+        with _storage_errors():
             for whose, names in ((_by_id, {one: one for one in contacts}), (_by_email, owners)):
                 for name, contact_id in names.items():
                     for kind, key, at in self._database.execute(_FIND, (whose(name),)):
@@ -99,7 +99,7 @@ class Known:
 
     def messages(self) -> Iterator[list[Row]]:
         """A row for each message that any push described, in batches."""
-        with _kept():
+        with _storage_errors():
             cursor = self._database.execute(_MESSAGES)
         while found := cursor.fetchmany(MOST_MESSAGES):
             yield [
@@ -131,7 +131,7 @@ def _by_email(email: str) -> int:
 
 
 @contextmanager
-def _kept() -> Iterator[None]:
+def _storage_errors() -> Iterator[None]:
     """Explain the error if SQLite cannot store anything more."""
     try:
         yield

@@ -136,7 +136,7 @@ class Failure:
     error: TapError
 
 
-class _Lost(Exception):
+class _StaleBookmark(Exception):
     """Bookmarks no longer lead to the rest of a listing."""
 
 
@@ -170,7 +170,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 return
             else:
                 return
-        except _Lost as lost:
+        except _StaleBookmark as lost:
             starts += 1
             if starts == MOST_STARTS:
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
@@ -220,7 +220,7 @@ class _Reading:
         self._found_new = False  # whether the last page had a new id
 
     def pages(self) -> Iterator[Page]:
-        """The pages; the last one has no position after it. Raises _Lost."""
+        """The pages; the last one has no position after it. Raises _StaleBookmark."""
         bookmark = self._start.bookmark
         before: list[str | None] = []  # the bookmark of the last good page, if any
         stale: str | None = None  # the last bookmark that led nowhere
@@ -233,7 +233,7 @@ class _Reading:
             elif bookmark == stale and found.end is not None:
                 found = found.end
             elif bookmark == stale or not before or retraced == MOST_RETRACED:
-                raise _Lost(found.text)
+                raise _StaleBookmark(found.text)
             else:
                 stale, retraced = bookmark, retraced + 1
                 found = self._ask_again(before[0], found.text)
@@ -282,9 +282,9 @@ class _Reading:
         except Refused as refused:
             if refused.status not in STALE:
                 raise
-            raise _Lost(trouble) from None
+            raise _StaleBookmark(trouble) from None
         if not answer.value.documents and not answer.value.bookmark:
-            raise _Lost(trouble)
+            raise _StaleBookmark(trouble)
         known, self._documents = self._documents, answer.value.documents
         page = self._page(answer, [one for one in self._documents if one not in known])
         self._census = page.census
