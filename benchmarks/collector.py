@@ -20,6 +20,10 @@ import time
 import uuid
 from pathlib import Path
 
+from tap_autopilot.collector.store import open_reader
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+
 KEY = "benchmark"
 EVENT = {
     "type": "track",
@@ -144,13 +148,29 @@ def grow(command: list[str], connections: int, events: int) -> tuple[float, floa
 
 def read(database: str) -> float:
     """Events a second that a reader gets."""
-    from tap_autopilot.collector.store import open_reader
-
     started, after, count = time.perf_counter(), 0, 0
     with open_reader(database) as reader:
         while found := reader.read(after, 1000):
             after, count = found[-1].seq, count + len(found)
     return count / (time.perf_counter() - started)
+
+
+def sync(database: str) -> tuple[float, float]:
+    """Events a second that the tap makes rows of, as a whole process, and its memory in MB."""
+    with Sandbox(Account(contacts=1)) as sandbox:
+        settings = {"api_key": "sandbox", "api_url": sandbox.url, "collector_database": database}
+        variables = {f"TAP_AUTOPILOT_{name.upper()}": value for name, value in settings.items()}
+        started = time.perf_counter()
+        with subprocess.Popen(
+            [sys.executable, "-m", "tap_autopilot", "--select", "email_opened,email_messages"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **variables},
+        ) as tap:  # fmt: skip
+            _, status, usage = os.wait4(tap.pid, 0)
+            tap.returncode = os.waitstatus_to_exitcode(status)
+        assert tap.returncode == 0
+        took = time.perf_counter() - started
+    with open_reader(database) as reader:
+        return reader.last_seq / took, usage.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -178,6 +198,8 @@ def main() -> None:
         few, many = grow(collector, args.connections, args.events)
         print(f"memory: {few:.0f} MB at {args.events // 100:,} more events, {many:.0f} MB at all")
         print(f"reading: {read(database):,.0f} events/s")
+        speed, memory = sync(str(Path(database).absolute()))
+        print(f"the tap: {speed:,.0f} events/s, {memory:.0f} MB")
 
 
 if __name__ == "__main__":

@@ -195,7 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(
         f"{args.passes} passes over living accounts: {counts['whole']} sent every ACTIVATE_VERSION"
         f" and moved every bookmark; {counts['lost']} passes with a lost page: {counts['missed']}"
-        f" did for what it feeds; {counts['wrong']} runs claimed what is not so;"
+        f" activated or moved what that page feeds; {counts['wrong']} false claims;"
         f" {minutes:.1f} min, seed {args.seed}"
     )
     well = counts["whole"] >= 0.99 * args.passes and not (counts["missed"] or counts["wrong"])

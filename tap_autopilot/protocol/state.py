@@ -9,7 +9,7 @@ while other streams of the run are not done, "complete". More is, where it appli
     newest     the newest change that it has seen, up to then
     skipped    how many documents made no row
     version    the number on the pass's rows, if it is to end with ACTIVATE_VERSION
-    doubts     why the pass may not hold everything, by kind
+    doubts     why the pass may be incomplete, by kind
 
 Where nothing is left to resume, `progress` is null. It is never an object and never left out,
 because some tools merge a new state into an old one, key by key: a list or null replaces it whole.

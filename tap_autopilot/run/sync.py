@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
-A_LOG = "it is a log of events, which nothing undoes"
+A_LOG = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait for rows that are being made
 MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
 
@@ -52,12 +52,12 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     api = Api(config)
     changes = None
     if config.digests is not None:
-        from tap_autopilot.run.changes import Changes  # for those who want changes only
+        from tap_autopilot.run.changes import Changes  # only imported with digests
 
         changes = Changes(config, config.digests)
     store = None
     if config.collector_database is not None:
-        from tap_autopilot.sources.collected import Collected  # for those who have a collector
+        from tap_autopilot.sources.collected import Collected  # only imported with a store
 
         store = Collected(config.collector_database)
     settings = config.given()
