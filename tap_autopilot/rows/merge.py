@@ -10,6 +10,7 @@ digits>-<uuid>`: that is the *key* by which they are compared.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,7 @@ def key_of(message: str) -> str:
     return ending.lower() if _KEY.fullmatch(ending) and not before.isdigit() else message
 
 
+@functools.lru_cache(maxsize=10_000)  # many events are about one message
 def hash_of(message: str) -> int:
     """The hash of a message's key, within this process."""
     return hash(key_of(message))

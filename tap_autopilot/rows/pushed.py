@@ -28,7 +28,7 @@ TIMES = {
     "originalTimestamp": "original_timestamp",
     "receivedAt": "received_at",
 }
-NAMED = {"type", "event", "context", "properties", *CALL, *TIMES}  # fields of every call
+APART = {"type", "context", "properties"}  # fields of a call that are looked at one by one
 
 
 class Pushed(NamedTuple):
@@ -59,19 +59,26 @@ def compile_email(
     columns = schema["properties"]
     dropped = columns.keys() - selected["properties"].keys()
     blank = dict.fromkeys(columns) | {"event": event, "event_text": event_text}
+    fields: dict[str, tuple[Any, Any]] = {
+        **{name: (column, as_text) for name, column in CALL.items()},
+        **{name: (column, as_time) for name, column in TIMES.items()},
+    }
     take_traits = _compile_take(columns, TRAITS, dropped, tally)
     take_properties = _compile_take(columns, PROPERTIES, dropped, tally)
 
     def make(pushed: Pushed) -> Row:
         row = blank.copy()
         call = pushed.body if pushed.body.__class__ is dict else {}
-        rest = {name: value for name, value in call.items() if name not in NAMED}
-        if "event" in call and call["event"] != event_text:
-            rest["event"] = call["event"]
-        for names, convert in ((CALL, as_text), (TIMES, as_time)):
-            for name, column in names.items():
-                if name in call and not _fill(row, column, convert, call[name]):
-                    _keep(rest, name, call[name], column, dropped, tally)
+        rest: Row = {}
+        for name, value in call.items():
+            column, convert = fields.get(name, (None, None))
+            if convert is as_text and value.__class__ is str:
+                row[column] = value or None
+            elif convert is not None:
+                if not _fill(row, column, convert, value):
+                    _keep(rest, name, value, column, dropped, tally)
+            elif name not in APART and (name != "event" or value != event_text):
+                rest[name] = value
         context = call.get("context")
         if context.__class__ is dict and "traits" in context:
             traits = take_traits(row, context["traits"])
@@ -109,7 +116,7 @@ def _compile_take(
     def take(row: Row, found: Any) -> Any:
         if found.__class__ is not dict:
             return found
-        rest = {}
+        rest: Row = {}
         for name, value in found.items():
             field, convert = names[name]
             if convert is None:
@@ -118,6 +125,8 @@ def _compile_take(
             column = wanted[field]
             if row[column] is not None:
                 rest[name] = value
+            elif convert is as_text and value.__class__ is str:
+                row[column] = value or None
             elif not _fill(row, column, convert, value):
                 _keep(rest, name, value, column, dropped, tally)
         return rest
@@ -127,9 +136,7 @@ def _compile_take(
 
 def _fill(row: Row, column: str, convert: Convert, value: Any) -> bool:
     """Fill a column; False if the value does not fit it."""
-    if convert is as_text and value.__class__ is str:
-        row[column] = value or None
-    elif value is not None and value != "":
+    if value is not None and value != "":
         try:
             row[column] = convert(value)
         except ValueError:

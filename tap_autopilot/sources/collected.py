@@ -13,7 +13,7 @@ from tap_autopilot.exceptions import Retryable
 from tap_autopilot.rows.pushed import Pushed
 from tap_autopilot.rows.values import MOST_NESTED, shallow
 
-PAGE = 1000  # events
+PAGE = 300  # events; more of them do not fit the processor's caches
 
 
 @dataclass(frozen=True)
