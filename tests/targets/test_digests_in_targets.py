@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import urllib.parse
@@ -82,6 +83,28 @@ def test_postgres_after_nights_and_kills(
     assert shown(tables(postgres, schema)) == shown(tables(postgres, "uninterrupted"))
     told = postgres.query(f"select change, count(*) from {schema}.membership_changes group by 1")
     assert {one["change"] for one in told} == {"joined", "left"}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("HISTORIES", "2"))))
+def test_five_nights_of_a_living_account(
+    tap: Tap, serve: Serve, postgres: Postgres, seed: int
+) -> None:
+    """With changes during the passes, kills and doubts; HISTORIES says how many of them."""
+    rng = random.Random(seed)
+    account = Account(seed=seed, contacts=rng.choice((150, 300, 450)), lists=4, segments=3)
+    account.settle()
+    into = postgres.pipeline(f"history{seed}", use_copy=True, validate_records=False)
+    path, state = str(tap.folder / "digests"), None
+    for night in range(5):
+        lose = rng.choice(("", "", "contacts", "members"))
+        living = serve(account, churn=1.0, seed=10 * seed + night, lose=lose, lose_once=True)
+        kill_after = rng.randrange(3, 12) if rng.random() < 0.5 else 0
+        state = into.run(living, state=state, digests=path, kill_after=kill_after)
+        account.settle()
+    for _ in range(2):  # the first sees all that left
+        state = into.run(serve(account), state=state, digests=path)
+    assert sent(tap) == 0
+    check_tables(tables(postgres, f"history{seed}"), account)
 
 
 @pytest.mark.parametrize("hard_delete", [True, False])
