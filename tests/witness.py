@@ -1,6 +1,6 @@
 """The tap's claims compared with what its sandbox served, and with what existed meanwhile.
 
-The rules are those of GUARANTEES, "An account that lives". The sandbox is the witness: a tap that
+The rules are those of `sources/completeness.py`. The sandbox is the witness: a tap that
 believes its own mistakes is found out all the same.
 """
 
