@@ -1,4 +1,4 @@
-"""Making a new file from the old one: what its journal says goes into the sorted rows.
+"""Compaction: makes a new file by merging the journal of the old one into its sorted rows.
 
 Neither is held in memory. The pages of a journal come in a few sorted sequences, which are merged
 with the rows of the old file as both are read from front to back; blocks in which nothing changed
@@ -33,7 +33,7 @@ from tap_autopilot.digests.records import (
 from tap_autopilot.digests.table import SEEN, UNSEEN, Table
 
 ROWS = 512  # in a block
-FEWEST = 128  # where there are more
+FEWEST = 128  # unless it is the only block
 
 
 class Pages:
@@ -48,7 +48,7 @@ class Pages:
         self._sequences: list[array[int]] = []  # offset, length, offset, length …
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any rows."""
         return bool(self._sequences)
 
     def add(self, low: str, high: str, offset: int, length: int) -> None:
@@ -64,7 +64,7 @@ class Pages:
         self._sequences.insert(place, sequence)
 
     def runs(self, descriptor: int) -> Iterator[Rows]:
-        """All rows in order, some at a time; of a row that is there several times, the last."""
+        """All rows in order, some at a time; of duplicates, the last."""
         heads: list[tuple[str, int, Rows, Iterator[tuple[int, Rows]]]] = []
 
         def push(offset: int, rows: Rows, rest: Iterator[tuple[int, Rows]]) -> None:
@@ -143,7 +143,7 @@ class Base:
         self._write(group, new, number, least=1)
 
     def _write(self, group: _Group, new: Table, number: int, *, least: int) -> None:
-        """Write rows in blocks while there are so many."""
+        """Write full blocks while at least this many rows are waiting."""
         while len(group.keys) >= least:
             count = len(group.keys)
             count = ROWS if count >= 2 * ROWS else count if count <= ROWS else count // 2
@@ -152,7 +152,7 @@ class Base:
             new.add(rows.keys[0], marks, *self._add(block))
 
     def end(self, tables: Iterable[Table]) -> Position:
-        """Write what has been seen already, and the end of the base."""
+        """Write which rows have been seen, and the end of the base."""
         for number, table in enumerate(tables):
             ranges = list(_marked(table.marks))
             if ranges:
@@ -184,7 +184,7 @@ class _Part(NamedTuple):
 
 
 class _Clean(NamedTuple):
-    """A block of the old file, in which nothing has changed so far."""
+    """A block of the old file, unchanged so far."""
 
     old: Table
     at: int
@@ -208,7 +208,7 @@ class _Clean(NamedTuple):
 
 
 class _Runs:
-    """Sorted rows, as far as they have not been dealt with."""
+    """Sorted rows that are still to be merged."""
 
     def __init__(self, runs: Iterator[Rows]) -> None:
         self._runs = runs
@@ -265,7 +265,7 @@ def _merged(
 
 
 def _with_sent(part: _Part, run: Rows) -> _Part:
-    """A part with rows that were sent, and seen by that."""
+    """A part with rows that were sent, which counts as seen."""
     if not part.rows.keys:
         return _Part(run, bytes((SEEN,)) * len(run.keys))
     found = _by_key(part)
@@ -274,7 +274,7 @@ def _with_sent(part: _Part, run: Rows) -> _Part:
 
 
 def _with_unsure(part: _Part, run: Rows) -> _Part:
-    """A part with rows that were sent, or told to be gone, after what the target has confirmed."""
+    """A part with rows or tombstones that were sent but not confirmed by the target."""
     found = _by_key(part)
     for key, digest in zip(*run, strict=True):
         known = found.get(key)
@@ -294,7 +294,7 @@ def _sorted(found: dict[str, tuple[int, int]]) -> _Part:
 
 
 class _Group:
-    """Rows that are not written yet."""
+    """Rows waiting to be written."""
 
     def __init__(self, *, outdated: bool) -> None:
         self.keys: list[str] = []

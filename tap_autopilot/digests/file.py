@@ -1,4 +1,4 @@
-"""The digests file of a run: opened and locked, made anew at the start, and appended to."""
+"""The digests file of a run: locked, compacted at the start, then appended to."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tap_autopilot.exceptions import RunError, UserError
 
 
 class Start(NamedTuple):
-    """How a run takes up a table: whether its pass is `resumed`, and `born` if it is a new one."""
+    """How a run starts a table: whether its pass is `resumed`, and `born` if it is new."""
 
     shape: bytes
     born: int
@@ -56,10 +56,10 @@ class _Loaded:
     sent: Pages = field(default_factory=Pages)
     unsure: Pages = field(default_factory=lambda: Pages(unsure=True))
     ended: Ended | None = None
-    is_outdated: bool = False  # its rows look different now
+    is_outdated: bool = False  # its shape has changed
 
     def replay(self, record: Record, offset: int, length: int) -> None:
-        """Take a record into account that the target has confirmed."""
+        """Apply a record that the target has confirmed."""
         match record:
             case Began(at=at):
                 self.table.kept.began = at
@@ -71,7 +71,7 @@ class _Loaded:
                 self.ended = record
 
     def may_be_sent(self, record: Record, offset: int, length: int) -> None:
-        """Take a record into account that the target has not confirmed."""
+        """Apply a record that the target has not confirmed."""
         if isinstance(record, (Sent, Left)):
             self.unsure.add(record.low, record.high, offset, length)
 
@@ -90,7 +90,7 @@ class Digests:
         self._salt = secrets.token_bytes(16)
         self._loaded: dict[str, _Loaded] = {}
         self._header: Header | None = None
-        self._given: Position | None = None  # that which the target has confirmed
+        self._given: Position | None = None  # confirmed by the target
         self._journaled = False  # whether there is anything behind the base
         self._tables: dict[str, Table] = {}
         self._numbers: dict[str, int] = {}
@@ -161,11 +161,11 @@ class Digests:
         return blake2b(self._account.encode(), key=salt, digest_size=8).digest()
 
     def remembered(self) -> dict[str, int]:
-        """The tables of which the file knows rows, and the version of the rows."""
+        """The tables in the file, and the version of their rows."""
         return {name: one.table.kept.born for name, one in self._loaded.items()}
 
     def reshaped(self, shapes: Mapping[str, bytes]) -> set[str]:
-        """The tables whose rows look different now."""
+        """The tables whose shape has changed."""
         return {
             name
             for name, one in self._loaded.items()
@@ -173,7 +173,7 @@ class Digests:
         }
 
     def begin(self, starts: Mapping[str, Start]) -> None:
-        """Take up these tables, which are all of the run; make the file anew if that is needed."""
+        """Start the run's tables; compact the file if necessary."""
         if self._can_go_on(starts):
             assert self._header is not None
             self._tables = {name: one.table for name, one in self._loaded.items()}
@@ -189,7 +189,7 @@ class Digests:
             self._tables[name].make_room(start.walks)
 
     def _can_go_on(self, starts: Mapping[str, Start]) -> bool:
-        """Whether the file can be appended to as it is."""
+        """Whether the file can be appended to without compaction."""
         if self._header is None or self._journaled or not starts.keys() <= self._loaded.keys():
             return False
         for name, one in self._loaded.items():
@@ -201,7 +201,7 @@ class Digests:
         return True
 
     def _make(self, starts: Mapping[str, Start]) -> None:
-        """Replace the file by a new one."""
+        """Replace the file with a compacted one."""
         tables: list[tuple[_Loaded | None, Kept]] = []
         for name, loaded in self._loaded.items():
             start = starts.get(name)
@@ -313,14 +313,14 @@ class Digests:
             if any(isinstance(record, (Sent, Left, Ended)) for record in self._waiting):
                 os.fsync(self._file)
         except OSError as problem:
-            with contextlib.suppress(OSError):  # a piece of a record would make the file doubtful
+            with contextlib.suppress(OSError):  # a partial record would put the file in doubt
                 os.ftruncate(self._file, self._position.offset)
             raise self._failed(problem) from None
         self._position = end
         self._waiting.clear()
 
     def close(self) -> None:
-        """Let other runs use the file."""
+        """Close and unlock the file."""
         os.close(self._file)
 
     @property
@@ -338,7 +338,7 @@ def digests_of(rows: Iterable[bytes]) -> array[int]:
 
 
 def _taken_up(kept: Kept, ended: Ended | None, *, resumed: bool) -> Kept:
-    """What is known of a table when the next run takes it up."""
+    """What the next run knows of a table."""
     if ended is not None:
         return Kept(
             kept.name, kept.shape, kept.born, kept.passes + 1, ended.settled, ended.activated
@@ -352,7 +352,7 @@ def _written(position: Position) -> tuple[int, str]:
 
 
 def _lock(path: Path) -> int:
-    """Open a file, made if it is not there, and hold it against other runs."""
+    """Open or create a file, and lock it."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -373,7 +373,7 @@ def _lock(path: Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make sure that a file that was renamed keeps its name whatever happens."""
+    """Make a rename survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

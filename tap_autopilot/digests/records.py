@@ -31,10 +31,10 @@ from tap_autopilot.exceptions import RunError
 
 MAGIC = b"tap-autopilot digests 1\n"
 DIGEST = 8  # bytes
-UNKNOWN = 2**64 - 1  # in place of a digest: the target may have the row otherwise
-NEVER = 2**64 - 2  # or the target may not have it at all
-BETWEEN_COLUMNS, BETWEEN_KEYS = "\0", "\0\0"  # keys are not empty and hold no U+0000
-BEYOND = 6  # characters by which keys that follow each other differ nearly always
+UNKNOWN = 2**64 - 1  # instead of a digest: the target may have another version of the row
+NEVER = 2**64 - 2  # or may not have it at all
+BETWEEN_COLUMNS, BETWEEN_KEYS = "\0", "\0\0"  # keys are never empty and contain no U+0000
+BEYOND = 6  # characters in which consecutive keys nearly always differ
 HIGHEST = "\U0010ffff"
 
 MOST = 2**30  # bytes of a record
@@ -62,14 +62,14 @@ class Rows(NamedTuple):
 
 
 class Damaged(RunError):
-    """A file is not what was written to it."""
+    """The file does not contain what was written to it."""
 
     def __init__(self) -> None:
         super().__init__("The digests file changed while it was in use. Run again.")
 
 
 class Kept(msgspec.Struct, array_like=True):
-    """What is known of a table besides its rows.
+    """What the file knows of a table besides its rows.
 
     `shape` is a digest of what its rows look like. `born` is when it was first filled, in
     milliseconds, which is the version of its rows. `passes` have ended. A table is `settled` once a

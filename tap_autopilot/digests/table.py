@@ -1,4 +1,4 @@
-"""One table of a digests file: its rows are compared with what is there, a page at a time."""
+"""One table of a digests file, with which each page of rows is compared."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from tap_autopilot.digests.records import NEVER, Kept, Rows, record_at
 
-BLOCKS = 4  # unpacked at a time, and as many more as are in use by several walks
+BLOCKS = 4  # kept unpacked, plus one for each walk
 UNSEEN, SEEN, SENT = 0, 1, 2
 
 
 class Compared(NamedTuple):
-    """Of a page's rows, by their numbers in it: those the target has otherwise, and not at all.
+    """Which of a page's rows, by their numbers, the target has differently or not at all.
 
     `seen` are those that it has and that no page had yet, by their numbers in the base, as
     [from, to, from, to …].
@@ -28,7 +28,7 @@ class Compared(NamedTuple):
 
 
 class _Unpacked:
-    """A block in memory: the keys from `low` to below `high` are in it if in any."""
+    """A block in memory, for keys from `low` to below `high`."""
 
     def __init__(self, low: str, high: str | None, start: int, rows: Rows) -> None:
         self.low, self.high, self.start = low, high, start
@@ -36,7 +36,7 @@ class _Unpacked:
 
     @cached_property
     def known(self) -> dict[str, int]:
-        """Where each key is."""
+        """The place of each key."""
         return dict(zip(self.keys, range(len(self.keys)), strict=True))
 
 
@@ -64,7 +64,7 @@ class Table:
         self.marks += marks
 
     def make_room(self, walks: int) -> None:
-        """Expect rows from so many places at a time."""
+        """Keep enough blocks unpacked for this many walks."""
         self._room = BLOCKS + walks
 
     def block(self, number: int) -> Rows:
@@ -102,7 +102,7 @@ class Table:
         at: int,
         found: Compared,
     ) -> int:
-        """How many rows there are, as nearly always, in the block just as they come; 0 if not."""
+        """The usual case: how many of the next rows equal the block's, in order; 0 if not all."""
         first = bisect.bisect_left(block.keys, keys[at])
         count = min(len(block.keys) - first, len(keys) - at)
         row = block.start + first
@@ -124,7 +124,7 @@ class Table:
         at: int,
         found: Compared,
     ) -> int:
-        """How many rows from there on belong in the block."""
+        """Compare the next rows that belong in the block; returns how many."""
         low, high, start, marks = block.low, block.high, block.start, self.marks
         known, stored = block.known, block.digests
         seen: list[int] = []
@@ -165,7 +165,7 @@ class Table:
             at = self.marks.find(UNSEEN, stop)
 
     def _around(self, key: str) -> _Unpacked:
-        """The block that has this key if any has it."""
+        """The block in which this key belongs."""
         number = max(bisect.bisect_right(self.firsts, key) - 1, 0)
         found = self._unpacked.get(number)
         if found is None:

@@ -60,7 +60,7 @@ class Pass:
     version: int | None = None
     started: datetime | None = None
     newest: datetime | None = None
-    skipped: int = 0  # documents that made no row
+    skipped: int = 0  # documents without a row
     doubts: dict[Doubt, str] = field(default_factory=dict)
     is_complete: bool = False
 
@@ -86,7 +86,7 @@ class Pass:
 
 
 class Remembered(NamedTuple):
-    """Tables of which the digests know rows: their versions, and which of them look different."""
+    """The tables in the digests file: their versions, and which have changed shape."""
 
     versions: Mapping[str, int]
     reshaped: Collection[str]
@@ -109,11 +109,11 @@ class Progress:
         store: tuple[str, int] | None = None,
         remembered: Remembered | None = None,
     ) -> None:
-        """What a run is to read, from the state before it.
+        """What a run has to read, given the previous state.
 
         `store` is the id of the collector's store and the `seq` of its last event, if any.
         """
-        self.beside: dict[str, Any] = {}  # what else the state is to hold
+        self.beside: dict[str, Any] = {}  # more entries of the state
         self._remembered = remembered
         self._now = datetime.now(timezone.utc)
         self._start_date = start_date
@@ -157,7 +157,7 @@ class Progress:
             LOG.info("Complete already, from the interrupted run: %s.", ", ".join(done))
 
     def _check_bookmark(self, stream: type[Stream], entry: dict[str, Any]) -> None:
-        """Drop a Singer bookmark that could make rows be missed."""
+        """Drop a Singer bookmark that could skip rows."""
         key = str(stream.replication_key)
         if key not in entry:
             return
@@ -178,7 +178,7 @@ class Progress:
         del entry[key]
 
     def is_log(self, name: str) -> bool:
-        """Whether a stream holds what was pushed, as a log of what happened, which nothing undoes.
+        """Whether a stream is an append-only log, because it contains pushed events.
 
         It stays one in a run without the store, which would have its pushed rows deleted.
         """
@@ -189,7 +189,7 @@ class Progress:
         return {one for one in stream.sources if one != COLLECTED or self._store is not None}
 
     def _place(self, store: tuple[str, int], fresh: Collection[str]) -> None:
-        """Find where each stream is in the store: a full pass that begins, at its start."""
+        """Find each stream's position in the store; a new full pass begins at 0."""
         starting_over: dict[str, list[str]] = {}
         for name in self.fed_by(COLLECTED):
             entry, position, reason = self._entries[name], 0, ""
@@ -219,7 +219,7 @@ class Progress:
             LOG.warning("%s: %s; reading all of its events.", ", ".join(names), reason)
 
     def _fresh(self, one: Selected, entry: dict[str, Any], *, versions: bool) -> Pass:
-        """The pass that would begin now."""
+        """A new pass."""
         stream = one.stream
         bounds = [self._start_date] if stream.replication_key else []
         if one.incremental:
@@ -317,7 +317,7 @@ class Progress:
         return complete
 
     def stored(self) -> dict[str, int]:
-        """How far each stream that a store feeds has come in it."""
+        """The position in the store of each stream that it feeds."""
         return {name: self._entries[name][COLLECTED][1] for name in self.fed_by(COLLECTED)}
 
     def advance_in_store(self, last: int) -> None:
@@ -376,20 +376,20 @@ class Progress:
 
 
 def digests_in(state: Any) -> tuple[bool, Any]:
-    """Whether a state says how far the digests go, and what."""
+    """Whether a state has a digests position, and the position."""
     found = _value(state)
     return "digests" in found, found.get("digests")
 
 
 def logs_in(state: Any) -> set[str]:
-    """The streams that a collector's store has fed by a state."""
+    """The streams that a collector's store has fed, according to a state."""
     bookmarks = _value(state).get("bookmarks")
     entries = bookmarks.items() if isinstance(bookmarks, dict) else ()
     return {name for name, entry in entries if isinstance(entry, dict) and COLLECTED in entry}
 
 
 def _value(state: Any) -> dict[str, Any]:
-    """The value of a state, which may be a whole line of a tap's output."""
+    """The value of a state, which may be a whole STATE message."""
     if isinstance(state, dict) and state.get("type") == "STATE":
         state = state.get("value")
     return state if isinstance(state, dict) else {}
@@ -412,7 +412,7 @@ def _written(found: Pass) -> list[Any]:
 
 
 def _resumed(name: str, entry: dict[str, Any], fresh: Pass) -> Pass | None:
-    """The state's pass, if it is the one that would begin now."""
+    """The state's pass, if a new one would be the same."""
     progress = entry.get("progress")
     if progress is None:
         return None

@@ -1,4 +1,4 @@
-"""Only what changed: what of a page the target does not have, and what it has and is gone."""
+"""Only what changed: rows that are new or different, and tombstones for rows that left."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ LOG = logging.getLogger(__name__)
 
 DELETED_AT = "_sdc_deleted_at"
 DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
-AT_ONCE = 1000  # tombstones that are written together
+AT_ONCE = 1000  # tombstones written at a time
 
 
 class Changes:
-    """What a run with digests sends of its passes."""
+    """Decides what a run with digests sends."""
 
     def __init__(self, config: Config, path: str) -> None:
-        url = urllib.parse.urlsplit(config.api_url)  # whose port tells nothing of the account
+        url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
         self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
         self._config = config
         self._tables: dict[str, Selected] = {}
-        self._logs: set[str] = set()  # tables of events, of which nothing is ever gone
+        self._logs: set[str] = set()  # append-only tables
         self._tallies: Mapping[str, Tally] = {}
         self._memberships: Selected | None = None
 
@@ -79,7 +79,7 @@ class Changes:
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
-        """Take up the passes as the state says."""
+        """Start or resume the passes, as the state says."""
         self._tallies = tallies
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         walks = self._config.concurrency
@@ -96,17 +96,17 @@ class Changes:
         )
 
     def schema(self, one: Selected) -> dict[str, Any]:
-        """A table's schema with the column of tombstones."""
+        """A table's schema with `_sdc_deleted_at`."""
         columns = {**one.selected["properties"], DELETED_AT: DELETED_AT_SCHEMA}
         return {**one.selected, "properties": columns}
 
     def position(self) -> list[Any]:
-        """The position in the file for the STATE behind what was given out."""
+        """The position in the file, for the STATE that follows what was written."""
         self._digests.flush()
         return self._digests.position
 
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
-        """The RECORD messages for what was pushed: events are new by their place in the store."""
+        """The RECORD messages for pushed events, which are new by their position in the store."""
         if name == EmailMessages.name:
             return self.records(name, rows, Pass(), fetched_at, None)
         self._tallies[name].rows += len(rows)
@@ -142,13 +142,13 @@ class Changes:
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
     def _digests_of(self, name: str, rows: Sequence[Row]) -> array[int]:
-        """The digests of rows: of their values, as the columns are those of the table's shape."""
+        """The digests of the rows' values; the table's shape covers the columns."""
         if len(self._tables[name].selected["properties"]) == len(self._key(name)):
-            return array("Q", bytes(8 * len(rows)))  # rows that are nothing but their key
+            return array("Q", bytes(8 * len(rows)))  # the key is the whole row
         return digests_of(encoded([*row.values()] for row in rows))
 
     def tells_deletions(self, name: str, found: Pass) -> bool:
-        """Whether a complete pass knows what is gone: it looked at all rows, without doubt."""
+        """Whether a complete pass knows what left: it saw all rows, without doubt."""
         is_log = name in self._logs
         return found.window is None and activates(found.doubts) and not is_log
 
@@ -187,7 +187,7 @@ class Changes:
     def _membership_changes(
         self, name: str, keys: Sequence[str], change: str, extracted: datetime
     ) -> list[bytes]:
-        """The RECORD messages for members that are new or gone; none in a first pass."""
+        """The RECORD messages for members who joined or left; none in a first pass."""
         kept = self._digests.kept(name)
         if self._memberships is None or name not in MembershipChanges.tables or not kept.settled:
             return []
@@ -203,7 +203,7 @@ class Changes:
 
 
 def _dated(rows: Iterable[Row]) -> list[Row]:
-    """Rows with the column of tombstones, which is null."""
+    """Rows with a null `_sdc_deleted_at`."""
     return [{**row, DELETED_AT: None} for row in rows]
 
 

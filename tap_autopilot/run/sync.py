@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-GARBAGE_EVERY = 100_000  # new objects; rows and documents hold no cycles, so there is little of it
+GARBAGE_EVERY = 100_000  # new objects; rows and documents have no cycles, so there is little to do
 A_LOG = "a log of events is append-only"
-SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait for rows that are being made
-MOST_FAILED_SEGMENTS = 10  # in a row, that took long to fail; the others are then left for later
+SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
+MOST_FAILED_SEGMENTS = 10  # in a row; the others are left for the next run
 
 
 def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome) -> None:
@@ -102,7 +102,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
 
 
 def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
-    """The selected streams that are not complete, those that are derived from such included."""
+    """The incomplete streams, including those derived from them."""
     names = progress.incomplete()
     derived = {one.stream.name for one in selected if DIGESTS in one.stream.sources}
     return names | derived if names & set(MembershipChanges.tables) else names
@@ -187,9 +187,9 @@ class _Run:
             self._report.begin()
 
     def read(self) -> None:
-        """Read all walks and write their pages as they arrive, but what was pushed first.
+        """Write pushed events first, then the pages of all walks as they arrive.
 
-        That tells which events of the contacts have been pushed as well.
+        Pushed events tell which events of the contacts were pushed too.
         """
         for walk, start in self._progress.start():
             self._pool.add(walk, start)
@@ -216,7 +216,7 @@ class _Run:
         self._state = state
 
     def _write_before(self, lines: Iterable[bytes]) -> None:
-        """Write lines that the STATE before them does not cover yet."""
+        """Write lines that no STATE covers yet."""
         self._writer.write([*lines, self._state])
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
@@ -359,14 +359,14 @@ class _Run:
 
 
 def _share(page: Page) -> float | None:
-    """The part of a stream that is read, where one listing is all of it."""
+    """The share of a stream read so far, if one listing feeds all of it."""
     if page.walk.segment_id is not None or not page.census.latest:
         return None
     return page.census.read / page.census.latest
 
 
 def _reason(page: Page) -> str:
-    """Why a listing that was read to its end is in doubt."""
+    """Why a completely read listing is in doubt."""
     census = page.census
     match page.doubt:
         case Doubt.SHORT if census.missing:
