@@ -235,7 +235,7 @@ def test_the_harness_counts_passes(capfd: pytest.CaptureFixture[str]) -> None:
     churn.main(["--passes", "1", "--lost", "2"])
     line = capfd.readouterr().out
     assert re.match(r"1 passes over living accounts: [01] sent every ACTIVATE_VERSION", line)
-    assert "2 passes with a lost page: 0 did" in line
+    assert "2 passes with a lost page: 0 activated or moved" in line
 
 
 def test_a_tombstone_for_what_is_there_is_found_out() -> None:

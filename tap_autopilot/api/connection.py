@@ -92,7 +92,7 @@ class Connection:
             causes = list(_causes(e))
             reused = self._watch.connects == connects
             if self._watch.timed_out:
-                raise Retryable(f"timed out after {timeout:.4g} s") from None
+                raise Retryable(f"timed out after {_seconds(timeout)} s") from None
             if response is None and type(e) in (ValueError, UnicodeDecodeError):
                 raise UserError(
                     f"{self._peer(url)} redirects to an invalid URL. Check api_url."
@@ -170,6 +170,11 @@ _CONNECT_TIMEOUT = urllib3.exceptions.ConnectTimeoutError
 _UNTRUSTED = ssl.SSLCertVerificationError
 
 
+def _seconds(timeout: float) -> str:
+    """A timeout for people; a moment of it is gone by the time it is set."""
+    return f"{round(timeout, 2):g}"
+
+
 def _read(raw: Any) -> bytes:
     """The raw body, compressed or not, up to the first piece above LARGEST_BODY."""
     pieces, size = [], 0
@@ -197,7 +202,9 @@ def _describe(causes: list[BaseException], peer: str, timeout: float) -> str:
     if isinstance(problem, (TimeoutError, urllib3.exceptions.TimeoutError)):
         connecting = any(isinstance(one, _CONNECT_TIMEOUT) for one in causes)
         return (
-            f"connecting to {peer} timed out" if connecting else f"timed out after {timeout:.4g} s"
+            f"connecting to {peer} timed out"
+            if connecting
+            else f"timed out after {_seconds(timeout)} s"
         )
     if isinstance(problem, socket.gaierror):
         return f"could not resolve {peer}"

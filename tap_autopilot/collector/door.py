@@ -155,8 +155,12 @@ class Door:
     def _signed(self, body: bytes, raw: bytes, headers: Headers, now: int) -> Found:
         found, first = events.from_webhook(body, now)
         signed = raw if first is None else first
-        if not self._secrets.webhook_secrets.signed(signed, headers.get(b"x-signature", "")):
-            raise _Refusal(401, "X-Signature does not match the body")
+        signature = headers.get(b"x-signature")
+        if signature is None:
+            raise _Refusal(401, "X-Signature is missing")
+        if not self._secrets.webhook_secrets.signed(signed, signature):
+            what = "body" if first is None else "first event"
+            raise _Refusal(401, f"X-Signature does not match the {what}")
         return self._with_key(found, headers) if is_array(body) else found
 
 

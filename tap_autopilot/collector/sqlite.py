@@ -325,14 +325,18 @@ def _lock(path: Path) -> int:
     locks on it.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+    except FileNotFoundError:
+        raise UserError(f"Cannot open the store {path}: its folder does not exist.") from None
     except OSError as problem:
         raise UserError(f"Cannot open the store {path}: {problem.strerror}.") from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise InUse(f"Another collector is using the store {path}.") from None
+        raise InUse(
+            f"A collector is using the store {path}; its /ready tells whether it works."
+        ) from None
     return descriptor
 
 

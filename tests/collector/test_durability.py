@@ -243,7 +243,7 @@ def test_a_second_collector_on_the_same_file(start: Start) -> None:
     collector = start()
     done = collector.run()
     assert done.returncode == 2
-    assert "Another collector" in done.stderr
+    assert "A collector is using" in done.stderr
     assert collector.post("/v1/track", b"{}").status_code == 200
 
 

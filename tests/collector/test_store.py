@@ -91,7 +91,7 @@ def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
 
 def test_only_one_process_writes(database: str) -> None:
     store = SqliteStore(database)
-    with pytest.raises(UserError, match="Another collector is using"):
+    with pytest.raises(UserError, match="A collector is using"):
         SqliteStore(database)
     assert store.append([event()]) == 1
     store.close()
