@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,28 @@ for _module in ("tap_autopilot.run.sync", "singer.metrics"):
 def _interruptible() -> None:
     """Programs that a test starts hear of SIGINT, also where the tests run in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names other than this machine's own do not resolve, without asking any server."""
+
+    def on_this_machine(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(host: Any, *args: Any, **more: Any) -> Any:
+            name = host.decode() if isinstance(host, bytes) else host
+            if (
+                name
+                and name != "localhost"
+                and not name.replace(".", "").isdigit()
+                and ":" not in name
+            ):
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return ask(host, *args, **more)
+
+        return asked
+
+    for function in ("getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, function, on_this_machine(getattr(socket, function)))
 
 
 @pytest.fixture
