@@ -20,8 +20,8 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
-from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.soak import everything
 from tests.test_rows import MAIL, TIME, expected_row, instant, read_row, served
 from tests.test_selection import choose
