@@ -9,10 +9,11 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_autopilot.api.answers import decode, decode_array, read
+from tap_autopilot.api.answers import decode, decode_array, decode_keys, read
 from tap_autopilot.exceptions import Refused, Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import message, records
@@ -113,6 +114,19 @@ def test_any_answer_becomes_valid_rows_or_is_worth_another_try(body: bytes, wind
         own = document.get("contact_id") if isinstance(document, dict) else None
         if isinstance(own, str) and own:
             assert found == own
+
+
+@given(ANSWERS)
+def test_an_answer_has_the_same_keys_whether_or_not_the_rest_is_read(body: bytes) -> None:
+    try:
+        whole = decode(body, "contacts")
+    except Retryable:
+        with pytest.raises(Retryable):
+            decode_keys(body, "contacts", "contact_id")
+        return
+    found = decode_keys(body, "contacts", "contact_id")
+    assert keys_of(found.documents, "contact_id") == keys_of(whole.documents, "contact_id")
+    assert (found.bookmark, found.total) == (whole.bookmark, whole.total)
 
 
 @given(ANSWERS)

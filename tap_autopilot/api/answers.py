@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -26,7 +27,6 @@ LARGEST_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 LONGEST_INTEGER = 4300  # digits; Python's own parsers refuse more
 MOST_NESTED = 100  # levels
 
-_BACKSLASH = b"\\"  # most documents have none, which is quick to check
 _NUL = b"\\u0000"
 _REPLACED = b"\\ufffd"
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -69,10 +69,10 @@ _everything = msgspec.json.Decoder(float_hook=_decimal)
 
 
 @functools.cache
-def _page(name: str) -> msgspec.json.Decoder[Any]:
-    """A decoder for responses with the listing `name` that leaves documents unparsed."""
+def _page(name: str, key: str | None = None) -> msgspec.json.Decoder[Any]:
+    """A decoder for responses with the listing `name`; leaves documents unparsed, or only a key."""
     fields: list[Any] = [
-        ("documents", list[msgspec.Raw]),
+        ("documents", list[msgspec.Raw if key is None else _with_field(key)]),  # type: ignore[misc]
         ("bookmark", Any, None),
         ("total_contacts", Any, None),
     ]
@@ -83,8 +83,11 @@ def _page(name: str) -> msgspec.json.Decoder[Any]:
 @functools.cache
 def _field(name: str) -> msgspec.json.Decoder[Any]:
     """A decoder for documents that skips all fields but `name`."""
-    document = msgspec.defstruct("Document", [("value", Any, None)], rename={"value": name})
-    return msgspec.json.Decoder(document, float_hook=_decimal)
+    return msgspec.json.Decoder(_with_field(name), float_hook=_decimal)
+
+
+def _with_field(name: str) -> type:
+    return msgspec.defstruct("Document", [("value", Any, None)], rename={"value": name}, gc=False)
 
 
 def decode(body: bytes, name: str) -> Listing:
@@ -92,20 +95,48 @@ def decode(body: bytes, name: str) -> Listing:
     is_odd = body.rfind(_NUL) >= 0  # searching from the end takes half as long
     cleaned = 0
     try:
-        try:
-            page = _page(name).decode(body)
-        except _REFUSED:
-            is_odd = True
-            body, cleaned = _repaired(body, nul=_NUL)
-            page = _page(name).decode(body)
+        page = _page(name).decode(body)
     except _REFUSED:
-        return _decode_leniently(body, name, cleaned)
+        is_odd = True
+        mended, cleaned = _without_lone_surrogates(body)
+        try:
+            page = _page(name).decode(mended)
+        except _REFUSED:
+            return _decode_leniently(body, name)
     documents = page.documents
     if is_odd:
         for number, document in enumerate(map(bytes, documents)):
-            if _BACKSLASH in document and (_NUL in document or _REPLACED in document):
+            if any(
+                escape[1] or document.startswith(_REPLACED, escape.start())
+                for escape in _escapes(document)
+            ):
                 documents[number], removed = _read_odd(document)
                 cleaned += removed
+    return Listing(documents, page.bookmark, page.total_contacts, cleaned)
+
+
+def decode_keys(body: bytes, name: str, key: str) -> Listing:
+    """A listing, of whose documents only the key is kept; quick, unless a key is odd.
+
+    Raises Retryable if there is none.
+    """
+    cleaned = 0
+    try:
+        page = _page(name, key).decode(body)
+    except _REFUSED:
+        mended, cleaned = _without_lone_surrogates(body)
+        try:
+            page = _page(name, key).decode(mended)
+        except _REFUSED:
+            return decode(body, name)
+    keys = [document.value for document in page.documents]
+    try:
+        text = "".join(keys)
+    except TypeError:
+        return decode(body, name)
+    if not all(keys) or "\0" in text or REPLACEMENT in text:
+        return decode(body, name)
+    documents = [{key: value} for value in keys]
     return Listing(documents, page.bookmark, page.total_contacts, cleaned)
 
 
@@ -169,12 +200,11 @@ def decode_array(body: bytes, name: str) -> Listing:
     return Listing(answer, None, None, cleaned)
 
 
-def _decode_leniently(body: bytes, name: str, cleaned: int) -> Listing:
-    answer, replaced = _read_odd(body)
+def _decode_leniently(body: bytes, name: str) -> Listing:
+    answer, cleaned = _read_odd(body)
     documents = answer.get(name) if isinstance(answer, dict) else None
     if not isinstance(documents, list):
         raise Retryable(f"the response has no listing {name!r}")
-    cleaned += replaced
     return Listing(documents, answer.get("bookmark"), answer.get("total_contacts"), cleaned)
 
 
@@ -186,17 +216,33 @@ def _read_odd(body: bytes) -> tuple[Any, int]:
     return _loads(body.decode()), replaced + repaired
 
 
-def _repaired(body: bytes, nul: bytes = b"") -> tuple[bytes, int]:
-    """JSON with lone surrogates replaced, U+0000 by `nul`, and how many there were."""
-    cleaned = 0
+def _without_lone_surrogates(body: bytes) -> tuple[bytearray, int]:
+    """JSON of the same length with lone surrogates replaced, and how many there were."""
+    mended, cleaned = bytearray(body), 0
+    for escape in _escapes(body):
+        if escape[2]:
+            mended[escape.start() : escape.end()] = _REPLACED
+            cleaned += 1
+    return mended, cleaned
 
-    def repair(match: re.Match[bytes]) -> bytes:
-        nonlocal cleaned
-        found = nul if match[1] else _REPLACED if match[2] else match[0]
-        cleaned += found != match[0]
-        return found
 
-    return _ESCAPE.sub(repair, body), cleaned
+def _repaired(body: bytes) -> tuple[bytes, int]:
+    """JSON with lone surrogates replaced and U+0000 removed, and how many there were."""
+    pieces, cleaned, done = [], 0, 0
+    for escape in _escapes(body):
+        if escape[1] or escape[2]:
+            pieces += [body[done : escape.start()], b"" if escape[1] else _REPLACED]
+            done = escape.end()
+            cleaned += 1
+    return b"".join([*pieces, body[done:]]), cleaned
+
+
+def _escapes(body: bytes) -> Iterator[re.Match[bytes]]:
+    """The escapes in JSON. Most of a page has none, and `find` skips that faster than `re`."""
+    at = body.find(b"\\")
+    while at >= 0 and (escape := _ESCAPE.match(body, at)):
+        yield escape
+        at = body.find(b"\\", escape.end())
 
 
 def _loads(text: str) -> Any:

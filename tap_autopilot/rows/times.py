@@ -50,10 +50,9 @@ def as_whole_number(value: Any) -> int:
 
 def from_epoch(milliseconds: int) -> str:
     """The time so many milliseconds after the epoch. Raises ValueError for a year beyond 9999."""
-    hour = milliseconds // 3_600_000
-    rest = milliseconds - hour * 3_600_000
-    second = rest // 1_000
-    return _hour(hour) + _SECONDS[second] + _THOUSANDTHS[rest - second * 1_000]
+    rest = milliseconds % 3_600_000
+    hour = _hour(milliseconds // 3_600_000)
+    return f"{hour}{_SECONDS[rest // 1_000]}{_THOUSANDTHS[rest % 1_000]}"
 
 
 @functools.lru_cache(maxsize=10_000)

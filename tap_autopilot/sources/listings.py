@@ -18,7 +18,15 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import REPLACEMENT, Listing, decode, decode_array, read, values
+from tap_autopilot.api.answers import (
+    REPLACEMENT,
+    Listing,
+    decode,
+    decode_array,
+    decode_keys,
+    read,
+    values,
+)
 from tap_autopilot.api.client import Answer, Client
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
@@ -58,9 +66,7 @@ class Walk:
         return self.source.replace("_", " ")
 
 
-MEMBERS = (
-    "smart_segments_contacts"  # the source that consists of the walks over all segments' members
-)
+MEMBERS = "smart_segments_contacts"  # the source of the walks over all segments' members
 CONTACTS = Walk("contacts", "/contacts", "contacts", "contact_id", counted=True)
 LISTS = Walk("lists", "/lists", "lists", "list_id")
 SEGMENTS = Walk("smart_segments", "/smart_segments", "segments", "segment_id", children=MEMBERS)
@@ -75,12 +81,15 @@ ENDPOINTS = {walk.source: walk.path for walk in LISTINGS} | {
 }
 
 
+_members = functools.partial(decode_keys, key="contact_id")
+
+
 def members_of(segment_id: str) -> Walk:
     """The walk over the members of one smart segment."""
     path = f"/smart_segments/{_path_segment(segment_id)}/contacts"
     return Walk(
         MEMBERS, path, "contacts", "contact_id",
-        counted=True, segment_id=segment_id,
+        counted=True, segment_id=segment_id, decode=_members,
     )  # fmt: skip
 
 
