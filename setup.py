@@ -1,5 +1,6 @@
 """Packaging. The JSON schemas stand at the repository's root and are shipped inside the package."""
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -9,7 +10,7 @@ POSTGRES = ["psycopg[binary]>=3.1"]
 
 setup(
     name="tap-autopilot",
-    version="1.0.0",
+    version=runpy.run_path("tap_autopilot/__init__.py")["__version__"],
     description="Singer tap for Autopilot (autopilothq): contacts, lists, segments, email events",
     keywords=["Singer", "tap", "ELT", "Meltano", "Stitch", "Autopilot", "autopilothq"],
     long_description=Path("README.md").read_text(encoding="utf-8"),

@@ -1,1 +1,3 @@
 """A Singer tap for Autopilot (autopilothq)."""
+
+__version__ = "1.0.0"

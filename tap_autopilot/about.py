@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 from typing import Any
 
+from tap_autopilot import __version__
 from tap_autopilot.config import Config
 from tap_autopilot.settings import OneOf
 from tap_autopilot.streams import STREAMS
@@ -23,14 +24,6 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
     "integer": {"type": ["integer", "null"]},
     "boolean": {"type": ["boolean", "null"]},
 }
-
-
-def version() -> str:
-    """The installed version."""
-    try:
-        return importlib.metadata.version(NAME)
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def python_versions() -> list[str]:
@@ -78,7 +71,7 @@ def _facts() -> dict[str, Any]:
     return {
         "name": NAME,
         "description": "Singer tap for Autopilot (autopilothq).",
-        "version": version(),
+        "version": __version__,
         "supported_python_versions": python_versions(),
         "capabilities": list(CAPABILITIES),
         "settings": {"type": "object", "properties": properties, "required": required},

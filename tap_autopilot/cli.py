@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tap_autopilot import logs
+from tap_autopilot import __version__, logs
 from tap_autopilot.exceptions import TapError, UserError
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
@@ -28,9 +28,7 @@ STDERR = 2
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from tap_autopilot.about import version
-
-        _print(f"tap-autopilot {version()}")
+        _print(f"tap-autopilot {__version__}")
         parser.exit()
 
 
@@ -212,13 +210,12 @@ def _selected(names: list[str]) -> dict[str, Any]:
 
 
 def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
-    from tap_autopilot.about import version
     from tap_autopilot.config import Config
     from tap_autopilot.settings import read_json
 
-    outcome.begin(version(), os.environ.get(Config.variable("report_file")))
+    outcome.begin(__version__, os.environ.get(Config.variable("report_file")))
     given = Config.gather(args.config)  # if that fails, only the environment is known
-    outcome.begin(version(), given.get("report_file"), _secrets(given))
+    outcome.begin(__version__, given.get("report_file"), _secrets(given))
     config = _config(given)
     outcome.check()
     if config.start_date is not None and config.emit_activate_version_messages:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 from typing import Any
 
+from tap_autopilot import __version__
 from tap_autopilot.collector.config import CollectorConfig
 
 NAME = "tap-autopilot-collector"
-
-
-def version() -> str:
-    """The installed version."""
-    try:
-        return importlib.metadata.version("tap-autopilot")
-    except importlib.metadata.PackageNotFoundError:
-        return "(not installed)"
 
 
 def about(form: str) -> str:
@@ -27,7 +19,7 @@ def about(form: str) -> str:
         facts = {
             "name": NAME,
             "description": "HTTP receiver that stores what Autopilot pushes.",
-            "version": version(),
+            "version": __version__,
             "settings": {"type": "object", "properties": settings, "required": []},
         }
         return json.dumps(facts, indent=2)
@@ -38,7 +30,7 @@ def about(form: str) -> str:
             lines.append(f"| `{name}` | {default} | {one['description']} |")
         return "\n".join(lines)
     lines = [
-        f"{NAME} {version()}: an HTTP receiver that stores what Autopilot pushes",
+        f"{NAME} {__version__}: an HTTP receiver that stores what Autopilot pushes",
         "",
         "Settings",
     ]

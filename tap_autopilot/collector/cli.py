@@ -13,8 +13,8 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from tap_autopilot import logs
-from tap_autopilot.collector.about import NAME, about, version
+from tap_autopilot import __version__, logs
+from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.prune import loaded, prune, request_prune
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
     add("--about", action="store_true", help="print the settings")
     add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
-    add("--version", action="version", version=f"{NAME} {version()}")
+    add("--version", action="version", version=f"{NAME} {__version__}")
     return parser
 
 
