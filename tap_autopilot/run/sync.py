@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Iterable
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-GARBAGE_EVERY = 100_000  # new objects; rows and documents have no cycles, so there is little to do
 A_LOG = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
 MOST_FAILED_SEGMENTS = 10  # in a row; the others are left for the next run
@@ -47,7 +45,6 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     Returns where every one is complete, and raises TapError where not; the last message is a
     STATE either way.
     """
-    gc.set_threshold(GARBAGE_EVERY)
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
     changes = None
