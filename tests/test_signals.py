@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -49,11 +49,15 @@ def finished(tap: Tap, process: subprocess.Popen[bytes]) -> Run:
     return check(Run(process.returncode, out.read_bytes(), err.read_text(), KEY))
 
 
-def wait_for_requests(sandbox: Sandbox, count: int) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     give_up = time.monotonic() + 10
-    while len(sandbox.requests) < count and time.monotonic() < give_up:
+    while not condition() and time.monotonic() < give_up:
         time.sleep(0.01)
-    assert len(sandbox.requests) >= count
+    assert condition()
+
+
+def wait_for_requests(sandbox: Sandbox, count: int) -> None:
+    wait_until(lambda: len(sandbox.requests) >= count)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -66,7 +70,7 @@ def test_a_signal_ends_it_also_while_it_hangs_or_sleeps(
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     with running(tap, sandbox, retry_timeout=300) as process:
         wait_for_requests(sandbox, 4)
-        time.sleep(0.2)
+        wait_until(lambda: b'"RECORD"' in (tap.folder / "out").read_bytes())
         sent = time.monotonic()
         process.send_signal(number)
         run = finished(tap, process)
