@@ -6,9 +6,9 @@ import dataclasses
 import math
 import time
 
-from tap_autopilot.api.answers import decode
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
+from tap_autopilot.api.parsing import decode
 from tap_autopilot.config import Config
 from tap_autopilot.sources.listings import CONTACTS
 

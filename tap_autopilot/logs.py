@@ -228,7 +228,7 @@ def are_json() -> bool:
     return any(isinstance(one.formatter, _Json) for one in logging.getLogger(OURS[0]).handlers)
 
 
-def are_for_people() -> bool:
+def progress_allowed() -> bool:
     """Whether lines are plain text at the usual level, so that live progress may be shown too."""
     return not are_json() and logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
 

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
-from tap_autopilot.api.client import Answer, Client
+from tap_autopilot.api.client import Client, Response
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.run import sync as module
@@ -37,7 +37,7 @@ class Direct(Client):
         self._sandbox = sandbox
         self._failing = failing
 
-    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Answer[Any]:
+    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
         assert number < MOST_REQUESTS, "it never ends"
         answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
@@ -51,7 +51,7 @@ class Direct(Client):
             raise Refused(answer.status, f"GET {path}: status {answer.status}.")
         now = datetime.now(timezone.utc)
         try:
-            return Answer(decode(answer.body), now, now)
+            return Response(decode(answer.body), now, now)
         except Retryable as problem:
             raise RunError(str(problem)) from None
 

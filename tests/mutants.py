@@ -224,7 +224,7 @@ MUTANTS = (
     ),
     Mutant(
         "the kind of an email does not matter",
-        "sources/known.py",
+        "sources/pushed_index.py",
         "by_contact.setdefault((self._kinds[kind], contact_id), [])",
         "by_contact.setdefault((self._kinds[2], contact_id), [])",
         "test_collected.py -k kinds",
@@ -254,7 +254,7 @@ MUTANTS = (
     ),
     Mutant(
         "signatures are of the JSON, not of the bytes",
-        "collector/door.py",
+        "collector/endpoints.py",
         "        signed = raw if first is None else first\n",
         "        import json\n"
         "        signed = json.dumps(json.loads(raw)).encode() if first is None else first\n",
@@ -276,7 +276,7 @@ MUTANTS = (
     ),
     Mutant(
         "tokens are part of the route",
-        "collector/door.py",
+        "collector/endpoints.py",
         'events.from_hook(body, "".join(rest), now)',
         'events.from_hook(body, "/".join([token, *rest]), now)',
         "collector/test_endpoints.py -k no_secret",

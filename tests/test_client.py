@@ -21,9 +21,9 @@ import pytest
 import responses
 import trustme
 
-from tap_autopilot.api import answers, connection, retry
 from tap_autopilot.api import client as client_module
-from tap_autopilot.api.client import Answer, Api, Client
+from tap_autopilot.api import connection, parsing, retry
+from tap_autopilot.api.client import Api, Client, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
@@ -39,12 +39,12 @@ def api(url: str = URL, **settings: Any) -> Api:
 
 
 def decode_value(body: bytes) -> Any:
-    return answers._loads(body.decode())
+    return parsing._loads(body.decode())
 
 
 def get(
     client: Client, path: str = "/lists", decode: Callable[[bytes], Any] = decode_value
-) -> Answer[Any]:
+) -> Response[Any]:
     return client.get(path, decode, shown=path, kind="lists", urgency=0)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_autopilot.api.client import Answer, Client
+from tap_autopilot.api.client import Client, Response
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError
 from tap_autopilot.protocol.positions import OneListing
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE, TOTALS
@@ -38,7 +38,7 @@ class Direct(Client):
         self._most = most
         self.asked = 0
 
-    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Answer[Any]:
+    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
         self.asked += 1
         assert self.asked <= self._most, "it never ends"
         if self.asked in self._failing:
@@ -47,7 +47,7 @@ class Direct(Client):
         if status != 200:
             raise Refused(status, f"GET {path}: status {status}.")
         try:
-            return Answer(decode(body), NOW, None)
+            return Response(decode(body), NOW, None)
         except Retryable as problem:
             raise RunError(str(problem)) from None
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_autopilot.api.answers import decode, decode_array, decode_keys, read
+from tap_autopilot.api.parsing import decode, decode_array, decode_keys, read
 from tap_autopilot.exceptions import Refused, Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import message, records

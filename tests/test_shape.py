@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tap_autopilot.api.answers import decode, read, values
+from tap_autopilot.api.parsing import decode, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.shape import compile_shape

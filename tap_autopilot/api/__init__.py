@@ -1,4 +1,4 @@
-"""Talks to Autopilot: requests, retries, pace, and what an answer says.
+"""Talks to Autopilot: requests, retries, pace, and what a response says.
 
 Knows nothing of Singer, rows or state.
 """

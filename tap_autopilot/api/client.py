@@ -30,7 +30,7 @@ T = TypeVar("T")
 MOST_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED_STATUSES = frozenset({408, 425, 429})
-NO_ANSWER = "no answer"
+NO_RESPONSE = "no answer"
 PROBES = ("/lists", "/smart_segments")
 PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
@@ -39,11 +39,11 @@ PROBE_TIMEOUT = 10.0  # seconds for all probes together
 class Traffic:
     """Request counts for one kind of walk.
 
-    `answers` counts responses by status, and NO_ANSWER. `seconds` is how long all requests took,
+    `statuses` counts responses by status, and NO_RESPONSE. `seconds` is how long all requests took,
     and `throttled` how long 429s held up everyone.
     """
 
-    answers: collections.Counter[str] = field(default_factory=collections.Counter)
+    statuses: collections.Counter[str] = field(default_factory=collections.Counter)
     seconds: float = 0.0
     retries: int = 0
     throttled: float = 0.0
@@ -51,7 +51,7 @@ class Traffic:
     @property
     def requests(self) -> int:
         """How many were sent."""
-        return self.answers.total()
+        return self.statuses.total()
 
     def __str__(self) -> str:
         parts = [f"requests: {self.requests}"]
@@ -63,8 +63,8 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Answer(Generic[T]):
-    """A good answer.
+class Response(Generic[T]):
+    """A good response.
 
     `fetched_at` is when its last byte arrived, by our clock; `date` is its Date header, by the
     API's clock, or None if that is missing or invalid. Both are in UTC.
@@ -78,7 +78,7 @@ class Answer(Generic[T]):
 class Api:
     """What all clients of a run share. Raises UserError for an unusable proxy or CA bundle.
 
-    `last_answer` is when the API last gave a good response, `last_silence` when it last answered
+    `last_response` is when the API last gave a good response, `last_silence` when it last answered
     none of the probes, on the monotonic clock.
     """
 
@@ -90,7 +90,7 @@ class Api:
         self.traffic: dict[str, Traffic] = collections.defaultdict(Traffic)
         self.counting = threading.Lock()
         self.probing = threading.Lock()
-        self.last_answer = self.last_silence = -math.inf
+        self.last_response = self.last_silence = -math.inf
         # It logs malformed headers with a traceback; our own message is enough.
         logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
@@ -112,7 +112,7 @@ class Client:
 
     def get(
         self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
-    ) -> Answer[T]:
+    ) -> Response[T]:
         """The response to `path`, already percent-encoded, with its body read by `decode`.
 
         `decode` raises Retryable for an unexpected body. `shown` is the path for messages, `kind`
@@ -144,8 +144,8 @@ class Client:
                 time.sleep(wait)
             else:
                 self._api.pacer.answered()
-                self._api.last_answer = time.monotonic()
-                return Answer(value, received.at, http_date(received.headers.get("Date", "")))
+                self._api.last_response = time.monotonic()
+                return Response(value, received.at, http_date(received.headers.get("Date", "")))
 
     def _failure(self, shown: str, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
@@ -164,14 +164,14 @@ class Client:
         """
         api = self._api
         with api.probing:
-            if api.last_answer < moment and api.last_silence < moment:
-                if self._is_probe_answered():
-                    api.last_answer = time.monotonic()
+            if api.last_response < moment and api.last_silence < moment:
+                if self._probe_succeeds():
+                    api.last_response = time.monotonic()
                 else:
                     api.last_silence = time.monotonic()
-            return api.last_answer < moment
+            return api.last_response < moment
 
-    def _is_probe_answered(self) -> bool:
+    def _probe_succeeds(self) -> bool:
         deadline = time.monotonic() + min(self._api.config.request_timeout, PROBE_TIMEOUT)
         for path in PROBES:
             if time.monotonic() + self._api.pacer.delay() >= deadline:
@@ -222,15 +222,15 @@ class Client:
             return self._send(url, kind, deadline)
 
     def _send(self, url: str, kind: str, deadline: float) -> Received:
-        began, answer = time.monotonic(), NO_ANSWER
+        began, status = time.monotonic(), NO_RESPONSE
         try:
             received = self._connection.get(url, deadline)
-            answer = str(received.status)
+            status = str(received.status)
             return received
         finally:
             with self._api.counting:
                 traffic = self._api.traffic[kind]
-                traffic.answers[answer] += 1
+                traffic.statuses[status] += 1
                 traffic.seconds += time.monotonic() - began
 
     def _checked(self, shown: str, received: Received) -> Received:

@@ -38,7 +38,7 @@ class Pacer:
         self._rate = min(PUBLISHED_RATE, ceiling)
         self._at_once = int(self._rate)
         self._safe = math.inf
-        self._answers = 0  # since the last 429
+        self._responses = 0  # since the last 429
         self._sent: collections.deque[float] = collections.deque()  # within MEMORY
         self._next = -math.inf
         self._cut = -math.inf  # when the rate was last cut
@@ -94,13 +94,13 @@ class Pacer:
     def answered(self) -> None:
         """Note a good response. Nothing else may raise the rate."""
         with self._turn:
-            self._answers += 1
+            self._responses += 1
             if self._safe == math.inf:
                 self._rate *= GROWTH
             elif self._rate < self._safe:
                 self._rate = min(self._rate + self._safe / 4, self._safe)
             else:
-                self._rate *= 1 + CREEP * self._answers
+                self._rate *= 1 + CREEP * self._responses
             self._rate = min(self._rate, self._ceiling)
 
     def throttled(self, sent: float, wait: float) -> float:
@@ -116,13 +116,13 @@ class Pacer:
                 least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
-                if self._answers < SOON * self._safe < math.inf:  # the safe rate was too high
+                if self._responses < SOON * self._safe < math.inf:  # the safe rate was too high
                     held = min(held, TOO_SOON * self._safe)
-                if self._answers or self._safe == math.inf:  # else still the same throttling
+                if self._responses or self._safe == math.inf:  # else still the same throttling
                     self._safe = max(SAFE * held, least)
                 self._rate = max(self._safe / 2, least)
                 self._cut = now
-                self._answers = 0
+                self._responses = 0
             until = max(self._paused_until, now + wait)
             longer = until - max(self._paused_until, now)
             self._paused_until = until

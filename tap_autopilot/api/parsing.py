@@ -189,23 +189,23 @@ def decode_array(body: bytes, name: str) -> Listing:
     Raises Retryable if there is none, and Refused for a page of contacts: an API without this
     listing may take the end of its path for a bookmark.
     """
-    answer, cleaned = _read_odd(body)
-    if isinstance(answer, dict):
-        if name not in answer and "contacts" in answer:
+    response, cleaned = _read_odd(body)
+    if isinstance(response, dict):
+        if name not in response and "contacts" in response:
             raise Refused(404, f"the response has contacts instead of {name!r}.")
-        listed = [value for value in answer.values() if isinstance(value, list)]
-        answer = answer.get(name, listed[0] if listed else None)
-    if not isinstance(answer, list):
+        listed = [value for value in response.values() if isinstance(value, list)]
+        response = response.get(name, listed[0] if listed else None)
+    if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
-    return Listing(answer, None, None, cleaned)
+    return Listing(response, None, None, cleaned)
 
 
 def _decode_leniently(body: bytes, name: str) -> Listing:
-    answer, cleaned = _read_odd(body)
-    documents = answer.get(name) if isinstance(answer, dict) else None
+    response, cleaned = _read_odd(body)
+    documents = response.get(name) if isinstance(response, dict) else None
     if not isinstance(documents, list):
         raise Retryable(f"the response has no listing {name!r}")
-    return Listing(documents, answer.get("bookmark"), answer.get("total_contacts"), cleaned)
+    return Listing(documents, response.get("bookmark"), response.get("total_contacts"), cleaned)
 
 
 def _read_odd(body: bytes) -> tuple[Any, int]:

@@ -19,10 +19,10 @@ from typing import TypeVar
 
 import requests
 
-from tap_autopilot.collector import slices
+from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.store import Event, Reader
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Cursor, Store, Unavailable
@@ -44,7 +44,7 @@ WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
 T = TypeVar("T")
 
 
-class _TryAgain(Exception):
+class _Retry(Exception):
     """A try failed, a retry may succeed. `wait` is what the destination asked for, in seconds."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -63,22 +63,22 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
 
     Timestamps stay unchanged. A call without an id gets one that is the same each time it is sent.
     """
-    if event.source != "segment" or event.pruned or not slices.is_object(event.body):
+    if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
         return None
     try:
-        found = slices.members(event.body)
+        found = raw_json.members(event.body)
     except NotJson:
         return None
-    kind = slices.string(found.get("type", b"")) or event.route
-    name = slices.string(found.get("event", b""))
+    kind = raw_json.string(found.get("type", b"")) or event.route
+    name = raw_json.string(found.get("event", b""))
     if kind != "track" or (destination.events is not None and name not in destination.events):
         return None
     added = {}
-    if not slices.string(found.get("type", b"")):
+    if not raw_json.string(found.get("type", b"")):
         added["type"] = b'"track"'
     if found.get("messageId", b"null") in (b"null", b'""'):
         added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
-    return slices.build({**found, **added}) if added else event.body
+    return raw_json.build({**found, **added}) if added else event.body
 
 
 class Forwarder:
@@ -157,7 +157,7 @@ class Forwarder:
             try:
                 status = await self._in_thread(self._post, batch)
                 break
-            except _TryAgain as problem:
+            except _Retry as problem:
                 self._say("%s; retrying", problem)
                 asked = problem.wait
                 await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
@@ -171,7 +171,7 @@ class Forwarder:
         return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
 
     def _post(self, batch: Sequence[bytes]) -> int:
-        """The status of a final response. Raises _TryAgain otherwise."""
+        """The status of a final response. Raises _Retry otherwise."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
             answer = self._session.post(
@@ -183,11 +183,11 @@ class Forwarder:
                 allow_redirects=False,
             )
         except requests.RequestException as problem:
-            raise _TryAgain(type(problem).__name__) from None
+            raise _Retry(type(problem).__name__) from None
         status = answer.status_code
         if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
             return status
-        raise _TryAgain(f"HTTP {status}", _retry_after(answer.headers.get("Retry-After", "")))
+        raise _Retry(f"HTTP {status}", _retry_after(answer.headers.get("Retry-After", "")))
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tap_autopilot.collector import bodies, events, keys
+from tap_autopilot.collector import compression, events, keys
 from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import RETRY_AFTER, Reservation, error_body
-from tap_autopilot.collector.slices import NotJson, is_array, text_of
+from tap_autopilot.collector.raw_json import NotJson, is_array, text_of
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Unavailable
 
@@ -50,7 +50,7 @@ class Secrets:
     hook_tokens: Keys
 
 
-class Door:
+class Endpoints:
     """Accepts requests, and answers 200 once their events are on disk."""
 
     def __init__(self, secrets: Secrets, writer: Writer, metrics: Metrics, max_body: int) -> None:
@@ -60,7 +60,7 @@ class Door:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Response one request."""
         path = scope["path"].strip("/").split("/")
         reservation: Reservation = scope["reservation"]
         content, kind, status = SUCCESS, JSON, 200
@@ -114,13 +114,13 @@ class Door:
 
     def _unpack(self, body: bytes, encoding: str) -> bytes:
         try:
-            return bodies.unpack(body, encoding, self._max_body)
-        except bodies.TooLarge:
+            return compression.unpack(body, encoding, self._max_body)
+        except compression.TooLarge:
             size = self._max_body >> 20
             raise _Refusal(413, f"the decompressed body is larger than {size} MB") from None
-        except bodies.UnknownEncoding as problem:
+        except compression.UnknownEncoding as problem:
             raise _Refusal(415, str(problem)) from None
-        except bodies.Damaged as problem:
+        except compression.Damaged as problem:
             raise _Refusal(400, str(problem)) from None
 
     def _parser(self, path: list[str], headers: Headers) -> Parse:
@@ -169,7 +169,7 @@ def _parse(parse: Parse, raw: bytes) -> Found:
         return parse(text_of(raw), raw)
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
-    except bodies.TooLarge:
+    except compression.TooLarge:
         raise _Refusal(413, "too many events, or too much context shared by all of them") from None
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from tap_autopilot.collector import slices
-from tap_autopilot.collector.bodies import TooLarge
-from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.compression import TooLarge
+from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
@@ -59,8 +59,8 @@ class Found(NamedTuple):
 def from_call(body: bytes, route: str, now: int) -> Found:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
     _must_be_object(body)
-    call = slices.pick(_CALL, body)
-    return Found([_segment(body, call, route, now)], slices.string(bytes(call.writeKey)))
+    call = raw_json.pick(_CALL, body)
+    return Found([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
 def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
@@ -69,22 +69,22 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     Each event gets a copy of the fields that apply to all.
     """
     _must_be_object(body)
-    batch = slices.pick(_BATCH, body)
+    batch = raw_json.pick(_BATCH, body)
     listed = bytes(batch.batch)
-    if not slices.is_array(listed):
+    if not raw_json.is_array(listed):
         raise NotJson('the body has no "batch" array')
-    items = slices.items(listed)
+    items = raw_json.items(listed)
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
         raise TooLarge
     events = [_segment_item(item, "batch", now, shared) for item in items]
-    return Found(events, slices.string(bytes(batch.writeKey)))
+    return Found(events, raw_json.string(bytes(batch.writeKey)))
 
 
 def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
     """What Segment's Webhooks destination sent, and the first event of an array, which it signs."""
-    if slices.is_array(body):
-        listed = slices.items(body)
+    if raw_json.is_array(body):
+        listed = raw_json.items(body)
         found = Found([_segment_item(item, "segment", now) for item in listed])
         return found, listed[0] if listed else None
     return from_call(body, "segment", now), None
@@ -92,11 +92,11 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
 
 def from_hook(body: bytes, event: str, now: int) -> Found:
     """The delivery of a REST hook. Raises NotJson."""
-    if slices.is_array(body):
-        bodies = slices.items(body)
+    if raw_json.is_array(body):
+        bodies = raw_json.items(body)
     else:
         _must_be_object(body)
-        slices.check(body)
+        raw_json.check(body)
         bodies = [body]
     event = event.replace("\0", "\ufffd")
     route = f"hooks/{event}" if event else "hooks"
@@ -106,11 +106,11 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
 def from_activity(body: bytes, now: int) -> Found:
     """The events of an Activity Stream: lines, an array, or one object. Raises NotJson."""
     try:
-        if slices.is_array(body):
-            bodies = slices.items(body)
+        if raw_json.is_array(body):
+            bodies = raw_json.items(body)
         else:
             _must_be_object(body)
-            slices.check(body)
+            raw_json.check(body)
             bodies = [body]
     except NotJson:
         return _from_lines(body, now)
@@ -118,15 +118,15 @@ def from_activity(body: bytes, now: int) -> Found:
 
 
 def _from_lines(body: bytes, now: int) -> Found:
-    if body.count(b"\n") > slices.MOST_ITEMS:
+    if body.count(b"\n") > raw_json.MOST_ITEMS:
         raise TooLarge
     lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
     malformed = 0
     holds_events = False
     for line in lines:
         try:
-            slices.check(line)
-            holds_events |= slices.is_object(line) or slices.is_array(line)
+            raw_json.check(line)
+            holds_events |= raw_json.is_object(line) or raw_json.is_array(line)
         except NotJson:
             malformed += 1
     if not holds_events:
@@ -136,15 +136,15 @@ def _from_lines(body: bytes, now: int) -> Found:
 
 
 def _must_be_object(body: bytes) -> None:
-    if not slices.is_object(body):
+    if not raw_json.is_object(body):
         raise NotJson("the body is not a JSON object")
 
 
 def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
     """An event of a batch, with the fields that apply to all."""
-    if not slices.is_object(item):  # kept, because it may still be useful
+    if not raw_json.is_object(item):  # kept, because it may still be useful
         return Received(now, "segment", route, "", item, None, for_good=True)
-    call = slices.pick(_CALL, item)
+    call = raw_json.pick(_CALL, item)
     return _segment(shared.given_to(item, call) if shared else item, call, route, now)
 
 
@@ -173,14 +173,14 @@ class _Shared:
 
     def _merged(self, item: bytes, name: str, own: bytes) -> bytes:
         ours = self._values[name]
-        if not (slices.is_object(own) and slices.is_object(ours)):
+        if not (raw_json.is_object(own) and raw_json.is_object(ours)):
             return item
-        theirs, ours_by_name = slices.members(own), slices.members(ours)
+        theirs, ours_by_name = raw_json.members(own), raw_json.members(ours)
         if ours_by_name.keys() <= theirs.keys():
             return item
-        whole = slices.members(item)
-        whole[name] = slices.build({**ours_by_name, **theirs})
-        return slices.build(whole)
+        whole = raw_json.members(item)
+        whole[name] = raw_json.build({**ours_by_name, **theirs})
+        return raw_json.build(whole)
 
 
 def _members(values: dict[str, bytes]) -> bytes:
@@ -189,9 +189,9 @@ def _members(values: dict[str, bytes]) -> bytes:
 
 def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
     if call.writeKey is not _ABSENT:
-        found = slices.members(body)
+        found = raw_json.members(body)
         del found["writeKey"]
-        body = slices.build(found)
+        body = raw_json.build(found)
     kind = (_text(call.type) or (route if route in CALLS else "")).lower()
     name = _text(call.event) if kind in ("track", "") else None
     name = name or (kind if kind in CALLS else "")
@@ -214,7 +214,7 @@ def _unnumbered(
 
 def _name_in(body: bytes) -> str:
     try:
-        named = slices.pick(_NAMED, body) if slices.is_object(body) else _Named()
+        named = raw_json.pick(_NAMED, body) if raw_json.is_object(body) else _Named()
     except NotJson:  # a line that is kept as text
         return ""
     return _text(named.event) or _text(named.type) or ""
@@ -227,7 +227,7 @@ def _text(value: msgspec.Raw) -> str | None:
 
 
 def _read_text(raw: bytes) -> str | None:
-    found = slices.string(raw)
+    found = raw_json.string(raw)
     if found and b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
     return found and found.replace("\0", "\ufffd")[:200]

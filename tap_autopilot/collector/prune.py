@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ciso8601
 
-from tap_autopilot.collector import slices
-from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.store import table_of
 from tap_autopilot.collector.writing import Pruner, Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
@@ -47,8 +47,8 @@ _PROPERTIES = (
 def remains(source: str, route: str, body: bytes) -> bytes:
     """What remains of a pruned event: JSON with a few members in their usual places."""
     try:
-        found = slices.members(body) if source == "segment" and slices.is_object(body) else {}
-        kind = (slices.string(found.get("type", b"")) or route).lower()
+        found = raw_json.members(body) if source == "segment" and raw_json.is_object(body) else {}
+        kind = (raw_json.string(found.get("type", b"")) or route).lower()
         if kind not in ("track", "batch", "segment"):
             return b"{}"
         kept = {name: found[name] for name in _CALL if name in found}
@@ -57,10 +57,10 @@ def remains(source: str, route: str, body: bytes) -> bytes:
     except NotJson:
         return b"{}"
     if traits:
-        kept["context"] = slices.build({"traits": slices.build(traits)})
+        kept["context"] = raw_json.build({"traits": raw_json.build(traits)})
     if properties:
-        kept["properties"] = slices.build(properties)
-    return slices.build(kept)
+        kept["properties"] = raw_json.build(properties)
+    return raw_json.build(kept)
 
 
 class Loaded(NamedTuple):
@@ -106,7 +106,7 @@ def pruner(tables: Mapping[str, Loaded]) -> Pruner:
 def _happened_since(body: bytes, since: str) -> bool:
     """Whether an event's own timestamp is at that time or later."""
     try:
-        text = slices.string(slices.members(body).get("timestamp", b"")) or ""
+        text = raw_json.string(raw_json.members(body).get("timestamp", b"")) or ""
         return ciso8601.parse_rfc3339(text) >= ciso8601.parse_rfc3339(since)
     except (NotJson, ValueError):
         return False
@@ -205,4 +205,4 @@ def _plain(name: str) -> str:
 
 def _inner(found: dict[str, bytes], name: str) -> dict[str, bytes]:
     value = found.get(name, b"")
-    return slices.members(value) if slices.is_object(value) else {}
+    return raw_json.members(value) if raw_json.is_object(value) else {}

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tap_autopilot.collector.bodies import TooLarge
+from tap_autopilot.collector.compression import TooLarge
 
 MOST_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
 MOST_VALUES = 1_000_000  # roughly, in all items together

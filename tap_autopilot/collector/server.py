@@ -21,7 +21,7 @@ from uvicorn.server import ServerState
 from tap_autopilot import logs
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.destinations import Forwarder, first_cursor
-from tap_autopilot.collector.door import Door, Secrets
+from tap_autopilot.collector.endpoints import Endpoints, Secrets
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import LimitedProtocol, Limits
@@ -78,10 +78,10 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
     )
     max_body = int(config.max_body_mb * MB)
-    door = Door(secrets, writer, metrics, max_body)
+    endpoints = Endpoints(secrets, writer, metrics, max_body)
     state = ServerState()
     server = await loop.create_server(
-        _protocols(door, state, Limits(pending, max_body, config.request_timeout)),
+        _protocols(endpoints, state, Limits(pending, max_body, config.request_timeout)),
         sock=listener,
         backlog=BACKLOG,
     )
@@ -111,10 +111,10 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         store.close()
 
 
-def _protocols(door: Door, state: ServerState, limits: Limits) -> Any:
+def _protocols(endpoints: Endpoints, state: ServerState, limits: Limits) -> Any:
     """The factory of each connection's protocol."""
     settings = uvicorn.Config(
-        door,
+        endpoints,
         http=LimitedProtocol,
         ws="none",
         lifespan="off",

@@ -151,7 +151,7 @@ def _keep(
     if column not in dropped:
         rest[name] = value
         if tally is not None:
-            tally.no_fit(column)
+            tally.count_misfit(column)
 
 
 def _happened(row: Row) -> str | None:

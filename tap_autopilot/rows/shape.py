@@ -72,13 +72,13 @@ def compile_shape(
             elif convert is None:
                 if column is not None:
                     additional[name] = value
-                    tally.no_column(name)
+                    tally.count_unknown(name)
             elif value is not None:
                 try:
                     row[column] = convert(value)
                 except ValueError:
                     if value != "":
-                        tally.no_fit(column)
+                        tally.count_misfit(column)
                         keep(additional, column, name, value)
                 except Partial as partial:
                     row[column] = partial.args[0]

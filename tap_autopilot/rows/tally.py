@@ -36,7 +36,7 @@ class Tally:
                         extra=self._told_of)  # fmt: skip
         self.skipped += 1
 
-    def no_fit(self, column: str) -> None:
+    def count_misfit(self, column: str) -> None:
         """A value does not fit its column."""
         if column not in self.unfit:
             LOG.warning(
@@ -45,7 +45,7 @@ class Tally:
             )  # fmt: skip
         self.unfit[column] += 1
 
-    def no_column(self, name: str) -> None:
+    def count_unknown(self, name: str) -> None:
         """A field has no column."""
         if name not in self.unknown:
             if len(self.unknown) >= MOST_NAMES:

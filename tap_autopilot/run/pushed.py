@@ -14,8 +14,8 @@ from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.sources.collected import Collected, EventPage
-from tap_autopilot.sources.known import Known
 from tap_autopilot.sources.listings import Page
+from tap_autopilot.sources.pushed_index import PushedIndex
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS
 from tap_autopilot.streams.pushed import EmailMessages
 
@@ -47,7 +47,7 @@ class PushedEvents:
         self._since = ChangedSince(start_date, None)
         fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
         is_about_emails = not fed.keys().isdisjoint([*EMAILS, EmailMessages.name])
-        self._known = Known(EMAILS) if is_about_emails else None
+        self._index = PushedIndex(EMAILS) if is_about_emails else None
         self._dropped = {
             name: one.schema["properties"].keys() - one.selected["properties"].keys()
             for name, one in fed.items()
@@ -65,7 +65,7 @@ class PushedEvents:
 
     def pages(self, positions: Mapping[str, int]) -> Iterator[PushedPage]:
         """All new events, given each stream's position; email messages come last."""
-        knows = self._known is not None and not positions.keys().isdisjoint(
+        knows = self._index is not None and not positions.keys().isdisjoint(
             [*EMAILS, EmailMessages.name]
         )
         after = {name: at for name, at in positions.items() if name in self._make}
@@ -75,10 +75,10 @@ class PushedEvents:
             sent = {name: some for name, some in rows.items() if some}
             yield PushedPage(sent, page.last, page.fetched_at)
         self._collected.close()
-        if self._known is not None and knows:
-            self._known.complete()
+        if self._index is not None and knows:
+            self._index.complete()
             if EmailMessages.name in positions:
-                for some in self._known.messages():
+                for some in self._index.messages():
                     some = self._without_deselected(EmailMessages.name, some)
                     now = datetime.now(timezone.utc)
                     yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
@@ -88,10 +88,10 @@ class PushedEvents:
         position = positions.get(name, self._collected.last)
         new = [one for one in page.events[name] if one.seq > position and not one.pruned]
         rows = self._make[name](new) if new else []
-        if self._known is not None and name in EMAILS:
+        if self._index is not None and name in EMAILS:
             old = [one for one in page.events[name] if one.seq <= position or one.pruned]
             received = page.events[name][0].received_at
-            self._known.add(name, [*self._note[name](old), *rows], received)
+            self._index.add(name, [*self._note[name](old), *rows], received)
             rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
         if new:
             self._tallies[name].clean(sum(one.cleaned for one in new))
@@ -105,7 +105,7 @@ class PushedEvents:
 
     def about(self, contacts: Iterable[Row], page: Page) -> Pushes | None:
         """What was pushed about the contacts of a page, if any stream needs it."""
-        if self._known is None:
+        if self._index is None:
             return None
         found = {
             contact_id: as_key(contact.get("email"))
@@ -113,4 +113,4 @@ class PushedEvents:
             if (contact_id := as_key(contact.get("contact_id"))) is not None
         }
         now = min(self._collected.opened_at, page.date or page.fetched_at)
-        return self._known.about(found, round(now.timestamp() * 1000))
+        return self._index.about(found, round(now.timestamp() * 1000))

@@ -113,10 +113,10 @@ class Report:
     def facts(self, incomplete: set[str]) -> dict[str, Any]:
         """The run's results, as numbers and names."""
         traffic = list(self._api.traffic.values())
-        answers = sum((one.answers for one in traffic), start=collections.Counter[str]())
+        statuses = sum((one.statuses for one in traffic), start=collections.Counter[str]())
         return {
             "streams": {name: self._facts_of(name, incomplete) for name in self._streams},
-            "requests": dict(sorted(answers.items())),
+            "requests": dict(sorted(statuses.items())),
             "retries": sum(one.retries for one in traffic),
             "throttled_seconds": round(sum(one.throttled for one in traffic), 3),
             "requests_per_second": round(self._api.pacer.rate, 2),
@@ -183,7 +183,7 @@ def _tags(stream: str, source: str) -> dict[str, str]:
 
 def _live(streams: list[str]) -> Live | None:
     """Live progress for these streams if stderr is a terminal and the log is text."""
-    if not (sys.stderr.isatty() and logs.are_for_people()):
+    if not (sys.stderr.isatty() and logs.progress_allowed()):
         return None
     try:  # the library reads its own settings from the environment
         from tap_autopilot.run.terminal import Live  # slow, and only needed here

@@ -65,7 +65,9 @@ def end_at_once(stopped: Stopped, report: Report) -> NoReturn:
 
 
 @contextlib.contextmanager
-def heard(stop: Callable[[Stopped], None], writer: Writer, report: Report) -> Iterator[None]:
+def graceful_stop(
+    stop: Callable[[Stopped], None], writer: Writer, report: Report
+) -> Iterator[None]:
     """Call `stop` on the first signal; it should end the run after the current page.
 
     If the time is up, a run that is writing is ended by its writer, one that hangs at once.

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-A_LOG = "a log of events is append-only"
+APPEND_ONLY = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
 MOST_FAILED_SEGMENTS = 10  # in a row; the others are left for the next run
 
@@ -88,7 +88,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     run = _Run(selected, progress, pool, report, writer, pushed, changes)
     outcome.facts = lambda: report.facts(_incomplete(progress, selected))
     try:
-        with signals.heard(pool.stop, writer, outcome.end):
+        with signals.graceful_stop(pool.stop, writer, outcome.end):
             run.begin(selected)
             run.read()
             run.end()
@@ -230,7 +230,7 @@ class _Run:
         self._pool.check()
         for name in self._progress.complete_store():
             self._report.wrote(name, 1.0)
-            self._report.concluded(name, A_LOG)
+            self._report.concluded(name, APPEND_ONLY)
         self._write([])
 
     def _write_page(self, page: Page) -> None:
@@ -318,12 +318,12 @@ class _Run:
             if announces:
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
-            withheld = A_LOG if self._progress.is_log(name) else _withheld(found)
+            withheld = APPEND_ONLY if self._progress.is_log(name) else _withheld(found)
             if self._changes is not None and self._changes.tells_deletions(name, found):
                 withheld = None
             self._report.concluded(name, withheld)
             if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
-                self._report.concluded(MembershipChanges.name, A_LOG)
+                self._report.concluded(MembershipChanges.name, APPEND_ONLY)
             if found.doubts:
                 told.setdefault(_warning(found), []).append(name)
         for warning, streams in told.items():

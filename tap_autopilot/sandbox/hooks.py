@@ -17,7 +17,7 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import CONTACTS, Account, Change, whose_members
 from tap_autopilot.sandbox.documents import Document, iso, uuid
-from tap_autopilot.sandbox.pushes import Door, Post
+from tap_autopilot.sandbox.pushes import Post, Receiver
 from tap_autopilot.sandbox.record import as_json
 from tap_autopilot.sandbox.wire import error
 
@@ -93,7 +93,7 @@ class Hooks:
         self._timeout = timeout
         self._rng = random.Random(f"hooks {seed}")
         self._hooks: dict[str, Hook] = {}
-        self._doors: dict[str, Door] = {}
+        self._receivers: dict[str, Receiver] = {}
         self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -116,7 +116,7 @@ class Hooks:
         try:
             asked = json.loads(body)
             event, url = asked["event"], asked["target_url"]
-            Door(url, self._timeout)
+            Receiver(url, self._timeout)
         except (ValueError, TypeError, KeyError, AttributeError):
             return error(400, "A hook needs an event and a target_url.")
         if event not in EVENTS:
@@ -160,8 +160,8 @@ class Hooks:
     def _run(self) -> None:
         while (delivery := self._queue.get()) is not None and not self._stopped.is_set():
             self._deliver(delivery)
-        for door in self._doors.values():
-            door.close()
+        for receiver in self._receivers.values():
+            receiver.close()
 
     def _deliver(self, delivery: Delivery) -> None:
         hook = delivery.hook
@@ -173,11 +173,13 @@ class Hooks:
         except KeyError:  # the contact was deleted since
             delivery.outcome = "lost"
             return
-        door = self._doors.setdefault(hook.hook_id, Door(hook.target_url, self._timeout))
+        receiver = self._receivers.setdefault(
+            hook.hook_id, Receiver(hook.target_url, self._timeout)
+        )
         most = 1 + self._rng.randint(3, 5)
         while not self._stopped.is_set():
             delivery.tries += 1
-            status, _ = door.post(Post("", body))
+            status, _ = receiver.post(Post("", body))
             if 200 <= status <= 204:
                 delivery.outcome = "delivered"
                 return

@@ -94,11 +94,11 @@ class Pusher:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.truth = Truth()
         self._first: list[Occurrence] = []
-        self._doors: list[tuple[Door, Callable[[list[Document]], Post]]] = []
+        self._receivers: list[tuple[Receiver, Callable[[list[Document]], Post]]] = []
         if pushing.webhook:
-            self._doors.append((Door(pushing.webhook, pushing.timeout), self._as_webhook))
+            self._receivers.append((Receiver(pushing.webhook, pushing.timeout), self._as_webhook))
         if pushing.tracking:
-            self._doors.append((Door(pushing.tracking, pushing.timeout), self._as_tracking))
+            self._receivers.append((Receiver(pushing.tracking, pushing.timeout), self._as_tracking))
 
     def start(self) -> None:
         """Start pushing what exists now."""
@@ -152,8 +152,8 @@ class Pusher:
                 continue
             self._push(self._plan(self._news(contact_id)))
             self._changed.task_done()
-        for door, _ in self._doors:
-            door.close()
+        for receiver, _ in self._receivers:
+            receiver.close()
 
     def _news(self, contact_id: str) -> list[Occurrence]:
         if contact_id not in self._account:  # deleted since
@@ -168,8 +168,8 @@ class Pusher:
                 due += len(some) / self._pushing.rate
             other, seed = self._pushing.other_keys, self._account.seed
             calls = [track_call(seed, one, other_keys=other) for one in some]
-            for door, form in self._doors:
-                self._deliver(door, form(calls), [one.message_id for one in some])
+            for receiver, form in self._receivers:
+                self._deliver(receiver, form(calls), [one.message_id for one in some])
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
 
@@ -180,11 +180,11 @@ class Pusher:
             yield occurrences[start : start + size]
             start += size
 
-    def _deliver(self, door: Door, post: Post, message_ids: list[str]) -> None:
+    def _deliver(self, receiver: Receiver, post: Post, message_ids: list[str]) -> None:
         """Post until there is a final response: a good one, or a 4xx other than 429."""
         deadline, wait = time.monotonic() + self._pushing.patience, 0.05
         while True:
-            status, asked = door.post(post)
+            status, asked = receiver.post(post)
             if 200 <= status < 300:
                 self.truth.acknowledged.update(message_ids)
                 return
@@ -242,7 +242,7 @@ class Post:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-class Door:
+class Receiver:
     """A receiver's URL, and one connection to it, which stays open."""
 
     def __init__(self, url: str, timeout: float) -> None:

@@ -20,7 +20,7 @@ from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
 from tap_autopilot.sandbox.paging import Pager
 from tap_autopilot.sandbox.pushes import Pusher, Truth
 from tap_autopilot.sandbox.record import Page, Request, Served, as_json, listing_of, parse_page
-from tap_autopilot.sandbox.wire import Answer, Connection, error
+from tap_autopilot.sandbox.wire import Connection, Response, error
 
 __all__ = ["BOOKMARKS", "STALE", "Options", "Request", "Sandbox", "Served"]
 
@@ -128,8 +128,8 @@ class Sandbox:
         headers: dict[str, str],
         fault: Fault | None = None,
         sent: bytes = b"",
-    ) -> Answer:
-        """Answer a request, and record both."""
+    ) -> Response:
+        """Response a request, and record both."""
         self._page = None
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was told to.")
@@ -146,7 +146,7 @@ class Sandbox:
             served = self._note(request, body, fault)
         self.requests.append(request)
         self._tell()
-        return Answer(status, body, self.headers(), served)
+        return Response(status, body, self.headers(), served)
 
     def headers(self) -> dict[str, str]:
         """The headers of an answer that tell something about the API."""

@@ -21,7 +21,7 @@ from tap_autopilot.sandbox.record import Served, as_json
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What to send, and its entry in the record."""
 
     status: int
@@ -39,8 +39,8 @@ class Server(Protocol):
 
     def respond(
         self, method: str, target: str, headers: dict[str, str], fault: Fault | None, body: bytes
-    ) -> Answer:
-        """Answer a request."""
+    ) -> Response:
+        """Response a request."""
 
 
 def error(status: int, message: str) -> tuple[int, bytes]:
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self.sandbox.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Answer a request once it is complete."""
+        """Response a request once it is complete."""
         self.buffer += data
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         if not end:
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
 @dataclass
 class _Reply:
     transport: asyncio.Transport
-    answer: Answer
+    answer: Response
     target: str
     options: Options
     fault: Fault | None

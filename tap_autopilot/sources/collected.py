@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import decode_document
+from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.store import open_reader, table_of
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.rows.pushed import Pushed

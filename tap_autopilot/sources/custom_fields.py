@@ -12,11 +12,11 @@ from tap_autopilot.sources.listings import CUSTOM_FIELDS
 def read_definitions(api: Api) -> list[Any]:
     """The account's custom fields, as the API defines them. Raises what `Client.get` does."""
     walk = CUSTOM_FIELDS
-    answer = Client(api).get(
+    response = Client(api).get(
         walk.path,
         lambda body: walk.decode(body, walk.documents),
         shown=walk.path,
         kind=walk.source,
         urgency=math.inf,
     )
-    return answer.value.documents
+    return response.value.documents

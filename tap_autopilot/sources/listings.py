@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from tap_autopilot.api.answers import (
+from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.parsing import (
     REPLACEMENT,
     Listing,
     decode,
@@ -27,7 +28,6 @@ from tap_autopilot.api.answers import (
     read,
     values,
 )
-from tap_autopilot.api.client import Answer, Client
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 
@@ -259,7 +259,7 @@ class _Reading:
         """The page that a bookmark leads to."""
         shown = self._shown(bookmark)
         try:
-            answer = self._get(bookmark)
+            response = self._get(bookmark)
         except Refused as refused:
             if bookmark is None or refused.status not in STALE:
                 raise
@@ -270,37 +270,37 @@ class _Reading:
             if bookmark is None or bookmark != self._start.bookmark:
                 raise
             return _Trouble(str(error))  # maybe only the bookmark from the state is stale
-        documents = answer.value.documents
+        documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
-        page = self._page(answer, documents)
+        page = self._page(response, documents)
         if bookmark is not None and page.census.read == self._census.read:
             end = page if page.after is None else None
-            if not answer.value.documents and end is not None:
+            if not response.value.documents and end is not None:
                 return _Trouble(f"GET {shown}: the bookmark leads to an empty page", end)
-            if answer.value.documents:
+            if response.value.documents:
                 return _Trouble(f"GET {shown}: the bookmark leads to documents already read", end)
-        self._documents = answer.value.documents
+        self._documents = response.value.documents
         self._census = page.census
         return page
 
     def _ask_again(self, bookmark: str | None, trouble: str) -> Page:
         """The last good page again, for a fresh bookmark."""
         try:
-            answer = self._get(bookmark)
+            response = self._get(bookmark)
         except Refused as refused:
             if refused.status not in STALE:
                 raise
             raise _StaleBookmark(trouble) from None
-        if not answer.value.documents and not answer.value.bookmark:
+        if not response.value.documents and not response.value.bookmark:
             raise _StaleBookmark(trouble)
-        known, self._documents = self._documents, answer.value.documents
-        page = self._page(answer, [one for one in self._documents if one not in known])
+        known, self._documents = self._documents, response.value.documents
+        page = self._page(response, [one for one in self._documents if one not in known])
         self._census = page.census
         return page
 
-    def _page(self, answer: Answer[Listing], documents: list[Any]) -> Page:
-        walk, listing = self._walk, answer.value
+    def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
+        walk, listing = self._walk, response.value
         bookmark = self._checked(listing.bookmark)
         keys = keys_of(documents, walk.key)
         ids = [str(one) for one in keys if one.__class__ in (str, int)]
@@ -322,9 +322,11 @@ class _Reading:
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
         after = Position(bookmark, census) if bookmark else None
-        return Page(walk, documents, after, census, listing.cleaned, answer.fetched_at, answer.date)
+        return Page(
+            walk, documents, after, census, listing.cleaned, response.fetched_at, response.date
+        )
 
-    def _get(self, bookmark: str | None) -> Answer[Listing]:
+    def _get(self, bookmark: str | None) -> Response[Listing]:
         walk, census = self._walk, self._census
         path = walk.path if bookmark is None else f"{walk.path}/{_path_segment(bookmark)}"
         known = census.latest is not None or walk.segment_id is not None

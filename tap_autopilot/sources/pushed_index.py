@@ -18,7 +18,7 @@ MOST_MESSAGES = 1000  # rows at a time
 STEPS = 100_000  # of SQLite, after which Python may handle a signal
 
 
-class Known:
+class PushedIndex:
     """Pushed events by kind and contact, and the messages that they described.
 
     They are kept in a private temporary database, which SQLite moves from memory to disk as it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import COLLECTED, DIGESTS, Made, Rows, Stream
+from tap_autopilot.streams.base import COLLECTED, DIGESTS, MakeRows, PageRows, Stream
 from tap_autopilot.streams.contacts import Contacts
 from tap_autopilot.streams.custom_fields import CustomFields
 from tap_autopilot.streams.emails import (
@@ -44,4 +44,4 @@ STREAMS: dict[str, type[Stream]] = {
 }
 EMAILS = {name: one for name, one in STREAMS.items() if issubclass(one, EmailEvent)}
 
-__all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "Made", "Rows", "Stream"]
+__all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "MakeRows", "PageRows", "Stream"]

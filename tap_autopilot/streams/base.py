@@ -21,7 +21,7 @@ Schema = Mapping[str, Any]
 
 
 @dataclass
-class Made:
+class PageRows:
     """The rows made from a page's documents for one table.
 
     `skipped` counts documents that could not become rows. `newest` is the newest change among all
@@ -33,8 +33,8 @@ class Made:
     newest: datetime | None = None
 
 
-Rows = Callable[[list[Any], ChangedSince | None, Pushes | None], Made]
-PushedRows = Callable[[list[Pushed]], list[Row]]
+MakeRows = Callable[[list[Any], ChangedSince | None, Pushes | None], PageRows]
+MakePushedRows = Callable[[list[Pushed]], list[Row]]
 
 
 class Stream:
@@ -54,7 +54,7 @@ class Stream:
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
         Given a `ChangedSince`, it makes only the rows that this admits; given `Pushes`, it skips
@@ -63,13 +63,13 @@ class Stream:
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
-        def make(documents: list[Any], *_: object) -> Made:
+        def make(documents: list[Any], *_: object) -> PageRows:
             rows = [row for one in documents if (row := shape(one)) is not None]
-            return Made(rows, skipped=len(documents) - len(rows))
+            return PageRows(rows, skipped=len(documents) - len(rows))
 
         return make
 
     @classmethod
-    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> PushedRows:
+    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
         """A function from pushed events to rows of the `selected` part of `schema`."""
         raise NotImplementedError

@@ -11,7 +11,7 @@ from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.shape import ADDITIONAL, compile_changed, compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row, as_key, converter, shallow
-from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
 MAPS = (
     "anywhere_page_visits", "anywhere_utm", "anywhere_form_submits", "mail_received",
@@ -29,7 +29,7 @@ class Contacts(Stream):
     replication_key: ClassVar[str | None] = "updated_at"
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A contact that never changed counts as changed when it was created."""
         custom = fields_of(schema)
         shape = compile_shape(
@@ -42,8 +42,8 @@ class Contacts(Stream):
         changed = compile_changed(("updated_at", "created_at"))
         fill = _compile_fill(selected, custom, tally) if custom else None
 
-        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> Made:
-            made = Made()
+        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> PageRows:
+            made = PageRows()
             for document in documents:
                 if window is not None:
                     when = changed(document)
@@ -96,7 +96,7 @@ def _compile_fill(
                 try:
                     row[column] = convert(value)
                 except ValueError:
-                    tally.no_fit(column)
+                    tally.count_misfit(column)
                     if keeps and value != "":
                         row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), column: shallow(value)}
 

@@ -8,7 +8,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.merge import Pushes
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
 ALSO = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
@@ -21,7 +21,7 @@ class CustomFields(Stream):
     key_properties: ClassVar[tuple[str, ...]] = ("name",)
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A definition may use the field names that contacts use for its name and type."""
         shaped = super().compile(schema, selected, tally)
         pick = compile_pick(ALSO.values())
@@ -37,7 +37,7 @@ class CustomFields(Stream):
 
         def make(
             definitions: list[Any], window: ChangedSince | None, pushes: Pushes | None
-        ) -> Made:
+        ) -> PageRows:
             return shaped([renamed(one) for one in definitions], window, pushes)
 
         return make

@@ -16,7 +16,7 @@ from tap_autopilot.rows.pushed import compile_email
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import Row, as_key
-from tap_autopilot.streams.base import COLLECTED, Made, PushedRows, Rows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MakePushedRows, MakeRows, PageRows, Schema, Stream
 
 
 class EmailEvent(Stream):
@@ -33,14 +33,16 @@ class EmailEvent(Stream):
         cls.reads = ("contact_id", "email", *cls.maps)
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A contact has at most one event of a kind for each message."""
         blank = dict.fromkeys(schema["properties"])
         blank |= {"event": cls.name, "event_text": cls.event_text}
         dropped = blank.keys() - selected["properties"].keys()
 
-        def make(contacts: list[Any], window: ChangedSince | None, pushes: Pushes | None) -> Made:
-            made = Made()
+        def make(
+            contacts: list[Any], window: ChangedSince | None, pushes: Pushes | None
+        ) -> PageRows:
+            made = PageRows()
 
             def skip(reason: str) -> None:
                 tally.skip(reason)
@@ -68,7 +70,7 @@ class EmailEvent(Stream):
                         try:
                             row["timestamp"] = as_time(when)
                         except ValueError:
-                            tally.no_fit("timestamp")
+                            tally.count_misfit("timestamp")
                     rows.append(row)
                 if pushes is not None and rows:
                     rows = pushes.merge(cls.name, rows, window, tally)
@@ -87,7 +89,9 @@ class EmailEvent(Stream):
         return make
 
     @classmethod
-    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally | None) -> PushedRows:
+    def compile_pushed(
+        cls, schema: Schema, selected: Schema, tally: Tally | None
+    ) -> MakePushedRows:
         """Each push is one event: a message opened twice makes two rows."""
         make = compile_email(schema, selected, cls.name, cls.event_text, tally)
         return lambda events: list(map(make, events))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import as_key
-from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
 
 class Lists(Stream):
@@ -27,11 +27,11 @@ class ListsContacts(Stream):
     reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A contact has an array of its lists."""
 
-        def make(contacts: list[Any], *_: object) -> Made:
-            made = Made()
+        def make(contacts: list[Any], *_: object) -> PageRows:
+            made = PageRows()
 
             def skip(reason: str) -> None:
                 tally.skip(reason)

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from tap_autopilot.rows.pushed import compile_activity, compile_contact_event
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import COLLECTED, PushedRows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MakePushedRows, Schema, Stream
 
 
 class _Pushed(Stream):
@@ -29,7 +29,7 @@ class ContactEvents(_Pushed):
     replication_key: ClassVar[str | None] = "received_at"
 
     @classmethod
-    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> PushedRows:
+    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
         """Each delivery is a row."""
         make = compile_contact_event(schema, selected, tally)
         return lambda events: list(map(make, events))
@@ -43,7 +43,7 @@ class Activities(_Pushed):
     replication_key: ClassVar[str | None] = "received_at"
 
     @classmethod
-    def compile_pushed(cls, _: Schema, selected: Schema, tally: Tally) -> PushedRows:
+    def compile_pushed(cls, _: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
         """Each line is a row."""
         make = compile_activity(selected)
         return lambda events: list(map(make, events))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import Made, Rows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
 
 class SmartSegments(Stream):
@@ -24,12 +24,12 @@ class SmartSegmentsContacts(Stream):
     key_properties: ClassVar[tuple[str, ...]] = ("segment_id", "contact_id")
 
     @classmethod
-    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> Rows:
+    def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """Almost every document is already a row."""
         shaped = super().compile(schema, selected, tally)
 
-        def make(documents: list[Any], *_: object) -> Made:
-            made = Made()
+        def make(documents: list[Any], *_: object) -> PageRows:
+            made = PageRows()
             for document in documents:
                 contact_id = document["contact_id"]
                 if contact_id.__class__ is str and contact_id:

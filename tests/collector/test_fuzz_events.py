@@ -11,10 +11,10 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tap_autopilot.collector import bodies, events, slices
-from tap_autopilot.collector.bodies import Damaged, TooLarge, UnknownEncoding
+from tap_autopilot.collector import compression, events, raw_json
+from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
 from tap_autopilot.collector.events import Found
-from tap_autopilot.collector.slices import NotJson
+from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
 from tests import texts
 
@@ -92,7 +92,7 @@ def check_can_be_stored(event: Received) -> None:
 def read(reader: str, body: bytes) -> Found | None:
     """The events of a body as it comes in; None if it is refused."""
     try:
-        found = READERS[reader](slices.text_of(body))
+        found = READERS[reader](raw_json.text_of(body))
     except (NotJson, TooLarge):
         return None
     for event in found.events:
@@ -173,7 +173,7 @@ def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
     lines = [part for one in found for part in one.split(b"\n") if part.strip()]
     body = b"\n".join(lines)
     try:
-        text = slices.text_of(body)
+        text = raw_json.text_of(body)
     except NotJson:
         return
     if is_json(text):
@@ -193,18 +193,18 @@ def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
 @example(b'"\\ud800"')
 def test_json_is_what_the_standard_allows(body: bytes) -> None:
     try:
-        text = slices.text_of(body)
-        slices.check(text)
+        text = raw_json.text_of(body)
+        raw_json.check(text)
     except NotJson:
         text = body.removeprefix(b"\xef\xbb\xbf")
         assert not is_json(text) or text.strip() != text.strip(b" \t\n\r")
     else:
         assert is_json(text)
-        if slices.is_array(text):
-            assert [parsed(one) for one in slices.items(text)] == parsed(text)
-        if slices.is_object(text):
-            assert {n: parsed(one) for n, one in slices.members(text).items()} == parsed(text)
-            assert parsed(slices.build(slices.members(text))) == parsed(text)
+        if raw_json.is_array(text):
+            assert [parsed(one) for one in raw_json.items(text)] == parsed(text)
+        if raw_json.is_object(text):
+            assert {n: parsed(one) for n, one in raw_json.members(text).items()} == parsed(text)
+            assert parsed(raw_json.build(raw_json.members(text))) == parsed(text)
 
 
 @given(
@@ -216,7 +216,7 @@ def test_unpacking_ends_in_a_body_or_in_one_of_three_errors(
     packed: bytes, encoding: str, limit: int
 ) -> None:
     try:
-        body = bodies.unpack(packed, encoding, limit)
+        body = compression.unpack(packed, encoding, limit)
     except (TooLarge, UnknownEncoding, Damaged):
         return
     assert encoding in ("", "identity") or len(body) <= limit
@@ -233,7 +233,7 @@ def test_what_was_packed_comes_out_up_to_the_limit(parts: list[bytes], limit: in
     packed["deflate "] = raw.compress(whole_body) + raw.flush()
     for encoding, body in packed.items():
         try:
-            assert bodies.unpack(body, encoding, limit) == whole_body
+            assert compression.unpack(body, encoding, limit) == whole_body
             assert len(whole_body) <= limit
         except TooLarge:
             assert len(whole_body) > limit
