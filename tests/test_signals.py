@@ -70,7 +70,7 @@ def test_a_signal_ends_it_also_while_it_hangs_or_sleeps(
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     with running(tap, sandbox, retry_timeout=300) as process:
         wait_for_requests(sandbox, 4)
-        wait_until(lambda: b'"RECORD"' in (tap.folder / "out").read_bytes())
+        wait_until(lambda: b'"RECORD","stream":"contacts"' in (tap.folder / "out").read_bytes())
         sent = time.monotonic()
         process.send_signal(number)
         run = finished(tap, process)
