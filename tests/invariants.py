@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import jsonschema
+import msgspec
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Request, Sandbox, Served
@@ -188,7 +189,7 @@ def _columns(message: str) -> _Columns:
 class _Columns:
     """What the rows of a stream must look like. What was found to be in order is remembered."""
 
-    _valid: ClassVar[dict[str, set[str]]] = collections.defaultdict(set)  # values by their schema
+    _valid: ClassVar[dict[str, set[bytes]]] = collections.defaultdict(set)  # values by their schema
 
     def __init__(self, message: Message) -> None:
         schema = message["schema"]
@@ -211,11 +212,11 @@ class _Columns:
         assert all(row[key] for key in self._keys), row
         for name, value in row.items():
             validator, valid = self._checks[name]
-            text = json.dumps(value)
+            text = msgspec.json.encode(value)
             if text not in valid:
                 validator.validate(value)
                 _check_times(self._columns[name], value)
-                assert "\\u0000" not in text
+                assert b"\\u0000" not in text
                 valid.add(text)
 
 
