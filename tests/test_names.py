@@ -1,0 +1,94 @@
+"""Field names in any spelling: which column a field fills, and which of two fields wins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tap_autopilot.rows import names as module
+from tap_autopilot.rows.names import Names, compile_pick
+
+
+def test_only_so_many_names_without_a_column_are_remembered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_NAMES", 3)
+    names = Names({"first_name": str, "email": str}, ["phone"])
+    assert [names[name] for name in ("FirstName", "EMAIL")] == [("first_name", str), ("email", str)]
+    for number in range(5):
+        assert names[f"field{number}"] == (f"field{number}", None)
+    assert list(names) == ["FirstName", "EMAIL", "field0", "field1", "field2"]
+    assert names["Phone"] == (None, None)
+    assert names["first_name"] == ("first_name", str)
+    assert "first_name" in names
+
+
+def test_a_column_is_contested_only_by_fields_of_the_same_document() -> None:
+    names = Names({"first_name": str, "email": str}, ["phone"])
+    names["FirstName"], names["Email"], names["Phone"], names["PHONE"]
+    assert names.shared == {}
+    names["first_name"], names["firstName"]
+    assert names.shared == {"first_name": ["FirstName", "first_name", "firstName"]}
+    for alone in ({}, {"Email": "e"}, {"FirstName": "Ada"}, {"first_name": "Ada", "x": "y"}):
+        assert names.contested(alone) == []
+    for first, own, expected in (
+        ("Ada", "Augusta", ["first_name", "FirstName"]),
+        ("Ada", "", ["FirstName", "first_name"]),
+        ("Ada", None, ["FirstName", "first_name"]),
+        ("", None, ["first_name", "FirstName"]),
+    ):
+        document = {"FirstName": first, "first_name": own}
+        assert names.contested(document) == [("first_name", expected)]
+    both = {"firstName": "Ada", "FirstName": "Augusta"}
+    assert names.contested(both) == [("first_name", ["FirstName", "firstName"])]
+
+
+@pytest.mark.parametrize(
+    ("document", "picked"),
+    [
+        ({"contact_id": 0, "Lists": ["a"]}, {"contact_id": 0, "lists": ["a"]}),
+        ({"ContactId": False}, {"contact_id": False}),
+        ({"contact_id": "", "lists": [], "Lists": {}, "other": 1}, {}),
+        ({"contact_id": None, "CONTACT_ID": "b"}, {"contact_id": "b"}),
+        ({"ContactId": "b", "contact_id": "a"}, {"contact_id": "a"}),
+        ({"Lists": ["b"], "lists": ["a"]}, {"lists": ["a", "b"]}),
+        ({"Lists": {"a": 1, "b": 2}, "lists": {"a": 3}}, {"lists": {"a": 3, "b": 2}}),
+        ({"Lists": ["b"], "lists": {"a": 1}}, {"lists": {"a": 1}}),
+        ({"Lists": {"a": 1}, "lists": ["b"]}, {"lists": ["b"]}),
+        ({"Lists": ["b"], "lists": "a"}, {"lists": "a"}),
+        ({"Lists": "b", "lists": ["a"]}, {"lists": ["a"]}),
+        (["lists"], {}),
+        (None, {}),
+    ],
+)
+def test_what_is_picked_of_a_document(document: Any, picked: dict[str, Any]) -> None:
+    pick = compile_pick(["contact_id", "lists"])
+    for _ in range(2):
+        assert pick(document) == picked
+        assert pick({"other": 1}) == {}
+
+
+def test_a_spelling_that_is_met_again_counts_once() -> None:
+    pick = compile_pick(["lists"])
+    for number in range(3):
+        assert pick({"Lists": ["a"], f"field{number}": 1}) == {"lists": ["a"]}
+
+
+def test_names_are_looked_up_once_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[str] = []
+
+    def plain(name: str) -> str:
+        looked_up.append(name)
+        return name.lower()
+
+    monkeypatch.setattr(module, "MOST_NAMES", 3)
+    monkeypatch.setattr(module, "plain", plain)
+    pick = compile_pick(["lists"])
+    looked_up.clear()
+    for _ in range(2):
+        assert pick({"Lists": ["a"], "x": 1, "y": 2}) == {"lists": ["a"]}
+    assert looked_up == ["Lists", "x", "y"]
+    for _ in range(2):
+        assert pick({"z": 3}) == {}
+    assert looked_up == ["Lists", "x", "y", "z", "z"]
