@@ -13,8 +13,10 @@ import pytest
 from tap_autopilot.api.parsing import decode, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.rows.names import plain
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.values import MOST_NESTED, as_key, converter, shallow
 from tap_autopilot.sources.listings import keys_of
 from tap_autopilot.streams.contacts import MAPS
 
@@ -132,7 +134,8 @@ def test_what_does_not_fit_is_kept_as_it_came(name: str, value: Any) -> None:
         "email": "e",
         "additional_fields": {name: value},
     }
-    assert tally.unfit.total() == 1
+    (column,) = tally.unfit.elements()
+    assert plain(column) == plain(name)
 
 
 @pytest.mark.parametrize("name", ["created_at", "unsubscribed", "lists", "employeesRange"])
@@ -141,6 +144,25 @@ def test_none_in_any_form_is_null(name: str, none: Any) -> None:
     tally = Tally("contacts")
     assert shaped({name: none}, tally=tally) == {}
     assert not tally.unfit
+
+
+def test_none_within_a_value_is_null() -> None:
+    row = shaped({"employeesRange": {"min": "", "max": None}, "anywhere_utm": {"//site": None}})
+    assert row == {
+        "employees_range": {"min": None, "max": None},
+        "anywhere_utm": [{"url": "//site", "value": None}],
+    }
+
+
+def test_a_map_is_an_array_of_its_pairs() -> None:
+    row = shaped({"anywhere_utm": {"//b": True, "//a": False}, "mail_opened": {"m": 0, "n": None}})
+    assert row == {
+        "anywhere_utm": [{"url": "//b", "value": True}, {"url": "//a", "value": False}],
+        "mail_opened": [
+            {"id": "m", "timestamp": "1970-01-01T00:00:00.000Z"},
+            {"id": "n", "timestamp": None},
+        ],
+    }
 
 
 @pytest.mark.parametrize("empty", [{}, []])
@@ -246,6 +268,49 @@ def test_a_whole_number_may_be_written_as_a_fraction() -> None:
         assert row["additional_fields"]["employeesRange"]["min"] is odd
 
 
+@pytest.mark.parametrize("number", [2**63 - 1, 1 - 2**63])
+def test_an_integer_may_be_as_large_as_in_sql(number: int) -> None:
+    row = shaped({"employeesRange": {"min": number}})
+    assert row == {"employees_range": {"min": number, "max": None}}
+
+
+def test_a_number_keeps_all_its_digits() -> None:
+    number = {"type": ["null", "number"]}
+    convert = converter(number, number)
+    for value in (7, 2**70, Decimal("0.10")):
+        assert convert(value) is value
+    for odd in ("7", True, [], {}):
+        with pytest.raises(ValueError):  # noqa: PT011
+            convert(odd)
+
+
+def test_only_what_is_nested_too_deeply_becomes_text() -> None:
+    def nested(levels: int, innermost: Any = ()) -> Any:
+        value: Any = [*innermost]
+        for _ in range(levels - 1):
+            value = [value]
+        return value
+
+    def depth(value: Any) -> int:
+        return 1 + depth(value[0] if value else None) if isinstance(value, list) else 0
+
+    for levels in (*range(1, MOST_NESTED + 310), 1000):
+        for innermost in ((), (7,)):
+            assert depth(shallow(nested(levels, innermost))) == min(levels, MOST_NESTED)
+    value = nested(MOST_NESTED - 1)
+    wide = [value, nested(MOST_NESTED), {"a": nested(MOST_NESTED - 1)}, 5]
+    assert [depth(one) for one in shallow(wide)] == [MOST_NESTED - 1, MOST_NESTED - 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [("a", "a"), (" ", " "), (0, "0"), (True, "true"), (Decimal("1.50"), "1.50"),
+     ("", None), (None, None), ([], None), ({"a": 1}, None)],
+)  # fmt: skip
+def test_a_key_is_text_that_is_not_empty(value: Any, key: str | None) -> None:
+    assert as_key(value) == key
+
+
 @pytest.mark.parametrize("levels", [99, 100, 101, 500, 900, 5000])
 def test_what_is_nested_too_deeply_is_kept_as_text(levels: int) -> None:
     deep: Any = 7
@@ -289,11 +354,47 @@ def test_a_deselected_part_does_not_take_the_rest_of_an_odd_value_along() -> Non
     }
 
 
+def test_two_spellings_within_a_value_keep_the_whole_of_it() -> None:
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    both = {"min": 1, "Min": 2}
+    for value, kept in (({"Min": 2}, False), (both, True), ({"min": 1}, False), ({}, False)):
+        row = shape({"contact_id": "1", "employeesRange": value})
+        assert row is not None
+        assert row["employees_range"] == {"min": max([*value.values()], default=None), "max": None}
+        assert row["additional_fields"] == ({"employeesRange": value} if kept else None)
+
+
+def test_lists_are_texts() -> None:
+    assert shaped({"lists": ["a", 5, True, ""]}) == {"lists": ["a", "5", "true", ""]}
+
+
+def test_either_part_of_a_map_can_be_deselected() -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    del schema["properties"]["mail_opened"]["items"]["properties"]["timestamp"]
+    del schema["properties"]["mail_clicked"]["items"]["properties"]["id"]
+    assert shaped({"mail_opened": {"m": 0}, "mail_clicked": {"m": 0}}, schema) == {
+        "mail_opened": [{"id": "m"}],
+        "mail_clicked": [{"timestamp": "1970-01-01T00:00:00.000Z"}],
+    }
+
+
+def test_an_unknown_part_is_kept_where_another_is_deselected() -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    del schema["properties"]["employees_range"]["properties"]["max"]
+    for value in ({"avg": 2, "Max": 3}, {"Max": 3, "avg": 2}):
+        assert shaped({"employeesRange": value}, schema) == {
+            "employees_range": {"min": None},
+            "additional_fields": {"employeesRange": {"avg": 2}},
+        }
+    assert shaped({"employeesRange": {"Max": 3}}, schema) == {"employees_range": {"min": None}}
+
+
 @pytest.mark.parametrize("odd", ["x", 5.5, True, [1], ["x", None], {"a": 1}], ids=repr)
 def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any) -> None:
     schema = json.loads(json.dumps(SCHEMA))
     del schema["properties"]["employees_range"]["properties"]["max"]
     del schema["properties"]["custom_fields"]["items"]["properties"]["value"]
+    del schema["properties"]["mail_opened"]["items"]["properties"]["timestamp"]
     if not isinstance(odd, dict):
         row = shaped({"employeesRange": odd, "mail_opened": odd}, schema)
         assert row == {"additional_fields": {"employeesRange": odd, "mail_opened": odd}}
