@@ -241,6 +241,18 @@ def test_two_spellings_of_one_column_lose_nothing(document: Any, row: Any) -> No
     assert shaped(document) == {**row, **({"additional_fields": left} if left else {})}
 
 
+def test_the_first_of_two_spellings_fills_what_the_column_can_hold() -> None:
+    first, second = {"min": 1, "avg": 2}, {"min": 3, "max": 4}
+    assert shaped({"employees_range": first, "employeesRange": second}) == {
+        "employees_range": {"min": 1, "max": None},
+        "additional_fields": {"employees_range": first, "employeesRange": second},
+    }
+    assert shaped({"employees_range": second, "employeesRange": first}) == {
+        "employees_range": {"min": 3, "max": 4},
+        "additional_fields": {"employeesRange": first},
+    }
+
+
 def test_an_empty_spelling_does_not_hide_another() -> None:
     assert shaped({"first_name": "", "FirstName": "Ada"}) == {"first_name": "Ada"}
     assert shaped({"FirstName": "Ada", "first_name": ""}) == {"first_name": "Ada"}

@@ -6,7 +6,6 @@ unchanged in `additional_fields`. Deselected fields are dropped.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -104,9 +103,13 @@ def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
     if value is None or (value == "" and row[column] is not None):
         return True
     if row[column] is None:
-        with contextlib.suppress(ValueError, Partial):
+        try:
             row[column] = convert(value)
             return True
+        except ValueError:
+            pass
+        except Partial as partial:
+            row[column] = partial.args[0]
     return False
 
 
