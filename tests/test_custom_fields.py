@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
+from tests.inline import logged
 from tests.invariants import Run
 from tests.scripted import Scripted, page
 from tests.test_selection import choose, entry
@@ -175,6 +177,19 @@ def test_names_are_safe_and_kept_apart() -> None:
     assert names("A", "A") == ["custom_a"]
 
 
+def test_a_name_that_may_have_been_cut_gets_a_suffix() -> None:
+    assert names("x" * 42) == ["custom_" + "x" * 42]
+    for letters in (43, 44):
+        (name,) = names("x" * letters)
+        assert re.fullmatch(f"custom_{'x' * 43}_[0-9a-f]{{8}}", name)
+
+
+def test_a_definition_without_a_name_is_warned_of() -> None:
+    with logged() as lines:
+        assert columns([{"fieldType": "integer"}, "text", {"name": ["a"]}], []) == {}
+    assert lines == ["WARNING A custom field has no name, so it gets no column."] * 3
+
+
 @pytest.mark.parametrize(
     "new", ["NPS-Rating", "NPS_Rating", "NPS  Rating", "NPS Rating!", " NPS Rating"]
 )
@@ -183,6 +198,7 @@ def test_a_new_field_never_renames_an_older_ones_column(new: str) -> None:
         found = dict(zip(order, names(*order), strict=True))
         assert found["NPS Rating"] == "custom_nps_rating"
         assert found[new] == names(new)[0]
+        assert re.fullmatch("custom_nps_rating_[0-9a-f]{8}", found[new])
 
 
 def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: Any) -> None:
@@ -229,6 +245,17 @@ def test_definitions_of_every_sort() -> None:
         "custom_c": TIME | {"title": "c"},
         "custom_e": NUMBER | {"title": "e"},
     }
+
+
+@pytest.mark.parametrize("field", ["fieldType", "field_type", "type"])
+@pytest.mark.parametrize(
+    ("kind", "part"),
+    [("integer", INTEGER), ("float", NUMBER), ("number", NUMBER), ("decimal", NUMBER),
+     ("boolean", BOOLEAN), ("date", TIME), ("datetime", TIME), ("Decimal", NUMBER),
+     ("string", TEXT), ("", TEXT), (None, TEXT), (5, TEXT)],
+)  # fmt: skip
+def test_the_type_of_a_column(field: str, kind: Any, part: dict[str, Any]) -> None:
+    assert columns([{"kind": "A", field: kind}], []) == {"custom_a": part | {"title": "A"}}
 
 
 def definitions(tap: Tap, answer: Any, **settings: Any) -> Run:
