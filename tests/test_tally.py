@@ -1,0 +1,71 @@
+"""What is counted for a stream, and what of it is logged."""
+
+from __future__ import annotations
+
+import pytest
+
+from tap_autopilot.rows.tally import MOST_NAMES, Tally
+
+
+def test_everything_is_counted_and_each_kind_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tally = Tally("contacts")
+    with caplog.at_level("INFO", "tap_autopilot"):
+        tally.clean(0)
+        for _ in range(2):
+            tally.clean(3)
+            tally.skip("it has no id")
+            tally.count_misfit("name")
+            tally.count_misfit("title")
+            tally.count_unknown("x" * 99)
+            tally.count_unknown("Score")
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("WARNING", "contacts: replaced characters that are not valid Unicode."),
+        ("WARNING", "contacts: skipped a document: it has no id."),
+        ("WARNING", "contacts: a value does not fit column name; it is null in that row."),
+        ("WARNING", "contacts: a value does not fit column title; it is null in that row."),
+        ("INFO", f"contacts: no column for field '{'x' * 59}; kept in additional_fields."),
+        ("INFO", "contacts: no column for field 'Score'; kept in additional_fields."),
+    ]
+    assert {vars(one)["stream_name"] for one in caplog.records} == {"contacts"}
+    assert (tally.skipped, tally.cleaned) == (2, 6)
+    assert tally.unfit == {"name": 2, "title": 2}
+    assert tally.unknown == {"x" * 99: 2, "Score": 2}
+
+
+def test_unknown_fields_beyond_a_limit_are_counted_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tally = Tally("contacts")
+    with caplog.at_level("INFO", "tap_autopilot"):
+        for number in [*range(MOST_NAMES + 3), 0]:
+            tally.count_unknown(f"field{number}")
+    assert len(caplog.records) == MOST_NAMES
+    assert len(tally.unknown) == MOST_NAMES + 1
+    assert (tally.unknown["(others)"], tally.unknown["field0"]) == (3, 2)
+
+
+def test_notes_say_only_what_there_was() -> None:
+    tally = Tally("email_opened")
+    counts = (tally.rows, tally.unchanged, tally.deleted, tally.skipped, tally.cleaned,
+              tally.pushed, tally.waiting, tally.missed)  # fmt: skip
+    assert counts == (0,) * 8
+    tally.rows = 9
+    assert tally.notes() == []
+    tally.unchanged, tally.deleted, tally.skipped = 1, 2, 3
+    tally.pushed, tally.missed, tally.waiting = 4, 5, 6
+    tally.unfit.update({"name": 1, "title": 6})
+    tally.unknown.update({"Score": 3, "Geo": 5})
+    tally.cleaned = 9
+    assert tally.notes() == [
+        "1 unchanged",
+        "2 of them deleted",
+        "3 documents skipped",
+        "4 skipped as already pushed",
+        "5 missed by the collector",
+        "6 too recent, left for the next run",
+        "7 values nulled (name 1, title 6)",
+        "8 values without a column",
+        "9 texts cleaned",
+    ]
