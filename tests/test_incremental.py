@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run, check
@@ -127,6 +128,22 @@ def test_the_bookmark_never_passes_the_start_of_the_run(tap: Tap, incremental: A
         assert bookmark(run) == "2016-01-01T00:00:00Z"
         again = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=run.state)
     assert ids(again) == ["a", "b", "c"]
+
+
+def test_which_changes_count_for_the_bookmark() -> None:
+    start = datetime(2016, 1, 1, tzinfo=timezone.utc)
+    before, after = start - timedelta(days=1), start + timedelta(milliseconds=1)
+    window = ChangedSince(None, start)
+    assert window.newer(None, start) == start
+    assert window.newer(before, start) == window.newer(start, before) == start
+    for ignored in (None, after):
+        assert window.newer(None, ignored) is None
+        assert window.newer(before, ignored) == before
+    assert ChangedSince(None, None).newer(None, before) is None
+    assert window.admits(before)
+    assert [ChangedSince(start, None).admits(one) for one in (None, before, start, after)] == [
+        True, False, True, True,
+    ]  # fmt: skip
 
 
 def test_the_bookmark_stays_where_a_pass_was_not_complete(
