@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
 import pytest
 
-from tap_autopilot.rows.merge import WITHIN, Occurrence, key_of, matched
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import (
+    DESCRIPTION,
+    Occurrence,
+    Pushes,
+    hash_of,
+    key_of,
+    matched,
+    milliseconds,
+)
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.times import from_epoch
 
 KEY = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
 MINUTE = 60_000
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
 
 
 @pytest.mark.parametrize(
@@ -33,10 +51,11 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
         ([(1, 0)], [(1, 10**12)], {0}),
         ([(1, None)], [(1, None)], {0}),
         ([(1, 0)], [], set()),
+        ([(1, 0), (1, MINUTE)], [(1, 10**12)], {1}),
         # another message, at nearly the same time
-        ([(1, 0)], [(2, WITHIN)], {0}),
-        ([(1, WITHIN)], [(2, 0)], {0}),
-        ([(1, 0)], [(2, WITHIN + 1)], set()),
+        ([(1, 0)], [(2, 10 * MINUTE)], {0}),
+        ([(1, 10 * MINUTE)], [(2, 0)], {0}),
+        ([(1, 0)], [(2, 10 * MINUTE + 1)], set()),
         ([(1, None)], [(2, 0)], set()),
         ([(1, 0)], [(2, None)], set()),
         ([(1, 0)], [(None, 0)], {0}),
@@ -54,6 +73,9 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
         # as many pairs as there can be: 9 minutes apart in a row, with a push missing
         ([(n, 9 * n * MINUTE) for n in range(4)], [(n + 9, (9 * n + 5) * MINUTE) for n in range(3)],
          {1, 2, 3}),
+        # never those too far apart, whatever lies between them
+        ([(1, 0), (2, 8 * MINUTE)], [(8, 16 * MINUTE), (9, 17 * MINUTE)], {1}),
+        ([(1, 17 * MINUTE), (2, 8 * MINUTE)], [(8, 0), (9, MINUTE)], {1}),
         ([(1, 8 * MINUTE), (2, 0)], [(8, 9 * MINUTE), (9, 10 * MINUTE)], {0, 1}),
     ],
 )  # fmt: skip
@@ -62,3 +84,129 @@ def test_pairs(
 ) -> None:
     both = matched([Occurrence(*one) for one in polled], [Occurrence(*one) for one in pushed])
     assert both == told
+
+
+def pairings(left: list[int], right: list[int]) -> Iterator[tuple[int, int]]:
+    """The number of pairs of every pairing, and their total distance, negative."""
+    if not left:
+        yield 0, 0
+        return
+    yield from pairings(left[1:], right)
+    for place, other in enumerate(right):
+        apart = abs(left[0] - other)
+        if apart <= 10 * MINUTE:
+            for count, total in pairings(left[1:], right[:place] + right[place + 1 :]):
+                yield count + 1, total - apart
+
+
+def test_no_pairing_has_more_pairs_or_closer_times() -> None:
+    rng = random.Random(1)
+    for _ in range(300):
+        left, right = (
+            [rng.randrange(40) * MINUTE for _ in range(rng.randint(0, most))] for most in (5, 3)
+        )
+        found = matched(
+            [Occurrence(number, at) for number, at in enumerate(left)],
+            [Occurrence(None, at) for at in right],
+        )
+        best = max(pairings(left, right))
+        assert len(found) == best[0]
+        assert max(pairings([left[number] for number in found], right)) == best
+
+
+NOW = 1_600_000_000_000
+
+
+def polled(**events: int | None) -> list[dict[str, Any]]:
+    """The rows of a contact's events: message=time."""
+    return [
+        {"email_id": message, "context_traits_contact_id": "c", "link_id": None,
+         "timestamp": None if at is None else from_epoch(at), **dict.fromkeys(DESCRIPTION)}
+        for message, at in events.items()
+    ]  # fmt: skip
+
+
+def store(receiving: int | None = NOW - 9 * DAY, **pushed: int | None) -> Pushes:
+    """A store with these pushes of the contact's opens, and a description of the message "told"."""
+    return Pushes(
+        {("email_opened", "c"): [Occurrence(hash_of(one), at) for one, at in pushed.items()]},
+        {hash_of("told"): ("name", "subject", None, "campaign", False)}.get,
+        {} if receiving is None else {"email_opened": receiving},
+        NOW,
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "receiving", "fate"),
+    [
+        (NOW, None, "left"),
+        (NOW, NOW, "waiting"),
+        (NOW - 6 * HOUR + 1, NOW, "waiting"),
+        (NOW - 6 * HOUR, NOW - DAY, "missed"),
+        (NOW - 6 * HOUR, NOW - 6 * HOUR, "missed"),
+        (NOW - 6 * HOUR, NOW - 6 * HOUR + 1, "left"),
+        (NOW + DAY - 1, NOW - DAY, "waiting"),
+        (NOW + DAY, NOW - DAY, "left"),
+        (None, NOW - DAY, "left"),
+    ],
+)
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_fate_of_an_event_that_was_not_pushed(
+    at: int | None, receiving: int | None, fate: str, counted: bool
+) -> None:
+    late = datetime(2100, 1, 1, tzinfo=timezone.utc)
+    tally, window = Tally("email_opened"), None if counted else ChangedSince(late, late)
+    rows = polled(m=at)
+    left = store(receiving, other=0).merge("email_opened", rows, window, tally)
+    assert left == ([] if fate == "waiting" else rows)
+    counts = {"pushed": tally.pushed, "waiting": tally.waiting, "missed": tally.missed}
+    assert counts == {
+        **dict.fromkeys(counts, 0),
+        **({fate: 1} if fate != "left" and counted else {}),
+    }
+
+
+def test_events_that_were_pushed_are_skipped_and_the_others_described() -> None:
+    tally = Tally("email_opened")
+    rows = polled(a=5000, told=5000 + DAY, b=None, other=2 * DAY)
+    left = store(a=9 * DAY, b=0).merge("email_opened", rows, None, tally)
+    assert [row["email_id"] for row in left] == ["told", "other"]
+    described = {"email_name": "name", "email_subject": "subject", "campaign_id": None,
+                 "campaign_name": "campaign", "transactional": False}  # fmt: skip
+    assert left == [polled(told=5000 + DAY)[0] | described, polled(other=2 * DAY)[0]]
+    assert (tally.pushed, tally.waiting, tally.missed) == (2, 0, 0)
+    for kind, rows in (("email_clicked", polled(a=5000)), ("email_opened", polled(a=5000))):
+        for row in rows:
+            row["context_traits_contact_id"] = "c" if kind == "email_clicked" else "d"
+        assert len(store(a=5000).merge(kind, rows, None, Tally(kind))) == 1
+
+
+def test_all_events_are_counted() -> None:
+    tally = Tally("email_opened")
+    rows = polled(a=1, b=2, c=NOW - 7 * HOUR, d=NOW - 8 * HOUR, e=NOW, f=NOW - HOUR)
+    left = store(a=1, b=2).merge("email_opened", rows, None, tally)
+    assert [row["email_id"] for row in left] == ["c", "d"]
+    assert (tally.pushed, tally.missed, tally.waiting) == (2, 2, 2)
+
+
+def test_only_events_that_a_pass_sends_are_counted_as_pushed() -> None:
+    since = datetime(1970, 1, 2, tzinfo=timezone.utc)
+    tally = Tally("email_opened")
+    rows = polled(a=DAY - 1, b=DAY, c=None)
+    window = ChangedSince(since, None)
+    assert store(a=0, b=0, c=0).merge("email_opened", rows, window, tally) == []
+    assert tally.pushed == 2
+
+
+@pytest.mark.parametrize(
+    ("time", "at"),
+    [
+        (None, None),
+        ("1970-01-01T00:00:00Z", 0),
+        ("1970-01-01T00:00:01.0019Z", 1001),
+        ("1969-12-31T23:59:59.999Z", -1),
+        ("9999-12-31T23:59:59.999Z", 253402300799999),
+    ],
+)
+def test_times_in_milliseconds(time: str | None, at: int | None) -> None:
+    assert milliseconds(time) == at
