@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from typing import Any
 
 import pytest
 
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.inline import logged
 from tests.invariants import Run
 
 ACCOUNT = Account(contacts=60, lists=2, segments=2, members=3)
@@ -173,3 +179,222 @@ def test_the_selection_warns_once(tap: Tap, serve: Serve, catalog: Any) -> None:
     run = tap.sync(serve(), catalog=catalog, custom_fields_as_columns=True)
     for what in ("'deals'", "shoe_size"):
         assert sum(what in line for line in run.log) == 1
+
+
+# ---- what a catalog says, without a run
+
+OURS = discover()
+
+
+def selected(*entries: Any) -> dict[str, Selected]:
+    """What these entries of a catalog select."""
+    catalog = {"streams": [{"tap_stream_id": one} if isinstance(one, str) else one
+                           for one in entries]}  # fmt: skip
+    return {one.stream.name: one for one in select(catalog, OURS)}
+
+
+def says(stream: str, *breadcrumb: str, **values: Any) -> dict[str, Any]:
+    """A catalog's entry with the metadata of one breadcrumb."""
+    metadata = {name.replace("_", "-"): value for name, value in values.items()}
+    return {"stream": stream, "metadata": [{"breadcrumb": list(breadcrumb), "metadata": metadata}]}
+
+
+@pytest.mark.parametrize("catalog", [[], {}, {"streams": {}}, {"streams": None}, "lists", 5])
+def test_what_is_no_catalog_is_an_error(catalog: Any) -> None:
+    for ask in (lambda: select(catalog, OURS), lambda: is_selected(catalog, OURS, "lists")):
+        with pytest.raises(UserError) as error:
+            ask()
+        assert str(error.value) == 'The catalog has no "streams"; create one with --discover.'
+
+
+@pytest.mark.parametrize("entry", [{}, None, "lists", {"stream": 5}, {"tap_stream_id": ""}])
+def test_a_stream_without_a_name_is_an_error(entry: Any) -> None:
+    with pytest.raises(UserError) as error:
+        select({"streams": [entry]}, OURS)
+    assert str(error.value) == 'A stream in the catalog has no "tap_stream_id".'
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [5, "x", [5], [{}], [{"breadcrumb": []}], [{"metadata": {}}],
+     [{"breadcrumb": 5, "metadata": {}}], [{"breadcrumb": [[]], "metadata": {}}],
+     [{"breadcrumb": [], "metadata": None}], [{"breadcrumb": [], "metadata": [1]}]],
+)  # fmt: skip
+def test_metadata_of_another_form_is_an_error(metadata: Any) -> None:
+    with pytest.raises(UserError) as error:
+        selected({"stream": "lists", "metadata": metadata})
+    assert str(error.value) == (
+        "The metadata of stream lists in the catalog is not a list of breadcrumbs with metadata;"
+        " create a new catalog with --discover."
+    )
+
+
+@pytest.mark.parametrize("value", ["true", 0, 1, [], {}])
+def test_a_choice_is_true_or_false(value: Any) -> None:
+    for entry, where in (
+        (says("lists", selected=value), "lists"),
+        ({"stream": "lists", "selected": value}, "lists"),
+        ({"stream": "lists", "schema": {"selected": value}}, "lists"),
+        (says("lists", "properties", "title", selected=value), "lists.properties.title"),
+        (says("lists", "properties", 5, selected=value), "lists.properties.5"),  # type: ignore[arg-type]
+    ):
+        catalog, text = {"streams": [entry]}, f'"selected" of {where} in the catalog is neither'
+        for ask in (select, partial(is_selected, name="lists")):
+            with pytest.raises(UserError) as error:
+                ask(catalog, OURS)
+            assert str(error.value) == f"{text} true nor false."
+
+
+def test_a_catalog_of_other_streams_only_names_ours() -> None:
+    with pytest.raises(UserError) as error:
+        selected("deals")
+    assert str(error.value) == f"The catalog contains none of the streams: {', '.join(ALL)}."
+
+
+def test_a_stream_without_its_setting_must_be_deselected() -> None:
+    for entry in ("activities", says("activities", "properties", "id", selected=False)):
+        with pytest.raises(UserError) as error:
+            selected("lists", entry)
+        assert str(error.value) == (
+            "Stream activities needs the setting collector_database; set it or deselect activities."
+        )
+    with pytest.raises(UserError) as error:
+        selected("lists", says("activities", selected="no"))
+    assert str(error.value) == '"selected" of activities in the catalog is neither true nor false.'
+    with logged() as lines:
+        assert list(selected("lists", says("activities", selected=False))) == ["lists"]
+    assert not lines
+
+
+def test_what_is_unknown_is_warned_of() -> None:
+    with logged() as lines:
+        found = selected(
+            "lists",
+            "deals",
+            "x" * 99,
+            {"tap_stream_id": "contacts", "stream": "other", "metadata": [
+                {"breadcrumb": ["properties", "emial"], "metadata": {"selected": False}},
+                {"breadcrumb": ["properties", "Email"], "metadata": {"selected": True}},
+                {"breadcrumb": ["properties", "phone"], "metadata": {"selected": False}},
+            ]},
+        )  # fmt: skip
+    assert list(found) == ["contacts", "lists"], "in our order"
+    assert lines == [
+        "WARNING The catalog has an unknown stream 'deals'; ignored.",
+        f"WARNING The catalog has an unknown stream '{'x' * 59}; ignored.",
+        "WARNING contacts: the catalog deselects properties.emial, which does not exist.",
+    ]
+    assert "phone" not in found["contacts"].selected["properties"]
+
+
+def test_no_catalog_selects_everything() -> None:
+    with logged() as lines:
+        found = select(None, OURS)
+    assert [one.stream.name for one in found] == ALL
+    assert all(one.selected == one.schema and not one.incremental for one in found)
+    assert not lines
+
+
+def test_nothing_selected_is_warned_of() -> None:
+    for entries in ((), (says("lists", selected=False),)):
+        with logged() as lines:
+            assert not selected(*entries)
+        (line,) = lines
+        assert line == (
+            "WARNING No stream is selected, so there is nothing to do. To select one, set"
+            ' "selected": true in the metadata of its empty breadcrumb in the catalog.'
+        )
+
+
+def test_the_selected_part_of_a_schema() -> None:
+    before = copy.deepcopy(OURS)
+    schema = entry(OURS, "contacts")["schema"]
+    whole = selected("contacts")["contacts"]
+    assert whole.schema == whole.selected == schema
+    value = ("properties", "custom_fields", "items", "properties", "value")
+    for one in (
+        says("contacts", *value, selected=False),
+        says("contacts", *value, selected_by_default=False),
+        says("contacts", *value, inclusion="unsupported", selected=True),
+        {"stream": "contacts", "schema": {"properties": {"custom_fields": {
+            "items": {"properties": {"value": {"selected": False}}}}}}},
+    ):  # fmt: skip
+        expected = copy.deepcopy(schema)
+        del expected["properties"]["custom_fields"]["items"]["properties"]["value"]
+        found = selected(one)["contacts"]
+        assert (found.schema, found.selected) == (schema, expected)
+    kept = says("contacts", *value, selected_by_default=False, selected=True)
+    assert selected(kept)["contacts"].selected == schema
+    key = says("contacts", "properties", "contact_id", selected=False, inclusion="available")
+    assert selected(key)["contacts"].selected == schema
+    assert before == OURS
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [5, {"properties": 5}, {"properties": {"title": 5}}, {"properties": {"title": {"items": []}}}],
+)
+def test_schemas_of_any_form_are_tolerated(schema: Any) -> None:
+    found = selected({"stream": "lists", "schema": schema})["lists"]
+    assert found.selected == entry(OURS, "lists")["schema"]
+
+
+def test_metadata_adds_to_the_old_marks() -> None:
+    old = {"stream": "lists", "selected": False, "schema": {"selected": True}}
+    assert not selected(old), "beside the schema before in the schema"
+    assert selected({**old, **says("lists", selected=True)})
+    assert not selected({**old, **says("lists", inclusion="available")})
+    marked = {"properties": {"title": {"selected": False}}}
+    both = {"schema": marked, **says("lists", "properties", "title", inclusion="available")}
+    assert "title" not in selected(both)["lists"].selected["properties"]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "beside", "incremental", "warning"),
+    [
+        ("contacts", {}, {}, False, None),
+        ("contacts", {"replication_method": "FULL_TABLE"}, {}, False, None),
+        ("contacts", {"replication_method": "INCREMENTAL"}, {}, True, None),
+        ("contacts", {}, {"replication_method": "INCREMENTAL"}, True, None),
+        ("contacts", {"replication_method": "FULL_TABLE"}, {"replication_method": "INCREMENTAL"},
+         False, None),
+        ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "updated_at"},
+         {"replication_key": "created_at"}, True, None),
+        ("contacts", {"replication_method": "INCREMENTAL"}, {"replication_key": "created_at"}, False,
+         "INCREMENTAL by created_at, but the stream supports INCREMENTAL by updated_at or "),
+        ("contacts", {"replication_method": "LOG_BASED"}, {}, False,
+         "LOG_BASED by updated_at, but the stream supports INCREMENTAL by updated_at or "),
+        ("lists", {"replication_method": "INCREMENTAL"}, {}, False,
+         "INCREMENTAL by any column, but the stream supports "),
+        ("lists", {"replication_method": "INCREMENTAL", "replication_key": "title"}, {}, False,
+         "INCREMENTAL by title, but the stream supports "),
+        ("lists", {"replication_method": "FULL_TABLE"}, {}, False, None),
+    ],
+)  # fmt: skip
+def test_the_replication_method(
+    name: str, asked: dict[str, str], beside: dict[str, str], incremental: bool, warning: str | None
+) -> None:
+    with logged() as lines:
+        (found,) = selected({**beside, **says(name, **asked)}).values()
+    assert found.incremental is incremental
+    assert lines == (
+        [f"WARNING {name}: the catalog asks for {warning}FULL_TABLE; using FULL_TABLE."]
+        if warning
+        else []
+    )
+
+
+def test_the_key_of_an_incremental_stream_stays() -> None:
+    for method, kept in (("INCREMENTAL", True), ("FULL_TABLE", False)):
+        one = says("contacts", "properties", "updated_at", selected=False)
+        found = selected({**one, "replication_method": method})["contacts"]
+        assert ("updated_at" in found.selected["properties"]) is kept
+
+
+def test_whether_one_stream_is_selected() -> None:
+    with logged() as lines:
+        assert is_selected(None, OURS, "lists")
+        assert is_selected({"streams": [{"stream": "lists"}, {"stream": "deals"}]}, OURS, "lists")
+        assert not is_selected({"streams": [{"stream": "deals"}]}, OURS, "lists")
+        assert not is_selected({"streams": [says("lists", selected=False)]}, OURS, "lists")
+    assert not lines
