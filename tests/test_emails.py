@@ -1,0 +1,130 @@
+"""Rows of email events, from the contacts of a page."""
+
+from __future__ import annotations
+
+import copy
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.merge import Occurrence, Pushes, hash_of
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.streams import STREAMS
+from tests.inline import logged
+
+SCHEMA = load_schema("email_bounced")
+START = datetime(1970, 1, 2, tzinfo=timezone.utc)
+DAY = 86_400_000
+
+
+def made(
+    *contacts: Any,
+    window: ChangedSince | None = None,
+    pushes: Pushes | None = None,
+    selected: Any = SCHEMA,
+    tally: Tally | None = None,
+) -> Any:
+    make = STREAMS["email_bounced"].compile(SCHEMA, selected, tally or Tally("email_bounced"))
+    return make(list(contacts), window, pushes)
+
+
+def bounced(contact_id: str, **maps: Any) -> dict[str, Any]:
+    return {"contact_id": contact_id, **{f"mail_{name}": it for name, it in maps.items()}}
+
+
+def test_every_column_of_an_event() -> None:
+    contact = {"contact_id": "a:b%", "email": 5, "mail_bounced": {"m:n": 0}}
+    (row,) = made(contact).rows
+    assert row == {
+        **dict.fromkeys(SCHEMA["properties"]),
+        "id": "email_bounced:a%3Ab%25:m:n",
+        "event": "email_bounced",
+        "event_text": "Email Bounced",
+        "timestamp": "1970-01-01T00:00:00.000Z",
+        "anonymous_id": "5",
+        "context_traits_email": "5",
+        "context_traits_contact_id": "a:b%",
+        "email_id": "m:n",
+    }
+    assert list(row) == list(SCHEMA["properties"])
+    selected = copy.deepcopy(SCHEMA)
+    for column in ("event_text", "timestamp", "link_url"):
+        del selected["properties"][column]
+        del row[column]
+    contacts = [contact, contact]
+    assert made(*contacts, selected=selected).rows == [row, row]
+
+
+@pytest.mark.parametrize(
+    ("contact", "reason"),
+    [
+        ({}, "it is not a contact"),
+        (bounced("", bounced={"m": 1}), "it has no contact_id"),
+        ({"mail_hardbounced": {"m": 1}}, "it has no contact_id"),
+        (bounced("c", bounced="m"), "its mail_bounced is not a map"),
+        (bounced("c", hardbounced=[1], bounced=[]), "its mail_hardbounced is not a map"),
+        (bounced("c", bounced=None, hardbounced=""), None),
+        ({"contact_id": "c"}, None),
+        ({"contact_id": "", "email": "e"}, None),
+    ],
+)
+def test_a_contact_whose_events_cannot_be_read(contact: Any, reason: str | None) -> None:
+    tally = Tally("email_bounced")
+    good = bounced("good", bounced={"m": 1})
+    with logged() as lines:
+        found = made(contact, good, tally=tally)
+    assert [row["context_traits_contact_id"] for row in found.rows] == ["good"]
+    assert found.skipped == tally.skipped == (reason is not None)
+    assert lines == (
+        [f"WARNING email_bounced: skipped a document: {reason}."] if reason is not None else []
+    )
+
+
+def test_one_map_that_cannot_be_read_leaves_the_other() -> None:
+    found = made(bounced("c", bounced="x", hardbounced={"m": 1}))
+    assert [row["email_id"] for row in found.rows] == ["m"]
+    assert found.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "time"),
+    [(1, 2, "00.001Z"), (None, 2, "00.002Z"), ("", 2, "00.002Z"), (1, None, "00.001Z")],
+)
+def test_a_message_in_both_maps(soft: Any, hard: Any, time: str) -> None:
+    (row,) = made(bounced("c", bounced={"m": soft}, hardbounced={"m": hard})).rows
+    assert row["timestamp"].endswith(time)
+
+
+def test_a_time_that_does_not_fit_is_null() -> None:
+    tally = Tally("email_bounced")
+    events = {"a": "soon", "b": "", "c": None, "d": "2016-12-20"}
+    rows = made(bounced("c", bounced=events), tally=tally).rows
+    assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
+    assert tally.unfit == {"timestamp": 1}
+
+
+def test_what_changed_since_a_moment() -> None:
+    window = ChangedSince(START, START.replace(day=5))
+    events = {"old": DAY - 1, "equal": DAY, "new": 2 * DAY, "future": 9 * DAY, "unknown": None}
+    found = made(bounced("c", bounced=events), window=window)
+    assert [row["email_id"] for row in found.rows] == ["equal", "new", "future", "unknown"]
+    assert found.newest == START.replace(day=3)
+    assert made(bounced("c", bounced={"old": 0}), window=window).newest == START.replace(day=1)
+    assert made(bounced("c", bounced=events)).newest is None
+
+
+def test_events_that_were_pushed_are_skipped() -> None:
+    occurrences = [Occurrence(hash_of(one), None) for one in ("old", "new")]
+    pushes = Pushes({("email_bounced", "c"): occurrences}, lambda _: None, {}, 9 * DAY)
+    contacts = [
+        bounced("c", bounced={"old": 0, "new": DAY, "other": DAY}),
+        bounced("d", bounced={}),
+    ]
+    for window, counted in ((None, 2), (ChangedSince(START, None), 1)):
+        tally = Tally("email_bounced")
+        found = made(*contacts, window=window, pushes=pushes, tally=tally)
+        assert [row["email_id"] for row in found.rows] == ["other"]
+        assert tally.pushed == counted
