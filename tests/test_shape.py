@@ -414,6 +414,19 @@ def test_an_unknown_part_is_kept_where_another_is_deselected() -> None:
     assert shaped({"employeesRange": {"Max": 3}}, schema) == {"employees_range": {"min": None}}
 
 
+def test_what_is_deselected_is_dropped() -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    for column in ("first_name", "additional_fields"):
+        del schema["properties"][column]
+    schema["properties"]["mail_opened"]["items"]["properties"].clear()
+    tally = Tally("contacts")
+    odd = {"FirstName": "Ada", "Email": "e", "score": 1, "unsubscribed": "no"}
+    assert shaped(odd, schema, tally) == {"email": "e"}
+    assert tally.unknown == {"score": 1}
+    schema["properties"]["additional_fields"] = SCHEMA["properties"]["additional_fields"]
+    assert shaped({"FirstName": "Ada", "mail_opened": {"m": "soon"}}, schema) == {}
+
+
 @pytest.mark.parametrize("odd", ["x", 5.5, True, [1], ["x", None], {"a": 1}], ids=repr)
 def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any) -> None:
     schema = json.loads(json.dumps(SCHEMA))
