@@ -270,6 +270,7 @@ def test_an_empty_spelling_does_not_hide_another() -> None:
     assert shaped({"first_name": "", "FirstName": "Ada"}) == {"first_name": "Ada"}
     assert shaped({"FirstName": "Ada", "first_name": ""}) == {"first_name": "Ada"}
     assert shaped({"FirstName": "", "first_name": ""}) == {"first_name": ""}
+    assert shaped({"CreatedAt": "", "created_at": "", "Created_At": None}) == {}
     shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
     row = shape({"contact_id": "", "ContactId": "p1"})
     assert row is not None

@@ -100,8 +100,6 @@ def compile_shape(
 
 def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
     """Fill a column from one of several fields; False if the value is left over."""
-    if value is None or (value == "" and row[column] is not None):
-        return True
     if row[column] is None:
         try:
             row[column] = convert(value)
@@ -110,7 +108,7 @@ def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
             pass
         except Partial as partial:
             row[column] = partial.args[0]
-    return False
+    return bool(value == "")
 
 
 def compile_changed(columns: Iterable[str]) -> Callable[[Document], Any]:
