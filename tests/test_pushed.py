@@ -22,7 +22,7 @@ BARE = {**STAMPS, "event": "email_opened", "event_text": "Email Opened",
 
 
 def pushed(body: Any, name: str = "") -> Pushed:
-    return Pushed(7, "store-7", 1000, name, body, pruned=False)
+    return Pushed(7, "store-7", 1000, name, body, pruned=False, cleaned=0)
 
 
 def without(schema: Any, *columns: str) -> Any:

@@ -45,7 +45,7 @@ class Pushed(NamedTuple):
     name: str
     body: Any
     pruned: bool
-    cleaned: int = 0
+    cleaned: int
 
 
 def compile_email(

@@ -117,7 +117,7 @@ def test_what_stays_says_the_same_about_the_occurrence(odd: dict[str, Any]) -> N
     schema = load_schema("email_opened")
     make = compile_email(schema, schema, "email_opened", "Email Opened")
     before, after = (
-        make(Pushed(1, "1", 0, "", json.loads(one), pruned=False))
+        make(Pushed(1, "1", 0, "", json.loads(one), pruned=False, cleaned=0))
         for one in (body, remains("segment", "batch", body))
     )
     for column in ("timestamp", "email_id", "email_subject", "context_traits_contact_id",
