@@ -194,8 +194,10 @@ def without_deselected(value: Any, schema: Schema, selected: Schema, *, is_map: 
     if is_map:
         keys, values = schema["items"]["properties"]
         kept = selected["items"]["properties"]
-        if value.__class__ is not dict or values in kept:
-            return value if keys in kept or value.__class__ is not dict else list(value.values())
+        if value.__class__ is not dict:
+            return value
+        if values in kept:
+            return list(value.values())
         return dict.fromkeys(value) if keys in kept else None
     if value.__class__ is list and "items" in schema:
         part = schema["items"], selected["items"]
