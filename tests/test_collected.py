@@ -677,7 +677,7 @@ def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
     config = tap.file("config.json", tap.config(sandbox, collector_database=store.path))
     state: Any = None
     arrived: set[tuple[str, str]] = set()
-    for kill in range(40):
+    for kill in range(20):
         arguments = [*COMMAND, "--config", config]
         if state is not None:
             arguments += ["--state", tap.file("state.json", state)]
@@ -696,7 +696,7 @@ def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
                 state = message["value"]
                 arrived |= keys(pending)
                 pending.clear()
-            if number == 60 + 37 * kill:
+            if number == 60 + 74 * kill:
                 process.send_signal(signal.SIGKILL)
                 break
         process.stdout.close()

@@ -33,7 +33,7 @@ from tests.stores import PushedStore
 from tests.test_collected import call
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(12))
 def test_after_strange_nights_the_target_is_what_a_full_load_makes(
     tap: Tap, serve: Serve, seed: int
 ) -> None:
