@@ -1,0 +1,222 @@
+"""What counts as a complete pass, number by number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sources.completeness import (
+    ORDER_KNOWN,
+    Census,
+    Distinct,
+    Doubt,
+    activates,
+    is_large,
+    moves_bookmark,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "activating", "moving", "failing"),
+    [
+        ("none", True, True, False),
+        ("skipped", False, True, False),
+        ("short", False, False, False),
+        ("uncounted", False, False, False),
+        ("unordered", False, False, False),
+        ("unavailable", False, False, False),
+        ("empty", False, False, False),
+        ("very short", False, False, True),
+        ("all gone", False, False, True),
+    ],
+)
+def test_what_each_doubt_withholds(
+    name: str, activating: bool, moving: bool, failing: bool
+) -> None:
+    doubt = {one.value: one for one in Doubt}[name]
+    assert (activates([doubt]), moves_bookmark([doubt]), doubt.fails) == (
+        activating, moving, failing,
+    )  # fmt: skip
+    assert activates([Doubt.NONE, doubt]) is activating
+    assert moves_bookmark([doubt, Doubt.NONE]) is moving
+
+
+def test_a_pass_without_doubts_activates_and_moves() -> None:
+    assert activates([])
+    assert moves_bookmark([])
+
+
+def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:
+    """A census of pages with these totals."""
+    found = Census()
+    for total in totals:
+        found = found.after(documents=page, new=new, highest="x", total=total)
+    return found
+
+
+def test_a_census_counts_page_by_page() -> None:
+    assert census(0, page=0, new=0) == Census(0, 0, "x", 0, 0)
+    first = Census(resumed=True, reading=2).after(documents=3, new=2, highest="c", total=10)
+    assert first == Census(
+        read=2, page=3, highest="c", least=10, latest=10, resumed=True, reading=2
+    )
+    second = first.after(documents=1, new=1, highest="d", total=8)
+    third = second.after(documents=2, new=0, highest=None, total=9)
+    assert third == Census(
+        read=3, page=3, highest=None, least=8, latest=9, changes=3, resumed=True, reading=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("totals", "uncounted"),
+    [([9], False), ([None], True), ([None, 9], True), ([9, None], False), ([0, None], False)],
+)
+def test_a_listing_is_uncounted_if_its_first_page_has_no_total(
+    totals: list[int | None], uncounted: bool
+) -> None:
+    assert census(*totals).uncounted is uncounted
+
+
+def test_a_page_without_a_total_leaves_the_totals_alone() -> None:
+    found = census(9, 7, None)
+    assert (found.least, found.latest, found.changes) == (7, 7, 2)
+    assert (found.read, found.page) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("totals", "collapsed"),
+    [
+        ([1000, 989], True),
+        ([1000, 989, 1000], True),
+        ([1000, 990], False),  # 1 %
+        ([20, 17], True),
+        ([20, 18], False),  # a page
+        ([989, 1000], False),
+    ],
+)
+def test_a_total_that_falls_by_much_has_collapsed(totals: list[int], collapsed: bool) -> None:
+    assert census(*totals).collapsed is collapsed
+
+
+@pytest.mark.parametrize(
+    ("missing", "of", "page", "large"),
+    [
+        (101, 10_000, 100, True),
+        (100, 5_000, 100, False),
+        (101, 10_100, 100, False),
+        (102, 10_100, 100, True),
+        (1, 1, 0, True),
+        (0, 0, 0, False),
+    ],
+)
+def test_what_is_large(missing: int, of: int, page: int, large: bool) -> None:
+    assert is_large(missing, of, page) is large
+
+
+@pytest.mark.parametrize(
+    ("least", "read", "changes", "missing"),
+    [
+        (None, 5, 0, 0),
+        (5, 5, 0, 0),
+        (5, 6, 0, 0),
+        (5, 4, 0, 1),
+        (5, 4, 1, 0),
+        (5, 3, 1, 2),
+        (5, 3, 2, 0),
+        (9, 5, 9, 4),
+        (9, 6, 9, 0),
+        (9, 6, 5, 0),
+        (9, 6, 4, 3),
+    ],
+)
+def test_churn_explains_the_square_root_of_the_changes(
+    least: int | None, read: int, changes: int, missing: int
+) -> None:
+    found = Census(least=least, read=read, changes=changes)
+    assert found.missing == missing
+    assert found.is_short is (missing > 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "counted", "doubt"),
+    [
+        ({"least": 2, "read": 2}, True, Doubt.NONE),
+        ({"least": 500, "read": 490, "page": 10}, True, Doubt.SHORT),
+        ({"least": 500, "read": 489, "page": 10}, True, Doubt.VERY_SHORT),
+        ({"least": 500, "read": 489, "page": 10}, False, Doubt.VERY_SHORT),
+        ({"least": 1000, "read": 990, "page": 1}, True, Doubt.SHORT),
+        ({"least": 1000, "read": 989, "page": 1}, True, Doubt.VERY_SHORT),
+        ({"least": 9, "read": 9, "collapsed": True}, True, Doubt.SHORT),
+        ({"least": 9, "read": 9, "uncounted": True}, True, Doubt.UNCOUNTED),
+        ({"uncounted": True}, False, Doubt.NONE),
+        ({"uncounted": True, "resumed": True, "highest": None}, True, Doubt.UNCOUNTED),
+        ({"resumed": True, "highest": None}, True, Doubt.UNORDERED),
+        ({"resumed": True, "highest": "c"}, True, Doubt.NONE),
+        ({"resumed": False, "highest": None}, True, Doubt.NONE),
+    ],
+)
+def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doubt) -> None:
+    assert Census(**fields).doubt(counted=counted) is doubt
+
+
+@pytest.mark.parametrize(
+    ("pages", "new", "highest"),
+    [
+        ([], [], ""),
+        (["abc", "de"], [3, 2], "e"),
+        (["abc", "cd"], [3, 1], "d"),
+        (["aab", "bb", "b"], [2, 0, 0], "b"),
+        (["acb"], [3], None),
+        (["b", "a", "abc"], [1, 1, 1], None),
+        (["bc", "a", "dabc", "d"], [2, 1, 1, 0], None),
+    ],
+)
+def test_ids_are_counted_once_in_any_order(
+    pages: list[str], new: list[int], highest: str | None
+) -> None:
+    distinct = Distinct(Census(), exact=False)
+    assert [distinct.count_new(list(page)) for page in pages] == new
+    assert distinct.highest == highest
+
+
+@pytest.mark.parametrize(
+    ("pages", "new", "highest"),
+    [
+        (["abc"], [1], "c"),
+        (["b"], [0], "b"),
+        (["dccd", "cde"], [2, 1], "e"),
+    ],
+)
+def test_a_resumed_reading_knows_ids_by_their_order(
+    pages: list[str], new: list[int], highest: str
+) -> None:
+    distinct = Distinct(Census(highest="b"), exact=False)
+    assert [distinct.count_new(list(page)) for page in pages] == new
+    assert distinct.highest == highest
+
+
+def test_a_resumed_reading_of_another_order_knows_none_of_the_ids_before() -> None:
+    distinct = Distinct(Census(highest=None), exact=False)
+    assert [distinct.count_new(list(page)) for page in ("ba", "acb")] == [2, 1]
+    assert distinct.highest is None
+
+
+@pytest.mark.parametrize(
+    ("count", "exact", "new"),
+    [(ORDER_KNOWN, False, 1), (ORDER_KNOWN + 1, False, 0), (ORDER_KNOWN + 1, True, 1)],
+)
+def test_after_many_ids_in_order_only_the_highest_is_remembered(
+    count: int, exact: bool, new: int
+) -> None:
+    distinct = Distinct(Census(), exact=exact)
+    assert distinct.count_new([f"b{number:06}" for number in range(count)]) == count
+    assert distinct.count_new(["a"]) == new
+    assert distinct.count_new(["c", "c"]) == 1
+
+
+def test_many_ids_in_another_order_are_all_remembered() -> None:
+    distinct = Distinct(Census(), exact=False)
+    ids = [f"b{number:06}" for number in reversed(range(ORDER_KNOWN + 1))]
+    assert distinct.count_new(ids) == ORDER_KNOWN + 1
+    assert distinct.count_new(["b000000", "a"]) == 1
