@@ -137,7 +137,7 @@ class Distinct:
     `highest` is None once ids are out of order.
     """
 
-    def __init__(self, census: Census, *, exact: bool = False) -> None:
+    def __init__(self, census: Census, *, exact: bool) -> None:
         self.highest = census.highest
         self._exact = exact
         self._known: set[int] | None = None if self.highest else set()
