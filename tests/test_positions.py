@@ -1,0 +1,257 @@
+"""Where the reading of each source stands, into the state and back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from tap_autopilot.protocol.positions import LARGEST, EachSegment, OneListing, is_text
+from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, LISTS, Position, members_of
+
+CENSUS = Census(5, 3, "c", 7, 8, 2, collapsed=True, uncounted=True, resumed=True, reading=2)
+COUNTS = [5, 3, "c", 7, 8, 2, True, True, True, 2]
+HALFWAY = Position("x", CENSUS)
+START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]
+
+
+def again(value: Any) -> Any:
+    """A value after its way through a state file."""
+    return json.loads(json.dumps(value))
+
+
+def counts(name: str, value: Any) -> list[Any]:
+    """The counts of a census with one of another value."""
+    names = [field.name for field in dataclasses.fields(Census)]
+    return [value if one == name else old for one, old in zip(names, COUNTS, strict=True)]
+
+
+def test_a_listing_resumes_where_its_state_says() -> None:
+    before, after = OneListing(CONTACTS), OneListing(CONTACTS)
+    before.advance(CONTACTS, HALFWAY, read=5)
+    assert before.value() == ["x", COUNTS], "states of earlier versions must stay readable"
+    assert after.resume(again(before.value()))
+    assert (after.position, after.read) == (HALFWAY, 5)
+    assert (after.is_begun, after.is_complete) == (True, False)
+    after.advance(CONTACTS, Position("y"), read=2)
+    assert (after.position, after.read) == (Position("y"), 7)
+    after.advance(CONTACTS, None, read=1)
+    assert (after.position, after.read) == (Position(), 8)
+    assert (after.is_complete, after.value()) == (True, None)
+
+
+def test_a_listing_at_its_start() -> None:
+    fresh = OneListing(CONTACTS)
+    assert (fresh.is_begun, fresh.is_complete, fresh.read) == (False, False, 0)
+    assert fresh.value() == START
+    assert fresh.resume(START)
+    assert not fresh.is_begun
+    assert fresh.resume([None, counts("reading", 2)])
+    assert fresh.is_begun
+
+
+def test_a_listing_without_anything_is_in_doubt() -> None:
+    nothing = OneListing(LISTS)
+    assert nothing.doubts() == {Doubt.EMPTY: "the API listed no lists at all"}
+    nothing.advance(LISTS, None, read=1)
+    assert nothing.doubts() == {}
+    assert OneListing(CUSTOM_FIELDS).doubts() == {}, "an account may have none"
+
+
+GOOD_COUNTS = [
+    COUNTS,
+    counts("read", 0),
+    counts("read", LARGEST),
+    counts("highest", None),
+    counts("highest", ""),
+    counts("least", None),
+    counts("latest", None),
+    counts("collapsed", False),
+]
+BAD_COUNTS = [
+    [],
+    COUNTS[:-1],
+    [*COUNTS, 1],
+    counts("read", -1),
+    counts("read", LARGEST + 1),
+    counts("read", True),
+    counts("read", 1.0),
+    counts("read", None),
+    counts("page", "3"),
+    counts("changes", None),
+    counts("highest", 5),
+    counts("highest", "\ud800"),
+    counts("least", -1),
+    counts("least", "7"),
+    counts("latest", LARGEST + 1),
+    counts("collapsed", 1),
+    counts("uncounted", None),
+    counts("resumed", 0),
+    counts("reading", None),
+]
+
+
+@pytest.mark.parametrize("value", [*([mark, one] for mark in ("x", None) for one in GOOD_COUNTS)])
+def test_a_position_in_a_state(value: Any) -> None:
+    listing = OneListing(CONTACTS)
+    assert listing.resume(value)
+    assert listing.value() == value
+    members = EachSegment()
+    assert members.resume(["s", 0, 0, [["s", *value, 0]]])
+    assert members.value() == ["s", 0, 0, [["s", *value, 0]]]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 5, "x", {}, [], ["x"], [None], ["x", COUNTS, 1], ["x", None], ["x", {}], [5, COUNTS],
+        ["", COUNTS], ["\ud800", COUNTS], [["x"], COUNTS], *(["x", one] for one in BAD_COUNTS),
+    ],
+)  # fmt: skip
+def test_no_position_in_a_state(value: Any) -> None:
+    listing = OneListing(CONTACTS)
+    assert listing.resume(value) is False
+    assert (listing.position, listing.read) == (Position(), 0)
+    members = EachSegment()
+    for entry in (["s", *value, 0] if isinstance(value, list) else value, value):
+        assert not members.resume(["s", 3, 0, [["a", "x", COUNTS, 0], entry]])
+    assert members.value() == ["", 0, 0, []]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, 5, [], ["s", 0, 0], ["s", 0, 0, [], 1], [None, 0, 0, []], ["\ud800", 0, 0, []],
+        ["s", -1, 0, []], ["s", 0, -1, []], ["s", "0", 0, []], ["s", 0, None, []],
+        ["s", 0, 0, {}], ["s", 0, 0, [["a", "x", COUNTS]]], ["s", 0, 0, [["a", "x", COUNTS, None]]],
+        ["s", 0, 0, [["\ud800", "x", COUNTS, 0]]], ["s", 0, 0, [[5, "x", COUNTS, 0]]],
+    ],
+)  # fmt: skip
+def test_no_members_in_a_state(value: Any) -> None:
+    members = EachSegment()
+    assert members.resume(value) is False
+    assert not members.is_begun
+    assert members.value() == ["", 0, 0, []]
+
+
+def ids(members: EachSegment, segments: str) -> list[tuple[str | None, Position]]:
+    """The segments to read, in order, and from where."""
+    walks = members.found(segments.split())
+    assert all(walk == members_of(str(walk.segment_id)) for walk, _ in walks)
+    return [(walk.segment_id, position) for walk, position in walks]
+
+
+def test_all_segments_are_read_in_the_order_of_their_ids() -> None:
+    members = EachSegment()
+    assert not members.is_complete, "nobody knows how many there are"
+    assert ids(members, "b a c b") == [(one, Position()) for one in "abc"]
+    assert members.value() == ["", 0, 0, []]
+    for one in "abc":
+        assert not members.is_complete
+        members.advance(members_of(one), None, read=2)
+    assert members.is_complete
+    assert (members.read, members.value(), members.doubts()) == (6, None, {})
+
+
+def test_segments_are_begun_in_any_order() -> None:
+    members = EachSegment()
+    ids(members, "a b c d")
+    members.advance(members_of("c"), HALFWAY, read=5)
+    half, start = ["x", COUNTS, 0], [*START, 0]
+    assert members.value() == ["c", 5, 0, [["a", *start], ["b", *start], ["c", *half]]]
+    members.advance(members_of("a"), None, read=1)
+    assert members.value() == ["c", 6, 0, [["b", *start], ["c", *half]]]
+    resumed = EachSegment()
+    assert resumed.resume(again(members.value()))
+    assert (resumed.is_begun, resumed.is_complete, resumed.read) == (True, False, 6)
+    assert ids(resumed, "a b c d") == [("b", Position()), ("c", HALFWAY), ("d", Position())]
+    for one in "bcd":
+        resumed.advance(members_of(one), None, read=1)
+    assert resumed.is_complete
+    assert resumed.read == 9
+
+
+def test_segments_that_were_created_or_deleted_between_runs() -> None:
+    members = EachSegment()
+    members.resume(["m", 5, 0, [["a", "x", COUNTS, 0], ["m", *START, 0]]])
+    assert ids(members, "b m n") == [("m", Position()), ("n", Position())]
+    members.advance(members_of("m"), None, read=1)
+    members.advance(members_of("n"), None, read=1)
+    assert members.is_complete
+
+
+def test_segments_that_failed_come_last_once() -> None:
+    members = EachSegment()
+    ids(members, "a b c")
+    members.advance(members_of("a"), HALFWAY, read=5)
+    members.failed(members_of("a"))
+    members.failed(members_of("b"))
+    state = members.value()
+    assert state == ["b", 5, 0, [["a", "x", COUNTS, 1], ["b", *START, 1]]]
+    assert not members.is_complete
+    resumed = EachSegment()
+    assert resumed.resume(again(state))
+    assert resumed.value() == state
+    assert ids(resumed, "a b c") == [("c", Position()), ("a", HALFWAY), ("b", Position())]
+    assert [one[3] for one in resumed.value()[3]] == [0, 0]
+    gone = EachSegment()
+    assert gone.resume(again(state))
+    assert ids(gone, "b c") == [("c", Position()), ("b", Position())]
+
+
+def test_a_segment_is_read_from_its_start_again() -> None:
+    members = EachSegment()
+    ids(members, "a b")
+    members.advance(members_of("a"), HALFWAY, read=5)
+    members.restart(members_of("a"))
+    members.restart(members_of("b"))
+    assert members.value() == ["b", 5, 0, [["a", *START, 0], ["b", *START, 0]]]
+
+
+def test_segments_that_are_gone_are_done() -> None:
+    members = EachSegment()
+    ids(members, "a b c")
+    for number, one in enumerate("ab", 1):
+        members.gone(members_of(one))
+        assert members.value() == [one, 0, number, []]
+    members.gone(members_of("c"))
+    assert members.is_complete
+
+
+@pytest.mark.parametrize(
+    ("segments", "read", "gone", "doubts"),
+    [
+        ("a b c", 1, 2, {}),
+        ("a b", 1, 1, {}),
+        ("a", 1, 0, {}),
+        ("a b", 0, 2, {Doubt.ALL_GONE: "every one of 2 segments was gone"}),
+        ("a b", 5, 3, {Doubt.ALL_GONE: "every one of 2 segments was gone"}),
+        ("a", 0, 1, {Doubt.EMPTY: "the API listed no members of 1 segments at all"}),
+        ("a b c", 0, 2, {Doubt.EMPTY: "the API listed no members of 3 segments at all"}),
+        ("", 0, 0, {Doubt.EMPTY: "the API listed no smart segments at all"}),
+        ("", 5, 0, {Doubt.EMPTY: "the API listed no smart segments at all"}),
+    ],
+)
+def test_the_doubts_about_all_members(
+    segments: str, read: int, gone: int, doubts: dict[Doubt, str]
+) -> None:
+    members = EachSegment()
+    assert members.resume(["a", read, gone, []])
+    ids(members, segments)
+    assert members.doubts() == doubts
+
+
+def test_no_segments_at_all_are_complete() -> None:
+    members = EachSegment()
+    assert ids(members, "") == []
+    assert members.is_complete
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [("x", True), ("", True), ("ключ", True), ("\ud800", False), (5, False)]
+)
+def test_what_is_text(value: Any, fits: bool) -> None:
+    assert is_text(value) is fits
