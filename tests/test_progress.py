@@ -1,0 +1,830 @@
+"""The passes of the streams: begun, resumed, completed, into the state and back."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Collection, Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from tap_autopilot.exceptions import RunError
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass, Progress, Remembered, digests_in, logs_in
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.listings import (
+    CONTACTS,
+    CUSTOM_FIELDS,
+    LISTS,
+    SEGMENTS,
+    Page,
+    Position,
+    Walk,
+    members_of,
+)
+from tap_autopilot.streams import STREAMS
+from tests.inline import logged
+
+SOURCES = ("contacts", "lists", "smart_segments", "custom_fields", "smart_segments_contacts")
+START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]
+COUNTS = [5, 3, "c", 7, 8, 2, True, True, True, 2]
+HALFWAY = Position("x", Census(5, 3, "c", 7, 8, 2, True, True, True, 2))
+MEMBERS = "smart_segments_contacts"
+
+
+class Begun(Progress):
+    """A run's progress, and what was logged when it began."""
+
+    log: list[str]
+
+
+def day(number: int, hour: int = 0) -> datetime:
+    return datetime(2020, 1, number, hour, tzinfo=timezone.utc)
+
+
+def begin(
+    *names: str,
+    state: Any = None,
+    incremental: Collection[str] = (),
+    versions: bool = True,
+    start_date: datetime | None = None,
+    **more: Any,
+) -> Begun:
+    """The progress of a run that selects these streams."""
+    selected = [Selected(STREAMS[name], {}, {}, name in incremental) for name in names]
+    before = copy.deepcopy(state)
+    with logged() as log:
+        progress = Begun(state, selected, versions=versions, start_date=start_date, **more)
+    assert state == before, "a state is left as it is"
+    progress.log = log
+    return progress
+
+
+def walks(**found: Any) -> dict[str, Any]:
+    """The `walks` of a state: null but for these."""
+    return {**dict.fromkeys(SOURCES), **found}
+
+
+def write(progress: Progress, walk: Walk, after: Position | None, count: int = 1) -> list[str]:
+    """Note a written page of so many documents."""
+    found: list[Any] = [{}] * count
+    return progress.advance(Page(walk, found, after, Census(), 0, day(1), None))
+
+
+def resumed(entry: Any, walk: Any = ("x", COUNTS), **more: Any) -> Begun:
+    """A run of contacts only, with this progress in its state."""
+    state = {
+        "bookmarks": {"contacts": {"progress": entry}},
+        "walks": {"contacts": list(walk) if walk else walk},
+    }
+    return begin("contacts", state=state, **more)
+
+
+# New passes
+
+
+def test_a_new_pass_of_a_whole_stream() -> None:
+    before = int(time.time() * 1000)
+    progress = begin("contacts", "lists")
+    found = progress.pass_of("contacts")
+    version = found.version
+    assert version is not None
+    assert before <= version <= time.time() * 1000
+    assert found == progress.pass_of("lists") == Pass(version=version)
+    assert (found.window, found.activates) == (None, True)
+    assert progress.start() == [(CONTACTS, Position()), (LISTS, Position())]
+    assert progress.value() == {
+        "bookmarks": {
+            name: {"progress": ["reading", {"version": version}]} for name in ("contacts", "lists")
+        },
+        "walks": walks(contacts=START, lists=START),
+    }
+    assert progress.incomplete() == {"contacts", "lists"}
+    assert not progress.is_resumed("contacts")
+    assert progress.log == []
+
+
+def test_a_pass_without_a_version_activates_nothing() -> None:
+    progress = begin("lists", versions=False)
+    assert progress.pass_of("lists") == Pass()
+    assert not progress.pass_of("lists").activates
+    assert progress.value()["bookmarks"] == {"lists": {"progress": ["reading", {}]}}
+
+
+@pytest.fixture
+def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose clock shows the time in Tokyo."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("_elsewhere")
+def test_a_start_date_filters_what_has_times() -> None:
+    zone = timezone(timedelta(hours=10))
+    progress = begin("contacts", "lists", start_date=datetime(2020, 1, 1, 10, tzinfo=zone))
+    found = progress.pass_of("contacts")
+    assert found == Pass(since=day(1))
+    assert found.window == ChangedSince(day(1), None)
+    assert progress.pass_of("lists").since is None
+    assert progress.pass_of("lists").version is not None
+    assert progress.value()["bookmarks"]["contacts"] == {
+        "progress": ["reading", {"since": "2020-01-01T00:00:00Z"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("stream", "bookmark", "start_date", "since"),
+    [
+        ("contacts", None, None, None),
+        ("contacts", day(3), None, day(3)),
+        ("contacts", day(3), day(2), day(3)),
+        ("contacts", day(3), day(4), day(4)),
+        ("contacts", None, day(4), day(4)),
+        ("email_opened", day(3), None, day(2)),
+        ("email_opened", day(3), day(1), day(2)),
+    ],
+)
+def test_an_incremental_pass_begins_at_its_bookmark(
+    stream: str, bookmark: datetime | None, start_date: datetime | None, since: datetime | None
+) -> None:
+    key = str(STREAMS[stream].replication_key)
+    entry = {key: bookmark.isoformat()} if bookmark else {}
+    progress = begin(
+        stream, state={"bookmarks": {stream: entry}}, incremental=[stream], start_date=start_date
+    )
+    assert progress.pass_of(stream) == Pass(incremental=True, since=since)
+    assert progress.pass_of(stream).window == ChangedSince(since, None)
+    assert progress.log == []
+
+
+def test_a_bookmark_filters_no_full_pass_and_outlives_it() -> None:
+    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "2020-01-01T00:00:00Z"}
+    progress = begin("contacts", state={"bookmarks": {"contacts": entry}}, start_date=day(1))
+    assert progress.pass_of("contacts").since == day(1)
+    write(progress, CONTACTS, None)
+    progress.finish()
+    assert progress.value()["bookmarks"] == {"contacts": {"progress": None, **entry}}
+
+
+def test_streams_that_are_not_selected_keep_their_entries() -> None:
+    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "x", "collected": ["s", 5],
+             "collected_from": "y"}  # fmt: skip
+    state = {"bookmarks": {"contacts": {"progress": ["reading", {}], "junk": 1, **entry}}}
+    assert begin("lists", state=state).value()["bookmarks"]["contacts"] == {
+        "progress": None, **entry,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("bookmark", ["soon", 5, None, "2999-01-01T00:00:00Z"])
+def test_a_bookmark_that_is_no_time_in_the_past_is_dropped(bookmark: Any) -> None:
+    state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
+    progress = begin("contacts", state=state, incremental=["contacts"])
+    assert progress.pass_of("contacts").since is None
+    assert progress.log == [
+        "WARNING contacts: the state's updated_at is not a time in the past; reading without it."
+    ]
+    assert progress.value()["bookmarks"]["contacts"].keys() == {"progress"}
+
+
+@pytest.mark.parametrize(
+    ("made_under", "start_date", "kept"),
+    [
+        (None, None, True),
+        (None, day(1), True),
+        (day(2), day(2), True),
+        (day(2), day(3), True),
+        (day(2), day(1), False),
+        (day(2), None, False),
+    ],
+)
+def test_a_bookmark_made_under_a_later_start_date_is_dropped(
+    made_under: datetime | None, start_date: datetime | None, kept: bool
+) -> None:
+    entry = {"updated_at": "2020-01-09T00:00:00Z"}
+    if made_under:
+        entry["start_date"] = made_under.isoformat()
+    progress = begin(
+        "contacts", state={"bookmarks": {"contacts": entry}}, incremental=["contacts"],
+        start_date=start_date,
+    )  # fmt: skip
+    assert progress.pass_of("contacts").since == (day(9) if kept else start_date)
+    warning = (
+        "WARNING contacts: start_date is earlier than the 2020-01-02T00:00:00+00:00 under which the"
+        " state's updated_at was made; reading without it."
+    )
+    assert progress.log == [warning] * (not kept)
+
+
+# Resumed passes
+
+ALL = {
+    "since": "2020-01-03T00:00:00Z",
+    "started": "2020-01-05T00:00:00Z",
+    "newest": "2020-01-04T00:00:00Z",
+    "skipped": 2,
+    "doubts": {"short": "why"},
+}
+BOOKMARK = {"updated_at": "2020-01-03T00:00:00Z"}
+
+
+def test_an_incremental_pass_resumes() -> None:
+    state = {
+        "bookmarks": {"contacts": {"progress": ["reading", ALL], **BOOKMARK}},
+        "walks": walks(contacts=["x", COUNTS]),
+    }
+    for given in (state, {"type": "STATE", "value": state}):
+        progress = begin("contacts", state=given, incremental=["contacts"])
+        assert progress.pass_of("contacts") == Pass(
+            True, day(3), None, day(5), day(4), 2, {Doubt.SHORT: "why"}, is_complete=False
+        )
+        assert progress.pass_of("contacts").window == ChangedSince(day(3), day(5))
+        assert progress.start() == [(CONTACTS, HALFWAY)]
+        assert progress.is_resumed("contacts")
+        assert json.loads(json.dumps(progress.value())) == state
+        assert progress.log == []
+
+
+@pytest.mark.parametrize("versions", [True, False])
+def test_a_full_pass_resumes_under_its_version(versions: bool) -> None:
+    progress = resumed(["reading", {"version": 5}], versions=versions)
+    assert progress.pass_of("contacts").version == (5 if versions else None)
+    without = resumed(["reading", {}], versions=versions)
+    assert without.pass_of("contacts").version is None
+    assert without.is_resumed("contacts")
+
+
+@pytest.mark.parametrize(
+    ("progress", "incremental"),
+    [
+        (5, False),
+        ({}, False),
+        ([], False),
+        (["reading"], False),
+        (["reading", 5], False),
+        (["reading", {}, 1], False),
+        (["begun", {}], False),
+        ([5, {}], False),
+        (["reading", {"of a later version": 1}], False),
+        (["reading", {"version": "5"}], False),
+        (["reading", {"version": True}], False),
+        (["reading", {"version": 5.0}], False),
+        (["reading", {"skipped": "1"}], False),
+        (["reading", {"skipped": True}], False),
+        (["reading", {"skipped": None}], False),
+        (["reading", {"doubts": ["short"]}], False),
+        (["reading", {"doubts": {"vague": "why"}}], False),
+        (["reading", {"doubts": {"short": 5}}], False),
+        (["reading", {"doubts": {"short": "\ud800"}}], False),
+        (["reading", {"version": 5, "since": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"since": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"started": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"newest": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {}], True),
+        (["reading", {**ALL, "version": 5}], True),
+        (["reading", {**ALL, "since": "2020-01-02T00:00:00Z"}], True),
+        (["reading", {**ALL, "since": "soon"}], True),
+        (["reading", {**ALL, "since": 1577836800000}], True),
+        (["reading", {**ALL, "started": "soon"}], True),
+        (["reading", {**ALL, "newest": 5}], True),
+        (["reading", {"since": ALL["since"], "newest": ALL["newest"]}], True),
+    ],
+)
+def test_a_pass_that_cannot_be_resumed_starts_over(progress: Any, incremental: bool) -> None:
+    state = {
+        "bookmarks": {"contacts": {"progress": progress, **BOOKMARK}},
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    found = begin("contacts", state=state, incremental=["contacts"] if incremental else [])
+    fresh = begin("contacts", state={"bookmarks": {"contacts": BOOKMARK}},
+                  incremental=["contacts"] if incremental else [])  # fmt: skip
+    assert found.log == ["WARNING contacts: cannot resume from the state; starting over."]
+    assert (found.pass_of("contacts").version is None) is incremental
+    found.pass_of("contacts").version = fresh.pass_of("contacts").version
+    assert found.pass_of("contacts") == fresh.pass_of("contacts")
+    assert found.start() == [(CONTACTS, Position())]
+    assert not found.is_resumed("contacts")
+
+
+@pytest.mark.parametrize(
+    ("more", "setting"),
+    [
+        ({"version": 5}, {"incremental": ["contacts"]}),
+        ({"version": 5, "since": "2020-01-03T00:00:00Z"}, {"start_date": day(3)}),
+    ],
+)
+def test_a_version_on_some_rows_only_is_not_resumed(more: Any, setting: Any) -> None:
+    progress = resumed(["reading", more], **setting)
+    assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
+    assert progress.pass_of("contacts").version is None
+    assert not progress.is_resumed("contacts")
+
+
+def test_every_doubt_is_resumed() -> None:
+    doubts = {doubt.value: "why" for doubt in Doubt}
+    progress = resumed(["reading", {"doubts": doubts}])
+    assert progress.pass_of("contacts").doubts == dict.fromkeys(Doubt, "why")
+
+
+@pytest.mark.parametrize("walk", [None, 5, ["", COUNTS], ["x", COUNTS[1:]]])
+def test_a_pass_without_its_position_starts_over(walk: Any) -> None:
+    state = {"bookmarks": {"contacts": {"progress": ["reading", {}]}}, "walks": {"contacts": walk}}
+    for given in (state, {**state, "walks": walk}):
+        progress = begin("contacts", state=given)
+        assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
+        assert progress.pass_of("contacts").version is not None
+        assert not progress.is_resumed("contacts")
+
+
+def test_a_table_that_joins_a_source_starts_it_over() -> None:
+    state = {
+        "bookmarks": {
+            name: {"progress": ["reading", {"version": 5}]} for name in ("contacts", "lists")
+        },
+        "walks": {name: ["x", COUNTS] for name in ("contacts", "lists")},
+    }
+    progress = begin("contacts", "lists_contacts", "lists", state=state)
+    assert progress.log == [
+        "WARNING contacts, lists_contacts: cannot resume from the state; starting over."
+    ]
+    assert progress.pass_of("contacts").version == progress.pass_of("lists_contacts").version != 5
+    assert progress.pass_of("lists").version == 5
+    assert progress.start() == [(LISTS, HALFWAY), (CONTACTS, Position())]
+    assert [
+        name for name in ("contacts", "lists_contacts", "lists") if progress.is_resumed(name)
+    ] == ["lists"]
+
+
+def test_a_table_that_leaves_a_source_leaves_its_position() -> None:
+    state = {
+        "bookmarks": {
+            name: {"progress": ["reading", {}]} for name in ("contacts", "lists_contacts")
+        },
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    assert begin("lists_contacts", state=state).start() == [(CONTACTS, HALFWAY)]
+
+
+def test_what_was_complete_is_not_read_again() -> None:
+    state = {
+        "bookmarks": {
+            "contacts": {"progress": ["complete", {"version": 5}]},
+            "lists_contacts": {"progress": ["reading", {"version": 5}]},
+            "lists": {"progress": ["complete", {"version": 5}]},
+        },
+        "walks": walks(contacts=["x", COUNTS]),
+    }
+    progress = begin("contacts", "lists_contacts", "lists", state=state)
+    assert progress.log == ["INFO Complete already, from the interrupted run: contacts, lists."]
+    assert progress.start() == [(CONTACTS, HALFWAY)]
+    assert progress.fed_by("contacts") == ["lists_contacts"]
+    assert progress.incomplete() == {"lists_contacts"}
+    assert progress.value() == state
+    assert write(progress, CONTACTS, None) == ["lists_contacts"]
+    progress.finish()
+    assert progress.value()["bookmarks"] == {
+        name: {"progress": None} for name in state["bookmarks"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "warning"),
+    [
+        (None, None),
+        ({}, None),
+        ([], "The state is not a Singer tap's; starting without it."),
+        (5, "The state is not a Singer tap's; starting without it."),
+        ({"walks": {}}, "The state is not a Singer tap's; starting without it."),
+        ({"bookmarks": []}, "The state is not a Singer tap's; starting without it."),
+        ({"type": "STATE"}, None),
+        ({"type": "STATE", "value": 5}, "The state is not a Singer tap's; starting without it."),
+        ({"bookmarks": {}}, None),
+        ({"bookmarks": {"deals": {}}}, "The state has an unknown stream 'deals'; ignored."),
+        (
+            {"bookmarks": {"lists": 5}},
+            "lists: the state's bookmark is not an object; starting over.",
+        ),
+        ({"bookmarks": {"lists": {"progress": None}}}, None),
+    ],
+)
+def test_what_a_state_may_be(state: Any, warning: str | None) -> None:
+    progress = begin("lists", state=state)
+    assert progress.log == [f"WARNING {warning}"] * (warning is not None)
+    assert progress.value()["bookmarks"].keys() == {"lists"}
+    assert progress.pass_of("lists").version is not None
+
+
+# What is read, and in which order
+
+
+def test_what_was_begun_is_read_first() -> None:
+    state = {
+        "bookmarks": {name: {"progress": ["reading", {}]} for name in ("lists", "custom_fields")},
+        "walks": {"lists": ["x", COUNTS], "custom_fields": START},
+    }
+    progress = begin("contacts", "lists", "custom_fields", state=state)
+    assert [walk for walk, _ in progress.start()] == [LISTS, CONTACTS, CUSTOM_FIELDS]
+
+
+@pytest.mark.parametrize(
+    ("names", "position"),
+    [(["smart_segments"], HALFWAY), (["smart_segments", MEMBERS], Position())],
+)
+def test_all_segments_are_listed_for_their_members(names: list[str], position: Position) -> None:
+    state = {
+        "bookmarks": {name: {"progress": ["reading", {}]} for name in names},
+        "walks": {"smart_segments": ["x", COUNTS], MEMBERS: ["s", 1, 0, []]},
+    }
+    assert begin(*names, state=state).start() == [(SEGMENTS, position)]
+
+
+def test_segments_are_listed_first_if_their_members_were_begun() -> None:
+    entry = {"progress": ["reading", {"version": 5}]}
+    for through, first in (("s", SEGMENTS), ("", CONTACTS)):
+        state = {"bookmarks": {MEMBERS: entry}, "walks": {MEMBERS: [through, 1, 0, []]}}
+        progress = begin("contacts", MEMBERS, state=state)
+        assert progress.start()[0] == (first, Position())
+        assert progress.is_resumed(MEMBERS)
+    assert begin("contacts").start() == [(CONTACTS, Position())]
+    assert begin().start() == []
+
+
+def test_the_members_of_each_segment() -> None:
+    progress = begin(MEMBERS)
+    assert progress.found(["b", "a"]) == [(members_of(one), Position()) for one in "ab"]
+    assert write(progress, members_of("a"), HALFWAY, 2) == []
+    assert progress.value()["walks"] == walks(**{MEMBERS: ["a", 2, 0, [["a", "x", COUNTS, 0]]]})
+    progress.failed(members_of("a"))
+    progress.failed(CONTACTS)
+    assert progress.value()["walks"][MEMBERS][3] == [["a", "x", COUNTS, 1]]
+    assert write(progress, members_of("a"), None, 1) == []
+    assert progress.gone(members_of("b")) == [MEMBERS]
+    assert progress.pass_of(MEMBERS).doubts == {}
+    assert progress.value()["walks"] == walks()
+
+
+def test_members_of_which_all_segments_are_gone_start_over() -> None:
+    progress = begin(MEMBERS)
+    progress.found("ab")
+    progress.gone(members_of("a"))
+    with pytest.raises(
+        RunError, match=r"^smart_segments_contacts: every one of 2 segments was gone\.$"
+    ):
+        progress.gone(members_of("b"))
+    assert progress.incomplete() == {MEMBERS}
+    assert progress.value()["walks"] == walks(**{MEMBERS: ["", 0, 0, []]})
+    assert progress.found("c") == [(members_of("c"), Position())]
+    assert write(progress, members_of("c"), None) == [MEMBERS]
+
+
+# Completion
+
+
+def test_a_source_completes_all_that_it_feeds() -> None:
+    progress = begin("contacts", "lists_contacts", "lists")
+    assert progress.fed_by("contacts") == ["contacts", "lists_contacts"]
+    assert write(progress, CONTACTS, HALFWAY, 3) == []
+    assert progress.value()["walks"] == walks(contacts=["x", COUNTS], lists=START)
+    assert write(progress, CONTACTS, None) == ["contacts", "lists_contacts"]
+    assert progress.fed_by("contacts") == []
+    assert progress.incomplete() == {"lists"}
+    assert progress.value()["bookmarks"]["contacts"]["progress"][0] == "complete"
+    assert progress.pass_of("contacts").doubts == {}
+
+
+def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
+    progress = begin("contacts", "lists_contacts")
+    progress.pass_of("contacts").saw(None, 1)
+    assert write(progress, CONTACTS, None, 0) == ["contacts", "lists_contacts"]
+    reason = "the API listed no contacts at all"
+    assert progress.pass_of("lists_contacts").doubts == {Doubt.EMPTY: reason}
+    assert progress.pass_of("contacts").doubts == {
+        Doubt.EMPTY: reason, Doubt.SKIPPED: "1 documents were skipped",
+    }  # fmt: skip
+    assert not progress.pass_of("contacts").activates
+    entry = progress.value()["bookmarks"]["contacts"]["progress"]
+    assert entry[1]["doubts"] == {"empty": reason, "skipped": "1 documents were skipped"}
+
+
+def test_what_a_pass_saw() -> None:
+    found = Pass()
+    found.saw(None, 0)
+    assert found == Pass()
+    found.saw(day(2), 1)
+    found.saw(day(1), 0)
+    assert (found.newest, found.skipped) == (day(2), 1)
+    found.saw(day(3), 1233)
+    found.saw(None, 0)
+    assert (found.newest, found.skipped) == (day(3), 1234)
+    assert found.doubts == {Doubt.SKIPPED: "1,234 documents were skipped"}
+
+
+@pytest.mark.parametrize("version", [None, 5])
+@pytest.mark.parametrize("doubt", [Doubt.SKIPPED, None])
+def test_a_doubt_or_no_version_withholds_the_activation(
+    version: int | None, doubt: Doubt | None
+) -> None:
+    found = Pass(version=version, doubts={doubt: "why"} if doubt else {})
+    assert found.activates is (version == 5 and doubt is None)
+
+
+@pytest.mark.parametrize(
+    ("date", "started"),
+    [(day(1), day(1)), (datetime(2999, 1, 1, tzinfo=timezone.utc), None), (None, None)],
+)
+def test_a_pass_begins_by_the_earlier_clock(
+    date: datetime | None, started: datetime | None
+) -> None:
+    before = datetime.now(timezone.utc)
+    progress = begin("contacts", "lists", incremental=["contacts"])
+    progress.began("contacts", date)
+    progress.began("lists", date)
+    found = progress.pass_of("contacts").started
+    assert found is not None
+    assert found == started or before <= found <= datetime.now(timezone.utc)
+    progress.began("contacts", day(1) - timedelta(days=1))
+    assert progress.pass_of("contacts").started == found
+    assert progress.pass_of("lists").started is None
+
+
+# Singer bookmarks
+
+
+STARTED = day(9)
+
+
+def moved(
+    newest: datetime | None,
+    *,
+    started: datetime | None = STARTED,
+    before: datetime | None = None,
+    doubts: Collection[Doubt] = (),
+    start_date: datetime | None = None,
+) -> Any:
+    """The state's entry of contacts after an incremental pass."""
+    entry = {"updated_at": before.isoformat()} if before else {}
+    progress = begin(
+        "contacts", state={"bookmarks": {"contacts": entry}}, incremental=["contacts"],
+        start_date=start_date,
+    )  # fmt: skip
+    found = progress.pass_of("contacts")
+    found.newest, found.started = newest, started
+    found.doubts.update(dict.fromkeys(doubts, "why"))
+    write(progress, CONTACTS, None)
+    progress.finish()
+    assert progress.incomplete() == set()
+    return progress.value()["bookmarks"]["contacts"]
+
+
+def test_the_bookmark_moves_to_the_newest_change() -> None:
+    assert moved(day(5, 10)) == {"progress": None, "updated_at": "2020-01-05T10:00:00Z"}
+    assert moved(day(5), before=day(4))["updated_at"] == "2020-01-05T00:00:00Z"
+    assert moved(day(5), doubts=[Doubt.SKIPPED])["updated_at"] == "2020-01-05T00:00:00Z"
+
+
+def test_the_bookmark_keeps_a_minute_to_the_start_of_the_pass() -> None:
+    assert moved(day(9))["updated_at"] == "2020-01-08T23:59:00Z"
+
+
+def test_the_bookmark_never_moves_back() -> None:
+    assert moved(day(5), before=day(6))["updated_at"] == "2020-01-06T00:00:00Z"
+
+
+@pytest.mark.parametrize("doubts", [[Doubt.SHORT], [Doubt.SKIPPED, Doubt.UNCOUNTED]])
+def test_the_bookmark_stays_in_doubt(doubts: list[Doubt]) -> None:
+    assert moved(day(5), doubts=doubts) == {"progress": None}
+    assert moved(day(5), before=day(4), doubts=doubts)["updated_at"].startswith("2020-01-04")
+
+
+def test_the_bookmark_stays_if_nothing_has_a_time() -> None:
+    assert moved(None) == {"progress": None}
+    assert moved(day(5), started=None) == {"progress": None}
+
+
+def test_the_bookmark_remembers_its_start_date() -> None:
+    assert moved(day(5), start_date=day(2)) == {
+        "progress": None,
+        "updated_at": "2020-01-05T00:00:00Z",
+        "start_date": "2020-01-02T00:00:00Z",
+    }
+    state = {"bookmarks": {"contacts": {**BOOKMARK, "start_date": "not a time"}}}
+    progress = begin("contacts", state=state, incremental=["contacts"])
+    found = progress.pass_of("contacts")
+    found.newest, found.started = day(5), day(9)
+    write(progress, CONTACTS, None)
+    progress.finish()
+    assert progress.value()["bookmarks"]["contacts"].keys() == {"progress", "updated_at"}
+
+
+def test_what_is_not_complete_stays_as_it_is() -> None:
+    progress = begin("contacts", "lists", incremental=["contacts"])
+    found = progress.pass_of("contacts")
+    found.newest, found.started = day(5), day(9)
+    write(progress, CONTACTS, HALFWAY, 5)
+    write(progress, LISTS, None)
+    progress.finish()
+    value = progress.value()
+    assert value["bookmarks"]["contacts"] == {
+        "progress": [
+            "reading",
+            {"started": "2020-01-09T00:00:00Z", "newest": "2020-01-05T00:00:00Z"},
+        ]
+    }
+    assert value["bookmarks"]["lists"] == {"progress": None}
+    assert value["walks"] == walks(contacts=["x", COUNTS])
+    assert progress.incomplete() == {"contacts"}
+
+
+def test_more_may_stand_beside_the_bookmarks() -> None:
+    progress = begin("lists")
+    progress.beside["digests"] = [5, "x"]
+    assert progress.value()["digests"] == [5, "x"]
+
+
+# A collector's store
+
+STORE = ("store", 10)
+
+
+def in_store(collected: Any, *names: str, **more: Any) -> Begun:
+    """A run with a store of ten events, and these positions in its state."""
+    names = names or ("email_opened",)
+    entries = {name: dict(collected) if isinstance(collected, dict) else {"collected": collected}
+               for name in names}  # fmt: skip
+    return begin(*names, state={"bookmarks": entries}, store=STORE, **more)
+
+
+@pytest.mark.parametrize(
+    ("collected", "position", "reason"),
+    [
+        (None, 0, None),
+        (["store", 0], 0, None),
+        (["store", 7], 7, None),
+        (["store", 10], 10, None),
+        (["store", 11], 0, "the store has lost events since"),
+        (["store", -1], 0, "the store has lost events since"),
+        (["another", 7], 0, "the state is about another store"),
+        ([5, 7], 0, "the state's position in the store is not valid"),
+        (["store", "7"], 0, "the state's position in the store is not valid"),
+        (["store"], 0, "the state's position in the store is not valid"),
+        (7, 0, "the state's position in the store is not valid"),
+    ],
+)
+def test_an_incremental_pass_reads_on_in_its_store(
+    collected: Any, position: int, reason: str | None
+) -> None:
+    names = ("email_opened", "contact_events")
+    progress = in_store(collected, *names, incremental=names)
+    assert progress.stored() == dict.fromkeys(names, position)
+    assert progress.log == [
+        f"WARNING email_opened, contact_events: {reason}; reading all of its events."
+    ] * (reason is not None)
+    entry = progress.value()["bookmarks"]["contact_events"]
+    assert entry == {"progress": ["reading", {}], "collected": ["store", position]}
+
+
+def test_a_full_pass_reads_all_of_its_store() -> None:
+    progress = in_store(["store", 7])
+    assert progress.stored() == {"email_opened": 0}
+    assert progress.log == []
+    assert begin("lists", store=STORE).stored() == {}
+
+
+def test_a_full_pass_that_is_resumed_reads_on_in_its_store() -> None:
+    state = {
+        "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": ["store", 7]}},
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    assert begin("email_opened", state=state, store=STORE).stored() == {"email_opened": 7}
+
+
+@pytest.mark.parametrize(
+    ("made_under", "start_date", "position"),
+    [
+        (None, None, 7),
+        (None, day(1), 7),
+        (day(2), day(2), 7),
+        (day(2), day(3), 7),
+        (day(2), day(1), 0),
+        (day(2), None, 0),
+    ],
+)
+def test_an_earlier_start_date_reads_all_of_the_store(
+    made_under: datetime | None, start_date: datetime | None, position: int
+) -> None:
+    collected: dict[str, Any] = {"collected": ["store", 7]}
+    if made_under:
+        collected["collected_from"] = made_under.isoformat()
+    progress = in_store(collected, incremental=["email_opened"], start_date=start_date)
+    assert progress.stored() == {"email_opened": position}
+    assert progress.log == [
+        "WARNING email_opened: start_date is earlier than before; reading all of its events."
+    ] * (not position)
+    entry = progress.value()["bookmarks"]["email_opened"]
+    assert entry.get("collected_from") == (
+        start_date.isoformat().replace("+00:00", "Z") if start_date else None
+    )
+
+
+def test_a_start_date_leaves_out_no_hook() -> None:
+    progress = in_store(["store", 7], "contact_events", incremental=["contact_events"],
+                        start_date=day(1))  # fmt: skip
+    assert "collected_from" not in progress.value()["bookmarks"]["contact_events"]
+
+
+def test_the_position_in_the_store_moves_forward_only() -> None:
+    names = ("email_opened", "contact_events")
+    progress = begin(*names, incremental=names, store=STORE,
+                     state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
+    progress.advance_in_store(5)
+    assert progress.stored() == {"email_opened": 7, "contact_events": 5}
+    assert progress.value()["bookmarks"]["contact_events"]["collected"] == ["store", 5]
+
+
+def test_a_stream_with_two_sources_is_complete_after_both() -> None:
+    progress = in_store(None, "email_opened", "contact_events")
+    assert progress.complete_store() == ["contact_events"]
+    assert write(progress, CONTACTS, None) == ["email_opened"]
+    other = in_store(None, "email_opened", "contact_events")
+    assert write(other, CONTACTS, None) == []
+    assert other.complete_store() == ["email_opened", "contact_events"]
+    without = begin("email_opened")
+    assert write(without, CONTACTS, None) == ["email_opened"]
+
+
+def test_what_a_store_feeds_is_a_log() -> None:
+    progress = begin("email_opened", "contacts", store=STORE)
+    assert (progress.is_log("email_opened"), progress.is_log("contacts")) == (True, False)
+    assert progress.pass_of("email_opened").version is None
+    assert progress.pass_of("contacts").version is not None
+    without = begin("email_opened", "email_clicked",
+                    state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
+    assert (without.is_log("email_opened"), without.is_log("email_clicked")) == (True, False)
+    assert not without.is_log("email_replied"), "it is not selected"
+    assert without.value()["bookmarks"]["email_opened"]["collected"] == ["store", 7]
+
+
+def test_the_logs_in_a_state() -> None:
+    state = {"bookmarks": {"email_opened": {"collected": None}, "lists": {}, "contacts": 5}}
+    for given in (state, {"type": "STATE", "value": state}):
+        assert logs_in(given) == {"email_opened"}
+    nothing: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
+    assert not any(map(logs_in, nothing))
+
+
+# Digests
+
+
+def test_the_position_of_the_digests() -> None:
+    for given in ({"digests": [5, "x"]}, {"type": "STATE", "value": {"digests": [5, "x"]}}):
+        assert digests_in(given) == (True, [5, "x"])
+    assert digests_in({"digests": None}) == (True, None)
+    for nothing in (None, {}, 5, {"type": "STATE"}, {"type": "OTHER", "value": {"digests": 1}}):
+        assert digests_in(nothing) == (False, None)
+
+
+def test_what_the_digests_know() -> None:
+    remembered = Remembered({"lists": 3, "contacts": 4}, {"contacts"})
+    assert remembered.knows("lists")
+    assert not remembered.knows("contacts")
+    assert not remembered.knows("smart_segments")
+
+
+def test_a_new_pass_has_the_version_of_its_digests() -> None:
+    remembered = Remembered({"lists": 3}, ())
+    progress = begin("lists", "contacts", remembered=remembered)
+    assert progress.pass_of("lists").version == 3
+    assert progress.pass_of("contacts").version not in (None, 3)
+    assert begin("lists", versions=False, remembered=remembered).pass_of("lists").version is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "reshaped", "goes_on"),
+    [
+        ({"contacts": 3}, (), True),
+        ({"contacts": 3}, ("contacts",), False),
+        ({"contacts": 4}, (), False),
+        ({}, (), False),
+    ],
+)
+def test_a_pass_goes_on_if_its_digests_know_what_it_sent(
+    versions: dict[str, int], reshaped: Collection[str], goes_on: bool
+) -> None:
+    remembered = Remembered(versions, reshaped)
+    progress = resumed(["reading", {"version": 3}], remembered=remembered)
+    assert progress.is_resumed("contacts") is goes_on
+    assert progress.start() == [(CONTACTS, HALFWAY if goes_on else Position())]
+
+
+@pytest.mark.parametrize("reshaped", [(), ("email_opened",)])
+def test_a_full_pass_reads_on_in_the_store_if_its_digests_know_what_it_sent(
+    reshaped: Collection[str],
+) -> None:
+    progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped))
+    assert progress.stored() == {"email_opened": 0 if reshaped else 7}
