@@ -6,16 +6,21 @@ import collections
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import time
-from datetime import datetime
+from contextlib import closing
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.rows.pushed import Pushed
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
+from tap_autopilot.sources.collected import PAGE, Collected
 from tap_autopilot.streams import EMAILS
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run
@@ -80,6 +85,91 @@ def call(message_id: str, event: str = "Email Opened", **changes: Any) -> dict[s
 def occurred(row: dict[str, Any]) -> tuple[str, int]:
     moment = datetime.fromisoformat(row["timestamp"].replace("Z", "+00:00"))
     return row["context_traits_contact_id"], round(moment.timestamp() * 1000)
+
+
+# ---- the source
+
+
+def pushed(collected: Collected, after: dict[str, int]) -> list[tuple[str, int]]:
+    """The events of all pages: their tables and `seq`."""
+    pages = list(collected.pages(after))
+    return [(name, one.seq) for page in pages for name in page.events for one in page.events[name]]
+
+
+def test_the_events_of_each_table_after_its_position(store: PushedStore) -> None:
+    store.track(call("a"), call("b", "Email Clicked"), call("c", "Contact Created"), call("d"))
+    store.hook({"n": 1})
+    store.activity(b'{"n": 1}\n')
+    found = Collected(store.path)
+    assert (found.store_id, found.last) == (store.store_id, 6)
+    assert pushed(found, {"email_opened": 0, "email_clicked": 0, "contact_events": 0}) == [
+        ("email_opened", 1), ("email_opened", 4), ("email_clicked", 2), ("contact_events", 5),
+    ]  # fmt: skip
+    assert pushed(found, {"email_opened": 1, "activities": 5}) == [
+        ("email_opened", 4), ("activities", 6),
+    ]  # fmt: skip
+    assert pushed(found, {"email_opened": 4}) == []
+    assert pushed(found, {"email_opened": 6}) == []
+    assert pushed(found, {}) == []
+    found.close()
+    with pytest.raises(UserError, match="closed"):
+        list(found.pages({"email_opened": 0}))
+
+
+def test_a_pushed_event(store: PushedStore) -> None:
+    before = datetime.now(timezone.utc)
+    store.hook({"n": 1, "text": "\0"}, "contact_added", at=12345)
+    found = Collected(store.path)
+    ((page,), (again,)) = (list(found.pages({"contact_events": 0})) for _ in range(2))
+    event = Pushed(
+        1, f"{store.store_id}-1", 12345, "contact_added", {"n": 1, "text": ""},
+        pruned=False, cleaned=1,
+    )  # fmt: skip
+    assert page.events == again.events == {"contact_events": [event]}
+    assert page.last == 1
+    assert before <= found.opened_at <= page.fetched_at <= datetime.now(timezone.utc)
+
+
+def test_a_store_is_read_page_by_page_as_it_was_when_opened(store: PushedStore) -> None:
+    store.track(*(call(f"m{number}") for number in range(PAGE + 2)))
+    found = Collected(store.path)
+    store.track(call("later"))
+    pages = list(found.pages({"email_opened": 1}))
+    assert [page.last for page in pages] == [PAGE + 1, PAGE + 2]
+    assert [len(page.events["email_opened"]) for page in pages] == [PAGE, 1]
+    assert [page.last for page in found.pages({"contact_events": 0, "email_opened": PAGE})] == [
+        PAGE, PAGE + 2,
+    ]  # fmt: skip
+
+
+def test_a_store_that_has_lost_its_last_events_is_read_to_its_end(store: PushedStore) -> None:
+    store.track(call("a"), call("b"), call("c"))
+    found = Collected(store.path)
+    with closing(sqlite3.connect(store.path)) as database, database:
+        database.execute("DELETE FROM events WHERE seq > 1")
+    pages = list(found.pages({"email_opened": 0}))
+    assert [(len(page.events), page.last) for page in pages] == [(1, 1), (0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("line", "body", "cleaned"),
+    [
+        (b"plain text", "plain text", 0),
+        (b"a\0b\xff", "ab\ufffd", 0),
+        (b'{"a": "\\ud800"}', {"a": "\ufffd"}, 1),
+        (b'{"a":' * 100 + b"1" + b"}" * 100, json.loads('{"a":' * 100 + "1" + "}" * 100), 0),
+        (b'{"a":' * 101 + b"1" + b"}" * 101,
+         json.loads('{"a":' * 100 + r'"{\"a\":1}"' + "}" * 100), 0),
+        (b'{"a":[' * 51 + b"1" + b"]}" * 51,
+         json.loads('{"a":[' * 50 + r'"{\"a\":[1]}"' + "]}" * 50), 0),
+    ],
+    ids=["text", "bytes", "surrogate", "nested", "deep", "mixed"],
+)  # fmt: skip
+def test_the_body_of_an_activity(store: PushedStore, line: bytes, body: Any, cleaned: int) -> None:
+    store.activity(b"{}\n" + line)
+    (page,) = Collected(store.path).pages({"activities": 0})
+    _, event = page.events["activities"]
+    assert (event.body, event.cleaned) == (body, cleaned)
 
 
 # ---- rows
