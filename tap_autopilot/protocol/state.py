@@ -27,7 +27,6 @@ in a run without, if the state before had it.
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -478,7 +477,7 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
             kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED, FROM)
-            entries[name] = {key: copy.deepcopy(entry[key]) for key in kept if key in entry}
+            entries[name] = {key: entry[key] for key in kept if key in entry}
     walks = state.get("walks")
     return entries, walks if isinstance(walks, dict) else {}
 
