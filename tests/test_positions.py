@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.protocol.positions import LARGEST, EachSegment, OneListing, is_text
+from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, LISTS, Position, members_of
 
@@ -64,7 +64,7 @@ def test_a_listing_without_anything_is_in_doubt() -> None:
 GOOD_COUNTS = [
     COUNTS,
     counts("read", 0),
-    counts("read", LARGEST),
+    counts("read", 2**53),
     counts("highest", None),
     counts("highest", ""),
     counts("least", None),
@@ -76,7 +76,7 @@ BAD_COUNTS = [
     COUNTS[:-1],
     [*COUNTS, 1],
     counts("read", -1),
-    counts("read", LARGEST + 1),
+    counts("read", 2**53 + 1),
     counts("read", True),
     counts("read", 1.0),
     counts("read", None),
@@ -86,7 +86,7 @@ BAD_COUNTS = [
     counts("highest", "\ud800"),
     counts("least", -1),
     counts("least", "7"),
-    counts("latest", LARGEST + 1),
+    counts("latest", 2**53 + 1),
     counts("collapsed", 1),
     counts("uncounted", None),
     counts("resumed", 0),

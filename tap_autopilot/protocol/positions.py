@@ -7,15 +7,12 @@ be read and from where, how far they have come, and whether all are done.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterable
 from operator import attrgetter
 from typing import Any
 
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
-
-LOG = logging.getLogger(__name__)
 
 LARGEST = 2**53  # documents of one listing
 COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all of a census
