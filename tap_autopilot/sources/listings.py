@@ -372,5 +372,5 @@ def _spelled_otherwise(document: Any, key: str) -> Any:
 
 def _path_segment(text: str) -> str:
     """Text percent-encoded as one path segment."""
-    encoded = urllib.parse.quote(text, safe="", errors="surrogatepass")
+    encoded = urllib.parse.quote(text, safe="")
     return encoded if encoded.strip(".") else encoded.replace(".", "%2E")
