@@ -109,7 +109,6 @@ class EachSegment:
         self._known = True
         self._next = sum(one <= self._through for one in ids)
         self._open = {one: at for one, at in self._open.items() if one in set(ids)}
-        self._failed &= self._open.keys()
         begun = {one: at for one, at in self._open.items() if one not in self._failed}
         fresh = dict.fromkeys(ids[self._next :], Position())
         last = {one: self._open[one] for one in self._open if one in self._failed}
