@@ -480,13 +480,20 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
     assert walked.ids == ["a", "b", "c", "b"]
 
 
-@pytest.mark.parametrize("error", [RunError("GET /contacts/…: status 500."), 404])
-def test_a_bookmark_from_the_state_may_be_stale(error: Any) -> None:
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RunError("GET /contacts/…: status 500."), "status 500"),
+        (404, "the bookmark was rejected with status 404"),
+    ],
+)
+def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
     census = Census(read=2, page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": error, "": page("a", "b", "c", total=3)}, start=Position("x", census))
     assert walked.ended == (["a", "b", "c"], Doubt.NONE)
     assert walked.asked == ["x", ""]
     assert walked.pages[-1].census == Census(read=3, page=3, highest="c", least=3, latest=3)
+    assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
 
 
 @pytest.mark.parametrize("after", ["", "x"])

@@ -269,7 +269,8 @@ class _Reading:
         except RunError as error:
             if bookmark is None or bookmark != self._start.bookmark:
                 raise
-            return _Trouble(str(error))  # maybe only the bookmark from the state is stale
+            # Maybe only the bookmark from the state is stale.
+            return _Trouble(str(error).rstrip("."))
         documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
