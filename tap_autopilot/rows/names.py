@@ -36,8 +36,8 @@ class Names(dict[str, Any]):
         """
         found = []
         for column, spellings in self.shared.items():
-            names = [name for name in spellings if name in document]
-            if len(names) > 1:
+            if sum(map(document.__contains__, spellings)) > 1:
+                names = [name for name in spellings if name in document]
                 names.sort(key=lambda name: (document[name] in (None, ""), name != column, name))
                 found.append((column, names))
         return found

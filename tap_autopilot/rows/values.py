@@ -70,6 +70,11 @@ def as_text(value: Any) -> str:
 
 
 def _spelled(value: Any) -> str:
+    """A value as JSON text."""
+    if value.__class__ is int:
+        return str(value)
+    if value.__class__ is bool:
+        return "true" if value else "false"
     return _JSON.encode(value).decode()
 
 
@@ -160,9 +165,9 @@ def _map(schema: Schema, selected: Schema) -> Convert:
     kept = [field for field in fields if field in selected["properties"]]
 
     def pairs(value: Any) -> list[Row]:
+        if not value and value.__class__ in (dict, list):
+            return []
         if value.__class__ is not dict:
-            if value == []:
-                return []
             raise ValueError
         return [
             {first: key, second: item if item is None else convert(item)}
@@ -170,7 +175,7 @@ def _map(schema: Schema, selected: Schema) -> Convert:
         ]
 
     def moments(value: Any) -> list[Row]:
-        if value.__class__ is not dict:
+        if not value or value.__class__ is not dict:
             return pairs(value)
         return [
             {first: key, second: from_epoch(item)}
