@@ -58,6 +58,8 @@ def test_a_column_is_contested_only_by_fields_of_the_same_document() -> None:
         ({"Lists": {"a": 1}, "lists": ["b"]}, {"lists": ["b"]}),
         ({"Lists": ["b"], "lists": "a"}, {"lists": "a"}),
         ({"Lists": "b", "lists": ["a"]}, {"lists": ["a"]}),
+        ({"Lists": ["b"], "lists": False}, {"lists": ["b"]}),
+        ({"Lists": False, "lists": ["a"]}, {"lists": ["a"]}),
         (["lists"], {}),
         (None, {}),
     ],

@@ -60,7 +60,7 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
     """A function from a document to its fields that match `columns` in any spelling.
 
     Empty values such as null, "" or {} are left out. If a field comes in several spellings, maps
-    and arrays are merged; otherwise the column's own spelling wins.
+    and arrays are merged; otherwise the column's own spelling wins, unless it is false or 0.
     """
     wanted = {plain(column): column for column in columns}
     known: set[str] = set()
@@ -97,4 +97,4 @@ def _joined(first: Any, second: Any) -> Any:
         return {**second, **first}
     if first.__class__ is list and second.__class__ is list:
         return [*first, *second]
-    return first
+    return first or second
