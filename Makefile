@@ -28,9 +28,9 @@ test-targets: $(VENV)/installed .venv-meltano/installed \
 		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m targets
 
-# How much: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
-#                     CHURN="--passes 100 --lost 100" NIGHTS="--histories 10"
-#                     COLLECTOR="--kills 100"
+# Fewer runs: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
+#                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10"
+#                       COLLECTOR="--kills 100"
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak $(SOAK)
 	$(BIN)/python -m tests.churn $(CHURN)

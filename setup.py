@@ -1,4 +1,4 @@
-"""Packaging. The JSON schemas stand at the repository's root and are shipped inside the package."""
+"""Packaging. The JSON schemas are in the repository's root and ship inside the package."""
 
 import runpy
 from pathlib import Path

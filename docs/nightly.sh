@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Syncs the account into a target: keeps the state, runs once at a time, rotates logs.
+# Syncs the account into a target: keeps the state, prevents overlapping runs, rotates logs.
 #
 # In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
 #
-# It works in its own folder, with config.json for the tap (or its TAP_AUTOPILOT_ variables in the
-# crontab), target.json for the target, catalog.json if there is one, and the two programs below,
-# each in its own virtual environment. cron mails what it prints: nothing after a good night,
-# warnings about data, or why a run failed. The next run resumes from what the target has stored.
+# It works in its own folder, which holds config.json for the tap (or put TAP_AUTOPILOT_ variables
+# in the crontab), target.json for the target, optionally catalog.json, and the two programs below,
+# each in its own virtual environment. cron mails what the script prints: nothing after a good
+# night, warnings about data, or why a run failed. The next run resumes after what the target has
+# stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -18,7 +19,7 @@ KEEP=${KEEP:-30} # logs
 exec 9>lock # held by the tap and the target too, in case they outlive this script
 flock --nonblock 9 || { echo "The previous run is still running." >&2; exit 75; }
 
-# Make the last whole line that the target printed the state, atomically.
+# Atomically replace the state with the last whole line that the target printed.
 keep_state() {
   local line last=""
   [ -e states ] || return 0
@@ -43,7 +44,7 @@ status=0
 { $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" || status=$?
 keep_state
 
-# Warnings in the log, except about retried requests and single values.
+# Warnings in the log, except those about retried requests and single values.
 warnings() {
   grep -E '^WARNING|"level": "warning"' "$log" |
     grep -vE '(try|trying) again|retry|does not fit|not valid Unicode' | tail -n 20

@@ -11,13 +11,13 @@ from typing import NoReturn
 from tap_autopilot.run import signals
 
 STDERR = 2
-GARBAGE_EVERY = 100_000  # new objects; modules and rows have few cycles, so there is little to find
+GC_THRESHOLD = 100_000  # new objects; modules and rows have few cycles, so there is little to find
 
 
 def main() -> int:
     """Run the command line, ready for signals before its imports; returns the exit code."""
     signals.install(_stop)
-    gc.set_threshold(GARBAGE_EVERY)
+    gc.set_threshold(GC_THRESHOLD)
     from tap_autopilot import cli
 
     return cli.main()

@@ -27,7 +27,7 @@ _JSON_TYPES: dict[str, dict[str, Any]] = {
 
 
 def python_versions() -> list[str]:
-    """The versions of Python that the installed package is tested with, as "3.12"."""
+    """The Python versions that the installed package is tested with, such as "3.12"."""
     try:
         classifiers = importlib.metadata.metadata(NAME).get_all("Classifier") or []
     except importlib.metadata.PackageNotFoundError:
@@ -44,7 +44,7 @@ def about(form: str) -> str:
 
 
 def label(name: str) -> str:
-    """A setting's name for people: "API key"."""
+    """A setting's human-readable name: "API key"."""
     words = name.replace("_", " ").replace("api", "API").replace("url", "URL")
     return words[0].upper() + words[1:]
 
@@ -52,22 +52,22 @@ def label(name: str) -> str:
 def _facts() -> dict[str, Any]:
     properties, required = {}, []
     for field in dataclasses.fields(Config):
-        said = field.metadata
-        about_it: dict[str, Any] = {
-            **_JSON_TYPES[said["kind"]],
+        metadata = field.metadata
+        entry: dict[str, Any] = {
+            **_JSON_TYPES[metadata["kind"]],
             "title": label(field.name),
-            "description": said["description"],
-            "secret": said["secret"],
+            "description": metadata["description"],
+            "secret": metadata["secret"],
             "env": Config.variable(field.name),
         }
         if field.default is dataclasses.MISSING:
             required.append(field.name)
-            about_it["type"] = said["kind"]
+            entry["type"] = metadata["kind"]
         elif field.default is not None:
-            about_it["default"] = _plain(field.default)
-        if isinstance(said["read"], OneOf):
-            about_it["enum"] = list(said["read"].choices)
-        properties[field.name] = about_it
+            entry["default"] = _plain(field.default)
+        if isinstance(metadata["read"], OneOf):
+            entry["enum"] = list(metadata["read"].choices)
+        properties[field.name] = entry
     return {
         "name": NAME,
         "description": "Singer tap for Autopilot (autopilothq).",

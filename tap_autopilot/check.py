@@ -12,17 +12,20 @@ from tap_autopilot.api.parsing import decode
 from tap_autopilot.config import Config
 from tap_autopilot.sources.listings import CONTACTS
 
-PATIENCE = 10.0  # seconds; somebody is waiting
+PATIENCE = 10.0  # seconds; a person is waiting
 PAGE = 100  # contacts on a page, as the API documents
 
 
 def check_connection(config: Config) -> str:
-    """Request the first contacts; returns a line about the account's size and how long a run takes.
+    """Request the first contacts; returns a line with the account's size and a run's duration.
 
     Raises what `Client.get` raises.
     """
-    patient = min(config.retry_timeout, PATIENCE), min(config.request_timeout, PATIENCE)
-    quick = dataclasses.replace(config, retry_timeout=patient[0], request_timeout=patient[1])
+    quick = dataclasses.replace(
+        config,
+        retry_timeout=min(config.retry_timeout, PATIENCE),
+        request_timeout=min(config.request_timeout, PATIENCE),
+    )
     started = time.monotonic()
     listing = (
         Client(Api(quick))

@@ -59,15 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "-c", "--config", action="append", default=[], metavar="FILE",
-        help="JSON settings file; repeatable, later files win; ENV stands for the environment"
-        " variables TAP_AUTOPILOT_…, which otherwise fill in what the files leave out",
+        help="JSON settings file; repeatable, later files win. ENV stands for the environment"
+        " variables TAP_AUTOPILOT_…; without it, they fill in what the files leave out",
     )  # fmt: skip
-    add("-s", "--state", metavar="FILE", help="state file: the last STATE, to resume from")
-    add("--catalog", metavar="FILE", help="catalog file: what to read, as printed by --discover")
+    add("-s", "--state", metavar="FILE", help="file with the last STATE, to resume from")
+    add("--catalog", metavar="FILE", help="file with the catalog, as printed by --discover")
     add("-p", "--properties", metavar="FILE", dest="catalog", help="old name of --catalog")
     add(
         "--select", "--streams", action="append", metavar="STREAMS", dest="select",
-        help="read only these streams, without a catalog: contacts,lists",
+        help="comma-separated streams to read, instead of a catalog",
     )  # fmt: skip
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
     add("--test", action="store_true", help="check the API key with one request")
@@ -113,15 +113,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, outcome: Outcome) -> NoReturn:
-    """End anything before the sync, which handles signals itself.
+    """End anything but the sync, which handles signals itself.
 
-    Raising an exception would not do: an import under way might swallow it.
+    An exception would not do, because an import in progress might swallow it.
     """
-    signals.end_at_once(signals.stopped_by(number), outcome.end)
+    signals.end_now(signals.stopped_by(number), outcome.end)
 
 
 def _guard_descriptors() -> None:
-    """Keep descriptors 0, 1 and 2, if closed, from being reused for a socket or file."""
+    """If descriptor 0, 1 or 2 is closed, keep it from being reused for a socket or file."""
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
@@ -158,10 +158,9 @@ def _discover(args: argparse.Namespace) -> None:
 
     definitions: list[Any] = []
     given = Config.gather(args.config)
-    asked = given.get("custom_fields_as_columns")
-    if (
-        asked is True or str(asked).strip().lower() == "true"
-    ):  # otherwise discovery needs neither key nor network
+    as_columns = given.get("custom_fields_as_columns")
+    # Only this setting makes discovery need the key and the network.
+    if as_columns is True or str(as_columns).strip().lower() == "true":
         from tap_autopilot.api.client import Api
         from tap_autopilot.sources.custom_fields import read_definitions
 
@@ -189,7 +188,7 @@ def _config(given: dict[str, Any]) -> Config:
 
 
 def _secrets(given: dict[str, Any]) -> list[str]:
-    """The secrets in settings that are not checked yet."""
+    """The secrets in settings that have not been checked yet."""
     from tap_autopilot.settings import passwords
 
     return [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
@@ -214,7 +213,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     from tap_autopilot.settings import read_json
 
     outcome.begin(__version__, os.environ.get(Config.variable("report_file")))
-    given = Config.gather(args.config)  # if that fails, only the environment is known
+    given = Config.gather(args.config)  # if this fails, the report uses only the environment
     outcome.begin(__version__, given.get("report_file"), _secrets(given))
     config = _config(given)
     outcome.check()

@@ -22,9 +22,9 @@ def _api_key(value: Any) -> str:
         raise ValueError("must be a string")
     key = value.strip()
     if key != value:
-        LOG.warning("Ignored white space around api_key.")
+        LOG.warning("Ignored whitespace around api_key.")
     if not re.fullmatch(r"[!-~]+", key):
-        raise ValueError("contains white space, control or non-ASCII characters")
+        raise ValueError("contains whitespace, control or non-ASCII characters")
     return key
 
 
@@ -48,8 +48,8 @@ def _api_url(value: Any) -> str:
     host = _host(host)
     if url.scheme == "http" and not _is_loopback(host):
         raise ValueError("must start with https://, so that the key is encrypted")
-    written = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{written}{'' if port is None else f':{port}'}{url.path}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{bracketed}{'' if port is None else f':{port}'}{url.path}"
 
 
 def _host(host: str) -> str:

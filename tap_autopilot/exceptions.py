@@ -1,9 +1,11 @@
 """The errors, by how to recover from them.
 
-TapError ├── UserError        the user must fix something: exit 2 ├── RunError         the run
-failed, a later one may succeed: exit 1 │   ├── Refused      the API refused one request, and a
-retry would not help │   └── Unreachable  the API does not respond at all └── Stopped a signal asked
-the run to end: exit 128 + signal
+TapError
+├── UserError        the user must fix something: exit 2
+├── RunError         the run failed, a later one may succeed: exit 1
+│   ├── Refused      the API refused one request, and a retry would not help
+│   └── Unreachable  the API does not respond at all
+└── Stopped          a signal asked the run to end: exit 128 + signal
 
 Retryable            one try of a request failed, a retry may succeed; never leaves the client
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 
 class TapError(Exception):
-    """An expected failure of the run, or of part of it. Its text is one line for the user."""
+    """An anticipated failure of the run, or of part of it. Its text is one line for the user."""
 
     exit_code = 1
 
@@ -38,7 +40,7 @@ class Refused(RunError):
 
 
 class Unreachable(RunError):
-    """The API does not respond to any walk, so none can continue."""
+    """The API does not respond to any walk, so no walk can continue."""
 
 
 class Stopped(TapError):
@@ -50,9 +52,9 @@ class Stopped(TapError):
 
 
 class Retryable(Exception):
-    """A try that failed, although a retry may succeed.
+    """A try failed, but a retry may succeed.
 
-    `wait` is what the server asked for, in seconds; `throttled` is whether it was a 429.
+    `wait` is how many seconds the server asked for; `throttled` is whether the status was 429.
     """
 
     def __init__(self, text: str, wait: float | None = None, *, throttled: bool = False) -> None:

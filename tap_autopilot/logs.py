@@ -26,7 +26,7 @@ METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
 
 
 class _Text(logging.Formatter):
-    """Formats a record without the secret in any of its usual encodings."""
+    """Formats a record, and removes secrets in all their usual encodings."""
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__("%(levelname)s %(message)s")
@@ -39,7 +39,7 @@ class _Text(logging.Formatter):
 class _Json(_Text):
     """Formats a record as an object with the fields that Meltano reads from JSON logs.
 
-    They are those of its SDK. Meltano before 4.4 rejects lines without `stream_name`.
+    Meltano's SDK logs the same fields. Meltano before 4.4 rejects lines without `stream_name`.
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
@@ -79,7 +79,7 @@ class Stderr:
         self._torn = False  # in the middle of a line
 
     def write(self, text: str) -> int:
-        """Write what can be written. Raises OSError if nothing ever can."""
+        """Write as much as possible. Raises OSError if stderr is unusable."""
         left = text.encode("utf-8", "backslashreplace")
         if self._torn:
             left = b"\n" + left
@@ -96,7 +96,7 @@ class Stderr:
         return ready
 
     def flush(self) -> None:
-        """Do nothing: nothing is buffered."""
+        """Do nothing, because nothing is buffered."""
 
     def fileno(self) -> int:
         """The file descriptor."""
@@ -110,8 +110,8 @@ class Stderr:
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to stderr.
 
-    Of similar warnings and errors, the first MOST_ALIKE are written and the rest are counted.
-    Nothing is written after a CRITICAL line, even by threads still running.
+    Of similar warnings and errors, it writes the first MOST_ALIKE and counts the rest. It writes
+    nothing after a CRITICAL line, even for threads that are still running.
     """
 
     ended = False
@@ -123,7 +123,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         self._first: dict[str, logging.LogRecord] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self.ended or self._is_one_too_many(record):
+        if self.ended or self._suppresses(record):
             return
         self._write(record)
         self.ended = record.levelno >= logging.CRITICAL
@@ -134,7 +134,8 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         else:
             super().emit(record)
 
-    def _is_one_too_many(self, record: logging.LogRecord) -> bool:
+    def _suppresses(self, record: logging.LogRecord) -> bool:
+        """Count a record; returns whether there were enough like it."""
         if record.levelno not in (logging.WARNING, logging.ERROR):
             return False
         kind = _template(record)
@@ -154,7 +155,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def _template(record: logging.LogRecord) -> str:
-    """What similar records have in common, without names and numbers."""
+    """What similar records have in common: the text without names and numbers."""
     text = str(record.msg)
     return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
 
@@ -191,9 +192,9 @@ def _forms(secret: str) -> list[str]:
 def set_up(
     secret: str | Iterable[str] = "", level: str | None = None, form: str | None = None
 ) -> None:
-    """Send our logging, and that of the HTTP libraries, to stderr and keep secrets out of it.
+    """Log to stderr, HTTP libraries included, without secrets.
 
-    `level` and `form` ("text" or "json") default to what Meltano asks for, if it does.
+    `level` and `form` ("text" or "json") default to what Meltano asks for, then to INFO and text.
     """
     asked_level, asked_form = _asked_by_meltano()
     handler = _Handler()
@@ -215,7 +216,7 @@ def sum_up() -> None:
 
 
 def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
-    """Write a CRITICAL line to stderr, bypassing all locks, which a hung run may hold."""
+    """Write a CRITICAL line to stderr, bypassing all locks, because a hung run may hold them."""
     logger = logging.getLogger(OURS[0])
     record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None, extra=extra)
     for handler in logger.handlers:
@@ -224,17 +225,17 @@ def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
 
 
 def are_json() -> bool:
-    """Whether lines are JSON."""
+    """Whether log lines are JSON."""
     return any(isinstance(one.formatter, _Json) for one in logging.getLogger(OURS[0]).handlers)
 
 
 def progress_allowed() -> bool:
-    """Whether lines are plain text at the usual level, so that live progress may be shown too."""
+    """Whether live progress may be shown: only if the log is text and includes INFO lines."""
     return not are_json() and logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
 
 
 def write_above(live: Callable[[str], None] | None) -> None:
-    """Hand formatted lines to `live` instead of stderr, or with None to stderr again."""
+    """Pass formatted lines to `live` instead of stderr; None switches back to stderr."""
     for handler in logging.getLogger(OURS[0]).handlers:
         if isinstance(handler, _Handler):
             handler.live = live

@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 
 ENVIRONMENT = "ENV"
 
-_TRUE = {"true": True, "false": False}
+_BOOLEANS = {"true": True, "false": False}
 
 S = TypeVar("S", bound="Settings")
 
@@ -36,9 +36,9 @@ def text(value: Any) -> str:
 
 
 def boolean(value: Any) -> bool:
-    """True or false, also as a string."""
+    """True or false, or either as a string."""
     if isinstance(value, str):
-        value = _TRUE.get(value.strip().lower(), value)
+        value = _BOOLEANS.get(value.strip().lower(), value)
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
@@ -103,13 +103,13 @@ def setting(
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The settings of a program, checked. `prefix` starts its environment variables."""
+    """The settings of a program, checked. The names of its environment variables have `prefix`."""
 
     prefix: ClassVar[str]
 
     @classmethod
     def from_mapping(cls: type[S], raw: Mapping[str, Any]) -> S:
-        """The settings from a parsed file. Raises UserError that lists all mistakes."""
+        """The settings from a parsed file. Raises a UserError that lists all mistakes."""
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in raw:
             if name not in fields:
@@ -144,7 +144,7 @@ class Settings:
     def gather(cls, sources: Iterable[str]) -> dict[str, Any]:
         """The settings from files, and from the environment for "ENV"; later sources win.
 
-        Without "ENV" among the sources, the environment fills in what the files leave out. Raises
+        If "ENV" is not among the sources, the environment fills in what the files leave out. Raises
         UserError for a file without settings.
         """
         found: dict[str, Any] = {}
@@ -176,7 +176,7 @@ def passwords(url: str) -> list[str]:
 def read_json(path: str, what: str) -> Any:
     """The JSON in a file that the user named. Raises UserError if it cannot be read.
 
-    An empty file is `None`, like the state file before the first run.
+    Returns None for an empty file, such as the state file before the first run.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")

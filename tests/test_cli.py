@@ -126,7 +126,7 @@ def test_settings_may_come_as_strings(tap: Tap, serve: Serve) -> None:
 def test_what_is_harmless_is_warned_of(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(SMALL), api_key=f"  {KEY}\n", colour="blue")
     assert run.code == 0
-    assert any("white space" in line and line.startswith("WARNING") for line in run.log)
+    assert any("whitespace" in line and line.startswith("WARNING") for line in run.log)
     assert any("'colour'" in line and line.startswith("WARNING") for line in run.log)
 
 

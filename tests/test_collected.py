@@ -532,7 +532,7 @@ def test_incremental_of_what_is_only_pushed(tap: Tap, store: PushedStore) -> Non
 @pytest.mark.parametrize(
     ("change", "warning"),
     [
-        (lambda _: ["another", 1], "the state is about another store"),
+        (lambda _: ["another", 1], "the state is from another store"),
         (lambda store_id: [store_id, 9], "the store has lost events"),
         (lambda store_id: [store_id, "1"], "not valid"),
         (lambda _: 7, "not valid"),

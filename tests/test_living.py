@@ -281,7 +281,7 @@ def test_every_segment_gone_fails_the_run(tap: Tap) -> None:
         again = tap.sync(sandbox, state=run.state)
     for one in (run, again):
         assert one.code == 1
-        assert "every one of 3 segments was gone" in one.last_words
+        assert "every one of 3 segments returned 404" in one.last_words
         assert not activated(one, "smart_segments_contacts")
 
 
@@ -357,6 +357,6 @@ def test_a_run_says_what_was_complete_already(tap: Tap) -> None:
             if one["value"]["bookmarks"]["lists"]["progress"][0] == "complete":
                 break
         rest = tap.sync(sandbox, state=one["value"], retry_timeout=0)
-    (line,) = [line for line in rest.log if "Complete already" in line]
+    (line,) = [line for line in rest.log if "Already completed" in line]
     assert "lists" in line
     assert not rest.rows("lists")

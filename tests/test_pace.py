@@ -121,7 +121,7 @@ def simulate(
         at, _, sent, arrived = heapq.heappop(under_way)
         clock.now = max(clock.now, at)
         if allows(arrived):
-            pacer.answered()
+            pacer.succeeded()
             outcome.answered.append(arrived)
             heapq.heappush(ready, clock.now)
         else:

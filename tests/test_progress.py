@@ -13,7 +13,7 @@ import pytest
 
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, Progress, Remembered, digests_in, logs_in
+from tap_autopilot.protocol.state import Pass, Progress, Remembered, collected_streams, digests_in
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
@@ -188,7 +188,7 @@ def test_a_bookmark_that_is_no_time_in_the_past_is_dropped(bookmark: Any) -> Non
     progress = begin("contacts", state=state, incremental=["contacts"])
     assert progress.pass_of("contacts").since is None
     assert progress.log == [
-        "WARNING contacts: the state's updated_at is not a time in the past; reading without it."
+        "WARNING contacts: the state's updated_at is not a time in the past; ignoring it."
     ]
     assert progress.value()["bookmarks"]["contacts"].keys() == {"progress"}
 
@@ -216,8 +216,8 @@ def test_a_bookmark_made_under_a_later_start_date_is_dropped(
     )  # fmt: skip
     assert progress.pass_of("contacts").since == (day(9) if kept else start_date)
     warning = (
-        "WARNING contacts: start_date is earlier than the 2020-01-02T00:00:00+00:00 under which the"
-        " state's updated_at was made; reading without it."
+        "WARNING contacts: start_date is earlier than 2020-01-02T00:00:00+00:00, with which the"
+        " state's updated_at was made; ignoring it."
     )
     assert progress.log == [warning] * (not kept)
 
@@ -381,7 +381,7 @@ def test_what_was_complete_is_not_read_again() -> None:
         "walks": walks(contacts=["x", COUNTS]),
     }
     progress = begin("contacts", "lists_contacts", "lists", state=state)
-    assert progress.log == ["INFO Complete already, from the interrupted run: contacts, lists."]
+    assert progress.log == ["INFO Already completed by the interrupted run: contacts, lists."]
     assert progress.start() == [(CONTACTS, HALFWAY)]
     assert progress.fed_by("contacts") == ["lists_contacts"]
     assert progress.incomplete() == {"lists_contacts"}
@@ -474,7 +474,7 @@ def test_members_of_which_all_segments_are_gone_start_over() -> None:
     progress.found("ab")
     progress.gone(members_of("a"))
     with pytest.raises(
-        RunError, match=r"^smart_segments_contacts: every one of 2 segments was gone\.$"
+        RunError, match=r"^smart_segments_contacts: every one of 2 segments returned 404\.$"
     ):
         progress.gone(members_of("b"))
     assert progress.incomplete() == {MEMBERS}
@@ -643,7 +643,7 @@ def test_what_is_not_complete_stays_as_it_is() -> None:
 
 def test_more_may_stand_beside_the_bookmarks() -> None:
     progress = begin("lists")
-    progress.beside["digests"] = [5, "x"]
+    progress.more_entries["digests"] = [5, "x"]
     assert progress.value()["digests"] == [5, "x"]
 
 
@@ -669,7 +669,7 @@ def in_store(collected: Any, *names: str, **more: Any) -> Begun:
         (["store", 10], 10, None),
         (["store", 11], 0, "the store has lost events since"),
         (["store", -1], 0, "the store has lost events since"),
-        (["another", 7], 0, "the state is about another store"),
+        (["another", 7], 0, "the state is from another store"),
         ([5, 7], 0, "the state's position in the store is not valid"),
         (["store", "7"], 0, "the state's position in the store is not valid"),
         (["store"], 0, "the state's position in the store is not valid"),
@@ -773,9 +773,9 @@ def test_what_a_store_feeds_is_a_log() -> None:
 def test_the_logs_in_a_state() -> None:
     state = {"bookmarks": {"email_opened": {"collected": None}, "lists": {}, "contacts": 5}}
     for given in (state, {"type": "STATE", "value": state}):
-        assert logs_in(given) == {"email_opened"}
+        assert collected_streams(given) == {"email_opened"}
     nothing: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
-    assert not any(map(logs_in, nothing))
+    assert not any(map(collected_streams, nothing))
 
 
 # Digests

@@ -67,5 +67,5 @@ def test_notes_say_only_what_there_was() -> None:
         "6 too recent, left for the next run",
         "7 values nulled (name 1, title 6)",
         "8 values without a column",
-        "9 texts cleaned",
+        "9 characters replaced",
     ]

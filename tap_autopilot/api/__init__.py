@@ -1,4 +1,4 @@
-"""Talks to Autopilot: requests, retries, pace, and what a response says.
+"""Talks to Autopilot: requests, retries, pacing and parsing.
 
 Knows nothing of Singer, rows or state.
 """

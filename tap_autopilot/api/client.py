@@ -1,4 +1,4 @@
-"""One authenticated GET: paced, with a deadline, retried if that can help."""
+"""Authenticated GET requests: paced, with a deadline, retried if that may help."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ PROBE_TIMEOUT = 10.0  # seconds for all probes together
 class Traffic:
     """Request counts for one kind of walk.
 
-    `statuses` counts responses by status, and NO_RESPONSE. `seconds` is how long all requests took,
-    and `throttled` how long 429s held up everyone.
+    `statuses` counts requests by the status of the response, or NO_RESPONSE. `seconds` is the total
+    time of the requests, `throttled` how long 429s held up all walks.
     """
 
     statuses: collections.Counter[str] = field(default_factory=collections.Counter)
@@ -50,7 +50,7 @@ class Traffic:
 
     @property
     def requests(self) -> int:
-        """How many were sent."""
+        """How many requests were sent."""
         return self.statuses.total()
 
     def __str__(self) -> str:
@@ -64,10 +64,10 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Response(Generic[T]):
-    """A good response.
+    """A successful response, decoded.
 
     `fetched_at` is when its last byte arrived, by our clock; `date` is its Date header, by the
-    API's clock, or None if that is missing or invalid. Both are in UTC.
+    API's clock, or None if the header is missing or invalid. Both are in UTC.
     """
 
     value: T
@@ -78,8 +78,8 @@ class Response(Generic[T]):
 class Api:
     """What all clients of a run share. Raises UserError for an unusable proxy or CA bundle.
 
-    `last_response` is when the API last gave a good response, `last_silence` when it last answered
-    none of the probes, on the monotonic clock.
+    `last_response` is when the last successful response arrived, `last_silence` when all probes
+    last failed, on the monotonic clock.
     """
 
     def __init__(self, config: Config) -> None:
@@ -91,7 +91,7 @@ class Api:
         self.counting = threading.Lock()
         self.probing = threading.Lock()
         self.last_response = self.last_silence = -math.inf
-        # It logs malformed headers with a traceback; our own message is enough.
+        # urllib3 logs malformed headers with a traceback; our own message is enough.
         logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 
@@ -113,15 +113,15 @@ class Client:
     def get(
         self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
     ) -> Response[T]:
-        """The response to `path`, already percent-encoded, with its body read by `decode`.
+        """The response for `path`, which is percent-encoded, with its body read by `decode`.
 
         `decode` raises Retryable for an unexpected body. `shown` is the path for messages, `kind`
-        is what the request is counted under; if several requests are waiting, the most urgent goes
-        first.
+        the name under which to count the request. If several requests are waiting, the most urgent
+        goes first.
 
         Raises Refused for a 4xx, UserError for a bad key, proxy, certificate or redirect, RunError
-        if no try succeeded (see `Retries`), and Unreachable if the API answers no other request
-        either.
+        if no try succeeded (see `Retries`), and Unreachable if the API does not respond to other
+        requests either.
         """
         retries = None
         while True:
@@ -143,7 +143,7 @@ class Client:
                 LOG.warning("GET %s: %s; retrying in %.1f s.", shown, problem, wait)
                 time.sleep(wait)
             else:
-                self._api.pacer.answered()
+                self._api.pacer.succeeded()
                 self._api.last_response = time.monotonic()
                 return Response(value, received.at, http_date(received.headers.get("Date", "")))
 
@@ -157,10 +157,10 @@ class Client:
         )
 
     def _is_silent_since(self, moment: float) -> bool:
-        """Whether the API has answered nothing since a moment, which means an outage.
+        """Whether the API has not responded to anything since `moment`, which means an outage.
 
-        If there were no other requests meanwhile, this sends two cheap ones, with PROBE_TIMEOUT for
-        both, once for all clients.
+        If no other request succeeded meanwhile, one client sends two cheap probes on behalf of all
+        clients, with PROBE_TIMEOUT for both.
         """
         api = self._api
         with api.probing:
@@ -193,7 +193,7 @@ class Client:
             traffic.throttled += throttled
 
     def _follow(self, path: str, shown: str, kind: str, deadline: float) -> Received:
-        """The good response to a path, following redirects within the origin."""
+        """The successful response for a path, after any redirects within the origin."""
         url = self._url + path
         for _ in range(MOST_REDIRECTS):
             received = self._fetch(url, kind, deadline)
@@ -234,7 +234,7 @@ class Client:
                 traffic.seconds += time.monotonic() - began
 
     def _checked(self, shown: str, received: Received) -> Received:
-        """A good response, decompressed; raises the right error for any other."""
+        """A successful response, decompressed; raises the right error for any other."""
         status, headers = received.status, received.headers
         if status in RETRIED_STATUSES or status >= 500:
             wait = retry_after(headers.get("Retry-After"))
@@ -253,16 +253,16 @@ class Client:
             )
         if status == 200:
             return received._replace(body=body)
-        said = f"GET {shown}: status {status}{self._message(body)}"
+        failure = f"GET {shown}: status {status}{self._message(body)}"
         if status == 401:
             raise UserError(
-                f"{said}. Check api_key; create a new one in Autopilot under Settings > API."
+                f"{failure}. Check api_key; create a new one in Autopilot under Settings > API."
             )
         if status == 403:
-            raise Refused(status, f"{said}. The API key has no permission to read this.")
+            raise Refused(status, f"{failure}. The API key has no permission to read this.")
         if status == 404:
-            raise Refused(status, f"{said}. Check api_url.")
-        raise Refused(status, f"{said}.")
+            raise Refused(status, f"{failure}. Check api_url.")
+        raise Refused(status, f"{failure}.")
 
     def _message(self, body: bytes) -> str:
         """The API's error message, on one line and truncated; empty if it gave none."""
@@ -277,7 +277,7 @@ class Client:
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """The decompressed body, at most one byte more than LARGEST_BODY."""
+    """The decompressed body, cut off one byte above LARGEST_BODY."""
     unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         body = unpack.decompress(packed, LARGEST_BODY + 1)

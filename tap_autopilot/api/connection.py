@@ -21,15 +21,15 @@ from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Retryable, UserError
 
-LARGEST_BODY = 2**30  # bytes, compressed or not; a page of the API has some 200 kB
-PIECE = 2**24  # bytes
-CONNECT_SHARE = 4  # a host's first address may take a quarter of the time, so that others follow
+LARGEST_BODY = 2**30  # bytes, compressed or not; a page of the API takes about 200 kB
+PIECE = 2**24  # bytes to read at a time
+CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
 LONGEST_CONNECT = 20.0  # seconds for each address
-PASSING_REFUSALS = frozenset({408, 425, 429})  # of a proxy
+PASSING_REFUSALS = frozenset({408, 425, 429})  # statuses of a proxy that a retry may change
 
 
 class Received(NamedTuple):
-    """A response as it arrived, and when its last byte did. `body` stops above LARGEST_BODY."""
+    """A raw response; `at` is when its last byte arrived. Reading stops above LARGEST_BODY."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,7 +38,7 @@ class Received(NamedTuple):
 
 
 class StaleConnection(Retryable):
-    """A kept-alive connection was closed by the server before it answered this request."""
+    """The server closed a kept-alive connection before it responded to this request."""
 
 
 class Connection:
@@ -52,7 +52,7 @@ class Connection:
         self._watchdog = watchdog
         self._watch = Watch()
         self._session = requests.Session()
-        self._session.trust_env = False  # already read; and ~/.netrc must not add a header
+        self._session.trust_env = False  # already read, and ~/.netrc must not add a header
         self._session.proxies.update(environment.proxies)
         self._session.verify = environment.verify
         self._session.headers.update(headers)
@@ -69,7 +69,7 @@ class Connection:
         """
         timeout = max(deadline - time.monotonic(), 0.001)
         connects = self._watch.connects
-        self._request.url = url  # prepared only once, because that takes as long as all the rest
+        self._request.url = url  # prepared once, because preparing takes as long as all the rest
         response = None
         self._watchdog.start(self._watch, deadline)
         try:
@@ -81,9 +81,9 @@ class Connection:
             )
             with response:
                 body = b"" if response.is_redirect else _read(response.raw)
-            if self._watch.timed_out:  # a body of unknown length looks complete
+            if self._watch.timed_out:  # a cut-off body of unknown length looks complete
                 raise TimeoutError
-            if response.status_code < 200:  # another response will follow on this connection
+            if response.status_code < 200:  # the final response will follow on this connection
                 self._session.close()
             return Received(
                 response.status_code, response.headers, body, datetime.now(timezone.utc)
@@ -113,14 +113,16 @@ class Connection:
         refused = re.search(r"Tunnel connection failed: (\d+) *(.{0,80})", text)
         if refused:
             status = int(refused[1])
-            said = f"{proxy} answered CONNECT with status {status} {refused[2]}".rstrip()
+            failure = f"{proxy} answered CONNECT with status {status} {refused[2]}".rstrip()
             if 400 <= status < 500 and status not in PASSING_REFUSALS:
-                return UserError(f"The {said}. Check HTTPS_PROXY and its user name and password.")
-            return Retryable(said)
+                return UserError(
+                    f"The {failure}. Check HTTPS_PROXY and its user name and password."
+                )
+            return Retryable(failure)
         by_socks = next((one for one in causes[::-1] if type(one).__module__ == "socks"), None)
         at_proxy = by_socks or any(isinstance(one, _PROXY_ERRORS) for one in causes)
         if isinstance(causes[-1], socket.gaierror) and self._socks:
-            at_proxy = not by_socks  # the target host is resolved while the two negotiate
+            at_proxy = not by_socks  # while negotiating, it is the target host that is resolved
         peer = proxy if at_proxy else self._peer(url)
         untrusted = next((one for one in causes if isinstance(one, _UNTRUSTED)), None)
         if untrusted is not None:
@@ -136,7 +138,7 @@ class Connection:
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """The transport adapter of requests; tells a watch about the connections it makes."""
+    """The transport adapter for `requests`; it has a watch follow the connections it makes."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -171,7 +173,7 @@ _UNTRUSTED = ssl.SSLCertVerificationError
 
 
 def _seconds(timeout: float) -> str:
-    """A timeout for people; a moment of it is gone by the time it is set."""
+    """A timeout as text, rounded because a moment has passed since its deadline was set."""
     return f"{round(timeout, 2):g}"
 
 
@@ -185,7 +187,7 @@ def _read(raw: Any) -> bytes:
 
 
 def _causes(problem: BaseException) -> Iterator[BaseException]:
-    """An exception and those wrapped in it, innermost last."""
+    """An exception and the exceptions wrapped in it, innermost last."""
     seen: list[BaseException] = []
     found: object = problem
     while isinstance(found, BaseException) and found not in seen:

@@ -21,7 +21,7 @@ PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Environment:
-    """`proxies` and `verify` are those of `requests.Session`.
+    """`proxies` and `verify` are for `requests.Session`.
 
     `proxy` is the proxy's host and port for messages, without credentials; None without a proxy.
     `socks` is whether it is a SOCKS proxy.
@@ -74,7 +74,8 @@ def _check_bundle(path: str) -> None:
         else:
             context.load_verify_locations(cafile=path)
     except OSError as problem:
-        cause = "no certificates in it" if isinstance(problem, ssl.SSLError) else problem.strerror
+        empty = isinstance(problem, ssl.SSLError)
+        cause = "it contains no certificates" if empty else problem.strerror
         raise UserError(
             f"The CA bundle {path} (REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE) is not usable: {cause}."
         ) from None

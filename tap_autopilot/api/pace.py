@@ -12,31 +12,31 @@ import time
 
 PUBLISHED_RATE = 5.0  # requests a second, the limit that Autopilot publishes
 SLACK = 1.02  # gaps are this much wider than the rate needs, because the network bunches requests
-CATCH_UP = 0.01  # seconds that a late request may make up for
+CATCH_UP = 0.01  # seconds of delay that the next request may make up for
 WINDOW = 1.05  # seconds that count as the last second
 MEMORY = 5.0  # seconds for which sent requests are remembered; a 429 may take a while to arrive
-LATELY = 2.0  # seconds
+LATELY = 2.0  # seconds after a 429 during which to report throttling
 GROWTH = 1.25  # per response, until the first 429
 CREEP = 4e-6  # per response above the safe rate, times the responses since the last 429
 SLOWEST = 1.0  # requests a second; 429s never push the rate below this
-SAFE = 0.99  # of the rate that the API let through
-SOON = 2.0  # seconds at the safe rate; if two 429s are closer together …
-TOO_SOON = 0.95  # … it is cut to this share
+SAFE = 0.99  # the safe rate, as a share of the rate that the API let through
+SOON = 2.0  # seconds at the safe rate; two 429s closer together than this mean that it is too high
+TOO_SOON = 0.95  # the share to which it is then cut
 
 
 class Pacer:
     """Lets requests through one at a time, at most `ceiling` a second.
 
-    The first second's worth of requests goes at once; then the rate grows by a quarter per
-    response. A 429 shows what the API lets through: the rate drops to half of that, climbs back to
-    just below it within a few responses, and only creeps from there. If several walks wait, the
-    most urgent goes first.
+    The first second's worth of requests is sent immediately; then the rate grows by a quarter per
+    response. A 429 shows how much the API lets through: the rate drops to half of that, climbs back
+    to just below it within a few responses, and only creeps up from there. If several walks are
+    waiting, the most urgent goes first.
     """
 
     def __init__(self, ceiling: float) -> None:
         self._ceiling = ceiling
         self._rate = min(PUBLISHED_RATE, ceiling)
-        self._at_once = int(self._rate)
+        self._burst = int(self._rate)  # requests that may still be sent immediately
         self._safe = math.inf
         self._responses = 0  # since the last 429
         self._sent: collections.deque[float] = collections.deque()  # within MEMORY
@@ -70,8 +70,8 @@ class Pacer:
         self._sent.append(now)
         while self._sent[0] < now - MEMORY:
             self._sent.popleft()
-        if self._at_once > 1:
-            self._at_once -= 1
+        if self._burst > 1:
+            self._burst -= 1
         else:
             self._next = max(self._next, now - CATCH_UP) + SLACK / self._rate
         most = math.ceil(self._ceiling)
@@ -84,15 +84,15 @@ class Pacer:
 
     @property
     def rate(self) -> float:
-        """Requests a second, by what is known so far about the API's limit."""
+        """The current rate in requests a second, adapted to the API's limit."""
         return self._rate
 
     def is_throttled(self) -> bool:
-        """Whether the API throttled a request just now, or its pause is not over yet."""
+        """Whether the API throttled a request recently, or the pause it asked for is not over."""
         return time.monotonic() < max(self._cut + LATELY, self._paused_until)
 
-    def answered(self) -> None:
-        """Note a good response. Nothing else may raise the rate."""
+    def succeeded(self) -> None:
+        """Note a successful response. Nothing else may raise the rate."""
         with self._turn:
             self._responses += 1
             if self._safe == math.inf:
@@ -106,19 +106,19 @@ class Pacer:
     def throttled(self, sent: float, wait: float) -> float:
         """Note a 429 to a request sent at `sent`; pause all walks for `wait` seconds.
 
-        Returns by how many seconds that extended the pause.
+        Returns by how many seconds this extended the pause.
         """
         with self._turn:
             now = time.monotonic()
             with contextlib.suppress(ValueError):
-                self._sent.remove(sent)  # the rest was let through, or will be
-            if sent > self._cut + 1:  # else it answers a request from before the cut
+                self._sent.remove(sent)  # the others got through, or still will
+            if sent > self._cut + 1:  # otherwise the request is from before the cut
                 least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
                 if self._responses < SOON * self._safe < math.inf:  # the safe rate was too high
                     held = min(held, TOO_SOON * self._safe)
-                if self._responses or self._safe == math.inf:  # else still the same throttling
+                if self._responses or self._safe == math.inf:  # otherwise it is the same throttling
                     self._safe = max(SAFE * held, least)
                 self._rate = max(self._safe / 2, least)
                 self._cut = now

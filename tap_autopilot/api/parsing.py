@@ -5,8 +5,8 @@ parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do
 and anything nested too deeply. Only a truncated response, or one that is not a listing at all, is
 retried.
 
-A page is first split into its parts, which quickly finds its bookmark and document ids. Documents
-are parsed one by one, on demand; an odd one does not slow down the others.
+A page is first split into its parts, which is a quick way to its bookmark and document ids.
+Documents are parsed one by one, on demand, so an odd document does not slow down the others.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 class Listing:
     """One response of a paged listing.
 
-    `documents` are slices of the response that `read` parses into objects; odd ones are already
-    parsed. `bookmark` leads to the next page, None on the last one; `total` is the size of the
-    whole listing, if the API reports it. `cleaned` counts characters removed or replaced so far.
+    `documents` are slices of the response that `read` parses into objects; odd documents are
+    already parsed. `bookmark` leads to the next page and is None on the last page; `total` is the
+    size of the whole listing, if the API reports it. `cleaned` counts characters removed or
+    replaced so far.
     """
 
     def __init__(self, documents: list[Any], bookmark: Any, total: Any, cleaned: int) -> None:
@@ -70,7 +71,7 @@ _everything = msgspec.json.Decoder(float_hook=_decimal)
 
 @functools.cache
 def _page(name: str, key: str | None = None) -> msgspec.json.Decoder[Any]:
-    """A decoder for responses with the listing `name`; leaves documents unparsed, or only a key."""
+    """A decoder for responses with the listing `name`; of documents it parses at most `key`."""
     fields: list[Any] = [
         ("documents", list[msgspec.Raw if key is None else _with_field(key)]),  # type: ignore[misc]
         ("bookmark", Any, None),
@@ -116,9 +117,9 @@ def decode(body: bytes, name: str) -> Listing:
 
 
 def decode_keys(body: bytes, name: str, key: str) -> Listing:
-    """A listing, of whose documents only the key is kept; quick, unless a key is odd.
+    """A listing that keeps only the key of each document; fast unless a key is odd.
 
-    Raises Retryable if there is none.
+    Raises Retryable if there is no such listing.
     """
     cleaned = 0
     try:
@@ -157,7 +158,7 @@ def read(documents: list[Any]) -> tuple[list[Any], int]:
 def values(documents: list[Any], name: str) -> list[Any]:
     """One field of each document of a listing, at a fraction of the cost of parsing them.
 
-    None if it is missing, or the document is not an object or too odd.
+    A value is None if it is missing, or if the document is not an object or too odd.
     """
     decode_field = _field(name).decode
     found = []
@@ -186,7 +187,7 @@ def decode_document(body: bytes) -> tuple[Any, int]:
 def decode_array(body: bytes, name: str) -> Listing:
     """A whole listing in one response: an array, or an object that contains one.
 
-    Raises Retryable if there is none, and Refused for a page of contacts: an API without this
+    Raises Retryable if there is no array, and Refused for a page of contacts: an API without this
     listing may take the end of its path for a bookmark.
     """
     response, cleaned = _read_odd(body)
@@ -209,7 +210,7 @@ def _decode_leniently(body: bytes, name: str) -> Listing:
 
 
 def _read_odd(body: bytes) -> tuple[Any, int]:
-    """Parses JSON of any quality; also returns how many characters were replaced."""
+    """JSON, even if malformed, parsed; also returns how many characters were replaced."""
     text = body.decode("utf-8-sig", "replace")
     replaced = text.count(REPLACEMENT) - body.count(REPLACEMENT.encode()) + text.count("\0")
     body, repaired = _repaired(text.replace("\0", "").encode())
@@ -238,7 +239,7 @@ def _repaired(body: bytes) -> tuple[bytes, int]:
 
 
 def _escapes(body: bytes) -> Iterator[re.Match[bytes]]:
-    """The escapes in JSON. Most of a page has none, and `find` skips that faster than `re`."""
+    """The escapes in JSON. Most of a page has none, and `find` skips ahead faster than `re`."""
     at = body.find(b"\\")
     while at >= 0 and (escape := _ESCAPE.match(body, at)):
         yield escape
@@ -277,7 +278,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _flattened(text: str) -> str:
-    """JSON in which everything nested too deeply is text."""
+    """JSON with everything nested too deeply turned into text."""
     parts: list[str] = []
     depth = start = done = 0
     for match in _TOKEN.finditer(text):

@@ -16,9 +16,9 @@ SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off a
 class Retries:
     """The tries of one request that began at `started`, on the monotonic clock.
 
-    No try starts later than `retry_timeout` seconds after that, or ends later than `retry_timeout`
-    plus `request_timeout`. If the first try uses up all of `retry_timeout`, there is still a second
-    one, unless `retry_timeout` is 0.
+    No try starts more than `retry_timeout` seconds after that, or ends more than `retry_timeout`
+    plus `request_timeout` seconds after it. If the first try uses up all of `retry_timeout`, there
+    is still a second one, unless `retry_timeout` is 0.
     """
 
     def __init__(self, started: float, retry_timeout: float, request_timeout: float) -> None:
@@ -28,14 +28,14 @@ class Retries:
         self._growing: Generator[float, None, None] | None = None
 
     def deadline(self, sent: float) -> float:
-        """When a try sent at this moment must be over."""
+        """The deadline of a try that was sent at this time."""
         return min(sent, self._started + self._retry_timeout) + self._request_timeout
 
     def next_wait(self, asked: float | None) -> float | None:
         """Seconds to wait before the next try; None to give up.
 
-        `asked` is what the server asked for, if anything. It applies without jitter, but is cut to
-        the time left, so that the last try comes when the time is up and not before.
+        `asked` is how long the server asked to wait, if it did. It applies without jitter, but is
+        cut to the time left, so that the last try comes just when the time is up.
         """
         first = self._growing is None
         left = self._started + self._retry_timeout - time.monotonic()

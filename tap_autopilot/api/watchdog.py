@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-AGAIN = 0.05  # seconds; a request may be switching sockets at the moment it is ended
+TRY_AGAIN = 0.05  # seconds; a request may be switching sockets just when it is ended
 
 
 class Watch:
@@ -31,10 +31,10 @@ class Watch:
         self.deadline = math.inf
         self.timed_out = False
         self._connection: Any = None
-        self._socket: Any = None  # a connection drops it before the body of its last response
+        self._socket: Any = None  # a connection drops its own before its last response is read
 
     def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A connection of this kind, which is watched from now on."""
+        """A connection of this kind, watched from now on."""
         self._connection = kind(*args, **kwargs)
         self._connection.connect = functools.partial(self._connect, self._connection.connect)
         return self._connection
@@ -54,8 +54,8 @@ class Watch:
 
 
 def _shut_down(descriptor: int) -> None:
-    with socket.socket(fileno=os.dup(descriptor)) as same:
-        same.shutdown(socket.SHUT_RDWR)
+    with socket.socket(fileno=os.dup(descriptor)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 class Watchdog:
@@ -64,17 +64,17 @@ class Watchdog:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._under_way: set[Watch] = set()
-        self._wakes: float | None = None  # None while there is no thread
+        self._wakes_at: float | None = None  # None while there is no thread
 
     def start(self, watch: Watch, deadline: float) -> None:
-        """Watch a request that begins now; `deadline` is a moment on the monotonic clock."""
+        """Watch a request that begins now; `deadline` is a time on the monotonic clock."""
         with self._changed:
             watch.deadline, watch.timed_out = deadline, False
             self._under_way.add(watch)
-            if self._wakes is None:
-                self._wakes = deadline
+            if self._wakes_at is None:
+                self._wakes_at = deadline
                 threading.Thread(target=self._patrol, name="watchdog", daemon=True).start()
-            elif deadline < self._wakes:
+            elif deadline < self._wakes_at:
                 self._changed.notify()
 
     def stop(self, watch: Watch) -> None:
@@ -90,6 +90,6 @@ class Watchdog:
                     if watch.deadline <= now:
                         watch.end()
                 next_deadline = min(watch.deadline for watch in self._under_way)
-                self._wakes = max(next_deadline, now + AGAIN)
-                self._changed.wait(self._wakes - now)
-            self._wakes = None
+                self._wakes_at = max(next_deadline, now + TRY_AGAIN)
+                self._changed.wait(self._wakes_at - now)
+            self._wakes_at = None

@@ -46,8 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add(
         "-c", "--config", action="append", default=[], metavar="FILE",
-        help="JSON settings file; repeatable, later files win; ENV stands for the environment"
-        f" variables {CollectorConfig.prefix}…, which otherwise fill in what the files leave out",
+        help="JSON settings file; repeatable, later files win. ENV stands for the environment"
+        f" variables {CollectorConfig.prefix}…; without it, they fill in what the files leave out",
     )  # fmt: skip
     add("--database", metavar="FILE", help="overrides the setting `database`")
     add("--listen", metavar="HOST:PORT", help="overrides the setting `listen`")
@@ -55,9 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--stats", action="store_true", help="print statistics about the store, as JSON")
     add(
         "--prune", action="store_true",
-        help="drop the bodies of events that are loaded according to --state",
+        help="drop the bodies of events that have been loaded, according to --state",
     )  # fmt: skip
-    add("--state", metavar="FILE", help="for --prune: the last STATE that the target printed")
+    add(
+        "--state",
+        metavar="FILE",
+        help="for --prune: file with the last STATE that the target printed",
+    )
     add(
         "--register-hooks", metavar="URL",
         help="register Autopilot's REST hooks; URL is the public URL of the collector",
@@ -65,12 +69,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
     add("--about", action="store_true", help="print the settings")
     add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
-    add("--version", action="version", version=f"{NAME} {__version__}")
+    add(
+        "--version", action="version", version=f"{NAME} {__version__}",
+        help="print the version",
+    )  # fmt: skip
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line; returns the exit code."""
     logs.set_up()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
@@ -90,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """End at once, before the server starts, which handles signals itself."""
+    """Exit immediately; once the server runs, it handles signals itself."""
     name = signal.Signals(number).name
     logs.write_last(f"Stopped by {name}.")
     os._exit(Stopped(number, name).exit_code)
@@ -202,4 +209,4 @@ def _check(config: CollectorConfig, store: Store) -> None:
     store.close()
     print(f"The store {config.database} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:
-        LOG.warning("No secrets are set yet; the collector will not start without any.")
+        LOG.warning("No secrets are set yet; the collector will not start without one.")

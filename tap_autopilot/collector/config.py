@@ -28,7 +28,7 @@ class Destination:
 
 
 def listed(value: Any) -> tuple[str, ...]:
-    """A list of words: an array, or a comma-separated string."""
+    """A list of strings, given as an array or as one comma-separated string."""
     if isinstance(value, str):
         value = _from_json(value) if value.lstrip().startswith("[") else value.split(",")
     if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
@@ -44,7 +44,7 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
         if any(len(one) < least for one in found):
             raise ValueError(f"must each have at least {least} characters")
         if not all(re.fullmatch(r"[!-~]+", one) for one in found):
-            raise ValueError("must be plain ASCII without white space")
+            raise ValueError("must be plain ASCII without whitespace")
         return found
 
     return read
@@ -68,7 +68,7 @@ def address(value: Any) -> tuple[str, int]:
 
 
 def origin(value: Any) -> str:
-    """A base URL that keeps secrets private: https, or http on this machine."""
+    """A base URL to which secrets may be sent: https, or http on this machine."""
     given = text(value).rstrip("/")
     try:
         url = urllib.parse.urlsplit(given)
@@ -165,8 +165,8 @@ class CollectorConfig(Settings):
     hook_tokens: tuple[str, ...] = setting(
         "array",
         token_list,
-        "Secrets in the URLs given to Autopilot's REST hooks and Activity Streams, of 20 characters"
-        " or more; array or comma-separated.",
+        "Secrets in the URLs given to Autopilot's REST hooks and Activity Streams, of at least 20"
+        " characters each; array or comma-separated.",
         default=(),
         secret=True,
     )
@@ -213,7 +213,7 @@ class CollectorConfig(Settings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must never be shown."""
+        """All secrets, which must never be shown."""
         keys = (one.write_key for one in self.destinations)
         others = [self.api_key or "", *passwords(self.database)]
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)

@@ -34,18 +34,18 @@ MOST_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
 MOST_BYTES = 475_000
 READ_AT_ONCE = 500
 LOOK_EVERY = 0.5  # seconds, for new events
-TIMEOUT = (10, 30)  # seconds to connect, and to wait for an answer
+TIMEOUT = (10, 30)  # seconds to connect, and to wait for a response
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries
 LONGEST_RETRY_AFTER = 3600.0
-SAY_EVERY = 60.0  # seconds between log lines about the same problem
-# The key, path or timing is wrong, not an event. That can be fixed, so no event is skipped.
+WARN_EVERY = 60.0  # seconds between log lines about the same problem
+# The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
 WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
 
 T = TypeVar("T")
 
 
 class _Retry(Exception):
-    """A try failed, a retry may succeed. `wait` is what the destination asked for, in seconds."""
+    """A try failed, a retry may succeed. `wait` is how many seconds the destination asked for."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ def first_cursor(store: Store, destination: Destination, last_seq: int) -> None:
 def wanted(event: Event, destination: Destination, store_id: str) -> bytes | None:
     """The event as sent to this destination; None if it is not sent.
 
-    Timestamps stay unchanged. A call without an id gets one that is the same each time it is sent.
+    Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
     """
     if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
         return None
@@ -95,7 +95,7 @@ class Forwarder:
         self._session = requests.Session()
         self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
         self._cursor = Cursor(0, 0, 0)
-        self._say_again = 0.0
+        self._next_warning = 0.0
 
     async def run(self) -> None:
         """Forward events until cancelled."""
@@ -115,7 +115,7 @@ class Forwarder:
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
                 last_seq = await self._in_thread(_last_seq, reader)
             except (UserError, Unavailable) as problem:
-                self._say("cannot read the store: %s", problem)
+                self._warn("cannot read the store: %s", problem)
                 await asyncio.sleep(FIRST_WAIT)
                 with contextlib.suppress(UserError):
                     reader.close()
@@ -137,7 +137,7 @@ class Forwarder:
                 self._cursor.sent + len(batch) - refused,
                 self._cursor.refused + refused,
             )
-            self._metrics.passed_on(name, last_seq - upto, *self._cursor[1:])
+            self._metrics.forwarded(name, last_seq - upto, *self._cursor[1:])
             if events:
                 await self._save()
             if len(events) < READ_AT_ONCE and upto == last_seq:
@@ -148,24 +148,24 @@ class Forwarder:
         try:
             await self._writer.run(lambda store: store.save_cursor(name, cursor))
         except Unavailable:
-            self._say("cannot save its cursor; after a restart some events will be sent again")
+            self._warn("cannot save its cursor; after a restart some events will be sent again")
 
     async def _deliver(self, batch: Sequence[bytes]) -> int:
-        """Send a batch, split up if it is refused; returns how many events were refused."""
+        """Send a batch; if it is refused, split it up. Returns how many events were refused."""
         wait = FIRST_WAIT
         while True:
             try:
                 status = await self._in_thread(self._post, batch)
                 break
             except _Retry as problem:
-                self._say("%s; retrying", problem)
+                self._warn("%s; retrying", problem)
                 asked = problem.wait
                 await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
                 wait = min(wait * 2, LONGEST_WAIT)
         if status < 300:
             return 0
         if len(batch) == 1:
-            self._say("refused an event with HTTP %d; skipping it", status)
+            self._warn("refused an event with HTTP %d; skipping it", status)
             return 1
         half = len(batch) // 2
         return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
@@ -174,7 +174,7 @@ class Forwarder:
         """The status of a final response. Raises _Retry otherwise."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         try:
-            answer = self._session.post(
+            response = self._session.post(
                 f"{self._destination.url}/batch",
                 b'{"batch":[%s],"sentAt":"%s"}' % (b",".join(batch), now.encode()),
                 headers={"Content-Type": "application/json"},
@@ -184,18 +184,18 @@ class Forwarder:
             )
         except requests.RequestException as problem:
             raise _Retry(type(problem).__name__) from None
-        status = answer.status_code
+        status = response.status_code
         if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
             return status
-        raise _Retry(f"HTTP {status}", _retry_after(answer.headers.get("Retry-After", "")))
+        raise _Retry(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _say(self, text: str, *arguments: object) -> None:
-        """Log it, at most once a minute."""
-        if time.monotonic() >= self._say_again:
-            self._say_again = time.monotonic() + SAY_EVERY
+    def _warn(self, text: str, *arguments: object) -> None:
+        """Log a problem, at most once a minute."""
+        if time.monotonic() >= self._next_warning:
+            self._next_warning = time.monotonic() + WARN_EVERY
             LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
 
 

@@ -17,9 +17,8 @@ from tap_autopilot.collector.raw_json import NotJson, is_array, text_of
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Unavailable
 
-LARGE = (
-    256 * 1024
-)  # bytes; larger bodies are decompressed and parsed in a thread, not in the event loop
+# Bytes; larger bodies are decompressed and parsed in a thread, not in the event loop.
+LARGE = 256 * 1024
 SUCCESS = b'{"success": true}'
 JSON = b"application/json"
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
@@ -28,9 +27,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, str]
-Parse = Callable[
-    [bytes, bytes], Found
-]  # takes the body without surrounding white space, and with it
+Parse = Callable[[bytes, bytes], Found]  # takes the body stripped of whitespace, and unchanged
 
 
 class _Refusal(Exception):
@@ -43,7 +40,7 @@ class _Refusal(Exception):
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets of each endpoint. An endpoint without a secret does not exist."""
+    """The secrets of each endpoint. An endpoint without a secret returns 404."""
 
     write_keys: Keys
     webhook_secrets: SigningKeys
@@ -51,7 +48,7 @@ class Secrets:
 
 
 class Endpoints:
-    """Accepts requests, and answers 200 once their events are on disk."""
+    """Accepts requests, and responds with 200 once their events are on disk."""
 
     def __init__(self, secrets: Secrets, writer: Writer, metrics: Metrics, max_body: int) -> None:
         self._secrets = secrets
@@ -60,13 +57,13 @@ class Endpoints:
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Response one request."""
+        """Respond to one request."""
         path = scope["path"].strip("/").split("/")
         reservation: Reservation = scope["reservation"]
         content, kind, status = SUCCESS, JSON, 200
         try:
             body = await _read(receive)
-            if body is None:  # the sender disconnected, or was refused while sending the body
+            if body is None:  # the sender disconnected, or was refused before the body's end
                 return
             if scope["method"] in ("GET", "HEAD") and path[0] in ("health", "ready", "metrics"):
                 content, kind = self._look(path)
@@ -78,11 +75,11 @@ class Endpoints:
             status, content = 503, error_body(503, str(reason))
         finally:
             reservation.release()
-        self._metrics.answered(_label(path), status)
-        await _answer(send, status, content, kind)
+        self._metrics.responded(_label(path), status)
+        await _respond(send, status, content, kind)
 
     def _look(self, path: list[str]) -> tuple[bytes, bytes]:
-        """Responses to the public endpoints."""
+        """The response of a public endpoint, and its content type."""
         if path == ["metrics"]:
             return self._metrics.text(), PLAIN
         if path == ["ready"] and (trouble := self._writer.trouble) is not None:
@@ -106,7 +103,7 @@ class Endpoints:
             found = await asyncio.to_thread(_parse, parse, body)
         else:
             found = _parse(parse, body)
-        reservation.release()  # from here on the writer counts it
+        reservation.release()  # from here on, the writer counts the bytes
         if found.events:
             await self._writer.store(found.events)
         if found.malformed:
@@ -124,7 +121,7 @@ class Endpoints:
             raise _Refusal(400, str(problem)) from None
 
     def _parser(self, path: list[str], headers: Headers) -> Parse:
-        """The function that parses a request's body for this path, and checks its secret."""
+        """The function that parses a request's body and checks its secret, for this path."""
         now = int(time.time() * 1000)
         match path:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
@@ -142,13 +139,13 @@ class Endpoints:
         raise _Refusal(404, "not found")
 
     def _knows(self, token: str) -> bool:
-        return self._secrets.hook_tokens.open_to([token])
+        return self._secrets.hook_tokens.accept([token])
 
     def _with_key(self, found: Found, headers: Headers) -> Found:
         candidates = keys.from_authorization(headers.get(b"authorization", ""))
         if found.write_key is not None:
             candidates.append(found.write_key)
-        if not self._secrets.write_keys.open_to(candidates):
+        if not self._secrets.write_keys.accept(candidates):
             raise _Refusal(401, "missing or invalid write key")
         return found
 
@@ -158,7 +155,7 @@ class Endpoints:
         signature = headers.get(b"x-signature")
         if signature is None:
             raise _Refusal(401, "X-Signature is missing")
-        if not self._secrets.webhook_secrets.signed(signed, signature):
+        if not self._secrets.webhook_secrets.accept(signed, signature):
             what = "body" if first is None else "first event"
             raise _Refusal(401, f"X-Signature does not match the {what}")
         return self._with_key(found, headers) if is_array(body) else found
@@ -174,7 +171,7 @@ def _parse(parse: Parse, raw: bytes) -> Found:
 
 
 def _label(path: list[str]) -> str:
-    """The path's name in the metrics: without tokens, and no made-up paths."""
+    """The path's label in the metrics, without tokens; "other" if there is no such endpoint."""
     if path[0] in ("hooks", "activity", "segment", "health", "ready", "metrics"):
         return path[0]
     known = (*events.CALLS, "batch", "import")
@@ -182,7 +179,7 @@ def _label(path: list[str]) -> str:
 
 
 async def _read(receive: Receive) -> bytes | None:
-    """The whole body, None if the sender disconnects."""
+    """The whole body; None if the sender disconnects."""
     parts = []
     while True:
         message = await receive()
@@ -193,7 +190,7 @@ async def _read(receive: Receive) -> bytes | None:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def _answer(send: Send, status: int, content: bytes, kind: bytes) -> None:
+async def _respond(send: Send, status: int, content: bytes, kind: bytes) -> None:
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(content))]
     if status == 503:
         headers.append((b"retry-after", b"%d" % RETRY_AFTER))

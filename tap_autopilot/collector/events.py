@@ -64,9 +64,9 @@ def from_call(body: bytes, route: str, now: int) -> Found:
 
 
 def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
-    """The events of a batch. Raises NotJson, and TooLarge if it would grow too much.
+    """The events of a batch. Raises NotJson, and TooLarge if the copies would take too much memory.
 
-    Each event gets a copy of the fields that apply to all.
+    Each event gets a copy of the batch's fields that apply to all events.
     """
     _must_be_object(body)
     batch = raw_json.pick(_BATCH, body)
@@ -82,7 +82,7 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
 
 
 def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
-    """What Segment's Webhooks destination sent, and the first event of an array, which it signs."""
+    """What Segment's Webhooks destination sent, and the first event of an array, the signed one."""
     if raw_json.is_array(body):
         listed = raw_json.items(body)
         found = Found([_segment_item(item, "segment", now) for item in listed])
@@ -141,7 +141,7 @@ def _must_be_object(body: bytes) -> None:
 
 
 def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
-    """An event of a batch, with the fields that apply to all."""
+    """An event of a batch, with the fields that apply to all events."""
     if not raw_json.is_object(item):  # kept, because it may still be useful
         return Received(now, "segment", route, "", item, None, for_good=True)
     call = raw_json.pick(_CALL, item)
@@ -158,7 +158,7 @@ class _Shared:
         self.size = len(self._tail)
 
     def given_to(self, item: bytes, call: _Call) -> bytes:
-        """The event with these fields. The event's own values win."""
+        """The event with these fields added. The event's own values win."""
         tail = self._tail
         own = [name for name in self._values if getattr(call, name) is not _ABSENT]
         if own:
@@ -201,7 +201,7 @@ def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
 def _unnumbered(
     delivery: bytes, bodies: list[bytes], source: str, route: str, name: str, now: int
 ) -> list[Received]:
-    """Events without ids: the delivery's bytes and the position in it identify them instead."""
+    """Events without ids, identified by the delivery's bytes and their position in it."""
     digest = _digest(b"body", route.encode("utf-8", "surrogatepass"), delivery)
     return [
         Received(

@@ -16,8 +16,8 @@ EVENTS = (
 )  # fmt: skip
 TIMEOUT = 30  # seconds
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries
-PASSING = (408, 429, 500, 502, 503, 504)
-EXISTS = 409  # this URL is already registered
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+EXISTS = 409  # the status if this URL is already registered
 
 
 class Hooks:
@@ -45,7 +45,7 @@ class Hooks:
         present = {(hook.get("event"), hook.get("target_url")) for hook in self._listed()}
         missing = [event for event in EVENTS if (event, self._url(event)) not in present]
         for event in missing:
-            self._ask("POST", "hook", {"event": event, "target_url": self._url(event)})
+            self._request("POST", "hook", {"event": event, "target_url": self._url(event)})
         return missing
 
     def remove(self) -> list[str]:
@@ -53,7 +53,7 @@ class Hooks:
         ours = {self._url(event, token): event for event in EVENTS for token in self._tokens}
         found = [hook for hook in self._listed() if hook.get("target_url") in ours]
         for hook in found:
-            self._ask("DELETE", f"hook/{hook.get('hook_id') or hook.get('id')}")
+            self._request("DELETE", f"hook/{hook.get('hook_id') or hook.get('id')}")
         return [ours[hook["target_url"]] for hook in found]
 
     def _url(self, event: str, token: str | None = None) -> str:
@@ -61,26 +61,26 @@ class Hooks:
 
     def _listed(self) -> list[dict[str, Any]]:
         try:
-            found = self._ask("GET", "hooks").json()["hooks"]
+            found = self._request("GET", "hooks").json()["hooks"]
             return [hook for hook in found if isinstance(hook, dict)]
         except (ValueError, KeyError, TypeError):
             raise RunError("GET /hooks: the response has no list of hooks.") from None
 
-    def _ask(self, method: str, path: str, body: Any = None) -> requests.Response:
-        """The response of Autopilot's API, with retries."""
+    def _request(self, method: str, path: str, body: Any = None) -> requests.Response:
+        """The API's response to a request, retried if that may help."""
         what = f"{method} /{path.partition('/')[0]}"
         for wait in (*WAITS, None):
             try:
-                answer = self._session.request(
+                response = self._session.request(
                     method, f"{self._api}/{path}", json=body, timeout=TIMEOUT,
                     allow_redirects=False,
                 )  # fmt: skip
-                trouble = f"HTTP {answer.status_code}"
-                if answer.status_code in (401, 403):
+                trouble = f"HTTP {response.status_code}"
+                if response.status_code in (401, 403):
                     raise UserError(f"{what}: Autopilot does not accept this api_key.")
-                if answer.status_code < 300 or answer.status_code == EXISTS:
-                    return answer
-                if answer.status_code not in PASSING:
+                if response.status_code < 300 or response.status_code == EXISTS:
+                    return response
+                if response.status_code not in RETRIED_STATUSES:
                     break
             except requests.RequestException as problem:
                 trouble = type(problem).__name__

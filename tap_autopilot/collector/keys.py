@@ -18,7 +18,7 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def open_to(self, candidates: Sequence[str]) -> bool:
+    def accept(self, candidates: Sequence[str]) -> bool:
         """Whether any of the candidates is one of the secrets."""
         found = False
         for candidate in candidates:
@@ -37,8 +37,8 @@ class SigningKeys:
     def __bool__(self) -> bool:
         return bool(self._secrets)
 
-    def signed(self, body: bytes, signature: str) -> bool:
-        """Whether this is the hex HMAC-SHA1 of the body."""
+    def accept(self, body: bytes, signature: str) -> bool:
+        """Whether the signature is the hex HMAC-SHA1 of the body, with any of the secrets."""
         given = signature.strip().lower().encode("utf-8", "replace")
         found = False
         for secret in self._secrets:

@@ -34,17 +34,17 @@ class Metrics:
         self._refused = self._gauge(
             "destination_refused_events", "Events that a destination refused.", "destination"
         )
-        self._by_answer: dict[tuple[str, int], Counter] = {}
+        self._by_status: dict[tuple[str, int], Counter] = {}
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed at each scrape."""
         self._gauge(name, about).set_function(value)
 
-    def answered(self, route: str, status: int) -> None:
+    def responded(self, route: str, status: int) -> None:
         """Count a request."""
-        counter = self._by_answer.get((route, status))
+        counter = self._by_status.get((route, status))
         if counter is None:
-            counter = self._by_answer[route, status] = self._requests.labels(route, str(status))
+            counter = self._by_status[route, status] = self._requests.labels(route, str(status))
         counter.inc()
 
     def committed(self, events: int, new: int, seconds: float) -> None:
@@ -57,7 +57,7 @@ class Metrics:
         """Count lines that are not JSON."""
         self._malformed.inc(lines)
 
-    def passed_on(self, destination: str, lag: int, sent: int, refused: int) -> None:
+    def forwarded(self, destination: str, lag: int, sent: int, refused: int) -> None:
         """Record a destination's progress."""
         self._lag.labels(destination).set(lag)
         self._sent.labels(destination).set(sent)

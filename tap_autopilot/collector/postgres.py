@@ -27,7 +27,7 @@ from tap_autopilot.collector.writing import (
 )
 from tap_autopilot.exceptions import RunError, UserError
 
-LOCK = 0x4150_4556  # "APEV": held from drawing numbers until they are visible
+LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
 PRUNE_SLICE = 500
 CONNECT = {
     "connect_timeout": 5,
@@ -210,7 +210,7 @@ class PostgresStore:
         return len(new)
 
     def probe(self) -> None:
-        """Commit something, to check that it works."""
+        """Commit something, to check that commits work."""
         with self._transaction() as connection:
             connection.execute("UPDATE store SET probed = probed + 1")
 
@@ -234,7 +234,7 @@ class PostgresStore:
             connection.execute("DELETE FROM seen WHERE until <= %s", (now,))
 
     def owns(self, destination: str) -> bool:
-        """Whether this collector, of all that share the store, is the one to pass events on."""
+        """Whether this collector, of all that share the store, is the one to forward events."""
         if destination not in self._owned:
             query = "SELECT pg_try_advisory_lock(%s, hashtext(%s))"
             if self._query(query, LOCK, destination)[0][0]:
@@ -264,8 +264,8 @@ class PostgresStore:
     def _transaction(self) -> Iterator[Connection]:
         """A transaction on a working connection. Raises Unavailable.
 
-        It may be unknown whether a failed commit took place. No sender was told so, and resent
-        events are deduplicated.
+        A failed commit may have taken effect all the same. That does no harm: senders resend the
+        events, because they got no 200, and duplicates are dropped.
         """
         try:
             if self._connection is None:
@@ -289,7 +289,7 @@ class PostgresStore:
 
 
 def shown(database: str) -> str:
-    """The URL without password and parameters, for messages."""
+    """The URL without its password and parameters, for messages."""
     url = urllib.parse.urlsplit(database)
     return f"{url.scheme}://{url.hostname or ''}{url.path}"
 

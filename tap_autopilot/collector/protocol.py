@@ -1,8 +1,8 @@
-"""HTTP with limits: uvicorn's httptools protocol, which has none itself.
+"""HTTP with limits, on top of uvicorn's httptools protocol.
 
-By default it accepts headers of any size and waits forever for slow ones. Here the size of headers
-and body, the time for a request to arrive, and the memory of all requests together are limited
-while the bytes come in, before anything else sees them.
+On its own, that accepts headers of any size and waits forever for slow senders. Here the size of
+headers and body, the time for a request to arrive, and the memory for all requests together are
+limited while the bytes come in, before anything else sees them.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reservations: list[Reservation] = []
         self._reading = False  # a request has begun and is not complete
         self._reading_headers = False
-        self._began_now = False  # in the bytes being parsed
+        self._began_now = False  # a request has begun in the bytes being parsed
         self._refused = False
         self._header_bytes = 0
         self._header_lines = 0
@@ -94,7 +94,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Release everything."""
+        """Release all reservations."""
         self._stop_timer()
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
@@ -102,14 +102,14 @@ class LimitedProtocol(HttpToolsProtocol):
             reservation.release()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """Respond before closing: a sender may close its side early."""
+        """Respond before closing, because a sender may close its side early."""
         if self._reading or self._refused or self.cycle is None or self.cycle.response_complete:
             return False
         self.cycle.keep_alive = False
         return True
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within the limits."""
+        """Parse incoming bytes, within the limits."""
         if self._refused:
             return
         self._began_now = False
@@ -123,18 +123,18 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """A request begins."""
+        """Start counting the headers of a new request."""
         super().on_message_begin()
         self._reading = self._reading_headers = self._began_now = True
         self._header_bytes = self._header_lines = self._unparsed_bytes = 0
 
     def on_url(self, url: bytes) -> None:
-        """Count it among the headers."""
+        """Count the URL's bytes as headers."""
         self._header_bytes += len(url)
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count it, as well as those that follow a chunked body."""
+        """Count a header, including those that follow a chunked body."""
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + len(": \r\n")
         if self._reading_headers:
@@ -142,7 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._check_headers()
 
     def on_headers_complete(self) -> None:
-        """See whether the body is going to be accepted."""
+        """Check whether the body can be accepted."""
         self._reading_headers = False
         if self._refused:
             return
@@ -157,7 +157,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count it."""
+        """Count the body's bytes."""
         if self._refused:
             return
         reservation = self._reservations[-1]
@@ -171,7 +171,7 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request is complete."""
+        """Note that the request is complete."""
         self._reading = False
         if not self._refused:
             super().on_message_complete()
@@ -195,8 +195,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def refuse(self, status: int, message: str) -> None:
         """Respond without reading the request, and close.
 
-        Incoming bytes are discarded for a moment: closing at once would reset the connection before
-        the sender has read the response.
+        Incoming bytes are discarded for a moment, because closing immediately would reset the
+        connection before the sender has read the response.
         """
         if self._refused or self.transport.is_closing():
             return
@@ -227,14 +227,14 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(431, "more than 32 KB or 100 lines of headers")
 
     def _start_timer(self) -> None:
-        self._timer = self.loop.call_later(self.limits.request_timeout, self._late)
+        self._timer = self.loop.call_later(self.limits.request_timeout, self._time_out)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and not self._refused:
             self._timer.cancel()
             self._timer = None
 
-    def _late(self) -> None:
+    def _time_out(self) -> None:
         self._timer = None
         if self._reading:
             self.refuse(

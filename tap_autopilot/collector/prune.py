@@ -1,7 +1,7 @@
 """Drops the bodies of events that a target has loaded, according to the STATE it printed.
 
-A file that a collector is using cannot have a second writer. So the command leaves a request next
-to it, `<database>.prune`, and the collector carries it out.
+While a collector is using a file, nothing else can write to it. So the command leaves a request
+next to the file, `<database>.prune`, and the collector carries it out.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ LOG = logging.getLogger(__name__)
 LOOK_EVERY = 0.5  # seconds
 PATIENCE = 3600.0  # seconds to wait for the collector
 
-# What to keep of an email event: its message, contact and time, and what it said about the message.
-# This is enough to recognize the same event when read from a contact.
+# What to keep of an email event: its message, contact and time, and what it says about the message.
+# This is enough to recognize the same event in a contact.
 _CALL = (
     "type", "event", "messageId", "userId", "anonymousId", "timestamp", "sentAt",
     "originalTimestamp", "receivedAt",
@@ -64,7 +64,7 @@ def remains(source: str, route: str, body: bytes) -> bytes:
 
 
 class Loaded(NamedTuple):
-    """Which events of a table are loaded: up to `seq` and, if `since` is set, from that time on."""
+    """Which events of a table are loaded: up to `seq` and, if set, not older than `since`."""
 
     seq: int
     since: str | None = None
@@ -73,7 +73,7 @@ class Loaded(NamedTuple):
 def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
     """Which of this store's events are loaded according to a STATE, by table.
 
-    Raises UserError if it does not mention this store.
+    Raises UserError if the STATE does not mention this store.
     """
     value = state.get("value", state) if isinstance(state, dict) else None
     bookmarks = value.get("bookmarks") if isinstance(value, dict) else None
@@ -104,7 +104,7 @@ def pruner(tables: Mapping[str, Loaded]) -> Pruner:
 
 
 def _happened_since(body: bytes, since: str) -> bool:
-    """Whether an event's own timestamp is at that time or later."""
+    """Whether an event's own timestamp is at this time or later."""
     try:
         text = raw_json.string(raw_json.members(body).get("timestamp", b"")) or ""
         return ciso8601.parse_rfc3339(text) >= ciso8601.parse_rfc3339(since)
@@ -134,14 +134,14 @@ def request_prune(database: str, tables: Mapping[str, Loaded]) -> int:
             f"Cannot write {request}: {problem.strerror}; nothing was pruned."
         ) from None
     deadline = time.monotonic() + PATIENCE
-    answer = Path(f"{request}d")
+    result = Path(f"{request}d")
     while request.exists():
         if time.monotonic() > deadline:
             raise RunError("The collector that is using the store did not prune it within an hour.")
         time.sleep(LOOK_EVERY / 5)
     try:
-        pruned = int(json.loads(answer.read_text())["pruned"])
-        answer.unlink()
+        pruned = int(json.loads(result.read_text())["pruned"])
+        result.unlink()
     except (OSError, ValueError):
         raise RunError("The collector could not prune; see its log.") from None
     return pruned

@@ -38,7 +38,7 @@ class NotJson(ValueError):
 
 
 def text_of(body: bytes) -> bytes:
-    """The body without a byte order mark and white space. Raises NotJson unless it is UTF-8."""
+    """The body without byte order mark and outer whitespace. Raises NotJson unless it is UTF-8."""
     body = body.removeprefix(_BOM)
     try:
         body.decode()
@@ -67,7 +67,7 @@ def check(data: bytes) -> None:
 
 
 def items(data: bytes) -> list[bytes]:
-    """The elements of an array. Raises NotJson, and TooLarge for very many."""
+    """The elements of an array. Raises NotJson, and TooLarge if there are too many."""
     if data.count(b",") > MOST_VALUES:
         raise TooLarge
     try:
@@ -80,7 +80,7 @@ def items(data: bytes) -> list[bytes]:
 
 
 def members(data: bytes) -> dict[str, bytes]:
-    """The members of an object, the last of each name. Raises NotJson."""
+    """The members of an object; if a name occurs twice, the last. Raises NotJson."""
     try:
         return {name: bytes(value) for name, value in _OBJECT.decode(data).items()}
     except (msgspec.DecodeError, RecursionError):
@@ -88,7 +88,7 @@ def members(data: bytes) -> dict[str, bytes]:
 
 
 def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> S:
-    """The members of an object that a struct of `Raw` fields names. Raises NotJson."""
+    """Those members of an object that are fields of the decoder's struct. Raises NotJson."""
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -106,7 +106,7 @@ def build(found: dict[str, bytes]) -> bytes:
 
 
 def string(data: bytes) -> str | None:
-    """The text of a JSON string, None for any other value. It may have lone surrogates."""
+    """The text of a JSON string; None for any other value. It may have lone surrogates."""
     if data[:1] != b'"':
         return None
     return json.loads(data) if b"\\" in data else data[1:-1].decode()
@@ -163,6 +163,6 @@ def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _first(match: re.Match[bytes]) -> int:
-    """Where a number or word starts after its white space."""
+    """Where a number or word starts, after any whitespace."""
     token = match[0]
     return match.start() + len(token) - len(token.lstrip(_WHITE))

@@ -35,9 +35,9 @@ LOG = logging.getLogger(__name__)
 
 BACKLOG = 2048
 MB = 2**20
-LAST_ANSWERS = 3.0  # seconds to finish accepted requests
-SUM_UP_EVERY = 60.0  # seconds
+LAST_RESPONSES = 3.0  # seconds to finish accepted requests
 LAST_COMMIT = 1.0  # seconds for remaining commits after that
+SUM_UP_EVERY = 60.0  # seconds
 
 
 class _UvicornErrors(logging.Handler):
@@ -105,7 +105,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     server.close()
     for connection in list(state.connections):
         connection.shutdown()
-    await _until(lambda: not state.connections, LAST_ANSWERS)
+    await _until(lambda: not state.connections, LAST_RESPONSES)
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(writer.close(), LAST_COMMIT)
         store.close()
@@ -152,19 +152,19 @@ def _raise_file_limit() -> None:
 
 def _stop(number: int, end: asyncio.Future[None]) -> None:
     if end.done():
-        logs.write_last(f"Stopped at once by a second {signal.Signals(number).name}.")
+        logs.write_last(f"Stopped immediately by a second {signal.Signals(number).name}.")
         sys.stdout.flush()
         os._exit(128 + number)
     end.set_result(None)
 
 
 def _error_of(job: asyncio.Task[None]) -> BaseException:
-    """Why a job ended that should run forever."""
+    """Why a job that should run forever ended."""
     return job.exception() or RuntimeError("a job ended")
 
 
 async def _sum_up() -> None:
-    """Log regularly how many similar lines were suppressed, since this process runs forever."""
+    """Log every minute how many similar lines were suppressed, since this process runs forever."""
     while True:
         await asyncio.sleep(SUM_UP_EVERY)
         logs.sum_up()

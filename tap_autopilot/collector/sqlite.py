@@ -1,8 +1,8 @@
 """The store in a SQLite file: one writing connection, and readers that never block it.
 
 SQLite before 3.51.3 can damage a WAL that two connections write or checkpoint at the same time. So
-a lock on the file lets only one process write, which has a single connection for it, and readers
-open the file read-only.
+a lock on the file lets only one process write, which uses a single connection, and readers open the
+file read-only.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ CREATE TABLE cursors (
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
-# Here a key also counts as new once its time is over. A time further ahead than we ever set comes
-# from a wrong clock.
+# Here a key also counts as new once its time has passed, or if its time is so far ahead that it
+# must come from a wrong clock.
 MARK_FOR_AN_HOUR = """
 INSERT INTO seen (key, until) VALUES (?1, ?2 + ?3)
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
@@ -193,7 +193,7 @@ class SqliteStore:
         return self._commit(insert)
 
     def probe(self) -> None:
-        """Commit something, to check that it works."""
+        """Commit something, to check that commits work."""
         self._commit(lambda execute: execute("UPDATE store SET probed = probed + 1"))
 
     def free_bytes(self) -> int | None:
@@ -235,7 +235,7 @@ class SqliteStore:
         self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
 
     def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
-        """Whether this collector is the one to pass events on: it is the only one."""
+        """True: this collector forwards events, because it is the only one."""
         return True
 
     def cursor(self, destination: str) -> Cursor | None:
@@ -278,7 +278,7 @@ class SqliteStore:
         return found
 
     def _commit(self, change: Callable[[Callable[..., sqlite3.Cursor]], T]) -> T:
-        """Run `change` in a transaction, and come back when it is on disk.
+        """Run `change` in a transaction; returns once that is on disk.
 
         Raises Unavailable if nothing was written, StoreLost if that is unknown.
         """
@@ -297,7 +297,7 @@ class SqliteStore:
         return result
 
     def _trouble(self, problem: sqlite3.Error) -> Unavailable | StoreLost:
-        """The exception for an error: nothing was written, or it is unknown what was."""
+        """The exception for an error: nothing was written, or it is unknown what was written."""
         reason = str(problem)
         if "is full" in reason or "is locked" in reason:
             return Unavailable(reason)
@@ -335,7 +335,7 @@ def _lock(path: Path) -> int:
     except OSError:
         os.close(descriptor)
         raise InUse(
-            f"A collector is using the store {path}; its /ready tells whether it works."
+            f"A collector is using the store {path}; its /ready says whether it works."
         ) from None
     return descriptor
 

@@ -90,8 +90,8 @@ class Reader(Protocol):
 def table_of(source: str, name: str) -> str | None:
     """The table for events of this source and name; None if there is none.
 
-    Segment calls are email events if their name, in any case and spelling, is Segment's or
-    Autopilot's name for one.
+    Segment calls are email events if their name, in any case and spelling, is what Segment or
+    Autopilot calls such an event.
     """
     if source == "segment":
         return _EMAIL_TABLES.get(re.sub(r"[\W_]", "", name).lower())

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Pending:
-    """How many bytes are in memory but not on disk. For the event loop's thread."""
+    """How many bytes are in memory but not on disk. For use in the event loop's thread only."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -73,11 +73,11 @@ class Writer:
         self._wake = threading.Condition()
         self._closing = False
         self._reason: str | None = None  # why nothing can be stored
-        self._next_look = self._next_sweep = 0.0
+        self._next_space_check = self._next_sweep = 0.0
         self._committing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
         self._thread.start()
-        self._watch = self._loop.call_later(0.1, self._give_up_late)
+        self._watch = self._loop.call_later(0.1, self._fail_late)
 
     @property
     def trouble(self) -> str | None:
@@ -121,8 +121,8 @@ class Writer:
         while self._thread.is_alive():
             await asyncio.sleep(0.01)
 
-    def _give_up_late(self) -> None:
-        """Fail requests that have waited too long. Resending them stores nothing twice."""
+    def _fail_late(self) -> None:
+        """Fail requests that have waited too long. If they are resent, nothing is stored twice."""
         now = time.monotonic()
         while self._waiting and (
             self._waiting[0].future.done() or now - self._waiting[0].since > PATIENCE
@@ -131,7 +131,7 @@ class Writer:
             if not work.future.done():
                 work.withdrawn = True
                 work.future.set_exception(Unavailable(self._reason or SLOW))
-        self._watch = self._loop.call_later(0.1, self._give_up_late)
+        self._watch = self._loop.call_later(0.1, self._fail_late)
 
     # ---- the thread
 
@@ -154,23 +154,23 @@ class Writer:
                 self._committing_since = time.monotonic()
                 self._commit(group)
                 for task, future in tasks:
-                    self._do(task, future)
+                    self._run_task(task, future)
                 self._committing_since = None
         except BaseException as error:  # noqa: BLE001 - the collector must not continue without its store
             self._tell(self._failed, error)
 
     def _commit(self, group: list[_Work]) -> None:
-        group_of_events = [event for work in group if not work.withdrawn for event in work.events]
+        events = [event for work in group if not work.withdrawn for event in work.events]
         problem: Unavailable | None = None
         started = time.perf_counter()
         new = 0
         try:
-            self._look_at_space()
+            self._check_space()
             if time.monotonic() >= self._next_sweep:
                 self._next_sweep = time.monotonic() + SWEEP_EVERY
                 self._store.sweep(int(time.time() * 1000))
-            if group_of_events:
-                new = self._store.append(group_of_events)
+            if events:
+                new = self._store.append(events)
             elif self._reason:
                 self._store.probe()
             self._set_reason(None)
@@ -178,20 +178,20 @@ class Writer:
             problem = error
             self._set_reason(str(error))
         if group:
-            if group_of_events and problem is None:
+            if events and problem is None:
                 took = time.perf_counter() - started
-                self._metrics.committed(len(group_of_events), new, took)
+                self._metrics.committed(len(events), new, took)
             self._tell(self._settle, group, problem)
 
-    def _look_at_space(self) -> None:
-        if time.monotonic() < self._next_look:
+    def _check_space(self) -> None:
+        if time.monotonic() < self._next_space_check:
             return
         free = self._store.free_bytes()
         if free is not None and free < self._min_free:
             raise Unavailable(
                 f"the disk has {free >> 20} MB left, less than min_free_mb ({self._min_free >> 20})"
             )
-        self._next_look = time.monotonic() + CHECK_SPACE_EVERY
+        self._next_space_check = time.monotonic() + CHECK_SPACE_EVERY
 
     def _set_reason(self, reason: str | None) -> None:
         if reason != self._reason:
@@ -201,7 +201,7 @@ class Writer:
                 LOG.error("Cannot store events right now: %s; senders get 503.", reason)
         self._reason = reason
 
-    def _do(self, task: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
+    def _run_task(self, task: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
         try:
             result = task(self._store)
         except Unavailable as error:

@@ -28,7 +28,7 @@ class Received(NamedTuple):
 
 
 class Unavailable(Exception):
-    """Nothing can be stored right now, and nothing of this request was; a retry may succeed."""
+    """Nothing can be stored right now. Nothing of this request was stored; a retry may succeed."""
 
 
 class InUse(UserError):
@@ -39,7 +39,7 @@ class StoreLost(RunError):
     """It is unknown what is on disk, so the process must end."""
 
 
-# From an event's seq, source, route, name and body to what to keep of the body; None for all of it.
+# From an event's seq, source, route, name and body to what to keep of the body; None to keep all.
 Pruner = Callable[[int, str, str, str, bytes], "bytes | None"]
 
 
@@ -64,7 +64,7 @@ class Store(Protocol):
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
     def probe(self) -> None:
-        """Commit something, to check that it works."""
+        """Commit something, to check that commits work."""
 
     def free_bytes(self) -> int | None:
         """Free disk space, if the store is on this machine."""
@@ -72,14 +72,14 @@ class Store(Protocol):
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to.
 
-        Returns the last `seq` looked at, `up_to` when done, and how many events were pruned.
+        Returns the last `seq` that was examined, `up_to` at the end, and how many were pruned.
         """
 
     def sweep(self, now: int) -> None:
-        """Forget the deliveries whose hour was over at `now`, in epoch milliseconds."""
+        """Forget the deliveries whose hour has passed; `now` is in epoch milliseconds."""
 
     def owns(self, destination: str) -> bool:
-        """Whether this collector is the one, of all that share the store, to forward events."""
+        """Whether this collector, of all that share the store, is the one to forward events."""
 
     def cursor(self, destination: str) -> Cursor | None:
         """A destination's cursor, None if it was never saved."""

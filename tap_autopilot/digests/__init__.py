@@ -1,4 +1,4 @@
-"""What the target has of every table: the keys of its rows, and a digest of each.
+"""What the target has: for every table, the keys of its rows, and a digest of each row.
 
-Knows nothing of HTTP, Singer or stdout. A row is a key and some bytes here.
+Knows nothing of HTTP, Singer or stdout. Here a row is just a key and some bytes.
 """

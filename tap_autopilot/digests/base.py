@@ -1,8 +1,8 @@
 """Compaction: makes a new file by merging the journal of the old one into its sorted rows.
 
-Neither is held in memory. The pages of a journal come in a few sorted sequences, which are merged
-with the rows of the old file as both are read from front to back; blocks in which nothing changed
-are copied as they are.
+Neither is held in memory. The pages of a journal form a few sorted sequences, which are merged with
+the rows of the old file as both are read from front to back. Blocks without changes are copied as
+they are, without unpacking them.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from tap_autopilot.digests.records import (
 )
 from tap_autopilot.digests.table import SEEN, UNSEEN, Table
 
-ROWS = 512  # in a block
-FEWEST = 128  # unless it is the only block
+ROWS = 512  # in a block, usually
+FEWEST = 128  # in a block, unless it is the only one
 
 
 class Pages:
-    """Where a table's rows are in a journal: in sequences of records, each of them sorted.
+    """Where a table's rows are in a journal: a few sequences of records, each of them sorted.
 
-    Of rows that are `unsure` it is not known whether the target has them like that, or at all.
+    If `unsure`, the target may have other versions of the rows, or none.
     """
 
     def __init__(self, *, unsure: bool = False) -> None:
         self._unsure = unsure
-        self._ends: list[str] = []  # of each sequence, in order, what no key of it is above
+        self._ends: list[str] = []  # an upper bound of each sequence's keys, in order
         self._sequences: list[array[int]] = []  # offset, length, offset, length …
 
     def __bool__(self) -> bool:
@@ -52,7 +52,7 @@ class Pages:
         return bool(self._sequences)
 
     def add(self, low: str, high: str, offset: int, length: int) -> None:
-        """Add a record to the sequence that ends closest before it, or begin another."""
+        """Add a record to the sequence that ends closest before it, or start a new sequence."""
         at = bisect.bisect_left(self._ends, low) - 1
         sequence = array("Q")
         if at >= 0:
@@ -64,7 +64,7 @@ class Pages:
         self._sequences.insert(place, sequence)
 
     def runs(self, descriptor: int) -> Iterator[Rows]:
-        """All rows in order, some at a time; of duplicates, the last."""
+        """All rows in order, in batches; of duplicates, the last."""
         heads: list[tuple[str, int, Rows, Iterator[tuple[int, Rows]]]] = []
 
         def push(offset: int, rows: Rows, rest: Iterator[tuple[int, Rows]]) -> None:
@@ -78,7 +78,7 @@ class Pages:
         while heads:
             first, offset, rows, rest = heapq.heappop(heads)
             until = heads[0][0] if heads else None
-            if first == until:  # the same row once more, later
+            if first == until:  # a later record has the same row
                 push(offset, rows.part(1), rest)
                 continue
             stop = len(rows.keys) if until is None else bisect.bisect_left(rows.keys, until)
@@ -124,8 +124,8 @@ class Base:
     ) -> None:
         """Write the rows of a table: those of the old file, and those that were sent since.
 
-        `dropping` those of the old file that were not seen. Of `unsure` rows, and of all where the
-        digests are `outdated`, only the keys are kept.
+        If `dropping`, leave out rows of the old file that were not seen. Of `unsure` rows, and of
+        all rows if their digests are `outdated`, keep only the keys.
         """
         parts = _merged(
             _parts(old, dropping=dropping), _Runs(sent.runs(old.descriptor)), _with_sent
@@ -143,7 +143,7 @@ class Base:
         self._write(group, new, number, least=1)
 
     def _write(self, group: _Group, new: Table, number: int, *, least: int) -> None:
-        """Write full blocks while at least this many rows are waiting."""
+        """Write blocks while at least this many rows are waiting."""
         while len(group.keys) >= least:
             count = len(group.keys)
             count = ROWS if count >= 2 * ROWS else count if count <= ROWS else count // 2
@@ -162,7 +162,7 @@ class Base:
 
 
 def _marked(marks: bytearray) -> Iterator[int]:
-    """The rows that are marked, as [from, to, from, to …]."""
+    """The numbers of the marked rows, as [from, to, from, to …]."""
     start = marks.find(SEEN)
     while start >= 0:
         stop = marks.find(UNSEEN, start)
@@ -171,7 +171,7 @@ def _marked(marks: bytearray) -> Iterator[int]:
         start = marks.find(SEEN, stop) if stop >= 0 else -1
 
 
-# Merging. Rows go from step to step in sorted parts; a block is left as it is while it can be.
+# Merging. Rows go from step to step in sorted parts; a block is unpacked only if it changes.
 
 EMPTY = Rows([], array("Q"))
 
@@ -208,14 +208,14 @@ class _Clean(NamedTuple):
 
 
 class _Runs:
-    """Sorted rows that are still to be merged."""
+    """Sorted rows waiting to be merged."""
 
     def __init__(self, runs: Iterator[Rows]) -> None:
         self._runs = runs
         self._rest = EMPTY
 
     def before(self, until: str | None) -> Iterator[Rows]:
-        """The rows before a key, or all, some at a time."""
+        """The rows before a key, in batches; all rows if it is None."""
         while self.is_before(until):
             keys = self._rest.keys
             stop = len(keys) if until is None else bisect.bisect_left(keys, until)
@@ -223,14 +223,14 @@ class _Runs:
             yield found
 
     def is_before(self, until: str | None) -> bool:
-        """Whether there is any row before a key, or at all."""
+        """Whether there is a row before a key; any row if it is None."""
         if not self._rest.keys:
             self._rest = next(self._runs, EMPTY)
         return bool(self._rest.keys) and (until is None or self._rest.keys[0] < until)
 
 
 def _parts(old: Table, *, dropping: bool) -> Iterator[_Part | _Clean]:
-    """The blocks of the old file; `dropping` rows that were not seen."""
+    """The blocks of the old file, if `dropping` without the rows that were not seen."""
     for at in range(len(old.firsts)):
         block = _Clean(old, at)
         if not dropping or UNSEEN not in block.marks:
@@ -245,7 +245,7 @@ def _parts(old: Table, *, dropping: bool) -> Iterator[_Part | _Clean]:
 def _merged(
     parts: Iterable[_Part | _Clean], runs: _Runs, combined: Callable[[_Part, Rows], _Part]
 ) -> Iterator[_Part | _Clean]:
-    """Parts and runs, both in order, combined where they meet."""
+    """Parts and runs, both in order, combined where they overlap."""
     for part in parts:
         if isinstance(part, _Clean):
             for run in runs.before(part.first):
@@ -265,7 +265,7 @@ def _merged(
 
 
 def _with_sent(part: _Part, run: Rows) -> _Part:
-    """A part with rows that were sent, which counts as seen."""
+    """A part updated with rows that were sent, which count as seen."""
     if not part.rows.keys:
         return _Part(run, bytes((SEEN,)) * len(run.keys))
     found = _by_key(part)
@@ -274,7 +274,7 @@ def _with_sent(part: _Part, run: Rows) -> _Part:
 
 
 def _with_unsure(part: _Part, run: Rows) -> _Part:
-    """A part with rows or tombstones that were sent but not confirmed by the target."""
+    """A part updated with rows or tombstones that were sent, but not confirmed by the target."""
     found = _by_key(part)
     for key, digest in zip(*run, strict=True):
         known = found.get(key)

@@ -50,7 +50,7 @@ class Start(NamedTuple):
 
 @dataclass
 class _Loaded:
-    """A table as a file has it, and what its journal says up to a position."""
+    """A table as loaded from a file, with the records of its journal."""
 
     table: Table
     sent: Pages = field(default_factory=Pages)
@@ -79,8 +79,8 @@ class _Loaded:
 class Digests:
     """What the target has, in a file that no other run may use at the same time.
 
-    `doubt` says why the file cannot be believed: then it counts as empty. Raises UserError where it
-    cannot be opened or is in use.
+    `doubt` says why the file cannot be trusted, in which case it counts as empty. Raises UserError
+    if the file cannot be opened or is in use.
     """
 
     def __init__(self, path: str, account: str) -> None:
@@ -91,7 +91,7 @@ class Digests:
         self._loaded: dict[str, _Loaded] = {}
         self._header: Header | None = None
         self._given: Position | None = None  # confirmed by the target
-        self._journaled = False  # whether there is anything behind the base
+        self._journaled = False  # whether anything follows the base
         self._tables: dict[str, Table] = {}
         self._numbers: dict[str, int] = {}
         self._waiting: list[Record] = []
@@ -101,12 +101,12 @@ class Digests:
     def load(self, given: Any) -> None:
         """Read the file up to the position that a state names.
 
-        There is no doubt about a file that is not there, if the state knows nothing of it.
+        A missing file is no reason for doubt if the state does not name a position.
         """
         try:
             self.doubt = self._load(given)
         except (Damaged, OSError):
-            self.doubt = f"{self._path} is damaged, or not of this version"
+            self.doubt = f"{self._path} is damaged, or from another version of the tap"
         if self.doubt is not None:
             self._loaded.clear()
             self._header = self._given = None
@@ -122,16 +122,16 @@ class Digests:
             case _:
                 return "the state's digests are not valid"
         found: list[_Loaded] = []
-        names: Position | None = None  # another name for the end of the base
+        alias: Position | None = None  # where the old file, which states may still name, ended
         is_ready = False
         for record, start, position in scan(self._file):
             size = position.offset - start
             match record:
                 case Header():
                     if record.account != self._mark(record.salt):
-                        return f"{self._path} is of another account, or of another key of this one"
+                        return f"{self._path} is for another account, or another API key"
                     self._header, self._salt = record, record.salt
-                    names = record.made_from and Position(*record.made_from)
+                    alias = record.made_from and Position(*record.made_from)
                     found = [_Loaded(Table(kept, self._file)) for kept in record.tables]
                 case Block():
                     found[record.table].table.add(record.first, bytes(record.count), start, size)
@@ -143,12 +143,12 @@ class Digests:
                     self._journaled = self._journaled or is_ready
                     found[record.table].replay(record, start, size)
             if is_ready and self._given is None:
-                known = {_written(one) for one in (position, names) if one is not None}
+                known = {_written(one) for one in (position, alias) if one is not None}
                 if wanted in known:
                     self._given = Position(wanted[0], bytes.fromhex(wanted[1]))
                     self._position = position
             if isinstance(record, Ready):
-                names = None
+                alias = None
         if not is_ready:
             raise Damaged
         if self._given is None:
@@ -161,7 +161,7 @@ class Digests:
         return blake2b(self._account.encode(), key=salt, digest_size=8).digest()
 
     def remembered(self) -> dict[str, int]:
-        """The tables in the file, and the version of their rows."""
+        """The tables in the file, and the versions of their rows."""
         return {name: one.table.kept.born for name, one in self._loaded.items()}
 
     def reshaped(self, shapes: Mapping[str, bytes]) -> set[str]:
@@ -174,7 +174,7 @@ class Digests:
 
     def begin(self, starts: Mapping[str, Start]) -> None:
         """Start the run's tables; compact the file if necessary."""
-        if self._can_go_on(starts):
+        if self._can_append(starts):
             assert self._header is not None
             self._tables = {name: one.table for name, one in self._loaded.items()}
             try:
@@ -182,14 +182,14 @@ class Digests:
             except OSError as problem:
                 raise self._failed(problem) from None
         else:
-            self._make(starts)
+            self._compact(starts)
         self._numbers = {name: number for number, name in enumerate(self._tables)}
         self._loaded.clear()
         for name, start in starts.items():
             self._tables[name].make_room(start.walks)
 
-    def _can_go_on(self, starts: Mapping[str, Start]) -> bool:
-        """Whether the file can be appended to without compaction."""
+    def _can_append(self, starts: Mapping[str, Start]) -> bool:
+        """Whether the run can append to the file without compacting it."""
         if self._header is None or self._journaled or not starts.keys() <= self._loaded.keys():
             return False
         for name, one in self._loaded.items():
@@ -200,13 +200,13 @@ class Digests:
                 return False
         return True
 
-    def _make(self, starts: Mapping[str, Start]) -> None:
+    def _compact(self, starts: Mapping[str, Start]) -> None:
         """Replace the file with a compacted one."""
         tables: list[tuple[_Loaded | None, Kept]] = []
         for name, loaded in self._loaded.items():
             start = starts.get(name)
             resumed = start is not None and start.resumed
-            kept = _taken_up(loaded.table.kept, loaded.ended, resumed=resumed)
+            kept = _carried_over(loaded.table.kept, loaded.ended, resumed=resumed)
             if start is not None and start.shape != kept.shape:
                 loaded.is_outdated, kept.shape = True, start.shape
             tables.append((loaded, kept))
@@ -247,11 +247,11 @@ class Digests:
     # The pass.
 
     def kept(self, name: str) -> Kept:
-        """What is known of a table besides its rows."""
+        """What is known about a table besides its rows."""
         return self._tables[name].kept
 
     def began(self, name: str, at: str) -> None:
-        """Note when a pass began, unless it has begun."""
+        """Note when a pass began, unless that is already noted."""
         table = self._tables[name]
         if table.kept.began is None:
             table.kept.began = at
@@ -260,7 +260,7 @@ class Digests:
     def compare(self, name: str, keys: list[str], digests: array[int]) -> list[tuple[int, bool]]:
         """Compare a page's rows with what the target has, and note them as seen or sent.
 
-        Returns the numbers of the rows to send, and whether each is new to the target.
+        Returns the index of each row to send, and whether the row is new to the target.
         """
         number = self._numbers[name]
         order = sorted(range(len(keys)), key=keys.__getitem__)
@@ -271,7 +271,7 @@ class Digests:
         if found.seen:
             self._waiting.append(Seen(number, found.seen))
         differ = sorted((*found.new, *found.changed))
-        sent = {ordered[at]: digests[at] for at in differ}  # of a row that comes twice, the last
+        sent = {ordered[at]: digests[at] for at in differ}  # if a row occurs twice, the last counts
         if sent:
             rows = Rows(list(sent), array("Q", sent.values()))
             low, high = bounds(rows.keys)
@@ -290,13 +290,13 @@ class Digests:
         return self._tables[name].unseen()
 
     def end(self, name: str, *, whole: bool, activated: bool) -> None:
-        """Note that a pass ended; `whole` if there are tombstones for all that it did not see."""
+        """Note that a pass ended; `whole` if every row that it did not see got a tombstone."""
         kept = self._tables[name].kept
         settled, activated = kept.settled or whole, kept.activated or activated
         self._waiting.append(Ended(self._numbers[name], whole, settled, activated))
 
     def flush(self) -> None:
-        """Write what was noted to the file, whose `position` then covers it."""
+        """Write all notes to the file; `position` then includes them."""
         if not self._waiting:
             return
         offset, check = self._position
@@ -325,7 +325,7 @@ class Digests:
 
     @property
     def position(self) -> list[Any]:
-        """How far the file goes, for the state."""
+        """The end of the file, for the state."""
         return list(_written(self._position))
 
     def _failed(self, problem: OSError) -> RunError:
@@ -337,8 +337,8 @@ def digests_of(rows: Iterable[bytes]) -> array[int]:
     return array("Q", b"".join([blake2b(row, digest_size=DIGEST).digest() for row in rows]))
 
 
-def _taken_up(kept: Kept, ended: Ended | None, *, resumed: bool) -> Kept:
-    """What the next run knows of a table."""
+def _carried_over(kept: Kept, ended: Ended | None, *, resumed: bool) -> Kept:
+    """What the next run knows about a table."""
     if ended is not None:
         return Kept(
             kept.name, kept.shape, kept.born, kept.passes + 1, ended.settled, ended.activated

@@ -1,18 +1,18 @@
 """The records of a digests file, and the check that chains them.
 
-After MAGIC the file is nothing but records: a length, a check, and a value in MessagePack. The
-check covers the value and the check before it, so the place behind a record, a `Position`, vouches
-for everything up to there. In their order:
+After MAGIC the file consists of records: a length, a check, and a value in MessagePack. The check
+covers the value and the previous check, so a `Position` after a record vouches for everything
+before it. The records, in order:
 
     Header            whose rows these are, and the position that this file was made from
-    Block …           the rows of each table, sorted, some hundreds at a time
-    Seen …            which of them a pass under way has seen already
-    Ready             here the base ends and the journal begins
+    Block …           the rows of each table, sorted, a few hundred at a time
+    Seen …            which of these rows the current pass has already seen
+    Ready             the end of the base; the journal follows
     Began, Seen, Sent, Left, Ended …   what a run saw and sent, a few records for each page
 
-A file is made once, from its predecessor, and replaces it in one step. After that it only grows. A
-record is on disk before the target can have the rows that it names. So what the journal holds
-behind the position that the target has confirmed is what the target may or may not have.
+A file is made from its predecessor and replaces it atomically. After that, records are only
+appended. A record is on disk before the rows that it names can reach the target. So the target may
+or may not have the rows in the journal after the position that the target has confirmed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tap_autopilot.exceptions import RunError
 MAGIC = b"tap-autopilot digests 1\n"
 DIGEST = 8  # bytes
 UNKNOWN = 2**64 - 1  # instead of a digest: the target may have another version of the row
-NEVER = 2**64 - 2  # or may not have it at all
+NEVER = 2**64 - 2  # instead of a digest: the target may not even have the row
 BETWEEN_COLUMNS, BETWEEN_KEYS = "\0", "\0\0"  # keys are never empty and contain no U+0000
-BEYOND = 6  # characters in which consecutive keys nearly always differ
+BEYOND = 6  # characters after a common prefix, enough to tell most keys apart
 HIGHEST = "\U0010ffff"
 
-MOST = 2**30  # bytes of a record
+MOST = 2**30  # bytes in a record
 
 _HEAD = struct.Struct("<I8s")
 _LEVEL = 4  # of compression
@@ -69,12 +69,12 @@ class Damaged(RunError):
 
 
 class Kept(msgspec.Struct, array_like=True):
-    """What the file knows of a table besides its rows.
+    """What the file knows about a table besides its rows.
 
-    `shape` is a digest of what its rows look like. `born` is when it was first filled, in
-    milliseconds, which is the version of its rows. `passes` have ended. A table is `settled` once a
-    pass ended without doubt, and `activated` once its version was announced. `began` is when the
-    pass under way did.
+    `shape` is a digest of what its rows look like. `born` is when it was first filled, in epoch
+    milliseconds, which is also the version of its rows. `passes` counts finished passes. A table is
+    `settled` once a pass has ended without doubt, and `activated` once its version was announced.
+    `began` is when the current pass began.
     """
 
     name: str
@@ -96,7 +96,7 @@ class Header(msgspec.Struct, array_like=True, tag="h"):
 
 
 class Block(msgspec.Struct, array_like=True, tag="b"):
-    """Some rows of a table, by its number in the header. `first` is the first of their keys."""
+    """Some rows of the table with this number in the header. `first` is the first of their keys."""
 
     table: int
     first: str
@@ -158,7 +158,7 @@ class Left(msgspec.Struct, array_like=True, tag="l"):
 
 
 class Ended(msgspec.Struct, array_like=True, tag="e"):
-    """A pass ended. `dropped`: what it did not see has left. The rest is as in `Kept`."""
+    """A pass ended. If `dropped`, the rows it did not see are deleted. The rest is as in `Kept`."""
 
     table: int
     dropped: bool
@@ -173,16 +173,16 @@ _decode = msgspec.msgpack.Decoder(Record).decode
 
 
 def bounds(keys: list[str]) -> tuple[str, str]:
-    """Texts that are not above the first and not below the last of some keys, and are short."""
+    """A lower bound of the first and an upper bound of the last of some keys, both short."""
     first, last = keys[0], keys[-1]
-    alike = 0
-    while first[alike : alike + 1] == last[alike : alike + 1] != "":
-        alike += 1
-    return first[: alike + BEYOND], last[: alike + BEYOND] + HIGHEST
+    common = 0
+    while first[common : common + 1] == last[common : common + 1] != "":
+        common += 1
+    return first[: common + BEYOND], last[: common + BEYOND] + HIGHEST
 
 
 def packed(rows: Rows) -> tuple[int, bytes, bytes]:
-    """The fields that hold rows: how many, their digests unless all are 0, and their keys."""
+    """Rows as fields of a record: their number, their digests unless all are 0, and their keys."""
     digests = rows.digests.tobytes() if any(rows.digests) else b""
     return len(rows.keys), digests, zlib.compress(BETWEEN_KEYS.join(rows.keys).encode(), _LEVEL)
 
@@ -193,21 +193,21 @@ def _unpacked(count: int, digests: bytes, keys: bytes) -> Rows:
 
 
 def framed(record: Record | bytes, before: bytes) -> tuple[bytes, bytes]:
-    """A record, or its encoded value, as it stands in a file, and its check."""
+    """A record, or its encoded value, as written to a file, and its check."""
     value = record if isinstance(record, bytes) else _encode(record)
     check = blake2b(value, key=before, digest_size=DIGEST).digest()
     return _HEAD.pack(len(value), check) + value, check
 
 
 def value_at(descriptor: int, offset: int, length: int) -> bytes:
-    """The encoded value of a record whose place and whole length are known."""
+    """The encoded value of the record at this offset, with this total length."""
     return os.pread(descriptor, length, offset)[_HEAD.size :]
 
 
 def record_at(descriptor: int, offset: int, length: int) -> Any:
-    """A record whose place and whole length are known; it was checked when the file was opened.
+    """The record at this offset, with this total length; it was checked when the file was opened.
 
-    Raises Damaged if it is another one by now.
+    Raises Damaged if the file has changed since.
     """
     try:
         return _decode(value_at(descriptor, offset, length))
@@ -216,9 +216,9 @@ def record_at(descriptor: int, offset: int, length: int) -> Any:
 
 
 def scan(descriptor: int) -> Iterator[tuple[Record, int, Position]]:
-    """The records of a file, where each begins, and the position behind it.
+    """The records of a file, where each begins, and the position after it.
 
-    Raises Damaged where anything but a whole record follows.
+    Raises Damaged at anything but a whole record.
     """
     with open(descriptor, "rb", buffering=2**20, closefd=False) as file:
         file.seek(0)

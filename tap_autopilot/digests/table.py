@@ -1,4 +1,4 @@
-"""One table of a digests file, with which each page of rows is compared."""
+"""One table of a digests file, for comparison with each page of rows."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ UNSEEN, SEEN, SENT = 0, 1, 2
 
 
 class Compared(NamedTuple):
-    """Which of a page's rows, by their numbers, the target has differently or not at all.
+    """Which of a page's rows, by index, are `changed` or `new` to the target.
 
-    `seen` are those that it has and that no page had yet, by their numbers in the base, as
+    `seen` are the unchanged rows that no earlier page contained, by their numbers in the base, as
     [from, to, from, to …].
     """
 
@@ -50,7 +50,7 @@ class Table:
         self.kept = kept
         self.descriptor = descriptor
         self.firsts: list[str] = []  # keys, one for each block
-        self.starts = array("Q", [0])  # the number of each block's first row, and of rows in all
+        self.starts = array("Q", [0])  # the number of each block's first row; last, of all rows
         self.places: list[tuple[int, int]] = []  # offset and length of each block's record
         self.marks = bytearray()
         self._unpacked: OrderedDict[int, _Unpacked] = OrderedDict()
@@ -78,17 +78,17 @@ class Table:
             self.marks[start:stop] = bytes((SEEN,)) * (stop - start)
 
     def compare(self, keys: Sequence[str], digests: array[int]) -> Compared:
-        """Compare rows, sorted by their keys, with the base, and mark them.
+        """Compare rows, sorted by key, with the base, and mark them.
 
-        A row that was sent in this pass is sent again if it comes again: it may have changed, and
-        changed back.
+        A row that this pass has sent is sent again if it occurs again, because it may have changed
+        and changed back.
         """
         if not self.firsts:
             return Compared([], list(range(len(keys))), [])
         found = Compared([], [], [])
         at = 0
         while at < len(keys):
-            block = self._around(keys[at])
+            block = self._block_for(keys[at])
             at += self._all_alike(block, keys, digests, at, found) or self._one_by_one(
                 block, keys, digests, at, found
             )
@@ -102,7 +102,7 @@ class Table:
         at: int,
         found: Compared,
     ) -> int:
-        """The usual case: how many of the next rows equal the block's, in order; 0 if not all."""
+        """The usual case: the next rows equal the block's; returns how many, or 0 if any differ."""
         first = bisect.bisect_left(block.keys, keys[at])
         count = min(len(block.keys) - first, len(keys) - at)
         row = block.start + first
@@ -164,8 +164,8 @@ class Table:
                     yield keys[row - start]
             at = self.marks.find(UNSEEN, stop)
 
-    def _around(self, key: str) -> _Unpacked:
-        """The block in which this key belongs."""
+    def _block_for(self, key: str) -> _Unpacked:
+        """The block to which a key belongs."""
         number = max(bisect.bisect_right(self.firsts, key) - 1, 0)
         found = self._unpacked.get(number)
         if found is None:

@@ -18,8 +18,8 @@ INCREMENTAL = "INCREMENTAL"
 def discover(definitions: Iterable[Any] = (), *, settings: Container[str] = ()) -> dict[str, Any]:
     """The catalog, with metadata for every stream and for every field at every depth.
 
-    `definitions` are the account's custom fields that get their own column in `contacts`.
-    `settings` are the names of the settings given, because some streams require one.
+    `definitions` are the custom fields that get their own column in `contacts`. `settings` are the
+    names of the settings that were given, because some streams require a setting.
     """
     streams = [one for one in STREAMS.values() if one.setting is None or one.setting in settings]
     schemas = {one.name: load_schema(one.name) for one in streams}

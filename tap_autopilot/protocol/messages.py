@@ -31,7 +31,7 @@ class Writer:
         self.is_writing = False
         self._descriptor = descriptor
         self._stopped: Stopped | None = None
-        self._blocked = False  # before `finish_line`
+        self._blocked = False  # whether the descriptor was blocking before `finish_line`
         self._last = b""
         self._unwritten = b""
 
@@ -46,7 +46,7 @@ class Writer:
             os.set_blocking(self._descriptor, False)
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Write whole lines, given in pieces, at once. Raises RunError if that fails.
+        """Write whole lines, given in pieces. Raises RunError if that fails.
 
         The last piece is a whole line, the STATE. A write that ends early repeats the STATE of the
         previous write.
@@ -104,14 +104,14 @@ class Writer:
             self._write_some(self._last)
 
     def _write_some(self, text: bytes) -> int:
-        """Write as much as the descriptor accepts at once; returns how much."""
+        """Write as much as possible without blocking; returns how much."""
         try:
             return os.write(self._descriptor, text[: select.PIPE_BUF])
         except BlockingIOError:
             return 0
 
     def _is_writable(self, seconds: float) -> bool:
-        """Whether the descriptor accepts PIPE_BUF bytes at once, now or within `seconds`."""
+        """Whether the descriptor accepts PIPE_BUF bytes, now or within `seconds`."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLOUT)
         return bool(poll.poll(seconds * 1000))
@@ -123,7 +123,7 @@ def message(value: Mapping[str, Any]) -> bytes:
 
 
 def encoded(values: Iterable[Any]) -> list[bytes]:
-    """Values as JSON, written as in messages."""
+    """Values as JSON, encoded as in messages."""
     return list(map(_encode, values))
 
 
@@ -132,7 +132,7 @@ def records(
 ) -> list[bytes]:
     """A RECORD message for each row, as pieces of lines.
 
-    `version` is that of the pass, `extracted` when the rows were fetched, in UTC.
+    `version` is the pass's version, `extracted` when the rows were fetched, in UTC.
     """
     if not rows:
         return []

@@ -1,7 +1,7 @@
 """The positions of each source's walks, to and from the state.
 
-A source is one listing, or the members of each segment. Both are asked the same: which walks are to
-be read and from where, how far they have come, and whether all are done.
+A source is one listing, or the members of each segment. Either way it knows which walks to read and
+from where, how far they have come, and whether all are complete.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
 LARGEST = 2**53  # documents of one listing
-COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all of a census
+COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all fields' values
 
 
 class OneListing:
@@ -60,9 +60,9 @@ class OneListing:
 class EachSegment:
     """The members of each segment, in the order of the segments' ids.
 
-    In the state that takes no more room for a thousand segments than for ten: the last segment
-    begun, how many members were read and how many segments were gone so far, and the position of
-    each segment that is begun and not finished, and whether it failed.
+    Its entry in the state does not grow with the number of segments. It has the last segment begun,
+    the numbers of members read and of segments gone so far and, for each segment begun but not
+    finished, the position and whether it failed.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class EachSegment:
         self._open: dict[str, Position] = {}
         self._failed: set[str] = set()
         self._ids: list[str] = []
-        self._next = 0  # the first segment that is not started
+        self._next = 0  # the first segment that is not begun
         self._known = False
         self.read = 0
 
@@ -103,7 +103,7 @@ class EachSegment:
     def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks to read, given all segments. Those that failed last time come last.
 
-        Segments created since the pass began do not belong to it.
+        Segments created since the pass began are not part of it.
         """
         self._ids = ids = sorted(set(segment_ids))
         self._known = True
@@ -148,7 +148,7 @@ class EachSegment:
     def doubts(self) -> dict[Doubt, str]:
         """The doubts about the source as a whole, now that it is complete."""
         if self._gone > 1 and self._gone >= len(self._ids):
-            return {Doubt.ALL_GONE: f"every one of {len(self._ids):,} segments was gone"}
+            return {Doubt.ALL_GONE: f"every one of {len(self._ids):,} segments returned 404"}
         if self._ids and not self.read:
             return {Doubt.EMPTY: f"the API listed no members of {len(self._ids):,} segments at all"}
         return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}

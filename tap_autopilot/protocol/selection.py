@@ -35,9 +35,9 @@ class Selected:
 def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
     """The selected streams, in registry order; without a catalog, all of them.
 
-    `ours` is the catalog as discovered now; only the selection is taken from the given one.
+    `ours` is the catalog as discovered now; only the selection is taken from the given catalog.
 
-    Raises UserError for what is not a catalog.
+    Raises UserError for anything that is not a catalog.
     """
     ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
@@ -106,8 +106,8 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
     if "selected" in entry:
         choices[()] = {"selected": entry["selected"]}
     try:
-        said = _by_breadcrumb(entry.get("metadata") or [])
-        for breadcrumb, values in said.items():
+        metadata = _by_breadcrumb(entry.get("metadata") or [])
+        for breadcrumb, values in metadata.items():
             choices[breadcrumb] = {**choices.get(breadcrumb, {}), **values}
     except (TypeError, KeyError, AttributeError):
         raise UserError(
@@ -115,9 +115,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
             " metadata; create a new catalog with --discover."
         ) from None
     for breadcrumb, values in choices.items():
-        if (
-            values.get("selected", True) is None
-        ):  # some tools write this for fields without a choice
+        if values.get("selected", True) is None:  # as some tools write if nothing was chosen
             del values["selected"]
         if not isinstance(values.get("selected", True), bool):
             where = ".".join(map(str, (name, *breadcrumb)))
@@ -136,7 +134,7 @@ def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
 def _is_incremental(
     stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]
 ) -> bool:
-    """Whether a catalog asks for INCREMENTAL, in its metadata or next to it."""
+    """Whether a catalog asks for INCREMENTAL, in an entry's metadata or next to it."""
     method = choice.get("replication-method") or entry.get("replication_method") or FULL_TABLE
     key = choice.get("replication-key") or entry.get("replication_key") or stream.replication_key
     if method == INCREMENTAL and key == stream.replication_key is not None:

@@ -1,28 +1,27 @@
 """State: the progress of each stream's pass, in and out of Singer's STATE.
 
-A pass reads a stream from end to end, over as many runs as it takes. While one is under way,
-`bookmarks.<stream>.progress` of the state is the list [status, more]. The status is "reading" or,
-while other streams of the run are not done, "complete". More is, where it applies:
+A pass reads a stream from start to end, over as many runs as it takes. During a pass, the state's
+`bookmarks.<stream>.progress` is the list [status, details]. The status is "reading" or, while other
+streams of the run are not done, "complete". The details have, where applicable:
 
-    since      only rows that changed at that moment or later are sent
+    since      only rows that changed at this time or later are sent
     started    when an incremental pass began
-    newest     the newest change that it has seen, up to then
+    newest     the most recent change before `started` that it has seen
     skipped    how many documents made no row
-    version    the number on the pass's rows, if it is to end with ACTIVATE_VERSION
+    version    the version of the pass's rows, if it should end with ACTIVATE_VERSION
     doubts     why the pass may be incomplete, by kind
 
-Where nothing is left to resume, `progress` is null. It is never an object and never left out,
-because some tools merge a new state into an old one, key by key: a list or null replaces it whole.
-For the same reason `walks.<source>`, which says where the reading of each source stands, is a list
-or null.
+If there is nothing to resume, `progress` is null. It is never an object and never left out, because
+some tools merge a new state into the old one, key by key; a list or null replaces the whole value.
+For the same reason `walks.<source>`, the positions in each source, is a list or null.
 
-An incremental stream also has its Singer bookmark there, under the name of its replication key, and
-the `start_date` under which it was made, if any. A stream that a collector's store feeds has
-`collected` there: the id of the store, and the `seq` of the last event that is written. Where a
-`start_date` leaves out events, that is `collected_from`.
+In `bookmarks.<stream>`, an incremental stream also has its Singer bookmark, under the name of its
+replication key, and the `start_date` under which the bookmark was made, if any. A stream fed by a
+collector's store has `collected`: the store's id, and the `seq` of the last event written. If a
+`start_date` leaves out events, `collected_from` is that date.
 
-With digests, `digests` is the list [offset, check], which names how far their file goes. It is null
-in a run without, if the state before had it.
+With digests, `digests` is the list [offset, check], a position in their file. In a run without
+digests it is null, if the previous state had it.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ LOG = logging.getLogger(__name__)
 
 READING, COMPLETE = "reading", "complete"
 FROM = "collected_from"
-MARGIN = timedelta(minutes=1)  # between a bookmark and the moment when its pass began
+MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass began
 
 
 @dataclass
@@ -91,7 +90,7 @@ class Remembered(NamedTuple):
     reshaped: Collection[str]
 
     def knows(self, name: str) -> bool:
-        """Whether what was sent of a table is what would be sent of it."""
+        """Whether the file has a table's rows in their present shape."""
         return name in self.versions and name not in self.reshaped
 
 
@@ -108,11 +107,11 @@ class Progress:
         store: tuple[str, int] | None = None,
         remembered: Remembered | None = None,
     ) -> None:
-        """What a run has to read, given the previous state.
+        """Decide what the run has to read, given the previous state.
 
         `store` is the id of the collector's store and the `seq` of its last event, if any.
         """
-        self.beside: dict[str, Any] = {}  # more entries of the state
+        self.more_entries: dict[str, Any] = {}  # of the state
         self._remembered = remembered
         self._now = datetime.now(timezone.utc)
         self._start_date = start_date
@@ -126,7 +125,7 @@ class Progress:
             self._check_bookmark(one.stream, entry)
             fresh[name] = self._fresh(one, entry, versions=versions)
             resumed[name] = _resumed(name, entry, fresh[name])
-            if (found := resumed[name]) and not self._goes_on(name, found, fresh[name]):
+            if (found := resumed[name]) and not self._can_go_on(name, found, fresh[name]):
                 resumed[name] = None
         for entry in self._entries.values():
             entry.pop("progress", None)
@@ -139,12 +138,12 @@ class Progress:
         }
         for source, positions in self._sources.items():
             names = self.fed_by(source)
-            can = [name for name in names if resumed[name]]
-            if can and (can != names or not positions.resume(walks.get(source))):
+            resumable = [name for name in names if resumed[name]]
+            if resumable and (resumable != names or not positions.resume(walks.get(source))):
                 LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
                 self._passes.update({name: fresh[name] for name in names})
         self._resumed = {name for name, one in resumed.items() if one is self._passes[name]}
-        if self._needs(MEMBERS):  # only their whole listing names all segments
+        if self._needs(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
         self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
         if store is not None:
@@ -153,7 +152,7 @@ class Progress:
             )
         done = [name for name, found in self._passes.items() if found.is_complete]
         if done:
-            LOG.info("Complete already, from the interrupted run: %s.", ", ".join(done))
+            LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
 
     def _check_bookmark(self, stream: type[Stream], entry: dict[str, Any]) -> None:
         """Drop a Singer bookmark that could skip rows."""
@@ -163,13 +162,13 @@ class Progress:
         bookmark, made_under = _as_datetime(entry[key]), _as_datetime(entry.get("start_date"))
         if bookmark is None or bookmark > self._now:
             LOG.warning(
-                "%s: the state's %s is not a time in the past; reading without it.",
+                "%s: the state's %s is not a time in the past; ignoring it.",
                 stream.name, key,
             )  # fmt: skip
         elif made_under and (self._start_date is None or self._start_date < made_under):
             LOG.warning(
-                "%s: start_date is earlier than the %s under which the state's %s was made;"
-                " reading without it.",
+                "%s: start_date is earlier than %s, with which the state's %s was made; ignoring"
+                " it.",
                 stream.name, made_under.isoformat(), key,
             )  # fmt: skip
         else:
@@ -179,7 +178,7 @@ class Progress:
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events.
 
-        It stays one in a run without the store, which would have its pushed rows deleted.
+        It remains a log in a run without the store; otherwise its pushed rows would be deleted.
         """
         has_store = COLLECTED in self._sources_of(STREAMS[name])
         return has_store or COLLECTED in self._entries.get(name, {})
@@ -206,7 +205,7 @@ class Progress:
                 case [store_id, int(_)] if store_id == store[0]:
                     reason = "the store has lost events since"
                 case [str(_), int(_)]:
-                    reason = "the state is about another store"
+                    reason = "the state is from another store"
                 case _:
                     reason = "the state's position in the store is not valid"
             if reason:
@@ -232,7 +231,7 @@ class Progress:
             found.version = known.get(stream.name, now)
         return found
 
-    def _goes_on(self, name: str, found: Pass, fresh: Pass) -> bool:
+    def _can_go_on(self, name: str, found: Pass, fresh: Pass) -> bool:
         """Whether the digests, if there are any, know what a pass has sent so far."""
         if self._remembered is None:
             return True
@@ -252,7 +251,7 @@ class Progress:
     def start(self) -> list[tuple[Walk, Position]]:
         """The walks to start with, interrupted ones first; walks over members come from `found`.
 
-        The segments are listed also where only their members are needed.
+        Segments are listed even if only their members are needed.
         """
         walks = []
         for walk in LISTINGS:
@@ -264,7 +263,7 @@ class Progress:
         return [(walk, positions.position) for _, walk, positions in walks]
 
     def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
-        """The walks over the members of these segments, which are all of the account's."""
+        """The walks over the members of these segments, which must be all of the account's."""
         return self._members.found(segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
@@ -288,9 +287,9 @@ class Progress:
         return self.completed(walk.source)
 
     def completed(self, source: str) -> list[str]:
-        """Complete the passes of a source's streams if the source is complete; their names.
+        """Note that a source is complete, if it is. Returns the streams that this completes.
 
-        Raises RunError where what was read cannot be all there is.
+        Raises RunError if what was read cannot be everything.
         """
         positions = self._sources[source]
         if not positions.is_complete:
@@ -303,10 +302,10 @@ class Progress:
         for name in names:
             found = self._passes[name]
             found.doubts = {**doubts, **found.doubts}
-        return self._has_read(source)
+        return self._finish_source(source)
 
-    def _has_read(self, source: str) -> list[str]:
-        """Note that a source is read to its end; the streams for which it was the last."""
+    def _finish_source(self, source: str) -> list[str]:
+        """Note that a source is read to its end. Returns the streams that this completes."""
         complete = []
         for name in self.fed_by(source):
             self._unread[name].discard(source)
@@ -316,7 +315,7 @@ class Progress:
         return complete
 
     def stored(self) -> dict[str, int]:
-        """The position in the store of each stream that it feeds."""
+        """The position in the collector's store of each stream that it feeds."""
         return {name: self._entries[name][COLLECTED][1] for name in self.fed_by(COLLECTED)}
 
     def advance_in_store(self, last: int) -> None:
@@ -327,7 +326,7 @@ class Progress:
 
     def complete_store(self) -> list[str]:
         """Note that the store is read to its end. Returns the streams that this completes."""
-        return self._has_read(COLLECTED)
+        return self._finish_source(COLLECTED)
 
     def gone(self, walk: Walk) -> list[str]:
         """Note that a segment no longer exists. Returns the streams that this completes."""
@@ -346,7 +345,7 @@ class Progress:
     def finish(self) -> None:
         """End complete passes and move their bookmarks; the others resume next time.
 
-        A stream is not to wait for another that never succeeds.
+        So no stream has to wait for another one that never succeeds.
         """
         for name, stream in list(self._streams.items()):
             found, entry, key = self._passes[name], self._entries[name], stream.replication_key
@@ -371,7 +370,7 @@ class Progress:
             source: positions.value() if self._needs(source) else None
             for source, positions in self._sources.items()
         }
-        return {"bookmarks": bookmarks, "walks": walks, **self.beside}
+        return {"bookmarks": bookmarks, "walks": walks, **self.more_entries}
 
 
 def digests_in(state: Any) -> tuple[bool, Any]:
@@ -380,7 +379,7 @@ def digests_in(state: Any) -> tuple[bool, Any]:
     return "digests" in found, found.get("digests")
 
 
-def logs_in(state: Any) -> set[str]:
+def collected_streams(state: Any) -> set[str]:
     """The streams that a collector's store has fed, according to a state."""
     bookmarks = _value(state).get("bookmarks")
     entries = bookmarks.items() if isinstance(bookmarks, dict) else ()
@@ -460,7 +459,7 @@ def _pass(progress: Any, *, incremental: bool) -> Pass | None:
 
 
 def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """A state's entries by stream and by source, without invalid ones."""
+    """A state's valid entries, by stream and by source."""
     if state is None or state == {}:
         return {}, {}
     if isinstance(state, dict) and state.get("type") == "STATE":  # a whole line of a tap's output

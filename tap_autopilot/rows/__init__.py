@@ -1,1 +1,1 @@
-"""Pure functions from a document to a row. Knows nothing of HTTP, Singer, stdout or state."""
+"""Pure functions from documents to rows. Knows nothing of HTTP, Singer, stdout or state."""

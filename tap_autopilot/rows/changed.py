@@ -1,4 +1,4 @@
-"""Which rows to send if a pass does not send all of them."""
+"""Which rows to send in a pass that does not send them all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from datetime import datetime
 class ChangedSince:
     """Admits rows that changed at `since` or later.
 
-    Times after `until`, when the pass began, are in the future and are ignored.
+    `until` is when the pass began; later times are in the future, so `newer` ignores them.
     """
 
     since: datetime | None
     until: datetime | None
 
     def admits(self, changed: datetime | None) -> bool:
-        """Whether to send a row that changed at that time. Rows without a time are always sent."""
+        """Whether to send a row that changed at this time. Rows without a time are always sent."""
         return changed is None or self.since is None or changed >= self.since
 
     def newer(self, newest: datetime | None, changed: datetime | None) -> datetime | None:

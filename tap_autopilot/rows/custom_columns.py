@@ -1,4 +1,4 @@
-"""The account's custom fields as columns of `contacts`, for accounts that ask for them."""
+"""The account's custom fields as columns of `contacts`, for `custom_fields_as_columns`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ _TEXT: dict[str, Any] = {"type": ["null", "string"]}
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The columns for these definitions, in their order, with names that are safe in SQL.
 
-    A field's column depends only on its name: words of ASCII letters and digits become
-    `custom_nps_rating`, and any other name, or one that is `taken`, also gets a unique suffix. So a
-    new field never renames or takes over the column of an older one, whatever order the API lists
-    them in. Names that differ only in case all get a suffix.
+    A field's column depends only on its name. Words of ASCII letters and digits become
+    `custom_nps_rating`; any other name, or one that is `taken`, also gets a unique suffix. So a new
+    field never renames or takes over the column of an older field, in whatever order the API lists
+    them. Names that differ only in case all get a suffix.
     """
     schemas: dict[str, dict[str, Any]] = {}
     for definition in definitions:
-        said = definition if isinstance(definition, dict) else {}
-        name = said.get("name") or said.get("kind")
+        fields = definition if isinstance(definition, dict) else {}
+        name = fields.get("name") or fields.get("kind")
         if not isinstance(name, str):
             LOG.warning("A custom field has no name, so it gets no column.")
-        elif said.get("deleted") is not True:
-            kind = said.get("fieldType") or said.get("field_type") or said.get("type")
+        elif fields.get("deleted") is not True:
+            kind = fields.get("fieldType") or fields.get("field_type") or fields.get("type")
             schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})
     plain = collections.Counter([*taken, *(_column(name) for name in schemas if _is_plain(name))])
     found = {}
@@ -54,7 +54,7 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
 
 
 def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:
-    """The custom field, from the `title`, of each column of `contacts` that has one."""
+    """The custom field of each column of `contacts` that has one, taken from its `title`."""
     return {
         column: part["title"] for column, part in schema["properties"].items() if "title" in part
     }

@@ -1,11 +1,12 @@
 """One event, one row: which events in a contact's maps were also pushed.
 
-A contact's map has one time per message; a push is one event with all its properties. A polled
-event is skipped if it matches a pushed event of its kind and contact: one about the same message
-or, failing that, one at nearly the same time. Each pushed event matches at most one polled event.
+A contact's map has one time per message; a push is one event with all its properties. A *polled*
+event, from a map, is skipped if it matches a pushed event of the same kind and contact: about the
+same message or, failing that, at nearly the same time. Each pushed event matches at most one polled
+event.
 
-Autopilot spells message ids differently in maps and in pushes, except for their ending `<13
-digits>-<uuid>`: that is the *key* by which they are compared.
+Autopilot spells message ids differently in maps and in pushes, except for their ending, `<13
+digits>-<uuid>`. That ending is the *key* by which messages are compared.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
-WITHIN = 10 * 60_000  # ms between the two times of one event
+WITHIN = 10 * 60_000  # ms that the two times of one event may be apart
 SENDERS_RETRY = 6 * 3_600_000  # ms during which a push may still arrive
 DAY = 24 * 3_600_000  # ms; a clock further ahead must be wrong
 DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
@@ -35,7 +36,7 @@ _MILLISECOND = timedelta(milliseconds=1)
 
 
 class Occurrence(NamedTuple):
-    """An event of some kind and contact: its message's hashed key, and its time in epoch ms."""
+    """An event of a given kind and contact: its message's hashed key, and its time in epoch ms."""
 
     key: int | None
     at: int | None
@@ -45,9 +46,9 @@ class Occurrence(NamedTuple):
 class Pushes:
     """What the store knows about the contacts of a page.
 
-    `by_contact` has the pushed events by kind and contact id. `describe` returns the columns
-    DESCRIPTION of a message by the hash of its key. `receiving` has, for each kind, when the first
-    push arrived, in epoch milliseconds; the store was read at `now`.
+    `by_contact` has the pushed events by kind and contact id. `describe` returns the DESCRIPTION
+    columns of a message by the hash of its key. `receiving` has, for each kind, when the first push
+    arrived, in epoch milliseconds; `now` is when the store was read.
     """
 
     by_contact: Mapping[tuple[str, str], Sequence[Occurrence]]
@@ -60,19 +61,20 @@ class Pushes:
     ) -> list[Row]:
         """The rows of a contact's polled events of a kind that were not also pushed.
 
-        They get what pushes said about their messages. Events so recent that their push may still
-        arrive are left for the next run. Only what `window` admits, if there is one, is counted.
+        They get the columns that pushes give for their messages. Events so recent that a push of
+        them may still arrive are left for the next run. The tally counts only events that `window`,
+        if there is one, admits.
         """
         polled = [
             Occurrence(hash_of(row["email_id"]), milliseconds(row["timestamp"])) for row in rows
         ]
         pushed = self.by_contact.get((kind, rows[0]["context_traits_contact_id"]), ())
-        both = matched(polled, pushed) if pushed else ()
+        also_pushed = matched(polled, pushed) if pushed else ()
         since = self.receiving.get(kind)
         left = []
         for number, (row, (_, at)) in enumerate(zip(rows, polled, strict=True)):
             counts = window is None or at is None or window.admits(_moment(at))
-            if number in both:
+            if number in also_pushed:
                 tally.pushed += counts
             elif since is not None and at is not None and self._is_young(at):
                 tally.waiting += counts
@@ -86,7 +88,7 @@ class Pushes:
         return left
 
     def _is_young(self, at: int) -> bool:
-        """Whether a push of an event at that time may still arrive."""
+        """Whether a push of an event at this time may still arrive."""
         return self.now - SENDERS_RETRY < at < self.now + DAY
 
 
@@ -136,7 +138,7 @@ def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[i
 def _nearest(
     polled: Sequence[Occurrence], numbers: Sequence[int], pushed: Sequence[Occurrence], within: int
 ) -> set[int]:
-    """The polled events in the pairing with the most pairs and, among those, the closest times."""
+    """The polled events in the best pairing: the most pairs, then the closest times."""
     left = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
     right = sorted(push.at for push in pushed if push.at is not None)
     found: set[int] = set()
@@ -164,7 +166,7 @@ def _clusters(
 
 def _pairs(some: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
     """The indexes in the best pairing of two sorted sequences; pairs need not cross."""
-    # The best pairing of a prefix of one with each prefix of the other: the number of pairs, their
+    # The best pairing of the events so far with each prefix of `times`: the number of pairs, their
     # total distance (negative), and the indexes as a linked list.
     best: list[tuple[int, int, Any]] = [(0, 0, None)] * (len(times) + 1)
     for at, number in some:

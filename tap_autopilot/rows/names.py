@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-MOST_NAMES = 10_000  # names without a column to remember; documents may have any keys
+MOST_NAMES = 10_000  # names without a column to remember; documents may have any number
 
 Convert = Callable[[Any], Any]
 
@@ -18,8 +18,8 @@ def plain(name: str) -> str:
 class Names(dict[str, Any]):
     """Maps a field's name, in any spelling, to its column and conversion; resolved once per name.
 
-    (name, None) stands for a field without a column, (None, None) for a deselected one. `shared`
-    has the spellings of each column that came in several.
+    (name, None) stands for a field without a column, (None, None) for a deselected field. `shared`
+    has the spellings of each column that was seen in more than one.
     """
 
     def __init__(self, converters: Mapping[str, Convert], deselected: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from tap_autopilot.rows.values import Convert, Row, Schema, as_key, as_text, con
 CALL = {"messageId": "id", "userId": "user_id", "anonymousId": "anonymous_id"}
 TRAITS = {"email": "context_traits_email", "contact_id": "context_traits_contact_id"}
 PROPERTIES = {
-    **TRAITS,  # if they are missing in the traits
+    **TRAITS,  # used if missing from the traits
     **{name: name for name in (
         "email_id", "email_name", "email_subject", "campaign_id", "campaign_name", "transactional",
         "link_id", "link_url",
@@ -28,15 +28,15 @@ TIMES = {
     "originalTimestamp": "original_timestamp",
     "receivedAt": "received_at",
 }
-APART = {"type", "context", "properties"}  # fields of a call that are looked at one by one
+APART = {"type", "context", "properties"}  # fields of a call that are handled separately
 
 
 class Pushed(NamedTuple):
     """One pushed event, as a document: `id` is unique and stays the same on every run.
 
     `received_at` is in epoch milliseconds, `name` is the event's name in its body or URL. `body` is
-    any JSON that is not nested too deeply. A pruned event has too little left to make a row.
-    `cleaned` counts characters removed or replaced.
+    any JSON that is not nested too deeply. If `pruned`, too little is left to make a row. `cleaned`
+    counts characters removed or replaced.
     """
 
     seq: int
@@ -147,7 +147,7 @@ def _fill(row: Row, column: str, convert: Convert, value: Any) -> bool:
 def _keep(
     rest: Row, name: str, value: Any, column: str, dropped: Container[str], tally: Tally | None
 ) -> None:
-    """Keep a value that does not fit its column, unless that is deselected."""
+    """Keep a value that does not fit its column, unless the column is deselected."""
     if column not in dropped:
         rest[name] = value
         if tally is not None:
@@ -155,7 +155,7 @@ def _keep(
 
 
 def _happened(row: Row) -> str | None:
-    """When an event happened, from its other times, by Segment's rule for wrong clocks."""
+    """When an event happened, from its other times, by Segment's rule for skewed clocks."""
     received, sent, original = (
         as_datetime(row[name]) for name in ("received_at", "sent_at", "original_timestamp")
     )
@@ -175,7 +175,7 @@ def compile_contact_event(
 ) -> Callable[[Pushed], Row]:
     """A function from the delivery of a REST hook to a row.
 
-    A delivery names its contact directly, or contains the whole contact.
+    A delivery either names its contact or contains the whole contact.
     """
     ours = ("id", "received_at")
     inner = {name: part for name, part in schema["properties"].items() if name not in ours}
@@ -191,10 +191,10 @@ def compile_contact_event(
         body = pushed.body if pushed.body.__class__ is dict else {"value": pushed.body}
         row |= shape(body) or {}
         contact = pick(pick(body).get("contact"))
-        said = {"event": pushed.name, **contact}
+        fallback = {"event": pushed.name, **contact}
         for column in ("event", "contact_id", "email"):
             if column in row and not row[column]:
-                row[column] = as_key(said.get(column))
+                row[column] = as_key(fallback.get(column))
         return row | _stamps(pushed, blank)
 
     return make

@@ -39,8 +39,8 @@ def compile_shape(
     """A function from a document to a row of the `selected` part of `schema`.
 
     `maps` are the columns that hold the pairs of a map. A row has every selected column, in the
-    order of the schema. It is None, and counted, if the document is not an object or lacks one of
-    the `keys`.
+    order of the schema. The function returns None, and counts a skipped document, if the document
+    is not an object or lacks one of the `keys`.
     """
     keys = tuple(keys)
     parts, kept = schema["properties"], selected["properties"]
@@ -114,7 +114,7 @@ def _fills(row: Row, column: str, convert: Convert, value: Any) -> bool:
 def compile_changed(columns: Iterable[str]) -> Callable[[Document], Any]:
     """A function from a document to when it last changed, None if unknown.
 
-    The first of the columns that a document fills decides.
+    That is the time in the first of `columns` that the document fills.
     """
     columns = tuple(columns)
     pick = compile_pick(columns)

@@ -1,4 +1,4 @@
-"""Counters for the log: everything is counted, each kind is logged once."""
+"""Counters for the log: everything is counted, and the first of each kind is logged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Tally:
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
-        self._told_of = {"stream_name": stream}
+        self._extra = {"stream_name": stream}
         self.rows = 0
         self.unchanged = 0
         self.deleted = 0
@@ -30,42 +30,42 @@ class Tally:
         self.unknown: collections.Counter[str] = collections.Counter()
 
     def skip(self, reason: str) -> None:
-        """A document made no row."""
+        """Count a document that made no row."""
         if not self.skipped:
             LOG.warning("%s: skipped a document: %s.", self.stream, reason,
-                        extra=self._told_of)  # fmt: skip
+                        extra=self._extra)  # fmt: skip
         self.skipped += 1
 
     def count_misfit(self, column: str) -> None:
-        """A value does not fit its column."""
+        """Count a value that does not fit its column."""
         if column not in self.unfit:
             LOG.warning(
                 "%s: a value does not fit column %s; it is null in that row.", self.stream, column,
-                extra=self._told_of,
+                extra=self._extra,
             )  # fmt: skip
         self.unfit[column] += 1
 
     def count_unknown(self, name: str) -> None:
-        """A field has no column."""
+        """Count a field that has no column."""
         if name not in self.unknown:
             if len(self.unknown) >= MOST_NAMES:
                 name = "(others)"
             else:
                 LOG.info(
                     "%s: no column for field %.60r; kept in additional_fields.", self.stream, name,
-                    extra=self._told_of,
+                    extra=self._extra,
                 )  # fmt: skip
         self.unknown[name] += 1
 
     def clean(self, count: int) -> None:
-        """Characters were removed or replaced."""
+        """Count characters that were removed or replaced."""
         if count and not self.cleaned:
             LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream,
-                        extra=self._told_of)  # fmt: skip
+                        extra=self._extra)  # fmt: skip
         self.cleaned += count
 
     def notes(self) -> list[str]:
-        """Everything worth saying besides the number of rows."""
+        """Everything worth reporting besides the number of rows."""
         parts = []
         if self.unchanged:
             parts.append(f"{self.unchanged} unchanged")
@@ -85,5 +85,5 @@ class Tally:
         if self.unknown:
             parts.append(f"{self.unknown.total()} values without a column")
         if self.cleaned:
-            parts.append(f"{self.cleaned} texts cleaned")
+            parts.append(f"{self.cleaned} characters replaced")
         return parts

@@ -18,7 +18,7 @@ _MOST_DIGITS = 30
 def as_time(value: Any) -> str:
     """A time as RFC 3339 in UTC. Raises ValueError if the value is not a time.
 
-    Text that already has this format stays unchanged, with all its digits.
+    Text that already has this format stays unchanged, with all of its digits.
     """
     if value.__class__ is str:
         try:
@@ -49,7 +49,7 @@ def as_whole_number(value: Any) -> int:
 
 
 def from_epoch(milliseconds: int) -> str:
-    """The time so many milliseconds after the epoch. Raises ValueError for a year beyond 9999."""
+    """The time from milliseconds since the epoch. Raises ValueError for a year beyond 9999."""
     rest = milliseconds % 3_600_000
     hour = _hour(milliseconds // 3_600_000)
     return f"{hour}{_SECONDS[rest // 1_000]}{_THOUSANDTHS[rest % 1_000]}"
@@ -57,7 +57,7 @@ def from_epoch(milliseconds: int) -> str:
 
 @functools.lru_cache(maxsize=10_000)
 def _hour(number: int) -> str:
-    """The text of an hour since the epoch, up to the minutes. Most events share one."""
+    """The text of an hour since the epoch, up to the minutes; cached, since events share hours."""
     try:
         return (_EPOCH + timedelta(hours=number)).isoformat()[:14]
     except OverflowError:

@@ -17,20 +17,20 @@ Convert = Callable[[Any], Any]
 
 LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
 MOST_NESTED = 100  # levels of a value; targets fail at a few hundred
-AT_ONCE = 300  # levels written as text together; Python's encoders fail at 1,000
+AT_ONCE = 300  # levels to turn into text together; Python's encoders fail at 1,000
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
 
 
 class Partial(Exception):
-    """A value fits its column, which gets `args[0]`, but contains more than the column can hold."""
+    """A value contains more than its column can hold; the column gets `args[0]`."""
 
 
 def converter(schema: Schema, selected: Schema, *, is_map: bool = False) -> Convert:
-    """A function from a value to the `selected` part of what a column with this schema holds.
+    """A function from a value to the `selected` part of a column with this schema.
 
-    A column that `is_map` is an array of two fields, for the keys and values of a map. The function
-    raises ValueError for a value that does not fit, and Partial for one that contains more.
+    If `is_map`, the column is an array of objects with two fields, for a map's keys and values. The
+    function raises ValueError for a value that does not fit, and Partial for one that has more.
     """
     kind = type_of(schema)
     if kind == "string":
@@ -106,7 +106,7 @@ def _texts(value: Any) -> list[str]:
 
 
 def _object(schema: Schema, selected: Schema) -> Convert:
-    """Converts an object, with its fields' names in any spelling."""
+    """Converts an object whose fields' names may have any spelling."""
     parts, kept = schema["properties"], selected["properties"]
     names = Names(
         {name: converter(parts[name], kept[name]) for name in kept}, parts.keys() - kept.keys()

@@ -1,4 +1,4 @@
-"""Only what changed: rows that are new or different, and tombstones for rows that left."""
+"""Only what changed: new and changed rows, and tombstones for deleted rows."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Changes:
         self._tallies: Mapping[str, Tally] = {}
         self._memberships: Selected | None = None
 
-    def load(self, position: Any, selected: Sequence[Selected], logs: set[str]) -> Remembered:
+    def load(self, position: Any, selected: Sequence[Selected], collected: set[str]) -> Remembered:
         """Read the file as of the state's position; returns what it remembers.
 
-        `logs` are the streams that a collector's store has fed before.
+        `collected` are the streams that a collector's store fed in earlier runs.
         """
         digests = self._digests
         digests.load(position)
@@ -56,8 +56,10 @@ class Changes:
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
         if self._config.collector_database is not None:
-            logs = logs | {name for name, one in every.items() if COLLECTED in one.stream.sources}
-        self._logs = logs
+            collected = collected | {
+                name for name, one in every.items() if COLLECTED in one.stream.sources
+            }
+        self._logs = collected
         reshaped = digests.reshaped({name: self._shape(one) for name, one in self._tables.items()})
         if digests.doubt is not None:
             LOG.warning("%s: everything is sent again.", digests.doubt)
@@ -101,7 +103,7 @@ class Changes:
         return {**one.selected, "properties": columns}
 
     def position(self) -> list[Any]:
-        """The position in the file, for the STATE that follows what was written."""
+        """The position in the file, for the next STATE."""
         self._digests.flush()
         return self._digests.position
 
@@ -110,7 +112,7 @@ class Changes:
         if name == EmailMessages.name:
             return self.records(name, rows, Pass(), fetched_at, None)
         self._tallies[name].rows += len(rows)
-        return records(name, _dated(rows), None, fetched_at)
+        return records(name, _not_deleted(rows), None, fetched_at)
 
     def records(
         self,
@@ -122,7 +124,7 @@ class Changes:
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page that the target does not have.
 
-        The page was fetched at that time by our clock, and at that `date` by the API's.
+        `fetched_at` is when the page was fetched by our clock, `date` by the API's.
         """
         now = datetime.now(timezone.utc)
         self._digests.began(name, _iso(min(now, date or now)))
@@ -137,7 +139,7 @@ class Changes:
         sent = [rows[at] for at, _ in differ]
         self._tallies[name].rows += len(sent)
         self._tallies[name].unchanged += len(rows) - len(sent)
-        messages = records(name, _dated(sent), found.version, fetched_at)
+        messages = records(name, _not_deleted(sent), found.version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
@@ -147,18 +149,18 @@ class Changes:
             return array("Q", bytes(8 * len(rows)))  # the key is the whole row
         return digests_of(encoded([*row.values()] for row in rows))
 
-    def tells_deletions(self, name: str, found: Pass) -> bool:
-        """Whether a complete pass knows what left: it saw all rows, without doubt."""
+    def knows_deletions(self, name: str, found: Pass) -> bool:
+        """Whether a complete pass knows which rows were deleted: it saw all rows, without doubt."""
         is_log = name in self._logs
         return found.window is None and activates(found.doubts) and not is_log
 
     def end(self, name: str, found: Pass, write: Callable[[Iterable[bytes]], None]) -> bool:
-        """End a pass: `write` tombstones for what it did not see, some at a time.
+        """End a pass: `write` tombstones, in batches, for the rows that it did not see.
 
-        A pass that is in doubt, or that does not look at all rows, tells of no deletions. Returns
-        whether the version of the rows is still to be announced.
+        A pass that is in doubt, or does not look at all rows, writes none. Returns whether the
+        version of the rows has yet to be announced.
         """
-        whole = self.tells_deletions(name, found)
+        whole = self.knows_deletions(name, found)
         unseen = self._digests.unseen(name) if whole else iter(())
         while keys := list(itertools.islice(unseen, AT_ONCE)):
             now = datetime.now(timezone.utc)
@@ -187,7 +189,7 @@ class Changes:
     def _membership_changes(
         self, name: str, keys: Sequence[str], change: str, extracted: datetime
     ) -> list[bytes]:
-        """The RECORD messages for members who joined or left; none in a first pass."""
+        """The RECORD messages for members who joined or left; none in the first pass."""
         kept = self._digests.kept(name)
         if self._memberships is None or name not in MembershipChanges.tables or not kept.settled:
             return []
@@ -199,10 +201,10 @@ class Changes:
             row = MembershipChanges.row(name, values, change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
         self._tallies[MembershipChanges.name].rows += len(rows)
-        return records(MembershipChanges.name, _dated(rows), None, extracted)
+        return records(MembershipChanges.name, _not_deleted(rows), None, extracted)
 
 
-def _dated(rows: Iterable[Row]) -> list[Row]:
+def _not_deleted(rows: Iterable[Row]) -> list[Row]:
     """Rows with a null `_sdc_deleted_at`."""
     return [{**row, DELETED_AT: None} for row in rows]
 

@@ -28,15 +28,15 @@ class Outcome:
 
     def __init__(self) -> None:
         self.facts: Callable[[], dict[str, Any]] = dict
-        self._version: str | None = None  # of the tap, once there is a run to report
+        self._version: str | None = None  # of the tap; None until there is a run to report
         self._run_id = os.urandom(16).hex()
         self._started_at = datetime.now(timezone.utc)
         self._file: str | None = None
         self._redact: Callable[[str], str] = str
-        self._is_told = False
+        self._is_reported = False
 
     def begin(self, version: str, file: Any, secrets: Iterable[str] = ()) -> None:
-        """Note that a run begins, and the settings for its report, which are not checked yet."""
+        """Note that a run begins, with the settings for its report, which are not checked yet."""
         self._version = version
         self._file = file.strip() if isinstance(file, str) else None
         self._redact = redactor(*secrets)
@@ -53,14 +53,14 @@ class Outcome:
                 ) from None
 
     def end(self, message: str | None, exit_code: int) -> dict[str, Any]:
-        """The run is over: append its report to the file. Returns the extra fields of a log record.
+        """End the run: append its report to the file. Returns extra fields for the last log record.
 
         `message` is the CRITICAL line, if there is one. Only the first call counts. This imports
         nothing, because a signal may have interrupted an import.
         """
-        if self._version is None or self._is_told:
+        if self._version is None or self._is_reported:
             return {}
-        self._is_told = True
+        self._is_reported = True
         report = {
             "run_id": self._run_id,
             "version": self._version,
@@ -83,9 +83,7 @@ class Outcome:
 def _append(path: str, line: bytes) -> None:
     descriptor = _open(path)
     try:
-        written = os.write(
-            descriptor, line
-        )  # in one write, because several runs may share the file
+        written = os.write(descriptor, line)  # one write, because several runs may share the file
         if written < len(line):
             raise OSError(0, f"only {written} of {len(line)} bytes were written")
     finally:
@@ -93,7 +91,7 @@ def _append(path: str, line: bytes) -> None:
 
 
 def _open(path: str) -> int:
-    """Open for appending; a pipe without a reader is an error instead of a wait."""
+    """Open for appending; a pipe without a reader raises an error instead of blocking."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
 
 

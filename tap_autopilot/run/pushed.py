@@ -1,4 +1,4 @@
-"""Reads a collector's store in a run: rows, and what they say about emails."""
+"""Reads a collector's store during a run: rows, and what they say about emails."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class PushedPage:
 class PushedEvents:
     """The pushed events of a run, for the selected streams that use the store.
 
-    If any email stream is selected, all kinds are read: one push describes its message for all.
+    If any email stream is selected, all kinds of events are read, because a push of one kind
+    describes its message for the others too.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class PushedEvents:
                     yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
 
     def _rows(self, name: str, page: EventPage, positions: Mapping[str, int]) -> list[Row]:
-        """The rows to send. Events already sent, or not selected, are only recorded."""
+        """The rows to send. Events that were already sent or are not selected are only indexed."""
         position = positions.get(name, self._collected.last)
         new = [one for one in page.events[name] if one.seq > position and not one.pruned]
         rows = self._make[name](new) if new else []

@@ -29,7 +29,7 @@ class Report:
     """Reports on the streams of a run, from their tallies and the API's traffic.
 
     The metrics have the names and tags of Meltano's SDK. There are too many requests for a line
-    each, so `http_request_duration` is the mean of those that `http_request_count` counts.
+    each, so `http_request_duration` is the mean over the requests in `http_request_count`.
     """
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
@@ -39,9 +39,8 @@ class Report:
         self._live: Live | None = None
         self._shares: dict[str, float] = {}  # of each stream, if known
         self._counted = dict.fromkeys(streams, 0)  # rows already in the metrics
-        self._asked: dict[
-            str, tuple[int, float]
-        ] = {}  # the same for requests and seconds, by source
+        # Requests and their seconds already in the metrics, by source.
+        self._requested: dict[str, tuple[int, float]] = {}
         self._began = self._measured = time.monotonic()
         self._ended: dict[str, float] = {}
         self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those not written yet
@@ -56,7 +55,7 @@ class Report:
         self._live = _live(list(self._streams))
 
     def prepare(self) -> None:
-        """Import what takes a while, as the first responses do too."""
+        """Import what takes a while, in the time that the first responses take anyway."""
         importlib.import_module("singer.metrics")
 
     def wrote(self, stream: str, share: float | None = None) -> None:
@@ -141,7 +140,7 @@ class Report:
         }
 
     def _first_streams(self) -> dict[str, str]:
-        """The first stream of each API source."""
+        """The first stream of each source that is read through the API."""
         reverse = reversed(list(self._streams.items()))
         firsts = {one.sources[0]: name for name, one in reverse}
         return {source: name for source, name in firsts.items() if source in ENDPOINTS}
@@ -156,9 +155,9 @@ class Report:
             metrics.log(LOG, metrics.Point(counter, metrics.Metric.record_count, new, tags))
         for source, name in self._first_streams().items():
             traffic, tags = self._api.traffic[source], _tags(name, source)
-            before, now = self._asked.get(source, (0, 0.0)), (traffic.requests, traffic.seconds)
+            before, now = self._requested.get(source, (0, 0.0)), (traffic.requests, traffic.seconds)
             count, seconds = now[0] - before[0], now[1] - before[1]
-            self._asked[source] = now
+            self._requested[source] = now
             if count:
                 mean, duration = round(seconds / count, 6), metrics.Metric.http_request_duration
                 metrics.log(LOG, metrics.Point(counter, "http_request_count", count, tags))

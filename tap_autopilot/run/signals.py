@@ -30,7 +30,7 @@ Report = Callable[[str, int], dict[str, Any]]  # see `Outcome.end`
 
 
 def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
-    """Let `handler` handle the signals that end a run; returns the previous handlers.
+    """Have `handler` handle the signals that end a run; returns the previous handlers.
 
     SIGHUP stays ignored if it already is, as under nohup.
     """
@@ -56,7 +56,7 @@ def ignore() -> None:
     install(signal.SIG_IGN)
 
 
-def end_at_once(stopped: Stopped, report: Report) -> NoReturn:
+def end_now(stopped: Stopped, report: Report) -> NoReturn:
     """End the process with the usual CRITICAL line, even if something hangs."""
     from tap_autopilot import logs
 
@@ -70,7 +70,7 @@ def graceful_stop(
 ) -> Iterator[None]:
     """Call `stop` on the first signal; it should end the run after the current page.
 
-    If the time is up, a run that is writing is ended by its writer, one that hangs at once.
+    Once the time is up, a run that is writing ends with its current line, any other immediately.
     """
     stopped: Stopped | None = None
     first = 0.0
@@ -91,7 +91,7 @@ def graceful_stop(
     def hurry() -> None:
         assert stopped is not None
         if not writer.is_writing or time.monotonic() - first > LINE_WITHIN:
-            end_at_once(stopped, report)
+            end_now(stopped, report)
         writer.finish_line(stopped)
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)
 

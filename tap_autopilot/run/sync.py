@@ -15,7 +15,7 @@ from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
 from tap_autopilot.protocol.selection import Selected, is_selected, select
-from tap_autopilot.protocol.state import Pass, Progress, digests_in, logs_in
+from tap_autopilot.protocol.state import Pass, Progress, collected_streams, digests_in
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
@@ -36,14 +36,14 @@ LOG = logging.getLogger(__name__)
 
 APPEND_ONLY = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
-MOST_FAILED_SEGMENTS = 10  # in a row; the others are left for the next run
+MOST_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
 
 def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome) -> None:
     """Read the selected streams and write their messages to the descriptor `stdout`.
 
-    Returns where every one is complete, and raises TapError where not; the last message is a
-    STATE either way.
+    Returns if every stream is complete, and raises TapError otherwise. Either way the last message
+    is a STATE.
     """
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
@@ -69,7 +69,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=(store.store_id, store.last) if store is not None else None,
-        remembered=changes.load(position, selected, logs_in(state))
+        remembered=changes.load(position, selected, collected_streams(state))
         if changes is not None
         else None,
     )
@@ -77,7 +77,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     if changes is not None:
         changes.begin(progress, report.tallies)
     elif knows_digests:
-        progress.beside["digests"] = None
+        progress.more_entries["digests"] = None
     pushed = None
     if store is not None:
         from tap_autopilot.run.pushed import PushedEvents
@@ -107,7 +107,7 @@ def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
 
 @dataclass
 class _Failures:
-    """Why streams are not complete."""
+    """The errors that left streams incomplete."""
 
     by_stream: dict[str, list[TapError]] = field(default_factory=dict)
 
@@ -184,9 +184,9 @@ class _Run:
             self._report.begin()
 
     def read(self) -> None:
-        """Write pushed events first, then the pages of all walks as they arrive.
+        """Write pushed events, then the pages of all walks as they arrive.
 
-        Pushed events tell which events of the contacts were pushed too.
+        Pushed events come first because they show which of the contacts' events were also pushed.
         """
         for walk, start in self._progress.start():
             self._pool.add(walk, start)
@@ -207,13 +207,13 @@ class _Run:
 
     def _write(self, lines: list[bytes]) -> None:
         if self._changes is not None:
-            self._progress.beside["digests"] = self._changes.position()
+            self._progress.more_entries["digests"] = self._changes.position()
         state = message({"type": "STATE", "value": self._progress.value()})
         self._writer.write([*lines, state])
         self._state = state
 
     def _write_before(self, lines: Iterable[bytes]) -> None:
-        """Write lines that no STATE covers yet."""
+        """Write lines ahead of the STATE that covers them."""
         self._writer.write([*lines, self._state])
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
@@ -234,7 +234,7 @@ class _Run:
         self._write([])
 
     def _write_page(self, page: Page) -> None:
-        """Write a page: its rows in every table that it feeds, then the state."""
+        """Write a page: its rows for every table that it feeds, then the state."""
         walk = page.walk
         names = self._progress.fed_by(walk.source)
         lines = self._lines(names, page)
@@ -263,7 +263,7 @@ class _Run:
         return self._changes.pushed(name, rows, fetched_at)
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
-        """The RECORD messages of a page in these streams; updates their passes."""
+        """The RECORD messages of a page for these streams; updates their passes."""
         lines: list[bytes] = []
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
@@ -307,9 +307,9 @@ class _Run:
         return self._progress.completed(source)
 
     def _conclude(self, names: list[str]) -> list[bytes]:
-        """The ACTIVATE_VERSION of each complete stream, unless a doubt forbids it."""
+        """End complete passes; returns their ACTIVATE_VERSIONs, unless a doubt forbids them."""
         lines = []
-        told: dict[str, list[str]] = {}
+        warnings: dict[str, list[str]] = {}
         for name in names:
             found = self._progress.pass_of(name)
             announces = found.activates
@@ -319,14 +319,14 @@ class _Run:
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
             withheld = APPEND_ONLY if self._progress.is_log(name) else _withheld(found)
-            if self._changes is not None and self._changes.tells_deletions(name, found):
+            if self._changes is not None and self._changes.knows_deletions(name, found):
                 withheld = None
             self._report.concluded(name, withheld)
             if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
                 self._report.concluded(MembershipChanges.name, APPEND_ONLY)
             if found.doubts:
-                told.setdefault(_warning(found), []).append(name)
-        for warning, streams in told.items():
+                warnings.setdefault(_warning(found), []).append(name)
+        for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
         return lines
 
@@ -363,7 +363,7 @@ def _share(page: Page) -> float | None:
 
 
 def _reason(page: Page) -> str:
-    """Why a completely read listing is in doubt."""
+    """Why a listing is in doubt although it was read to its end."""
     census = page.census
     match page.doubt:
         case Doubt.SHORT if census.missing:
@@ -376,8 +376,8 @@ def _reason(page: Page) -> str:
             return f"this account's API has no {page.walk}, or its key may not read them"
         case _:
             return (
-                f"{page.walk} came in no order, so after the interruption it is unknown whether"
-                f" the {census.read:,} that were read are all"
+                f"{page.walk} were not in order, so after the interruption it is unclear whether"
+                f" the {census.read:,} that were read are all of them"
             )
 
 
@@ -395,7 +395,7 @@ def _withheld(found: Pass) -> str | None:
 
 
 def _warning(found: Pass) -> str:
-    """Why a stream's pass is in doubt, and the consequence."""
+    """Why a stream's pass is in doubt, and with what consequence."""
     reasons = ", and ".join(found.doubts.values())
     if found.incremental:
         if moves_bookmark(found.doubts):

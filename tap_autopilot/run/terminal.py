@@ -15,7 +15,7 @@ UNUSABLE = (OSError, ValueError)  # the terminal is gone
 
 
 class Live:
-    """A live line on stderr for each stream. Log lines appear above them."""
+    """A live line on stderr for each stream. Log lines appear above the live lines."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         self._started = time.monotonic()

@@ -13,7 +13,7 @@ from tap_autopilot.exceptions import Retryable
 from tap_autopilot.rows.pushed import Pushed
 from tap_autopilot.rows.values import MOST_NESTED, shallow
 
-PAGE = 300  # events; more of them do not fit the processor's caches
+PAGE = 300  # events; larger pages do not fit into the processor's caches
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class EventPage:
 
 
 class Collected:
-    """A collector's store as of now; later events are left to the next run.
+    """A collector's store as of now; later events are left for the next run.
 
-    Raises UserError if there is none, or it cannot be read.
+    Raises UserError if there is no store, or it cannot be read.
     """
 
     def __init__(self, database: str) -> None:
@@ -63,7 +63,7 @@ class Collected:
 
 
 def _decode(raw: bytes) -> tuple[Any, int]:
-    """The body of an event; a line that is not JSON is text."""
+    """The body of an event; a line that is not JSON stays text."""
     try:
         body, cleaned = decode_document(raw)
     except Retryable:

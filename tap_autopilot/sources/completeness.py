@@ -1,13 +1,13 @@
 """Whether a pass is complete, and what to withhold when in doubt.
 
-An account changes while it is read, so a listing's totals only bound how much there is to read. A
-reading that misses nothing includes whatever existed throughout; what was created or deleted
-meanwhile may or may not be in it.
+An account changes while it is being read, so a listing's totals are only a guide to how much there
+is to read. A reading that misses nothing includes everything that existed throughout; documents
+created or deleted meanwhile may be missing.
 
 A reading is *short* if it has fewer distinct documents than changes in the totals can explain:
-fewer than the smallest total, minus the square root of the sum of all changes between totals. The
+fewer than the smallest total minus the square root of the sum of all changes between totals. The
 square root is enough because changes ahead of the reader and behind it cancel out as often as they
-add up. If changes pile up on one side, a complete listing can still look short, so a short listing
+add up. If most changes are on one side, a complete listing can still look short, so a short listing
 is read a second time.
 """
 
@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE = 0.01  # the share of a listing that makes a shortage large, if it is also more than a page
-ORDER_KNOWN = 10_000  # documents in order, after which order alone detects repeats
+ORDER_KNOWN = 10_000  # documents; if that many came in order, order alone detects repeats
 
 
 class Doubt(enum.Enum):
@@ -39,13 +39,13 @@ class Doubt(enum.Enum):
     UNAVAILABLE = "unavailable", (False, False, False)  # this account's API does not offer it
     EMPTY = "empty", (False, False, False)  # nothing was read at all
     VERY_SHORT = "very short", (False, False, True)
-    ALL_GONE = "all gone", (False, False, True)  # every one of several segments
+    ALL_GONE = "all gone", (False, False, True)  # none of several segments exists anymore
 
     def __new__(cls, value: str, _: tuple[bool, bool, bool]) -> Doubt:
         """Keep only the name as the value, for the state."""
-        one = object.__new__(cls)
-        one._value_ = value
-        return one
+        member = object.__new__(cls)
+        member._value_ = value
+        return member
 
     def __init__(self, _: str, follows: tuple[bool, bool, bool]) -> None:
         self.activates, self.moves, self.fails = follows
@@ -65,10 +65,10 @@ def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
 class Census:
     """What one reading of a listing has found so far, as plain values for the state.
 
-    `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, None
-    if they are not in order. `least` and `latest` are totals from the API, `changes` is the sum of
-    the differences between consecutive totals. `reading` is 2 for a listing that is read a second
-    time.
+    `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, or
+    None if the ids are not in order. `least` and `latest` are totals from the API, `changes` is the
+    sum of the differences between consecutive totals. `reading` is 2 for a listing that is read a
+    second time.
     """
 
     read: int = 0
@@ -83,7 +83,7 @@ class Census:
     reading: int = 1
 
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
-        """The census after another page, with `new` documents that were not read before."""
+        """The census after another page, in which `new` documents were not read before."""
         page = max(self.page, documents)
         found = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
         if total is None:
@@ -100,7 +100,7 @@ class Census:
 
     @property
     def missing(self) -> int:
-        """How many documents are missing compared to the totals; 0 if churn explains it."""
+        """How many documents are missing compared to the totals; 0 if churn explains the gap."""
         if self.least is None:
             return 0
         missing = self.least - self.read
@@ -123,7 +123,7 @@ class Census:
 
 
 def is_large(missing: int, of: int, page: int) -> bool:
-    """Whether more than a page and more than 1 % of a listing is missing."""
+    """Whether more than a page and more than 1% of a listing is missing."""
     return missing > page and missing > LARGE * of
 
 
@@ -131,8 +131,8 @@ class Distinct:
     """Recognizes documents that a reading has already seen, by their ids.
 
     The API lists documents in the order of their ids. As long as it does, remembering the highest
-    id is enough, so memory does not grow with the account; the first ids, and those of a listing in
-    another order, are remembered one by one. `exact` always remembers all of them.
+    id is enough, so memory does not grow with the account. Only the first ids, and those of a
+    listing in another order, are remembered one by one; with `exact`, all ids are.
 
     `highest` is None once ids are out of order.
     """

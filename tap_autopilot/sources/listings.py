@@ -1,9 +1,9 @@
 """Reads the API's listings page by page while the account changes.
 
-Each page has a bookmark for the next one, which names a contact. If that contact is deleted before
-the bookmark is used, the API may reject the bookmark, or return an empty page or the first page
-again. Then the previous page is requested again for a fresh bookmark; if that does not help either,
-the listing is read from the start.
+Each page has a bookmark for the next page, and that bookmark names a contact. If the contact is
+deleted before the bookmark is used, the API may reject the bookmark, or return an empty page or the
+first page again. In that case the previous page is requested again for a fresh bookmark; if that
+does not help either, the listing is read from the start.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 LOG = logging.getLogger(__name__)
 
 STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
-MOST_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another one
-MOST_RETRACED = 10  # pages in a row, if a contact was deleted each time
-MOST_STARTS = 3  # from the first page, because of stale bookmarks
+MOST_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
+MOST_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
+MOST_STARTS = 3  # readings from the first page, because of stale bookmarks
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Walk:
     """A listing to read: `source` names its kind, `documents` the response's field that holds it.
 
     `key` is the field with a document's id. `counted` listings have totals. `segment_id` is set for
-    a listing of a segment's members. `children` is the source that depends on a listing of parents.
+    a listing of a segment's members. `children` is the source whose walks need this listing's ids.
     An `optional` listing may be empty, or missing from an account's API. `decode` finds the
     documents in a response.
     """
@@ -60,7 +60,7 @@ class Walk:
     decode: Callable[[bytes, str], Listing] = decode
 
     def __str__(self) -> str:
-        """What it lists, for messages."""
+        """What it lists, as text for messages."""
         if self.segment_id is not None:
             return f"members of segment {self.segment_id:.80}"
         return self.source.replace("_", " ")
@@ -106,11 +106,12 @@ class Page:
     """One page of a walk. `after` is the position after it, None at the end of the walk.
 
     `census` covers this reading so far, including this page. The last page also has any `doubt`
-    about the whole listing. `fetched_at` is when the page arrived by our clock, `date` when it was
-    sent by the API's clock, if known. A member's document has only `contact_id` and `segment_id`.
+    about the whole listing. `fetched_at` is when the page arrived, by our clock; `date` is when it
+    was sent, by the API's clock, if known. A member's document has only `contact_id` and
+    `segment_id`.
 
-    Documents stay `unread` until they are used, so that the walking thread can send its next
-    request first.
+    Documents stay `unread` (unparsed) until they are used, so that the walk's thread can first send
+    its next request.
     """
 
     walk: Walk
@@ -152,8 +153,8 @@ class _StaleBookmark(Exception):
 def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) -> Iterator[Page]:
     """The pages of a walk from a position to the end.
 
-    A listing that turns out short is read a second time; one with stale bookmarks is read from the
-    start. Raises RunError if that does not help either.
+    A listing that turns out short is read a second time; if bookmarks are stale, the listing is
+    read from the start. Raises RunError if that does not help either.
     """
     position = start
     starts = 0
@@ -185,18 +186,18 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
             position = Position(census=Census(reading=position.census.reading))
-            yield dataclasses.replace(_nothing(walk, position.census), after=position)
+            yield dataclasses.replace(_empty_page(walk, position.census), after=position)
         except Refused as refused:
             if walk.optional:
-                yield _nothing(walk, position.census, Doubt.UNAVAILABLE)
+                yield _empty_page(walk, position.census, Doubt.UNAVAILABLE)
                 return
             if position is start or refused.status != 404:
                 raise
             raise RunError(f"{refused} It was deleted while it was being read.") from None
 
 
-def _nothing(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
-    """A final page that did not come from a response."""
+def _empty_page(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
+    """A last page that is not from a response."""
     return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
 
 
@@ -208,7 +209,7 @@ def shortage(walk: Walk, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A response that leads nowhere. `end` is the page to yield if the listing ends here."""
+    """A response with which the walk cannot go on. `end` is its page, if the listing ends here."""
 
     text: str
     end: Page | None = None
@@ -232,10 +233,10 @@ class _Reading:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
         bookmark = self._start.bookmark
         before: list[str | None] = []  # the bookmark of the last good page, if any
-        stale: str | None = None  # the last bookmark that led nowhere
+        stale: str | None = None  # the last bookmark that did not work
         retraced = idle = 0
         while True:
-            found = self._ask(bookmark)
+            found = self._follow(bookmark)
             if isinstance(found, Page):
                 before = [bookmark]
                 retraced = 0
@@ -245,7 +246,7 @@ class _Reading:
                 raise _StaleBookmark(found.text)
             else:
                 stale, retraced = bookmark, retraced + 1
-                found = self._ask_again(before[0], found.text)
+                found = self._retrace(before[0], found.text)
             idle = 0 if self._found_new or retraced else idle + 1
             if idle > MOST_IDLE_PAGES:
                 path = self._walk.path
@@ -255,7 +256,7 @@ class _Reading:
                 return
             bookmark = found.after.bookmark
 
-    def _ask(self, bookmark: str | None) -> Page | _Trouble:
+    def _follow(self, bookmark: str | None) -> Page | _Trouble:
         """The page that a bookmark leads to."""
         shown = self._shown(bookmark)
         try:
@@ -285,8 +286,8 @@ class _Reading:
         self._census = page.census
         return page
 
-    def _ask_again(self, bookmark: str | None, trouble: str) -> Page:
-        """The last good page again, for a fresh bookmark."""
+    def _retrace(self, bookmark: str | None, trouble: str) -> Page:
+        """The last good page again, with a fresh bookmark."""
         try:
             response = self._get(bookmark)
         except Refused as refused:
@@ -355,7 +356,7 @@ class _Reading:
 
 
 def keys_of(documents: list[Any], key: str) -> list[Any]:
-    """Each document's key, in whatever spelling; None if it has none."""
+    """The key of each document, in any spelling; None if it has none."""
     found = values(documents, key)
     for number, value in enumerate(found):
         if value is None or value == "":

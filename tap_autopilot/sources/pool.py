@@ -20,7 +20,7 @@ class NotTried(RunError):
 class Pool:
     """Reads walks on a few threads; `results` hands their pages to the calling thread.
 
-    A thread starts a page only when at most one of its pages is still unprocessed. That limits
+    A thread requests a page only when at most one of its pages is still unprocessed. That limits
     memory, and lets a slow consumer slow down the reading.
     """
 
@@ -58,13 +58,13 @@ class Pool:
             raise self._stopped
 
     def cancel(self, source: str) -> None:
-        """Make the walks of a source that have not started fail with NotTried."""
+        """Cancel the walks of a source that have not started: they fail with NotTried."""
         self._cancelled.add(source)
 
     def results(self) -> Iterator[Page | Failure]:
         """The pages of all walks, in order for each walk, and a Failure for each walk that fails.
 
-        Asking for the next result means the previous one is processed. Raises errors that affect
+        Asking for the next result marks the previous result as processed. Raises errors that affect
         more than one walk.
         """
         while self._unfinished:

@@ -15,14 +15,14 @@ from tap_autopilot.rows.values import Row
 CACHE_KIB = 8_192
 MOST_DESCRIPTIONS = 10_000  # kept in memory
 MOST_MESSAGES = 1000  # rows at a time
-STEPS = 100_000  # of SQLite, after which Python may handle a signal
+STEPS = 100_000  # SQLite's steps between chances for Python to handle a signal
 
 
 class PushedIndex:
     """Pushed events by kind and contact, and the messages that they described.
 
-    They are kept in a private temporary database, which SQLite moves from memory to disk as it
-    grows, and deletes itself. Raises RunError if there is no room for it.
+    They are kept in a private temporary database that SQLite moves from memory to disk as it grows,
+    and deletes in the end. Raises RunError if there is not enough space for it.
     """
 
     def __init__(self, kinds: Iterable[str]) -> None:
@@ -47,7 +47,7 @@ class PushedIndex:
                 self._database.execute(statement)
 
     def add(self, kind: str, rows: Sequence[Row], received: int) -> None:
-        """Add pushed events of a kind; `received` is when the first arrived, in epoch ms."""
+        """Add pushed events of a kind; `received` is when the first one arrived, in epoch ms."""
         self._receiving.setdefault(kind, received)
         number = self._numbers[kind]
         pushes = []
@@ -61,13 +61,13 @@ class PushedIndex:
             who = _by_id(contact) if contact else _by_email(email)
             pushes.append((who, number, key, at))
             if message:
-                said = (message, key, *(row[column] for column in DESCRIPTION))
-                seen = messages.setdefault(said, [])
+                description = (message, key, *(row[column] for column in DESCRIPTION))
+                seen = messages.setdefault(description, [])
                 if at is not None:
                     seen.append(at)
         described = [
-            (*said, min(seen, default=None), max(seen, default=None))
-            for said, seen in messages.items()
+            (*description, min(seen, default=None), max(seen, default=None))
+            for description, seen in messages.items()
         ]
         with _storage_errors():
             self._database.execute("BEGIN")
@@ -82,10 +82,9 @@ class PushedIndex:
             self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
 
     def about(self, contacts: Mapping[str, str | None], now: int) -> Pushes:
-        """What the store, as read at `now`, holds about contacts, given their emails by id.
+        """The pushes about these contacts, whose emails are given by id, as of `now`.
 
-        Pushes without a contact id go to the contact with their email, the first if there are
-        several.
+        Pushes without a contact id belong to the first contact with their email.
         """
         owners = {email.lower(): one for one, email in reversed([*contacts.items()]) if email}
         by_contact: dict[tuple[str, str], list[Occurrence]] = {}
@@ -105,15 +104,15 @@ class PushedIndex:
             yield [
                 {
                     "email_id": email_id,
-                    **dict(zip(DESCRIPTION, _described(said), strict=True)),
+                    **dict(zip(DESCRIPTION, _described(description), strict=True)),
                     "first_seen_at": None if first is None else from_epoch(first),
                     "last_seen_at": None if last is None else from_epoch(last),
                 }
-                for email_id, first, last, *said in found
+                for email_id, first, last, *description in found
             ]
 
     def _describe(self, key: int) -> Sequence[Any] | None:
-        """The columns DESCRIPTION of the message with this key; None if it was never pushed."""
+        """The DESCRIPTION columns of the message with this key; None if it was never pushed."""
         if key not in self._descriptions:
             if len(self._descriptions) == MOST_DESCRIPTIONS:
                 self._descriptions.clear()
@@ -132,7 +131,7 @@ def _by_email(email: str) -> int:
 
 @contextmanager
 def _storage_errors() -> Iterator[None]:
-    """Explain the error if SQLite cannot store anything more."""
+    """Explain errors such as a full disk."""
     try:
         yield
     except sqlite3.Error as problem:
@@ -143,7 +142,7 @@ def _storage_errors() -> Iterator[None]:
 
 
 def _described(found: Sequence[Any]) -> Sequence[Any]:
-    """Columns as SQLite returns them, where true is 1."""
+    """The columns that SQLite returned, in which true is 1, as Python values."""
     *texts, transactional = found
     return [*texts, None if transactional is None else bool(transactional)]
 

@@ -24,8 +24,8 @@ Schema = Mapping[str, Any]
 class PageRows:
     """The rows made from a page's documents for one table.
 
-    `skipped` counts documents that could not become rows. `newest` is the newest change among all
-    documents, for an incremental pass.
+    `skipped` counts documents that could not become rows. `newest` is the most recent change in any
+    of the documents, for an incremental pass.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Stream:
     sources: ClassVar[tuple[str, ...]]
     setting: ClassVar[str | None] = None  # required for this table
     key_properties: ClassVar[tuple[str, ...]]
-    sorted_by: ClassVar[tuple[str, ...]] = ()  # its key as rows arrive, if in another order
+    sorted_by: ClassVar[tuple[str, ...]] = ()  # the key in the order of arrival, if that differs
     replication_key: ClassVar[str | None] = None  # if it can be replicated incrementally
     look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for late rows
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs
@@ -57,9 +57,9 @@ class Stream:
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
-        Given a `ChangedSince`, it makes only the rows that this admits; given `Pushes`, it skips
-        events that were also pushed. If a stream declares what it `reads`, its documents contain
-        nothing else.
+        Given a `ChangedSince`, the function makes only the rows that this admits; given `Pushes`,
+        it skips events that were also pushed. If a stream declares the fields it `reads`, its
+        documents contain no other fields.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 

@@ -21,7 +21,7 @@ MAPS = (
 
 
 class Contacts(Stream):
-    """Every contact, with everything the account knows about it."""
+    """Every contact, with all of its fields."""
 
     name: ClassVar[str] = "contacts"
     sources: ClassVar[tuple[str, ...]] = ("contacts",)
@@ -89,9 +89,9 @@ def _compile_fill(
         row |= blank
         entries = pick(document).get("custom_fields")
         for entry in entries if entries.__class__ is list else ():
-            said = entry if entry.__class__ is dict else {}
-            kind, value = as_key(said.get("kind")), said.get("value")
-            if kind in columns and value is not None and said.get("deleted") is not True:
+            field = entry if entry.__class__ is dict else {}
+            kind, value = as_key(field.get("kind")), field.get("value")
+            if kind in columns and value is not None and field.get("deleted") is not True:
                 column, convert = columns[kind]
                 try:
                     row[column] = convert(value)

@@ -10,7 +10,7 @@ from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
-ALSO = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
+ALIASES = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
 
 class CustomFields(Stream):
@@ -22,16 +22,16 @@ class CustomFields(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
-        """A definition may use the field names that contacts use for its name and type."""
+        """A definition may call its name and type what contacts call them."""
         shaped = super().compile(schema, selected, tally)
-        pick = compile_pick(ALSO.values())
+        pick = compile_pick(ALIASES.values())
 
         def renamed(definition: Any) -> Any:
             if definition.__class__ is not dict:
                 return definition
-            missing = ALSO.values() - pick(definition).keys()
+            missing = ALIASES.values() - pick(definition).keys()
             return {
-                ALSO[name] if ALSO.get(name) in missing else name: value
+                ALIASES[name] if ALIASES.get(name) in missing else name: value
                 for name, value in definition.items()
             }
 

@@ -1,7 +1,7 @@
 """Email events: one table per kind, read from the contacts and from what Autopilot pushed.
 
 The columns are those of the warehouse tables that Segment creates for its Autopilot source. A
-contact says which message had the event and when; all else is null. A push says everything.
+contact gives only an event's message and time, so all other columns are null; a push fills them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tap_autopilot.streams.base import COLLECTED, MakePushedRows, MakeRows, Page
 
 
 class EmailEvent(Stream):
-    """One row for each message and contact that had the event."""
+    """One kind of event: one row per contact and message, or per push."""
 
     sources: ClassVar[tuple[str, ...]] = ("contacts", COLLECTED)
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
@@ -60,11 +60,11 @@ class EmailEvent(Stream):
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
-                before = f"{cls.name}:{_escaped(contact_id)}:"
+                prefix = f"{cls.name}:{_escaped(contact_id)}:"
                 rows = []
                 for message, when in cls._events(contact, skip).items():
                     row = head.copy()
-                    row["id"] = before + message
+                    row["id"] = prefix + message
                     row["email_id"] = message
                     if when is not None and when != "":
                         try:
@@ -110,12 +110,12 @@ class EmailEvent(Stream):
 
 
 def _escaped(contact_id: str) -> str:
-    """A contact's id with the separator of event ids escaped."""
+    """A contact's id, with the separator used in event ids escaped."""
     return contact_id.replace("%", "%25").replace(":", "%3A")
 
 
 def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    """Both maps; for a message in both, the first time given."""
+    """Both maps; for a message that is in both, the time in the first, if it has one."""
     return {**first, **second, **{message: when for message, when in first.items() if when}}
 
 

@@ -1,4 +1,4 @@
-"""Who joined and left lists and smart segments, as told by the digests of their members."""
+"""Who joined and left lists and smart segments, according to the digests of the memberships."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ JOINED, LEFT = "joined", "left"
 
 
 class MembershipChanges(Stream):
-    """Who joined or left which list or smart segment, and when that was seen."""
+    """Who joined or left which list or smart segment, and when the tap noticed."""
 
     name: ClassVar[str] = "membership_changes"
     sources: ClassVar[tuple[str, ...]] = (DIGESTS,)
@@ -27,9 +27,9 @@ class MembershipChanges(Stream):
     def row(
         cls, table: str, key: Mapping[str, str], change: str, seen_at: str, seen_in: str
     ) -> Row:
-        """The row for a membership, by its `key`, that a pass found to be new or gone.
+        """The row for a membership that a pass found to be new or gone.
 
-        `seen_in` names the pass, however often it is begun.
+        `seen_in` identifies the pass, even if it starts over.
         """
         named = "\0".join((table, *key.values(), change, seen_in)).encode()
         return {

@@ -15,7 +15,7 @@ class _Pushed(Stream):
 
 
 class EmailMessages(_Pushed):
-    """Every message that a pushed event was about: name, subject and journey."""
+    """Every message that pushed events mention: name, subject and journey."""
 
     name: ClassVar[str] = "email_messages"
     key_properties: ClassVar[tuple[str, ...]] = ("email_id",)
