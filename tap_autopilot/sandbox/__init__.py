@@ -1,1 +1,1 @@
-"""A fake Autopilot API with a made-up account, on this machine only."""
+"""A fake Autopilot API with a made-up account, on loopback only."""

@@ -32,21 +32,21 @@ def _fault(text: str) -> Fault:
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("it must be 1 or more")
+        raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 
 def _rate(text: str) -> float:
     number = float(text)
     if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError("it must be 0 or more")
+        raise argparse.ArgumentTypeError("must be 0 or more")
     return number
 
 
 def _share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError("it must be between 0 and 1")
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
     return number
 
 
@@ -60,7 +60,7 @@ def _lose(text: str) -> str:
     what, at, number = text.partition("@")
     if what not in LOSE or (at and not (number.isdecimal() and int(number) >= 2)):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not {' or '.join(LOSE)}, with @ and a page from the second on"
+            f"{text!r} is not {' or '.join(LOSE)}, optionally with @ and a page number from 2"
         )
     return text
 
@@ -71,31 +71,31 @@ def _parser() -> argparse.ArgumentParser:
         description="A fake Autopilot API with a made-up account, on loopback.",
     )
     add = parser.add_argument
-    add("--port", type=int, default=8117, help="0 for a free one (default %(default)s)")
-    add("--api-key", default="sandbox", help="the key it accepts (default %(default)s)")
+    add("--port", type=int, default=8117, help="0 picks a free one (default %(default)s)")
+    add("--api-key", default="sandbox", help="the only key it accepts (default %(default)s)")
     add("--seed", type=int, default=1, help="seed of the account (default %(default)s)")
-    add("--contacts", type=int, default=432, help="default %(default)s")
-    add("--lists", type=int, default=8, help="default %(default)s")
-    add("--segments", type=int, default=6, help="default %(default)s")
+    add("--contacts", type=int, default=432, help="number of contacts (default %(default)s)")
+    add("--lists", type=int, default=8, help="number of lists (default %(default)s)")
+    add("--segments", type=int, default=6, help="number of smart segments (default %(default)s)")
     add("--members", type=int, default=120, help="contacts in each segment (default %(default)s)")
-    add("--days", type=int, default=0, help="days of changes to apply to the account first")
+    add("--days", type=int, default=0, help="days of changes to simulate before serving")
     add(
         "--churn",
         type=_rate,
         default=0,
         metavar="RATE",
-        help="average number of account changes per response: 0.5 is a change before every"
-        " other response. Contacts join, leave, change and move between lists and segments; now and"
-        " then a list or segment is created, renamed or deleted (default: none)",
+        help="average number of account changes per response; 0.5 means a change before every other"
+        " response. Contacts join, leave, change and move between lists and segments; occasionally"
+        " a list or segment is created, renamed or deleted (default: none)",
     )
-    add("--churn-seed", type=int, default=1, help="seed of the changes and of the lost page")
-    add("--plain", action="store_true", help="without the odd values that clients trip over")
-    add("--latency", type=float, default=0, help="seconds before each response")
+    add("--churn-seed", type=int, default=1, help="seed for the changes and for the lost page")
+    add("--plain", action="store_true", help="leave out the odd values that clients trip over")
+    add("--latency", type=float, default=0, help="delay before each response, in seconds")
     add(
         "--requests-per-second",
         type=float,
         default=0,
-        help="answer 429 above this rate (default: no limit)",
+        help="respond with 429 above this rate (default: no limit)",
     )
     add("--retry-after", default="", help="Retry-After header of 429 and 503 responses")
     add(
@@ -103,12 +103,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0,
         metavar="SECONDS",
-        help="how far the API's clock is ahead of this machine's, in Date headers and in the times"
-        " of churn",
+        help="how far the API's clock is ahead of this machine's; affects Date headers and the"
+        " times of changes",
     )
     add("--no-date", action="store_true", help="send no Date header")
     add("--gzip", action="store_true", help="compress responses if the client accepts gzip")
-    add("--page", type=_positive, default=100, help="contacts on a page (default %(default)s)")
+    add("--page", type=_positive, default=100, help="contacts per page (default %(default)s)")
     add("--bookmarks", choices=BOOKMARKS, default="last", help=_explain(BOOKMARKS))
     add(
         "--stale",
@@ -119,42 +119,48 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--empty-end",
         action="store_true",
-        help="the last contacts have a bookmark, which leads to an empty page",
+        help="send a bookmark with the last contacts; it leads to an empty page",
     )
-    add("--end-early", action="store_true", help="end listings in the middle, without a bookmark")
-    add("--totals", choices=TOTALS, default="exact", help=f"total_contacts. {_explain(TOTALS)}")
-    add("--total-off", type=int, default=0, metavar="N", help="totals are wrong by N")
+    add("--end-early", action="store_true", help="stop sending bookmarks halfway through a listing")
+    add(
+        "--totals",
+        choices=TOTALS,
+        default="exact",
+        help=f"total_contacts in pages. {_explain(TOTALS)}",
+    )
+    add("--total-off", type=int, default=0, metavar="N", help="add N to every total")
     add(
         "--lose-page",
         type=_lose,
         metavar="WHICH[@N]",
-        help="never serve one page, though totals still count it: page N, or any but the first."
-        " Reading again loses the same page. WHICH is " + _explain(LOSE),
+        help="never serve one page, although totals count its contacts: page N, or by default any"
+        " page but the first. Reading again misses the same page. WHICH is " + _explain(LOSE),
     )
     add("--lose-once", action="store_true", help="serve that page when the listing is read again")
     push = parser.add_argument_group(
-        "pushes", "email events, sent to a receiver as Segment does, and REST hooks"
+        "pushes", "email events, sent the way Segment sends them, and REST hooks"
     )
     add_push = push.add_argument
-    add_push("--push-segment", type=_url, metavar="URL", help="where a Webhooks destination posts")
-    add_push("--webhook-secret", default="", metavar="SECRET", help="signs what goes there")
+    add_push("--push-segment", type=_url, metavar="URL", help="URL of a Webhooks destination")
+    add_push("--webhook-secret", default="", metavar="SECRET", help="signs the posts to that URL")
     add_push(
         "--push-tracking",
         type=_url,
         metavar="URL",
-        help="a tracking API, to which /batch or /track is added: http://127.0.0.1:8787/v1",
+        help="base URL of a tracking API, such as http://127.0.0.1:8787/v1; /batch or /track is"
+        " appended",
     )
-    add_push("--write-key", default="", metavar="KEY", help="sent with pushes to either")
+    add_push("--write-key", default="", metavar="KEY", help="sent with pushes to both")
     add_push(
         "--push-rate",
         type=_rate,
         default=100,
         metavar="RATE",
-        help="events a second; 0 is as fast as possible (default %(default)s)",
+        help="events per second; 0 is as fast as possible (default %(default)s)",
     )
     for name, what in (
-        ("repeated", "sent twice, with the same messageId"),
-        ("late", "sent after later ones"),
+        ("repeated", "sent again, with the same messageId"),
+        ("late", "sent after newer ones"),
         ("withheld", "never sent"),
     ):
         add_push(
@@ -162,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
             type=_share,
             default=0.05,
             metavar="SHARE",
-            help=f"of events that are {what} (default %(default)s)",
+            help=f"share of events that are {what} (default %(default)s)",
         )
     add_push(
         "--push-seed", type=int, default=1, help="seed that picks the events for each of these"
@@ -170,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
     add_push(
         "--other-keys",
         action="store_true",
-        help="ids of emails in pushes have nothing in common with those in contacts",
+        help="give emails ids in pushes that are unrelated to their ids in contacts",
     )
     add_push("--hook-shape", choices=SHAPES, default="email", help=_explain(SHAPES))
     add_push(
@@ -178,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rate,
         default=1,
         metavar="SECONDS",
-        help="between attempts to deliver to a REST hook (default %(default)s)",
+        help="pause between attempts to deliver to a REST hook (default %(default)s)",
     )
     add(
         "--fault",
@@ -197,7 +203,7 @@ def _running(sandbox: Sandbox) -> Iterator[Sandbox]:
     try:
         sandbox.__enter__()
     except OSError as problem:
-        sys.exit(f"Cannot listen there: {problem.strerror}; try --port 0.")
+        sys.exit(f"Cannot listen on that port: {problem.strerror}; try --port 0.")
     try:
         yield sandbox
     finally:

@@ -1,8 +1,8 @@
-"""The sample account: contacts, lists and smart segments, and all that can happen to them.
+"""The sample account: contacts, lists and smart segments, and everything that can happen to them.
 
-Everything follows from the seed and the sizes: the same account on every run, on every machine.
-Listings are kept in the order of their ids, and a change costs a bisection and not a sort, so that
-an account of 100,000 contacts can change between any two answers.
+The seed and the sizes determine everything: the account is the same on every run and every machine.
+Listings stay sorted by id, and a change costs a bisection rather than a sort, so even an account of
+100,000 contacts can change between any two responses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEGMENTS = "/smart_segments"
 
 
 def members_of_segment(segment_id: str) -> str:
-    """The listing of a segment's members. A listing goes by its path, with nothing encoded."""
+    """The listing of a segment's members. Listings are named by their path, unencoded."""
     return f"/smart_segments/{segment_id}/contacts"
 
 
@@ -33,15 +33,15 @@ def members_of_list(list_id: str) -> str:
 
 
 def whose_members(listing: str) -> tuple[str, str]:
-    """What a listing of members is of, `list` or `smart_segments`, and its id; else two blanks."""
-    kind, _, one = listing.removeprefix("/").partition("/")
-    return (kind, one.removesuffix("/contacts")) if one else ("", "")
+    """The kind (`list` or `smart_segments`) and id behind a listing of members; else two blanks."""
+    kind, _, rest = listing.removeprefix("/").partition("/")
+    return (kind, rest.removesuffix("/contacts")) if rest else ("", "")
 
 
 class Change(NamedTuple):
     """What happened to entries of a listing: they were `created`, `changed` or `deleted`.
 
-    A contact that is `unsubscribed` was `changed` as well.
+    A contact that unsubscribes is logged as `changed` and as `unsubscribed`.
     """
 
     what: str
@@ -50,11 +50,10 @@ class Change(NamedTuple):
 
 
 class Account:
-    """What an Autopilot account holds: contacts in the order of their ids, lists, smart segments.
+    """What an Autopilot account holds: contacts (sorted by id), lists and smart segments.
 
-    `members` is the number of contacts in each smart segment; at least one segment is empty when
-    there are three or more, because real accounts have such. `odd` adds the values that clients
-    trip over.
+    `members` is the number of contacts in each smart segment, but with three or more segments one
+    is empty, as in real accounts. `odd` adds the values that clients trip over.
 
     `log` has every change so far.
     """
@@ -93,12 +92,12 @@ class Account:
         self._members = min(members, contacts)
         self._segment_members: dict[str, list[str]] = {}
         self._day = NOW
-        self._made = contacts  # how many were ever created
+        self._created = contacts  # including those deleted since
 
     def __contains__(self, contact_id: str) -> bool:
         return contact_id in self._index
 
-    # What there is.
+    # The present.
 
     def contact(self, contact_id: str) -> Document:
         """The document of one contact, as the API would return it."""
@@ -128,7 +127,7 @@ class Account:
     def segment_members(self, segment_id: str) -> list[str] | None:
         """The ids of a segment's members, in order; None if there is no such segment.
 
-        This is the account's own list: look, don't touch.
+        This is the account's own list; do not modify it.
         """
         if all(segment_id != one["segment_id"] for one in self.segments):
             return None
@@ -144,7 +143,7 @@ class Account:
         return sorted(rng.sample(self.contact_ids, self._members))
 
     def list_members(self, list_id: str) -> list[str] | None:
-        """The same for a list."""
+        """The ids of a list's members, in the same way."""
         if all(list_id != one["list_id"] for one in self.lists):
             return None
         return self._list_members.setdefault(list_id, [])
@@ -152,7 +151,7 @@ class Account:
     @cached_property
     def _list_members(self) -> dict[str, list[str]]:
         lists_of = [
-            self.model(number).get("lists") or [] for number in range(min(MODELS, self._made))
+            self.model(number).get("lists") or [] for number in range(min(MODELS, self._created))
         ]
         members: dict[str, list[str]] = {}
         for contact_id in self.contact_ids:
@@ -163,17 +162,17 @@ class Account:
         return members
 
     def settle(self) -> None:
-        """Draw all members now, so that later changes do not affect who they are."""
+        """Draw all members now, so that later changes to the account do not affect the draw."""
         for one in self.segments:
             self.segment_members(one["segment_id"])
         _ = self._list_members
 
-    # What there was.
+    # The past, reconstructed from the log.
 
     def existed_throughout(
         self, listing: str, since: int = 0, until: int | None = None
     ) -> set[str]:
-        """The ids that were in a listing throughout, between two lengths of the `log`."""
+        """The ids in a listing all the time between two positions in the `log`."""
         touched = {
             one
             for change in self.log[since:until]
@@ -183,7 +182,7 @@ class Account:
         return self._existed_at(listing, until) - touched
 
     def existed_ever(self, listing: str, since: int = 0, until: int | None = None) -> set[str]:
-        """The ids that were in a listing at any time between two lengths of the `log`."""
+        """The ids in a listing at any time between two positions in the `log`."""
         touched = {
             one
             for change in self.log[since:until]
@@ -212,13 +211,13 @@ class Account:
         kind, one = whose_members(listing)
         return self.list_members(one) if kind == "list" else self.segment_members(one)
 
-    # What can happen.
+    # Changes.
 
     def create(self, document: Document) -> None:
-        """Add a contact. Its document has a new `contact_id`."""
+        """Add a contact. Its document must have a new `contact_id`."""
         contact_id = document["contact_id"]
-        self._index[contact_id] = self._made
-        self._made += 1
+        self._index[contact_id] = self._created
+        self._created += 1
         bisect.insort(self.contact_ids, contact_id)
         self.changed[contact_id] = document
         self._note("created", CONTACTS, contact_id)
@@ -246,7 +245,7 @@ class Account:
         self._note("deleted", CONTACTS, contact_id)
 
     def join(self, segment_id: str, contact_id: str) -> bool:
-        """Add a contact to a segment; False if it is already in it."""
+        """Add a contact to a segment; False if it was a member already."""
         members = self.segment_members(segment_id)
         if members is None or not _insert(members, contact_id):
             return False
@@ -254,7 +253,7 @@ class Account:
         return True
 
     def leave(self, segment_id: str, contact_id: str) -> bool:
-        """Remove a contact from a segment; False if it is not in it."""
+        """Remove a contact from a segment; False if it was not a member."""
         members = self.segment_members(segment_id)
         if members is None or not _remove(members, contact_id):
             return False
@@ -269,12 +268,12 @@ class Account:
         self._note("created", members_of_segment(segment_id), *self._segment_members[segment_id])
 
     def rename_segment(self, segment_id: str, title: str) -> None:
-        """Give a segment another title."""
+        """Change a segment's title."""
         self._segment(segment_id)["title"] = title
         self._note("changed", SEGMENTS, segment_id)
 
     def delete_segment(self, segment_id: str) -> None:
-        """Delete a segment. Its members stay contacts."""
+        """Delete a segment. Its members remain contacts."""
         members = self.segment_members(segment_id) or ()
         self._note("deleted", members_of_segment(segment_id), *members)
         self.segments.remove(self._segment(segment_id))
@@ -282,17 +281,17 @@ class Account:
         self._note("deleted", SEGMENTS, segment_id)
 
     def create_list(self, list_id: str, title: str) -> None:
-        """Add a list, which is empty."""
+        """Add an empty list."""
         self.lists.append({"list_id": list_id, "title": title})
         self._note("created", LISTS, list_id)
 
     def rename_list(self, list_id: str, title: str) -> None:
-        """Give a list another title."""
+        """Change a list's title."""
         self._list(list_id)["title"] = title
         self._note("changed", LISTS, list_id)
 
     def delete_list(self, list_id: str) -> None:
-        """Delete a list. Contacts no longer name it, and count as unchanged."""
+        """Delete a list. Contacts no longer mention it, but count as unchanged."""
         self._note("deleted", members_of_list(list_id), *(self.list_members(list_id) or ()))
         self._list_members.pop(list_id, None)
         self.lists.remove(self._list(list_id))
@@ -306,7 +305,7 @@ class Account:
         return next(one for one in self.lists if one["list_id"] == list_id)
 
     def _relist(self, contact_id: str, before: Iterable[str], after: Iterable[str]) -> None:
-        known = self.__dict__.get("_list_members")  # not drawn until needed
+        known = self.__dict__.get("_list_members")  # computed only when needed
         for list_id in set(before) - set(after):
             if known is not None:
                 _remove(known.get(list_id, []), contact_id)
@@ -320,19 +319,18 @@ class Account:
         self.changes += 1
         self.log.append(Change(what, listing, ids))
 
-    # How time goes by.
+    # The passage of time.
 
     def new_contact(self, rng: random.Random, now: str) -> Document:
         """The document of a new contact, with a random id."""
         ids = {"contact_id": f"person_{uuid(rng)}", "created_at": now}
-        return self._documents.new(self._made, rng) | ids
+        return self._documents.new(self._created, rng) | ids
 
     def move_on(self, seed: int) -> None:
-        """Simulate a day: the same changes for the same seed and the same account.
+        """Simulate a day: the same changes for the same seed and account.
 
-        Some contacts are new, some are gone, some are changed; some joined or left a list or a
-        segment; some got, opened or clicked an email. Every contact that is not as it was has an
-        `updated_at` of that day.
+        Some contacts are added, deleted or changed; some join or leave a list or segment; some
+        receive, open or click an email. Every changed contact has an `updated_at` of that day.
         """
         for one in self.segments:
             self.segment_members(one["segment_id"])  # drawn before the contacts change
@@ -365,17 +363,17 @@ class Account:
 
 
 def renamed(rng: random.Random) -> Document:
-    """The fields that change when somebody changes jobs."""
+    """The fields that change when a contact changes jobs."""
     return {"Company": rng.choice(people.COMPANIES), "Title": rng.choice(people.JOBS)}
 
 
 def relisted(rng: random.Random, lists: list[Document]) -> Document:
-    """The fields that change when somebody moves to other lists."""
+    """The fields that change when a contact moves to other lists."""
     return {"lists": [one["list_id"] for one in lists if rng.random() < 0.25]}
 
 
 def mailed(rng: random.Random, document: Document, since: datetime) -> Document:
-    """The fields that change when a contact is sent an email in the half day from `since`."""
+    """The fields that change when a contact is sent an email within 12 hours of `since`."""
     at = epoch(since) + rng.randrange(43_200_000)
     message = f"batchdelivery_{uuid(rng)}_{at}-{uuid(rng).lower()}"
     fields = {}

@@ -1,4 +1,4 @@
-"""Churn: contacts join, change and leave between responses, as in a live account."""
+"""Churn: contacts join, change and leave between responses, as in a real account."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tap_autopilot.sandbox import people
 from tap_autopilot.sandbox.account import Account, mailed, renamed
 from tap_autopilot.sandbox.documents import Document, iso, uuid
 
-# How often each kind of change happens, of 1,000.
+# How many of 1,000 changes are of each kind.
 KINDS = {
     "join": 200,
     "leave": 200,
@@ -26,8 +26,8 @@ KINDS = {
 class Churn:
     """Changes an account at a `rate`, in changes per response.
 
-    What changes, and how, depends only on the seed, the account and the number of responses; times
-    in documents are those of the API's clock.
+    The changes depend only on the seed, the account and the number of responses; times in documents
+    come from the API's clock.
     """
 
     def __init__(self, account: Account, rate: float, seed: int = 1) -> None:
@@ -37,8 +37,8 @@ class Churn:
         if rate:
             account.settle()
 
-    def before_answer(self, now: datetime) -> None:
-        """Make the changes between the last response and the next."""
+    def before_response(self, now: datetime) -> None:
+        """Make the changes that are due before the next response."""
         if not self._rate:
             return
         whole, rest = divmod(self._rate, 1)
@@ -89,7 +89,7 @@ class Churn:
             self._update(contact_id, {"lists": after}, now)
 
     def _move_between_segments(self, now: datetime) -> None:
-        """Somebody no longer meets the rule of one segment, or meets that of another, or both."""
+        """A contact stops matching one segment, starts matching another, or both."""
         account, rng = self._account, self._rng
         if not account.segments:
             return

@@ -1,6 +1,6 @@
-"""The demonstration behind `make run`: the sample account, through the tap, into a target.
+"""The demo behind `make run`: the tap loads the sample account into a target.
 
-A collector receives what the account pushes meanwhile, and the tap reads both.
+Meanwhile a collector receives what the account pushes, and the tap reads both.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from tap_autopilot.sandbox.server import Sandbox
 
 PATIENCE = 60.0  # seconds
 REQUESTS = 40
-WIDE = 44  # columns of a terminal
+WIDE = 44  # terminal columns
 
 
 def main(tap: str, target: str, output: str) -> int:
-    """Run `tap` on the sandbox and `target` on what it writes, into the folder `output`."""
+    """Pipe `tap`, reading the sandbox, into `target`, which writes to the folder `output`."""
     folder = Path(output)
     folder.mkdir(exist_ok=True)
     for old in (*folder.glob("*.jsonl"), *folder.glob("events.db*")):
@@ -40,26 +40,29 @@ def main(tap: str, target: str, output: str) -> int:
     store, key, token = folder / "events.db", secrets.token_hex(8), secrets.token_hex(16)
     with tempfile.TemporaryDirectory() as temporary, _collector(tap, store, key, token) as url:
         pushing = Pushing(tracking=f"{url}/v1", write_key=key, rate=0)
-        # The account changes while it is read, as real ones do.
+        # The account changes while it is read, as real accounts do.
         with Sandbox(Account(), Options(churn=1.0, pushing=pushing)) as sandbox:
-            print(f"A sandbox serves the sample account at {sandbox.url}, and changes it.")
+            print(f"A sandbox serves the sample account, which keeps changing, at {sandbox.url}.")
             _register_hooks(tap, url, token, sandbox.url)
             if not _push(sandbox):
                 print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
             emails, hooks = len(sandbox.truth.pushed), len(sandbox.hooks.deliveries)
-            print(f"A collector at {url} received {emails:,} email events and {hooks} hooks.\n")
+            print(
+                f"A collector at {url} received {emails:,} email events and {hooks} hook"
+                " deliveries.\n"
+            )
             code, streams = _sync(tap, target, folder, Path(temporary), sandbox.url, store)
     if code:
         return code
-    print("\nWhat arrived:\n")
+    print("\nLoaded:\n")
     _show_tables(folder, streams)
-    print("\nA contact (columns that are null left out):\n")
+    print("\nOne contact, without null columns:\n")
     _show_contact(folder)
-    print("\nWhat the API alone cannot tell: open and click rates by journey and subject.\n")
+    print("\nOpen and click rates by journey and subject, which the API alone does not have:\n")
     _show_rates(folder)
     print(
-        "\nFor your own account, put its API key in place of the sandbox's:\n\n"
+        "\nTo load your own account, use its API key:\n\n"
         '  echo \'{"api_key": "<your API key>"}\' > config.json\n'
         f"  {tap} --config config.json | {target}\n"
     )
@@ -68,7 +71,7 @@ def main(tap: str, target: str, output: str) -> int:
 
 @contextmanager
 def _collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
-    """A collector on loopback; its URL."""
+    """Run a collector on loopback; yields its URL."""
     settings = {"WRITE_KEYS": key, "HOOK_TOKENS": token, "DATABASE": str(store),
                 "LISTEN": "127.0.0.1:0", "MIN_FREE_MB": "0"}  # fmt: skip
     variables = {f"TAP_AUTOPILOT_COLLECTOR_{name}": value for name, value in settings.items()}
@@ -98,8 +101,8 @@ def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
 
 
 def _push(sandbox: Sandbox) -> bool:
-    """Let the account live for a while; whether all that it pushed is received."""
-    for _ in range(REQUESTS):  # each is a moment in which something changes
+    """Let the account change for a while; False if the collector did not receive every push."""
+    for _ in range(REQUESTS):  # something changes before each response
         requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": "sandbox"}, timeout=10)
     deadline = time.monotonic() + PATIENCE
     while not all(one.outcome for one in list(sandbox.hooks.deliveries)):
@@ -112,7 +115,7 @@ def _push(sandbox: Sandbox) -> bool:
 def _sync(
     tap: str, target: str, folder: Path, temporary: Path, api_url: str, store: Path
 ) -> tuple[int, list[str]]:
-    """Discover, then sync into the folder. The exit code, and the names of the streams."""
+    """Discover, then sync into the folder. Returns the exit code and the names of the streams."""
     config, catalog, target_config = (
         temporary / f"{name}.json" for name in ("config", "catalog", "target")
     )
@@ -164,7 +167,7 @@ def _show_contact(folder: Path) -> None:
 
 
 def _show_rates(folder: Path) -> None:
-    """How many of those who got a message opened it, and how many clicked."""
+    """The share of recipients who opened each message, and the share who clicked."""
     people: dict[tuple[str, str], dict[str, set[tuple[str, str]]]] = {}
     for stream in ("email_delivered", "email_opened", "email_clicked"):
         for row in _rows(folder, stream):
@@ -186,7 +189,7 @@ def _show_rates(folder: Path) -> None:
 
 
 def _fit(text: str, width: int) -> str:
-    """Text in so many columns of a terminal, in which some characters take two."""
+    """Pad or cut text to a width in terminal columns; some characters take two."""
     columns = 0
     for place, character in enumerate(text):
         columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1

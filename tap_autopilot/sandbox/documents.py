@@ -1,7 +1,7 @@
 """The sample account's contacts: people in many scripts, with every oddity the API is known for.
 
-Everything follows from the seed. A contact is built from a numbered model, and from the 4,041st on
-the models repeat, so that an account of a million contacts costs little more than its ids.
+The seed determines everything. Each contact is built from a numbered model. The models repeat after
+4,040 contacts, so an account of a million contacts takes little more memory than its ids.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from tap_autopilot.sandbox import people
 
 Document = dict[str, Any]
 
-MODELS = 40 * 101  # distinct contacts: whole cycles of the bare ones and of the odd ones
+MODELS = 40 * 101  # one in 40 contacts is bare, and oddities repeat every 101: whole cycles of both
 BORN = datetime(2015, 3, 1, tzinfo=timezone.utc)  # when the account was opened
-NOW = datetime(2017, 2, 1, tzinfo=timezone.utc)  # when it was as it is first served
+NOW = datetime(2017, 2, 1, tzinfo=timezone.utc)  # the account's present, before any changes
 
 _EMPTY_MAPS = ("mail_clicked", "mail_bounced", "mail_hardbounced", "mail_complained",
                "mail_unsubscribed", "anywhere_utm")  # fmt: skip
 
 
 class Documents:
-    """Builds contacts who are on some of the lists `list_ids` and were sent some campaigns."""
+    """Builds contacts, each on some of the lists `list_ids` and sent some of the campaigns."""
 
     def __init__(
         self, seed: int, rng: random.Random, list_ids: Iterable[str], *, odd: bool
@@ -48,7 +48,7 @@ class Documents:
         return document
 
     def new(self, number: int, rng: random.Random) -> Document:
-        """The document of somebody who just joined: never changed, never sent an email."""
+        """The document of a contact who just joined: never changed, never sent an email."""
         no_mail: Document = {name: {} for name in ("mail_received", "mail_opened", *_EMPTY_MAPS)}
         document = self._full(number, rng) | no_mail
         for name in ("updated_at", "mail_replied"):
@@ -92,7 +92,7 @@ class Documents:
             "Salutation": rng.choice(people.SALUTATIONS),
             "Title": rng.choice(people.JOBS),
             "Email": f"contact.{index}@{rng.choice(('example.com', 'example.org', 'example.net'))}",
-            "Phone": f"{place.dialling_code} {rng.randrange(10**7, 10**8)}",
+            "Phone": f"{place.dialing_code} {rng.randrange(10**7, 10**8)}",
             "MobilePhone": "" if rng.random() < 0.5 else f"0{rng.randrange(10**8, 10**9)}",
             "Fax": str(rng.randrange(10**9, 10**10)),
             "Company": rng.choice(people.COMPANIES),
@@ -245,7 +245,7 @@ def _nested_extras(document: Document) -> None:
     ]
 
 
-# Of every 101 contacts, which one is odd, and how.
+# The odd contacts among every 101, by number.
 _ODDITIES = {
     3: _respelled,
     11: _epoch_times,
@@ -263,7 +263,7 @@ _ODDITIES = {
 
 
 def uuid(rng: random.Random) -> str:
-    """A random UUID in capitals, as Autopilot writes them."""
+    """A random UUID in upper case, as Autopilot writes them."""
     digits = f"{rng.getrandbits(128):032X}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 

@@ -2,10 +2,10 @@
 
 A fault is written `WHEN:WHAT`, with settings after commas:
 
-    3:503                    the third request is answered with status 503
+    3:503                    the third request gets status 503
     5-8:429,retry-after=2    requests 5 to 8 are throttled
-    10%:reset                one request in ten, by chance, has its connection reset
-    /lists:hang              every request below that path gets no answer
+    10%:reset                a random one in ten connections is reset
+    /lists:hang              requests below that path get no response
     /lists@1:hang            only the first request below that path
 """
 
@@ -21,7 +21,7 @@ ACTIONS = {
     "hang": "accepts the request and never responds",
     "hang-headers": "goes silent in the middle of the headers",
     "hang-body": "goes silent in the middle of the body",
-    "hang-end": "sends the whole body but not its end",
+    "hang-end": "sends the whole body but not the final chunk",
     "drip": "sends one byte at a time, `every` seconds (default 1)",
     "reset": "resets the connection before responding",
     "reset-body": "resets the connection in the middle of the body",
@@ -29,17 +29,17 @@ ACTIONS = {
     "cut": "closes the connection in the middle of the body",
     "short": "announces more bytes than it sends, then closes",
     "bad-chunk": "sends a chunk whose size is not a number",
-    "bad-json": "sends half of the JSON as if it were all",
-    "html": "answers 200 with a page of HTML",
-    "empty": "answers 200 with no body",
-    "null": "answers 200 with null",
-    "string": "answers 200 with a string",
-    "no-listing": "answers 200 without the listing",
-    "error-200": "answers 200 with an error object",
-    "bad-gzip": "sends a body that claims to be gzip and is not",
-    "cut-gzip": "sends the first half of a gzip body as if it were all",
+    "bad-json": "sends only the first half of the JSON",
+    "html": "responds 200 with a page of HTML",
+    "empty": "responds 200 with no body",
+    "null": "responds 200 with null",
+    "string": "responds 200 with a string",
+    "no-listing": "responds 200 without the listing",
+    "error-200": "responds 200 with an error object",
+    "bad-gzip": "sends a body that claims to be gzip but is not",
+    "cut-gzip": "sends only the first half of a gzip body",
     "bomb": "sends a gzip body that unpacks to 128 MiB",
-    "redirect": "answers 302 to `to` (default: the same path)",
+    "redirect": "redirects with 302 to `to` (default: the same path)",
 }
 
 DEFINITIONS = "/contacts/custom_fields"  # not a page of /contacts
@@ -59,12 +59,12 @@ class Fault:
 
     @classmethod
     def parse(cls, text: str) -> Fault:
-        """A fault from its written form. Raises ValueError, saying what is wrong with it."""
+        """Parse a fault. Raises ValueError with a message for the user."""
         when, colon, rest = text.partition(":")
         what, *pairs = rest.split(",")
         if not colon or not (what in ACTIONS or STATUS.fullmatch(what)):
             raise ValueError(
-                f"{text!r} is not WHEN:WHAT with WHAT a status or {', '.join(ACTIONS)}"
+                f"{text!r} is not WHEN:WHAT, where WHAT is a status or one of {', '.join(ACTIONS)}"
             )
         fault = cls(what, dict(pair.partition("=")[::2] for pair in pairs))
         path, at, numbers = when.partition("@") if when.startswith("/") else ("", "@", when)
@@ -78,7 +78,7 @@ class Fault:
         return fault
 
     def strikes(self, path: str, rng: random.Random) -> bool:
-        """Whether this request, the next that the fault sees, is struck."""
+        """Whether the fault strikes this request. Counts the request if it is below the path."""
         if not path.startswith(self.path) or (path == DEFINITIONS and self.path not in ("", path)):
             return False
         self.seen += 1
@@ -87,7 +87,7 @@ class Fault:
 
 
 class Faults:
-    """All faults of a sandbox, asked once for each request; the first that strikes counts."""
+    """All faults of a sandbox, checked once per request; the first that strikes wins."""
 
     def __init__(self, faults: Iterable[Fault] = (), seed: int = 1) -> None:
         self._faults = list(faults)

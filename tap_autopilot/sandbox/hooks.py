@@ -1,7 +1,7 @@
 """REST hooks: the account's changes, posted to registered URLs.
 
-There is no signature, no id and no time in a delivery. One that fails is tried again three to five
-times, and then it is lost.
+A delivery has no signature, id or time. A failed delivery is retried three to five times and then
+lost.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Hook:
 class Delivery:
     """An event to deliver to a hook.
 
-    `of` is the list or segment, if any. The `outcome` is `delivered`, `lost`, or `gone` if the
-    target no longer wants the hook.
+    `of` is the id of the list or segment, if any. The `outcome` is `delivered`, `lost`, or `gone`
+    if the hook was removed, or its target responded with 410.
     """
 
     hook: Hook
@@ -74,7 +74,7 @@ class Delivery:
 
 
 class Hooks:
-    """The registered hooks, and a thread that delivers to them. `wait` is between tries."""
+    """The registered hooks, and a thread that delivers to them, pausing `wait` s between tries."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Hooks:
         if event not in EVENTS:
             return error(400, "No such event.")
         if any(hook.target_url == url for hook in self._hooks.values()):
-            return error(409, "This target_url is registered already.")
+            return error(409, "This target_url is already registered.")
         hook = Hook(f"hook_{uuid(self._rng)}", event, url, iso(self._now()))
         self._hooks[hook.hook_id] = hook
         if self._thread is None:
@@ -130,13 +130,14 @@ class Hooks:
             self._thread.start()
         return 201, as_json({"id": hook.hook_id})
 
-    def notice(self, changes: Iterable[Change]) -> None:
+    def notify(self, changes: Iterable[Change]) -> None:
         """Deliver changes to the hooks registered for them.
 
-        Nobody is told that a contact, list or segment was deleted, nor what memberships ended so.
+        There is no hook for deleted contacts, lists and segments, nor for the memberships that end
+        with them.
         """
         for change in changes if self._hooks else ():
-            kind, one = whose_members(change.listing)
+            kind, list_or_segment = whose_members(change.listing)
             events = OF_MEMBERS.get((kind, change.what), ())
             if change.listing == CONTACTS:
                 events = OF_CONTACTS.get(change.what, ())
@@ -146,7 +147,7 @@ class Hooks:
             for contact_id in change.ids:
                 if contact_id in self._account:
                     for hook in wanted:
-                        delivery = Delivery(hook, contact_id, one)
+                        delivery = Delivery(hook, contact_id, list_or_segment)
                         self.deliveries.append(delivery)
                         self._queue.put(delivery)
 
@@ -170,7 +171,7 @@ class Hooks:
             return
         try:
             body = as_json(self._body(delivery))
-        except KeyError:  # the contact was deleted since
+        except KeyError:  # the contact has been deleted since
             delivery.outcome = "lost"
             return
         receiver = self._receivers.setdefault(

@@ -1,7 +1,7 @@
 """Mail: what really happened to every email, and the calls that report it to Segment.
 
-A contact's maps hold one time per message and kind. The truth is richer: people open a message
-again, and click on more than one link. Everything follows from the seed and the account.
+A contact's maps hold one time per message and kind. In truth people open a message more than once
+and click several links. The seed and the account determine everything.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tap_autopilot.sandbox import people
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import Document, iso, uuid
 
-# The kind of event in each of a contact's maps, and its names in pushes.
+# The kind of event in each of a contact's maps, and the names of each kind in pushes.
 MAPS = {
     "mail_received": "delivered",
     "mail_opened": "opened",
@@ -36,7 +36,7 @@ NAMES = {
     "unsubscribed": ("Email Unsubscribed", "Unsubscribed"),
     "replied": ("Email Replied",),
 }
-AGAIN = {"opened": 0.4, "clicked": 0.4}  # probability that it happens once more, each time
+AGAIN = {"opened": 0.4, "clicked": 0.4}  # the chance of a repeat, after each time
 DAY = 86_400_000  # milliseconds
 MINUTE = 60_000
 
@@ -44,9 +44,9 @@ MINUTE = 60_000
 class Occurrence(NamedTuple):
     """Something that happened to one message of one contact. Times are epoch milliseconds.
 
-    `message` is the email's id in the contact's map and `key` that id's ending
-    `<13 digits>-<uuid>`; `message_id` is that of the push. `in_map`: this is the one that the map
-    tells of, within a minute of `at`.
+    `message` is the email's id in the contact's map, and `key` the end of that id,
+    `<13 digits>-<uuid>`; `message_id` is the push's `messageId`. `in_map` is True for the
+    occurrence that the contact's map has, with a time within a minute of `at`.
     """
 
     contact_id: str
@@ -61,7 +61,7 @@ class Occurrence(NamedTuple):
 
 
 def occurrences_of(account: Account, contact_id: str) -> Iterator[Occurrence]:
-    """What happened to all messages of a contact, including what its maps have no room for."""
+    """Everything that happened to a contact's messages, including what its maps leave out."""
     document = account.contact(contact_id)
     email = str(document.get("Email") or contact_id)
     seen: set[tuple[str, str]] = set()
@@ -80,7 +80,7 @@ def _occurrences(
     rng = random.Random(name)
     links = [link for _, link in _describe(seed, message)["links"]]
     at, in_map, number = when, True, 0
-    if rng.random() < 0.2:  # the map and the push were stamped by two clocks
+    if rng.random() < 0.2:  # different clocks stamped the map and the push
         at += rng.randrange(-MINUTE, MINUTE)
     while True:
         link = rng.choice(links) if kind == "clicked" else None
@@ -94,12 +94,12 @@ def _occurrences(
 
 
 def key_of(message: str) -> str:
-    """The part of a message's id that its maps and its pushes share."""
+    """The part of a message's id that maps and pushes have in common."""
     return message.rpartition("_")[2].lower()
 
 
 def all_occurrences(account: Account) -> list[Occurrence]:
-    """What happened in the whole account, in order."""
+    """Everything that happened to the account's emails, in order."""
     found = [
         one for contact_id in account.contact_ids for one in occurrences_of(account, contact_id)
     ]
@@ -107,7 +107,7 @@ def all_occurrences(account: Account) -> list[Occurrence]:
 
 
 def _describe(seed: int, message: str) -> dict[str, Any]:
-    """What a message is, to everyone who got it: its journey, name, subject and links."""
+    """A message's journey, name, subject and links, the same for every recipient."""
     rng = random.Random(f"{seed} {key_of(message)}")
     journey = rng.choice(people.JOURNEYS)
     name, subject = rng.choice(people.EMAILS)
@@ -124,8 +124,8 @@ def _describe(seed: int, message: str) -> dict[str, Any]:
 def track_call(seed: int, one: Occurrence, *, other_keys: bool = False) -> Document:
     """The `track` call that reports an occurrence, the same each time.
 
-    `seed` is the account's. With `other_keys` the email's id has nothing in common with the one in
-    the contact's map.
+    `seed` is the account's. With `other_keys`, the email's id is unrelated to the one in the
+    contact's map.
     """
     rng = random.Random(one.message_id)
     who = random.Random(f"{seed} {one.contact_id}")

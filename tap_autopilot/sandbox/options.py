@@ -9,13 +9,13 @@ from tap_autopilot.sandbox.faults import Faults
 from tap_autopilot.sandbox.pushes import Pushing
 
 BOOKMARKS = {
-    "last": "names the last contact of this page",
-    "next": "names the first contact of the next page",
-    "repeat": "names the last contact of this page, and the next page repeats it",
-    "opaque": "names nothing, and has characters that must be percent-encoded",
+    "last": "id of the last contact on this page",
+    "next": "id of the first contact on the next page",
+    "repeat": "id of the last contact on this page, which the next page repeats",
+    "opaque": "no id, and characters that must be percent-encoded",
 }
 STALE = {
-    "on": "the listing continues where the contact would be",
+    "on": "the page that starts where the contact would be",
     "400": "status 400",
     "404": "status 404",
     "first": "the first page again",
@@ -25,7 +25,7 @@ TOTALS = {
     "exact": "the size of the listing, on every page",
     "missing": "on no page",
     "first-missing": "on every page but the first",
-    "collapse": "half the size of the listing, from its middle on",
+    "collapse": "half the size of the listing, from the middle of the listing on",
 }
 LOSE = {
     "contacts": "a page of the walk over all contacts",
@@ -37,19 +37,19 @@ LOSE = {
 class Options:
     """How the sandbox behaves. Times are in seconds.
 
-    - `page`: contacts on a page.
+    - `page`: contacts per page.
     - `empty_end`: the last contacts come with a bookmark, which leads to an empty page.
-    - `end_early`: listings end in the middle, without a bookmark.
+    - `end_early`: bookmarks stop halfway through a listing.
     - `total_off`: added to every total.
-    - `lose`: the listing of which nobody ever sees one page. The bookmark of the page before leads
-      past it, and totals still count it. `contacts@3` says which page; otherwise `seed` does. The
-      same contacts are lost each time, so reading again does not help, unless `lose_once`.
-    - `churn`: changes of the account for each answer, on average.
+    - `lose`: the listing that never serves one of its pages: the bookmark before it leads past it,
+      and totals still count it. `contacts@3` names the page; otherwise `seed` picks one. The same
+      contacts are missing each time, so reading again does not help, unless `lose_once`.
+    - `churn`: average number of account changes per response.
     - `clock_skew`: how far the API's clock is ahead of this machine's.
-    - `date`: whether answers say what time it is.
+    - `date`: whether responses have a Date header.
     - `record`: whether to remember what was served.
     - `pushing`: where email events are pushed to, if anywhere.
-    - `hook_shape` and `hook_wait`: what REST hooks are sent, and the time between two tries.
+    - `hook_shape` and `hook_wait`: what REST hooks deliver, and the pause between tries.
     """
 
     api_key: str = "sandbox"

@@ -1,4 +1,4 @@
-"""Paging: an account's listings, in all the ways an API may page them."""
+"""Paging: an account's listings, in every way an API might page them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
 from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.record import Page, as_json
 
-END = "the-end"  # the bookmark of the end, if no contact can name it
+END = "the-end"  # bookmark of the empty last page, in styles that name the next contact
 MOST_CACHED = 1024
 
 
@@ -28,7 +28,7 @@ class Pager:
 
     def page(self, listing: str, bookmark: str | None) -> Page | int:
         """One page, or the status for an outdated bookmark; 404 for an unknown listing."""
-        self._forget_what_is_outdated()
+        self._drop_outdated()
         asked = (listing, bookmark)
         if asked in self._pages:
             return self._pages[asked]
@@ -42,7 +42,7 @@ class Pager:
             self._pages[asked] = page
         return page
 
-    def _forget_what_is_outdated(self) -> None:
+    def _drop_outdated(self) -> None:
         if self._changes != self._account.changes or self._options.lose:
             self._changes = self._account.changes
             self._pages.clear()
@@ -55,7 +55,7 @@ class Pager:
         options = self._options
         lost = self._hole.lost(listing, ids, bookmark)
         place = bisect.bisect_left(ids, lost[0]) if lost else 0
-        total, ids = len(ids), (ids[:place] + ids[place + len(lost) :] if lost else ids)
+        size, ids = len(ids), (ids[:place] + ids[place + len(lost) :] if lost else ids)
         start = 0
         if bookmark is not None:
             try:
@@ -65,14 +65,14 @@ class Pager:
         end = start + options.page
         served = tuple(ids[start:end])
         body = b'{"contacts":[' + b",".join(map(self._contact, served)) + b"]"
-        told = self._total(total, start, end)
-        if told is not None:
-            body += b',"total_contacts":%d' % told
+        total = self._total(size, start, end)
+        if total is not None:
+            body += b',"total_contacts":%d' % total
         after = self._bookmark(ids, end, is_empty=not served)
         if after is not None:
             body += b',"bookmark":' + as_json(after)
         passes = start < place <= end
-        return Page(body + b"}", served, told, after, lost if passes else ())
+        return Page(body + b"}", served, total, after, lost if passes else ())
 
     def _total(self, size: int, start: int, end: int) -> int | None:
         match self._options.totals:
@@ -102,7 +102,7 @@ class Pager:
                 return ids[min(end, len(ids)) - 1]
 
     def _start(self, ids: list[str], bookmark: str) -> int:
-        """Where the page at a bookmark starts. Raises LookupError if the response is a status."""
+        """Where the page at a bookmark starts. Raises LookupError if `stale` is an error status."""
         options = self._options
         if bookmark == END:
             return len(ids)
@@ -126,7 +126,7 @@ class Pager:
 
 
 def _decoded(bookmark: str) -> str:
-    """The contact behind an opaque bookmark; empty for one that is not ours."""
+    """The contact id in an opaque bookmark; empty if the bookmark is not ours."""
     try:
         return base64.b85decode(bookmark[:-5]).decode()[:-4]
     except ValueError:
@@ -134,18 +134,18 @@ def _decoded(bookmark: str) -> str:
 
 
 class Hole:
-    """A page's worth of one listing that is never served, whoever joins or leaves meanwhile."""
+    """A page of one listing that is never served, even while contacts join and leave."""
 
     def __init__(self, account: Account, options: Options) -> None:
         self._account = account
         self._options = options
         self._rng = random.Random(f"hole {options.seed}")
         self._listing = ""
-        self._ends = ("", "")  # the first and the last id in it
+        self._ends = ("", "")  # the first and the last missing id
         self._was_passed = self._is_closed = False
 
     def lost(self, listing: str, ids: list[str], bookmark: str | None) -> tuple[str, ...]:
-        """The contacts of a listing to hide from the page at a bookmark."""
+        """The contacts to leave out of a listing, for the page at a bookmark."""
         if not self._options.lose:
             return ()
         if not self._listing:
@@ -161,7 +161,7 @@ class Hole:
         return tuple(ids[bisect.bisect_left(ids, first) : bisect.bisect_right(ids, last)])
 
     def _choose(self, listing: str) -> None:
-        """Choose a full page, if there are two."""
+        """Choose the page to lose; any full page but the first unless the option names one."""
         what, _, number = self._options.lose.partition("@")
         if (what == "contacts") != (listing == CONTACTS):
             return

@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """A country as its people write it, with names that are common there."""
+    """A country, in its own language, with names that are common there."""
 
     country: str
     cities: tuple[tuple[str, str], ...]  # (city, state)
     streets: tuple[str, ...]
     first_names: tuple[str, ...]
     last_names: tuple[str, ...]
-    dialling_code: str
+    dialing_code: str
 
 
 PLACES = (

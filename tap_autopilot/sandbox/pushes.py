@@ -1,8 +1,8 @@
 """Pushes: the account's email events, sent the way Segment sends them.
 
-A thread of its own posts them in the order in which they happened, at a rate: as Segment's Webhooks
-destination does, as a client of its tracking API does, or both. Some come again, some come late and
-some never come; `Truth` knows which.
+A separate thread posts them in chronological order, at a given rate: as Segment's Webhooks
+destination does, as a client of its tracking API does, or both. Some are repeated, some are late
+and some are never sent; `Truth` records which.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, occurrences_
 class Pushing:
     """Where to push, and how reliably. Shares are between 0 and 1, times in seconds.
 
-    - `webhook`: the URL of a Webhooks destination; `secret` signs what goes there.
-    - `tracking`: the base of a tracking API, to which `/batch` or `/track` is added.
-    - `rate`: events a second; 0 is as fast as possible.
-    - `batch`: the most events in one request. Half of the requests hold one.
-    - `patience`: how long a request is tried again before its events are lost.
-    - `other_keys`: the ids of emails in pushes and in contacts have nothing in common.
+    - `webhook`: URL of a Webhooks destination; `secret` signs the posts to it.
+    - `tracking`: base URL of a tracking API; `/batch` or `/track` is appended.
+    - `rate`: events per second; 0 is as fast as possible.
+    - `batch`: maximum number of events in a request. Half of the requests have just one.
+    - `patience`: how long to retry a request before its events count as lost.
+    - `other_keys`: emails have ids in pushes that are unrelated to their ids in contacts.
     """
 
     webhook: str = ""
@@ -60,9 +60,9 @@ class Pushing:
 class Truth:
     """What really happened to the account's emails, and what was pushed.
 
-    Events go by the `messageId` of their push: `withheld` are never pushed, `repeated` twice or
-    more, `late` after later ones. `acknowledged` counts the good answers for each, `refused` got a
-    4xx, and `lost` no good answer in time.
+    Sets hold the `messageId` of pushes: `withheld` are never sent, `repeated` are sent twice or
+    more, `late` after newer ones. `acknowledged` counts each push's 2xx responses; `refused` got a
+    4xx, and `lost` got no 2xx in time.
     """
 
     occurrences: list[Occurrence] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Truth:
 
 
 class Pusher:
-    """Pushes an account's email events: existing ones, and new ones of changed contacts."""
+    """Pushes an account's email events: first the existing ones, then those of changed contacts."""
 
     def __init__(self, account: Account, pushing: Pushing, now: Callable[[], datetime]) -> None:
         self._account = account
@@ -89,7 +89,7 @@ class Pusher:
         self._rng = random.Random(f"pushes {pushing.seed}")
         self._changed: queue.Queue[str] = queue.Queue()
         self._known: set[str] = set()
-        self._told_all = threading.Event()
+        self._caught_up = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.truth = Truth()
@@ -101,7 +101,7 @@ class Pusher:
             self._receivers.append((Receiver(pushing.tracking, pushing.timeout), self._as_tracking))
 
     def start(self) -> None:
-        """Start pushing what exists now."""
+        """Start pushing, beginning with the existing events."""
         self._first = self._plan(all_occurrences(self._account))
         self._thread.start()
 
@@ -110,21 +110,21 @@ class Pusher:
         self._stopped.set()
         self._thread.join()
 
-    def notice(self, contact_id: str) -> None:
-        """Push a contact's new events."""
+    def notify(self, contact_id: str) -> None:
+        """Push the new events of a contact that has changed."""
         self._changed.put(contact_id)
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there is nothing left to push; False if that took too long."""
+        """Wait until there is nothing left to push; False if that times out."""
         deadline = time.monotonic() + timeout
-        while not (self._told_all.is_set() and not self._changed.unfinished_tasks):
+        while not (self._caught_up.is_set() and not self._changed.unfinished_tasks):
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)
         return True
 
     def _plan(self, occurrences: Iterable[Occurrence]) -> list[Occurrence]:
-        """What to push, and in which order."""
+        """The occurrences to push, in order, repeats included."""
         turns: list[tuple[float, Occurrence]] = []
         for number, one in enumerate(occurrences):
             self._known.add(one.message_id)
@@ -144,36 +144,36 @@ class Pusher:
 
     def _run(self) -> None:
         self._push(self._first)
-        self._told_all.set()
+        self._caught_up.set()
         while not self._stopped.is_set():
             try:
                 contact_id = self._changed.get(timeout=0.05)
             except queue.Empty:
                 continue
-            self._push(self._plan(self._news(contact_id)))
+            self._push(self._plan(self._new_occurrences(contact_id)))
             self._changed.task_done()
         for receiver, _ in self._receivers:
             receiver.close()
 
-    def _news(self, contact_id: str) -> list[Occurrence]:
-        if contact_id not in self._account:  # deleted since
+    def _new_occurrences(self, contact_id: str) -> list[Occurrence]:
+        if contact_id not in self._account:  # it has been deleted since
             return []
         found = occurrences_of(self._account, contact_id)
         return [one for one in found if one.message_id not in self._known]
 
     def _push(self, occurrences: list[Occurrence]) -> None:
         due = time.monotonic()
-        for some in self._some(occurrences):
+        for batch in self._batches(occurrences):
             if self._pushing.rate:
-                due += len(some) / self._pushing.rate
+                due += len(batch) / self._pushing.rate
             other, seed = self._pushing.other_keys, self._account.seed
-            calls = [track_call(seed, one, other_keys=other) for one in some]
+            calls = [track_call(seed, one, other_keys=other) for one in batch]
             for receiver, form in self._receivers:
-                self._deliver(receiver, form(calls), [one.message_id for one in some])
+                self._deliver(receiver, form(calls), [one.message_id for one in batch])
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
 
-    def _some(self, occurrences: list[Occurrence]) -> Iterator[list[Occurrence]]:
+    def _batches(self, occurrences: list[Occurrence]) -> Iterator[list[Occurrence]]:
         start = 0
         while start < len(occurrences):
             size = 1 if self._rng.random() < 0.5 else self._rng.randint(1, self._pushing.batch)
@@ -181,7 +181,7 @@ class Pusher:
             start += size
 
     def _deliver(self, receiver: Receiver, post: Post, message_ids: list[str]) -> None:
-        """Post until there is a final response: a good one, or a 4xx other than 429."""
+        """Post until the response is final: a 2xx, or a 4xx other than 429."""
         deadline, wait = time.monotonic() + self._pushing.patience, 0.05
         while True:
             status, asked = receiver.post(post)
@@ -198,7 +198,7 @@ class Pusher:
             wait = min(wait * 2, 30)
 
     def _as_webhook(self, calls: list[Document]) -> Post:
-        """What the Webhooks destination sends: the raw bytes of the first event are signed."""
+        """The request of a Webhooks destination. It signs the raw bytes of the first event."""
         events = [_dump(call | self._times(call)) for call in calls]
         body = events[0] if len(events) == 1 else b"[%b]" % b",".join(events)
         headers = {**self._basic(), "User-Agent": "Segment.io/1.0"}
@@ -208,18 +208,18 @@ class Pusher:
         return Post("", body, headers)
 
     def _times(self, call: Document) -> Document:
-        """The times that Segment adds. A sender's clock may be wrong; the difference is not."""
+        """The times that Segment adds. A wrong sender's clock shifts both of its times alike."""
         received = self._now()
-        wrong = timedelta(seconds=self._rng.choice((0, 0, 0, -3600, 86_400)))
+        skew = timedelta(seconds=self._rng.choice((0, 0, 0, -3600, 86_400)))
         happened = datetime.fromisoformat(call["timestamp"].replace("Z", "+00:00"))
         return {
-            "originalTimestamp": iso(happened + wrong),
-            "sentAt": iso(received + wrong),
+            "originalTimestamp": iso(happened + skew),
+            "sentAt": iso(received + skew),
             "receivedAt": iso(received),
         }
 
     def _as_tracking(self, calls: list[Document]) -> Post:
-        """What a client of the tracking API sends."""
+        """The request of a client of the tracking API."""
         sent = {"sentAt": iso(self._now())}
         if len(calls) == 1 and self._rng.random() < 0.5:
             return Post("/track", _dump(calls[0] | sent), self._basic())
@@ -235,7 +235,7 @@ class Pusher:
 
 @dataclass(frozen=True)
 class Post:
-    """A request to send: the path below the URL, the body, and headers."""
+    """A request to send: the path below the receiver's URL, the body, and headers."""
 
     path: str
     body: bytes
@@ -243,12 +243,12 @@ class Post:
 
 
 class Receiver:
-    """A receiver's URL, and one connection to it, which stays open."""
+    """A receiver's URL, and one keep-alive connection to it."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is no URL to post to")
+            raise ValueError(f"{url!r} is not an http or https URL")
         self._path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
         if parts.scheme == "https":
             self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -260,7 +260,7 @@ class Receiver:
             )
 
     def post(self, post: Post) -> tuple[int, float]:
-        """The status of the response, 0 if none came, and the seconds that it asks to wait."""
+        """The status (0 if there was no response) and the seconds in its Retry-After."""
         headers = {"Content-Type": "application/json", **post.headers}
         try:
             self._connection.request("POST", self._path + post.path or "/", post.body, headers)

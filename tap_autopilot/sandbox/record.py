@@ -1,4 +1,4 @@
-"""The record: what the sandbox was asked, and what it served."""
+"""The record of requests that the sandbox received and pages that it served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tap_autopilot.sandbox.account import LISTS, SEGMENTS
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it arrived, with the API's clock and the length of the account's log."""
+    """A request, with the API's time and the length of the account's log when it arrived."""
 
     at: float  # on this machine's monotonic clock
     method: str
@@ -25,9 +25,9 @@ class Request:
 
 
 class Page(NamedTuple):
-    """The part of a listing in one response.
+    """One page of a listing.
 
-    `lost` are the ids that it skips, `nameless` counts the documents without an id.
+    `lost` are the ids that it skips; `nameless` is the number of documents without an id.
     """
 
     body: bytes
@@ -42,8 +42,8 @@ class Page(NamedTuple):
 class Served:
     """A page of a listing, as served to the client.
 
-    `request` is the request's place among the sandbox's requests and `fault` what was done to the
-    answer on its way. It is `delivered` once it is sent to a client that has not hung up.
+    `request` is the request's index among the sandbox's requests, and `fault` the fault that struck
+    the response, if any. The page is `delivered` if the client had not hung up when it was sent.
     """
 
     listing: str
@@ -54,18 +54,18 @@ class Served:
     nameless: int
     at: datetime  # on the API's clock
     request: int
-    asked: str | None  # the bookmark that was asked for
+    asked: str | None  # the bookmark in the request
     fault: str = ""
     delivered: bool = False
 
     @property
     def whole(self) -> bool:
-        """Whether the client got the response intact."""
+        """Whether the response reached the client intact."""
         return self.delivered and not self.fault
 
 
 def listing_of(target: str) -> tuple[str, str | None] | None:
-    """The listing that a path asks for, and from which bookmark; None if it asks for none."""
+    """The listing that a path asks for, and the bookmark in the path; None for any other path."""
     path = target.partition("?")[0].removeprefix("/v1").split("/")
     match [urllib.parse.unquote(part, errors="surrogateescape") for part in path]:
         case ["", "lists" | "smart_segments" | "contacts" as one]:
@@ -80,7 +80,7 @@ def listing_of(target: str) -> tuple[str, str | None] | None:
 
 
 def parse_page(listing: str, body: bytes) -> Page | None:
-    """The contents of a response that did not come from an account; None if it is not a listing."""
+    """Parse a response that was not made from an account; None if it is not a listing."""
     field, key = {LISTS: ("lists", "list_id"), SEGMENTS: ("segments", "segment_id")}.get(
         listing, ("contacts", "contact_id")
     )

@@ -1,4 +1,4 @@
-"""The sandbox: an account behind the API's endpoints that a reader needs, on loopback."""
+"""The sandbox: serves an account on loopback, through the API's endpoints for reading."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = ["BOOKMARKS", "STALE", "Options", "Request", "Sandbox", "Served"]
 class Sandbox:
     """A running sandbox: `with Sandbox(Account()) as sandbox: … sandbox.url …`.
 
-    The server runs in its own thread. `requests` has all requests and `served` every page of a
-    listing that it served, in order; `existed_throughout` has what existed.
+    The server runs in its own thread. `requests` has every request, and `served` every page of a
+    listing that was served, in order; `existed_throughout` says what was there meanwhile.
     """
 
     def __init__(self, account: Account, options: Options | None = None, port: int = 0) -> None:
@@ -42,9 +42,9 @@ class Sandbox:
         self._port = port
         self._pager = Pager(account, self.options)
         self._churn = Churn(account, self.options.churn, self.options.seed)
-        self._page: Page | None = None  # the last one served
+        self._page: Page | None = None  # of the current response
         self._window: collections.deque[float] = collections.deque()
-        self._told = 0
+        self._notified = 0  # how much of the account's log has been pushed
         self.hooks = Hooks(
             account, self.now, shape=self.options.hook_shape, wait=self.options.hook_wait
         )
@@ -56,7 +56,7 @@ class Sandbox:
     def __enter__(self) -> Sandbox:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
-        self._told = len(self.account.log)
+        self._notified = len(self.account.log)
         if self.pusher:
             self.pusher.start()
         return self
@@ -77,7 +77,7 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The `api_url` to set."""
+        """The value for the tap's `api_url`."""
         scheme = "https" if self.options.tls else "http"
         return f"{scheme}://127.0.0.1:{self._port}/v1"
 
@@ -88,9 +88,9 @@ class Sandbox:
     def existed_throughout(
         self, listing: str, since_request: int = 0, until_request: int | None = None
     ) -> set[str]:
-        """The ids that were in a listing at every one of some requests.
+        """The ids that were in a listing throughout a range of requests.
 
-        A listing goes by its path: `/contacts`, `/lists`, `/smart_segments`,
+        Listings are named by their path: `/contacts`, `/lists`, `/smart_segments`,
         `/smart_segments/<id>/contacts`, `/list/<id>/contacts`.
         """
         return self.account.existed_throughout(listing, *self.log_at(since_request, until_request))
@@ -98,11 +98,11 @@ class Sandbox:
     def existed_ever(
         self, listing: str, since_request: int = 0, until_request: int | None = None
     ) -> set[str]:
-        """The ids that were in a listing at any one of some requests, or between two of them."""
+        """The ids that were in a listing at any time during a range of requests."""
         return self.account.existed_ever(listing, *self.log_at(since_request, until_request))
 
     def log_at(self, since_request: int, until_request: int | None) -> tuple[int, int]:
-        """The length of the account's log at the first and the last of some requests."""
+        """The length of the account's log at the first and the last of a range of requests."""
         asked = self.requests[since_request:until_request]
         if not asked:
             return len(self.account.log), len(self.account.log)
@@ -119,7 +119,7 @@ class Sandbox:
         self._server.close()
         for connection in list(self.connections):
             connection.transport.abort()
-        await asyncio.sleep(0)  # in which the loop closes their sockets
+        await asyncio.sleep(0)  # lets the loop close their sockets
 
     def respond(
         self,
@@ -129,10 +129,10 @@ class Sandbox:
         fault: Fault | None = None,
         sent: bytes = b"",
     ) -> Response:
-        """Response a request, and record both."""
+        """Respond to a request, and record both."""
         self._page = None
         if fault and STATUS.fullmatch(fault.what):
-            status, body = error(int(fault.what), "The sandbox was told to.")
+            status, body = error(int(fault.what), "The sandbox was asked for this error.")
         elif target.startswith("/v1/hook"):
             path = target.removeprefix("/v1")
             status, body = self._refusal(headers) or self.hooks.answer(method, path, sent)
@@ -145,11 +145,11 @@ class Sandbox:
         if status == 200 and self.options.record:
             served = self._note(request, body, fault)
         self.requests.append(request)
-        self._tell()
+        self._notify()
         return Response(status, body, self.headers(), served)
 
     def headers(self) -> dict[str, str]:
-        """The headers of an answer that tell something about the API."""
+        """The headers that the API itself adds to a response."""
         if not self.options.date:
             return {}
         return {"Date": _http_date(int(time.time() + self.options.clock_skew))}
@@ -179,15 +179,15 @@ class Sandbox:
 
     def live(self, _: str) -> None:
         """Apply the account's changes before the response to a path."""
-        self._churn.before_answer(self.now())
+        self._churn.before_response(self.now())
 
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-        """Status and body for a request, as the API would return them."""
+        """The status and body that the API would return for a request."""
         refusal = self._refusal(headers)
         if refusal is not None:
             return refusal
         if method != "GET":
-            return error(405, "The sandbox can only be read.")
+            return error(405, "The sandbox is read-only.")
         self.live(target)
         parts = target.partition("?")[0].split("/")
         match [urllib.parse.unquote(part) for part in parts]:
@@ -220,19 +220,19 @@ class Sandbox:
             return error(429, "Too many requests.")
         return None
 
-    def _tell(self) -> None:
-        """Push what changed since the last response."""
-        changes = self.account.log[self._told :]
-        self._told = len(self.account.log)
+    def _notify(self) -> None:
+        """Push what has changed since the last response."""
+        changes = self.account.log[self._notified :]
+        self._notified = len(self.account.log)
         if not changes:
             return
-        self.hooks.notice(changes)
+        self.hooks.notify(changes)
         if self.pusher is None:
             return
         for change in changes:
             if change.listing == CONTACTS and change.what in ("created", "changed"):
                 for contact_id in change.ids:
-                    self.pusher.notice(contact_id)
+                    self.pusher.notify(contact_id)
 
     def _whole(self, listing: str, answer: dict[str, list[dict[str, str]]]) -> tuple[int, bytes]:
         self._page = Page(as_json(answer), tuple(self.account.ids(listing) or ()))

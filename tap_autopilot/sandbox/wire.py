@@ -1,7 +1,7 @@
-"""HTTP as bytes, sent properly or with any fault.
+"""HTTP as raw bytes, sent properly or with a fault.
 
-A bare asyncio protocol rather than a framework: it must cost far less than the client that it is
-there to try and to measure.
+A bare asyncio protocol rather than a framework: it must cost far less CPU than the client that it
+tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tap_autopilot.sandbox.record import Served, as_json
 
 @dataclass(frozen=True)
 class Response:
-    """What to send, and its entry in the record."""
+    """A response to send, and its entry in the record."""
 
     status: int
     body: bytes
@@ -31,7 +31,7 @@ class Response:
 
 
 class Server(Protocol):
-    """What answers the requests."""
+    """What a `Connection` needs of the sandbox."""
 
     options: Options
     connections: set[Connection]
@@ -40,7 +40,7 @@ class Server(Protocol):
     def respond(
         self, method: str, target: str, headers: dict[str, str], fault: Fault | None, body: bytes
     ) -> Response:
-        """Response a request."""
+        """Respond to a request."""
 
 
 def error(status: int, message: str) -> tuple[int, bytes]:
@@ -54,14 +54,14 @@ def phrase(status: int) -> str:
 
 
 class Connection(asyncio.Protocol):
-    """One connection of a client."""
+    """A connection to one client."""
 
     def __init__(self, sandbox: Server) -> None:
         self.sandbox = sandbox
         self.buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
+        """Count the connection."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         sandbox = self.sandbox
@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
         self.sandbox.connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
-        """Response a request once it is complete."""
+        """Respond to a request once it is complete."""
         self.buffer += data
         head, end, rest = self.buffer.partition(b"\r\n\r\n")
         if not end:
@@ -144,7 +144,7 @@ class _Reply:
             self.transport.write(self._head("Content-Length: 0"))
 
     def _hang(self) -> None:
-        """Say nothing, ever."""
+        """Never respond."""
 
     def _hang_headers(self) -> None:
         self.transport.write(self._head()[:40])
@@ -170,15 +170,15 @@ class _Reply:
         drop()
 
     def _reset(self) -> None:
-        self._linger_not()
+        self._reset_on_close()
         self.transport.abort()
 
     def _reset_body(self) -> None:
         self.transport.write(self._chunked(self.body)[: -len(self.body) // 2])
-        self._linger_not()
+        self._reset_on_close()
         asyncio.get_running_loop().call_later(0.01, self.transport.abort)
 
-    def _linger_not(self) -> None:
+    def _reset_on_close(self) -> None:
         connection = self.transport.get_extra_info("socket")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
@@ -218,7 +218,7 @@ class _Reply:
         self._whole(b'{"total_contacts":0}')
 
     def _error_200(self) -> None:
-        self._whole(error(500, "The sandbox was told to.")[1])
+        self._whole(error(500, "The sandbox was asked for this error.")[1])
 
     def _bad_gzip(self) -> None:
         self.transport.write(self._chunked(self.body, "Content-Encoding: gzip") + b"0\r\n\r\n")
