@@ -1,8 +1,8 @@
-"""`python -m benchmarks PEERS OUTPUT`: this tap beside its peers, against one sandbox, in turn.
+"""`python -m benchmarks PEERS OUTPUT`: compare this tap with its peers on the same sandbox.
 
-PEERS is a folder with a virtual environment for each peer (`make bench` makes them), OUTPUT one for
-`results.json`, `results.md` and `results.svg`. Whole processes are measured, start-up included, by
-the operating system's own account of each. Ratios are taken round by round, and medians of them.
+PEERS is a folder with a virtual environment for each peer (`make bench` creates them), OUTPUT one
+for `results.json`, `results.md` and `results.svg`. The taps take turns, each as a whole process,
+start-up included, measured by the operating system. Ratios are medians of per-round ratios.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from tap_autopilot.sandbox.server import Options, Sandbox
 
 HERE = Path(__file__).parent
 KEY = "sandbox"
-FOUR = "contacts,lists,smart_segments,smart_segments_contacts"  # those that the peers have
+FOUR = "contacts,lists,smart_segments,smart_segments_contacts"  # what the peers implement
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """An account, how its API behaves, and who reads it how often."""
+    """An account, how its API behaves, which taps read it, and in how many rounds."""
 
     name: str
     what: str
@@ -53,20 +53,20 @@ SCENARIOS = (
     Scenario("wide", "20,000 contacts, 10 segments of 1,000", 20_000, 10, 1_000, rounds=5),
     Scenario("plain", "the same without odd contacts", 20_000, 10, 1_000, odd=False,
              peers=("floor", "singer-sdk", "singer-sdk unchecked", "0.3.0 unlimited"), rounds=5),
-    Scenario("tables", "20,000 contacts, alone and with all tables that come along", 20_000, 0, 0,
+    Scenario("tables", "20,000 contacts, alone and with all tables made from them", 20_000, 0, 0,
              peers=("all tables",), rounds=5),
-    Scenario("chain", "20,000 contacts at 100 ms an answer", 20_000, 0, 0, latency=0.1,
+    Scenario("chain", "20,000 contacts at 100 ms a response", 20_000, 0, 0, latency=0.1,
              peers=("all tables", "floor"), rounds=1),
-    Scenario("far", "wide at 100 ms an answer", 20_000, 10, 1_000, latency=0.1, rounds=1),
+    Scenario("far", "wide at 100 ms a response", 20_000, 10, 1_000, latency=0.1, rounds=1),
     Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms", 2_000, 60, 500, latency=0.1,
              concurrency=16, rounds=1),
     Scenario("throttled", "2,000 contacts, 60 segments of 500, 5 requests a second, 429 above",
              2_000, 60, 500, limit=5, ceiling=20, odd=False, peers=("0.3.0",), rounds=1),
-    Scenario("limit 20", "with 2,000 in each segment, 20 a second, 100 ms", 2_000, 60, 2_000,
-             latency=0.1, limit=20, ceiling=100, peers=(), rounds=1),
-    Scenario("limit 50", "the same at 50 a second", 2_000, 60, 2_000, latency=0.1, limit=50,
-             ceiling=200, peers=(), rounds=1),
-    Scenario("10,000", "10,000 contacts, for its memory", 10_000, 0, 0, peers=(), rounds=3),
+    Scenario("limit 20", "2,000 contacts, 60 segments of 2,000, 100 ms, 20 requests a second",
+             2_000, 60, 2_000, latency=0.1, limit=20, ceiling=100, peers=(), rounds=1),
+    Scenario("limit 50", "the same at 50 requests a second", 2_000, 60, 2_000, latency=0.1,
+             limit=50, ceiling=200, peers=(), rounds=1),
+    Scenario("10,000", "10,000 contacts, to compare memory", 10_000, 0, 0, peers=(), rounds=3),
     Scenario("huge", "1,000,000 contacts", 1_000_000, 0, 0, peers=(), rounds=1),
 )  # fmt: skip
 PICTURED = (("wide", "cpu", "CPU seconds"), ("far", "wall", "seconds"), ("deep", "wall", "seconds"))
@@ -74,7 +74,7 @@ PICTURED = (("wide", "cpu", "CPU seconds"), ("far", "wall", "seconds"), ("deep",
 
 @dataclass
 class Measure:
-    """One run: times in seconds, memory in MiB, rows a second in the first and the last tenth."""
+    """One run. Times in seconds, memory in MiB, rows a second in the first and the last tenth."""
 
     exit_code: int
     cpu: float
@@ -85,11 +85,11 @@ class Measure:
     throttled: int
     early: float
     late: float
-    used: float  # of what the limit allows, when the pace is found and before the walks run out
+    used: float  # share of the API's limit, once the pace is steady
 
 
 def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[str, list[str]]:
-    """The command of each contestant, by name; ours is the first. All are installed as by users."""
+    """The command of each tap, by name. Each is installed the way its users install it."""
     settings = {
         "api_key": KEY,
         "api_url": url,
@@ -102,25 +102,25 @@ def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[st
     sdk = folder / "sdk.json"
     sdk.write_text(json.dumps({"api_key": KEY, "api_url": url}))
     ours_command = [str(peers / "ours/bin/tap-autopilot"), "-c", str(ours)]
-    older = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
+    old_command = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
     sdk_command = [str(peers / "sdk/bin/python"), str(HERE / "peers/sdk_tap.py")]
     sdk_command += ["--config", str(sdk)]
-    rest = ["-c", str(old), "-p", str(_old_catalog(older, old, folder))]
+    old_options = ["-c", str(old), "-p", str(_old_catalog(old_command, old, folder))]
     return {
         "tap-autopilot": [*ours_command, "--select", FOUR],
         "all tables": ours_command,
         "floor": [str(peers / "floor/bin/python"), str(HERE / "peers/floor.py"), url, KEY],
-        "0.3.0": [*older, "limited", *rest],
-        "0.3.0 unlimited": [*older, "unlimited", *rest],
+        "0.3.0": [*old_command, "limited", *old_options],
+        "0.3.0 unlimited": [*old_command, "unlimited", *old_options],
         "singer-sdk": sdk_command,
         "singer-sdk unchecked": ["env", "CONFORM=NONE", *sdk_command],
     }
 
 
-def _old_catalog(older: list[str], config: Path, folder: Path) -> Path:
-    """0.3.0 reads only streams that a catalog selects."""
+def _old_catalog(old_command: list[str], config: Path, folder: Path) -> Path:
+    """A catalog that selects every stream; without one, 0.3.0 reads nothing."""
     found = subprocess.run(
-        [*older, "limited", "-c", str(config), "--discover"], capture_output=True, check=True
+        [*old_command, "limited", "-c", str(config), "--discover"], capture_output=True, check=True
     )
     catalog = json.loads(found.stdout)
     for stream in catalog["streams"]:
@@ -131,7 +131,7 @@ def _old_catalog(older: list[str], config: Path, folder: Path) -> Path:
 
 
 def measure(command: list[str], sandbox: Sandbox) -> Measure:
-    """Run a command to its end, under a stopwatch in a small process of its own."""
+    """Run a command to completion under stopwatch.py."""
     del sandbox.requests[:]
     stopwatch = [sys.executable, "-S", str(HERE / "stopwatch.py"), *command]
     done = subprocess.run(stopwatch, capture_output=True, check=True)
@@ -145,7 +145,7 @@ def measure(command: list[str], sandbox: Sandbox) -> Measure:
 
 
 def _used(sandbox: Sandbox) -> float:
-    """The share of the allowed requests that was used, from a third to nine tenths of the run."""
+    """The share of the API's limit that was used, from a third to nine tenths of the run."""
     limit = sandbox.options.requests_per_second
     answered = [request.at for request in sandbox.requests if request.status == 200]
     if not limit or len(answered) < 10:
@@ -156,22 +156,22 @@ def _used(sandbox: Sandbox) -> float:
 
 
 def compete(scenario: Scenario, peers: Path, folder: Path) -> Iterator[tuple[str, Measure]]:
-    """The measures of all contestants, round by round, in turn."""
+    """Measure the taps in turn, round by round."""
     sizes = {one: getattr(scenario, one) for one in ("contacts", "segments", "members", "odd")}
     account = Account(**sizes)
     options = Options(latency=scenario.latency, requests_per_second=scenario.limit)
     with Sandbox(account, options) as sandbox:
-        known = commands(peers, folder, sandbox.url, scenario)
+        by_name = commands(peers, folder, sandbox.url, scenario)
         if scenario.contacts < 100_000:
-            measure(known["tap-autopilot"], sandbox)  # the sandbox makes its pages, once
+            measure(by_name["tap-autopilot"], sandbox)  # fills the sandbox's cache of pages
         for _ in range(scenario.rounds):
             for name in ("tap-autopilot", *scenario.peers):
-                time.sleep(1.1 if scenario.limit else 0)  # let the last second's requests go by
-                yield name, measure(known[name], sandbox)
+                time.sleep(1.1 if scenario.limit else 0)  # let the window of the limit pass
+                yield name, measure(by_name[name], sandbox)
 
 
 def summary(measures: dict[str, list[Measure]]) -> dict[str, dict[str, float]]:
-    """Medians by contestant, and medians of the ratios to ours, round by round."""
+    """Medians for each tap, and medians of its per-round ratios to ours."""
     ours = measures["tap-autopilot"]
     return {
         name: {
@@ -193,7 +193,7 @@ def summary(measures: dict[str, list[Measure]]) -> dict[str, dict[str, float]]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results as a table in Markdown."""
+    """The results as a Markdown table."""
     lines = [
         (
             "| account | tap | CPU s | wall s | peak MiB | requests | throttled | CPU, times ours "
@@ -218,7 +218,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def picture(results: dict[str, Any]) -> str:
-    """The results as a picture, of those scenarios that were measured."""
+    """The scenarios in PICTURED that have been measured, as SVG."""
     groups = []
     for name, figure, unit in PICTURED:
         result = results["scenarios"].get(name)
@@ -230,14 +230,14 @@ def picture(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run the scenarios that were asked for and write the results down."""
+    """Run the scenarios and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("peers", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="*", default=[one.name for one in SCENARIOS])
     args = parser.parse_args()
-    written = args.output / "results.json"
-    results: dict[str, Any] = json.loads(written.read_text()) if written.exists() else {}
+    path = args.output / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     results["date"] = datetime.now(timezone.utc).date().isoformat()
     results["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     results.setdefault("scenarios", {})
@@ -258,7 +258,7 @@ def main() -> None:
         one.name: measured[one.name] for one in SCENARIOS if one.name in measured
     }
     args.output.mkdir(exist_ok=True)
-    written.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")
     (args.output / "results.md").write_text(table(results))
     (args.output / "results.svg").write_text(picture(results))
     print(table(results))

@@ -1,9 +1,9 @@
-"""How much the collector takes in, beside the same server doing nothing.
+"""Measure the collector's throughput, compared with the same server doing nothing.
 
     python -m benchmarks.collector [--seconds 5] [--connections 32] [--events 1000000]
 
-The server is pinned to one core, the load comes from another. "Nothing" is the same HTTP protocol
-with an application that reads the body and answers 200.
+The server is pinned to one core; the load comes from another. The baseline is the same HTTP server
+with an application that reads the body and responds with 200.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ uvloop.new_event_loop().run_until_complete(main())
 
 
 def start(command: list[str], core: int) -> tuple[subprocess.Popen[str], int]:
-    """A server on one core, and its port."""
+    """Start a server on one core. Returns it and its port."""
     environment = {**os.environ, "TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS": KEY}
     server = subprocess.Popen(
         command,
@@ -80,7 +80,7 @@ def start(command: list[str], core: int) -> tuple[subprocess.Popen[str], int]:
 
 
 def request(size: int) -> bytes:
-    """One request of `size` events, a batch where there is more than one."""
+    """A request with `size` events, as a batch if there is more than one."""
     events = [{**EVENT, "messageId": str(uuid.uuid4())} for _ in range(size)]
     body = json.dumps(events[0] if size == 1 else {"batch": events, "sentAt": "now"}).encode()
     path = "track" if size == 1 else "batch"
@@ -94,7 +94,7 @@ def request(size: int) -> bytes:
 async def load(
     port: int, size: int, connections: int, seconds: float = 1e9, requests: float = 1e9
 ) -> list[float]:
-    """The time that each request took, sent by so many connections one after the other."""
+    """Send requests back to back over each connection. Returns the seconds that each took."""
     took: list[float] = []
     end = time.perf_counter() + seconds
 
@@ -106,7 +106,7 @@ async def load(
         data = bytearray(whole)
         serial = 0
         while time.perf_counter() < end and len(took) < requests:
-            for place in places:  # ids that are new and far apart, made quickly
+            for place in places:  # cheap new ids, far apart in the index
                 serial += 1
                 data[place : place + 16] = b"%016x" % (serial * 0x9E3779B97F4A7C15 % 2**64)
             started = time.perf_counter()
@@ -121,7 +121,7 @@ async def load(
 
 
 def measure(command: list[str], size: int, connections: int, seconds: float) -> tuple[float, float]:
-    """Requests a second, and their 99th percentile in ms."""
+    """Requests a second, and the 99th percentile of their times in ms."""
     server, port = start(command, 0)
     try:
         took = sorted(asyncio.run(load(port, size, connections, seconds)))
@@ -132,7 +132,7 @@ def measure(command: list[str], size: int, connections: int, seconds: float) -> 
 
 
 def grow(command: list[str], connections: int, events: int) -> tuple[float, float]:
-    """The memory in MB after a hundredth of the events, and after all of them."""
+    """Memory in MB after a hundredth of the events, and after all of them."""
     server, port = start(command, 0)
     found = []
     try:
@@ -147,7 +147,7 @@ def grow(command: list[str], connections: int, events: int) -> tuple[float, floa
 
 
 def read(database: str) -> float:
-    """Events a second that a reader gets."""
+    """Events a second that a reader of the store reads."""
     started, after, count = time.perf_counter(), 0, 0
     with open_reader(database) as reader:
         while found := reader.read(after, 1000):
@@ -156,7 +156,7 @@ def read(database: str) -> float:
 
 
 def sync(database: str) -> tuple[float, float]:
-    """Events a second that the tap makes rows of, as a whole process, and its memory in MB."""
+    """Events a second that the tap, as a whole process, turns into rows; and its memory in MB."""
     with Sandbox(Account(contacts=1)) as sandbox:
         settings = {"api_key": "sandbox", "api_url": sandbox.url, "collector_database": database}
         variables = {f"TAP_AUTOPILOT_{name.upper()}": value for name, value in settings.items()}
@@ -189,14 +189,22 @@ def main() -> None:
         rest = (args.connections, args.seconds)
         base, _ = measure(nothing, 1, *rest)
         single, p99 = measure(collector, 1, *rest)
-        print(f"single events: {single:,.0f}/s, {single / base:.2f} of {base:,.0f}/s with nothing")
+        print(
+            f"single events: {single:,.0f}/s, {single / base:.2f} of the baseline's {base:,.0f}/s"
+        )
         print(f"    p99 {p99:.1f} ms at {args.connections} connections")
         base, _ = measure(nothing, 50, *rest)
         batches, p99 = measure(collector, 50, *rest)
-        print(f"batches of 50: {batches * 50:,.0f}/s, {batches / base:.2f} of {base * 50:,.0f}/s")
+        print(
+            f"batches of 50: {batches * 50:,.0f}/s, {batches / base:.2f} of a baseline of"
+            f" {base * 50:,.0f}/s"
+        )
         print(f"    p99 {p99:.1f} ms at {args.connections} connections")
         few, many = grow(collector, args.connections, args.events)
-        print(f"memory: {few:.0f} MB at {args.events // 100:,} more events, {many:.0f} MB at all")
+        print(
+            f"memory: {few:.0f} MB after {args.events // 100:,} more events, {many:.0f} MB after"
+            f" {args.events:,}"
+        )
         print(f"reading: {read(database):,.0f} events/s")
         speed, memory = sync(str(Path(database).absolute()))
         print(f"the tap: {speed:,.0f} events/s, {memory:.0f} MB")

@@ -1,9 +1,9 @@
-"""What an unchanged night costs with digests, beside the same run without.
+"""What an unchanged night costs with digests, compared with the same run without.
 
     python -m benchmarks.digests [--contacts 20000] [--rounds 5]
 
-All tables of one account, in pairs and in turn. The first night with digests, which everything is
-new to, comes before; the night after it also sorts what that one left behind.
+Each night is a pair of runs over all tables of one account. On the first night everything is new;
+the second also sorts what the first left behind.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, NamedTuple
 
 
 class Cost(NamedTuple):
-    """Seconds of CPU and MiB of memory at most, of one process."""
+    """CPU seconds and peak MiB of one process."""
 
     seconds: float
     mebibytes: float
 
 
 def run(folder: Path, url: str, **settings: Any) -> tuple[Cost, Any, int]:
-    """One run of the tap: what it cost, its last STATE, and how many rows it wrote."""
+    """Run the tap once. Returns what it cost, its last STATE, and the number of rows."""
     config = {"api_key": "sandbox", "api_url": url, "max_requests_per_second": 10_000, **settings}
     (folder / "config.json").write_text(json.dumps(config))
     state = folder / "state.json"
@@ -87,10 +87,12 @@ def main() -> None:
             print(
                 f"night {night + 1}: {rows:,} rows sent, CPU {ours.seconds:.2f} s instead of"
                 f" {plain.seconds:.2f} s ({ratio:.2f} times), peak {ours.mebibytes:.0f} MiB instead"
-                f" of {plain.mebibytes:.0f}, {path.stat().st_size / total:.1f} bytes a row",
+                f" of {plain.mebibytes:.0f}, {path.stat().st_size / total:.1f} bytes per row",
                 flush=True,
             )
-        print(f"unchanged nights: {statistics.median(ratios):.2f} times, at most {max(ratios):.2f}")
+        print(
+            f"unchanged nights: median {statistics.median(ratios):.2f} times, max {max(ratios):.2f}"
+        )
         sandbox.terminate()
 
 

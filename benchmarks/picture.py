@@ -1,4 +1,4 @@
-"""The pictures of the results: groups of bars, as SVG."""
+"""Bar charts of the results, as SVG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BAR, GAP, LEFT, WIDTH, RIGHT = 18, 16, 210, 420, 70  # pixels
 
 @dataclass(frozen=True)
 class Bars:
-    """A group of bars: a value for each name. Those named in `ours` stand out."""
+    """A group of bars: a value for each name. Bars named in `ours` are highlighted."""
 
     title: str
     values: dict[str, float]
@@ -29,11 +29,11 @@ def draw(groups: Iterable[Bars], footer: str) -> str:
         y += 24
         for name, value in group.values.items():
             length = max(2, round(WIDTH * value / max(group.values.values())))
-            colour = OURS if name in group.ours else THEIRS
+            color = OURS if name in group.ours else THEIRS
             parts.append(_text(LEFT - 8, y + 12, name, end=True))
             parts.append(
                 f'<rect x="{LEFT}" y="{y}" width="{length}" height="{BAR - 4}" rx="2"'
-                f' fill="{colour}"/>'
+                f' fill="{color}"/>'
             )
             parts.append(_text(LEFT + length + 6, y + 12, f"{value:.1f}"))
             y += BAR

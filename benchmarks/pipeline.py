@@ -1,10 +1,10 @@
-"""`python -m benchmarks.pipeline TAP TARGET OUTPUT`: from the account into PostgreSQL, two nights.
+"""`python -m benchmarks.pipeline TAP TARGET OUTPUT`: time loads into PostgreSQL.
 
-TAP and TARGET are the virtual environments of the tap and of meltanolabs-target-postgres with a
-server (`make bench` makes them), OUTPUT a folder for `pipeline.json` and `pipeline.svg`. Every run
-is a pipe of two processes, as Meltano makes it. Loads are measured into empty tables, with each of
-the target's settings that matter; then two nights, between which one contact in a hundred changes,
-with and without the tap's `digests`.
+TAP and TARGET are the virtual environments of the tap and of meltanolabs-target-postgres, which has
+a PostgreSQL server as well (`make bench` creates both). OUTPUT is a folder for `pipeline.json` and
+`pipeline.svg`. Every run is a pipe of two processes, as in Meltano. First come loads into empty
+tables, one for each combination of target settings that matters; then two nights, with and without
+the tap's `digests`, between which one contact in a hundred changes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LOADS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Load:
-    """One run of the pipeline: its seconds, CPU seconds of both, MiB of the target, rows sent."""
+    """One run of the pipeline. Times in seconds, memory in MiB."""
 
     wall: float
     tap_cpu: float
@@ -54,7 +54,7 @@ class Load:
 
 @contextmanager
 def postgres(python: Path, folder: str) -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
+    """Run a PostgreSQL server. Yields its address."""
     command = [str(python), str(SERVER), folder]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -66,7 +66,7 @@ def postgres(python: Path, folder: str) -> Iterator[str]:
 
 
 class Pipeline:
-    """The tap and the target, with a state in between."""
+    """The tap piped into the target, with a state kept from run to run."""
 
     def __init__(self, tap: Path, target: Path, folder: Path, url: str, server: str) -> None:
         self._tap = tap / "bin/tap-autopilot"
@@ -76,17 +76,17 @@ class Pipeline:
         self._server = server
 
     def run(self, schema: str, settings: dict[str, Any], **tap_settings: Any) -> Load:
-        """Load into a schema of the database, from where it was left the last time."""
+        """Load into a schema of the database, starting from that schema's last state."""
         state, log = self._folder / f"{schema}.state", self._folder / "log"
-        asked = {"api_key": "sandbox", "api_url": self._url, "max_requests_per_second": 10_000}
-        given = {"sqlalchemy_url": self._server, "default_target_schema": schema, **settings}
-        command = [str(self._tap), "-c", self._file("tap.json", asked | tap_settings)]
+        config = {"api_key": "sandbox", "api_url": self._url, "max_requests_per_second": 10_000}
+        settings = {"sqlalchemy_url": self._server, "default_target_schema": schema, **settings}
+        command = [str(self._tap), "-c", self._file("tap.json", config | tap_settings)]
         command += ["--state", str(state)] if state.exists() else []
         started = time.monotonic()
         with log.open("w") as stderr:
             tap = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr)
             target = subprocess.Popen(
-                [str(self._target), "--config", self._file("target.json", given)],
+                [str(self._target), "--config", self._file("target.json", settings)],
                 stdin=tap.stdout,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -117,7 +117,7 @@ class Pipeline:
 
 
 def change(account: Account, share: float, night: int) -> None:
-    """Let a share of the contacts change their jobs."""
+    """Change the jobs of a share of the contacts."""
     rng = random.Random(night)
     now = iso(datetime.now(timezone.utc))
     for contact_id in rng.sample(account.contact_ids, int(len(account.contact_ids) * share)):
@@ -125,7 +125,7 @@ def change(account: Account, share: float, night: int) -> None:
 
 
 def main() -> None:
-    """Measure and write the results down."""
+    """Measure and write the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("tap", type=Path)
     parser.add_argument("target", type=Path)

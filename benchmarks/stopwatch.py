@@ -1,7 +1,7 @@
-"""Runs a command, reads all that it writes, and prints what it took, as JSON.
+"""Runs a command, reads its output, and prints its time and memory as JSON.
 
-A process of its own because Linux counts into a child's peak memory what its parent had at the
-fork: this one has next to nothing.
+It is a separate process, and a small one, because on Linux the peak memory of a child includes what
+its parent had at the fork.
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 
 
 def rate(seen, start, end):
-    """Rows a second while a part of all rows arrived."""
+    """Rows a second between two fractions of all rows."""
     total = seen[-1][1] if seen else 0
     part = [(at, rows) for at, rows in seen if start * total <= rows <= end * total]
     if len(part) < 2 or part[-1][0] == part[0][0]:

@@ -1,4 +1,4 @@
-"""What fast parsers refuse in an answer, mended: halves of surrogate pairs."""
+"""Repairs response bodies: fast JSON parsers reject lone surrogates."""
 
 import re
 
@@ -8,5 +8,5 @@ ESCAPE = re.compile(
 )
 
 
-def mended(body):
+def without_lone_surrogates(body):
     return ESCAPE.sub(lambda match: rb"\ufffd" if match[1] else match[0], body)

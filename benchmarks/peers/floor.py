@@ -1,6 +1,6 @@
-"""The least that a reader can do: fetch every page, parse it, write each document, nothing else.
+"""The least a reader can do: fetch and parse every page, and write each document.
 
-Of members it writes the ids, as nobody needs more.
+For members it writes only the ids; nobody needs more.
 """
 
 import sys
@@ -8,7 +8,7 @@ import urllib.parse
 
 import orjson
 import requests
-from bodies import mended
+from bodies import without_lone_surrogates
 
 url, key, out = sys.argv[1], sys.argv[2], sys.stdout.buffer
 session = requests.Session()
@@ -25,7 +25,7 @@ def walk(path, listing):
         try:
             page = orjson.loads(answer.content)
         except orjson.JSONDecodeError:
-            page = orjson.loads(mended(answer.content))
+            page = orjson.loads(without_lone_surrogates(answer.content))
         yield page[listing]
         bookmark = page.get("bookmark")
 

@@ -1,4 +1,4 @@
-"""tap-autopilot 0.3.0 against another URL than its own; with `unlimited`, without its limiter."""
+"""Runs tap-autopilot 0.3.0 against a given URL; with `unlimited`, without its rate limiter."""
 
 import sys
 
