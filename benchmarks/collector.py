@@ -189,9 +189,7 @@ def main() -> None:
         rest = (args.connections, args.seconds)
         base, _ = measure(nothing, 1, *rest)
         single, p99 = measure(collector, 1, *rest)
-        print(
-            f"single events: {single:,.0f}/s, {single / base:.2f} of the baseline's {base:,.0f}/s"
-        )
+        print(f"single events: {single:,.0f}/s, {single / base:.2f} of a baseline of {base:,.0f}/s")
         print(f"    p99 {p99:.1f} ms at {args.connections} connections")
         base, _ = measure(nothing, 50, *rest)
         batches, p99 = measure(collector, 50, *rest)

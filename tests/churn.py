@@ -1,9 +1,9 @@
-"""Passes over accounts that change while they are read, hundreds of them, and what came of each.
+"""Hundreds of passes over accounts that change while they are read, each checked for false claims.
 
-`python -m tests.churn --passes 1000 --lost 1000` runs the real command against living accounts,
-over every way of giving bookmarks, and prints one line of figures; its exit code is 0 only if 99 of
-100 passes sent every ACTIVATE_VERSION and moved every bookmark, none of them wrongly, and none at
-all where a page was lost. Accounts and changes follow from the seed.
+`python -m tests.churn --passes 1000 --lost 1000` runs the real command against changing accounts,
+with every style of bookmark, and prints one line of figures. Its exit code is 0 only if 99 % of the
+passes sent every ACTIVATE_VERSION and moved every bookmark, none of them wrongly, and none of the
+passes with a lost page did so for a table that page feeds. The seed determines accounts and changes.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FED = {
 }
 TABLES = ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lists_contacts")
 
-# A process that has everything imported and forks for each command: it takes a tenth of the time.
+# A process that has imported everything and forks for each command takes a tenth of the time.
 FORKER = """
 import json, os, sys
 import tap_autopilot.cli, tap_autopilot.run.sync, singer.metrics
@@ -59,7 +59,7 @@ for line in sys.stdin:
 
 
 class Command:
-    """The tap, run again and again in a folder."""
+    """The tap, run any number of times in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -81,7 +81,7 @@ class Command:
         self._process.communicate()
 
     def run(self, sandbox: Sandbox, catalog: Any) -> Run:
-        """One run from the beginning."""
+        """Run once, without a state."""
         settings = {"api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000}
         (self._folder / "config.json").write_text(json.dumps(settings))
         (self._folder / "catalog.json").write_text(json.dumps(catalog))
@@ -97,8 +97,8 @@ class Command:
 
 
 @contextlib.contextmanager
-def a_command() -> Iterator[Command]:
-    """The command in a folder that goes away."""
+def open_command() -> Iterator[Command]:
+    """The command in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
         command = Command(Path(folder))
         try:
@@ -108,7 +108,7 @@ def a_command() -> Iterator[Command]:
 
 
 def catalog(*, incremental: bool) -> dict[str, Any]:
-    """The tables with an ACTIVATE_VERSION, or those with a bookmark in place of theirs."""
+    """A catalog of all these tables: full, or incremental where they can be."""
     streams: list[dict[str, Any]] = [{"tap_stream_id": name} for name in (*TABLES, "email_opened")]
     for one in streams:
         if incremental and one["tap_stream_id"] in ("contacts", "email_opened"):
@@ -119,7 +119,7 @@ def catalog(*, incremental: bool) -> dict[str, Any]:
 
 
 def one_pass(command: Command, number: int, seed: int, lose: str = "") -> tuple[Run, str]:
-    """A pass over an account of its own, and a few words on what kind it was."""
+    """A pass over a new account, and a description of the pass."""
     ways = list(itertools.product(BOOKMARKS, STALE))
     style, stale = ways[number % len(ways)]
     rng = random.Random(f"{seed} {number}")
@@ -141,8 +141,8 @@ def one_pass(command: Command, number: int, seed: int, lose: str = "") -> tuple[
     return run, f"pass {number}: {style}/{stale}, {lose or 'no'} page lost, churn {share:.1%}"
 
 
-def marks(run: Run) -> dict[str, bool]:
-    """Of each table, whether the run says that it is whole: ACTIVATE_VERSION, or a bookmark."""
+def claims(run: Run) -> dict[str, bool]:
+    """Whether the run claims that each table is complete, by ACTIVATE_VERSION or a bookmark."""
     bookmarks = run.state["bookmarks"]
     return {
         name: bool(bookmarks.get(name, {}).get(run.replication_keys[name]))
@@ -152,8 +152,8 @@ def marks(run: Run) -> dict[str, bool]:
     }
 
 
-def is_wrong(run: Run, words: str) -> bool:
-    """Whether the run claims what is not so; says what, on stderr."""
+def makes_false_claim(run: Run, words: str) -> bool:
+    """Whether the run makes a false claim; prints it on stderr."""
     try:
         check_served(run)
         check_complete([run])
@@ -165,23 +165,23 @@ def is_wrong(run: Run, words: str) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the options ask for; 0 if all was well."""
+    """Run the passes; returns 0 if they succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.churn", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--passes", type=int, default=1000)
     parser.add_argument("--lost", type=int, default=1000, help="passes in which a page is lost")
-    parser.add_argument("--verbose", action="store_true", help="show the passes that are not whole")
+    parser.add_argument("--verbose", action="store_true", help="show the incomplete passes")
     args = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     started = time.monotonic()
-    with a_command() as command:
+    with open_command() as command:
         for number in range(args.passes):
             run, words = one_pass(command, number, args.seed)
-            whole = run.code == 0 and all(marks(run).values())
+            whole = run.code == 0 and all(claims(run).values())
             counts["whole"] += whole
-            counts["wrong"] += is_wrong(run, words)
+            counts["wrong"] += makes_false_claim(run, words)
             if not whole and args.verbose:
-                doubted = [name for name, good in marks(run).items() if not good]
+                doubted = [name for name, good in claims(run).items() if not good]
                 said = [line for line in run.log if line.startswith(("WARNING", "CRITICAL"))]
                 print(words, f"exit {run.code}", *doubted, *said, sep="\n  ", file=sys.stderr)
         for number in range(args.lost):
@@ -189,17 +189,17 @@ def main(arguments: list[str] | None = None) -> int:
             run, words = one_pass(command, number, args.seed + 1, lose)
             lost = any(page.lost for page in run.served)
             counts["lost"] += lost
-            counts["missed"] += lost and any(marks(run)[name] for name in FED[lose])
-            counts["wrong"] += is_wrong(run, words)
+            counts["missed"] += lost and any(claims(run)[name] for name in FED[lose])
+            counts["wrong"] += makes_false_claim(run, words)
     minutes = (time.monotonic() - started) / 60
     print(
-        f"{args.passes} passes over living accounts: {counts['whole']} sent every ACTIVATE_VERSION"
+        f"{args.passes} passes over changing accounts: {counts['whole']} sent every ACTIVATE_VERSION"
         f" and moved every bookmark; {counts['lost']} passes with a lost page: {counts['missed']}"
-        f" activated or moved what that page feeds; {counts['wrong']} false claims;"
+        f" activated an affected table or moved its bookmark; {counts['wrong']} false claims;"
         f" {minutes:.1f} min, seed {args.seed}"
     )
-    well = counts["whole"] >= 0.99 * args.passes and not (counts["missed"] or counts["wrong"])
-    return 0 if well else 1
+    succeeded = counts["whole"] >= 0.99 * args.passes and not (counts["missed"] or counts["wrong"])
+    return 0 if succeeded else 1
 
 
 if __name__ == "__main__":

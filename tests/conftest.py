@@ -1,4 +1,4 @@
-"""Running the real command against a sandbox, with the invariants checked after every run."""
+"""Runs the real command against a sandbox, and checks the invariants after every run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ USUAL_STREAMS = {name: one for name, one in STREAMS.items() if one.setting is No
 
 Serve = Callable[..., Sandbox]
 
-# The fuzzers try the same few examples in each run of the tests, and new ones in `make fuzz`.
+# In `make test` the fuzzers try the same few examples every time; in `make fuzz`, new ones.
 _ONCE = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
 for _name, _examples, _same, _phases in (
     ("quick", 30, True, _ONCE),
@@ -47,18 +47,18 @@ for _name, _examples, _same, _phases in (
 hypothesis.settings.load_profile("quick")
 
 for _module in ("tap_autopilot.run.sync", "singer.metrics"):
-    importlib.import_module(_module)  # so that no fork has to
+    importlib.import_module(_module)  # so that forks need not
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Programs that a test starts hear of SIGINT, also where the tests run in the background."""
+    """Let programs started by tests receive SIGINT, even if the tests run in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Names other than this machine's own do not resolve, without asking any server."""
+    """Only this machine's own names resolve, and no name server is asked."""
 
     def on_this_machine(ask: Callable[..., Any]) -> Callable[..., Any]:
         def asked(host: Any, *args: Any, **more: Any) -> Any:
@@ -92,20 +92,20 @@ def serve() -> Iterator[Serve]:
 
 
 class Tap:
-    """The command, run in a folder of its own."""
+    """The command, run in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def config(self, sandbox: Sandbox | None = None, **settings: Any) -> dict[str, Any]:
-        """A config for a sandbox, quick to try again."""
+        """A config for a sandbox, with short retries."""
         found = {"api_key": KEY, "max_requests_per_second": 1000, "retry_timeout": 5}
         if sandbox is not None:
             found["api_url"] = sandbox.url
         return {**found, **settings}
 
     def file(self, name: str, value: Any) -> str:
-        """A file in the folder: text as it is, anything else as JSON."""
+        """Write a file into the folder: text unchanged, anything else as JSON."""
         path = self.folder / name
         path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
         return str(path)
@@ -135,7 +135,7 @@ class Tap:
         return check(run)
 
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
-        """Run the command with any arguments, in a fork that has all modules loaded."""
+        """Run the command with any arguments, in a fork that has already loaded all modules."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             out, err = stdout.fileno(), stderr.fileno()
             fork = Fork(_hasty_main, arguments, self.folder, out, err, environment)
@@ -149,14 +149,14 @@ class Tap:
 
 
 def _hasty_main(arguments: list[str]) -> int:
-    """The command, which trusts the sandbox to stand any pace, and soon tries again."""
+    """The command, without a slow start and with short waits."""
     pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
     return cli.main(arguments)
 
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Tap:
-    """The command in a folder of its own."""
+    """The command, with its own folder."""
     return Tap(tmp_path)
 
 
@@ -169,5 +169,5 @@ def catalog_text() -> str:
 
 @pytest.fixture
 def catalog(catalog_text: str) -> Any:
-    """The discovered catalog, to be changed at will."""
+    """The discovered catalog, which a test may modify."""
     return json.loads(catalog_text)

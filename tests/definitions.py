@@ -1,7 +1,7 @@
-"""The tap's definitions for Meltano, written from what `--about` says.
+"""The tap's definitions for Meltano, generated from `--about`.
 
 `docs/meltano/tap-autopilot.yml` is ready for Meltano's hub, which wants everything sorted by name.
-`python -m tests.definitions --write` updates the files; a test fails where they are out of date.
+`python -m tests.definitions --write` updates the files; a test fails if they are out of date.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PLUGIN = {
     "pip_url": "tap-autopilot>=1.0",
     "variant": "singer-io",
 }
-# What only the hub knows: `quality` is its own judgement, this the one that it has.
+# Facts that only the hub needs; `quality` is the hub's present rating.
 HUB = {
     "domain_url": "https://autopilotapp.com/",
     "keywords": ["api", "marketing automation"],
@@ -34,12 +34,12 @@ HUB = {
     "quality": "bronze",
 }
 
-# Not Meltano's decimal: it cannot write the configuration of one that is set.
+# Not "decimal": Meltano cannot write the config if such a setting has a value.
 KINDS = {"string": "string", "number": "integer", "integer": "integer", "boolean": "boolean"}
 
 
 def definition() -> dict[str, Any]:
-    """The part of a plugin's definition that follows from the tap."""
+    """The part of the plugin's definition that depends on the tap."""
     facts = json.loads(about("json"))
     settings = facts["settings"]
     return {
@@ -50,7 +50,7 @@ def definition() -> dict[str, Any]:
 
 
 def hub_definition() -> dict[str, Any]:
-    """The whole definition, as the hub keeps it."""
+    """The whole definition, in the hub's format."""
     versions = json.loads(about("json"))["supported_python_versions"]
     return {**PLUGIN, **HUB, **definition(), "supported_python_versions": versions}
 
@@ -81,7 +81,7 @@ def _kind(facts: dict[str, Any]) -> str:
 
 
 def yaml(value: Any, indent: str = "") -> Iterator[str]:
-    """The lines of a map in YAML, its keys sorted. Lists hold maps, lists or text."""
+    """The lines of a map in YAML, with sorted keys. Lists contain maps, lists or text."""
     for key, part in sorted(value.items()):
         if not isinstance(part, list):
             yield f"{indent}{key}: {_scalar(part)}"
@@ -103,7 +103,7 @@ def _scalar(value: Any) -> str:
 
 
 def files() -> dict[Path, str]:
-    """The files that hold the definition, as they should be."""
+    """The files with the definition, and the text each should have."""
     plugin, project = ROOT / "docs/meltano/tap-autopilot.yml", ROOT / "meltano.yml"
     head = plugin.read_text(encoding="utf-8").partition("\n")[0]
     before, _, rest = project.read_text(encoding="utf-8").partition("      capabilities:")
@@ -116,7 +116,7 @@ def files() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Update the files with --write; otherwise 1 if one is out of date."""
+    """Update the files with --write; otherwise return 1 if any is out of date."""
     outdated = {path: text for path, text in files().items() if path.read_text("utf-8") != text}
     for path, text in outdated.items():
         if "--write" in sys.argv:

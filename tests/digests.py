@@ -1,4 +1,4 @@
-"""A target in memory, and nights that try to make it and the account differ."""
+"""An in-memory target, and nights that try to make it differ from the account."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Key = tuple[str, ...]
 class Replica:
     """A target that upserts by key, deletes on tombstones and obeys ACTIVATE_VERSION.
 
-    It may have stored more than the `state` covers that it gave out last.
+    It may have stored more than its last `state` covers.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Replica:
         return copy.deepcopy(self)
 
     def take(self, messages: list[Message], *, also: int = 0) -> None:
-        """Store everything up to the last STATE, and `also` so many messages behind it."""
+        """Store everything up to the last STATE, and the next `also` messages."""
         states = [number for number, one in enumerate(messages) if one["type"] == "STATE"]
         stop = states[-1] + 1 if states else 0
         for message in messages[: stop + also]:
@@ -65,7 +65,7 @@ class Replica:
 
 
 def difference(one: Replica, other: Replica) -> dict[str, list[Any]]:
-    """What is not the same in two targets, by table."""
+    """The differences between two targets, by table."""
     found = {}
     for name in TABLES:
         mine, others = one.rows[name], other.rows[name]
@@ -85,19 +85,19 @@ class Nights:
         self.path.parent.mkdir(exist_ok=True)
 
     def run(self, *faults: str, catalog: Any = None, settings: Any = None, **options: Any) -> Run:
-        """A night's run, of which nothing is stored yet."""
+        """A night's run, without storing any of it."""
         sandbox = self.serve(self.account, *faults, **{"page": 20, **options})
         chosen = {"digests": str(self.path), "retry_timeout": 0.2, **(settings or {})}
         return self.tap.sync(sandbox, state=self.replica.state, catalog=catalog, **chosen)
 
     def night(self, *faults: str, **options: Any) -> Run:
-        """A night whose rows are all stored."""
+        """A night's run, with all of its rows stored."""
         run = self.run(*faults, **options)
         self.replica.take(run.messages)
         return run
 
     def full_load(self) -> Replica:
-        """What a target has that was loaded from nothing, without digests."""
+        """A new target, loaded in full without digests."""
         loaded = Replica()
         run = self.tap.sync(self.serve(self.account))
         assert run.code == 0
@@ -110,7 +110,7 @@ def warned(run: Run, text: str) -> bool:
 
 
 def strange_night(nights: Nights, rng: random.Random, kept: list[tuple[Replica, bytes]]) -> str:
-    """A night on which something may happen; what it was."""
+    """A night on which something may go wrong. Returns what it was."""
     what = rng.choice(
         ("nothing", "nothing", "cut", "cut", "cut", "broken", "short", "gone", "damaged", "cut file",
          "older file", "older target", "column", "start_date")

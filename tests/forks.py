@@ -1,6 +1,7 @@
-"""A command in a fork of the tests, which has imported everything already.
+"""Runs a command in a fork of the test process, which has already imported everything.
 
-It is a process with its own descriptors, signals and end, that starts in a few milliseconds.
+The fork is a separate process, with its own descriptors, signals and exit code, but starts in a few
+milliseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Main = Callable[[list[str]], int]
 
 
 class Fork:
-    """A command under way, with what `subprocess.Popen` offers of it."""
+    """A running command, with part of the interface of `subprocess.Popen`."""
 
     def __init__(
         self,
@@ -35,13 +36,15 @@ class Fork:
         self.returncode: int | None = None
         self._command = list(arguments)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of threads: a sandbox has one
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # about forking with threads: a sandbox has one
             self.pid = os.fork()
         if not self.pid:
             _become(main, arguments, folder, environment or {}, stdout, stderr)
 
     def poll(self) -> int | None:
-        """Its exit code; None while it runs."""
+        """The exit code; None while the command runs."""
         if self.returncode is None:
             ended, status = os.waitpid(self.pid, os.WNOHANG)
             if ended:
@@ -49,7 +52,7 @@ class Fork:
         return self.returncode
 
     def wait(self, timeout: float) -> int:
-        """Its exit code, once it has ended. Raises TimeoutExpired."""
+        """Wait for the exit code. Raises TimeoutExpired."""
         began = time.monotonic()
         while (code := self.poll()) is None:
             waited = time.monotonic() - began
@@ -59,12 +62,12 @@ class Fork:
         return code
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless the command has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Make sure that it has ended."""
+        """Kill the command if it is still running."""
         self.send_signal(signal.SIGKILL)
         self.wait(10)
 
@@ -81,8 +84,8 @@ def _become(
     try:
         for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
             os.dup2(source, target)
-        os.closerange(3, 1024)  # the tests' sockets, which would stay open here
-        gc.freeze()  # what has been there before owns closed descriptors
+        os.closerange(3, 1024)  # the tests' sockets would stay open otherwise
+        gc.freeze()  # inherited objects own descriptors that are closed now
         sys.stdout, sys.stderr = (
             open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             for number in (1, 2)
@@ -92,7 +95,7 @@ def _become(
         code = main(list(arguments))
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001  # a fork must not go on as the test
+    except BaseException:  # noqa: BLE001  # a fork must not continue as the test
         traceback.print_exc()
     finally:
         sys.stdout.flush()

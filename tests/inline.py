@@ -1,4 +1,4 @@
-"""Whole runs within the test: no process, no sockets and no threads, and walks in any order."""
+"""Whole runs inside the test: no process, sockets or threads, and walks in any order."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MOST_REQUESTS = 2000
 
 
 class Killed(BaseException):
-    """The end of a run that is killed."""
+    """Ends a run, as a kill does."""
 
 
 class Direct(Client):
-    """A client that calls the sandbox; requests of some numbers fail."""
+    """A client that calls the sandbox directly; the requests numbered in `failing` fail."""
 
     def __init__(self, sandbox: Sandbox, failing: set[int]) -> None:
         self._sandbox = sandbox
@@ -57,7 +57,7 @@ class Direct(Client):
 
 
 class Inline:
-    """A pool that reads a page of some walk whenever one is asked for: `choose` says of which."""
+    """A pool that reads one page at a time, of the walk that `choose` picks."""
 
     def __init__(self, client: Client, choose: Callable[[int], int], kill_after: int) -> None:
         self._client = client
@@ -114,7 +114,7 @@ def run(
     failing: set[int] | None = None,
     **settings: Any,
 ) -> Run:
-    """One run from a sandbox that need not be started, checked as a run of the command is."""
+    """Run once from a sandbox, which need not be running, with the checks of a real run."""
     before = len(sandbox.requests)
     client = Direct(sandbox, failing or set())
     code, killed = 0, False
@@ -141,7 +141,7 @@ def run(
 
 @contextlib.contextmanager
 def logged() -> Iterator[list[str]]:
-    """The lines that are logged meanwhile."""
+    """Collect the lines logged inside the block."""
     lines: list[str] = []
 
     class Handler(logging.Handler):

@@ -1,4 +1,4 @@
-"""What holds after every run of the tap, whatever happened in it."""
+"""What must hold after every run of the tap, whatever happened during it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Message = dict[str, Any]
 
 @dataclass
 class Run:
-    """A run of the command that is over: what it wrote, and how it ended.
+    """A finished run of the command: what it wrote, and how it ended.
 
-    One that `watch` was called for also knows its sandbox, and is judged by what that served.
-    `given` is the state that it started from, and `settings` are those beyond the usual ones.
+    After `watch`, it also knows its sandbox, and is checked against what the sandbox served.
+    `given` is the state that it started from; `settings` are its settings beyond the usual ones.
     """
 
     code: int
@@ -44,7 +44,7 @@ class Run:
     log_window: tuple[int, int] = (0, 0)
 
     def watch(self, sandbox: Sandbox, since: int, given: Any = None, settings: Any = None) -> None:
-        """Remember the sandbox's side of it, from its request number `since` on."""
+        """Add what the sandbox recorded, from request number `since` on."""
         self.sandbox, self.given, self.settings = sandbox, given, dict(settings or {})
         self.requests = sandbox.requests[since:]
         self.served = [page for page in sandbox.served if page.request >= since]
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def is_witnessed(self) -> bool:
-        """Whether the sandbox has a record of this run."""
+        """Whether a sandbox recorded this run."""
         return (
             self.sandbox is not None
             and self.sandbox.options.record
@@ -66,12 +66,12 @@ class Run:
 
     @cached_property
     def selected(self) -> set[str]:
-        """The streams whose SCHEMA it wrote."""
+        """The streams whose SCHEMA the run wrote."""
         return {message["stream"] for message in self.of("SCHEMA")}
 
     @cached_property
     def replication_keys(self) -> dict[str, str]:
-        """The incremental ones among them."""
+        """The replication keys of the incremental streams."""
         return {
             message["stream"]: message["bookmark_properties"][0]
             for message in self.of("SCHEMA")
@@ -79,7 +79,7 @@ class Run:
         }
 
     def committed(self, after: Run | None) -> list[Message]:
-        """The RECORDs before the STATE from which the run `after` this one started."""
+        """The RECORDs before the STATE from which the next run, `after`, started."""
         if after is None:
             return self.of("RECORD")
         states = [n for n, one in enumerate(self.messages) if one["type"] == "STATE"]
@@ -129,7 +129,7 @@ _decode = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def forms(key: str) -> list[str]:
-    """The key in five encodings."""
+    """The key in each of five encodings."""
     raw = key.encode()
     return [
         key,
@@ -141,7 +141,7 @@ def forms(key: str) -> list[str]:
 
 
 def check(run: Run) -> Run:
-    """Fail where an invariant does not hold for this run."""
+    """Fail if an invariant does not hold for this run."""
     check_messages(run)
     _check_ending(run)
     _check_secrets(run)
@@ -156,17 +156,17 @@ def check(run: Run) -> Run:
 
 
 def check_together(runs: Sequence[Run]) -> None:
-    """Fail where runs that are one pass did not keep the promise together.
+    """Fail if runs that form one pass together break an invariant.
 
-    The first has no state, each of the others that of the run before. All have been watched, and
-    are over one account, though perhaps from several sandboxes.
+    The first run starts without a state, each of the others from the state of the run before. All
+    have been watched and read the same account, though perhaps from several sandboxes.
     """
     check_complete(runs)
     check_bookmarks(runs)
 
 
 def check_messages(run: Run) -> None:
-    """Fail where a message is not as it must be."""
+    """Fail if a message is invalid."""
     columns: dict[str, _Columns] = {}
     for message in run.messages:
         stream = message.get("stream", "")
@@ -187,7 +187,7 @@ def _columns(message: str) -> _Columns:
 
 
 class _Columns:
-    """What the rows of a stream must look like. What was found to be in order is remembered."""
+    """Validates the rows of a stream, and remembers valid values for speed."""
 
     _valid: ClassVar[dict[str, set[bytes]]] = collections.defaultdict(set)  # values by their schema
 
@@ -224,7 +224,7 @@ _TIME = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\d(\.\d+)?Z")
 
 
 def _check_times(schema: dict[str, Any], value: Any) -> None:
-    """RFC 3339 in UTC, which the format checker may be too old to know."""
+    """Check for RFC 3339 in UTC, which an old format checker may not know."""
     if value is None:
         return
     if schema.get("format") == "date-time":
@@ -246,7 +246,9 @@ def _check_ending(run: Run) -> None:
         assert not critical
         if run.messages:
             entries = run.state["bookmarks"].values()
-            assert all(entry["progress"] is None for entry in entries), "a leftover of the pass"
+            assert all(entry["progress"] is None for entry in entries), (
+                "the state has unfinished progress"
+            )
     else:
         assert run.code in (1, 2, 129, 130, 143), run.code
         assert len(critical) == 1, run.stderr

@@ -1,4 +1,4 @@
-"""A small account that changes between two answers exactly as a test says."""
+"""A small account that changes between responses exactly as scripted by a test."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LONG_AGO = "2016-01-01T00:00:00.000Z"
 
 
 class Living(Sandbox):
-    """Contacts a to f, two on a page, and a script of changes between the answers:
+    """Contacts a to f, two per page, and a script of changes between responses:
 
         Living("abcdef", style="next", changes={3: [("delete", "a"), ("create", "c1")]})
 
-    `3` is before the third answer about all contacts, `("/smart_segments/s/contacts", 2)` before
-    the second about the members of s. A change is the name of a method of Account and what it
-    takes, or a function of the Living. `create` and `change` need no document but the fields that
-    matter, and stamp it with the API's time.
+    `3` means before the third response about all contacts, `("/smart_segments/s/contacts", 2)`
+    before the second about the members of s. A change is the name of an Account method and its
+    arguments, or a function of the Living. `create` and `change` take only the fields that matter,
+    and add the API's time.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Living(Sandbox):
             account.create_segment(segment_id, segment_id.title(), members)
 
     def create(self, contact_id: str, fields: Mapping[str, Any] | None = None) -> None:
-        """Add a contact, with some fields beyond those that every contact has."""
+        """Add a contact, with these fields besides those that every contact has."""
         bare = {"contact_id": contact_id, "created_at": iso(self.now())}
         self.account.create({**bare, **(fields or {})})
 

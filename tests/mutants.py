@@ -1,7 +1,7 @@
-"""The proof of the proof: bugs planted one at a time, each of which the tests must catch.
+"""Tests of the tests: bugs planted one at a time, each of which the tests must catch.
 
-`python -m tests.mutants` plants each in a copy of the project, runs the tests named beside it, and
-prints which of them failed. Its exit code is 0 only if every bug was caught.
+`python -m tests.mutants` plants each bug in a copy of the project, runs the tests named with it, and
+prints the first that failed. Its exit code is 0 only if every bug was caught.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Mutant(NamedTuple):
-    """A bug: what it is, where and how it is planted, and the tests that are to catch it."""
+    """A bug: its description, the text to replace in a file, and the tests that must catch it."""
 
     name: str
     file: str
@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     Mutant(
-        "the state stands before its rows",
+        "the state is written before its rows",
         "run/sync.py",
         "self._writer.write([*lines, state])",
         "self._writer.write([state, *lines])",
@@ -52,7 +52,7 @@ MUTANTS = (
         "test_rows.py -k every_contact",
     ),
     Mutant(
-        "the state keeps the pass after its end",
+        "the state keeps a pass that has ended",
         "run/sync.py",
         "        self._progress.finish()\n",
         "",
@@ -70,7 +70,7 @@ MUTANTS = (
         "run/sync.py",
         "        self._progress.failed(walk)\n",
         "        self._progress.gone(walk) if walk.segment_id else None\n        self._write([])\n",
-        "test_faults.py -k leaves_the_others",
+        "test_faults.py -k does_not_stop_the_others",
     ),
     Mutant(
         "the key is logged once",
@@ -89,21 +89,21 @@ MUTANTS = (
         "test_rows.py -k literally",
     ),
     Mutant(
-        "a row may have no key",
+        "rows without a key are sent",
         "rows/shape.py",
         "            if not row[key]:\n",
         "            if row[key] == '':\n",
         "test_paging.py -k unusable",
     ),
     Mutant(
-        "rows are removed in spite of a shortage",
+        "rows are deleted despite a shortage",
         "sources/completeness.py",
         'SHORT = "short", (False, False, False)',
         'SHORT = "short", (True, False, False)',
-        "test_living.py -k little",
+        "test_living.py -k small_shortage",
     ),
     Mutant(
-        "the bookmark moves in spite of a shortage",
+        "the bookmark moves despite a shortage",
         "sources/completeness.py",
         'SHORT = "short", (False, False, False)',
         'SHORT = "short", (False, True, False)',
@@ -114,7 +114,7 @@ MUTANTS = (
         "sources/completeness.py",
         'VERY_SHORT = "very short", (False, False, True)',
         'VERY_SHORT = "very short", (False, False, False)',
-        "test_living.py -k much_that_is_missing",
+        "test_living.py -k large_shortage",
     ),
     Mutant(
         "repeated contacts count twice",
@@ -131,14 +131,14 @@ MUTANTS = (
         "test_living.py -k short_once",
     ),
     Mutant(
-        "an empty answer to an outdated bookmark counts as the end",
+        "an empty response to an outdated bookmark counts as the end",
         "sources/listings.py",
         "            elif bookmark == stale and found.end is not None:\n",
         "            elif found.end is not None:\n",
-        "test_living.py -k churn_is_no_doubt",
+        "test_living.py -k churn_raises_no_doubt",
     ),
     Mutant(
-        "a bookmark that the API refuses counts as the end",
+        "a refused bookmark counts as the end",
         "sources/listings.py",
         "            elif bookmark == stale or not before or retraced == MOST_RETRACED:\n",
         "            elif not found.end and bookmark:\n                return\n"
@@ -153,28 +153,28 @@ MUTANTS = (
         "test_incremental.py -k start_of_the_run",
     ),
     Mutant(
-        "equal times are left out",
+        "rows with exactly the bookmark's time are skipped",
         "rows/changed.py",
         "changed >= self.since",
         "changed > self.since",
         "test_incremental.py -k judged",
     ),
     Mutant(
-        "the newest change of an interrupted first half is forgotten",
+        "the newest change before an interruption is forgotten",
         "protocol/state.py",
         "            self.newest = max(newest, self.newest or newest)\n",
         "            self.newest = newest\n",
         "test_incremental.py",
     ),
     Mutant(
-        "our own clock decides, however wrong",
+        "the local clock decides, even if it is wrong",
         "protocol/state.py",
         "found.started = min(self._now, date or self._now)",
         "found.started = self._now",
         "test_incremental.py -k clock",
     ),
     Mutant(
-        "a membership that is left out is no doubt",
+        "a skipped membership raises no doubt",
         "streams/lists.py",
         "                made.skipped += 1\n",
         "",
@@ -188,7 +188,7 @@ MUTANTS = (
         "test_faults.py -k another_origin",
     ),
     Mutant(
-        "a signal is only obeyed between requests",
+        "signals are obeyed only between requests",
         "run/signals.py",
         "        stop(stopped)\n",
         "",
@@ -237,23 +237,23 @@ MUTANTS = (
         "test_state.py -k every_state",
     ),
     Mutant(
-        "the collector answers before it commits",
+        "the collector responds before it commits",
         "collector/writer.py",
         "        await work.future\n",
         "",
         "collector/test_durability.py -k locked",
     ),
     Mutant(
-        "only memory knows which events were stored",
+        "ids of stored events are kept only in memory",
         "collector/sqlite.py",
         "                    marked = execute(MARK_FOR_GOOD, (key,)).rowcount\n",
         "                    known = self.__dict__.setdefault('known', set())\n"
         "                    marked = key not in known\n"
         "                    known.add(key)\n",
-        "collector/test_endpoints.py -k comes_again",
+        "collector/test_endpoints.py -k repeated_id",
     ),
     Mutant(
-        "signatures are of the JSON, not of the bytes",
+        "signatures are checked on re-encoded JSON, not on the raw bytes",
         "collector/endpoints.py",
         "        signed = raw if first is None else first\n",
         "        import json\n"
@@ -268,7 +268,7 @@ MUTANTS = (
         "collector/test_endpoints.py -k no_secret",
     ),
     Mutant(
-        "a failed fsync is tried again",
+        "a failed fsync is retried",
         "collector/writer.py",
         "            self._tell(self._failed, error)\n",
         "            self._tell(self._settle, group, None)\n            self._run()\n",
@@ -282,35 +282,35 @@ MUTANTS = (
         "collector/test_endpoints.py -k no_secret",
     ),
     Mutant(
-        "what was sent and not confirmed is taken for granted",
+        "unconfirmed rows are taken for granted",
         "digests/file.py",
         "            self.unsure.add(record.low, record.high, offset, length)\n",
         "            pass\n",
         "test_digests.py -k taken_for_granted",
     ),
     Mutant(
-        "a row that changes and changes back within a pass stays as it was sent",
+        "a row that changes back within a pass is not sent again",
         "digests/table.py",
         "stored[place] != digests[number] or marks[row] == SENT",
         "stored[place] != digests[number]",
         "test_digests_file.py -k changes_back",
     ),
     Mutant(
-        "a doubt withholds no tombstones",
+        "tombstones are sent despite a doubt",
         "run/changes.py",
         "found.window is None and activates(found.doubts) and not is_log",
         "found.window is None and not is_log",
         "test_digests.py -k withholds",
     ),
     Mutant(
-        "an interrupted pass forgets what it has seen",
+        "an interrupted pass forgets what it has read",
         "digests/file.py",
         "                    if not kept.began:\n",
         "                    if True:\n",
         "test_digests.py -k interrupted",
     ),
     Mutant(
-        "the file of another account is believed",
+        "a digests file of another account is trusted",
         "digests/file.py",
         "if record.account != self._mark(record.salt):",
         "if not record.account:",
@@ -320,14 +320,16 @@ MUTANTS = (
 
 
 def planted(mutant: Mutant, root: Path) -> str:
-    """The text of the mutant's file with the bug in it."""
+    """The text of the mutant's file with the bug planted."""
     text = (root / "tap_autopilot" / mutant.file).read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.name}: nowhere to plant it, or in several places"
+    assert text.count(mutant.old) == 1, (
+        f"{mutant.name}: the text to replace must occur exactly once"
+    )
     return text.replace(mutant.old, mutant.new)
 
 
 def caught(mutant: Mutant, folder: Path) -> str | None:
-    """The first test that fails with the bug in place; None if all pass."""
+    """The first test that fails with the bug planted; None if all pass."""
     copy = folder / re.sub(r"\W+", "-", mutant.name)
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "output", ".*cache")
@@ -346,7 +348,7 @@ def caught(mutant: Mutant, folder: Path) -> str | None:
 
 
 def main() -> int:
-    """Plant them all; 0 if all were caught."""
+    """Plant each bug; returns 0 if all were caught."""
     missed = 0
     with tempfile.TemporaryDirectory() as temporary:
         for mutant in MUTANTS:

@@ -1,10 +1,10 @@
-"""Nights with digests: kills, faults, doubts and living accounts, and what the target has in the end.
+"""Nights with digests: kills, faults, doubts and changing accounts, and what the target ends up with.
 
-`python -m tests.nights` runs the real command on accounts that change between two answers, several
-nights each. It is killed at random, its target too, which may have stored more than it confirmed;
-answers break, pages are lost, the file is damaged or older than it should be. After two quiet nights
-the target must hold what a full load holds. One line of figures; the exit code is 0 only if nothing
-was lost, nothing left behind and nothing deleted that was there.
+`python -m tests.nights` runs the real command for several nights on each of many accounts, which
+change between responses. The command is killed at random, as is its target, which may have stored
+more than it confirmed; responses break, pages are lost, the digests file is damaged. After two quiet
+nights the target must hold what a full load holds. It prints one line of figures; its exit code is 0
+only if no row was missing, outdated or left behind.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class History:
         self.account.settle()
 
     def run(self, options: Options, *, kill: bool = False, state: Any = ..., **more: Any) -> Run:
-        """One run of the real command, perhaps killed; nothing of it is stored yet."""
+        """Run the real command once, perhaps killing it, without storing any of its output."""
         state = self.replica.state if state is ... else state
         with Sandbox(self.account, options) as sandbox:
             settings = {
@@ -92,7 +92,7 @@ class History:
             return run
 
     def strange_night(self) -> None:
-        """A night on which anything may happen."""
+        """A night on which anything may go wrong."""
         rng = self.rng
         chance = rng.choice((0, 0, 4)) / len(SOUP)
         options = Options(
@@ -115,7 +115,7 @@ class History:
         self.account.move_on(self.counts["runs"])
 
     def settle(self) -> None:
-        """Two quiet nights, and what is wrong after them."""
+        """Run two quiet nights, and count what is wrong after them."""
         quiet = Options(api_key=KEY)
         for _ in range(2):
             run = self.run(quiet, digests=str(self.path))
@@ -126,15 +126,15 @@ class History:
         for name in TABLES:
             mine, wanted = self.replica.rows[name], whole.rows[name]
             self.counts["rows"] += len(wanted)
-            self.counts["deleted"] += len(wanted.keys() - mine.keys())
+            self.counts["missing"] += len(wanted.keys() - mine.keys())
             self.counts["left"] += len(mine.keys() - wanted.keys())
-            self.counts["lost"] += sum(mine[key] != wanted[key] for key in mine.keys() & wanted)
+            self.counts["outdated"] += sum(mine[key] != wanted[key] for key in mine.keys() & wanted)
         run = self.run(quiet, digests=str(self.path))
         self.counts["resent"] += len(run.of("RECORD"))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what the options ask for; 0 if all was well."""
+    """Run the histories; returns 0 if they succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.nights", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--histories", type=int, default=HISTORIES)
@@ -150,12 +150,12 @@ def main(arguments: list[str] | None = None) -> int:
     minutes = (time.monotonic() - started) / 60
     print(
         f"{args.histories} histories with digests, {counts['runs']} runs, {counts['kills']} kills,"
-        f" {counts['damaged']} damaged files: of {counts['rows']:,} rows lost {counts['lost']},"
-        f" wrongly deleted {counts['deleted']}, left behind {counts['left']}; sent by quiet nights"
-        f" {counts['resent']}; {counts['wrong']} runs broke an invariant;"
+        f" {counts['damaged']} damaged files: of {counts['rows']:,} rows, {counts['missing']} missing,"
+        f" {counts['outdated']} outdated, {counts['left']} left behind; {counts['resent']} rows sent"
+        f" on quiet nights; {counts['wrong']} runs broke an invariant;"
         f" {minutes:.1f} min, seed {args.seed}"
     )
-    wrong = ("lost", "deleted", "left", "resent", "wrong")
+    wrong = ("missing", "outdated", "left", "resent", "wrong")
     return int(any(counts[name] for name in wrong))
 
 

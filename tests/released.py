@@ -1,8 +1,8 @@
-"""What the last release promised: its tables, keys, columns, types and settings.
+"""The contract of the last release: its tables, keys, columns, types and settings.
 
-Within a major version nothing of that goes away; tests/test_released.py holds the tap to it.
-`python -m tests.released --write` freezes what there is now, as part of preparing a release. Without
-`--write` its exit code is 1 if the record is not of this version.
+Within a major version none of them is removed or changed; tests/test_released.py makes sure.
+`python -m tests.released --write` records the present contract when a release is prepared. Without
+`--write` its exit code is 1 if the record is out of date.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORD = Path(__file__).with_name("released.json")
 
 
 def contract() -> dict[str, Any]:
-    """The promise as the code has it now."""
+    """The contract that the code has now."""
     facts = json.loads(about("json"))
     return {
         "version": facts["version"],
@@ -56,7 +56,7 @@ def _type(part: dict[str, Any]) -> str:
 
 
 def broken(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What of a promise is no longer kept."""
+    """The items of a contract that are missing or changed."""
     found = []
     for name, setting in before["settings"].items():
         if now["settings"].get(name) != setting:
@@ -80,7 +80,7 @@ def broken(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def main() -> int:
-    """Write the record with --write; otherwise 1 if it is not of this version."""
+    """Write the record with --write; otherwise return 1 if it is out of date."""
     text = json.dumps(contract(), indent=1) + "\n"
     if "--write" in sys.argv:
         RECORD.write_text(text, encoding="utf-8")

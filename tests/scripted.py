@@ -1,4 +1,4 @@
-"""A server that gives the answers of a script, for what no real account would do on request."""
+"""A server with scripted responses, for what no real account would do on request."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEY = "s3cr3t+key/of=the~account!"
 
 
 class Scripted(Sandbox):
-    """Answers by path below /v1, percent-decoded; a list is used up answer by answer.
+    """Responses by path below /v1, percent-decoded. A list is used up one by one; its last stays.
 
-    An answer is JSON, or bytes for a raw body, or (status, either), or (status, either, headers),
-    or a function from the path to any of these. What is not in the script is an empty listing.
+    A response is JSON, or bytes for a raw body, or (status, either), or (status, either, headers),
+    or a function from the path to any of these. Any other path is an empty listing.
     """
 
     def __init__(self, answers: dict[str, Any], **options: Any) -> None:
@@ -48,7 +48,7 @@ class Scripted(Sandbox):
 
 
 def page(*ids: Any, bookmark: Any = ..., total: Any = ...) -> dict[str, Any]:
-    """A page of bare contacts."""
+    """A page of contacts that have only ids."""
     answer: dict[str, Any] = {"contacts": [{"contact_id": one} for one in ids]}
     if bookmark is not ...:
         answer["bookmark"] = bookmark
@@ -58,6 +58,6 @@ def page(*ids: Any, bookmark: Any = ..., total: Any = ...) -> dict[str, Any]:
 
 
 def paths(run: Run, start: str) -> list[str]:
-    """The paths below /v1 that a run asked for and that start so, but for the custom fields'."""
+    """The paths below /v1 that a run requested and that start so, except for custom fields."""
     asked = [request.path.removeprefix("/v1") for request in run.requests]
     return [path for path in asked if path.startswith(start) and path != DEFINITIONS]

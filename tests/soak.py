@@ -1,8 +1,8 @@
-"""Kill it, starve it, lie to it, thousands of times, and count what was lost.
+"""Kill the tap, break its API and signal it, thousands of times, and count what was lost.
 
 `python -m tests.soak` runs the real command against sandboxes and prints one line of figures; its
-exit code is 0 only if nothing was lost, leaked or left broken. What happens follows from the seed,
-but for where a kill strikes in a process that runs at its own speed.
+exit code is 0 only if no row was lost, no line broken and no key leaked. The seed determines
+everything except the exact moment at which a kill strikes.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ Key = tuple[str, ...]
 
 
 class Target:
-    """A small target that stores rows with fsync, and gives out a STATE only behind its rows."""
+    """A small target that stores rows with fsync, and emits a STATE only after the rows before it."""
 
     def __init__(self, folder: Path) -> None:
         self.stored: Counter[Key] = Counter()
@@ -61,7 +61,7 @@ class Target:
         self._waiting: list[tuple[Key, bytes]] = []
 
     def take(self, line: bytes) -> None:
-        """Take a line of the tap's output; a partial one is no message."""
+        """Take a line of the tap's output; a partial line is ignored."""
         if not line.endswith(b"\n"):
             return
         message = json.loads(line)
@@ -79,13 +79,13 @@ class Target:
             self.state = message["value"]
 
     def end_of_run(self) -> None:
-        """Forget what no STATE came behind."""
+        """Forget the rows that no STATE followed."""
         self._waiting.clear()
 
 
 @dataclass
 class Figures:
-    """What has been counted."""
+    """The figures to print."""
 
     runs: int = 0
     bytes: int = 0
@@ -102,8 +102,8 @@ class Figures:
     exits: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def saw(self, run: Run) -> Run:
-        """Check the invariants of a run, and look for the key in all that it wrote."""
+    def count(self, run: Run) -> Run:
+        """Count a run, check its invariants, and search its output for the key."""
         text = run.stdout.decode("utf-8", "replace") + run.stderr
         with self.lock:
             self.runs += 1
@@ -140,7 +140,7 @@ def everything(account: Account) -> set[Key]:
 
 
 def push(folder: Path, account: Account, rng: random.Random) -> tuple[dict[str, Any], set[Key]]:
-    """For one account in two, a store of what it pushed, some of it withheld.
+    """For every other account, a store of most of what it pushed.
 
     Returns the settings to read it, and the keys of all rows of the account and the store.
     """
@@ -148,17 +148,17 @@ def push(folder: Path, account: Account, rng: random.Random) -> tuple[dict[str, 
     if rng.random() < 0.5:
         return {}, expected
     path = folder / f"{rng.getrandbits(64):x}.db"
-    told = [one for one in all_occurrences(account) if rng.random() > 0.1]
-    PushedStore(path).webhook([track_call(account.seed, one) for one in told], at=0)
+    received = [one for one in all_occurrences(account) if rng.random() > 0.1]
+    PushedStore(path).webhook([track_call(account.seed, one) for one in received], at=0)
     expected -= {
-        (TABLES[one.kind], f"{TABLES[one.kind]}:{one.contact_id}:{one.message}") for one in told
+        (TABLES[one.kind], f"{TABLES[one.kind]}:{one.contact_id}:{one.message}") for one in received
     }
-    expected |= {(TABLES[one.kind], one.message_id) for one in told}
+    expected |= {(TABLES[one.kind], one.message_id) for one in received}
     return {"collector_database": str(path)}, expected
 
 
 def keys(messages: list[dict[str, Any]]) -> set[Key]:
-    """The keys of the rows among messages."""
+    """The keys of the rows in some messages."""
     return {
         (one["stream"], *(one["record"][name] for name in KEYS[one["stream"]]))
         for one in messages
@@ -169,7 +169,7 @@ def keys(messages: list[dict[str, Any]]) -> set[Key]:
 def start(
     folder: Path, sandbox: Sandbox, state: Any, **settings: Any
 ) -> tuple[subprocess.Popen[bytes], Path]:
-    """Start the command; its stderr goes into a file."""
+    """Start the command, with stderr in a file."""
     config = {"api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000, **settings}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "state.json").write_text(json.dumps(state))
@@ -180,22 +180,22 @@ def start(
 
 
 def run(folder: Path, sandbox: Sandbox, state: Any = None, **settings: Any) -> Run:
-    """Run the command to its end."""
+    """Run the command to completion."""
     process, log = start(folder, sandbox, state, **settings)
     stdout, _ = process.communicate(timeout=300)
     return Run(process.returncode, stdout, log.read_text(), KEY)
 
 
 def replay_states(figures: Figures, folder: Path, contacts: int, bookmarks: str) -> None:
-    """Go on from every STATE of a run, and see that nothing is missing."""
+    """Resume from every STATE of a run, and count the rows that are missing."""
     account = Account(contacts=contacts, lists=2, segments=4, members=101)
     settings, expected = push(folder, account, random.Random(f"{contacts} {bookmarks}"))
     with Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks)) as sandbox:
-        whole = figures.saw(run(folder, sandbox, **settings))
+        whole = figures.count(run(folder, sandbox, **settings))
         missing = expected - keys(whole.messages)
         for number, message in enumerate(whole.messages[:-1]):
             if message["type"] == "STATE":
-                rest = figures.saw(run(folder, sandbox, message["value"], **settings))
+                rest = figures.count(run(folder, sandbox, message["value"], **settings))
                 sent = keys(whole.messages[:number]) | keys(rest.messages)
                 missing |= expected - sent
                 figures.states += 1
@@ -203,7 +203,7 @@ def replay_states(figures: Figures, folder: Path, contacts: int, bookmarks: str)
 
 
 def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: int) -> None:
-    """Kill runs at random points, each resumed from what the target has, until passes are whole."""
+    """Kill runs at random, resuming each from the target's last state, and count what is missing."""
     while figures.kills < kills:
         account = Account(
             seed=rng.randrange(1000),
@@ -223,12 +223,12 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
                 killed = _run_and_kill(figures, folder, rng, sandbox, target, settings)
                 entries = target.state["bookmarks"].values() if target.state else [{"progress": 1}]
                 if not killed or all(one["progress"] is None for one in entries):
-                    break  # the pass is whole; a further run would be the next one
+                    break  # the pass is complete; another run would start a new one
                 figures.kills += 1
                 again = target.received.total() - len(target.received)
                 figures.resent.append(again - before)
             else:
-                rest = figures.saw(run(folder, sandbox, target.state, **settings))
+                rest = figures.count(run(folder, sandbox, target.state, **settings))
                 before = target.received.total() - len(target.received)
                 for line in rest.stdout.splitlines(keepends=True):
                     target.take(line)
@@ -244,7 +244,7 @@ def _run_and_kill(
     target: Target,
     settings: dict[str, Any],
 ) -> bool:
-    """Run and kill; False if the run was over first."""
+    """Run and kill; False if the run ended first."""
     settings = {**settings, "concurrency": rng.choice((1, 2, 8))}
     process, log = start(folder, sandbox, target.state, **settings)
     how = rng.choice(("bytes", "pages", "time"))
@@ -269,7 +269,7 @@ def _run_and_kill(
         timer.cancel()
     target.end_of_run()
     killed = process.returncode == -signal.SIGKILL
-    figures.saw(Run(process.returncode, stdout, log.read_text(), KEY, killed=killed))
+    figures.count(Run(process.returncode, stdout, log.read_text(), KEY, killed=killed))
     return killed
 
 
@@ -282,7 +282,7 @@ def _kill_after(
 
 
 def soup(figures: Figures, folder: Path, seed: int) -> None:
-    """One run in which each request has one chance in ten of some fault."""
+    """One run in which every tenth request, at random, has a fault."""
     rng = random.Random(seed)
     account = Account(seed=seed % 7, contacts=330, lists=3, segments=4, members=150)
     chance = 10 / len(SOUP)
@@ -291,7 +291,7 @@ def soup(figures: Figures, folder: Path, seed: int) -> None:
     settings, expected = push(folder, account, rng)
     with Sandbox(account, options) as sandbox:
         done = run(folder, sandbox, request_timeout=0.7, retry_timeout=60, **settings)
-    figures.saw(done)
+    figures.count(done)
     missing = expected - keys(done.messages)
     with figures.lock:
         figures.soups += 1
@@ -300,7 +300,7 @@ def soup(figures: Figures, folder: Path, seed: int) -> None:
 
 
 def interrupt(figures: Figures, folder: Path, rng: random.Random) -> None:
-    """One run that is ended by SIGTERM or SIGINT at a random moment."""
+    """One run, ended by SIGTERM or SIGINT at a random moment."""
     number = rng.choice((signal.SIGTERM, signal.SIGINT))
     faults = Faults([Fault.parse(rng.choice(("5-:hang", "3-:503", "9-:drip", "999:500")))])
     options = Options(api_key=KEY, latency=0.02, faults=faults)
@@ -315,19 +315,19 @@ def interrupt(figures: Figures, folder: Path, rng: random.Random) -> None:
     figures.exits.append(time.monotonic() - sent)
     figures.signals += 1
     figures.broken_lines += not stdout.endswith(b"\n")
-    done = figures.saw(Run(process.returncode, stdout, log.read_text(), KEY))
+    done = figures.count(Run(process.returncode, stdout, log.read_text(), KEY))
     assert done.code in (0, 128 + number), done.stderr
 
 
 def percentile(values: list[float] | list[int], percent: int) -> float:
-    """A percentile of some values, 0 of none."""
+    """A percentile of some values; 0 if there are none."""
     if len(values) < 2:
         return values[0] if values else 0
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
 def main() -> int:
-    """Run what the options ask for; 0 if all was well."""
+    """Run everything; returns 0 if it succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
@@ -353,16 +353,17 @@ def main() -> int:
             part.result()
     minutes = (time.monotonic() - started) / 60
     print(
-        f"{figures.states} states resumed from and {figures.kills} kills: lost {figures.lost} rows,"
-        f" sent again per kill p50 {percentile(figures.resent, 50):.0f}"
+        f"{figures.states} states resumed and {figures.kills} kills: {figures.lost} rows lost,"
+        f" rows resent per kill p50 {percentile(figures.resent, 50):.0f}"
         f" p99 {percentile(figures.resent, 99):.0f}; {figures.soups} runs with faults:"
-        f" {figures.completed} completed, {figures.silent} silently incomplete;"
-        f" {figures.signals} signals: {figures.broken_lines} broken lines, ended within p99"
-        f" {percentile(figures.exits, 99):.2f} s; key in {figures.bytes / 1e6:.0f} MB of output:"
-        f" {figures.leaks} times; {figures.runs} runs in {minutes:.1f} min, seed {args.seed}"
+        f" {figures.completed} complete, {figures.silent} silently incomplete;"
+        f" {figures.signals} signals: {figures.broken_lines} broken lines, time to exit p99"
+        f" {percentile(figures.exits, 99):.2f} s; API key found {figures.leaks} times in"
+        f" {figures.bytes / 1e6:.0f} MB of output; {figures.runs} runs in {minutes:.1f} min,"
+        f" seed {args.seed}"
     )
-    well = not (figures.lost or figures.silent or figures.broken_lines or figures.leaks)
-    return 0 if well and figures.completed >= 0.99 * figures.soups else 1
+    succeeded = not (figures.lost or figures.silent or figures.broken_lines or figures.leaks)
+    return 0 if succeeded and figures.completed >= 0.99 * figures.soups else 1
 
 
 def _states_and_kills(figures: Figures, folder: Path, args: argparse.Namespace) -> None:

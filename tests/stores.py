@@ -1,4 +1,4 @@
-"""A collector's store in a file, filled as the collector does, without its HTTP."""
+"""A collector's store in a file, filled as the collector fills it, but without HTTP."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tap_autopilot.collector.writing import Received
 
 
 class PushedStore:
-    """A store; each call is one request of a sender, `at` in epoch milliseconds.
+    """A store. Each call stands for one request of a sender, received `at` epoch milliseconds.
 
-    It is open only within each call: SQLite's connections must not live on in a fork.
+    It is open only during a call, because forks must not inherit SQLite connections.
     """
 
     def __init__(self, path: Path) -> None:

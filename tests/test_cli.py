@@ -1,4 +1,4 @@
-"""The command line, its configuration, and the one clear line for every mistake."""
+"""The command line, its configuration, and one clear line for every mistake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_discovery_needs_no_config_and_tolerates_a_state(tap: Tap, catalog_text:
         assert run.stdout.decode() == catalog_text
 
 
-def test_discovery_does_not_go_on_without_a_config_that_was_named(tap: Tap) -> None:
+def test_discovery_fails_if_a_named_config_is_missing(tap: Tap) -> None:
     run = tap.run("--config", str(tap.folder / "missing.json"), "--discover")
     assert run.code == 2
     assert "Cannot read the config file" in run.last_words
@@ -97,13 +97,13 @@ def test_a_mistake_in_the_arguments_is_one_line(tap: Tap, option: str) -> None:
     assert len(run.log) == 1
 
 
-def test_all_mistakes_are_named_at_once(tap: Tap) -> None:
+def test_all_mistakes_are_reported_together(tap: Tap) -> None:
     run = tap.run("-c", tap.file("c.json", {"concurrency": 0, "request_timeout": 0}))
     for name in ("api_key", "concurrency", "request_timeout"):
         assert name in run.last_words
 
 
-def test_a_config_is_needed_and_must_be_there(tap: Tap) -> None:
+def test_a_config_is_required_and_must_exist(tap: Tap) -> None:
     run = check(tap.run())
     assert (run.code, run.log) == (
         2,
@@ -114,7 +114,7 @@ def test_a_config_is_needed_and_must_be_there(tap: Tap) -> None:
     assert "No such file" in run.last_words
 
 
-def test_settings_may_come_as_strings(tap: Tap, serve: Serve) -> None:
+def test_settings_may_be_strings(tap: Tap, serve: Serve) -> None:
     settings = {"request_timeout": "30", "concurrency": "2", "max_requests_per_second": "500.5"}
     more = {"emit_activate_version_messages": "False", "start_date": "2015-01-01"}
     run = tap.sync(serve(SMALL), **settings, **more)
@@ -123,7 +123,7 @@ def test_settings_may_come_as_strings(tap: Tap, serve: Serve) -> None:
     assert not run.of("ACTIVATE_VERSION")
 
 
-def test_what_is_harmless_is_warned_of(tap: Tap, serve: Serve) -> None:
+def test_harmless_mistakes_are_warnings(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(SMALL), api_key=f"  {KEY}\n", colour="blue")
     assert run.code == 0
     assert any("whitespace" in line and line.startswith("WARNING") for line in run.log)
@@ -134,7 +134,7 @@ def test_the_sample_config_is_valid(caplog: pytest.LogCaptureFixture) -> None:
     sample = Path(__file__).parents[1] / "sample_config.json"
     config = Config.from_mapping(json.loads(sample.read_text()))
     assert caplog.records == []
-    assert config == Config(config.api_key, user_agent=config.user_agent)  # all else by default
+    assert config == Config(config.api_key, user_agent=config.user_agent)  # the rest are defaults
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_mistake_in_another_file_is_one_line(
     assert sandbox.requests == []
 
 
-def test_a_wrong_key_is_said_so_after_one_request_for_each_walk(tap: Tap, serve: Serve) -> None:
+def test_a_wrong_key_is_reported_after_one_request_per_walk(tap: Tap, serve: Serve) -> None:
     sandbox = serve(SMALL)
     run = tap.sync(sandbox, api_key="of-somebody-else")
     assert run.code == 2
@@ -181,5 +181,5 @@ def test_sent_with_every_request(tap: Tap, serve: Serve) -> None:
         assert request.headers["accept-encoding"] == "gzip"
 
 
-def test_discovery_is_json_for_any_locale(tap: Tap, catalog_text: str) -> None:
+def test_discovery_is_json_in_any_locale(tap: Tap, catalog_text: str) -> None:
     assert json.loads(tap.run("-d", LC_ALL="C", PYTHONUTF8="0").stdout) == json.loads(catalog_text)

@@ -1,4 +1,4 @@
-"""The client: what it retries, what it tells, and how long it takes, against sockets and mocks."""
+"""The client: what it retries, what it reports, and how long it takes, with sockets and mocks."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def mock() -> Iterator[responses.RequestsMock]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the client would have slept; it does not."""
+    """Replace sleeping; collects the seconds that the client would have slept."""
     slept: list[float] = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
     monkeypatch.setattr("tap_autopilot.api.client.time", clock)
@@ -67,7 +67,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("status", [201, 202, 204, 206, 300, 304, 408, 425, 429, 500, 503, 599])
-def test_a_status_that_may_pass_is_retried(
+def test_a_transient_status_is_retried(
     mock: responses.RequestsMock, waits: list[float], status: int
 ) -> None:
     mock.get(f"{URL}/lists", status=status, body=b"" if status in (204, 304) else b"[1]")
@@ -96,7 +96,7 @@ def test_a_refusal_is_raised_with_its_status(mock: responses.RequestsMock, statu
     assert len(mock.calls) == 1
 
 
-def test_a_bad_key_is_for_the_user_to_mend(mock: responses.RequestsMock) -> None:
+def test_a_bad_key_is_a_user_error(mock: responses.RequestsMock) -> None:
     mock.get(f"{URL}/lists", status=401)
     with pytest.raises(UserError, match="Check api_key"):
         get(Client(api()))
@@ -106,7 +106,7 @@ def test_a_bad_key_is_for_the_user_to_mend(mock: responses.RequestsMock) -> None
     "location",
     ["https://other.example/v1/lists", "http://api.example/v1/lists", "http://[x", "//a:b"],
 )
-def test_a_redirect_to_another_origin_is_for_the_user_to_mend(
+def test_a_redirect_to_another_origin_is_a_user_error(
     mock: responses.RequestsMock, location: str
 ) -> None:
     mock.get(f"{URL}/lists", status=302, headers={"Location": location})
@@ -130,7 +130,7 @@ def test_redirects_within_the_origin_are_followed(mock: responses.RequestsMock) 
 # Bodies
 
 
-def test_an_answer_says_when_it_came(mock: responses.RequestsMock) -> None:
+def test_a_response_has_two_times(mock: responses.RequestsMock) -> None:
     date = datetime(2024, 2, 29, 12, 30, 1, tzinfo=timezone.utc)
     mock.get(f"{URL}/lists", json=[], headers={"Date": format_datetime(date, usegmt=True)})
     before = datetime.now(timezone.utc)
@@ -143,7 +143,7 @@ def test_an_answer_says_when_it_came(mock: responses.RequestsMock) -> None:
 @pytest.mark.parametrize(
     "date", [None, "", "yesterday", "Thu, 99 Feb 2024 12:30:01 GMT", "9" * 400]
 )
-def test_a_date_that_is_none_is_none(mock: responses.RequestsMock, date: str | None) -> None:
+def test_an_invalid_date_is_ignored(mock: responses.RequestsMock, date: str | None) -> None:
     mock.get(f"{URL}/lists", json=[], headers={} if date is None else {"Date": date})
     assert get(Client(api())).date is None
 
@@ -160,7 +160,7 @@ def test_a_page_of_a_hundred_large_contacts_is_read(
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("status", [200, 404])
-def test_an_answer_that_is_too_large_is_not_retried(
+def test_a_response_that_is_too_large_is_not_retried(
     mock: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch, packed: bool, status: int
 ) -> None:
     for module in (client_module, connection):
@@ -187,7 +187,7 @@ def test_an_answer_that_is_too_large_is_not_retried(
         ({}, b"<html>", "a page of HTML"),
     ],
 )
-def test_an_answer_that_cannot_be_read_is_retried(
+def test_an_unreadable_response_is_retried(
     mock: responses.RequestsMock, caplog: pytest.LogCaptureFixture, waits: list[float],
     headers: dict[str, str], body: bytes, said: str,
 ) -> None:  # fmt: skip
@@ -203,7 +203,7 @@ def test_an_answer_that_cannot_be_read_is_retried(
 
 @pytest.mark.parametrize("body", [b"[]", b"not JSON"])
 @pytest.mark.parametrize("status", [200, 204, 500, 503, 404])
-def test_only_good_answers_make_the_pace_faster(
+def test_only_good_responses_raise_the_pace(
     mock: responses.RequestsMock, body: bytes, status: int
 ) -> None:
     mock.get(f"{URL}/lists", status=status, body=body)
@@ -215,7 +215,7 @@ def test_only_good_answers_make_the_pace_faster(
 
 
 @pytest.mark.parametrize("after", [b"0", b"-1", b"Sun, 06 Nov 1994 08:49:37 GMT"])
-def test_a_retry_after_of_nothing_is_no_hot_loop(
+def test_a_retry_after_of_zero_is_not_a_hot_loop(
     mock: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch, after: bytes
 ) -> None:
     monkeypatch.setattr("backoff.full_jitter", lambda most: most / 2)
@@ -258,7 +258,9 @@ def test_waits_grow_until_the_time_is_up(clock: Clock) -> None:
         (900, [300]),
     ],
 )
-def test_what_the_server_asks_for_is_obeyed(clock: Clock, asked: float, waits: list[float]) -> None:
+def test_the_wait_that_the_server_asks_for_is_obeyed(
+    clock: Clock, asked: float, waits: list[float]
+) -> None:
     retries = Retries(clock.now, 300, 300)
     for expected in waits:
         assert retries.next_wait(asked) == expected
@@ -282,7 +284,7 @@ def test_without_a_retry_timeout_nothing_is_retried(clock: Clock) -> None:
 
 
 class Server:
-    """A server whose every connection is handled by a function, in a thread of its own."""
+    """A server that handles each connection with a function, in its own thread."""
 
     def __init__(self, handle: Callable[[socket.socket, int], object]) -> None:
         self._handle = handle
@@ -306,8 +308,8 @@ class Server:
         with contextlib.suppress(OSError), connected:
             self._handle(connected, number)
 
-    def hear(self, connected: socket.socket) -> bytes:
-        """A request, up to the end of its headers; nothing if the client has gone."""
+    def read_request(self, connected: socket.socket) -> bytes:
+        """A request, up to the end of its headers; empty if the client has hung up."""
         heard = b""
         while not heard.endswith(b"\r\n\r\n"):
             piece = connected.recv(65536)
@@ -321,30 +323,30 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread that accepts would keep it open
+        self._listener.shutdown(socket.SHUT_RDWR)  # otherwise the accepting thread keeps it open
         self._listener.close()
 
 
 def once(*answers: bytes) -> Server:
-    """Each connection gets one request answered with these bytes, the last ones for ever."""
+    """A server of one response per connection, in this order; the last repeats forever."""
 
     def handle(connected: socket.socket, number: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         connected.sendall(answers[min(number, len(answers)) - 1])
         connected.shutdown(socket.SHUT_WR)
-        server.hear(connected)
+        server.read_request(connected)
 
     server = Server(handle)
     return server
 
 
-def test_a_connection_that_was_closed_meanwhile_is_replaced_silently(
+def test_a_stale_connection_is_replaced_silently(
     caplog: pytest.LogCaptureFixture, waits: list[float]
 ) -> None:
     def handle(connected: socket.socket, _: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         connected.sendall(GOOD)
-        server.hear(connected)  # and closes without a word
+        server.read_request(connected)  # and closes without responding
 
     with Server(handle) as server:
         shared = api(server.url)
@@ -361,10 +363,10 @@ def test_a_request_is_sent_again_silently_only_once(
     caplog: pytest.LogCaptureFixture, waits: list[float]
 ) -> None:
     def handle(connected: socket.socket, number: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         if number in (1, 3):
             connected.sendall(GOOD)
-            server.hear(connected)
+            server.read_request(connected)
 
     with Server(handle) as server:
         client = Client(api(server.url))
@@ -374,14 +376,14 @@ def test_a_request_is_sent_again_silently_only_once(
     assert f"127.0.0.1:{server.port} closed the connection without a response" in caplog.text
 
 
-def test_an_answer_cut_short_on_a_reused_connection_is_retried_aloud(
+def test_a_truncated_response_on_a_reused_connection_is_retried_with_a_warning(
     caplog: pytest.LogCaptureFixture, waits: list[float]
 ) -> None:
     def handle(connected: socket.socket, number: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         connected.sendall(GOOD)
         if number == 1:
-            server.hear(connected)
+            server.read_request(connected)
             connected.sendall(GOOD[:-1])
 
     with Server(handle) as server:
@@ -411,7 +413,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         b"",
     ],
 )
-def test_an_answer_that_is_no_http_is_retried(
+def test_a_response_that_is_not_http_is_retried(
     caplog: pytest.LogCaptureFixture, waits: list[float], answer: bytes
 ) -> None:
     with once(answer, GOOD) as server:
@@ -421,9 +423,11 @@ def test_an_answer_that_is_no_http_is_retried(
     assert "Traceback" not in caplog.text
 
 
-def test_what_follows_an_informational_answer_is_not_taken_for_another(waits: list[float]) -> None:
+def test_bytes_after_an_informational_response_are_not_taken_for_the_next_one(
+    waits: list[float],
+) -> None:
     def handle(connected: socket.socket, number: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         if number == 1:
             connected.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
             time.sleep(0.2)
@@ -436,9 +440,11 @@ def test_what_follows_an_informational_answer_is_not_taken_for_another(waits: li
     assert len(waits) == server.connections - 1
 
 
-def test_a_connection_that_is_reset(caplog: pytest.LogCaptureFixture, waits: list[float]) -> None:
+def test_a_reset_connection_is_retried(
+    caplog: pytest.LogCaptureFixture, waits: list[float]
+) -> None:
     def handle(connected: socket.socket, number: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         if number == 1:
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
@@ -461,7 +467,7 @@ def test_a_host_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def dead() -> Iterator[int]:
-    """A port of 127.0.0.1 that takes no connection and refuses none."""
+    """A port on 127.0.0.1 that neither accepts nor refuses connections."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(8):
@@ -472,7 +478,7 @@ def dead() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
-def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+def test_an_address_that_does_not_respond_leaves_time_for_the_next(
     monkeypatch: pytest.MonkeyPatch, dead: int, waits: list[float]
 ) -> None:
     with once(GOOD) as server:
@@ -514,9 +520,9 @@ def drip(connected: socket.socket, data: bytes) -> None:
     ],
     ids=["headers", "chunks", "closing", "length", "unknown length", "1.0", "redirect"],
 )
-def test_an_answer_that_drips_is_over_by_the_deadline(start: bytes, rest: bytes) -> None:
+def test_a_dripping_response_times_out(start: bytes, rest: bytes) -> None:
     def handle(connected: socket.socket, _: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         connected.sendall(start)
         drip(connected, rest)
 
@@ -528,7 +534,7 @@ def test_an_answer_that_drips_is_over_by_the_deadline(start: bytes, rest: bytes)
 
 
 @pytest.mark.parametrize("what", ["hang", "drip"])
-def test_a_tls_handshake_is_over_by_the_deadline(what: str) -> None:
+def test_a_tls_handshake_times_out(what: str) -> None:
     def handle(connected: socket.socket, _: int) -> None:
         connected.recv(65536)
         if what == "drip":
@@ -555,7 +561,7 @@ def test_the_deadline_holds_over_tls(
 
     def handle(connected: socket.socket, _: int) -> None:
         with context.wrap_socket(connected, server_side=True) as secured:
-            server.hear(secured)
+            server.read_request(secured)
             end = {"headers": b"X: ", "body": b"Content-Length: 1000\r\n\r\n", "rest": b"\r\n[]"}
             secured.sendall(b"HTTP/1.1 200 OK\r\n" + end[what])
             drip(secured, b" " * 100)
@@ -568,9 +574,9 @@ def test_the_deadline_holds_over_tls(
     assert time.monotonic() - started < 3
 
 
-def test_one_watchdog_serves_all_clients_and_goes_away() -> None:
+def test_one_watchdog_serves_all_clients_and_then_ends() -> None:
     def handle(connected: socket.socket, _: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         time.sleep(3)
 
     def watchdogs() -> set[threading.Thread]:
@@ -587,7 +593,7 @@ def test_one_watchdog_serves_all_clients_and_goes_away() -> None:
 
 
 def in_threads(shared: list[Api]) -> Callable[[], list[BaseException]]:
-    """Read from each in a thread; gives a function that waits for their errors."""
+    """Read from each in a thread. Returns a function that waits for them and returns their errors."""
     errors: list[BaseException] = []
 
     def read(one: Api) -> None:
@@ -611,9 +617,9 @@ def in_threads(shared: list[Api]) -> Callable[[], list[BaseException]]:
 # Budgets
 
 
-def test_an_api_that_hangs_is_given_up_within_one_budget() -> None:
+def test_the_tap_gives_up_on_a_hanging_api_within_one_budget() -> None:
     def handle(connected: socket.socket, _: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         time.sleep(10)
 
     with Server(handle) as server:
@@ -626,7 +632,7 @@ def test_an_api_that_hangs_is_given_up_within_one_budget() -> None:
 
 def test_all_threads_share_the_probes() -> None:
     def handle(connected: socket.socket, _: int) -> None:
-        server.hear(connected)
+        server.read_request(connected)
         time.sleep(10)
 
     with Server(handle) as server:
@@ -639,7 +645,7 @@ def test_all_threads_share_the_probes() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_a_listing_that_fails_while_others_answer_is_no_outage(
+def test_a_failing_listing_is_not_an_outage_while_others_respond(
     mock: responses.RequestsMock, status: int
 ) -> None:
     mock.get(f"{URL}/contacts", status=500)
@@ -684,7 +690,7 @@ def test_a_long_pause_leaves_no_time_for_probes(
         "https://\udc80.example/v1",
     ],
 )
-def test_a_host_that_no_host_can_have(url: str) -> None:
+def test_an_impossible_host_name(url: str) -> None:
     with pytest.raises(UserError, match="api_url"):
         api(url)
 
@@ -699,18 +705,18 @@ def test_a_host_that_no_host_can_have(url: str) -> None:
         ("http://LOCALHOST:80", "http://localhost:80"),
     ],
 )
-def test_how_the_address_is_written(given: str, used: str) -> None:
+def test_api_url_is_normalized(given: str, used: str) -> None:
     assert api(given).config.api_url == used
 
 
-def test_the_path_is_sent_as_it_stands(waits: list[float]) -> None:
+def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
     with once(GOOD) as server:
         get(Client(api(server.url)), "/contacts/%2E%2E%2F%7E%20?x")
     assert server.asked[0].startswith(b"GET /v1/contacts/%2E%2E%2F%7E%20?x HTTP/1.1\r\n")
     assert waits == []
 
 
-def test_the_headers_are_these_and_no_others() -> None:
+def test_exactly_these_headers_are_sent() -> None:
     with once(GOOD) as server:
         get(Client(api(server.url)))
     lines = server.asked[0].decode().split("\r\n")[1:-2]
@@ -724,7 +730,7 @@ def test_the_headers_are_these_and_no_others() -> None:
     }
 
 
-def test_a_decode_that_fails_is_retried(mock: responses.RequestsMock, waits: list[float]) -> None:
+def test_a_failed_decode_is_retried(mock: responses.RequestsMock, waits: list[float]) -> None:
     mock.get(f"{URL}/lists", json=[])
     tries: list[bytes] = []
 

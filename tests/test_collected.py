@@ -1,4 +1,4 @@
-"""The collector's store as a second source: pushed events, and the contacts beside them."""
+"""The collector's store as a second source: pushed events merged with those from contacts."""
 
 from __future__ import annotations
 
@@ -275,9 +275,7 @@ def test_when_it_happened(
         b'{"event": "Email Opened", "userId": 5, "x": %s1%s}' % (b"[" * 900, b"]" * 900),
     ],
 )
-def test_odd_events_are_rows_too_and_nothing_of_them_is_lost(
-    tap: Tap, store: PushedStore, odd: bytes
-) -> None:
+def test_odd_events_become_rows_and_lose_nothing(tap: Tap, store: PushedStore, odd: bytes) -> None:
     store.track(odd, CALL)
     run = read(tap, store)
     (row,) = run.rows("email_opened")
@@ -321,7 +319,7 @@ def test_hooks_in_both_shapes(tap: Tap, store: PushedStore) -> None:
     assert fourth["additional_fields"] == {"value": 7}
 
 
-def test_activities_keep_all_of_it(tap: Tap, store: PushedStore) -> None:
+def test_activities_keep_everything(tap: Tap, store: PushedStore) -> None:
     store.activity(b'{"event": "email.opened", "n": 1}\nno json\n[1]\n{"type": "sms.sent"}\n')
     rows = read(tap, store).rows("activities")
     assert [row["event"] for row in rows] == ["email.opened", None, None, "sms.sent"]
@@ -332,7 +330,7 @@ def test_activities_keep_all_of_it(tap: Tap, store: PushedStore) -> None:
     assert [row["id"] for row in rows] == [f"{store.store_id}-{n}" for n in (1, 2, 3, 4)]
 
 
-def test_messages_are_described_by_all_pushes_together(tap: Tap, store: PushedStore) -> None:
+def test_a_message_is_described_by_all_its_pushes(tap: Tap, store: PushedStore) -> None:
     store.track(
         call("a", timestamp="2020-01-01T00:00:00Z"),
         call("b", "Email Bounced", timestamp="2020-03-01T00:00:00Z",
@@ -360,30 +358,30 @@ def test_messages_are_described_by_all_pushes_together(tap: Tap, store: PushedSt
 
 
 @pytest.mark.parametrize("ids", ["equal", "their endings equal", "unrelated"])
-def test_pushed_and_polled_together_are_the_truth(
+def test_pushed_and_polled_events_together_are_the_truth(
     tap: Tap, serve: Serve, store: PushedStore, ids: str
 ) -> None:
     other_keys = ids == "unrelated"
     account = Account(contacts=700, segments=1, odd=False)
     occurrences = all_occurrences(account)
     withheld = {one.message_id for n, one in enumerate(occurrences) if n % 7 == 3}
-    told = [one for one in occurrences if one.message_id not in withheld]
-    calls = [track_call(account.seed, one, other_keys=other_keys) for one in told]
-    for one, pushed_call in zip(told, calls, strict=True):
+    sent = [one for one in occurrences if one.message_id not in withheld]
+    calls = [track_call(account.seed, one, other_keys=other_keys) for one in sent]
+    for one, pushed_call in zip(sent, calls, strict=True):
         if ids == "equal":
             pushed_call["properties"]["email_id"] = one.message
     store.webhook([*calls[::-1], *calls[:50]], at=0)
     run = tap.sync(serve(account), collector_database=store.path)
     assert run.code == 0
     for kind, table in TABLES.items():
-        pushed = {one.message_id for one in told if one.kind == kind}
+        pushed = {one.message_id for one in sent if one.kind == kind}
         rows = run.rows(table)
         assert len({row["id"] for row in rows}) == len(rows)
         assert pushed <= {row["id"] for row in rows}
         polled = [row for row in rows if row["id"] not in pushed]
         expected = expected_polled(occurrences, withheld, kind, by_key=not other_keys)
         found = collections.Counter(row["context_traits_contact_id"] for row in polled)
-        if other_keys:  # which of two at nearly the same time was told is not to be known
+        if other_keys:  # of two at nearly the same time, either may be the pushed one
             assert not found - collections.Counter(one.contact_id for one in expected)
         else:
             assert {(row["context_traits_contact_id"], row["email_id"]) for row in polled} == {
@@ -399,8 +397,8 @@ def test_pushed_and_polled_together_are_the_truth(
 def expected_polled(
     occurrences: list[Occurrence], withheld: set[str], kind: str, *, by_key: bool
 ) -> list[Occurrence]:
-    """The events of maps of which nothing was pushed; by key, not even their repetitions."""
-    told = {
+    """The events in maps whose push was withheld; by key, only if no repetition was pushed."""
+    pushed = {
         (one.contact_id, one.message)
         for one in occurrences
         if one.kind == kind and one.message_id not in withheld
@@ -411,7 +409,7 @@ def expected_polled(
         if one.kind == kind
         and one.in_map
         and one.message_id in withheld
-        and not (by_key and (one.contact_id, one.message) in told)
+        and not (by_key and (one.contact_id, one.message) in pushed)
     ]
 
 
@@ -426,13 +424,13 @@ def test_a_push_without_contact_id_belongs_to_the_contact_with_its_email(
     assert rows[1]["email_subject"] == "Welcome"  # one push describes the message for everyone
 
 
-def test_the_anonymous_id_is_the_email_where_nothing_else_is(tap: Tap, store: PushedStore) -> None:
+def test_the_anonymous_id_is_the_email_if_nothing_else_is(tap: Tap, store: PushedStore) -> None:
     contact = {"contact_id": "c", "email": "ada@example.com", "mail_opened": {MESSAGE: 1000}}
     store.track(call("m", context={}))
     assert [row["id"] for row in read(tap, store, contact).rows("email_opened")] == ["m"]
 
 
-def test_kinds_are_told_apart(tap: Tap, store: PushedStore) -> None:
+def test_kinds_are_kept_apart(tap: Tap, store: PushedStore) -> None:
     contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 0}, "mail_clicked": {MESSAGE: 0}}
     store.track(call("m"))
     run = read(tap, store, contact)
@@ -440,7 +438,7 @@ def test_kinds_are_told_apart(tap: Tap, store: PushedStore) -> None:
     assert [row["id"] for row in run.rows("email_clicked")] == [f"email_clicked:person_1:{MESSAGE}"]
 
 
-def test_contacts_with_one_email_do_not_share_a_push(tap: Tap, store: PushedStore) -> None:
+def test_contacts_with_the_same_email_do_not_share_a_push(tap: Tap, store: PushedStore) -> None:
     first = {"contact_id": "c", "email": "ada@example.com", "mail_opened": {"x": 1000, "y": 2000}}
     second = {"contact_id": "d", "email": "ADA@example.com", "mail_opened": {"z": 1000}}
     store.track(call("m", context={}, timestamp="1970-01-01T00:00:01Z"))
@@ -448,7 +446,7 @@ def test_contacts_with_one_email_do_not_share_a_push(tap: Tap, store: PushedStor
     assert {row["id"] for row in rows} == {"m", "email_opened:c:y", "email_opened:d:z"}
 
 
-def test_an_event_of_the_far_future_does_not_wait_for_ever(tap: Tap, store: PushedStore) -> None:
+def test_an_event_in_the_far_future_does_not_wait_forever(tap: Tap, store: PushedStore) -> None:
     store.track(call("m"))
     contact = {"contact_id": "c", "mail_opened": {"x": 4102444800000}}
     assert [row["id"] for row in read(tap, store, contact).rows("email_opened")] == [
@@ -472,7 +470,9 @@ def test_a_recent_event_waits_for_its_push(tap: Tap, store: PushedStore) -> None
     assert "1 too recent" in line
 
 
-def test_only_what_is_selected_is_written(tap: Tap, store: PushedStore, catalog: Any) -> None:
+def test_only_selected_streams_and_columns_are_written(
+    tap: Tap, store: PushedStore, catalog: Any
+) -> None:
     store.track(CALL, call("m", properties={"email_id": "other"}))
     catalog["streams"] = [entry(catalog, "email_opened")]
     choose(catalog, "email_opened", "properties", "email_id", selected=False)
@@ -485,7 +485,7 @@ def test_only_what_is_selected_is_written(tap: Tap, store: PushedStore, catalog:
     assert polled["email_name"] == "First", "from the click of the same message"
 
 
-def test_start_date_leaves_out_older_pushes(tap: Tap, store: PushedStore) -> None:
+def test_start_date_skips_older_pushes(tap: Tap, store: PushedStore) -> None:
     store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
     store.hook({"event": "contact_added"}, at=0)
     run = read(tap, store, start_date="2020-06-01")
@@ -502,7 +502,7 @@ def incremental(catalog: Any, *streams: str) -> Any:
     return catalog
 
 
-def test_incremental_reads_what_is_new_and_full_all_of_it(
+def test_incremental_reads_only_new_events_and_full_table_all(
     tap: Tap, store: PushedStore, catalog: Any
 ) -> None:
     catalog["streams"] = [entry(catalog, "email_opened"), entry(catalog, "email_clicked")]
@@ -519,7 +519,9 @@ def test_incremental_reads_what_is_new_and_full_all_of_it(
     assert not [line for line in third.log if "store" in line]
 
 
-def test_incremental_of_what_is_only_pushed(tap: Tap, store: PushedStore) -> None:
+def test_incremental_replication_of_a_stream_that_is_only_pushed(
+    tap: Tap, store: PushedStore
+) -> None:
     catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
     incremental(catalog, "contact_events", "activities")
     store.hook({"n": 1})
@@ -550,7 +552,7 @@ def test_another_store_is_read_from_its_start(
     assert [line for line in run.log if line.startswith("WARNING") and warning in line]
 
 
-def test_the_position_outlives_a_run_without_the_collector(
+def test_the_position_survives_a_run_without_the_collector(
     tap: Tap, store: PushedStore, catalog: Any
 ) -> None:
     incremental(catalog, "email_opened")
@@ -596,7 +598,7 @@ def test_a_run_without_the_store_deletes_no_pushed_rows(tap: Tap, store: PushedS
     assert second.of("ACTIVATE_VERSION", "contacts")
 
 
-def test_known_events_cost_no_states(tap: Tap, store: PushedStore, catalog: Any) -> None:
+def test_events_already_loaded_cause_no_states(tap: Tap, store: PushedStore, catalog: Any) -> None:
     incremental(catalog, *EMAILS)
     store.track(*(call(f"m{n}") for n in range(3000)))
     first = read(tap, store, catalog=catalog)
@@ -604,7 +606,7 @@ def test_known_events_cost_no_states(tap: Tap, store: PushedStore, catalog: Any)
     assert len(second.of("STATE")) < 8
 
 
-def test_old_events_are_neither_counted_nor_warned_of_again(
+def test_old_events_are_not_counted_or_warned_about_again(
     tap: Tap, store: PushedStore, catalog: Any
 ) -> None:
     incremental(catalog, "email_opened")
@@ -615,7 +617,7 @@ def test_old_events_are_neither_counted_nor_warned_of_again(
     assert not any("does not fit" in line or "cleaned" in line for line in second.log)
 
 
-def test_what_does_not_fit_a_deselected_column_is_dropped(
+def test_a_value_that_does_not_fit_a_deselected_column_is_dropped(
     tap: Tap, store: PushedStore, catalog: Any
 ) -> None:
     choose(catalog, "email_opened", "properties", "transactional", selected=False)
@@ -646,7 +648,7 @@ def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStor
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
 def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
-    """From each STATE of a run, the rows before it and those of the next run are all of them."""
+    """The rows before any STATE and those of a run resumed from it are, together, all rows."""
     catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
     for stream in catalog["streams"]:
         if stream["metadata"][0]["metadata"]["valid-replication-keys"]:
@@ -681,7 +683,7 @@ def keys(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
 # ---- pruning
 
 
-def test_what_is_pruned_is_not_sent_again_but_still_recognised(
+def test_pruned_events_are_not_sent_again_but_still_recognized(
     tap: Tap, store: PushedStore
 ) -> None:
     contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "other": 2000}}
@@ -695,7 +697,7 @@ def test_what_is_pruned_is_not_sent_again_but_still_recognised(
     assert second.rows("email_messages") == first.rows("email_messages")
 
 
-def test_what_no_stream_has_loaded_is_not_pruned(
+def test_events_that_no_stream_has_loaded_are_not_pruned(
     tap: Tap, store: PushedStore, catalog: Any
 ) -> None:
     catalog["streams"] = [entry(catalog, "email_opened")]
@@ -712,7 +714,7 @@ def test_what_no_stream_has_loaded_is_not_pruned(
 # ---- the settings, and mistakes
 
 
-def test_without_a_collector_its_streams_are_not_there(tap: Tap, store: PushedStore) -> None:
+def test_without_a_collector_its_streams_do_not_exist(tap: Tap, store: PushedStore) -> None:
     plain = json.loads(tap.run("--discover").stdout)
     assert {one["stream"] for one in plain["streams"]}.isdisjoint(ONLY_PUSHED)
     missing = str(Path(store.path).with_name("missing.db"))
@@ -720,7 +722,7 @@ def test_without_a_collector_its_streams_are_not_there(tap: Tap, store: PushedSt
     assert {one["stream"] for one in json.loads(found.stdout)["streams"]} >= {*ONLY_PUSHED}
 
 
-def test_selecting_them_without_a_collector_is_a_mistake(tap: Tap) -> None:
+def test_selecting_its_streams_without_a_collector_is_an_error(tap: Tap) -> None:
     with Scripted({}) as sandbox:
         run = tap.run(
             "--select", "contact_events", "--config",
@@ -746,7 +748,7 @@ def test_a_store_that_cannot_be_read_ends_the_run_before_any_request(
     assert path.exists() == (content is not None)
 
 
-def test_a_password_of_the_database_is_not_shown(tap: Tap, serve: Serve) -> None:
+def test_the_database_password_is_not_shown(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(), collector_database="postgresql://me:h1dd%65n@127.0.0.1:1/db")
     assert run.code == 2
     assert "h1dd" not in run.stderr
@@ -757,7 +759,7 @@ def test_a_password_of_the_database_is_not_shown(tap: Tap, serve: Serve) -> None
 
 
 def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
-    """SIGKILL at many moments, always resuming from the last STATE: all rows arrive."""
+    """Despite many SIGKILLs, all rows arrive if each run resumes from the last STATE."""
     account = Account(contacts=400, segments=1)
     calls = [track_call(account.seed, one) for one in all_occurrences(account)]
     for start in range(0, len(calls), 50):
@@ -799,7 +801,7 @@ def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
 
 
 def test_a_growing_store_does_not_keep_a_run_from_ending(tap: Tap, store: PushedStore) -> None:
-    """What arrives during a run is left to the next."""
+    """Events that arrive during a run are left to the next."""
     store.track(*(call(f"m{n}") for n in range(5)))
     run = read(tap, store)
     store.track(call("later"))

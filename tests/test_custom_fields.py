@@ -1,4 +1,4 @@
-"""The account's custom fields: their own table, and columns of contacts where settings ask for them."""
+"""The account's custom fields: their own table and, if the setting is on, columns of contacts."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_values_that_do_not_fit_are_null_and_counted(tap: Tap) -> None:
     "wrap",
     [lambda one: one, lambda one: {"custom_fields": one}, lambda one: {"total": 1, "fields": one}],
 )
-def test_any_form_of_the_answer_is_understood(tap: Tap, wrap: Any) -> None:
+def test_any_form_of_the_response_is_understood(tap: Tap, wrap: Any) -> None:
     answers = {
         "/contacts/custom_fields": (200, wrap([{"kind": "Age", "field_type": "integer"}])),
         "/contacts": {
@@ -146,7 +146,7 @@ def test_any_form_of_the_answer_is_understood(tap: Tap, wrap: Any) -> None:
 
 
 @pytest.mark.parametrize("answer", [{}, {"error": "x"}, "text", None, 7])
-def test_an_answer_without_definitions_is_no_account_without_them(tap: Tap, answer: Any) -> None:
+def test_a_response_without_definitions_is_an_error(tap: Tap, answer: Any) -> None:
     with Scripted({"/contacts/custom_fields": answer}) as sandbox:
         run = tap.sync(sandbox, custom_fields_as_columns=True, retry_timeout=0.3)
     assert run.code == 1
@@ -159,7 +159,7 @@ def names(*fields: str) -> list[str]:
     )
 
 
-def test_names_are_safe_and_kept_apart() -> None:
+def test_column_names_are_safe_and_distinct() -> None:
     assert names("NPS Rating", "nps-rating") == ["custom_nps_rating", "custom_nps_rating_39f9d6ce"]
     assert names("NPS Rating", "NPS rating") == [
         "custom_nps_rating_6b58511d",
@@ -193,7 +193,7 @@ def test_a_definition_without_a_name_is_warned_of() -> None:
 @pytest.mark.parametrize(
     "new", ["NPS-Rating", "NPS_Rating", "NPS  Rating", "NPS Rating!", " NPS Rating"]
 )
-def test_a_new_field_never_renames_an_older_ones_column(new: str) -> None:
+def test_a_new_field_never_renames_an_existing_column(new: str) -> None:
     for order in (["NPS Rating", new], [new, "NPS Rating"]):
         found = dict(zip(order, names(*order), strict=True))
         assert found["NPS Rating"] == "custom_nps_rating"
@@ -222,7 +222,7 @@ def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: 
     assert not any("does not exist" in line for line in run.log)
 
 
-def test_a_field_whose_column_looks_like_the_array_does_not_disturb_it(tap: Tap) -> None:
+def test_a_field_whose_column_resembles_the_array_is_not_confused_with_it(tap: Tap) -> None:
     served = [{"kind": "Field S", "value": "x"}]
     answers = {
         "/contacts/custom_fields": (200, [{"name": "Field S"}]),
@@ -234,7 +234,7 @@ def test_a_field_whose_column_looks_like_the_array_does_not_disturb_it(tap: Tap)
     assert [one["value"] for one in row["custom_fields"]] == ["x"]
 
 
-def test_definitions_of_every_sort() -> None:
+def test_definitions_of_every_kind() -> None:
     found = columns(
         [{"name": "a", "fieldType": "FLOAT"}, {"name": "b", "fieldType": None}, {"name": "c", "fieldType": "datetime"},
          {"name": "d", "deleted": True}, {"fieldType": "integer"}, "text", {"name": 5}, {"name": "e", "type": "number"}], []
@@ -259,7 +259,7 @@ def test_the_type_of_a_column(field: str, kind: Any, part: dict[str, Any]) -> No
 
 
 def definitions(tap: Tap, answer: Any, **settings: Any) -> Run:
-    """A run that reads only the definitions, of an API that answers so."""
+    """A run that reads only the definitions, from an API that responds with `answer`."""
     catalog = {"streams": [{"tap_stream_id": "custom_fields"}]}
     with Scripted({"/contacts/custom_fields": answer}) as sandbox:
         return tap.sync(sandbox, catalog=catalog, retry_timeout=0.3, **settings)
@@ -313,7 +313,7 @@ def test_an_account_without_custom_fields_is_normal(tap: Tap) -> None:
     [(403, {}), (404, {"message": "none"}), (400, {}), page("a", "b"), (200, {"contacts": []})],
 )
 @pytest.mark.parametrize("check_totals", [True, False])
-def test_an_api_without_them_fails_nothing_and_deletes_nothing(
+def test_an_api_without_definitions_fails_and_deletes_nothing(
     tap: Tap, answer: Any, check_totals: bool
 ) -> None:
     run = definitions(tap, answer, check_totals=check_totals)
@@ -327,7 +327,7 @@ def test_an_api_without_them_fails_nothing_and_deletes_nothing(
 
 
 @pytest.mark.parametrize("answer", [(500, {}), {}, "text"])
-def test_an_api_that_fails_to_tell_them_fails_the_run(tap: Tap, answer: Any) -> None:
+def test_an_error_in_reading_definitions_fails_the_run(tap: Tap, answer: Any) -> None:
     run = definitions(tap, answer)
     assert run.code == 1
     assert "custom_fields (GET /contacts/custom_fields:" in run.last_words

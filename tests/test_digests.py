@@ -1,4 +1,4 @@
-"""Only what changed: what a target has is what the account has, whatever happened in between."""
+"""Only what changed: the target ends up with what the account has, whatever went wrong before."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.test_collected import call
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_after_strange_nights_the_target_is_what_a_full_load_makes(
+def test_after_strange_nights_the_target_equals_a_full_load(
     tap: Tap, serve: Serve, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -46,7 +46,7 @@ def test_after_strange_nights_the_target_is_what_a_full_load_makes(
         kept.append((nights.replica.copy(), nights.path.read_bytes()))
         nights.account.move_on(day)
     assert nights.night().code == 0
-    assert nights.night().code == 0, "one that began the pass before may have missed a deletion"
+    assert nights.night().code == 0, "a pass begun the night before may have missed a deletion"
     assert not difference(nights.replica, nights.full_load()), story
     keys = {(name, *key) for name, rows in nights.replica.rows.items() for key in rows}
     assert {key for key in keys if key[0] != "membership_changes"} == everything(nights.account)
@@ -60,7 +60,7 @@ def account() -> Account:
 
 
 def records(run: Run) -> set[tuple[str, ...]]:
-    """The rows and, with a minus, the tombstones of a run, by stream and key."""
+    """A run's rows (marked +) and tombstones (marked -), by stream and key."""
     return {
         (("-" if message["record"][DELETED_AT] else "+") + message["stream"],
          *(message["record"][key] for key in KEYS[message["stream"]]))
@@ -78,13 +78,13 @@ def test_the_second_night_sends_nothing(nights: Nights) -> None:
     first = nights.night()
     assert records(first) == {("+" + key[0], *key[1:]) for key in everything(nights.account)}
     assert len(first.of("ACTIVATE_VERSION")) == len(TABLES)
-    assert not any("sent again" in line for line in first.log), "the first of all is no surprise"
+    assert not any("sent again" in line for line in first.log), "expected on the first run of all"
     second = nights.night()
     assert (second.code, second.of("RECORD"), second.of("ACTIVATE_VERSION")) == (0, [], [])
     assert any(line.startswith("INFO contacts: 0 rows, 4 unchanged") for line in second.log)
 
 
-def test_every_table_has_the_column_of_tombstones(nights: Nights) -> None:
+def test_every_table_has_the_tombstone_column(nights: Nights) -> None:
     run = nights.night()
     for message in run.of("SCHEMA"):
         column = message["schema"]["properties"][DELETED_AT]
@@ -93,7 +93,7 @@ def test_every_table_has_the_column_of_tombstones(nights: Nights) -> None:
     assert {one["stream"] for one in run.of("SCHEMA")} == KEYS.keys()
 
 
-def test_what_changes_comes_with_the_version_that_was_activated(nights: Nights) -> None:
+def test_changes_carry_the_activated_version(nights: Nights) -> None:
     activated = {one["stream"]: one["version"] for one in nights.night().of("ACTIVATE_VERSION")}
     nights.account.change("a", {"Company": "Another"})
     nights.account.create({"contact_id": "e", "lists": ["l"]})
@@ -111,7 +111,7 @@ def test_what_changes_comes_with_the_version_that_was_activated(nights: Nights) 
             assert message["version"] == activated[message["stream"]]
 
 
-def test_a_tombstone_is_the_key_and_when(nights: Nights) -> None:
+def test_a_tombstone_has_only_a_key_and_a_time(nights: Nights) -> None:
     nights.night()
     nights.account.delete("d")
     (message,) = nights.night().of("RECORD")
@@ -122,7 +122,7 @@ def test_a_tombstone_is_the_key_and_when(nights: Nights) -> None:
     assert set(map(str, row.values())) == {"None"}
 
 
-def test_a_doubt_withholds_tombstones_until_there_is_none(nights: Nights) -> None:
+def test_a_doubt_withholds_tombstones_until_it_is_resolved(nights: Nights) -> None:
     nights.night()
     nights.account.delete("d")
     short = nights.night(page=1, lose="contacts@2")
@@ -141,14 +141,14 @@ def test_a_first_pass_in_doubt_is_activated_by_the_next(nights: Nights) -> None:
     later = doubted.of("RECORD", "contacts")[0]["version"]
     assert later > version
     run = nights.night()
-    assert len(run.of("RECORD", "contacts")) == 1, "the one that was missing"
+    assert len(run.of("RECORD", "contacts")) == 1, "the row that was missing"
     assert [one["version"] for one in run.of("ACTIVATE_VERSION", "contacts")] == [later]
     assert not difference(nights.replica, nights.full_load())
     assert not nights.night().of("ACTIVATE_VERSION")
 
 
 @pytest.mark.parametrize("what", ["lost", "damaged", "foreign", "unnamed", "older"])
-def test_in_doubt_about_the_file_everything_is_sent_again(nights: Nights, what: str) -> None:
+def test_everything_is_sent_again_if_the_file_is_in_doubt(nights: Nights, what: str) -> None:
     nights.night()
     settings = {}
     if what == "lost":
@@ -171,9 +171,9 @@ def test_in_doubt_about_the_file_everything_is_sent_again(nights: Nights, what: 
     assert not nights.night(api_key=settings.get("api_key", KEY), settings=settings).of("RECORD")
 
 
-def test_another_port_is_no_other_account(nights: Nights) -> None:
+def test_another_port_is_not_another_account(nights: Nights) -> None:
     nights.night()
-    assert not nights.night().of("RECORD"), "each night has a sandbox of its own"
+    assert not nights.night().of("RECORD"), "each night has its own sandbox, on another port"
 
 
 def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:
@@ -182,7 +182,7 @@ def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:
     assert not any(form.encode() in data for form in forms(KEY))
 
 
-def test_other_columns_are_all_sent_again_and_deletions_too(nights: Nights) -> None:
+def test_a_change_of_columns_sends_the_table_again_and_its_deletions(nights: Nights) -> None:
     nights.night()
     nights.account.delete("d")
     without = [{"breadcrumb": ["properties", "company"], "metadata": {"selected": False}}]
@@ -196,7 +196,7 @@ def test_other_columns_are_all_sent_again_and_deletions_too(nights: Nights) -> N
     assert records(back) == {("+contacts", one) for one in "abc"}, "the other tables were kept"
 
 
-def test_an_interrupted_pass_goes_on_where_it_was(nights: Nights) -> None:
+def test_an_interrupted_pass_resumes_where_it_stopped(nights: Nights) -> None:
     nights.night(page=1)
     nights.account.delete("d")
     nights.account.change("a", {"Company": "Another"})
@@ -209,15 +209,15 @@ def test_an_interrupted_pass_goes_on_where_it_was(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
-def test_what_may_have_been_stored_is_not_taken_for_granted(nights: Nights) -> None:
-    """A target may store more than the STATE that it gives out covers."""
+def test_unconfirmed_rows_are_not_taken_for_granted(nights: Nights) -> None:
+    """A target may store more than its last STATE covers."""
     nights.account.change("a", {"Company": "As before"})
     nights.night()
     nights.account.change("a", {"Company": "Another"})
     nights.account.create({"contact_id": "e"})
     nights.account.delete("d")
     for message in nights.run().messages:
-        nights.replica.store(message)  # and then no STATE was given out
+        nights.replica.store(message)  # but its STATE was never kept
     nights.account.change("a", {"Company": "As before"})
     nights.account.delete("e")
     nights.account.create({"contact_id": "d"})
@@ -225,7 +225,7 @@ def test_what_may_have_been_stored_is_not_taken_for_granted(nights: Nights) -> N
     assert not difference(nights.replica, nights.full_load())
 
 
-def test_two_runs_at_once_are_one_too_many(nights: Nights) -> None:
+def test_a_second_run_at_the_same_time_is_refused(nights: Nights) -> None:
     held = Digests(str(nights.path), "somebody")
     run = nights.run()
     assert (run.code, run.requests, run.messages) == (2, [], [])
@@ -244,9 +244,7 @@ def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> 
 
 
 @pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])
-def test_a_stream_that_does_not_see_all_rows_tells_of_no_deletions(
-    nights: Nights, how: str
-) -> None:
+def test_a_stream_that_skips_rows_sends_no_deletions(nights: Nights, how: str) -> None:
     settings = {"start_date": "2015-01-01"} if how == "start_date" else {}
     method = "INCREMENTAL" if how == "INCREMENTAL" else "FULL_TABLE"
     metadata = [{"breadcrumb": [], "metadata": {"replication-method": method}}]
@@ -261,7 +259,7 @@ def test_a_stream_that_does_not_see_all_rows_tells_of_no_deletions(
     assert {name for name, *_ in records(run)} == {"+contacts", "-lists"}
     assert len(run.rows("contacts")) < 3
     later = nights.night(catalog=catalog, settings=settings)
-    assert not later.of("RECORD"), "not even what comes again by the bookmark"
+    assert not later.of("RECORD"), "not even rows that the bookmark would repeat"
 
 
 def test_without_versions_there_are_tombstones(nights: Nights) -> None:
@@ -271,13 +269,15 @@ def test_without_versions_there_are_tombstones(nights: Nights) -> None:
     assert not any("version" in one for one in first.of("RECORD"))
     nights.account.delete("d")
     assert records(nights.night(settings=settings)) == {("-contacts", "d")}
-    assert len(nights.night().of("ACTIVATE_VERSION")) == len(TABLES), "once they are wanted"
+    assert len(nights.night().of("ACTIVATE_VERSION")) == len(TABLES), "now that the setting is on"
 
 
-def test_a_night_without_digests_makes_all_doubtful(nights: Nights, serve: Serve) -> None:
+def test_a_night_without_digests_puts_the_file_in_doubt(nights: Nights, serve: Serve) -> None:
     nights.night()
     run = nights.tap.sync(serve(nights.account), state=nights.replica.state)
-    assert run.state["digests"] is None, "some tools would keep what is left out"
+    assert run.state["digests"] is None, (
+        "some tools would keep the old value if the key were missing"
+    )
     nights.replica.take(run.messages)
     assert warned(nights.night(), "everything is sent again")
     assert "digests" not in nights.tap.sync(serve(nights.account)).state
@@ -298,7 +298,7 @@ def test_streams_can_come_and_go(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
-def test_a_membership_that_is_new_or_gone_is_told_once_for_good(nights: Nights) -> None:
+def test_each_membership_change_is_reported_once(nights: Nights) -> None:
     assert not nights.night().of("RECORD", "membership_changes"), "none in the first pass"
     nights.account.join("s", "a")
     nights.account.leave("s", "b")
@@ -306,9 +306,9 @@ def test_a_membership_that_is_new_or_gone_is_told_once_for_good(nights: Nights) 
     nights.account.delete("a")
     run = nights.run()
     rows = run.rows("membership_changes")
-    told = {(row["table"], row["list_id"], row["segment_id"], row["contact_id"], row["change"])
+    seen = {(row["table"], row["list_id"], row["segment_id"], row["contact_id"], row["change"])
             for row in rows}  # fmt: skip
-    assert told == {
+    assert seen == {
         ("smart_segments_contacts", None, "s", "b", "left"),
         ("lists_contacts", "l", None, "d", "joined"),
         ("lists_contacts", "l", None, "a", "left"),
@@ -316,7 +316,7 @@ def test_a_membership_that_is_new_or_gone_is_told_once_for_good(nights: Nights) 
     began = run.requests[0].clock - timedelta(seconds=2), run.requests[-1].clock
     for row in rows:
         assert began[0] <= datetime.fromisoformat(row["seen_at"].replace("Z", "+00:00")) <= began[1]
-    again = nights.night()  # of the run before nothing was stored
+    again = nights.night()  # nothing was stored from the run before
     ids = [sorted(row["id"] for row in one.rows("membership_changes")) for one in (run, again)]
     assert ids[0] == ids[1]
     assert len(set(ids[0])) == 3
@@ -327,9 +327,9 @@ def test_a_membership_that_is_new_or_gone_is_told_once_for_good(nights: Nights) 
     assert not nights.night().of("RECORD")
 
 
-def test_a_doubt_is_no_reason_to_tell_that_somebody_left_or_joined(nights: Nights) -> None:
+def test_a_doubt_reports_no_membership_changes(nights: Nights) -> None:
     nights.night(page=1, lose="contacts@2")
-    assert not nights.night().rows("membership_changes"), "the first whole pass is the next"
+    assert not nights.night().rows("membership_changes"), "the next pass is the first complete one"
     nights.account.change("a", {"lists": []})
     assert not nights.night(page=1, lose="contacts@3").rows("membership_changes")
     assert [row["change"] for row in nights.night().rows("membership_changes")] == ["left"]
@@ -349,7 +349,7 @@ def test_membership_changes_exist_only_with_digests(tap: Tap, serve: Serve) -> N
 
 
 def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
-    """The real process, killed while it reads and while it makes its file anew."""
+    """The real process, killed while it reads and while it rewrites its file."""
     rng = random.Random(7)
     nights = Nights(tap, serve, Account(contacts=150, lists=3, segments=3, members=40))
     for number in range(12):
@@ -372,7 +372,7 @@ def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
     assert not difference(nights.replica, nights.full_load())
 
 
-def test_with_a_collector_only_what_is_pushed_since_is_sent_and_events_stay(tap: Tap) -> None:
+def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(tap: Tap) -> None:
     (tap.folder / "kept").mkdir()
     store = PushedStore(tap.folder / "kept" / "events.db")
     settings = {"collector_database": store.path, "digests": str(tap.folder / "kept" / "digests")}
@@ -406,4 +406,4 @@ def test_with_a_collector_only_what_is_pushed_since_is_sent_and_events_stay(tap:
     assert found.keys() == {"contacts", "email_opened", "email_messages"}
     assert night(first) == {}
     (tap.folder / "kept" / "digests").unlink()
-    assert len(night(first)["email_opened"]) == 3, "in doubt, the whole store"
+    assert len(night(first)["email_opened"]) == 3, "the whole store, since the file is in doubt"

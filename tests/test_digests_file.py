@@ -1,4 +1,4 @@
-"""The digests file by itself: small blocks, many tables, kills and doubts at every step."""
+"""The digests file alone: small blocks, many tables, kills and doubts at every step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = 7
 
 
 class Target:
-    """What is stored, and the state given out: where the file and the reading of each table are."""
+    """The stored rows, and the last state: the position of the file, and of each table."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, str], int] = {}
@@ -28,13 +28,13 @@ class Target:
 
 
 class Night:
-    """A run over tables that change meanwhile, which may be killed after any page."""
+    """A run over tables that change during it, and that may be killed after any page."""
 
     def __init__(self, path: Path, rng: random.Random, account: dict[str, dict[str, int]]) -> None:
         self.path, self.rng, self.account = path, rng, account
 
     def run(self, target: Target, *, kills: bool, shape: bytes = SHAPE) -> str | None:
-        """Run; the doubt there was about the file."""
+        """Run. Returns the doubt about the file, if any."""
         position, reading = target.state
         digests = Digests(str(self.path), "somebody")
         digests.load(position)
@@ -45,7 +45,7 @@ class Night:
             else ("", False)
             for name in self.account
         }
-        if digests.doubt or position is None:  # the first pass activates a version of its own
+        if digests.doubt or position is None:  # the first pass activates its own version
             target.rows.clear()
         digests.begin({name: Start(shape, 1, resumed, 2) for name, (_, resumed) in places.items()})
         now: dict[str, str | None] = {name: place for name, (place, _) in places.items()}
@@ -145,7 +145,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def fill(path: Path, rows: int, *, state: Any = None, account: str = "somebody") -> Any:
-    """A whole pass over one table of so many rows; the position behind it."""
+    """A whole pass over one table. Returns the position after it."""
     digests = Digests(str(path), account)
     digests.load(state)
     digests.begin({"one": Start(SHAPE, 1, False, 1)})
@@ -168,8 +168,8 @@ def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
     return digests.doubt
 
 
-def test_a_file_is_believed_only_as_the_state_names_it(path: Path) -> None:
-    assert doubt(path, None) is None, "the first run of all"
+def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
+    assert doubt(path, None) is None, "the very first run"
     assert "missing" in str(doubt(path, [1, "ab"]))
     first = fill(path, 1500)
     of_first = path.read_bytes()
@@ -190,7 +190,7 @@ def test_a_file_is_believed_only_as_the_state_names_it(path: Path) -> None:
     assert "not the one" in str(doubt(path, [first[0] - 1, first[1]]))
     second = fill(path, 1500, state=first)
     assert doubt(path, second) is None
-    assert doubt(path, first) is None, "where it began, whatever was sent since"
+    assert doubt(path, first) is None, "the state before the last run is good too"
     third = fill(path, 1500, state=second)
     assert "not the one" in str(doubt(path, first)), "an older state"
     path.write_bytes(of_first)
@@ -206,10 +206,10 @@ def test_every_byte_counts(path: Path) -> None:
         path.write_bytes(data[:at])
         assert doubt(path, position), at
     path.write_bytes(data + b"\0")
-    assert doubt(path, position), "what else was sent is unknown"
+    assert doubt(path, position), "a trailing byte"
 
 
-def test_a_new_account_has_no_file_and_no_doubt_but_an_empty_one(path: Path) -> None:
+def test_an_empty_file_counts_as_missing(path: Path) -> None:
     path.touch()
     assert doubt(path, None) is None
     assert "missing" in str(doubt(path, [1, "ab"]))
@@ -227,7 +227,7 @@ def test_one_run_at_a_time(path: Path) -> None:
     Digests(str(path), "somebody").close()
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     for name in (".", "nowhere/digests"):
         with pytest.raises(UserError, match="Cannot open the digests file"):
             Digests(str(tmp_path / name), "somebody")
@@ -235,7 +235,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         Digests("/dev/null", "somebody")
 
 
-def test_a_link_stays_a_link(tmp_path: Path, path: Path) -> None:
+def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
     fill(tmp_path / "link", 3)
     assert (tmp_path / "link").is_symlink()
@@ -247,7 +247,7 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_disk_ends_the_run_and_leaves_no_piece(
+def test_a_full_disk_ends_the_run_and_leaves_nothing_behind(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     position = fill(path, 30)
@@ -273,7 +273,7 @@ def test_a_full_disk_ends_the_run_and_leaves_no_piece(
     digests.close()
 
 
-def test_memory_is_a_byte_a_row_and_little_more(path: Path) -> None:
+def test_memory_is_little_more_than_a_byte_per_row(path: Path) -> None:
     rows = 300_000
     position = fill(path, rows)
     assert path.stat().st_size < 32 * rows
@@ -285,7 +285,7 @@ def test_memory_is_a_byte_a_row_and_little_more(path: Path) -> None:
     assert most < 12 * 2**20, most
 
 
-def test_a_row_that_changes_back_within_a_pass_is_sent_back(path: Path) -> None:
+def test_a_row_that_changes_back_within_a_pass_is_sent_again(path: Path) -> None:
     position = fill(path, 3)
     digests = Digests(str(path), "somebody")
     digests.load(position)
@@ -298,7 +298,7 @@ def test_a_row_that_changes_back_within_a_pass_is_sent_back(path: Path) -> None:
     digests.close()
 
 
-def test_a_doubtful_file_is_not_what_the_next_one_is_made_from(path: Path) -> None:
+def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     position = fill(path, 30)
     with path.open("ab") as file:
         file.write(b"damage")

@@ -1,4 +1,4 @@
-"""The catalog, and the contract that every stream's schema keeps."""
+"""The catalog, and the rules that every stream's schema follows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parts(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from parts(part)
 
 
-def test_the_registry_is_the_catalog_in_the_same_bytes_every_time(
+def test_the_catalog_lists_every_stream_in_the_same_bytes_every_time(
     tap: Tap, catalog: Any, catalog_text: str
 ) -> None:
     assert list(ENTRIES) == list(STREAMS)
@@ -60,7 +60,7 @@ def test_keys_are_columns_that_cannot_be_null(stream: str) -> None:
 
 
 @pytest.mark.parametrize("stream", STREAMS)
-def test_metadata_says_all_of_the_stream_and_of_every_field(stream: str) -> None:
+def test_metadata_covers_the_stream_and_every_field(stream: str) -> None:
     entry = ENTRIES[stream]
     assert entry["tap_stream_id"] == entry["stream"] == stream
     metadata = {tuple(one["breadcrumb"]): one["metadata"] for one in entry["metadata"]}
@@ -78,7 +78,7 @@ def test_metadata_says_all_of_the_stream_and_of_every_field(stream: str) -> None
             assert values["inclusion"] == ("automatic" if key else "available")
 
 
-def test_nested_fields_are_told_of() -> None:
+def test_nested_fields_have_metadata() -> None:
     breadcrumbs = {tuple(one["breadcrumb"]) for one in ENTRIES["contacts"]["metadata"]}
     assert ("properties", "employees_range", "properties", "min") in breadcrumbs
     assert ("properties", "custom_fields", "items", "properties", "kind") in breadcrumbs

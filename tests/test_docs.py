@@ -1,4 +1,4 @@
-"""The docs tell the truth: what they quote is what the tap says."""
+"""The docs are true: what they quote is what the tap says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests import definitions
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "tap_autopilot").rglob("*.py"))
-SAID = re.sub(r'"\s*\n\s*f?"', "", SOURCE)  # what stands in several pieces, in one
+SAID = re.sub(r'"\s*\n\s*f?"', "", SOURCE)  # joins adjacent literals
 SAID = re.sub(r"status \{\w+\}", "status 401 status 403 status 404", SAID)
 
 
@@ -23,12 +23,12 @@ def quoted(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("piece", quoted(DOCS / "troubleshooting.md"))
-def test_what_troubleshooting_quotes_is_said(piece: str) -> None:
+def test_troubleshooting_quotes_real_messages(piece: str) -> None:
     assert piece in SAID
 
 
-def test_every_foreseen_end_is_in_troubleshooting() -> None:
-    """Every text of a UserError or RunError, by some piece of it."""
+def test_every_error_is_in_troubleshooting() -> None:
+    """Some part of the text of every UserError and RunError."""
     pieces = quoted(DOCS / "troubleshooting.md")
     texts = re.findall(
         r'(?:UserError|RunError|Unreachable|Refused)\(\s*(?:status,\s*)?f?"([^"]{20,})"', SAID
@@ -40,13 +40,13 @@ def test_every_foreseen_end_is_in_troubleshooting() -> None:
     }, missing
 
 
-def test_the_definitions_for_meltano_are_those_of_the_settings() -> None:
-    """If not: python -m tests.definitions --write."""
+def test_the_meltano_definitions_are_up_to_date() -> None:
+    """To update them: python -m tests.definitions --write."""
     for path, text in definitions.files().items():
         assert path.read_text() == text, path.name
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_works() -> None:
     for path in DOCS.rglob("*.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.name}: {link}"

@@ -1,4 +1,4 @@
-"""Rows of email events, from the contacts of a page."""
+"""Rows of email events, made from contacts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_contact_whose_events_cannot_be_read(contact: Any, reason: str | None)
     )
 
 
-def test_one_map_that_cannot_be_read_leaves_the_other() -> None:
+def test_one_unreadable_map_does_not_affect_the_other() -> None:
     found = made(bounced("c", bounced="x", hardbounced={"m": 1}))
     assert [row["email_id"] for row in found.rows] == ["m"]
     assert found.skipped == 1

@@ -1,4 +1,4 @@
-"""What can happen between two sockets: survived where it passes, told of where it does not."""
+"""Faults between two sockets: retried if they pass, reported if they do not."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from tests.invariants import Run
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
 PASSING = ["408", "425", "429", "500", "502", "503", "504", *(set(ACTIONS) - {"redirect"})]
-STALE = ["close", "reset"]  # what a server does to a connection that it no longer keeps alive
+STALE = ["close", "reset"]  # how a server ends an idle keep-alive connection
 
 
 def assert_whole(run: Run, account: Account = ACCOUNT) -> None:
-    """All rows are there, each once."""
+    """Every row was sent exactly once."""
     assert run.code == 0, run.stderr
     assert [row["contact_id"] for row in run.rows("contacts")] == account.contact_ids
     assert [row["list_id"] for row in run.rows("lists")] == [
@@ -45,21 +45,21 @@ def assert_whole(run: Run, account: Account = ACCOUNT) -> None:
 
 
 @pytest.mark.parametrize("what", sorted(PASSING))
-def test_what_passes_is_tried_again(tap: Tap, serve: Serve, what: str) -> None:
+def test_transient_faults_are_retried(tap: Tap, serve: Serve, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", f"/smart_segments/@1:{what}")
-    patience = 5 if what == "bomb" else 0.6  # it takes a while to unpack
+    patience = 5 if what == "bomb" else 0.6  # unpacking takes a while
     run = tap.sync(sandbox, request_timeout=patience, retry_timeout=20)
     assert_whole(run)
     retries = sum("retrying in" in line for line in run.log)
     if what in STALE:
-        assert retries <= 2, "on a kept-alive connection they are sent again without a word"
+        assert retries <= 2, "requests on stale connections are resent silently"
     else:
         assert retries == 2
         assert any("retries: 1" in line for line in run.log)
 
 
 @pytest.mark.parametrize("what", ["500", "hang", "drip", "close", "html", "bomb", "cut-gzip"])
-def test_what_does_not_pass_fails_that_stream_alone(tap: Tap, serve: Serve, what: str) -> None:
+def test_a_persistent_fault_fails_only_its_stream(tap: Tap, serve: Serve, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     started = time.monotonic()
     run = tap.sync(sandbox, request_timeout=0.3, retry_timeout=0.5)
@@ -75,15 +75,15 @@ def test_what_does_not_pass_fails_that_stream_alone(tap: Tap, serve: Serve, what
 
 
 def assert_whole_after(run: Run, before: Run) -> None:
-    """A run and the one that goes on from it have all contacts, none of them twice."""
+    """A run and the run that resumes it together send every contact exactly once."""
     assert run.code == 0
-    assert len(run.rows("lists")) == 3, "what was complete is read anew"
+    assert len(run.rows("lists")) == 3, "complete streams are read again"
     contacts = before.rows("contacts") + run.rows("contacts")
     assert [row["contact_id"] for row in contacts] == ACCOUNT.contact_ids
 
 
 @pytest.mark.parametrize("status", [400, 402, 404, 405, 410, 418])
-def test_a_refusal_is_not_tried_again(tap: Tap, serve: Serve, status: int) -> None:
+def test_a_refusal_is_not_retried(tap: Tap, serve: Serve, status: int) -> None:
     run = tap.sync(serve(ACCOUNT, f"/lists:{status}"))
     assert run.code == 1
     assert f"lists (GET /lists: status {status}" in run.last_words
@@ -91,14 +91,14 @@ def test_a_refusal_is_not_tried_again(tap: Tap, serve: Serve, status: int) -> No
     assert len(run.rows("contacts")) == 250
 
 
-def test_what_the_key_may_not_read_must_be_fixed_by_the_user(tap: Tap, serve: Serve) -> None:
+def test_a_listing_that_the_key_may_not_read_is_a_user_error(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(ACCOUNT, "/smart_segments:403"))
     assert run.code == 2
     assert "smart_segments_contacts" in run.last_words
     assert len(run.rows("contacts")) == 250
 
 
-def test_a_segment_that_is_gone_is_skipped(tap: Tap, serve: Serve) -> None:
+def test_a_deleted_segment_is_skipped(tap: Tap, serve: Serve) -> None:
     segment = ACCOUNT.segments[0]["segment_id"]
     run = tap.sync(serve(ACCOUNT, f"/smart_segments/{segment}:404"))
     assert run.code == 0
@@ -112,7 +112,7 @@ def test_a_segment_that_is_gone_is_skipped(tap: Tap, serve: Serve) -> None:
     assert activated == USUAL_STREAMS.keys()
 
 
-def test_a_segment_that_cannot_be_read_leaves_the_others(tap: Tap, serve: Serve) -> None:
+def test_a_segment_that_cannot_be_read_does_not_stop_the_others(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=120, segments=40, members=5)
     broken = sorted(one["segment_id"] for one in account.segments)[7]
     run = tap.sync(serve(account, f"/smart_segments/{broken}:500"), retry_timeout=0.5)
@@ -126,7 +126,9 @@ def test_a_segment_that_cannot_be_read_leaves_the_others(tap: Tap, serve: Serve)
     assert {row["segment_id"] for row in rest.rows("smart_segments_contacts")} == {broken}
 
 
-def test_a_walk_that_fails_while_nothing_else_is_read_is_no_outage(tap: Tap, serve: Serve) -> None:
+def test_a_walk_that_fails_while_nothing_else_is_read_is_not_an_outage(
+    tap: Tap, serve: Serve
+) -> None:
     account = Account(contacts=120, segments=6, members=5)
     first, _, third, fourth, *_ = sorted(one["segment_id"] for one in account.segments)
     faults = [f"/smart_segments/{one}:500" for one in (first, third, fourth)]
@@ -192,7 +194,7 @@ def test_a_redirect_within_the_origin_is_followed(tap: Tap, serve: Serve) -> Non
     assert_whole(tap.sync(serve(ACCOUNT, "/contacts@1-2:redirect", "/lists@1:redirect")))
 
 
-def test_a_redirect_in_a_circle_ends(tap: Tap, serve: Serve) -> None:
+def test_a_redirect_loop_ends(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(ACCOUNT, "/lists:redirect"))
     assert run.code == 1
     assert "redirect loop" in run.last_words
@@ -220,7 +222,7 @@ def free_port() -> int:
         return port
 
 
-def test_nobody_listens_for_a_while(tap: Tap) -> None:
+def test_connections_are_refused_for_a_while(tap: Tap) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
         sandbox = Sandbox(ACCOUNT, port=port)
@@ -232,7 +234,7 @@ def test_nobody_listens_for_a_while(tap: Tap) -> None:
     assert_whole(run)
 
 
-def test_nobody_listens_for_ever(tap: Tap) -> None:
+def test_connections_are_refused_forever(tap: Tap) -> None:
     port = free_port()
     config = tap.config(api_url=f"http://127.0.0.1:{port}/v1", retry_timeout=1)
     started = time.monotonic()
@@ -253,7 +255,7 @@ def test_an_outage_ends_the_run_rather_than_each_of_many_walks(tap: Tap, serve: 
 
 
 def certificate(folder: Path, name: str) -> ssl.SSLContext:
-    """A TLS server's context for a host name, and in `folder` the authority that vouches for it."""
+    """A TLS server's context for a host name. Writes the certificate authority into `folder`."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "authority.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -287,7 +289,7 @@ def test_the_deadline_holds_over_tls_too(tap: Tap, serve: Serve, tmp_path: Path,
     assert_whole(run)
 
 
-def test_a_netrc_is_not_sent_along(tap: Tap, serve: Serve) -> None:
+def test_netrc_credentials_are_not_sent(tap: Tap, serve: Serve) -> None:
     netrc = tap.file("netrc", "machine 127.0.0.1 login somebody password secret\n")
     sandbox = serve(ACCOUNT)
     assert_whole(tap.run("-c", tap.file("c.json", tap.config(sandbox)), NETRC=netrc))

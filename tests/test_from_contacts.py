@@ -1,4 +1,4 @@
-"""The tables that the walk over the contacts gives besides `contacts`, against what was served."""
+"""The other tables made from contacts, compared with what was served."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def from_epoch(value: Any) -> str | None:
 
 
 def expected_events(account: Account, stream: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """By contact and message, what the account says of the events of a table."""
+    """The rows of an email table as the account has them, by contact and message."""
     text, maps = EVENTS[stream]
     found = {}
     for contact_id in account.contact_ids:
@@ -91,7 +91,7 @@ def test_every_membership_is_a_row(tap: Tap, serve: Serve) -> None:
     assert set(rows) == expected
 
 
-def test_the_tables_of_one_walk_cost_no_request_of_their_own(
+def test_tables_made_from_contacts_cost_no_extra_requests(
     tap: Tap, serve: Serve, catalog: Any
 ) -> None:
     sandbox = serve()
@@ -141,14 +141,14 @@ def test_a_bounce_that_is_in_both_maps_is_one_row(tap: Tap) -> None:
     }
 
 
-def test_a_bounce_has_the_time_that_is_told(tap: Tap) -> None:
+def test_a_bounce_without_a_time_in_one_map_has_the_time_in_the_other(tap: Tap) -> None:
     run = read(
         tap, {"contact_id": "c", "mail_bounced": {"m": None}, "mail_hardbounced": {"m": 3000}}
     )
     assert [row["timestamp"] for row in run.rows("email_bounced")] == ["1970-01-01T00:00:03.000Z"]
 
 
-def test_no_two_events_have_one_id(tap: Tap) -> None:
+def test_no_two_events_share_an_id(tap: Tap) -> None:
     run = read(
         tap,
         {"contact_id": "a", "mail_opened": {"b:c": 1}},
@@ -216,21 +216,21 @@ def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
         (None, {"contacts", *FED}),
     ],
 )  # fmt: skip
-def test_what_is_left_out_puts_its_table_in_doubt(
+def test_skipped_values_put_their_tables_in_doubt(
     tap: Tap, contact: Any, doubtful: set[str]
 ) -> None:
     run = read(tap, {"contact_id": "good", "lists": ["a"]}, contact)
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
     fed = {name for name, one in USUAL_STREAMS.items() if "contacts" in one.sources}
     assert fed - activated == doubtful
-    (told,) = [
+    (warning,) = [
         line for line in run.log if "deleted rows are kept this time" in line and "skip" in line
     ]
-    assert set(re.split(", |: ", told.removeprefix("WARNING "))) >= doubtful
-    assert "1 documents were skipped" in told
+    assert set(re.split(", |: ", warning.removeprefix("WARNING "))) >= doubtful
+    assert "1 documents were skipped" in warning
 
 
-def test_fewer_contacts_than_promised_put_all_of_their_tables_in_doubt(tap: Tap) -> None:
+def test_a_shortage_of_contacts_puts_all_tables_made_from_them_in_doubt(tap: Tap) -> None:
     with Scripted(
         {"/contacts": {"contacts": [{"contact_id": "c"}], "total_contacts": 5}}
     ) as sandbox:
@@ -250,7 +250,7 @@ def test_a_deselected_column_is_gone_from_rows_and_schema(tap: Tap, catalog: Any
     ]
 
 
-def test_a_start_date_counts_for_each_event(tap: Tap) -> None:
+def test_start_date_applies_to_each_event(tap: Tap) -> None:
     run = read(
         tap,
         {

@@ -1,6 +1,7 @@
-"""Listings of every kind of server, read while they change, while answers fail, and in several runs.
+"""Listings from all kinds of servers, read while they change, with failures, over several runs.
 
-Either all that existed throughout was read, or there is a doubt, or an error; and it always ends.
+Either everything that existed throughout was read, or there is a doubt or an error. Reading always
+ends.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Direct(Client):
 
 @dataclass
 class Outcome:
-    """What came of a pass: the documents that were written, and how it ended."""
+    """The result of a pass: the documents that were written, and how it ended."""
 
     ids: list[Any] = field(default_factory=list)
     doubt: Doubt = Doubt.NONE
@@ -62,9 +63,9 @@ class Outcome:
 
 
 def read(walk: Walk, client: Client, kills: set[int]) -> Outcome:
-    """Read a listing to its end, over runs that each resume from the state of the one before.
+    """Read a listing to its end, in runs that each resume from the state of the one before.
 
-    A run is killed after some pages, counted over all runs. The last run may fail.
+    `kills` are the pages, counted over all runs, after which a run is killed. The last may fail.
     """
     found = Outcome()
     position, written = Position(), 0
@@ -88,7 +89,7 @@ def read(walk: Walk, client: Client, kills: set[int]) -> Outcome:
 
 
 def resumed(walk: Walk, page: Page) -> Position:
-    """The position behind a page, as the next run reads it from its state."""
+    """The position after a page, as the next run reads it from its state."""
     before, after = OneListing(walk), OneListing(walk)
     before.advance(walk, page.after, read=len(page.documents))
     assert after.resume(json.loads(json.dumps(before.value())))
@@ -98,7 +99,7 @@ def resumed(walk: Walk, page: Page) -> Position:
 
 @contextmanager
 def answering(sandbox: Sandbox) -> Iterator[Respond]:
-    """A sandbox that answers without sockets."""
+    """A sandbox that responds without sockets."""
 
     def respond(path: str) -> tuple[int, bytes]:
         answer = sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
@@ -122,7 +123,7 @@ NUMBERS = st.sets(st.integers(1, 15), max_size=4)
 def careful(
     changes: dict[int, list[tuple[str, str]]], listing: str
 ) -> dict[Any, list[Callable[[Living], None]]]:
-    """Changes that leave out what cannot be."""
+    """The changes, without the impossible ones."""
 
     def step(what: str, one: str) -> Callable[[Living], None]:
         def do(living: Living) -> None:
@@ -156,7 +157,7 @@ def options(draw: Any) -> dict[str, Any]:
     st.integers(0, len(LETTERS)), CHANGES, options(), st.sampled_from(sorted(TOTALS)),
     st.integers(-3, 3), NUMBERS, NUMBERS, st.booleans(),
 )  # fmt: skip
-def test_what_exists_throughout_is_read_or_doubted(
+def test_what_exists_throughout_is_read_or_there_is_a_doubt(
     size: int, changes: Any, chosen: Any, totals: str, off: int, kills: set[int],
     failing: set[int], of_segment: bool,
 ) -> None:  # fmt: skip
@@ -182,7 +183,7 @@ def test_what_exists_throughout_is_read_or_doubted(
 
 
 @given(st.integers(4, len(LETTERS)), options(), NUMBERS, NUMBERS, st.integers(1, 99), st.booleans())
-def test_a_page_that_is_lost_is_doubted(
+def test_a_lost_page_raises_a_doubt(
     size: int, chosen: Any, kills: set[int], failing: set[int], seed: int, once: bool
 ) -> None:
     sandbox = Living(LETTERS[:size], lose="contacts", lose_once=once, seed=seed, **chosen)
@@ -223,7 +224,9 @@ SCRIPTED = st.one_of(
     NUMBERS,
     st.booleans(),
 )
-def test_it_ends_whatever_a_server_answers(script: Any, kills: set[int], of_segment: bool) -> None:
+def test_reading_ends_whatever_the_server_sends(
+    script: Any, kills: set[int], of_segment: bool
+) -> None:
     walk = members_of("s") if of_segment else CONTACTS
     asked: dict[str, int] = {}
 

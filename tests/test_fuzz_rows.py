@@ -1,4 +1,4 @@
-"""Whatever an answer holds, it becomes rows that fit their schema, and nothing of it is lost."""
+"""Any response becomes rows that fit their schema, and nothing in it is lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMAS = {one["stream"]: one["schema"] for one in discover()["streams"]}
 COLUMNS = [*SCHEMAS["contacts"]["properties"]]
 
 
-# Answers: any bytes
+# Responses: any bytes
 
 FIELDS = st.sampled_from(
     [*COLUMNS, "FirstName", "Email", "ContactId", "Lists", "custom-fields", "kind", "min"]
@@ -93,14 +93,14 @@ def lines_of(
 
 
 def rows_of(stream: type[Stream], documents: list[Any]) -> list[dict[str, Any]]:
-    """The rows for documents, as a target gets them."""
+    """The rows for documents, as a target receives them."""
     run = Run(0, lines_of(stream, documents, None), "", killed=True)
     check_messages(run)
     return run.rows(stream.name)
 
 
 @given(ANSWERS, st.booleans())
-def test_any_answer_becomes_valid_rows_or_is_worth_another_try(body: bytes, windowed: bool) -> None:
+def test_any_response_becomes_valid_rows_or_is_retried(body: bytes, windowed: bool) -> None:
     try:
         listing = decode(body, "contacts")
     except Retryable:
@@ -117,7 +117,7 @@ def test_any_answer_becomes_valid_rows_or_is_worth_another_try(body: bytes, wind
 
 
 @given(ANSWERS)
-def test_an_answer_has_the_same_keys_whether_or_not_the_rest_is_read(body: bytes) -> None:
+def test_decoding_only_the_keys_finds_the_same_keys(body: bytes) -> None:
     try:
         whole = decode(body, "contacts")
     except Retryable:
@@ -130,7 +130,7 @@ def test_an_answer_has_the_same_keys_whether_or_not_the_rest_is_read(body: bytes
 
 
 @given(ANSWERS)
-def test_any_array_is_read_or_is_worth_another_try(body: bytes) -> None:
+def test_any_array_is_read_or_retried(body: bytes) -> None:
     try:
         listing = decode_array(body, "contacts")
     except (Retryable, Refused):
@@ -140,7 +140,7 @@ def test_any_array_is_read_or_is_worth_another_try(body: bytes) -> None:
         message({"type": "SCHEMA", **entry})
 
 
-# Nothing is lost: documents in which each value is like no other
+# Nothing is lost: documents in which every value is unique
 
 
 def spelled(moment: int, form: int) -> str:
@@ -155,7 +155,7 @@ def spelled(moment: int, form: int) -> str:
 
 
 class Values:
-    """Draws documents whose leaves are all different: `leaves` are those drawn so far."""
+    """Draws documents whose leaves are all different. `leaves` has those drawn so far."""
 
     def __init__(self, draw: Any) -> None:
         self._draw = draw
@@ -261,7 +261,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)?"
 
 
 def atoms(value: Any) -> Iterator[str]:
-    """Every text and number in a value, the names of members included; of times their number."""
+    """Every text, number and member name in a value; times as numbers."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield from atoms(name)

@@ -1,7 +1,6 @@
-"""Whole passes, over several runs: nothing is lost in silence, whatever comes from outside.
+"""Whole passes over several runs: nothing is silently lost, whatever the input.
 
-The account changes, answers fail, runs are killed, and the state, the catalog and the settings are
-what somebody or something made of them.
+The account changes, responses fail, runs are killed, and states, catalogs and settings are damaged.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ CONTACTS, MEMBERS = "/contacts", "/smart_segments/s/contacts"
 
 
 def account(draw: Any, changes: Any = None) -> Living:
-    """A small account on a server of some kind."""
+    """A small account on some kind of server."""
     there = LETTERS[: draw(st.integers(0, len(LETTERS)))]
     style = draw(st.sampled_from(sorted(BOOKMARKS)))
     sandbox = Living(
@@ -59,14 +58,14 @@ def incremental(draw: Any) -> Any:
 
 
 def chooser(draw: Any) -> Callable[[int], int]:
-    """Which of some walks is read next."""
+    """A function that picks the walk to read next."""
     ways = iter(draw(st.lists(st.integers(0, 11), max_size=30)))
     return lambda number: next(ways, 0) % number
 
 
 @FEWER
 @given(st.data())
-def test_a_pass_over_many_runs_keeps_the_promise(data: st.DataObject) -> None:
+def test_a_pass_over_many_runs_loses_nothing_silently(data: st.DataObject) -> None:
     draw = data.draw
     of_contacts, of_members = draw(CHANGES), draw(CHANGES)
     changes = careful(of_contacts, CONTACTS) | careful(of_members, MEMBERS)
@@ -116,7 +115,7 @@ def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 def damaged(draw: Any, value: Any, most: int) -> Any:
-    """A value in which some parts are replaced by something of another type, or left out."""
+    """A value with some parts replaced by another type, or removed."""
     value = copy.deepcopy(value)
     for _ in range(draw(st.integers(1, most))):
         path = draw(st.sampled_from(list(places(value))))

@@ -1,4 +1,4 @@
-"""Where the catalog asks for INCREMENTAL: only what changed since the Singer bookmark is sent."""
+"""With INCREMENTAL in the catalog, only changes since the Singer bookmark are sent."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = {"contacts": "updated_at", "email_opened": "timestamp", "email_delivered"
 
 @pytest.fixture
 def incremental(catalog: Any) -> Any:
-    """A catalog of some streams, all asked for incrementally."""
+    """A catalog of some streams, all incremental."""
     catalog["streams"] = [entry(catalog, stream) for stream in KEYS]
     for stream in KEYS:
         choose(catalog, stream, replication_method="INCREMENTAL")
@@ -71,17 +71,17 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
 
     again = tap.sync(sandbox, catalog=incremental, state=first.state)
     assert again.state == first.state
-    untold = [
+    undated = [
         one
         for one in account.contact_ids
         if not account.contact(one).get("updated_at") and not account.contact(one).get("created_at")
     ]
-    assert len(ids(again)) <= len(untold) + 1
+    assert len(ids(again)) <= len(undated) + 1
     newest = as_datetime(bookmark(first, "email_opened"))
     assert all(
         as_datetime(row["timestamp"]) >= newest - timedelta(days=1)
         for row in again.rows("email_opened")
-    ), "events come late, so the last day comes again"
+    ), "events may arrive late, so the last day is sent again"
     assert 1 <= len(again.rows("email_opened")) < 40
 
     account.move_on(7)
@@ -95,7 +95,7 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
         (row["context_traits_contact_id"], row["email_id"]) for row in first.rows("email_opened")
     }
     assert opened - before == expected_events(account, "email_opened").keys() - before
-    assert opened - before, "a day has some"
+    assert opened - before, "a day of changes has some"
     assert len(new.rows("email_opened")) < 80
 
 
@@ -110,12 +110,12 @@ def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(
         {"contact_id": "zone", "updated_at": "2016-01-01T09:59:59+10:00"},
         {"contact_id": "created", "created_at": "2016-01-01T00:00:00.001Z", "updated_at": None},
         {"contact_id": "created before", "created_at": "2015-01-01", "updated_at": ""},
-        {"contact_id": "untold"},
+        {"contact_id": "undated"},
         {"contact_id": "unfit", "updated_at": "soon", "created_at": "2015-01-01"},
     ]
     with Scripted({"/contacts": {"contacts": people}}) as sandbox:
         run = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=state)
-    assert ids(run) == ["equal", "epoch", "created", "untold", "unfit"]
+    assert ids(run) == ["equal", "epoch", "created", "undated", "unfit"]
 
 
 def test_the_bookmark_never_passes_the_start_of_the_run(tap: Tap, incremental: Any) -> None:
@@ -130,7 +130,7 @@ def test_the_bookmark_never_passes_the_start_of_the_run(tap: Tap, incremental: A
     assert ids(again) == ["a", "b", "c"]
 
 
-def test_which_changes_count_for_the_bookmark() -> None:
+def test_which_changes_move_the_bookmark() -> None:
     start = datetime(2016, 1, 1, tzinfo=timezone.utc)
     before, after = start - timedelta(days=1), start + timedelta(milliseconds=1)
     window = ChangedSince(None, start)
@@ -146,7 +146,7 @@ def test_which_changes_count_for_the_bookmark() -> None:
     ]  # fmt: skip
 
 
-def test_the_bookmark_stays_where_a_pass_was_not_complete(
+def test_an_incomplete_pass_does_not_move_the_bookmark(
     tap: Tap, serve: Serve, incremental: Any
 ) -> None:
     account = Account(contacts=350, odd=False)
@@ -165,7 +165,7 @@ def test_the_bookmark_stays_where_a_pass_was_not_complete(
 def test_a_change_during_an_interrupted_pass_comes_with_the_next(
     tap: Tap, incremental: Any
 ) -> None:
-    """The pass began before the interruption, and the bookmark may not pass that."""
+    """The bookmark must not move past the start of the pass, before the interruption."""
     people = [{"contact_id": "a", "updated_at": "2016-01-01"}]
     page = {"contacts": people, "bookmark": "a", "total_contacts": 2}
     broken: dict[str, Any] = {"/contacts": page, "/contacts/a": (405, {})}
@@ -183,7 +183,7 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(
 @pytest.mark.parametrize(
     "bookmark", ["soon", 17, None, {}, "9999-12-31T00:00:00Z", "10000-01-01T00:00:00Z", ""]
 )
-def test_a_bookmark_by_which_rows_could_be_missed_is_dropped(
+def test_a_bookmark_that_could_miss_rows_is_dropped(
     tap: Tap, incremental: Any, bookmark: Any
 ) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
@@ -207,7 +207,7 @@ def test_the_later_of_bookmark_and_start_date_counts(tap: Tap, incremental: Any)
         ]
 
 
-def test_a_full_pass_is_filtered_by_no_bookmark_and_keeps_it(tap: Tap, catalog: Any) -> None:
+def test_a_full_pass_ignores_the_bookmark_but_keeps_it(tap: Tap, catalog: Any) -> None:
     state = {
         "bookmarks": {
             "contacts": {"updated_at": "2016-01-01T00:00:00Z"},
@@ -225,8 +225,10 @@ def test_a_full_pass_is_filtered_by_no_bookmark_and_keeps_it(tap: Tap, catalog: 
     assert kept == state["bookmarks"]
 
 
-def test_a_bookmark_keeps_a_margin_to_the_start_of_the_run(tap: Tap, incremental: Any) -> None:
-    """The API's clock may be behind, so that what changes next is stamped a little earlier."""
+def test_the_bookmark_stays_a_margin_before_the_start_of_the_run(
+    tap: Tap, incremental: Any
+) -> None:
+    """The API's clock may be slow, so the next change may have a slightly earlier time."""
     before = datetime.now(timezone.utc)
     just_now = (before - timedelta(seconds=5)).isoformat()
     with Scripted(contacts(("a", "2016-01-01T00:00:00Z"), ("b", just_now))) as sandbox:
@@ -245,7 +247,7 @@ def test_a_bookmark_keeps_a_margin_to_the_start_of_the_run(tap: Tap, incremental
         {},
     ],
 )
-def test_a_doubt_holds_the_bookmark(tap: Tap, incremental: Any, answer: Any) -> None:
+def test_a_doubt_holds_back_the_bookmark(tap: Tap, incremental: Any, answer: Any) -> None:
     served = {"contacts": [{"contact_id": "a", "updated_at": "2016-01-01"}], **answer}
     with Scripted({"/contacts": served}) as sandbox:
         run = tap.sync(sandbox, catalog=only(incremental, "contacts"))
@@ -254,7 +256,7 @@ def test_a_doubt_holds_the_bookmark(tap: Tap, incremental: Any, answer: Any) -> 
     assert any("the bookmark stays where it was" in line for line in run.log)
 
 
-def test_what_a_start_date_left_out_does_not_move_the_bookmark(tap: Tap, incremental: Any) -> None:
+def test_rows_skipped_by_start_date_do_not_move_the_bookmark(tap: Tap, incremental: Any) -> None:
     with Scripted(contacts(("a", "2016-01-01"), ("b", "2020-01-01"))) as sandbox:
         catalog = only(incremental, "contacts")
         run = tap.sync(sandbox, catalog=catalog, start_date="2025-01-01")
@@ -263,7 +265,7 @@ def test_what_a_start_date_left_out_does_not_move_the_bookmark(tap: Tap, increme
 
 
 @pytest.mark.parametrize("to", ["FULL_TABLE", "INCREMENTAL"])
-def test_a_pass_does_not_go_on_by_another_method(
+def test_a_pass_does_not_resume_with_another_method(
     tap: Tap, serve: Serve, incremental: Any, to: str
 ) -> None:
     choose(
@@ -287,7 +289,7 @@ def test_a_pass_does_not_go_on_by_another_method(
         ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "created_at"}),
     ],
 )
-def test_what_cannot_be_is_read_in_full_and_said(
+def test_an_unsupported_replication_method_falls_back_to_full_table(
     tap: Tap, serve: Serve, catalog: Any, stream: str, asked: dict[str, str]
 ) -> None:
     choose(catalog, stream, **asked)
@@ -298,7 +300,7 @@ def test_what_cannot_be_is_read_in_full_and_said(
     assert line.startswith(f"WARNING {stream}: ")
 
 
-def test_the_method_may_stand_beside_the_metadata(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_the_method_may_be_outside_the_metadata(tap: Tap, serve: Serve, catalog: Any) -> None:
     entry(catalog, "contacts").update(
         replication_method="INCREMENTAL", replication_key="updated_at"
     )
@@ -315,7 +317,7 @@ def test_the_replication_key_cannot_be_deselected(tap: Tap, serve: Serve, increm
 
 
 def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
-    """Killed after some pages; the next run begins with the last STATE that was written."""
+    """Each run is killed after some pages; the next starts from the last STATE."""
     account = Account(contacts=200, odd=False)
     sandbox = serve(account, page=20, latency=0.03)
     arguments = tap.arguments(sandbox, catalog=incremental, state=None, config={})
@@ -374,7 +376,7 @@ def test_a_late_event_of_the_last_day_is_not_missed(tap: Tap, incremental: Any) 
 def test_a_clock_that_is_wrong_by_an_hour_loses_no_change(
     tap: Tap, incremental: Any, skew: float
 ) -> None:
-    """Contact a changes once it has been read, h before: the next run has to send a."""
+    """Contact a changes after it was read, h before; the next run must send a."""
     catalog = only(incremental, "contacts")
     changes: Any = {3: [("change", "a", {"Name": "new"})], 4: [("change", "h")]}
     with Living("abcdefgh", changes=changes, clock_skew=skew) as sandbox:

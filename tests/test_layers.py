@@ -1,4 +1,4 @@
-"""The rooms: which may import which, and what may stand at module level."""
+"""The rooms: which may import which, and what may be at module level."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "tap_autopilot"
 
 # The arrows between rooms. Data flows from the API to stdout; imports run from the front door down.
-GROUND = {"__version__", "exceptions", "logs", "settings"}  # what every room stands on
+GROUND = {"__version__", "exceptions", "logs", "settings"}  # what every room may import
 ARROWS = {
     "front": {"api", "protocol", "run", "sources", "streams"},
     "run": {"api", "digests", "front", "protocol", "rows", "sources", "streams"},
@@ -40,7 +40,7 @@ def name_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str:
-    """The room of a module, as it is written after `tap_autopilot.`."""
+    """The room of a module, given its name after `tap_autopilot.`."""
     first = module.split(".")[0]
     return "ground" if first in GROUND else first if first in ARROWS else "front"
 
@@ -76,7 +76,7 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 
 def test_arrows_run_one_way_only() -> None:
-    """Apart from the settings, which the front door hands to all."""
+    """Apart from the settings, which every room gets from the front door."""
 
     def below(room: str) -> set[str]:
         direct = ARROWS[room] - {"front"}

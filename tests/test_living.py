@@ -1,7 +1,7 @@
-"""Accounts that change between two answers: nothing is lost, and doubt never deletes.
+"""Accounts that change between responses: nothing is lost, and in doubt nothing is deleted.
 
-Small scripted accounts, two contacts a page, with exact totals. Each was seen to lose rows, to
-delete rows that were there, or to stop for ever.
+The accounts are small and scripted, with two contacts per page and exact totals. Each once made the
+tap lose rows, delete existing rows, or hang.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Change = Callable[[list[str]], object]
 
 
 class Changing(Scripted):
-    """Contacts in the order of their ids. `changes` are made before the answer of that number."""
+    """Contacts, sorted by id. `changes` are applied before the response with that number."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ EVERY = [
     ],
     ids=str,
 )
-def test_what_exists_throughout_is_read_and_churn_is_no_doubt(
+def test_what_exists_throughout_is_read_and_churn_raises_no_doubt(
     tap: Tap, changes: dict[int, list[str]], style: str, stale: str
 ) -> None:
     script = Changing("a b c d e f g h i j", changes, style=style, stale=stale)
@@ -110,8 +110,8 @@ def test_what_exists_throughout_is_read_and_churn_is_no_doubt(
     assert activated(run), run.stderr
 
 
-def test_an_empty_page_is_no_end_by_count(tap: Tap) -> None:
-    """As many were seen as the total says, and f is still to come."""
+def test_a_matching_count_does_not_make_an_empty_page_the_end(tap: Tap) -> None:
+    """As many contacts were read as the total says, but f is still to come."""
     script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]})
     with script as sandbox:
         run = tap.sync(sandbox)
@@ -120,7 +120,7 @@ def test_an_empty_page_is_no_end_by_count(tap: Tap) -> None:
     assert activated(run)
 
 
-def test_the_same_among_the_members_of_a_segment(tap: Tap) -> None:
+def test_nor_does_it_among_the_members_of_a_segment(tap: Tap) -> None:
     path = "/smart_segments/s/contacts"
     script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]}, path=path)
     script.answers["/smart_segments"] = {"segments": [{"segment_id": "s"}]}
@@ -132,7 +132,7 @@ def test_the_same_among_the_members_of_a_segment(tap: Tap) -> None:
     assert activated(run, "smart_segments_contacts")
 
 
-def test_an_empty_last_page_is_asked_for_again_but_the_listing_is_not(tap: Tap) -> None:
+def test_an_empty_last_page_is_requested_again_but_the_listing_is_not(tap: Tap) -> None:
     answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
     with Scripted(answers) as sandbox:
         run = tap.sync(sandbox)
@@ -185,7 +185,7 @@ def test_repeats_after_an_interruption_hide_nothing(tap: Tap) -> None:
     assert any("read 3 of the 4 contacts" in line for line in rest.log)
 
 
-def test_an_account_that_answers_nothing_empties_no_table(tap: Tap) -> None:
+def test_an_empty_account_empties_no_table(tap: Tap) -> None:
     with Scripted({"/contacts": page(total=0)}) as sandbox:
         run = tap.sync(sandbox)
     assert run.code == 0
@@ -202,7 +202,7 @@ def test_an_account_that_answers_nothing_empties_no_table(tap: Tap) -> None:
         (page(total=5), "read only 0 of the 5 contacts"),
     ],
 )
-def test_much_that_is_missing_fails_the_run(tap: Tap, answer: Any, text: str) -> None:
+def test_a_large_shortage_fails_the_run(tap: Tap, answer: Any, text: str) -> None:
     with Scripted({"/contacts": answer}) as sandbox:
         run = tap.sync(sandbox)
         again = tap.sync(sandbox, state=run.state)
@@ -213,7 +213,7 @@ def test_much_that_is_missing_fails_the_run(tap: Tap, answer: Any, text: str) ->
         assert len(paths(one, "/contacts")) == 2
 
 
-def test_a_little_that_is_missing_is_told_with_both_numbers(tap: Tap) -> None:
+def test_a_small_shortage_is_reported_with_both_numbers(tap: Tap) -> None:
     with Scripted({"/contacts": page(*map(str, range(100, 198)), total=99)}) as sandbox:
         run = tap.sync(sandbox)
         off = tap.sync(sandbox, check_totals=False)
@@ -272,7 +272,7 @@ def test_totals_that_cannot_vouch_for_a_listing(tap: Tap, totals: list[Any], fin
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
 
 
-def test_every_segment_gone_fails_the_run(tap: Tap) -> None:
+def test_the_run_fails_if_every_segment_is_gone(tap: Tap) -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": (404, {}) for one in ("s1", "s2", "s3")
     }
@@ -285,7 +285,7 @@ def test_every_segment_gone_fails_the_run(tap: Tap) -> None:
         assert not activated(one, "smart_segments_contacts")
 
 
-def test_a_segment_that_goes_while_it_is_read_fails_this_run_only(tap: Tap) -> None:
+def test_a_segment_deleted_while_it_is_read_fails_only_this_run(tap: Tap) -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page("a", total=1) for one in ("s1", "s3")
     }
@@ -320,7 +320,7 @@ def test_broken_segments_do_not_starve_the_others(tap: Tap) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
-def test_segments_that_are_refused_hold_up_no_other(tap: Tap, status: int) -> None:
+def test_refused_segments_do_not_hold_up_the_others(tap: Tap, status: int) -> None:
     names = [f"s{number:02d}" for number in range(40)]
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
@@ -333,7 +333,7 @@ def test_segments_that_are_refused_hold_up_no_other(tap: Tap, status: int) -> No
     assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
 
 
-def test_a_bookmark_from_the_state_that_always_fails_is_given_up(tap: Tap) -> None:
+def test_a_bookmark_from_the_state_that_always_fails_is_abandoned(tap: Tap) -> None:
     script = Scripted(
         {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
     )
@@ -346,7 +346,7 @@ def test_a_bookmark_from_the_state_that_always_fails_is_given_up(tap: Tap) -> No
     assert (rest.code, ids(rest), activated(rest)) == (0, ["a", "b", "c"], True)
 
 
-def test_a_run_says_what_was_complete_already(tap: Tap) -> None:
+def test_a_run_says_what_was_already_complete(tap: Tap) -> None:
     script = Scripted(
         {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
     )

@@ -1,4 +1,4 @@
-"""Which of a contact's events a pushed event stands for."""
+"""Which of a contact's polled events were also pushed."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("polled", "pushed", "told"),
+    ("polled", "pushed", "expected"),
     [
-        # the same message, whenever that was
+        # the same message, at any time
         ([(1, 0)], [(1, 10**12)], {0}),
         ([(1, None)], [(1, None)], {0}),
         ([(1, 0)], [], set()),
@@ -59,35 +59,35 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
         ([(1, None)], [(2, 0)], set()),
         ([(1, 0)], [(2, None)], set()),
         ([(1, 0)], [(None, 0)], {0}),
-        # each push stands for one
+        # each push matches only one event
         ([(1, 0), (2, 0)], [(3, 0)], {0}),
         ([(1, 0), (1, MINUTE)], [(1, MINUTE)], {1}),
         ([(1, 0), (1, MINUTE)], [(1, MINUTE), (4, 2 * MINUTE)], {0, 1}),
-        # the closest, of those that make as many pairs
+        # the closest, if the number of pairs is the same
         ([(1, 0), (2, 9 * MINUTE)], [(3, 9 * MINUTE)], {1}),
         ([(1, 0), (2, 9 * MINUTE)], [(3, 9 * MINUTE), (4, 18 * MINUTE)], {0, 1}),
         ([(1, 0), (2, 5 * MINUTE), (3, 6 * MINUTE)], [(8, MINUTE), (9, 6 * MINUTE)], {0, 2}),
-        # keys before times: the push of 2 is about 2, though it is as close to 1
+        # keys before times: the push of 2 matches 2, though 1 is just as close
         ([(1, 0), (2, 0)], [(2, 0)], {1}),
         ([(1, 0), (2, 0)], [(2, 0), (2, MINUTE)], {1}),
-        # as many pairs as there can be: 9 minutes apart in a row, with a push missing
+        # as many pairs as possible: events 9 minutes apart, with a push missing
         ([(n, 9 * n * MINUTE) for n in range(4)], [(n + 9, (9 * n + 5) * MINUTE) for n in range(3)],
          {1, 2, 3}),
-        # never those too far apart, whatever lies between them
+        # never events too far apart, whatever lies between them
         ([(1, 0), (2, 8 * MINUTE)], [(8, 16 * MINUTE), (9, 17 * MINUTE)], {1}),
         ([(1, 17 * MINUTE), (2, 8 * MINUTE)], [(8, 0), (9, MINUTE)], {1}),
         ([(1, 8 * MINUTE), (2, 0)], [(8, 9 * MINUTE), (9, 10 * MINUTE)], {0, 1}),
     ],
 )  # fmt: skip
 def test_pairs(
-    polled: list[tuple[int, int]], pushed: list[tuple[int, int]], told: set[int]
+    polled: list[tuple[int, int]], pushed: list[tuple[int, int]], expected: set[int]
 ) -> None:
     both = matched([Occurrence(*one) for one in polled], [Occurrence(*one) for one in pushed])
-    assert both == told
+    assert both == expected
 
 
 def pairings(left: list[int], right: list[int]) -> Iterator[tuple[int, int]]:
-    """The number of pairs of every pairing, and their total distance, negative."""
+    """The number of pairs in every possible pairing, and their total distance, negated."""
     if not left:
         yield 0, 0
         return

@@ -1,4 +1,4 @@
-"""The planted bugs of `make mutants` can still be planted, in code that has changed since."""
+"""The bugs of `make mutants` can still be planted in the code as it is now."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.mutants import MUTANTS, ROOT, Mutant, planted
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
-def test_a_bug_has_its_place_and_its_tests(mutant: Mutant) -> None:
+def test_a_bug_can_be_planted_and_has_tests(mutant: Mutant) -> None:
     compile(planted(mutant, ROOT), mutant.file, "exec")
     file, _, names = mutant.tests.partition(" -k ")
     assert "def test_" in (ROOT / "tests" / file).read_text()

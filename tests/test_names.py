@@ -1,4 +1,4 @@
-"""Field names in any spelling: which column a field fills, and which of two fields wins."""
+"""Field names in any spelling: which column a field fills, and which of two spellings wins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tap_autopilot.rows import names as module
 from tap_autopilot.rows.names import Names, compile_pick
 
 
-def test_only_so_many_names_without_a_column_are_remembered(
+def test_names_without_a_column_are_remembered_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "MOST_NAMES", 3)
@@ -64,14 +64,14 @@ def test_a_column_is_contested_only_by_fields_of_the_same_document() -> None:
         (None, {}),
     ],
 )
-def test_what_is_picked_of_a_document(document: Any, picked: dict[str, Any]) -> None:
+def test_what_is_picked_from_a_document(document: Any, picked: dict[str, Any]) -> None:
     pick = compile_pick(["contact_id", "lists"])
     for _ in range(2):
         assert pick(document) == picked
         assert pick({"other": 1}) == {}
 
 
-def test_a_spelling_that_is_met_again_counts_once() -> None:
+def test_a_repeated_spelling_counts_once() -> None:
     pick = compile_pick(["lists"])
     for number in range(3):
         assert pick({"Lists": ["a"], f"field{number}": 1}) == {"lists": ["a"]}

@@ -1,4 +1,4 @@
-"""The script for cron in the docs, with a small target and nights of all kinds."""
+"""docs/nightly.sh, the script for cron, with a small target and nights of all kinds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with open("rows", "a") as rows:
 
 
 class Nights:
-    """The script in a folder of its own."""
+    """The script in its own folder."""
 
     def __init__(self, tap: Tap) -> None:
         self.tap = tap
@@ -81,16 +81,14 @@ def nights(tap: Tap) -> Nights:
     return Nights(tap)
 
 
-def test_a_good_night_is_silent_and_leaves_nothing_to_go_on_from(
-    nights: Nights, serve: Serve
-) -> None:
+def test_a_good_night_is_silent_and_leaves_nothing_to_resume(nights: Nights, serve: Serve) -> None:
     assert nights.run(serve(ACCOUNT)) == (0, "")
     assert set(map(str, nights.state["bookmarks"].values())) == {"{'progress': None}"}
     assert nights.contacts() == ACCOUNT.contact_ids
     assert not {"states", "state.new"} & {path.name for path in nights.folder.iterdir()}
 
 
-def test_a_bad_night_says_so_and_the_next_goes_on(nights: Nights, serve: Serve) -> None:
+def test_a_bad_night_says_so_and_the_next_night_resumes(nights: Nights, serve: Serve) -> None:
     code, err = nights.run(serve(ACCOUNT, "/contacts@3-:500"))
     assert code == 1
     assert "CRITICAL Not complete" in err.splitlines()[-1]
@@ -100,12 +98,10 @@ def test_a_bad_night_says_so_and_the_next_goes_on(nights: Nights, serve: Serve) 
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_good_night_with_warnings_about_data_tells_them(
-    nights: Nights, serve: Serve, form: str
-) -> None:
+def test_a_good_night_reports_its_warnings(nights: Nights, serve: Serve, form: str) -> None:
     variables = {"TAP_AUTOPILOT_LOG_FORMAT": form}
     assert nights.run(serve(ACCOUNT, "2:503"), **variables) == (0, ""), (
-        "neither retries nor odd values are news"
+        "retries and odd values are not reported"
     )
     code, err = nights.run(serve(ACCOUNT), TAP_AUTOPILOT_START_DATE="2999-01-01", **variables)
     assert code == 0
@@ -113,13 +109,13 @@ def test_a_good_night_with_warnings_about_data_tells_them(
     assert "start_date is in the future" in err
 
 
-def test_a_catalog_counts_where_there_is_one(nights: Nights, serve: Serve) -> None:
+def test_a_catalog_is_used_if_there_is_one(nights: Nights, serve: Serve) -> None:
     nights.tap.file("catalog.json", {"streams": [{"tap_stream_id": "lists"}]})
     assert nights.run(serve(ACCOUNT))[0] == 0
     assert nights.contacts() == []
 
 
-def test_two_at_a_time_are_one_too_many(nights: Nights, serve: Serve) -> None:
+def test_a_second_run_at_the_same_time_is_refused(nights: Nights, serve: Serve) -> None:
     slow = nights.start(serve(ACCOUNT, latency=0.4))
     while not (nights.folder / "states").exists():
         time.sleep(0.01)
@@ -128,13 +124,13 @@ def test_two_at_a_time_are_one_too_many(nights: Nights, serve: Serve) -> None:
     assert nights.contacts() == ACCOUNT.contact_ids
 
 
-def test_a_night_that_was_killed_is_gone_on_with(nights: Nights, serve: Serve) -> None:
+def test_the_night_after_a_kill_resumes(nights: Nights, serve: Serve) -> None:
     killed = nights.start(serve(ACCOUNT, latency=0.3))
     while not nights_states(nights).count("\n") > 3:
         time.sleep(0.01)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait(60)
-    with (nights.folder / "lock").open() as lock:  # until all of them are gone
+    with (nights.folder / "lock").open() as lock:  # wait until all its processes have ended
         fcntl.flock(lock, fcntl.LOCK_EX)
     with (nights.folder / "states").open("a") as states:
         states.write('{"bookmarks": {"contac')  # cut off by the kill
@@ -148,7 +144,7 @@ def nights_states(nights: Nights) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_old_logs_go(nights: Nights, serve: Serve) -> None:
+def test_old_logs_are_deleted(nights: Nights, serve: Serve) -> None:
     logs = nights.folder / "logs"
     logs.mkdir()
     for day in range(10, 20):

@@ -1,4 +1,4 @@
-"""The pacer against servers that allow so much a second, on a clock of the test's own."""
+"""The pacer against simulated servers with rate limits, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tap_autopilot.api.pace import Pacer
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that stands still until a test moves it."""
 
     now = 1000.0
 
@@ -27,7 +27,7 @@ class Clock:
 
 
 def sliding(limit: int) -> Callable[[float], bool]:
-    """At most so many in any second."""
+    """At most `limit` requests in any second."""
     allowed: collections.deque[float] = collections.deque()
 
     def allows(at: float) -> bool:
@@ -42,7 +42,7 @@ def sliding(limit: int) -> Callable[[float], bool]:
 
 
 def bucket(limit: int) -> Callable[[float], bool]:
-    """So many a second, and what was not used of a second before."""
+    """`limit` requests a second, plus what was unused in the second before."""
     tokens, last = float(limit), Clock.now
 
     def allows(at: float) -> bool:
@@ -57,7 +57,7 @@ def bucket(limit: int) -> Callable[[float], bool]:
 
 
 def fixed(limit: int) -> Callable[[float], bool]:
-    """At most so many in each second of the clock; the refused ones count."""
+    """At most `limit` requests in each second of the clock; refused requests count."""
     seconds: collections.Counter[int] = collections.Counter()
 
     def allows(at: float) -> bool:
@@ -69,7 +69,7 @@ def fixed(limit: int) -> Callable[[float], bool]:
 
 @dataclass
 class Outcome:
-    """When requests arrived: those that were answered, and those that were throttled."""
+    """The times at which requests arrived, answered and throttled ones."""
 
     answered: list[float]
     throttled: list[float]
@@ -101,7 +101,7 @@ def simulate(
     latency: float,
     count: int = 1500,
 ) -> Outcome:
-    """Eight walks send requests as fast as the pacer lets them."""
+    """Eight walks send requests as fast as the pacer allows."""
     clock = Clock()
     monkeypatch.setattr(pace, "time", clock)
     pacer, rng = Pacer(ceiling), random.Random(1)
@@ -134,7 +134,7 @@ def simulate(
 @pytest.mark.parametrize("latency", [0.02, 0.1])
 @pytest.mark.parametrize(("limit", "ceiling"), [(5, 20), (7, 20), (20, 20), (20, 100), (50, 100)])
 @pytest.mark.parametrize("server", [sliding, bucket, fixed])
-def test_it_finds_what_the_api_lets_through(
+def test_it_finds_the_rate_that_the_api_allows(
     monkeypatch: pytest.MonkeyPatch,
     server: Callable[[int], Callable[[float], bool]],
     limit: int,
@@ -155,7 +155,7 @@ def test_the_ceiling_holds_in_every_second(monkeypatch: pytest.MonkeyPatch, ceil
     assert whole.rate >= 0.94 * ceiling
 
 
-def test_it_is_fast_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_speeds_up_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = simulate(monkeypatch, lambda _: True, 100, 0.02, count=200)
     assert whole.answered[49] - whole.answered[0] < 1.2
 

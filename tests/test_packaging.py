@@ -1,4 +1,4 @@
-"""What is shipped works: the wheel and the source archive, away from the checkout."""
+"""The wheel and the source archive work outside the checkout."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOLDERS = ("tap_autopilot", "schemas", "setup.py", "pyproject.toml", "README.md"
 
 
 def build(kind: str, folder: Path) -> Path:
-    """Build from a copy, so that nothing is left in the checkout."""
+    """Build from a copy, to leave nothing in the checkout."""
     source = folder / "source"
     source.mkdir()
     subprocess.run(["cp", "-r", *(str(ROOT / name) for name in FOLDERS), source], check=True)
@@ -32,7 +32,7 @@ def build(kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_what_is_shipped_runs_from_elsewhere(
+def test_the_archives_run_outside_the_checkout(
     kind: str, tmp_path: Path, tap: Tap, serve: Serve, catalog_text: str
 ) -> None:
     archive = build(kind, tmp_path)

@@ -1,4 +1,4 @@
-"""Bookmarks that mislead, and documents that are not what they should be."""
+"""Misleading bookmarks and malformed documents."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def test_a_bookmark_of_the_wrong_type_is_an_error(tap: Tap, bookmark: Any) -> No
     assert len(run.requests) == 4
 
 
-def test_a_bookmark_that_cannot_be_written_down_is_an_error(tap: Tap) -> None:
+def test_a_bookmark_that_cannot_be_encoded_is_an_error(tap: Tap) -> None:
     run = read(tap, {"/contacts": page("a", bookmark="\ud800")})
     assert run.code == 1
     assert "not valid Unicode" in run.last_words
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_bookmarks_in_a_circle_are_an_error(tap: Tap, length: int) -> None:
+def test_a_loop_of_bookmarks_is_an_error(tap: Tap, length: int) -> None:
     answers = {"/contacts": page("start", bookmark="0")}
     for number in range(length):
         answers[f"/contacts/{number}"] = page(number, bookmark=str((number + 1) % length))
@@ -58,8 +58,8 @@ def test_bookmarks_in_a_circle_are_an_error(tap: Tap, length: int) -> None:
     assert len(paths(run, "/contacts")) <= 3 * (length + 4)
 
 
-def test_documents_without_ids_in_a_circle_are_an_error(tap: Tap) -> None:
-    """Without ids or totals, only the number of pages tells."""
+def test_a_loop_of_documents_without_ids_is_an_error(tap: Tap) -> None:
+    """Without ids or totals, only the number of pages reveals the loop."""
     answers = {
         "/contacts": page("a", bookmark="0"),
         "/contacts/0": page(None, None, bookmark="1"),
@@ -70,7 +70,7 @@ def test_documents_without_ids_in_a_circle_are_an_error(tap: Tap) -> None:
     assert "1001 pages in a row contain nothing new" in run.last_words
 
 
-def test_a_negative_total_is_none(tap: Tap) -> None:
+def test_a_negative_total_is_ignored(tap: Tap) -> None:
     answers: dict[str, Any] = {
         "/contacts": page("a", bookmark="0", total=-1),
         "/contacts/0": (405, {}),
@@ -83,7 +83,7 @@ def test_a_negative_total_is_none(tap: Tap) -> None:
     assert any("gave no total to compare with" in line for line in rest.log)
 
 
-def test_one_contact_under_ever_new_bookmarks_is_an_error(tap: Tap) -> None:
+def test_new_bookmarks_for_the_same_contact_are_an_error(tap: Tap) -> None:
     answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=1)}
     answers |= {f"/contacts/{n}": page("a", bookmark=str(n + 1), total=1) for n in range(500)}
     run = read(tap, answers)
@@ -92,7 +92,7 @@ def test_one_contact_under_ever_new_bookmarks_is_an_error(tap: Tap) -> None:
     assert len(run.requests) < 30
 
 
-def test_ever_new_contacts_are_an_error(tap: Tap) -> None:
+def test_endless_new_contacts_are_an_error(tap: Tap) -> None:
     answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=9)}
     answers |= {f"/contacts/{n}": page(f"c{n}", bookmark=str(n + 1), total=9) for n in range(500)}
     run = read(tap, answers)
@@ -107,7 +107,7 @@ def test_empty_pages_are_followed(tap: Tap) -> None:
     assert (run.code, ids(run)) == (0, ["a"])
 
 
-def test_empty_pages_without_end_are_an_error(tap: Tap) -> None:
+def test_endless_empty_pages_are_an_error(tap: Tap) -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
     run = read(tap, {"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
     assert run.code == 1
@@ -143,12 +143,12 @@ def test_a_bookmark_is_one_segment_of_the_path(tap: Tap, bookmark: str) -> None:
     with Scripted(answers) as sandbox:
         run = tap.sync(sandbox, retry_timeout=0)
     asked = paths(run, "/contacts/")
-    assert len(asked) == 2, "an empty answer is asked for twice"
+    assert len(asked) == 2, "an empty page is requested twice"
     assert all(path.count("/") == 2 and "?" not in path for path in asked)
 
 
 @pytest.mark.parametrize("repeated", [["b"], []])
-def test_a_contact_that_the_next_page_repeats_comes_once(tap: Tap, repeated: list[str]) -> None:
+def test_a_contact_that_the_next_page_repeats_is_sent_once(tap: Tap, repeated: list[str]) -> None:
     answers = {
         "/contacts": page("a", "b", bookmark="b", total=3),
         "/contacts/b": page(*repeated, "c", total=3),
@@ -158,7 +158,7 @@ def test_a_contact_that_the_next_page_repeats_comes_once(tap: Tap, repeated: lis
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
-def test_a_repeated_contact_that_has_changed_comes_again(tap: Tap) -> None:
+def test_a_repeated_contact_that_has_changed_is_sent_again(tap: Tap) -> None:
     changed = {"contact_id": "b", "Name": "new"}
     second = {"contacts": [changed], "total_contacts": 2}
     run = read(tap, {"/contacts": page("a", "b", bookmark="b"), "/contacts/b": second})
@@ -167,7 +167,7 @@ def test_a_repeated_contact_that_has_changed_comes_again(tap: Tap) -> None:
 
 
 class Shrinking(Account):
-    """An account in which the contact that the first bookmark names is deleted at once."""
+    """An account that deletes the contact named by the first bookmark right away."""
 
     def model_of(self, contact_id: str) -> int:
         number = super().model_of(contact_id)
@@ -179,7 +179,7 @@ class Shrinking(Account):
 
 @pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
 @pytest.mark.parametrize("bookmarks", ["last", "repeat", "opaque"])
-def test_a_bookmark_that_goes_stale_under_way_loses_nothing(
+def test_a_bookmark_that_goes_stale_during_a_run_loses_nothing(
     tap: Tap, serve: Serve, stale: str, bookmarks: str
 ) -> None:
     account = Shrinking(contacts=70, segments=0)
@@ -189,7 +189,7 @@ def test_a_bookmark_that_goes_stale_under_way_loses_nothing(
 
 
 @pytest.mark.parametrize("listing", ["contacts", "lists", "segments"])
-def test_documents_that_are_unusable_are_skipped_and_counted(tap: Tap, listing: str) -> None:
+def test_unusable_documents_are_skipped_and_counted(tap: Tap, listing: str) -> None:
     key = {"contacts": "contact_id", "lists": "list_id", "segments": "segment_id"}[listing]
     stream = {"segments": "smart_segments"}.get(listing, listing)
     documents: list[Any] = [
@@ -214,7 +214,7 @@ def test_documents_that_are_unusable_are_skipped_and_counted(tap: Tap, listing: 
     assert any("8 documents were skipped; deleted rows are kept" in line for line in run.log)
 
 
-def test_members_that_are_unusable_are_skipped_and_counted(tap: Tap) -> None:
+def test_unusable_members_are_skipped_and_counted(tap: Tap) -> None:
     members = {"contacts": [None, {"contact_id": "a"}, {"contact_id": ""}, {}, {"contact_id": 7}]}
     segments = {"segments": [{"segment_id": "s"}, {"segment_id": "s"}, {"segment_id": 8}, {}]}
     answers = {"/smart_segments": segments, "/smart_segments/s/contacts": members}
@@ -241,8 +241,8 @@ def test_a_short_listing_of_segments_puts_their_members_in_doubt(tap: Tap) -> No
     run = read(tap, {**answers, "/smart_segments/s/contacts": page("a", total=1)})
     assert run.rows("smart_segments_contacts") == [{"segment_id": "s", "contact_id": "a"}]
     assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
-    told = [line for line in run.log if "read 1 of the 2 segments" in line]
-    assert [line.split(":")[0] for line in told] == [
+    warnings = [line for line in run.log if "read 1 of the 2 segments" in line]
+    assert [line.split(":")[0] for line in warnings] == [
         "WARNING smart_segments",
         "WARNING smart_segments_contacts",
     ]
@@ -260,7 +260,7 @@ def test_records_carry_the_version_that_is_activated(tap: Tap) -> None:
 
 
 def test_walks_leave_documents_unread(serve: Serve) -> None:
-    """So that the next request can go out first."""
+    """The next request can go out before they are decoded."""
     account = Account(contacts=250, odd=False)
     sandbox = serve(account)
     config = Config.from_mapping({"api_key": KEY, "api_url": sandbox.url})

@@ -1,4 +1,4 @@
-"""Proxies and CA bundles from the environment, with real little proxies on loopback."""
+"""Proxies and CA bundles from the environment, with small real proxies on loopback."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CREDENTIALS = "us%20er:p%40ss%3Aw%2Frd@"
 
 
 class Proxy:
-    """A proxy that tunnels to wherever it is told, each connection in a thread of its own."""
+    """A proxy that tunnels to any host, each connection in its own thread."""
 
     scheme = "http"
 
@@ -44,7 +44,7 @@ class Proxy:
         self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.heard: list[bytes] = []  # all that it can read: what comes before a tunnel
+        self.heard: list[bytes] = []  # all that it can read: the bytes before a tunnel
         self.tunnels: list[str] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
@@ -77,7 +77,7 @@ class Proxy:
         return found
 
     def agree(self, connected: socket.socket) -> tuple[str, int]:
-        """Where a client wants to go. Raises ConnectionError if it may not."""
+        """Where a client wants to connect. Raises ConnectionError if it may not."""
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += self.read(connected, 1)
@@ -138,7 +138,7 @@ class Socks(Proxy):
 
 
 def pump(one: socket.socket, other: socket.socket) -> None:
-    """Pass on what either side sends until one of them ends."""
+    """Forward bytes in both directions until either side ends."""
     while True:
         if isinstance(one, ssl.SSLSocket) and one.pending():
             ready: list[socket.socket] = [one]
@@ -158,7 +158,7 @@ def kind(request: pytest.FixtureRequest) -> Callable[..., Proxy]:
 
 
 class Trust:
-    """An authority, as a file, and certificates from it."""
+    """A certificate authority, as a file, and certificates that it issued."""
 
     def __init__(self, folder: Path) -> None:
         self._authority = trustme.CA()
@@ -185,7 +185,7 @@ def sandbox(serve: Serve, trust: Trust) -> Sandbox:
 
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the settings of the machine that the tests run on."""
+    """Remove the proxy settings of the machine that the tests run on."""
     for name in (
         "http_proxy",
         "https_proxy",
@@ -199,7 +199,7 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sync(tap: Tap, sandbox: Sandbox, trust: Trust, *, url: str = "", **environment: str) -> Run:
-    """Sync from a sandbox with TLS, in an environment with these proxies."""
+    """Sync from a sandbox over TLS, with these variables in the environment."""
     config = tap.config(sandbox, retry_timeout=0.5, request_timeout=5)
     config["api_url"] = url or config["api_url"]
     path = tap.file("c.json", config)
@@ -224,7 +224,7 @@ def test_a_proxy_is_used(
         assert_through(proxy, sync(tap, sandbox, trust, **given), sandbox)
 
 
-def test_a_proxy_is_used_for_an_address_in_capitals(
+def test_a_proxy_is_used_for_an_upper_case_url(
     tap: Tap, sandbox: Sandbox, trust: Trust, kind: Callable[..., Proxy]
 ) -> None:
     url = sandbox.url.replace("https", "HTTPS")
@@ -327,9 +327,7 @@ def test_a_host_behind_a_proxy_that_does_not_resolve_is_named(
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 2"])
-def test_a_proxy_that_hangs_is_over_by_the_deadline(
-    tap: Tap, sandbox: Sandbox, trust: Trust, answer: bytes
-) -> None:
+def test_a_hanging_proxy_times_out(tap: Tap, sandbox: Sandbox, trust: Trust, answer: bytes) -> None:
     class Slow(Proxy):
         def agree(self, connected: socket.socket) -> tuple[str, int]:
             connected.sendall(answer)
@@ -342,7 +340,7 @@ def test_a_proxy_that_hangs_is_over_by_the_deadline(
     with Slow() as proxy:
         started = time.monotonic()
         run = tap.run("-c", path, REQUESTS_CA_BUNDLE=trust.path, HTTPS_PROXY=proxy.url())
-    assert time.monotonic() - started < 1.2 + 1.2 + 2, "a try, the probes, and the start-up"
+    assert time.monotonic() - started < 1.2 + 1.2 + 2, "one try, the probes, and the start-up"
     assert run.code == 1
     assert "timed out" in run.last_words
 
@@ -380,7 +378,7 @@ def test_a_bundle_of_certificates_is_used(
         ("REQUESTS_CA_BUNDLE", "/dev/null", "The CA bundle /dev/null"),
     ],
 )
-def test_an_unusable_environment_is_for_the_user_to_mend(
+def test_an_unusable_environment_is_a_user_error(
     tap: Tap, name: str, value: str, said: str
 ) -> None:
     config = tap.config(api_url="https://127.0.0.1:1/v1", retry_timeout=0)

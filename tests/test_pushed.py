@@ -55,7 +55,7 @@ def email(call: Any, *deselected: str, tally: Tally | None = None) -> dict[str, 
         {"context": {"traits": {"email": "", "contact_id": None}}, "properties": {"email": ""}},
     ],
 )
-def test_a_call_that_says_nothing(call: Any) -> None:
+def test_an_empty_call(call: Any) -> None:
     tally = Tally("email_opened")
     assert email(call, tally=tally) == BARE
     assert not tally.unfit
@@ -109,7 +109,7 @@ def test_what_fills_a_column(call: Any, columns: dict[str, Any]) -> None:
         ),
     ],
 )  # fmt: skip
-def test_what_has_no_column_is_kept_in_place(
+def test_a_value_without_a_column_is_kept_in_place(
     call: Any, columns: dict[str, Any], kept: dict[str, Any]
 ) -> None:
     tally = Tally("email_opened")
@@ -117,7 +117,7 @@ def test_what_has_no_column_is_kept_in_place(
     assert not tally.unfit
 
 
-def test_what_does_not_fit_is_kept_in_place_unless_its_column_is_deselected() -> None:
+def test_a_value_that_does_not_fit_is_kept_in_place_unless_its_column_is_deselected() -> None:
     call = {
         "messageId": {"a": 1},
         "sentAt": "soon",

@@ -1,4 +1,4 @@
-"""The README tells the truth: every option, setting and stream is in it, and nothing else."""
+"""The README is true: every option, setting and stream is in it, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,26 +32,26 @@ def table(heading: str) -> list[list[str]]:
     return rows
 
 
-def test_the_tables_of_settings_and_streams_are_those_of_about() -> None:
+def test_the_tables_of_settings_and_streams_match_about() -> None:
     settings, streams = about("markdown").split("\n\n")
     assert settings in README
     assert streams in README
 
 
-def test_every_option() -> None:
+def test_every_option_is_documented() -> None:
     said = set(re.findall(r"`(--?[a-z]+)", " ".join(row[0] for row in table("## Use"))))
     known = {option for action in _parser()._actions for option in action.option_strings}
     assert said == known - {"-h"}
 
 
-def test_every_file_that_is_linked_exists() -> None:
+def test_every_linked_file_exists() -> None:
     for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         text = (ROOT / path).read_text(encoding="utf-8")
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
             assert (ROOT / link).exists(), link
 
 
-def test_the_commands_that_need_nothing_work(tap: Tap) -> None:
+def test_the_commands_that_need_no_key_work(tap: Tap) -> None:
     assert "tap-autopilot --discover > catalog.json" in README
     assert json.loads(tap.run("--discover").stdout)
     assert "python -m tap_autopilot.sandbox" in README

@@ -1,4 +1,4 @@
-"""What was released stays: no table, key, column, type or setting goes within a major version."""
+"""Within a major version no released table, key, column, type or setting is removed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.released import RECORD, broken, contract
 RELEASED = json.loads(RECORD.read_text(encoding="utf-8"))
 
 
-def test_nothing_that_was_released_is_gone() -> None:
-    """A change that breaks this needs a new major version."""
+def test_nothing_that_was_released_is_missing() -> None:
+    """A change that fails this test needs a new major version."""
     assert broken(RELEASED, contract()) == []
 
 
-def test_the_record_is_of_this_major_version() -> None:
+def test_the_record_is_for_this_major_version() -> None:
     assert RELEASED["version"].split(".")[0] == contract()["version"].split(".")[0]
 
 
@@ -36,7 +36,7 @@ def test_the_record_is_of_this_major_version() -> None:
         (("settings", "api_url"), None, "setting api_url: null string"),
     ],
 )  # fmt: skip
-def test_what_is_gone_is_named(path: tuple[str, ...], value: Any, said: str) -> None:
+def test_what_is_missing_is_named(path: tuple[str, ...], value: Any, said: str) -> None:
     now = copy.deepcopy(RELEASED)
     part = now
     for name in path[:-1]:
@@ -48,7 +48,7 @@ def test_what_is_gone_is_named(path: tuple[str, ...], value: Any, said: str) -> 
     assert broken(RELEASED, now) == [said]
 
 
-def test_what_is_new_breaks_nothing() -> None:
+def test_additions_break_nothing() -> None:
     before = copy.deepcopy(RELEASED)
     del before["streams"]["lists"], before["streams"]["contacts"]["columns"]["email"]
     del before["settings"]["start_date"]

@@ -1,4 +1,4 @@
-"""What a run tells tools: its report at the end, metrics, and log lines in JSON."""
+"""What a run reports to tools: its final report, metrics, and JSON log lines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def json_lines(run: Run) -> list[dict[str, Any]]:
     return [json.loads(line) for line in run.log]
 
 
-def test_each_run_appends_what_it_came_to(tap: Tap, serve: Serve, file: Path) -> None:
+def test_each_run_appends_its_report(tap: Tap, serve: Serve, file: Path) -> None:
     sandbox = serve(ACCOUNT, "/contacts@2:503", "/lists@1:429,retry-after=1")
     first = tap.sync(sandbox, report_file=str(file))
     tap.sync(serve(ACCOUNT), report_file=str(file))
@@ -149,13 +149,15 @@ def test_mistakes_in_the_settings_are_reported(tap: Tap, file: Path, config: Any
     assert "streams" not in report
 
 
-def test_a_config_that_cannot_be_read_leaves_the_environment(tap: Tap, file: Path) -> None:
+def test_an_unreadable_config_is_reported_to_the_file_named_by_the_environment(
+    tap: Tap, file: Path
+) -> None:
     check(tap.run("--config", "missing.json", TAP_AUTOPILOT_REPORT_FILE=str(file)))
     (report,) = reports(file)
     assert "Cannot read the config file" in report["message"]
 
 
-def test_a_file_that_cannot_be_written_ends_it_before_it_begins(
+def test_an_unwritable_file_ends_the_run_before_it_begins(
     tap: Tap, serve: Serve, tmp_path: Path
 ) -> None:
     sandbox = serve(ACCOUNT)
@@ -168,7 +170,7 @@ def test_a_file_that_cannot_be_written_ends_it_before_it_begins(
         assert not run.stdout
 
 
-def test_a_file_that_cannot_be_written_at_the_end_is_a_warning(tap: Tap, file: Path) -> None:
+def test_a_file_that_is_unwritable_at_the_end_is_a_warning(tap: Tap, file: Path) -> None:
     def answer(_: str) -> Any:
         shutil.rmtree(file.parent)
         return page("a", total=1)
@@ -223,7 +225,7 @@ def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:
         assert secret not in text
 
 
-def test_only_runs_are_reported(tap: Tap, serve: Serve, file: Path) -> None:
+def test_only_syncs_are_reported(tap: Tap, serve: Serve, file: Path) -> None:
     config = tap.file("config.json", tap.config(serve(ACCOUNT), report_file=str(file)))
     for option in ("--discover", "--test", "--about"):
         assert tap.run("--config", config, option).code == 0

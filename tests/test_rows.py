@@ -1,4 +1,4 @@
-"""Rows against what the sandbox served, value for value, by rules written down a second time."""
+"""Rows compared with what the sandbox served, by a second, independent version of the rules."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class NoFit(Exception):
-    """The value has no place in its column."""
+    """The value does not fit its column."""
 
 
 def instant(value: Any) -> datetime:
-    """The moment that a served value or a row's text means."""
+    """The moment that a served value or a row's text stands for."""
     try:
         if type(value) is int:
             return EPOCH + timedelta(milliseconds=value)
@@ -67,7 +67,7 @@ def spelled(value: Any) -> str:
 
 
 def expect(name: str, value: Any) -> tuple[str | None, Any]:
-    """The column of a served field, and the value in it; times as moments. NoFit if it has none."""
+    """The column of a served field and its value, times as moments. Raises NoFit."""
     if name in TEXT:
         return TEXT[name], text(value)
     if name in BOOLEAN:
@@ -133,7 +133,7 @@ def read_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def served(value: Any) -> Any:
-    """A served value without what is no valid text."""
+    """A served value without invalid text."""
     if isinstance(value, str):
         return value.replace("\0", "").replace("\ud83d", "\ufffd")
     if isinstance(value, dict):
@@ -141,7 +141,7 @@ def served(value: Any) -> Any:
     return [served(item) for item in value] if isinstance(value, list) else value
 
 
-def test_thousands_of_contacts_arrive_value_for_value(tap: Tap, serve: Serve) -> None:
+def test_thousands_of_contacts_arrive_with_every_value(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=3_000, lists=30, segments=20, members=150)
     run = tap.sync(serve(account))
     assert run.code == 0
@@ -169,7 +169,7 @@ def test_thousands_of_contacts_arrive_value_for_value(tap: Tap, serve: Serve) ->
 
 
 def test_one_row_literally(tap: Tap, serve: Serve) -> None:
-    """The documented contact, and the row that it must become."""
+    """The contact in the API's documentation, and the row that it must become."""
 
     class One(Account):
         def model(self, number: int) -> dict[str, Any]:
@@ -223,7 +223,7 @@ NOT_OF_CONTACTS = ["custom_fields", "lists", "smart_segments"]
 
 @pytest.mark.parametrize("bookmarks", ["last", "next", "repeat", "opaque"])
 @pytest.mark.parametrize("contacts", [0, 1, 19, 20, 21, 40, 41])
-def test_every_contact_once_whatever_a_bookmark_means(
+def test_every_contact_is_sent_once_whatever_a_bookmark_means(
     tap: Tap, serve: Serve, bookmarks: str, contacts: int
 ) -> None:
     account = Account(contacts=contacts, lists=1, segments=1, members=250)

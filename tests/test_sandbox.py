@@ -1,4 +1,4 @@
-"""The sandbox answers as the API is described to, and misbehaves as it is told."""
+"""The sandbox responds as the API is documented to, and misbehaves as configured."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_the_account_is_the_same_every_time_and_odd_on_purpose() -> None:
     assert not any("lead_score" in plain.contact(one) for one in plain.contact_ids)
 
 
-def test_a_large_account_repeats_all_but_ids() -> None:
+def test_a_large_account_repeats_everything_but_ids() -> None:
     account = Account(contacts=MODELS + 3)
     first, again = account.contact_ids[2], account.contact_ids[MODELS + 2]
     assert account.contact(again) == account.contact(first) | {"contact_id": again}
@@ -134,7 +134,7 @@ def test_latency_and_gzip(serve: Serve) -> None:
     assert "Content-Encoding" not in get(sandbox, "/lists", **{"Accept-Encoding": ""}).headers
 
 
-def test_faults_strike_when_told(serve: Serve) -> None:
+def test_faults_strike_as_configured(serve: Serve) -> None:
     sandbox = serve(None, "2-3:503,retry-after=4", "/lists@2:404")
     statuses = [get(sandbox, path).status_code for path in ("/lists", "/lists", "/contacts", "/lists", "/lists")]  # fmt: skip
     assert statuses == [200, 503, 503, 200, 200]
@@ -143,7 +143,7 @@ def test_faults_strike_when_told(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "5:", "x:500", "5:explode", "5:99", "%:500", "1-x:500"])
-def test_nonsense_is_no_fault(text: str) -> None:
+def test_invalid_faults_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         Fault.parse(text)
 

@@ -1,4 +1,4 @@
-"""The sandbox's account lives: what changes, what is served meanwhile, and what the record says."""
+"""The sandbox's account changes: what happens, what is served meanwhile, and what is recorded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ALL_WAYS = list(itertools.product(BOOKMARKS, STALE))
 
 
 def ask(sandbox: Sandbox, path: str, bookmark: str | None = None) -> Any:
-    """An answer without a network in between; None for one that is not 200."""
+    """A response, without a network in between; None if it is not a 200."""
     if bookmark is not None:
         path += "/" + urllib.parse.quote(bookmark, safe="")
     answer = sandbox.respond("GET", f"/v1{path}", HEADERS)
@@ -34,7 +34,7 @@ def ask(sandbox: Sandbox, path: str, bookmark: str | None = None) -> Any:
 
 
 def walk(sandbox: Sandbox, path: str = CONTACTS) -> list[Any]:
-    """All pages of a listing, or up to a refused bookmark."""
+    """All pages of a listing, or those before a refused bookmark."""
     pages = [ask(sandbox, path)]
     while pages[-1] and "bookmark" in pages[-1] and len(pages) < 100:
         pages.append(ask(sandbox, path, pages[-1]["bookmark"]))
@@ -79,7 +79,7 @@ def test_everything_happens_and_the_log_adds_up() -> None:
         assert account.existed_ever(listing) >= there | set(account.ids(listing) or ())
 
 
-def test_members_are_contacts_in_order_and_lists_those_that_contacts_name() -> None:
+def test_members_are_sorted_contacts_and_lists_match_the_contacts() -> None:
     sandbox = living(50)
     account = sandbox.account
     walk(sandbox)
@@ -114,7 +114,7 @@ def test_changes_carry_the_time_of_the_apis_clock() -> None:
 
 
 @pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
-def test_a_walk_through_changes_finds_all_that_stayed(style: str, stale: str) -> None:
+def test_a_walk_during_changes_finds_every_contact_that_stayed(style: str, stale: str) -> None:
     sandbox = living(0.5, bookmarks=style, stale=stale)
     pages = walk(sandbox)
     found = sandbox.existed_throughout(CONTACTS) - set(ids(pages))
@@ -122,12 +122,12 @@ def test_a_walk_through_changes_finds_all_that_stayed(style: str, stale: str) ->
     if stale == "on":
         assert ended_well
     if ended_well and stale != "empty":
-        assert not found, "a bookmark that is good leads on to everybody"
+        assert not found, "good bookmarks lead to every contact"
     assert len(sandbox.existed_throughout(CONTACTS)) > 380
 
 
 @pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
-def test_an_outdated_bookmark_on_a_living_account(style: str, stale: str) -> None:
+def test_an_outdated_bookmark_on_a_changing_account(style: str, stale: str) -> None:
     gone = "c" if style == "next" else "b"
     sandbox = Living(style=style, stale=stale, changes={2: [("delete", gone)]})
     first = ask(sandbox, CONTACTS)
@@ -168,7 +168,7 @@ def test_a_lost_page(style: str) -> None:
     assert len(set(ids(walk(once)))) == 9
 
 
-def test_a_lost_page_of_some_segment_is_up_to_the_seed() -> None:
+def test_the_seed_picks_the_lost_page_of_a_segment() -> None:
     lost = set()
     for seed in range(20):
         sandbox = living(0, seed=seed, lose="members")
@@ -181,7 +181,7 @@ def test_a_lost_page_of_some_segment_is_up_to_the_seed() -> None:
     assert len(lost) > 10
 
 
-def test_totals_in_every_way() -> None:
+def test_every_kind_of_total() -> None:
     def totals(**options: Any) -> list[int | None]:
         return [page.get("total_contacts") for page in walk(Living("abcdefgh", **options))]
 
@@ -194,7 +194,7 @@ def test_totals_in_every_way() -> None:
     assert totals(end_early=True) == [8, 8]
 
 
-def test_the_record_tells_what_was_served_and_what_there_was() -> None:
+def test_the_record_has_what_was_served_and_what_existed() -> None:
     sandbox = Living(
         "abcd",
         segments={"s": "abc"},
@@ -232,7 +232,7 @@ def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
     assert sandbox.existed_throughout("/smart_segments/s/contacts") == set()
 
 
-def test_answers_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
+def test_responses_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
     sandbox = serve(Account(contacts=5), "/contacts@1:cut", "/contacts@2:503", latency=0.3)
     for timeout in (1, 1, 0.1, 1):
         try:
@@ -242,7 +242,7 @@ def test_answers_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
     assert [page.whole for page in sandbox.served] == [False, False, True]
 
 
-def test_answers_say_what_time_it_is(serve: Serve) -> None:
+def test_responses_have_a_date(serve: Serve) -> None:
     for skew in (0, -86_400):
         answer = requests.get(f"{serve(clock_skew=skew).url}/lists", timeout=5)
         date = email.utils.parsedate_to_datetime(answer.headers["Date"])
@@ -275,7 +275,7 @@ def test_a_large_account_changes_at_little_cost() -> None:
     assert sorted(times)[50] < 0.02
 
 
-def test_it_lives_from_the_command_line() -> None:
+def test_churn_from_the_command_line() -> None:
     options = [
         "--port",
         "0",
@@ -301,6 +301,6 @@ def test_it_lives_from_the_command_line() -> None:
 
 
 @pytest.mark.parametrize("option", [["--lose-page", "lists"], ["--lose-page", "contacts@1"], ["--page", "0"], ["--churn", "-1"]])  # fmt: skip
-def test_options_that_make_no_sense(option: list[str]) -> None:
+def test_invalid_options_are_refused(option: list[str]) -> None:
     command = [sys.executable, "-m", "tap_autopilot.sandbox", *option]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 2

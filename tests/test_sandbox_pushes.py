@@ -1,4 +1,4 @@
-"""The sandbox pushes: email events as Segment sends them, and REST hooks."""
+"""What the sandbox pushes: email events as Segment sends them, and REST hooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SECRET, WRITE_KEY = "webhook secret", "write-key"
 
 
 class Receiver:
-    """Whoever is pushed to: it keeps what it got, and answers with the statuses that it is given."""
+    """A receiver of pushes: it keeps what it gets, and responds with the given statuses."""
 
     def __init__(self, *statuses: int) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
@@ -78,7 +78,7 @@ def a_receiver(*statuses: int) -> Iterator[Receiver]:
 
 
 def pushed(account: Account, *statuses: int, **pushing: Any) -> tuple[Truth, Receiver]:
-    """All of an account's events, pushed to a webhook, or to a tracking API if there is a path."""
+    """Push all of an account's events to a webhook, or to a tracking API if there is a path."""
     with a_receiver(*statuses) as receiver:
         path = pushing.pop("tracking", None)
         target = {"tracking": receiver.url + path} if path else {"webhook": receiver.url}
@@ -96,7 +96,7 @@ def account() -> Account:
     return Account(contacts=150)
 
 
-def test_what_arrives_is_the_truth_but_for_what_is_withheld(account: Account) -> None:
+def test_everything_arrives_except_what_is_withheld(account: Account) -> None:
     truth, receiver = pushed(account)
     times = Counter(event["messageId"] for event in receiver.events())
     assert times == truth.acknowledged
@@ -132,15 +132,15 @@ def test_the_same_seed_pushes_the_same(account: Account) -> None:
 def test_the_truth_agrees_with_the_contacts(account: Account) -> None:
     truth = Sandbox(account).truth
     in_maps = {(one.contact_id, one.kind, one.message): one for one in truth.occurrences if one.in_map}  # fmt: skip
-    told = {
+    times = {
         (contact_id, kind, message): when
         for contact_id in account.contact_ids
         for name, kind in MAPS.items()
         for message, when in (account.contact(contact_id).get(name) or {}).items()
         if isinstance(when, int)
     }
-    assert in_maps.keys() == told.keys()
-    assert all(abs(in_maps[key].at - when) <= 60_000 for key, when in told.items())
+    assert in_maps.keys() == times.keys()
+    assert all(abs(in_maps[key].at - when) <= 60_000 for key, when in times.items())
     assert any(not one.in_map and one.kind == "opened" for one in truth.occurrences)
     assert {one.kind for one in truth.occurrences} == set(MAPS.values())
     assert all((one.link is not None) == (one.kind == "clicked") for one in truth.occurrences)
@@ -197,7 +197,7 @@ def test_the_webhook_signs_the_first_event(account: Account) -> None:
 
 
 def _length(body: bytes) -> int:
-    """Where the first event of an array ends."""
+    """The length of the array's text up to the end of its first event."""
     _, end = json.JSONDecoder().raw_decode(body.decode(), 1)
     return len(body.decode()[:end].encode())
 
@@ -223,7 +223,7 @@ def test_the_tracking_api_gets_calls_and_batches(account: Account) -> None:
     assert all("x-signature" not in headers for _, headers, _ in receiver.got)
 
 
-def test_what_fails_is_tried_again_and_what_is_refused_is_not(account: Account) -> None:
+def test_failed_pushes_are_retried_and_refused_pushes_are_not(account: Account) -> None:
     truth, receiver = pushed(account, 500, 429, 503, 400, withheld=0)
     bodies = [json.loads(body) for _, _, body in receiver.got[:5]]
     assert bodies[0] == bodies[1] == bodies[2] == bodies[3] != bodies[4]
@@ -291,7 +291,7 @@ STEPS = [
     ("leave", "s", "e"),
     ("delete", "f"),
 ]
-TOLD = {
+EXPECTED = {
     "contact_added": ("n", {}),
     "contact_unsubscribed": ("a", {}),
     "contact_added_to_list": ("b", {"list_id": "l"}),
@@ -302,17 +302,17 @@ TOLD = {
 
 
 @pytest.mark.parametrize("shape", ["email", "contact"])
-def test_hooks_are_told_of_changes(shape: str) -> None:
+def test_hooks_deliver_changes(shape: str) -> None:
     with (
         a_receiver() as receiver,
         Living(lists={"l": "cf"}, segments={"s": "ef"}, changes={1: STEPS}, hook_shape=shape) as sandbox,
     ):  # fmt: skip
-        for event in (*TOLD, "contact_updated"):
+        for event in (*EXPECTED, "contact_updated"):
             register(sandbox, event, f"{receiver.url}/{event}")
         requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
-        wait_for(sandbox, len(TOLD) + 3)
+        wait_for(sandbox, len(EXPECTED) + 3)
         got = [(path, json.loads(body)) for path, _, body in receiver.got]
-    for event, (contact_id, more) in TOLD.items():
+    for event, (contact_id, more) in EXPECTED.items():
         (body,) = (body for path, body in got if path == f"/{event}")
         held: dict[str, Any] = {"contact": sandbox.account.contact(contact_id)}
         if shape == "email":
@@ -330,7 +330,7 @@ def wait_for(sandbox: Sandbox, deliveries: int) -> None:
         time.sleep(0.01)
 
 
-def test_a_hook_that_fails_is_tried_again_and_then_lost() -> None:
+def test_a_failed_delivery_is_retried_and_then_lost() -> None:
     steps = [("create", one) for one in "xyz"]
     with a_receiver(*[500] * 3, 204, *[302] * 6) as receiver:
         with Living(changes={1: steps}, hook_wait=0.01) as sandbox:

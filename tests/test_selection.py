@@ -1,4 +1,4 @@
-"""Which streams and columns come out, for catalogs of every make."""
+"""Which streams and columns are sent, for all kinds of catalogs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def streams(run: Run) -> list[str]:
 ALL = list(USUAL_STREAMS)
 
 
-def test_without_a_catalog_and_with_the_discovered_one_all_streams(
+def test_all_streams_are_read_without_a_catalog_and_with_the_discovered_one(
     tap: Tap, serve: Serve, catalog: Any
 ) -> None:
     sandbox = serve(ACCOUNT)
@@ -46,7 +46,7 @@ def test_without_a_catalog_and_with_the_discovered_one_all_streams(
     assert streams(tap.sync(sandbox, catalog=catalog)) == ALL
 
 
-def test_nothing_selected_is_no_error(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_selecting_nothing_is_not_an_error(tap: Tap, serve: Serve, catalog: Any) -> None:
     for stream in ALL:
         choose(catalog, stream, selected=False)
     run = tap.sync(serve(ACCOUNT), catalog=catalog)
@@ -84,7 +84,9 @@ def test_meltano_writes_a_choice_at_every_breadcrumb(tap: Tap, serve: Serve, cat
     assert all(list(field) == ["kind", "field_type", "deleted"] for field in fields)
 
 
-def test_the_old_marks_inside_schema_and_stream_count(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_legacy_selection_inside_schema_and_stream_is_obeyed(
+    tap: Tap, serve: Serve, catalog: Any
+) -> None:
     for stream in catalog["streams"]:
         stream.pop("metadata")
         stream["schema"]["selected"] = stream["stream"] == "lists"
@@ -101,16 +103,16 @@ def test_the_old_marks_inside_schema_and_stream_count(tap: Tap, serve: Serve, ca
     assert "kind" not in contacts_columns["custom_fields"]["items"]["properties"]
 
 
-def test_what_metadata_says_counts_before_the_old_marks(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
+def test_metadata_overrides_legacy_selection(tap: Tap, serve: Serve, catalog: Any) -> None:
     for stream in catalog["streams"]:
         stream["selected"] = True
         choose(catalog, stream["stream"], selected=stream["stream"] == "lists")
     assert streams(tap.sync(serve(ACCOUNT), catalog=catalog)) == ["lists"]
 
 
-def test_inclusion_and_defaults_of_the_catalog_count(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_inclusion_and_defaults_in_the_catalog_are_obeyed(
+    tap: Tap, serve: Serve, catalog: Any
+) -> None:
     choose(catalog, "contacts", selected_by_default=False)
     choose(catalog, "lists", "properties", "title", inclusion="unsupported", selected=True)
     choose(catalog, "smart_segments", "properties", "title", selected_by_default=False)

@@ -1,4 +1,4 @@
-"""Documents into rows: every rule for odd values, each with a case."""
+"""Turning documents into rows: a case for every rule about odd values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SCHEMA = discover({})["streams"][0]["schema"]
 
 
 def shaped(document: Any, schema: Any = SCHEMA, tally: Tally | None = None) -> dict[str, Any]:
-    """The columns of a contact's row that are not null, but for its id."""
+    """The columns of a contact's row that are not null, except its id."""
     if isinstance(document, dict):
         document = {"contact_id": "person_1", **document}
     tally = tally or Tally("contacts")
@@ -55,7 +55,7 @@ def test_a_column_is_found_in_any_spelling(spelling: str) -> None:
         ("١٢", "١٢"),
     ],
 )
-def test_a_text_column_spells_what_json_spells(value: Any, text: str) -> None:
+def test_a_text_column_holds_other_types_as_json(value: Any, text: str) -> None:
     assert shaped({"NumberOfEmployees": value}) == {"number_of_employees": text}
 
 
@@ -141,7 +141,7 @@ NO_FIT = [
 
 
 @pytest.mark.parametrize(("name", "value"), NO_FIT)
-def test_what_does_not_fit_is_kept_as_it_came(name: str, value: Any) -> None:
+def test_a_value_that_does_not_fit_is_kept_unchanged(name: str, value: Any) -> None:
     tally = Tally("contacts")
     assert shaped({name: value, "Email": "e"}, tally=tally) == {
         "email": "e",
@@ -153,7 +153,7 @@ def test_what_does_not_fit_is_kept_as_it_came(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("name", ["created_at", "unsubscribed", "lists", "employeesRange"])
 @pytest.mark.parametrize("none", ["", None])
-def test_none_in_any_form_is_null(name: str, none: Any) -> None:
+def test_no_value_in_any_form_is_null(name: str, none: Any) -> None:
     tally = Tally("contacts")
     assert shaped({name: none}, tally=tally) == {}
     assert not tally.unfit
@@ -205,14 +205,14 @@ def test_a_custom_value_is_text_in_json_spelling(value: Any, text: Any) -> None:
     }
 
 
-def test_unknown_fields_are_kept_as_they_came() -> None:
+def test_unknown_fields_are_kept_unchanged() -> None:
     tally = Tally("contacts")
     unknown = {"score": Decimal("1.10"), "Geo": {"a": [None]}, "x": None, "additional_fields": 1}
     assert shaped(unknown, tally=tally) == {"additional_fields": unknown}
     assert sorted(tally.unknown) == ["Geo", "additional_fields", "score", "x"]
 
 
-def test_unknown_fields_inside_a_column_keep_the_whole_of_it_too() -> None:
+def test_unknown_fields_inside_a_column_keep_the_whole_value_too() -> None:
     fields = [{"kind": "K", "order": 1}]
     row = shaped({"custom_fields": fields, "employeesRange": {"min": 1, "avg": 2}})
     assert row["custom_fields"][0]["kind"] == "K"
@@ -338,7 +338,7 @@ def test_a_key_is_text_that_is_not_empty(value: Any, key: str | None) -> None:
 
 
 @pytest.mark.parametrize("levels", [99, 100, 101, 500, 900, 5000])
-def test_what_is_nested_too_deeply_is_kept_as_text(levels: int) -> None:
+def test_a_value_nested_too_deeply_is_kept_as_text(levels: int) -> None:
     deep: Any = 7
     for level in range(levels):
         deep = {"k": deep} if level % 2 else [deep]
@@ -442,7 +442,7 @@ def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any
 
 
 @pytest.mark.parametrize("document", [None, "person_1", [], 5])
-def test_what_is_no_object_makes_no_row(document: Any) -> None:
+def test_a_document_that_is_not_an_object_makes_no_row(document: Any) -> None:
     tally = Tally("contacts")
     with logged() as lines:
         assert compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)(document) is None
@@ -463,13 +463,13 @@ def test_a_document_without_its_key_makes_no_row(key: Any) -> None:
     ]
 
 
-def test_a_numeric_key_is_spelled() -> None:
+def test_a_numeric_key_becomes_text() -> None:
     row = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))({"contact_id": 7})
     assert row is not None
     assert row["contact_id"] == "7"
 
 
-def test_the_names_of_fields_are_told_apart_only_up_to_a_limit() -> None:
+def test_unknown_field_names_are_counted_separately_only_up_to_a_limit() -> None:
     tally = Tally("contacts")
     shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)
     for number in range(20_000):
@@ -512,7 +512,7 @@ def body(text: str) -> bytes:
          ["\ufffd", Decimal("123456789012345678901234567890.5")], 1),
     ],
 )  # fmt: skip
-def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: int) -> None:
+def test_responses_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: int) -> None:
     listing = decode(body(text), "contacts")
     documents, replaced = read(listing.documents)
     if value is not None:
@@ -528,7 +528,7 @@ def test_answers_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: in
      b'{"contacts": [', b'{"contacts": [{"a": "b', b"<html>", b'{"contacts": []} x', b'{"error": "e", "message": "m"}',
      b"[" * 100_000],
 )  # fmt: skip
-def test_an_answer_without_its_listing_is_worth_another_try(answer: bytes) -> None:
+def test_a_response_without_its_listing_is_retried(answer: bytes) -> None:
     with pytest.raises(Retryable):
         decode(answer, "contacts")
 
@@ -559,7 +559,7 @@ def test_one_odd_document_leaves_the_others_alone() -> None:
     assert read(decode(b'{"contacts": ["M\xfcller"]}', "contacts").documents)[1] == 1
 
 
-def test_only_the_odd_documents_of_a_page_are_read_before_anybody_asks() -> None:
+def test_only_the_odd_documents_of_a_page_are_decoded_early() -> None:
     good = b'{"contact_id": "b", "n": 10.50, "v": "\\ud83d\\ude00"}'
     for odd in (b'{"contact_id": "a", "v": "\\ud83d"}', b'{"contact_id": "a", "v": "\\u0000"}'):
         page = b'{"contacts": [%b, %b, %b]}' % (good, odd, good)
@@ -567,7 +567,7 @@ def test_only_the_odd_documents_of_a_page_are_read_before_anybody_asks() -> None
         assert kinds == [msgspec.Raw, dict, msgspec.Raw]
 
 
-def test_what_can_be_taken_apart_can_be_read() -> None:
+def test_a_page_that_can_be_split_into_documents_can_be_read() -> None:
     page = (
         b'{"contacts":[{"contact_id":"a","n":-1.5e+3,"v":[1,0,true,null,"x\\n\\u00e9\\ud83d\\ude00"],'
         b'"w":{"d":12345678901234567890123,"e":1e400,"f":false,"g":"\xc3\xa9"}}],"total_contacts":1}'

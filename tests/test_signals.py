@@ -1,4 +1,4 @@
-"""Signals and pipes: how a run ends that is ended from outside."""
+"""Signals and pipes: how a run ends when something outside ends it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANY = Account(contacts=900, segments=0)
 
 @contextmanager
 def running(tap: Tap, sandbox: Sandbox, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
-    """The command under way, with its output in files, so that nothing blocks it."""
+    """The running command, with its output in files, so that nothing blocks it."""
     config = tap.file("config.json", tap.config(sandbox, **settings))
     with (
         (tap.folder / "out").open("wb") as out,
@@ -43,7 +43,7 @@ def running(tap: Tap, sandbox: Sandbox, **settings: object) -> Iterator[subproce
 
 
 def finished(tap: Tap, process: subprocess.Popen[bytes]) -> Run:
-    """The run once it is over, with the invariants checked."""
+    """Wait for the run to end, and check its invariants."""
     process.wait(30)
     out, err = (tap.folder / name for name in ("out", "err"))
     return check(Run(process.returncode, out.read_bytes(), err.read_text(), KEY))
@@ -64,7 +64,7 @@ def wait_for_requests(sandbox: Sandbox, count: int) -> None:
 @pytest.mark.parametrize(
     "what", ["hang", "drip", "hang-body", "503,retry-after=60", "429,retry-after=60"]
 )
-def test_a_signal_ends_it_also_while_it_hangs_or_sleeps(
+def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
     tap: Tap, serve: Serve, number: signal.Signals, what: str
 ) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
@@ -96,7 +96,7 @@ def test_a_signal_at_any_time_leaves_whole_lines(tap: Tap, serve: Serve, after: 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("after", [0.05, 0.1, 0.15, 0.2])
-def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
+def test_a_signal_during_startup_is_obeyed_as_early_as_possible(
     tap: Tap, serve: Serve, number: signal.Signals, after: float
 ) -> None:
     with running(tap, serve(ACCOUNT, "1-:hang")) as process:
@@ -104,13 +104,13 @@ def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
         process.send_signal(number)
         try:
             process.wait(5)
-        except subprocess.TimeoutExpired:  # Python may drop the error that SIGINT makes of itself
+        except subprocess.TimeoutExpired:  # Python may drop the KeyboardInterrupt
             assert "Exception ignored in" in (tap.folder / "err").read_text()
             process.send_signal(number)
             process.wait(5)
     text = (tap.folder / "err").read_text()
     lines = text.splitlines()
-    if process.returncode in (-number, 1):  # before it can hear of signals; 1 while Python starts
+    if process.returncode in (-number, 1):  # before handlers are installed; 1 while Python starts
         assert process.returncode == -number or "init_import_site" in text
         return
     assert process.returncode == 128 + number
@@ -118,7 +118,7 @@ def test_a_signal_while_it_starts_is_heard_as_soon_as_can_be(
     assert critical == lines[-1:]
 
 
-# The command with less patience, so that the tests need less.
+# The command with shorter time limits, to keep the tests short.
 HASTY = [sys.executable, "-c", """
 import sys
 from tap_autopilot import __main__
@@ -132,7 +132,7 @@ sys.exit(__main__.main())
 def blocked(
     tap: Tap, sandbox: Sandbox, *, blocking: bool = True
 ) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """The command under way, stuck in writing to a pipe that nobody reads; the pipe's other end."""
+    """The running command, stuck writing to a pipe that nobody reads, and the pipe's other end."""
     reader, writer = os.pipe()
     os.set_blocking(writer, blocking)
     config = tap.file("config.json", tap.config(sandbox))
@@ -150,7 +150,7 @@ def blocked(
 
 
 def drained(reader: int) -> bytes:
-    """All that comes out of a pipe until its writer has ended."""
+    """Everything that comes out of a pipe until its writer ends."""
     out = b""
     while more := os.read(reader, 65536):
         out += more
@@ -158,7 +158,7 @@ def drained(reader: int) -> bytes:
 
 
 @pytest.mark.parametrize("blocking", [True, False])
-def test_a_signal_while_the_target_flushes_ends_it_after_the_line_under_way(
+def test_a_signal_while_the_target_flushes_ends_it_after_the_current_line(
     tap: Tap, serve: Serve, blocking: bool
 ) -> None:
     with blocked(tap, serve(MANY), blocking=blocking) as (process, reader):
@@ -174,7 +174,7 @@ def test_a_signal_while_the_target_flushes_ends_it_after_the_line_under_way(
     assert len(rest.rows("contacts")) == 900
 
 
-def test_a_second_signal_ends_it_after_the_line_under_way(tap: Tap, serve: Serve) -> None:
+def test_a_second_signal_ends_it_after_the_current_line(tap: Tap, serve: Serve) -> None:
     with blocked(tap, serve(MANY)) as (process, reader):
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
@@ -187,7 +187,7 @@ def test_a_second_signal_ends_it_after_the_line_under_way(tap: Tap, serve: Serve
     assert len(run.rows("contacts")) < 100
 
 
-def test_a_signal_ends_it_in_time_though_nobody_ever_reads(tap: Tap, serve: Serve) -> None:
+def test_a_signal_ends_it_in_time_even_if_nobody_reads(tap: Tap, serve: Serve) -> None:
     with blocked(tap, serve(MANY)) as (process, _):
         sent = time.monotonic()
         process.terminate()
@@ -197,12 +197,12 @@ def test_a_signal_ends_it_in_time_though_nobody_ever_reads(tap: Tap, serve: Serv
     assert last.startswith("CRITICAL Stopped by SIGTERM")
 
 
-def test_the_patience_is_as_promised() -> None:
+def test_the_time_limits_are_as_documented() -> None:
     assert signals.STOP_WITHIN + signals.TICK < 5
     assert signals.LINE_WITHIN == 20
 
 
-def test_a_pipe_that_does_not_block_gets_whole_lines(tap: Tap, serve: Serve) -> None:
+def test_a_nonblocking_pipe_gets_whole_lines(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=350, segments=0)
     with blocked(tap, serve(account), blocking=False) as (process, reader):
         out = drained(reader)
@@ -213,7 +213,7 @@ def test_a_pipe_that_does_not_block_gets_whole_lines(tap: Tap, serve: Serve) -> 
 
 @contextmanager
 def full_pipe() -> Iterator[int]:
-    """The writing end of a pipe that is full and that nobody reads."""
+    """The write end of a full pipe that nobody reads."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     with contextlib.suppress(BlockingIOError):
@@ -226,7 +226,7 @@ def full_pipe() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("faults", [[], ["/contacts@2-:hang"]])
-def test_a_stderr_that_nobody_reads_holds_nothing_up(
+def test_a_stderr_that_nobody_reads_does_not_hold_up_the_run(
     tap: Tap, serve: Serve, faults: list[str]
 ) -> None:
     sandbox = serve(ACCOUNT, *faults)
@@ -246,8 +246,8 @@ def test_a_stderr_that_nobody_reads_holds_nothing_up(
     assert run.messages[-1]["type"] == "STATE"
 
 
-def test_a_terminal_that_is_stopped_holds_nothing_up(tap: Tap, serve: Serve) -> None:
-    """As by Ctrl-S."""
+def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> None:
+    """As with Ctrl-S."""
     config = tap.file("config.json", tap.config(serve(ACCOUNT)))
     terminal, stderr = pty.openpty()
     os.set_blocking(stderr, False)
@@ -276,8 +276,8 @@ def test_a_hangup_ends_it_as_sigterm_does(tap: Tap, serve: Serve) -> None:
     assert run.last_words.startswith("CRITICAL Stopped by SIGHUP")
 
 
-def test_a_hangup_that_is_ignored_ends_nothing(tap: Tap, serve: Serve) -> None:
-    """As nohup makes it."""
+def test_an_ignored_hangup_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
+    """As with nohup."""
     sandbox = serve(ACCOUNT, latency=0.3)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -296,7 +296,7 @@ def test_a_hangup_that_is_ignored_ends_nothing(tap: Tap, serve: Serve) -> None:
 def test_a_signal_during_the_imports_is_one_line(
     tap: Tap, number: signal.Signals, module: str
 ) -> None:
-    """The signal comes when that module is about to be imported."""
+    """The signal arrives just before that module is imported."""
     script = f"""
 import os, runpy, sys
 class Finder:
@@ -340,7 +340,9 @@ def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
     ("redirection", "said"),
     [("> /dev/full", "Cannot write to stdout: No space left"), (">&-", "Cannot write to stdout")],
 )
-def test_stdout_that_takes_nothing(tap: Tap, serve: Serve, redirection: str, said: str) -> None:
+def test_an_unwritable_stdout_fails_the_run(
+    tap: Tap, serve: Serve, redirection: str, said: str
+) -> None:
     sandbox = serve(ACCOUNT)
     config = tap.file("config.json", tap.config(sandbox))
     command = f"exec {' '.join(COMMAND)} -c {config} {redirection}"
@@ -352,9 +354,7 @@ def test_stdout_that_takes_nothing(tap: Tap, serve: Serve, redirection: str, sai
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"])
-def test_stderr_that_takes_nothing_does_not_matter(
-    tap: Tap, serve: Serve, redirection: str
-) -> None:
+def test_an_unwritable_stderr_does_not_matter(tap: Tap, serve: Serve, redirection: str) -> None:
     sandbox = serve(ACCOUNT)
     config = tap.file("config.json", tap.config(sandbox))
     out = tap.folder / "out"

@@ -1,4 +1,4 @@
-"""start_date leaves out contacts that were last changed before it, and deletes nothing."""
+"""start_date skips contacts that were last changed before it, and deletes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""State and resuming: from any STATE line, what is missing comes, and only that."""
+"""Resuming: from any STATE, a run sends what is missing, and only that."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTHING_LEFT = {
 
 
 def keys(run: Run, stream: str, upto: int | None = None) -> list[tuple[str, ...]]:
-    """The keys of a stream's rows, among the first messages of a run."""
+    """The keys of a stream's rows in the first messages of a run."""
     schema = run.of("SCHEMA", stream)[0]
     return [
         tuple(message["record"][key] for key in schema["key_properties"])
@@ -43,7 +43,7 @@ def keys(run: Run, stream: str, upto: int | None = None) -> list[tuple[str, ...]
     ("contacts", "bookmarks", "concurrency"),
     [(50, "last", 8), (40, "next", 1), (21, "repeat", 2), (50, "opaque", 3)],
 )
-def test_every_state_of_a_run_can_be_gone_on_from(
+def test_every_state_of_a_run_can_be_resumed(
     tap: Tap, serve: Serve, contacts: int, bookmarks: str, concurrency: int
 ) -> None:
     account = Account(contacts=contacts, lists=2, segments=4, members=30)
@@ -73,7 +73,7 @@ def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serv
     assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
 
 
-def test_doubt_outlives_an_interruption(tap: Tap) -> None:
+def test_doubt_survives_an_interruption(tap: Tap) -> None:
     second = page("b", total=2)
     first = page("a", None, bookmark="x", total=2)
     script = Scripted({"/contacts": first, "/contacts/x": (500, {})})
@@ -87,7 +87,7 @@ def test_doubt_outlives_an_interruption(tap: Tap) -> None:
     assert any("documents were skipped" in line for line in rest.log)
 
 
-def test_what_was_sent_without_a_version_is_not_removed(tap: Tap, serve: Serve) -> None:
+def test_rows_sent_without_a_version_are_not_deleted(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=250, segments=0), "/contacts@2-:500")
     run = tap.sync(sandbox, retry_timeout=0, emit_activate_version_messages=False)
     rest = tap.sync(serve(Account(contacts=250, segments=0)), state=run.state)
@@ -159,7 +159,7 @@ OLD = {
         *({**READING_MEMBERS, "walks": {"smart_segments_contacts": walk}} for walk in NO_MEMBERS),
     ],
 )
-def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
+def test_an_unusable_state_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
     account = Account(contacts=30, lists=2, segments=3, members=5)
     run = tap.sync(serve(account, page=20), state=state)
     assert run.code == 0
@@ -171,7 +171,7 @@ def test_a_state_that_is_of_no_use_loses_nothing(tap: Tap, serve: Serve, state: 
         assert any(line.startswith("WARNING") and "state" in line.lower() for line in run.log)
 
 
-def test_an_empty_state_file_is_taken_as_none(tap: Tap, serve: Serve) -> None:
+def test_an_empty_state_file_means_no_state(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(Account(contacts=5)), state="")
     assert run.code == 0
     assert len(run.rows("contacts")) == 5
@@ -179,7 +179,7 @@ def test_an_empty_state_file_is_taken_as_none(tap: Tap, serve: Serve) -> None:
 
 
 def interrupted(tap: Tap, serve: Serve, account: Account, **options: Any) -> Run:
-    """A run that got through one page of contacts and of some segments, and lists."""
+    """A run that read the lists, but only one page of contacts and of some segments."""
     sandbox = serve(account, "/contacts/:405", "/smart_segments/@3-:405", **options)
     run = tap.sync(sandbox, retry_timeout=0, concurrency=2)
     assert run.code == 1
@@ -204,7 +204,7 @@ def test_a_bookmark_that_went_stale_between_runs_loses_nothing(
     assert sent >= set(account.contact_ids)
 
 
-FED = ("lists_contacts", "email_")  # by the walk over the contacts, which they share
+FED = ("lists_contacts", "email_")  # made from contacts, like `contacts` itself
 
 
 def test_a_table_that_joins_a_walk_starts_it_over(tap: Tap, serve: Serve, catalog: Any) -> None:
@@ -250,7 +250,7 @@ def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
     assert any(segment == "contactlist_sseg0" for segment, _ in new)
 
 
-def test_what_was_interrupted_comes_first(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_interrupted_walks_come_first(tap: Tap, serve: Serve, catalog: Any) -> None:
     account = Account(contacts=350, segments=2, members=10)
     bookmark = account.contact_ids[99]
     state = tap.sync(serve(account, "/contacts@2-:405"), concurrency=1).state
@@ -275,7 +275,9 @@ def merge(old: Any, new: Any) -> Any:
     return new
 
 
-def test_a_complete_run_merged_into_what_was_before_leaves_nothing(tap: Tap, serve: Serve) -> None:
+def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
+    tap: Tap, serve: Serve
+) -> None:
     account = Account(contacts=250, segments=4, members=120)
     cut_short = interrupted(tap, serve, account).state
     whole = tap.sync(serve(account))
@@ -299,7 +301,7 @@ def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve
 
 
 def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
-    """Meltano merges the state of an incomplete run into the one before, key by key."""
+    """Meltano merges the state of an incomplete run into the previous state, key by key."""
     account = Account(contacts=50, segments=4, members=24)
     sandbox = serve(account, page=20)
     whole = tap.sync(sandbox)
@@ -310,7 +312,7 @@ def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, se
             assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
 
 
-def test_a_state_is_with_the_reader_before_the_page_after_the_next_is_asked_for(
+def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(
     tap: Tap,
 ) -> None:
     account = Account(contacts=950, segments=0)
@@ -344,7 +346,7 @@ def test_a_state_is_with_the_reader_before_the_page_after_the_next_is_asked_for(
 
 
 def wait_until_quiet(sandbox: Sandbox) -> int:
-    """Wait until a second has gone by without a request; how many there were."""
+    """Wait for a second without requests. Returns how many there were."""
     asked = -1
     while asked < len(sandbox.requests) or not asked:
         asked = len(sandbox.requests)
@@ -352,7 +354,7 @@ def wait_until_quiet(sandbox: Sandbox) -> int:
     return asked
 
 
-def test_a_slow_reader_slows_the_reading_down(tap: Tap, serve: Serve) -> None:
+def test_a_slow_reader_slows_down_the_tap(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=2_500, segments=10, members=300))
     config = tap.file("config.json", tap.config(sandbox))
     reader, writer = os.pipe()
@@ -392,7 +394,7 @@ def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None
 
 
 @pytest.mark.parametrize("total", [0, 2, 400])
-def test_an_empty_answer_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
+def test_an_empty_response_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
     answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
     state = {
         "bookmarks": {"contacts": {"progress": ["reading", {"version": 5}]}},

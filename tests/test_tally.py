@@ -1,4 +1,4 @@
-"""What is counted for a stream, and what of it is logged."""
+"""What is counted for a stream, and how much of it is logged."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_unknown_fields_beyond_a_limit_are_counted_together(
     assert (tally.unknown["(others)"], tally.unknown["field0"]) == (3, 2)
 
 
-def test_notes_say_only_what_there_was() -> None:
+def test_notes_mention_only_what_happened() -> None:
     tally = Tally("email_opened")
     counts = (tally.rows, tally.unchanged, tally.deleted, tally.skipped, tally.cleaned,
               tally.pushed, tally.waiting, tally.missed)  # fmt: skip

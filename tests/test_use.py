@@ -1,4 +1,4 @@
-"""Settings from anywhere, and what the command tells people and tools."""
+"""Settings from all sources, and what the command tells people and tools."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_environment_is_enough(tap: Tap, serve: Serve) -> None:
         assert not run.of("ACTIVATE_VERSION")
 
 
-def test_of_several_sources_the_later_wins(tap: Tap, serve: Serve) -> None:
+def test_later_sources_of_settings_win(tap: Tap, serve: Serve) -> None:
     sandbox = serve(ACCOUNT)
     first = tap.file("first.json", tap.config(sandbox, api_key="wrong", start_date="9000-01-01"))
     second = tap.file("second.json", {"api_key": KEY})
@@ -59,7 +59,7 @@ def test_of_several_sources_the_later_wins(tap: Tap, serve: Serve) -> None:
     assert check(tap.run("--config", first, "-c", second, "-c", "ENV", **variables)).code == 2
 
 
-def test_a_key_that_is_given_as_an_option_is_not_repeated(tap: Tap) -> None:
+def test_a_key_passed_as_an_option_is_not_printed(tap: Tap) -> None:
     run = tap.run("--api_key", KEY, f"--key={KEY}")
     assert run.code == 2
     assert "unrecognized arguments: --api_key --key; see" in run.last_words
@@ -69,7 +69,7 @@ def test_a_key_that_is_given_as_an_option_is_not_repeated(tap: Tap) -> None:
     assert KEY not in run.stderr
 
 
-def test_the_environment_says_its_mistakes_too(tap: Tap) -> None:
+def test_mistakes_in_the_environment_are_reported_too(tap: Tap) -> None:
     run = check(tap.run(TAP_AUTOPILOT_CONCURRENCY="many", TAP_AUTOPILOT_API_KEY=KEY))
     assert run.code == 2
     assert "concurrency must be a number" in run.last_words
@@ -98,13 +98,13 @@ def test_a_stream_that_does_not_exist_is_an_error(
     assert not run.messages
 
 
-def test_a_selection_and_a_catalog_do_not_go_together(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_select_and_catalog_cannot_be_combined(tap: Tap, serve: Serve, catalog: Any) -> None:
     config, path = tap.file("config.json", tap.config(serve())), tap.file("catalog.json", catalog)
     run = check(tap.run("--config", config, "--catalog", path, "--select", "lists"))
     assert run.code == 2
 
 
-def test_about_in_json_says_all(tap: Tap) -> None:
+def test_about_in_json_is_complete(tap: Tap) -> None:
     about = json.loads(tap.run("--about", "--format", "json").stdout)
     assert about["name"] == "tap-autopilot"
     assert {"catalog", "discover", "state", "about"} <= set(about["capabilities"])
@@ -128,7 +128,7 @@ def test_about_names_every_setting_and_stream(tap: Tap, form: str) -> None:
         assert name in text
 
 
-def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
+def test_a_good_key_is_confirmed_with_one_request(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=12_345))
     run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
     assert run.code == 0
@@ -143,7 +143,7 @@ def test_a_good_key_is_told_with_one_request(tap: Tap, serve: Serve) -> None:
     ({"api_key": "wrong"}, 2, "create a new one in Autopilot under Settings > API"),
     ({"api_url": "http://127.0.0.1:1/v1", "retry_timeout": 0.1}, 1, "connection refused by 127.0.0.1:1;"),
 ])  # fmt: skip
-def test_what_is_wrong_is_told_in_one_line(
+def test_errors_are_reported_in_one_line(
     tap: Tap, serve: Serve, config: Any, code: int, said: str
 ) -> None:
     run = check(
@@ -173,7 +173,7 @@ def test_a_critical_line_can_be_json(tap: Tap, serve: Serve) -> None:
     assert "401" in line["message"]
 
 
-def test_meltano_asks_for_json_by_a_file(tap: Tap, serve: Serve) -> None:
+def test_meltano_requests_json_through_a_file(tap: Tap, serve: Serve) -> None:
     asked = {
         "formatters": {"one": {"()": "singer_sdk.logging.StructuredFormatter"}},
         "root": {"level": "WARNING"},
@@ -192,7 +192,7 @@ def test_meltano_asks_for_json_by_a_file(tap: Tap, serve: Serve) -> None:
         assert check(tap.run("--config", config, **environment)).code == 0
 
 
-def test_a_higher_level_leaves_out_what_is_below(tap: Tap, serve: Serve) -> None:
+def test_a_higher_level_hides_what_is_below(tap: Tap, serve: Serve) -> None:
     config = tap.config(serve(ACCOUNT, "2:503"), log_level="WARNING")
     run = tap.run("--config", tap.file("config.json", config))
     assert run.code == 0
@@ -200,7 +200,7 @@ def test_a_higher_level_leaves_out_what_is_below(tap: Tap, serve: Serve) -> None
     assert all(line.startswith("WARNING") for line in run.log)
 
 
-def test_warnings_that_are_alike_are_counted_after_the_first(tap: Tap, serve: Serve) -> None:
+def test_similar_messages_are_only_counted_after_the_first(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=20, lists=0, segments=70, members=2)
     config = tap.config(serve(account, "/smart_segments@2-:400"))
     run = check(tap.run("--config", tap.file("config.json", config)))
@@ -211,7 +211,7 @@ def test_warnings_that_are_alike_are_counted_after_the_first(tap: Tap, serve: Se
     assert re.match(r"ERROR … and \d\d more like: GET /smart_segments/", run.log[-2])
 
 
-def test_other_warnings_are_not_counted_with_them(capfd: pytest.CaptureFixture[str]) -> None:
+def test_different_messages_are_not_counted_with_them(capfd: pytest.CaptureFixture[str]) -> None:
     logs.set_up()
     log = logging.getLogger("tap_autopilot")
     for number in range(30):
@@ -236,7 +236,7 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
 
 
-def test_a_start_date_in_the_future_is_warned_of(tap: Tap, serve: Serve) -> None:
+def test_a_start_date_in_the_future_causes_a_warning(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(ACCOUNT), start_date="2999-01-01")
     assert run.code == 0
     assert "start_date is in the future" in next(
@@ -245,7 +245,7 @@ def test_a_start_date_in_the_future_is_warned_of(tap: Tap, serve: Serve) -> None
 
 
 @pytest.mark.parametrize("option", ["--about", "--version", "--help"])
-def test_what_cannot_be_printed_is_said_in_one_line(option: str) -> None:
+def test_an_unwritable_stdout_is_reported_in_one_line(option: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*COMMAND, option], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
@@ -253,20 +253,20 @@ def test_what_cannot_be_printed_is_said_in_one_line(option: str) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_a_whole_line_of_output_is_a_state(tap: Tap, serve: Serve) -> None:
+def test_a_whole_state_message_is_accepted_as_a_state(tap: Tap, serve: Serve) -> None:
     broken = tap.sync(serve(ACCOUNT, "/contacts@2-:500"), retry_timeout=0.2)
     line = {"type": "STATE", "value": broken.state}
     rest = tap.sync(serve(ACCOUNT), state=line)
     assert len(broken.rows("contacts")) + len(rest.rows("contacts")) == 250
 
 
-def test_a_catalog_of_other_streams_is_an_error(tap: Tap, serve: Serve) -> None:
+def test_a_catalog_without_known_streams_is_an_error(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(), catalog={"streams": [{"tap_stream_id": "contact"}]})
     assert run.code == 2
     assert "none of the streams" in run.last_words
 
 
-def test_a_deselected_column_that_does_not_exist_is_warned_of(
+def test_a_deselected_column_that_does_not_exist_causes_a_warning(
     tap: Tap, serve: Serve, catalog: Any
 ) -> None:
     metadata = {"breadcrumb": ["properties", "emial"], "metadata": {"selected": False}}
@@ -277,7 +277,7 @@ def test_a_deselected_column_that_does_not_exist_is_warned_of(
     )
 
 
-def test_a_terminal_that_goes_away_ends_nothing(tap: Tap, serve: Serve) -> None:
+def test_a_closed_terminal_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=1500, segments=0), "/contacts@6:500", latency=0.05)
     config = tap.file("config.json", tap.config(sandbox))
     master, slave = pty.openpty()
@@ -294,7 +294,7 @@ def test_a_terminal_that_goes_away_ends_nothing(tap: Tap, serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("variables", [{"TQDM_MININTERVAL": "x"}, {"TQDM_POSITION": "x"}])
-def test_odd_settings_of_the_progress_library_end_nothing(
+def test_odd_settings_of_the_progress_library_do_not_end_the_run(
     tap: Tap, serve: Serve, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in variables.items():
@@ -306,7 +306,7 @@ def test_odd_settings_of_the_progress_library_end_nothing(
 
 
 def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
-    """Run the command with a terminal as its stderr; its exit code, and all that came."""
+    """Run the command with a terminal as stderr. Returns its exit code and the terminal's output."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
     process = subprocess.Popen(
@@ -318,7 +318,7 @@ def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
     )
     os.close(slave)
     came = b""
-    with contextlib.suppress(OSError):  # how a terminal says that nobody writes any more
+    with contextlib.suppress(OSError):  # the terminal's way of signaling the end
         while more := os.read(master, 65536):
             came += more
     os.close(master)

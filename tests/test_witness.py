@@ -1,6 +1,6 @@
-"""The invariants find a tap out that drops rows, invents them, or hides a shortage.
+"""The invariants catch a tap that drops rows, invents them, or hides a shortage.
 
-The runs are made by hand: the sandbox was really asked, and the tap's output is what a test says.
+The runs are made up: the requests to the sandbox are real, but each test writes the tap's output.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ STREAMS: dict[str, list[str]] = {
 
 
 def read(sandbox: Sandbox, *paths: str) -> None:
-    """Walk through listings as a tap does."""
+    """Read listings page by page, as a tap does."""
     for path in paths or (CONTACTS,):
         bookmark: str | None = ""
         while bookmark is not None:
@@ -60,7 +60,7 @@ def run_of(
     given: Any = None,
     **settings: Any,
 ) -> Run:
-    """A run that wrote these rows of one stream; a row is its key, a letter for each part."""
+    """A run that wrote these rows of one stream. A row is written as its key, a letter per part."""
     keys = STREAMS[stream]
     records = [dict(zip(keys, [row] if len(keys) == 1 else row, strict=True)) for row in rows]
     schema: dict[str, Any] = {"type": "SCHEMA", "stream": stream}
@@ -91,17 +91,17 @@ def assert_found_out(run: Run, why: str) -> None:
         judge(run)
 
 
-def test_an_honest_run_on_a_living_account() -> None:
+def test_an_honest_run_on_a_changing_account() -> None:
     changes = {2: [("create", "a1"), ("delete", "f")], 3: [("change", "a"), ("delete", "b")]}
     sandbox = Living(changes=changes)
     read(sandbox)
     judge(run_of(sandbox, "contacts", "abcde", activates=True))
 
 
-def test_rows_of_what_was_never_served() -> None:
+def test_rows_that_were_never_served() -> None:
     sandbox = Living(segments={"s": "ab", "t": "c"})
     read(sandbox, CONTACTS, "/smart_segments", "/smart_segments/s/contacts", "/smart_segments/t/contacts")  # fmt: skip
-    assert_found_out(run_of(sandbox, "contacts", "abcdefg"), "never served: 1, as .*'g'")
+    assert_found_out(run_of(sandbox, "contacts", "abcdefg"), "never served: 1, such as .*'g'")
     judge(run_of(sandbox, MEMBERS, ["sa", "sb", "tc"], activates=True))
     assert_found_out(run_of(sandbox, MEMBERS, ["sa", "sb", "tc", "ta"]), "never served")
     assert_found_out(run_of(sandbox, "lists_contacts", ["lz"]), "never served")
@@ -111,15 +111,15 @@ def test_rows_of_what_was_never_served() -> None:
 def test_served_but_not_a_row(settings: dict[str, Any]) -> None:
     sandbox = Living(changes={2: [("create", "c1"), ("delete", "f")]})
     read(sandbox)
-    run = run_of(sandbox, "contacts", "abcde", **settings)  # c1 was served: it is nobody's doubt
+    run = run_of(sandbox, "contacts", "abcde", **settings)  # c1 was served, so a doubt is no excuse
     if settings:
         judge(run)
     else:
-        assert_found_out(run, "served, but not a row: 1, as .*'c1'")
+        assert_found_out(run, "served, but not a row: 1, such as .*'c1'")
     judge(run_of(sandbox, "contacts", "ab", code=1))
 
 
-def test_what_did_not_arrive_need_not_be_a_row() -> None:
+def test_responses_that_did_not_arrive_need_no_rows() -> None:
     sandbox = Living("abcd")
     read(sandbox)
     sandbox.served[0].delivered = False
@@ -134,7 +134,7 @@ def lossy() -> Living:
     return sandbox
 
 
-def test_a_lost_page_must_be_confessed_and_nothing_deleted() -> None:
+def test_a_lost_page_must_be_admitted_and_nothing_deleted() -> None:
     rows, sandbox = "abefgh", lossy()
     said = "WARNING contacts: read 6 of the 8 contacts the API reported\n"
     assert_found_out(run_of(sandbox, "contacts", rows), "2 of 8 missing at exit 0, without a warn")
@@ -153,7 +153,7 @@ def test_a_lost_page_must_be_confessed_and_nothing_deleted() -> None:
     assert_found_out(run_of(sandbox, "email_opened", "", activates=True, log=said), "would delete")
 
 
-def test_much_missing_is_no_exit_0() -> None:
+def test_a_large_shortage_is_not_exit_0() -> None:
     sandbox = Living("abcdefgh", end_early=True)
     read(sandbox)
     said = "WARNING contacts: read 4 of the 8 contacts the API reported\n"
@@ -224,7 +224,7 @@ def test_a_script_is_judged_by_what_it_served() -> None:
     assert_found_out(run_of(sandbox, "contacts", "a"), "served, but not a row")
 
 
-def test_every_run_that_a_test_makes_is_judged(tap: Tap, serve: Serve) -> None:
+def test_every_run_in_a_test_is_checked(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(page=40), start_date="2016-06-01")
     assert run.is_witnessed
     assert run.settings == {"start_date": "2016-06-01"}
@@ -234,11 +234,11 @@ def test_every_run_that_a_test_makes_is_judged(tap: Tap, serve: Serve) -> None:
 def test_the_harness_counts_passes(capfd: pytest.CaptureFixture[str]) -> None:
     churn.main(["--passes", "1", "--lost", "2"])
     line = capfd.readouterr().out
-    assert re.match(r"1 passes over living accounts: [01] sent every ACTIVATE_VERSION", line)
-    assert "2 passes with a lost page: 0 activated or moved" in line
+    assert re.match(r"1 passes over changing accounts: [01] sent every ACTIVATE_VERSION", line)
+    assert "2 passes with a lost page: 0 activated an affected table" in line
 
 
-def test_a_tombstone_for_what_is_there_is_found_out() -> None:
+def test_a_tombstone_for_an_existing_row_is_caught() -> None:
     sandbox = Living(changes={2: [("delete", "a")]})
     read(sandbox)
 
@@ -252,7 +252,7 @@ def test_a_tombstone_for_what_is_there_is_found_out() -> None:
         check_tombstones(run)
 
     judge_tombstone("a")
-    with pytest.raises(AssertionError, match="tombstones for what is there"):
+    with pytest.raises(AssertionError, match="tombstones for existing rows"):
         judge_tombstone("b")
     judge_tombstone("b", given={"bookmarks": {"contacts": {"progress": ["reading", {}]}}})
     with pytest.raises(AssertionError, match="a tombstone with"):

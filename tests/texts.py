@@ -1,4 +1,4 @@
-"""JSON as nobody would write it: the texts that fuzzers feed to whatever reads JSON."""
+"""JSON as nobody would write it: texts that the fuzzers feed to everything that reads JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = st.sampled_from([b"null", b"true", b"false"])
 
 
 def strings(odd: st.SearchStrategy[bytes] | None = None) -> st.SearchStrategy[bytes]:
-    """Strings with escapes of every kind, and what else is given."""
+    """Strings with escapes of every kind, and with the given pieces."""
     plain = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=8)
     pieces = st.one_of(
         plain.map(lambda text: json.dumps(text).encode()[1:-1]),
@@ -37,7 +37,7 @@ def values(
     names: st.SearchStrategy[bytes] | None = None,
     most: int = 12,
 ) -> st.SearchStrategy[bytes]:
-    """Any value, with white space anywhere, and names that come again."""
+    """Any value, with white space anywhere and duplicate names."""
     return st.recursive(
         leaves if leaves is not None else st.one_of(NUMBERS, WORDS, strings()),
         lambda inner: st.one_of(
@@ -72,7 +72,7 @@ def objects(
 
 
 def damaged(texts: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """These texts with some bytes replaced, removed, inserted, or the end cut off."""
+    """These texts with some bytes replaced, removed or inserted, or truncated."""
 
     def damage(text: bytes, hits: list[tuple[int, int, bytes]]) -> bytes:
         for place, removed, inserted in hits:

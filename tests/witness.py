@@ -1,7 +1,7 @@
-"""The tap's claims compared with what its sandbox served, and with what existed meanwhile.
+"""Checks the tap's claims against what its sandbox served and what existed during the run.
 
-The rules are those of `sources/completeness.py`. The sandbox is the witness: a tap that
-believes its own mistakes is found out all the same.
+The rules are those of `sources/completeness.py`. The sandbox is the witness, so a tap that believes
+its own mistakes is caught as well.
 """
 
 from __future__ import annotations
@@ -38,39 +38,39 @@ KEYS: dict[str, tuple[str, ...]] = {
 }
 PLAIN = {"contacts": CONTACTS, "lists": LISTS, "smart_segments": SEGMENTS}
 MEMBERS = "smart_segments_contacts"
-UNHARMED = ("", "drip")  # faults by which an answer still arrives
-PARTIAL = ("digests",)  # a setting by which a run does not send every row
+UNHARMED = ("", "drip")  # faults that still let a response arrive
+PARTIAL = ("digests",)  # settings with which a run does not send every row
 
 
 def check_served(run: Run) -> None:
-    """Rows are made of what this run was served, and with exit 0 of all of it."""
+    """Every row was served to this run and, with exit 0, everything served became a row."""
     if not run.is_witnessed:
         return
     for stream in KEYS.keys() & run.selected:
         pages = _feeding(stream, run.served)
         rows = {_key(stream, row) for row in run.rows(stream) if not row.get("_sdc_deleted_at")}
-        if stream == "lists_contacts":  # pages tell only which contacts
+        if stream == "lists_contacts":  # pages are recorded only by contact
             rows = {key[1:] for key in rows}
         if not any(page.nameless for page in pages):
             invented = rows - _served_keys(stream, pages)
-            assert not invented, f"{stream}: rows of what was never served: {_some(invented)}"
+            assert not invented, f"{stream}: rows that were never served: {_some(invented)}"
         if run.code == 0 and stream != "lists_contacts" and _sends_all(run, stream):
             dropped = _served_keys(stream, filter(_arrived, pages)) - rows
             assert not dropped, f"{stream}: served, but not a row: {_some(dropped)}"
 
 
 def check_complete(runs: Sequence[Run]) -> None:
-    """What existed throughout was sent, or the shortage is confessed as it must be.
+    """What existed throughout was sent, or the shortage was admitted.
 
-    `runs` are one pass: a run without a state, and those that resumed it.
+    `runs` are one pass: a run without a state, and the runs that resumed it.
     """
     first, last = runs[0], runs[-1]
     if not all(run.is_witnessed for run in runs) or first.given:
         return
     account = first.account
-    assert all(run.account is account for run in runs), "one pass is over one account"
+    assert all(run.account is account for run in runs), "the runs are over several accounts"
     if account.changes != len(account.log):
-        return  # somebody changed it behind the record's back
+        return  # the account was changed outside these runs
     committed = [run.committed(after) for run, after in zip(runs, [*runs[1:], None], strict=True)]
     for stream in last.selected & KEYS.keys():
         if not _sends_all(last, stream, full_table=False):
@@ -86,40 +86,42 @@ def check_complete(runs: Sequence[Run]) -> None:
 
 
 def check_tombstones(run: Run) -> None:
-    """A tombstone is a key and when, and never for what existed throughout the pass."""
+    """A tombstone has only a key and a time, and is never for what existed throughout the pass."""
     deleted: dict[str, set[Key]] = defaultdict(set)
     keys = {message["stream"]: message["key_properties"] for message in run.of("SCHEMA")}
     for message in run.of("RECORD"):
         row, stream = message["record"], message["stream"]
         if row.get("_sdc_deleted_at"):
-            told = {name for name, value in row.items() if value is not None}
-            assert told == {*keys[stream], "_sdc_deleted_at"}, f"{stream}: a tombstone with {told}"
+            filled = {name for name, value in row.items() if value is not None}
+            assert filled == {*keys[stream], "_sdc_deleted_at"}, (
+                f"{stream}: a tombstone with {filled}"
+            )
             deleted[stream].add(tuple(row[name] for name in keys[stream]))
     assert not deleted or run.settings.get("digests"), "tombstones without digests"
     if not run.is_witnessed or run.account.changes != len(run.account.log):
         return
     for stream, gone in deleted.items():
         if run.given and _bookmark_of(run.given, stream, "progress"):
-            continue  # nobody knows here since when
+            continue  # when the pass began is unknown here
         if stream in KEYS:
             wrong = gone & _existed(run.account, stream, [run])
         elif stream == "custom_fields":
             wrong = gone & {(field["name"],) for field in run.account.custom_fields}
-        else:  # of the events of a contact that stays, none goes
+        else:  # a contact that stays keeps all of its events
             there = {_clean(one) for (one,) in _existed(run.account, "contacts", [run])}
             wrong = {key for key in gone if unquote(key[0].split(":")[1]) in there}
-        assert not wrong, f"{stream}: tombstones for what is there: {_some(wrong)}"
+        assert not wrong, f"{stream}: tombstones for existing rows: {_some(wrong)}"
 
 
 def check_bookmarks(runs: Sequence[Run]) -> None:
-    """A Singer bookmark that moved is no later than the API's clock when the pass began."""
+    """A Singer bookmark never moves past the start of the pass on the API's clock."""
     first, last = runs[0], runs[-1]
     if not (first.is_witnessed and first.requests and last.of("STATE")):
         return
     sandbox = first.sandbox
     assert sandbox is not None
     if not sandbox.options.date and sandbox.options.clock_skew:
-        return  # nobody can know the API's clock
+        return  # the tap cannot know the API's clock
     for stream, name in last.replication_keys.items():
         new = last.state["bookmarks"].get(stream, {}).get(name)
         old = _bookmark_of(first.given, stream, name)
@@ -132,7 +134,7 @@ def check_bookmarks(runs: Sequence[Run]) -> None:
 def _check_version(
     runs: Sequence[Run], committed: Sequence[list[dict[str, Any]]], stream: str, version: int
 ) -> None:
-    """ACTIVATE_VERSION deletes all other rows, so none of what existed throughout may be one."""
+    """ACTIVATE_VERSION deletes rows that were not sent, so all that existed throughout must be."""
     if any(run.settings.get("check_totals", True) is False for run in runs):
         return
     wrote = [
@@ -140,7 +142,7 @@ def _check_version(
         for number, run in enumerate(runs)
         if any(message.get("version") == version for message in run.of("RECORD", stream))
     ]
-    since = min([*wrote, len(runs) - 1]) if stream in KEYS else 0  # no event, no row to tell
+    since = min([*wrote, len(runs) - 1]) if stream in KEYS else 0  # the email tables may be empty
     window = runs[since:]
     account = window[0].account
     if stream in KEYS:
@@ -155,17 +157,17 @@ def _check_version(
     elif stream == "custom_fields":
         fields: set[Key] = {(field["name"],) for field in account.custom_fields}
         missing = fields - {(row["name"],) for run in window for row in run.rows(stream)}
-    else:  # the email tables: all that feeds them must have been served
+    else:  # the email tables: every contact must have been served
         missing = _existed(account, "contacts", window) - (
             _served_keys("contacts", [p for run in window for p in _feeding(stream, run.served)])
         )
-    assert not missing, f"{stream}: ACTIVATE_VERSION would delete what is there: {_some(missing)}"
+    assert not missing, f"{stream}: ACTIVATE_VERSION would delete existing rows: {_some(missing)}"
 
 
 def _check_confession(
     runs: Sequence[Run], stream: str, existed: set[Key], missing: set[Key]
 ) -> None:
-    """Exit 0 although something is missing: only a small shortage, admitted, and nothing moved."""
+    """Exit 0 with rows missing needs a small shortage, a warning, and an unmoved bookmark."""
     last = runs[-1]
     what = f"{stream}: {len(missing)} of {len(existed)} missing at exit 0"
     assert last.sandbox is not None
@@ -180,7 +182,7 @@ def _check_confession(
     warnings = [line for line in last.log if line.startswith("WARNING")]
     assert warnings, f"{what}, without a warning"
     if options.totals in ("missing", "first-missing", "collapse"):
-        return  # there are no two numbers to name
+        return  # without totals there are no numbers to name
     by_listing: dict[str, set[str]] = defaultdict(set)
     for key in missing:
         listing = members_of_segment(key[0]) if stream == MEMBERS else PLAIN.get(stream, CONTACTS)
@@ -196,7 +198,7 @@ def _check_confession(
 
 
 def _counts(listing: str, served: Sequence[Served]) -> set[int]:
-    """How many distinct ids were read: in all, in each walk, and by all walks of that kind."""
+    """How many distinct ids were read: overall, per walk, and by all walks of that kind."""
     walks: list[set[str]] = [set()]
     for page in served:
         if page.listing == listing:
@@ -209,13 +211,13 @@ def _counts(listing: str, served: Sequence[Served]) -> set[int]:
 
 
 def _names(line: str, counts: set[int]) -> bool:
-    """Whether a line has a count of what was read and a larger number."""
+    """Whether a line has one of the counts and a larger number."""
     numbers = [int(one) for one in re.findall(r"\d+", re.sub(r"(?<=\d)[,_](?=\d{3})", "", line))]
     return any(one in counts and other > one for one in numbers for other in numbers)
 
 
 def _existed(account: Account, stream: str, runs: Sequence[Run]) -> set[Key]:
-    """The keys of what was there all the time from the first answer of some runs to the last."""
+    """The keys of everything that existed from the first response of some runs to the last."""
     since, until = runs[0].log_window[0], runs[-1].log_window[1]
 
     def throughout(listing: str) -> set[str]:
@@ -237,7 +239,7 @@ def _existed(account: Account, stream: str, runs: Sequence[Run]) -> set[Key]:
 
 
 def _refused_segments(runs: Iterable[Run]) -> set[str]:
-    """The segments whose first page was answered with 404, which have no members by that."""
+    """The segments whose first page was a 404, so that they count as having no members."""
     refused = [
         listing_of(request.path)
         for run in runs
@@ -249,7 +251,7 @@ def _refused_segments(runs: Iterable[Run]) -> set[str]:
 
 
 def _sends_all(run: Run, stream: str, *, full_table: bool = True) -> bool:
-    """Whether a run without a state has a row for everything of a stream."""
+    """Whether a run without a state sends every row of a stream."""
     filtered = stream == "contacts" and "start_date" in run.settings
     if full_table and (run.given or stream in run.replication_keys):
         return False
@@ -257,7 +259,7 @@ def _sends_all(run: Run, stream: str, *, full_table: bool = True) -> bool:
 
 
 def _bookmark_of(state: Any, stream: str, name: str) -> Any:
-    """A stream's Singer bookmark in a state; None if it has none, whatever the state looks like."""
+    """A stream's Singer bookmark in a state of any shape; None if it has none."""
     try:
         return state["bookmarks"][stream][name]
     except (TypeError, KeyError):
@@ -271,7 +273,7 @@ def _feeding(stream: str, served: Iterable[Served]) -> list[Served]:
 
 
 def _served_keys(stream: str, pages: Iterable[Served]) -> set[Key]:
-    """The keys that a stream's pages hold; of `lists_contacts` only the contact."""
+    """The keys in a stream's pages; for `lists_contacts`, only the contacts."""
     return {
         (_clean(whose_members(page.listing)[1]), _clean(one))
         if stream == MEMBERS
@@ -295,4 +297,4 @@ def _clean(text: str) -> str:
 
 
 def _some(keys: set[Key]) -> str:
-    return f"{len(keys)}, as {', '.join(map(str, sorted(keys)[:3]))}"
+    return f"{len(keys)}, such as {', '.join(map(str, sorted(keys)[:3]))}"

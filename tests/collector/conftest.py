@@ -1,4 +1,4 @@
-"""Running the real collector, as a process of its own or, which is quicker, as a fork."""
+"""Runs the real collector, as a separate process or, more quickly, as a fork."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tap_autopilot.collector.store import Event, open_reader
 from tests.forks import Fork
 
 for _module in ("server", "sqlite"):
-    importlib.import_module(f"tap_autopilot.collector.{_module}")  # so that no fork has to
+    importlib.import_module(f"tap_autopilot.collector.{_module}")  # so that forks need not
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
@@ -42,7 +42,7 @@ SETTINGS = {
 
 
 class Collector:
-    """A collector in a folder, started and stopped at will."""
+    """A collector in a folder, which tests start and stop."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder
@@ -85,7 +85,7 @@ class Collector:
         return self.process.wait(timeout=10)
 
     def run(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run the command with these options, to its end."""
+        """Run the command with these options to completion."""
         arguments = self.arguments(*more)
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             fork = Fork(main, arguments, ROOT, stdout.fileno(), stderr.fileno(), environment)
@@ -119,7 +119,7 @@ class Collector:
         return socket.create_connection((host, int(port)), timeout=20)
 
     def raw(self, data: bytes) -> bytes:
-        """All that comes back for these bytes until the connection is closed."""
+        """Send these bytes, and read until the connection is closed."""
         with self.connect() as connection:
             connection.sendall(data)
             return read_all(connection)
@@ -151,7 +151,7 @@ Start = Callable[..., Collector]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start a collector: `start(max_body_mb=1)`; `fork=False` makes it a process of its own."""
+    """Start a collector: `start(max_body_mb=1)`; with `fork=False`, as a separate process."""
     with ExitStack() as stack:
 
         def begin(*, fork: bool = True, **settings: Any) -> Collector:
@@ -164,7 +164,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """One collector for all tests of a module that only send and look."""
+    """One collector shared by the tests of a module that need no settings of their own."""
     collector = Collector(tmp_path_factory.mktemp("collector")).start(fork=True)
     yield collector
     collector.stop()

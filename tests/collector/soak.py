@@ -1,4 +1,4 @@
-"""Kills a collector again and again under load, and looks whether what it acknowledged is there.
+"""Kills a collector repeatedly under load, and checks that every acknowledged event is stored.
 
 python -m tests.collector.soak --kills 100
 """
@@ -23,10 +23,10 @@ WORKERS = 4
 
 
 def kill_under_load(folder: Path, kills: int) -> tuple[int, int]:
-    """How many events were acknowledged, and how many are stored.
+    """Returns how many events were acknowledged and how many are stored.
 
-    Fails if one that was acknowledged is missing, if one is there twice, or if a request is there
-    in part.
+    Fails if an acknowledged event is missing, if an event is stored twice, or if only a part of a
+    batch is stored.
     """
     collector = Collector(folder)
     acknowledged: set[str] = set()
@@ -60,7 +60,7 @@ def _send(
         number = next(serial)  # type: ignore[call-overload]
         names = [f"{number}.{part}" for part in range(10)] if number % 3 == 0 else [f"{number}"]
         events = [{"messageId": name, "n": name} for name in names]
-        for _ in range(2):  # a sender that got no answer sends again; here it does not wait long
+        for _ in range(2):  # without a response, a sender tries again
             try:
                 if number % 3 == 0:
                     answer = collector.post("/v1/batch", {"batch": events})
@@ -76,14 +76,14 @@ def _send(
 
 
 def main() -> None:
-    """Print one line, or fail."""
+    """Print one line of figures, or fail."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         acknowledged, stored = kill_under_load(Path(folder), args.kills)
     print(
-        f"{args.kills} kills: {acknowledged} events acknowledged, all of them among {stored} stored,"
+        f"{args.kills} kills: all {acknowledged:,} acknowledged events are among the {stored:,} stored,"
         " each once"
     )
 

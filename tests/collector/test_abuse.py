@@ -1,4 +1,4 @@
-"""Senders that mean harm, or know no better: each is cut off, while others are served."""
+"""Malicious and broken senders: they are cut off while the others are served."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.collector.conftest import KEY, TOKEN, Collector, Start, read_all
 HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
 
 
-def read_answer(connection: socket.socket) -> bytes:
-    """One answer, whose body is an object."""
+def read_response(connection: socket.socket) -> bytes:
+    """One response, whose body is a JSON object."""
     found = b""
     while not found.endswith(b"}"):
         found += connection.recv(4096)
@@ -27,7 +27,7 @@ def read_answer(connection: socket.socket) -> bytes:
 
 
 def memory(collector: Collector) -> float:
-    """MB that the process takes."""
+    """Resident memory of the process, in MB."""
     assert collector.process is not None
     status = Path(f"/proc/{collector.process.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
@@ -77,7 +77,7 @@ def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
     assert memory(collector) < before + 32
 
 
-def test_a_context_for_very_many_events_is_refused(start: Start) -> None:
+def test_a_large_context_shared_by_many_events_is_refused(start: Start) -> None:
     collector = start(fork=False, max_body_mb=2)
     collector.post("/v1/track", b"{}")
     before = memory(collector)
@@ -89,7 +89,7 @@ def test_a_context_for_very_many_events_is_refused(start: Start) -> None:
 
 
 @pytest.mark.parametrize("item", [b"{}", b"1"])
-def test_very_many_events_in_a_request_are_refused(start: Start, item: bytes) -> None:
+def test_too_many_events_in_a_request_are_refused(start: Start, item: bytes) -> None:
     collector = start(fork=False)
     collector.post("/v1/track", b"{}")
     before = memory(collector)
@@ -131,7 +131,7 @@ def test_slow_requests_and_silent_connections_are_closed(
         one.sendall(sent)
     with collector.connect() as connection:
         connection.sendall(sent)
-        for _ in range(3):  # a byte now and then buys no time
+        for _ in range(3):  # an occasional byte does not extend the timeout
             time.sleep(0.25)
             if sent:
                 connection.sendall(b"x")
@@ -150,14 +150,14 @@ def test_idle_connections_are_closed_and_busy_ones_kept(start: Start) -> None:
     with collector.connect() as connection:
         for _ in range(5):
             connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
-            assert read_answer(connection).startswith(b"HTTP/1.1 200")
+            assert read_response(connection).startswith(b"HTTP/1.1 200")
             time.sleep(0.4)
         started = time.monotonic()
         assert read_all(connection) == b""
         assert time.monotonic() - started < 3
 
 
-def test_requests_sent_without_waiting_are_answered_in_order(shared: Collector) -> None:
+def test_pipelined_requests_are_answered_in_order(shared: Collector) -> None:
     good, bad = HEAD + b"Content-Length: 2\r\n\r\n{}", HEAD + b"Content-Length: 1\r\n\r\n{"
     with shared.connect() as connection:
         connection.sendall(good * 3 + bad)
@@ -168,7 +168,7 @@ def test_requests_sent_without_waiting_are_answered_in_order(shared: Collector) 
     assert statuses == [b"200", b"200", b"200", b"400"]
 
 
-def test_a_sender_that_closes_its_side_is_answered(shared: Collector) -> None:
+def test_a_half_closed_connection_still_gets_a_response(shared: Collector) -> None:
     with shared.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
         connection.shutdown(socket.SHUT_WR)
@@ -180,7 +180,7 @@ def test_a_sender_that_waits_for_100_continue_gets_it(shared: Collector) -> None
         connection.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 100")
         connection.sendall(b"{}")
-        assert read_answer(connection).startswith(b"HTTP/1.1 200")
+        assert read_response(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_half_a_request_stores_nothing(start: Start) -> None:
@@ -191,7 +191,7 @@ def test_half_a_request_stores_nothing(start: Start) -> None:
     assert collector.bodies() == [b"{}"]
 
 
-def test_memory_stays_bounded_when_many_send_much(start: Start) -> None:
+def test_memory_stays_bounded_under_many_large_requests(start: Start) -> None:
     collector = start(fork=False, max_pending_mb=16, request_timeout=5)
     collector.post("/v1/track", b"{}")
     before = memory(collector)

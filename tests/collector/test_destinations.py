@@ -1,4 +1,4 @@
-"""Passing events on: all of them, in order, at least once, whatever the other side does."""
+"""Forwarding: every event, in order, at least once, whatever the destination does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DESTINATION_KEY = "k3y-of-the-destination"
 
 
 class Destination:
-    """A server that keeps what it gets. `answer` makes an answer of a batch: status and headers."""
+    """A server that keeps the batches it gets. `answer` returns status and headers for a batch."""
 
     def __init__(self) -> None:
         self.batches: list[dict[str, Any]] = []
@@ -82,7 +82,9 @@ def stats(collector: Collector, name: str = "one") -> dict[str, int]:
     return found
 
 
-def test_tracks_are_passed_on_in_order_as_they_came(start: Start, destination: Destination) -> None:
+def test_track_calls_are_forwarded_unchanged_and_in_order(
+    start: Start, destination: Destination
+) -> None:
     collector = start(destinations=[destination.setting()])
     send(collector, "a", timestamp="t", originalTimestamp="o", sentAt="s")
     collector.post("/v1/identify", {"messageId": "no"})
@@ -109,7 +111,7 @@ def test_tracks_are_passed_on_in_order_as_they_came(start: Start, destination: D
     assert collector.metric('destination_sent_events{destination="one"}') == 252
 
 
-def test_batches_stay_below_the_limit_of_bytes(start: Start, destination: Destination) -> None:
+def test_batches_stay_below_the_size_limit(start: Start, destination: Destination) -> None:
     collector = start(destinations=[destination.setting()])
     for part in range(4):
         send(collector, *(f"{part}-{n}" for n in range(30)), text="x" * 30_000)
@@ -118,7 +120,9 @@ def test_batches_stay_below_the_limit_of_bytes(start: Start, destination: Destin
     assert len(set(destination.ids)) == 120
 
 
-def test_only_chosen_events_and_only_from_now_on(start: Start, destination: Destination) -> None:
+def test_only_selected_and_only_new_events_are_forwarded(
+    start: Start, destination: Destination
+) -> None:
     collector = start()
     send(collector, "before")
     collector.stop()
@@ -133,7 +137,9 @@ def test_only_chosen_events_and_only_from_now_on(start: Start, destination: Dest
     assert sorted(destination.ids) == ["after", "after", "before", "other"]
 
 
-def test_an_outage_delays_nobody_and_loses_nothing(start: Start, destination: Destination) -> None:
+def test_an_outage_loses_nothing_and_delays_no_other(
+    start: Start, destination: Destination
+) -> None:
     other = Destination()
     tries: list[float] = []
 
@@ -159,7 +165,7 @@ def test_an_outage_delays_nobody_and_loses_nothing(start: Start, destination: De
     other.server.server_close()
 
 
-def test_events_at_fault_are_found_and_skipped(start: Start, destination: Destination) -> None:
+def test_rejected_events_are_isolated_and_skipped(start: Start, destination: Destination) -> None:
     bad = {"n3", "n7"}
     destination.answer = lambda batch: (
         (400, {}) if bad & {event["messageId"] for event in batch} else (200, {})
@@ -185,7 +191,7 @@ def test_a_wrong_key_skips_nothing(start: Start, destination: Destination) -> No
     assert destination.ids == ["a"]
 
 
-def test_what_is_not_passed_on_is_not_pruned(start: Start, destination: Destination) -> None:
+def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Destination) -> None:
     destination.answer = lambda _: (500, {})
     collector = start(destinations=[destination.setting()])
     send(collector, "a")
@@ -222,7 +228,7 @@ def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory
     ],
     ids=range(6),
 )
-def test_wrong_destinations(tmp_path: Any, setting: Any, said: str) -> None:
+def test_invalid_destinations(tmp_path: Any, setting: Any, said: str) -> None:
     given = [setting] if isinstance(setting, dict) else setting
     done = Collector(tmp_path, destinations=given).run()
     assert done.returncode == 2

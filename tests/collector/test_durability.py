@@ -1,4 +1,4 @@
-"""200 means it is on disk, once, whatever happens to the process, the disk or the database."""
+"""After a 200 the event is on disk, once, whatever happens to the process, disk or database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.collector.conftest import KEY, TOKEN, Collector, Start
 from tests.collector.soak import kill_under_load
 
 
-def test_what_was_acknowledged_survives_kills(tmp_path: Path) -> None:
+def test_acknowledged_events_survive_kills(tmp_path: Path) -> None:
     acknowledged, stored = kill_under_load(tmp_path, kills=3)
     assert acknowledged > 50
     assert stored >= acknowledged
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_good_order(start: Start, number: int) -> None:
+def test_a_signal_shuts_it_down_gracefully(start: Start, number: int) -> None:
     collector = start()
     idle = collector.connect()
     slow = collector.connect()
@@ -44,7 +44,7 @@ def test_a_signal_ends_it_in_good_order(start: Start, number: int) -> None:
     assert collector.bodies() == [b"{}"]
 
 
-def test_what_was_accepted_before_a_signal_is_answered(start: Start) -> None:
+def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     collector = start()
     acknowledged: list[int] = []
 
@@ -67,11 +67,11 @@ def test_what_was_accepted_before_a_signal_is_answered(start: Start) -> None:
     assert len(acknowledged) == len(collector.events())
 
 
-def test_a_second_signal_ends_it_at_once(start: Start) -> None:
+def test_a_second_signal_ends_it_immediately(start: Start) -> None:
     collector = start()
     assert collector.process is not None
     with sqlite3.connect(collector.database, isolation_level=None) as blocker:
-        blocker.execute("BEGIN IMMEDIATE")  # so that something is under way
+        blocker.execute("BEGIN IMMEDIATE")  # keeps a request pending
         waiting = collector.connect()
         waiting.sendall(f"POST /hooks/{TOKEN} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}".encode())
         time.sleep(0.3)
@@ -85,7 +85,7 @@ def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     assert collector.log.read_text().splitlines()[-1].startswith("CRITICAL")
 
 
-def test_a_locked_database_makes_senders_wait(start: Start) -> None:
+def test_a_locked_database_is_a_503(start: Start) -> None:
     collector = start()
     with sqlite3.connect(collector.database, isolation_level=None) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
@@ -110,7 +110,7 @@ def test_a_locked_database_makes_senders_wait(start: Start) -> None:
     assert sorted(json.loads(body)["messageId"] for body in collector.bodies()) == ["1", "2"]
 
 
-def test_a_database_that_is_gone_ends_it(start: Start) -> None:
+def test_a_deleted_database_ends_it(start: Start) -> None:
     collector = start()
     assert collector.post("/v1/track", b"{}").status_code == 200
     Path(collector.database).unlink()
@@ -121,7 +121,7 @@ def test_a_database_that_is_gone_ends_it(start: Start) -> None:
     assert collector.log.read_text().splitlines()[-1].startswith("CRITICAL")
 
 
-def test_too_little_space_makes_senders_wait(start: Start) -> None:
+def test_low_disk_space_is_a_503(start: Start) -> None:
     collector = start(min_free_mb=10**9)
     answer = collector.post("/v1/track", b"{}")
     assert answer.status_code == 503
@@ -164,8 +164,8 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
-def test_the_answer_comes_after_write_and_fsync(tmp_path: Path) -> None:
-    """Seen from outside, by the system calls of the process."""
+def test_the_response_comes_after_write_and_fsync(tmp_path: Path) -> None:
+    """As strace sees the process."""
     collector = Collector(tmp_path)
     calls = tmp_path / "calls"
     trace = "trace=pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"
@@ -226,7 +226,7 @@ def test_an_io_error_ends_it_before_anything_more_is_acknowledged(
     assert len(stored) == len(set(stored))
 
 
-def test_no_secret_no_start(tmp_path: Path) -> None:
+def test_it_does_not_start_without_a_secret(tmp_path: Path) -> None:
     collector = Collector(tmp_path, write_keys=[], webhook_secrets=[], hook_tokens=[])
     done = collector.run()
     assert done.returncode == 2
@@ -239,7 +239,7 @@ def test_no_secret_no_start(tmp_path: Path) -> None:
     assert not Path(collector.database).exists()
 
 
-def test_a_second_collector_on_the_same_file(start: Start) -> None:
+def test_a_second_collector_on_the_same_file_is_refused(start: Start) -> None:
     collector = start()
     done = collector.run()
     assert done.returncode == 2
@@ -247,7 +247,7 @@ def test_a_second_collector_on_the_same_file(start: Start) -> None:
     assert collector.post("/v1/track", b"{}").status_code == 200
 
 
-def test_stats_of_what_is_no_store(tmp_path: Path) -> None:
+def test_stats_refuses_a_file_that_is_not_a_store(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     done = collector.run("--stats")
     assert (done.returncode, done.stdout) == (2, "")
@@ -294,7 +294,7 @@ def test_stats_and_check(start: Start) -> None:
         ({"listen": "192.0.2.1:80"}, "Cannot listen"),
     ],
 )
-def test_wrong_settings(tmp_path: Path, settings: dict[str, object], said: str) -> None:
+def test_invalid_settings(tmp_path: Path, settings: dict[str, object], said: str) -> None:
     done = Collector(tmp_path, **settings).run()
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]

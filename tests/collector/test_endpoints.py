@@ -1,4 +1,4 @@
-"""What each endpoint takes, what it asks for, and what it answers."""
+"""What each endpoint accepts, requires and returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def track(**more: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("call", ["track", "identify", "page", "screen", "group", "alias"])
-def test_single_calls_are_kept_as_they_came(shared: Collector, call: str) -> None:
+def test_single_calls_are_stored_unchanged(shared: Collector, call: str) -> None:
     before = len(shared.events())
     body = b'{ "messageId":"%s",\n "x" : 1.50 }' % uuid.uuid4().hex.encode()
     answer = shared.post(f"/v1/{call}", body)
@@ -35,7 +35,7 @@ def test_single_calls_are_kept_as_they_came(shared: Collector, call: str) -> Non
 
 
 @pytest.mark.parametrize("call", ["batch", "import"])
-def test_a_batch_hands_its_context_to_each_event(shared: Collector, call: str) -> None:
+def test_each_event_gets_the_context_of_its_batch(shared: Collector, call: str) -> None:
     before = len(shared.events())
     first, second = track(context={"ip": "1"}), track(sentAt="own")
     batch = {
@@ -72,7 +72,9 @@ def test_write_keys_in_headers(shared: Collector, headers: dict[str, str]) -> No
 @pytest.mark.parametrize(
     "spelled", ['"writeKey"', '"write\\u004bey"', '"x":1,"writeKey":"a","writeKey"']
 )
-def test_a_write_key_in_the_body_opens_and_is_not_stored(shared: Collector, spelled: str) -> None:
+def test_a_write_key_in_the_body_is_accepted_but_not_stored(
+    shared: Collector, spelled: str
+) -> None:
     before = len(shared.events())
     body = b'{"a":"\\ud83d", %s : "%s" ,"b":2}' % (spelled.encode(), KEY.encode())
     assert shared.post("/v1/track", body, key=None).status_code == 200
@@ -150,7 +152,7 @@ def test_the_webhooks_destination(shared: Collector) -> None:
     assert {event.route for event in shared.events()[before:]} == {"segment"}
 
 
-def test_a_hook_is_kept_in_both_shapes(shared: Collector) -> None:
+def test_hook_deliveries_are_stored_in_both_shapes(shared: Collector) -> None:
     before = len(shared.events())
     flat = b'{"event": "contact_added", "contact_id": "person_1", "list_id": "l"}'
     nested = b'{"event":"contact_added","contact":{"Email":"\\ud800"},"segment_id":"s"}'
@@ -173,7 +175,7 @@ def test_a_hook_is_kept_in_both_shapes(shared: Collector) -> None:
 )
 def test_activity_streams(shared: Collector, body: bytes, kept: list[bytes]) -> None:
     before = len(shared.events())
-    for _ in range(2):  # the second time it is the same delivery repeated
+    for _ in range(2):  # the second is the same delivery, repeated
         assert shared.post(f"/activity/{TOKEN}", body, key=None).status_code == 200
     assert new(shared, before) == kept
     assert {event.source for event in shared.events()[before:]} == {"activity"}
@@ -198,7 +200,7 @@ ODD = [
 
 
 @pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
-def test_json_is_what_the_standard_says(shared: Collector, body: bytes) -> None:
+def test_odd_but_valid_json_is_stored_unchanged(shared: Collector, body: bytes) -> None:
     before = len(shared.events())
     assert shared.post("/v1/track", body).status_code == 200
     assert shared.post("/v1/batch", b'{"batch":[%s,{}]}' % body).status_code == 200
@@ -217,7 +219,7 @@ def test_json_is_what_the_standard_says(shared: Collector, body: bytes) -> None:
         ("identity", bytes),
     ],
 )
-def test_packed_bodies(shared: Collector, encoding: str, pack: Any) -> None:
+def test_compressed_bodies(shared: Collector, encoding: str, pack: Any) -> None:
     before = len(shared.events())
     body = json.dumps(track()).encode()
     headers = {"Content-Encoding": encoding}
@@ -225,7 +227,7 @@ def test_packed_bodies(shared: Collector, encoding: str, pack: Any) -> None:
     assert new(shared, before) == [body]
 
 
-def test_an_id_that_comes_again_is_acknowledged_and_not_stored(start: Start) -> None:
+def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
     collector = start()
     body = json.dumps(track(messageId="the same \u00e9")).encode()
     other = json.dumps(track(messageId="another"), ensure_ascii=False).encode()
@@ -282,7 +284,7 @@ def test_no_secret_is_stored_logged_or_shown(start: Start) -> None:
         assert secret.encode() not in shown
 
 
-def test_anybody_may_see_how_it_is(shared: Collector) -> None:
+def test_health_and_metrics_need_no_key(shared: Collector) -> None:
     assert requests.get(shared.url + "/health", timeout=9).status_code == 200
     assert requests.get(shared.url + "/ready", timeout=9).status_code == 200
     metrics = requests.get(shared.url + "/metrics", timeout=9)

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, they become events that say the same, or are refused; nothing else."""
+"""Any request body is either refused or becomes events with the same content."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ READERS: dict[str, Callable[[bytes], Found]] = {
 
 
 def parsed(text: bytes) -> Any:
-    """What a text says, every digit included; the last of members with the same name counts."""
+    """Parse JSON, keeping every digit; the last of several members with the same name wins."""
     return json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
 
 
@@ -90,7 +90,7 @@ def check_can_be_stored(event: Received) -> None:
 
 
 def read(reader: str, body: bytes) -> Found | None:
-    """The events of a body as it comes in; None if it is refused."""
+    """The events of a request body; None if it is refused."""
     try:
         found = READERS[reader](raw_json.text_of(body))
     except (NotJson, TooLarge):
@@ -101,7 +101,7 @@ def read(reader: str, body: bytes) -> Found | None:
 
 
 def whole(item: Any, batch: Any) -> Any:
-    """An event of a batch with what the batch says for all; what it says itself counts more."""
+    """An event of a batch, with the batch's shared fields, which its own fields override."""
     if not isinstance(item, dict):
         return item
     found = dict(item)
@@ -116,14 +116,14 @@ def whole(item: Any, batch: Any) -> Any:
 
 
 @given(ANYTHING, st.sampled_from(sorted(READERS)))
-def test_no_body_is_more_than_refused(body: bytes, reader: str) -> None:
+def test_any_body_is_read_or_refused(body: bytes, reader: str) -> None:
     found = read(reader, body)
     if found is not None:
-        assert found == read(reader, body), "the same body is the same events"
+        assert found == read(reader, body), "reading it again gave other events"
 
 
 @given(CALLS)
-def test_a_call_is_stored_as_it_came_but_for_its_key(body: bytes) -> None:
+def test_a_call_is_stored_unchanged_except_for_its_write_key(body: bytes) -> None:
     found = read("call", body)
     assert found is not None
     (event,) = found.events
@@ -138,7 +138,7 @@ def test_a_call_is_stored_as_it_came_but_for_its_key(body: bytes) -> None:
 
 
 @given(BATCHES)
-def test_the_events_of_a_batch_are_what_they_say_and_what_it_says(body: bytes) -> None:
+def test_events_of_a_batch_include_its_shared_fields(body: bytes) -> None:
     found = read("batch", body)
     said = parsed(body)
     assert found is not None
@@ -147,7 +147,7 @@ def test_the_events_of_a_batch_are_what_they_say_and_what_it_says(body: bytes) -
 
 
 @given(st.one_of(texts.arrays(VALUES), CALLS), st.sampled_from(["hook", "activity"]))
-def test_the_events_of_a_delivery_are_as_they_came(body: bytes, reader: str) -> None:
+def test_events_of_a_delivery_are_unchanged(body: bytes, reader: str) -> None:
     found = read(reader, body)
     assert found is not None
     said = parsed(body)
@@ -158,7 +158,7 @@ def test_the_events_of_a_delivery_are_as_they_came(body: bytes, reader: str) -> 
 
 
 @given(texts.arrays(st.one_of(CALLS, VALUES)))
-def test_the_events_of_a_webhook_are_as_they_came(body: bytes) -> None:
+def test_events_of_a_webhook_are_unchanged(body: bytes) -> None:
     found, signed = events.from_webhook(body, NOW)
     expected = parsed(body)
     for one in expected:
@@ -191,7 +191,7 @@ def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
 @given(st.one_of(VALUES, texts.damaged(VALUES)))
 @example(b"[1e400]")
 @example(b'"\\ud800"')
-def test_json_is_what_the_standard_allows(body: bytes) -> None:
+def test_only_standard_json_is_accepted(body: bytes) -> None:
     try:
         text = raw_json.text_of(body)
         raw_json.check(text)
@@ -212,7 +212,7 @@ def test_json_is_what_the_standard_allows(body: bytes) -> None:
     st.sampled_from(["gzip", "deflate", "x-gzip", "identity", "", "br", "gzip, gzip", "GZIP"]),
     st.integers(0, 300),
 )
-def test_unpacking_ends_in_a_body_or_in_one_of_three_errors(
+def test_unpacking_returns_a_body_or_raises_one_of_three_errors(
     packed: bytes, encoding: str, limit: int
 ) -> None:
     try:
@@ -223,7 +223,7 @@ def test_unpacking_ends_in_a_body_or_in_one_of_three_errors(
 
 
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=3), st.integers(0, 400))
-def test_what_was_packed_comes_out_up_to_the_limit(parts: list[bytes], limit: int) -> None:
+def test_packed_bodies_are_restored_up_to_the_limit(parts: list[bytes], limit: int) -> None:
     whole_body = b"".join(parts)
     packed = {
         "gzip": b"".join(gzip.compress(part, mtime=0) for part in parts),

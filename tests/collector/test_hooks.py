@@ -1,4 +1,4 @@
-"""Registering hooks with Autopilot, and what becomes of what they deliver."""
+"""Registering hooks with Autopilot, and receiving their deliveries."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ API_KEY = "ap1-key-of-the-account"
 
 
 class Autopilot:
-    """Autopilot's API as far as hooks go. It fails the first `failures` requests."""
+    """The part of Autopilot's API that manages hooks. The first `failures` requests fail."""
 
     def __init__(self) -> None:
         self.hooks: dict[str, dict[str, str]] = {}
@@ -71,7 +71,7 @@ def autopilot() -> Iterator[Autopilot]:
     found.server.server_close()
 
 
-def test_hooks_are_registered_once_and_removed_exactly(
+def test_hooks_are_registered_once_and_only_ours_are_removed(
     tmp_path: Path, autopilot: Autopilot
 ) -> None:
     autopilot.hooks["mine"] = {
@@ -103,7 +103,7 @@ def test_hooks_are_registered_once_and_removed_exactly(
         ({}, "http://example.com", 2, "https"),
     ],
 )
-def test_why_hooks_cannot_be_registered(
+def test_errors_in_registering_hooks(
     tmp_path: Path, autopilot: Autopilot, settings: Any, url: str, code: int, said: str
 ) -> None:
     given = {"api_key": API_KEY, "api_url": autopilot.url, **settings}
@@ -113,7 +113,7 @@ def test_why_hooks_cannot_be_registered(
     assert not autopilot.hooks
 
 
-def test_registered_hooks_lead_here(start: Start, autopilot: Autopilot) -> None:
+def test_registered_hooks_deliver_to_the_collector(start: Start, autopilot: Autopilot) -> None:
     collector = start(api_key=API_KEY, api_url=autopilot.url)
     assert collector.run("--register-hooks", collector.url).returncode == 0
     for hook in autopilot.hooks.values():

@@ -1,4 +1,4 @@
-"""Retention: what a STATE shows to be loaded loses its body, and nothing else does."""
+"""Retention: events that a STATE shows to be loaded lose their bodies, and no others do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def state(path: Path, **positions: Any) -> str:
     return str(path)
 
 
-def test_what_stays_of_an_event() -> None:
+def test_what_pruning_keeps_of_an_event() -> None:
     assert json.loads(remains("segment", "batch", json.dumps(OPENED).encode())) == LEFT
     assert remains("segment", "identify", b'{"traits": {}}') == b"{}"
     assert remains("segment", "batch", b'{"type": "page", "messageId": "1"}') == b"{}"
@@ -64,11 +64,11 @@ def test_loaded_events_are_pruned(start: Start, tmp_path: Path, running: bool) -
     first, second, *others = collector.events()
     assert (json.loads(first.body), first.pruned) == (LEFT, True)
     assert (second.body, second.pruned) == (b"{}", True)
-    assert not any(event.pruned for event in others)  # of what is not loaded, or in no table
+    assert not any(event.pruned for event in others)  # not loaded yet, or in no table
     assert not list(tmp_path.glob("*.prune*"))
     if not running:
         collector.start()
-    assert collector.post("/v1/track", OPENED).status_code == 200  # still recognised
+    assert collector.post("/v1/track", OPENED).status_code == 200  # still recognized
     assert len(collector.events()) == 5
 
 
@@ -92,7 +92,7 @@ def test_a_state_of_another_store_prunes_nothing(
 
 
 @pytest.mark.parametrize("request_text", ["{", "{}", "[1]", '{"email_opened": 5}', '"x"'])
-def test_a_request_that_makes_no_sense_does_no_harm(start: Start, request_text: str) -> None:
+def test_a_malformed_prune_request_does_no_harm(start: Start, request_text: str) -> None:
     collector = start()
     request = Path(f"{collector.database}.prune")
     request.write_text(request_text)
@@ -112,7 +112,7 @@ def test_a_request_that_makes_no_sense_does_no_harm(start: Start, request_text: 
         {"context": {}, "properties": {"contact_id": "c"}},
     ],
 )
-def test_what_stays_says_the_same_about_the_occurrence(odd: dict[str, Any]) -> None:
+def test_pruning_keeps_the_columns_that_identify_an_event(odd: dict[str, Any]) -> None:
     body = json.dumps({**OPENED, **odd}).encode()
     schema = load_schema("email_opened")
     make = compile_email(schema, schema, "email_opened", "Email Opened")
@@ -129,7 +129,7 @@ def test_what_stays_says_the_same_about_the_occurrence(odd: dict[str, Any]) -> N
     ("since", "pruned"),
     [("2023-12-31T00:00:00Z", 1), ("2024-01-01T00:00:00Z", 1), ("2024-01-02T00:00:00Z", 0)],
 )
-def test_what_a_start_date_left_out_is_not_pruned(
+def test_events_skipped_by_start_date_are_not_pruned(
     start: Start, tmp_path: Path, since: str, pruned: int
 ) -> None:
     collector = start()
@@ -149,7 +149,7 @@ def test_prune_needs_a_state(start: Start, tmp_path: Path) -> None:
     assert collector.run("--prune", "--state", str(tmp_path / "none")).returncode == 2
 
 
-def test_pruning_gives_the_disk_its_space_back(tmp_path: Path) -> None:
+def test_pruning_frees_disk_space(tmp_path: Path) -> None:
     collector = Collector(tmp_path).start()
     large = {**OPENED, "properties": {"text": "x" * 2000}}
     for part in range(10):

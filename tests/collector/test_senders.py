@@ -1,4 +1,4 @@
-"""Senders as they are in the world."""
+"""Real senders."""
 
 from __future__ import annotations
 

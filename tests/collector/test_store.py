@@ -1,4 +1,4 @@
-"""The store: what is kept, what is recognised, who may write, and what readers see."""
+"""The store: what it keeps and recognizes, who may write to it, and what readers see."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def database(tmp_path: Path) -> str:
     return str(tmp_path / "events.db")
 
 
-def test_events_come_back_in_order_as_they_were(database: str) -> None:
+def test_events_are_read_unchanged_and_in_order(database: str) -> None:
     store = SqliteStore(database)
     assert store.append([event(b'{"n": 1}'), event(b'{"n": "\\ud800"}')]) == 2
     with open_reader(database) as reader:
@@ -64,7 +64,7 @@ def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: 
     other.close()
 
 
-def test_an_id_is_recognised_also_after_a_restart(database: str) -> None:
+def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
     store = SqliteStore(database)
     assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
     store.close()
@@ -73,7 +73,7 @@ def test_an_id_is_recognised_also_after_a_restart(database: str) -> None:
     again.close()
 
 
-def test_a_delivery_without_an_id_counts_again_after_an_hour(database: str) -> None:
+def test_a_delivery_without_an_id_is_stored_again_after_an_hour(database: str) -> None:
     store = SqliteStore(database)
     assert store.append([event(key=b"d", for_good=False)]) == 1
     assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW - 1)]) == 0
@@ -107,8 +107,8 @@ def test_cursors_are_kept(database: str) -> None:
     assert SqliteStore(database).cursor("warehouse") == Cursor(6, 5, 1)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, this is no database at all", None, "sqlite"])
-def test_what_is_no_store_is_refused_and_left_alone(
+@pytest.mark.parametrize("content", [b"", b"hello, this is not a database", None, "sqlite"])
+def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
     tmp_path: Path, content: bytes | str | None
 ) -> None:
     path = tmp_path / "events.db"
@@ -165,7 +165,7 @@ def test_a_store_that_is_deleted_while_in_use_ends_the_collector(database: str) 
     store.close()
 
 
-def test_the_light_module_needs_nothing_of_the_extra() -> None:
+def test_reading_a_store_does_not_import_the_extra() -> None:
     program = (
         "import sys; from tap_autopilot.collector.store import open_reader\n"
         "from tap_autopilot.collector.sqlite import SqliteReader\n"

@@ -1,7 +1,7 @@
-"""A PostgreSQL server for a test, in the environment of its target: `postgres.py FOLDER`.
+"""A PostgreSQL server for a test, run in the target's environment: `postgres.py FOLDER`.
 
-Prints its address, then answers each line of stdin, a query as JSON, with a line of rows as JSON.
-Ends with stdin.
+It prints its address. Then it reads queries from stdin, one JSON string per line, and prints the
+rows of each as a line of JSON. It stops when stdin is closed.
 """
 
 import json

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.targets
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a server."""
+    """A server's address."""
     with subprocess.Popen(
         [program("postgres").parent / "python", Path(__file__).with_name("postgres.py"),
          tmp_path_factory.mktemp("pg")],
@@ -50,7 +50,7 @@ NUMBERS = itertools.count()
 
 @pytest.fixture
 def database(server: str) -> str:
-    """A database of its own for each test."""
+    """A new database for each test."""
     name = f"events{next(NUMBERS)}"
     with psycopg.connect(server, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
@@ -61,7 +61,7 @@ def event(body: bytes, key: bytes | None = None, *, at: int = 0, for_good: bool 
     return Received(at, "segment", "track", "E", body, key, for_good)
 
 
-def test_it_keeps_the_same_promises_as_a_file(database: str) -> None:
+def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
     with pytest.raises(UserError, match="There is no store"):
         open_reader(database)
     store = PostgresStore(database)
@@ -235,7 +235,7 @@ def test_the_tap_reads_it(database: str, tap: Tap) -> None:
     store.close()
 
 
-def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+def test_an_unreachable_database(tmp_path: Path) -> None:
     collector = Collector(tmp_path, database="postgresql://me:s3cret@127.0.0.1:1/none")
     for options in ([], ["--check"], ["--stats"]):
         done = collector.run(*options)

@@ -1,4 +1,4 @@
-"""Only what changed, loaded by real targets: what they hold in the end is the account."""
+"""Only what changed, loaded by real targets: in the end they hold what the account has."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PRESENT = "_sdc_deleted_at is null"
 
 
 def tables(found: Postgres, schema: str, where: str = PRESENT) -> dict[str, list[dict[str, Any]]]:
-    """The rows of all tables but the log of who joined and left."""
+    """The rows of all tables except membership_changes."""
     stored = found.tables(schema, where)
     return {name: stored[name] for name in USUAL_STREAMS}
 
@@ -66,10 +66,10 @@ def test_postgres_after_nights_and_kills(
         account.move_on(10 + day)
         state = into.run(serve(account), state=state, digests=path)
         assert 0 < sent(tap) < 700
-        state = into.run(serve(account), state=state, digests=path)  # it sees all that left
+        state = into.run(serve(account), state=state, digests=path)  # sees every deletion
         check_tables(tables(postgres, schema), account)
     gone = postgres.query(f"select count(*) from {schema}.contacts where not {PRESENT}")
-    assert gone[0]["count"] > 100, "this target marks them, with hard_delete too"
+    assert gone[0]["count"] > 100, "this target only marks deleted rows, even with hard_delete"
     Path(path).write_bytes(b"damaged")
     account.move_on(20)
     state = into.run(serve(account), state=state, digests=path)
@@ -81,15 +81,15 @@ def test_postgres_after_nights_and_kills(
     whole = postgres.pipeline("uninterrupted", hard_delete=True)
     whole.run(serve(account))
     assert shown(tables(postgres, schema)) == shown(tables(postgres, "uninterrupted"))
-    told = postgres.query(f"select change, count(*) from {schema}.membership_changes group by 1")
-    assert {one["change"] for one in told} == {"joined", "left"}
+    changes = postgres.query(f"select change, count(*) from {schema}.membership_changes group by 1")
+    assert {one["change"] for one in changes} == {"joined", "left"}
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("HISTORIES", "2"))))
-def test_five_nights_of_a_living_account(
+def test_five_nights_of_a_changing_account(
     tap: Tap, serve: Serve, postgres: Postgres, seed: int
 ) -> None:
-    """With changes during the passes, kills and doubts; HISTORIES says how many of them."""
+    """With changes during passes, kills and doubts; HISTORIES sets the number of accounts."""
     rng = random.Random(seed)
     account = Account(seed=seed, contacts=rng.choice((150, 300, 450)), lists=4, segments=3)
     account.settle()
@@ -101,7 +101,7 @@ def test_five_nights_of_a_living_account(
         kill_after = rng.randrange(3, 12) if rng.random() < 0.5 else 0
         state = into.run(living, state=state, digests=path, kill_after=kill_after)
         account.settle()
-    for _ in range(3):  # one may resume the last night, one sees all that changed meanwhile
+    for _ in range(3):  # one may finish the last pass, one sees every change
         state = into.run(serve(account), state=state, digests=path)
     assert sent(tap) == 0
     check_tables(tables(postgres, f"history{seed}"), account)
@@ -142,7 +142,7 @@ def test_pipelinewise(
     assert left == 0 if hard_delete else left > 50
 
 
-def test_stitch_finds_every_batch_valid_with_tombstones(tap: Tap, serve: Serve) -> None:
+def test_stitch_accepts_every_batch_with_tombstones(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=450)
     path = str(tap.folder / "digests")
     saved = tap.folder / "batches"

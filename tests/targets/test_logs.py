@@ -1,4 +1,4 @@
-"""Log lines in JSON, read by the parsers of Meltano, which differ from version to version."""
+"""JSON log lines, read by Meltano's parsers, which differ from version to version."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSIONS = sorted(path.name for path in PARSERS.glob("4.*"))
 
 
 def parser(version: str) -> Any:
-    """The parser of one version: its two modules, without all that Meltano itself needs."""
+    """The parser of one version: only its two modules, without Meltano's dependencies."""
     name = f"meltano_{version.replace('.', '_')}"
     package = types.ModuleType(name)
     package.__path__ = [str(PARSERS / version / "meltano/core/logging")]
@@ -53,6 +53,6 @@ def test_every_line_is_read(tap: Tap, serve: Serve, version: str) -> None:
     assert read[-1].extra["report"]["exit_code"] == 1
 
 
-def test_the_parsers_are_those_of_the_makefile() -> None:
+def test_the_parsers_match_the_makefile() -> None:
     text = Path(ROOT / "Makefile").read_text()
     assert f"MELTANOS := {' '.join(VERSIONS)}\n" in text

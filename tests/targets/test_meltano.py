@@ -1,4 +1,4 @@
-"""The tap in a real Meltano project: this repository's own, with programs that are installed already."""
+"""The tap in a real Meltano project: this repository's, with plugins that are already installed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ACCOUNT = Account(contacts=450, segments=3, members=150)
 
 
 class Project:
-    """A copy of the project that asks a sandbox; its hub is nowhere."""
+    """A copy of the project that reads from a sandbox; its hub does not exist."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_a_run_an_interrupted_one_and_a_full_refresh(project: Project, serve: Serve) -> None:
+def test_a_run_an_interrupted_run_and_a_full_refresh(project: Project, serve: Serve) -> None:
     sandbox, broken = serve(ACCOUNT), serve(ACCOUNT, "/contacts@4-:500")
     done = project.run(sandbox)
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_a_run_an_interrupted_one_and_a_full_refresh(project: Project, serve: Se
         for request in sandbox.requests[before:]
         if request.path.startswith("/v1/contacts")
     )
-    assert first != "/v1/contacts", "it went on where it was"
+    assert first != "/v1/contacts", "it resumes"
     assert {row["contact_id"] for row in project.stored()["contacts"]} == set(ACCOUNT.contact_ids)
 
     project.forget()
@@ -141,7 +141,7 @@ def test_config_test_and_select(project: Project, serve: Serve) -> None:
     assert all(set(row) == {"contact_id", "first_name"} for row in stored["contacts"])
 
 
-def test_incremental_by_the_metadata_of_the_project(project: Project, serve: Serve) -> None:
+def test_incremental_replication_set_in_the_project(project: Project, serve: Serve) -> None:
     account = Account(contacts=300, segments=1, odd=False)
     sandbox = serve(account)
     path = project.folder / "meltano.yml"
@@ -170,11 +170,11 @@ def loaded(path: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_both_definitions_say_what_about_says() -> None:
+def test_both_definitions_match_about() -> None:
     facts = json.loads(about("json"))
     project = loaded("meltano.yml")["plugins"]["extractors"][0]
     reference = loaded("docs/meltano/tap-autopilot.yml")
-    # not Meltano's decimal: it cannot write the configuration of one that is set
+    # not "decimal": Meltano cannot write the config if such a setting has a value
     kinds = {"string": "string", "number": "integer", "integer": "integer", "boolean": "boolean"}
     for definition in (project, reference):
         assert definition["capabilities"] == facts["capabilities"]
@@ -193,7 +193,7 @@ def test_both_definitions_say_what_about_says() -> None:
             assert one.get("value") == setting.get("default")
 
 
-HUB: dict[str, Any] = {  # what the hub asks for besides, and Meltano knows nothing of
+HUB: dict[str, Any] = {  # what the hub requires and Meltano does not know
     "domain_url": str,
     "keywords": list,
     "maintenance_status": ("active", "beta", "development", "inactive", "unknown"),
@@ -211,7 +211,7 @@ print(json.dumps([error.message for error in validator.iter_errors(json.load(sys
 
 
 def validated(project: Any) -> Any:
-    """What Meltano's own JSON schema of a project finds wrong with this one."""
+    """The errors that Meltano's own JSON schema finds in a project."""
     done = subprocess.run(
         [ROOT / ".venv-meltano/bin/python", "-c", VALIDATE],
         input=json.dumps(project), capture_output=True, text=True, check=True,

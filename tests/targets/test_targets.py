@@ -1,4 +1,4 @@
-"""Real targets, each in an environment of its own: what they stored against what was served.
+"""Real targets, each in its own environment: what they stored, compared with what was served.
 
 `make test-targets` installs the targets and runs these.
 """
@@ -48,9 +48,9 @@ class Pipeline:
         kill_after: int = 0,
         **config: Any,
     ) -> Any:
-        """Sync from a sandbox into the target; the state that it gives out last.
+        """Sync from a sandbox into the target. Returns the target's last state.
 
-        With `kill_after`, the tap is killed when it has been asked for so many answers.
+        `kill_after` is the number of requests after which the tap is killed.
         """
         arguments = self.tap.arguments(sandbox, catalog=catalog, state=state, config=config)
         asked = len(sandbox.requests)
@@ -90,7 +90,7 @@ def program(target: str, name: str = "") -> Path:
 
 
 def text_of(value: Any) -> Any:
-    """A value as a file of text has it."""
+    """A value as it is written to a text file."""
     return (
         ""
         if value is None
@@ -158,7 +158,7 @@ def test_csv(tap: Tap, serve: Serve) -> None:
             assert instant(row["created_at"].replace(" ", "T")) == instant(wanted["created_at"])
 
 
-def test_stitch_finds_every_batch_valid(tap: Tap, serve: Serve) -> None:
+def test_stitch_accepts_every_batch(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=450)
     saved = tap.folder / "batches"
     Pipeline(tap, [program("stitch"), "--dry-run", "--output-file", saved]).run(serve(account))
@@ -200,7 +200,7 @@ class Postgres:
         return rows
 
     def tables(self, schema: str, where: str = "true") -> dict[str, list[dict[str, Any]]]:
-        """All rows of all tables; a table that never had a row is empty."""
+        """All rows of all tables; a table that never had a row counts as empty."""
         sql = f"select tablename from pg_tables where schemaname = '{schema}'"
         there = {row["tablename"] for row in self.query(sql)}
         return {
@@ -249,7 +249,7 @@ def check_tables(stored: dict[str, list[dict[str, Any]]], account: Account) -> N
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_copy": True, "validate_records": False}])
-def test_postgres_holds_what_was_served_and_what_left_is_gone(
+def test_postgres_holds_what_was_served_and_deletes_what_left(
     serve: Serve, postgres: Postgres, settings: dict[str, Any]
 ) -> None:
     account = Account(contacts=2000, lists=6, segments=5, members=300)
@@ -261,7 +261,7 @@ def test_postgres_holds_what_was_served_and_what_left_is_gone(
     assert sum(row["mailing_country"] is not None for row in first["contacts"]) > 1900
 
     into.run(sandbox)
-    assert shown(postgres.tables("whole")) == shown(first), "nothing changed, so nothing changes"
+    assert shown(postgres.tables("whole")) == shown(first), "nothing changed"
 
     gone = set(account.contact_ids)
     account.move_on(1)
@@ -272,7 +272,7 @@ def test_postgres_holds_what_was_served_and_what_left_is_gone(
 
 
 def shown(stored: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
-    """The rows without what the target notes of its own, in a fixed order."""
+    """The rows without the target's own columns, sorted."""
     return {
         stream: sorted(
             json.dumps({name: value for name, value in row.items() if not name.startswith("_sdc")})
@@ -296,7 +296,7 @@ def test_postgres_marks_what_left(serve: Serve, postgres: Postgres) -> None:
     ) == [{"count": 12}]
 
 
-def test_postgres_after_kills_is_the_same(serve: Serve, postgres: Postgres) -> None:
+def test_postgres_is_the_same_after_kills(serve: Serve, postgres: Postgres) -> None:
     account = Account(contacts=1500, lists=4, segments=4, members=400)
     slow, sandbox = serve(account, latency=0.05), serve(account)
     state: Any = None
