@@ -129,10 +129,10 @@ def test_a_call_is_stored_unchanged_except_for_its_write_key(body: bytes) -> Non
     (event,) = found.events
     said = parsed(body)
     key = said.pop("writeKey", None)
+    # `parsed` turns numbers into text as well
+    is_text = isinstance(json.loads(body, parse_int=float).get("writeKey"), str)
     assert parsed(event.body) == said
-    assert found.write_key == (
-        key if b"writeKey" in body and isinstance(key, str) else found.write_key
-    )
+    assert found.write_key == (key if b"writeKey" in body and is_text else found.write_key)
     if key is None and b"\\u004b" not in body and b"writeKey" not in body:
         assert event.body == body.strip()
 
