@@ -359,9 +359,9 @@ def _lock(path: Path) -> int:
         except OSError as problem:
             raise UserError(f"Cannot open the digests file {path}: {problem.strerror}.") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise UserError(f"The digests file {path} is not a regular file.")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), path.stat()):
                     return descriptor
