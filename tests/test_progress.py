@@ -216,8 +216,8 @@ def test_a_bookmark_made_under_a_later_start_date_is_dropped(
     )  # fmt: skip
     assert progress.pass_of("contacts").since == (day(9) if kept else start_date)
     warning = (
-        "WARNING contacts: start_date is earlier than 2020-01-02T00:00:00+00:00, with which the"
-        " state's updated_at was made; ignoring it."
+        "WARNING contacts: start_date is earlier than 2020-01-02T00:00:00+00:00, or no longer set,"
+        " so the state's updated_at could skip rows; ignoring it."
     )
     assert progress.log == [warning] * (not kept)
 
@@ -724,7 +724,7 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     progress = in_store(collected, incremental=["email_opened"], start_date=start_date)
     assert progress.stored() == {"email_opened": position}
     assert progress.log == [
-        "WARNING email_opened: start_date is earlier than before; reading all of its events."
+        "WARNING email_opened: start_date is earlier, or no longer set; reading all of its events."
     ] * (not position)
     entry = progress.value()["bookmarks"]["email_opened"]
     assert entry.get("collected_from") == (

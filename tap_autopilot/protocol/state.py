@@ -167,8 +167,8 @@ class Progress:
             )  # fmt: skip
         elif made_under and (self._start_date is None or self._start_date < made_under):
             LOG.warning(
-                "%s: start_date is earlier than %s, with which the state's %s was made; ignoring"
-                " it.",
+                "%s: start_date is earlier than %s, or no longer set, so the state's %s could skip"
+                " rows; ignoring it.",
                 stream.name, made_under.isoformat(), key,
             )  # fmt: skip
         else:
@@ -201,7 +201,7 @@ class Progress:
                     goes_on = knows or name not in fresh or self._passes[name].incremental
                     position = seq if goes_on else 0
                     if position and made_under and (not start_date or start_date < made_under):
-                        position, reason = 0, "start_date is earlier than before"
+                        position, reason = 0, "start_date is earlier, or no longer set"
                 case [store_id, int(_)] if store_id == store[0]:
                     reason = "the store has lost events since"
                 case [str(_), int(_)]:
