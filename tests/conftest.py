@@ -52,8 +52,9 @@ for _module in ("tap_autopilot.run.sync", "singer.metrics"):
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
-    """Let programs started by tests receive SIGINT, even if the tests run in the background."""
+    """Let programs started by tests receive signals, even if nohup or a shell ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
