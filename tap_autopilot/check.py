@@ -43,7 +43,7 @@ def check_connection(config: Config) -> str:
     each = max(time.monotonic() - started, 1 / min(PUBLISHED_RATE, config.max_requests_per_second))
     minutes = math.ceil(requests * each / 60)
     return (
-        f"The API key works. The account has {total:,} contacts: {requests:,} requests, which take"
-        f" at most {minutes:,} {'minute' if minutes == 1 else 'minutes'}. Each smart segment takes"
-        " at most as long again."
+        f"The API key works. The account has {total:,} contacts. Reading them takes {requests:,}"
+        f" requests and at most {minutes:,} {'minute' if minutes == 1 else 'minutes'}. Each smart"
+        " segment takes at most that long again."
     )

@@ -223,7 +223,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
         raise UserError("--select and --catalog cannot be combined.")
     for path in filter(None, (*args.config, args.catalog, args.state)):
         if config.digests and Path(path).resolve() == Path(config.digests).resolve():
-            raise UserError(f"digests must name its own file, not {path}.")
+            raise UserError(f"digests and {path} must be different files.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")

@@ -80,7 +80,7 @@ def _start_date(value: Any) -> datetime:
     except (ValueError, OverflowError):
         raise ValueError("must be a date such as 2024-01-31 or 2024-01-31T00:00:00Z") from None
     if found > datetime.now(timezone.utc):
-        LOG.warning("start_date is in the future: it skips all contacts and email events.")
+        LOG.warning("start_date is in the future, so all contacts and email events are skipped.")
     return found
 
 
@@ -145,7 +145,7 @@ class Config(Settings):
     check_totals: bool = setting(
         "boolean",
         boolean,
-        "Compare what was read with the totals that the API reports; turn off for accounts whose"
+        "Compare what was read with the totals that the API reports; turn this off for accounts whose"
         " totals are inexact.",
         default=True,
     )
@@ -170,6 +170,6 @@ class Config(Settings):
     log_format: str | None = setting(
         "string",
         OneOf(("text", "json")),
-        "Log format: `text` or `json`; default `text`, or what Meltano asks for.",
+        "Log format: `text` or `json`; default `text`, or the format that Meltano requests.",
         default=None,
     )

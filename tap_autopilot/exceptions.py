@@ -2,12 +2,12 @@
 
 TapError
 ├── UserError        the user must fix something: exit 2
-├── RunError         the run failed, a later one may succeed: exit 1
+├── RunError         the run failed; a later run may succeed: exit 1
 │   ├── Refused      the API refused one request, and a retry would not help
 │   └── Unreachable  the API does not respond at all
 └── Stopped          a signal asked the run to end: exit 128 + signal
 
-Retryable            one try of a request failed, a retry may succeed; never leaves the client
+Retryable            one attempt at a request failed; a retry may succeed; never leaves the client
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Stopped(TapError):
 
 
 class Retryable(Exception):
-    """A try failed, but a retry may succeed.
+    """An attempt failed, but a retry may succeed.
 
     `wait` is how many seconds the server asked for; `throttled` is whether the status was 429.
     """

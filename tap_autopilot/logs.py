@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-SHORTEST_SECRET = 4  # characters; anything shorter occurs in too many words
+MIN_SECRET = 4  # characters; anything shorter occurs in too many words
 HIDDEN = "(API key)"
 STDERR = 2
 PATIENCE = 1.0  # seconds to wait for a stalled reader of stderr
-MOST_ALIKE = 20  # warnings or errors that differ only in names and numbers
+MAX_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all loggers that may see the key
 METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
@@ -110,7 +110,7 @@ class Stderr:
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to stderr.
 
-    Of similar warnings and errors, it writes the first MOST_ALIKE and counts the rest. It writes
+    Of similar warnings and errors, it writes the first MAX_ALIKE and counts the rest. It writes
     nothing after a CRITICAL line, even for threads that are still running.
     """
 
@@ -135,20 +135,20 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
     def _suppresses(self, record: logging.LogRecord) -> bool:
-        """Count a record; returns whether there were enough like it."""
+        """Count a record; returns whether to suppress it."""
         if record.levelno not in (logging.WARNING, logging.ERROR):
             return False
         kind = _template(record)
         self._first.setdefault(kind, record)
         self._alike[kind] = self._alike.get(kind, 0) + 1
-        return self._alike[kind] > MOST_ALIKE
+        return self._alike[kind] > MAX_ALIKE
 
     def sum_up(self) -> None:
         """Write how many records were suppressed."""
         for kind, count in list(self._alike.items()):
-            if count > MOST_ALIKE:
+            if count > MAX_ALIKE:
                 record = copy.copy(self._first[kind])
-                text = f"… and {count - MOST_ALIKE:,} more like: {record.getMessage()}"
+                text = f"… and {count - MAX_ALIKE:,} more like: {record.getMessage()}"
                 record.msg, record.args = text, ()
                 self._write(record)
         self._alike.clear()
@@ -162,7 +162,7 @@ def _template(record: logging.LogRecord) -> str:
 
 def redactor(*secrets: str) -> Callable[[str], str]:
     """A function that removes secrets from a text, in all their usual encodings."""
-    found = [form for one in secrets if len(one) >= SHORTEST_SECRET for form in _forms(one)]
+    found = [form for one in secrets if len(one) >= MIN_SECRET for form in _forms(one)]
     if not found:
         return str
     forms = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
@@ -186,7 +186,7 @@ def _forms(secret: str) -> list[str]:
             text = encode(b"\0" * shift + raw).decode().rstrip("=")
             first, last = (0, 2, 3)[shift], (len(raw) + shift) % 3
             forms.add(text[first : len(text) - (1 if last else 0)])
-    return sorted((form for form in forms if len(form) >= SHORTEST_SECRET), key=len, reverse=True)
+    return sorted((form for form in forms if len(form) >= MIN_SECRET), key=len, reverse=True)
 
 
 def set_up(

@@ -31,7 +31,7 @@ S = TypeVar("S", bound="Settings")
 def text(value: Any) -> str:
     """A string that is not blank."""
     if not isinstance(value, str) or not value.strip():
-        raise ValueError("must be a string")
+        raise ValueError("must be a non-blank string")
     return value.strip()
 
 

@@ -23,7 +23,7 @@ from tests.invariants import Run, check_messages
 from tests.witness import check_bookmarks, check_complete, check_served
 
 KEY = "s3cr3t+key/of=the~account!"
-MOST_REQUESTS = 2000
+MAX_REQUESTS = 2000
 
 
 class Killed(BaseException):
@@ -39,7 +39,7 @@ class Direct(Client):
 
     def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
-        assert number < MOST_REQUESTS, "it never ends"
+        assert number < MAX_REQUESTS, "it never ends"
         answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
         if number in self._failing:
             if answer.served is not None:

@@ -140,9 +140,9 @@ MUTANTS = (
     Mutant(
         "a refused bookmark counts as the end",
         "sources/listings.py",
-        "            elif bookmark == stale or not before or retraced == MOST_RETRACED:\n",
+        "            elif bookmark == stale or not before or retraced == MAX_RETRACED:\n",
         "            elif not found.end and bookmark:\n                return\n"
-        "            elif bookmark == stale or not before or retraced == MOST_RETRACED:\n",
+        "            elif bookmark == stale or not before or retraced == MAX_RETRACED:\n",
         "test_state.py -k stale",
     ),
     Mutant(

@@ -15,7 +15,9 @@ KEY = "s3cr3t+key/of=the~account!"
 
 
 class Scripted(Sandbox):
-    """Responses by path below /v1, percent-decoded. A list is used up one by one; its last stays.
+    """Responses by path below /v1, percent-decoded.
+
+    A list is consumed one response at a time; its last response repeats.
 
     A response is JSON, or bytes for a raw body, or (status, either), or (status, either, headers),
     or a function from the path to any of these. Any other path is an empty listing.
@@ -58,6 +60,9 @@ def page(*ids: Any, bookmark: Any = ..., total: Any = ...) -> dict[str, Any]:
 
 
 def paths(run: Run, start: str) -> list[str]:
-    """The paths below /v1 that a run requested and that start so, except for custom fields."""
+    """The paths below /v1 that a run requested and that begin with `start`.
+
+    Custom fields are left out.
+    """
     asked = [request.path.removeprefix("/v1") for request in run.requests]
     return [path for path in asked if path.startswith(start) and path != DEFINITIONS]

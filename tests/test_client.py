@@ -164,7 +164,7 @@ def test_a_response_that_is_too_large_is_not_retried(
     mock: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch, packed: bool, status: int
 ) -> None:
     for module in (client_module, connection):
-        monkeypatch.setattr(module, "LARGEST_BODY", 5000)
+        monkeypatch.setattr(module, "MAX_BODY", 5000)
     monkeypatch.setattr(connection, "PIECE", 1000)
     body = b" " * 100_000
     headers = {"Content-Encoding": "gzip"} if packed else {}

@@ -358,7 +358,7 @@ def test_a_message_is_described_by_all_its_pushes(tap: Tap, store: PushedStore) 
 
 
 @pytest.mark.parametrize("ids", ["equal", "their endings equal", "unrelated"])
-def test_pushed_and_polled_events_together_are_the_truth(
+def test_pushed_and_polled_events_together_match_the_account(
     tap: Tap, serve: Serve, store: PushedStore, ids: str
 ) -> None:
     other_keys = ids == "unrelated"

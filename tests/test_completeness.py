@@ -95,7 +95,7 @@ def test_a_page_without_a_total_leaves_the_totals_alone() -> None:
         ([989, 1000], False),
     ],
 )
-def test_a_total_that_falls_by_much_has_collapsed(totals: list[int], collapsed: bool) -> None:
+def test_a_large_drop_in_the_total_is_a_collapse(totals: list[int], collapsed: bool) -> None:
     assert census(*totals).collapsed is collapsed
 
 
@@ -196,7 +196,7 @@ def test_a_resumed_reading_knows_ids_by_their_order(
     assert distinct.highest == highest
 
 
-def test_a_resumed_reading_of_another_order_knows_none_of_the_ids_before() -> None:
+def test_a_resumed_unordered_reading_has_forgotten_earlier_ids() -> None:
     distinct = Distinct(Census(highest=None), exact=False)
     assert [distinct.count_new(list(page)) for page in ("ba", "acb")] == [2, 1]
     assert distinct.highest is None

@@ -321,7 +321,9 @@ def test_an_api_without_definitions_fails_and_deletes_nothing(
     assert not run.rows("custom_fields")
     assert not run.of("ACTIVATE_VERSION")
     (warning,) = [line for line in run.log if line.startswith("WARNING")]
-    assert warning.startswith("WARNING custom_fields: this account's API has no custom fields")
+    assert warning.startswith(
+        "WARNING custom_fields: the API does not offer this account's custom fields"
+    )
     assert "deleted rows are kept this time" in warning
     assert len(run.requests) == 1
 

@@ -175,7 +175,7 @@ def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
     first = fill(path, 1500)
     of_first = path.read_bytes()
     assert doubt(path, first) is None
-    assert "does not say" in str(doubt(path, None))
+    assert "does not record" in str(doubt(path, None))
     assert "another account" in str(doubt(path, first, "somebody else"))
     wrong: list[Any] = [
         7,
@@ -188,14 +188,14 @@ def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
     ]
     for position in wrong:
         assert doubt(path, position)
-    assert "not the one" in str(doubt(path, [first[0] - 1, first[1]]))
+    assert "not the file that" in str(doubt(path, [first[0] - 1, first[1]]))
     second = fill(path, 1500, state=first)
     assert doubt(path, second) is None
     assert doubt(path, first) is None, "the state before the last run is good too"
     third = fill(path, 1500, state=second)
-    assert "not the one" in str(doubt(path, first)), "an older state"
+    assert "not the file that" in str(doubt(path, first)), "an older state"
     path.write_bytes(of_first)
-    assert "not the one" in str(doubt(path, third)), "an older file"
+    assert "not the file that" in str(doubt(path, third)), "an older file"
 
 
 def test_every_byte_counts(path: Path) -> None:
@@ -310,4 +310,4 @@ def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     assert digests.doubt
     digests.begin({"one": Start(SHAPE, 2, False, 1)})
     digests.close()
-    assert "not the one" in str(doubt(path, position))
+    assert "not the file that" in str(doubt(path, position))

@@ -1,4 +1,4 @@
-"""The docs are true: what they quote is what the tap says."""
+"""The docs are accurate: the messages they quote are the tap's own."""
 
 from __future__ import annotations
 

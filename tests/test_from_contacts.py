@@ -237,7 +237,7 @@ def test_a_shortage_of_contacts_puts_all_tables_made_from_them_in_doubt(tap: Tap
         run = tap.sync(sandbox)
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
     assert activated == {"custom_fields"}
-    assert "read only 1 of the 5 contacts that the API reported, twice" in run.last_words
+    assert "got only 1 of the 5 contacts that the API reported, twice" in run.last_words
 
 
 def test_a_deselected_column_is_gone_from_rows_and_schema(tap: Tap, catalog: Any) -> None:

@@ -1,4 +1,4 @@
-"""The rooms: which may import which, and what may be at module level."""
+"""The packages: which of them may import which others, and what is allowed at module level."""
 
 from __future__ import annotations
 

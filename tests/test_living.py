@@ -120,7 +120,7 @@ def test_a_matching_count_does_not_make_an_empty_page_the_end(tap: Tap) -> None:
     assert activated(run)
 
 
-def test_nor_does_it_among_the_members_of_a_segment(tap: Tap) -> None:
+def test_a_matching_count_does_not_make_an_empty_page_of_members_the_end(tap: Tap) -> None:
     path = "/smart_segments/s/contacts"
     script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]}, path=path)
     script.answers["/smart_segments"] = {"segments": [{"segment_id": "s"}]}
@@ -197,9 +197,9 @@ def test_an_empty_account_empties_no_table(tap: Tap) -> None:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (page("a", total=1000), "read only 1 of the 1,000 contacts that the API reported, twice"),
-        (page("a", "b", total=5), "read only 2 of the 5 contacts"),
-        (page(total=5), "read only 0 of the 5 contacts"),
+        (page("a", total=1000), "got only 1 of the 1,000 contacts that the API reported, twice"),
+        (page("a", "b", total=5), "got only 2 of the 5 contacts"),
+        (page(total=5), "got only 0 of the 5 contacts"),
     ],
 )
 def test_a_large_shortage_fails_the_run(tap: Tap, answer: Any, text: str) -> None:
@@ -281,7 +281,7 @@ def test_the_run_fails_if_every_segment_is_gone(tap: Tap) -> None:
         again = tap.sync(sandbox, state=run.state)
     for one in (run, again):
         assert one.code == 1
-        assert "every one of 3 segments returned 404" in one.last_words
+        assert "all 3 segments returned 404" in one.last_words
         assert not activated(one, "smart_segments_contacts")
 
 

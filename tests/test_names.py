@@ -13,7 +13,7 @@ from tap_autopilot.rows.names import Names, compile_pick
 def test_names_without_a_column_are_remembered_up_to_a_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MOST_NAMES", 3)
+    monkeypatch.setattr(module, "MAX_NAMES", 3)
     names = Names({"first_name": str, "email": str}, ["phone"])
     assert [names[name] for name in ("FirstName", "EMAIL")] == [("first_name", str), ("email", str)]
     for number in range(5):
@@ -84,7 +84,7 @@ def test_names_are_looked_up_once_up_to_a_limit(monkeypatch: pytest.MonkeyPatch)
         looked_up.append(name)
         return name.lower()
 
-    monkeypatch.setattr(module, "MOST_NAMES", 3)
+    monkeypatch.setattr(module, "MAX_NAMES", 3)
     monkeypatch.setattr(module, "plain", plain)
     pick = compile_pick(["lists"])
     looked_up.clear()

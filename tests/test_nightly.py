@@ -1,4 +1,4 @@
-"""docs/nightly.sh, the script for cron, with a small target and nights of all kinds."""
+"""docs/nightly.sh, the script for cron, with a small target: successful, failed and interrupted runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the reading of each source stands, into the state and back."""
+"""Saving each source's position in the state, and restoring it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]
 
 
 def again(value: Any) -> Any:
-    """A value after its way through a state file."""
+    """A value after a round trip through a state file."""
     return json.loads(json.dumps(value))
 
 
 def counts(name: str, value: Any) -> list[Any]:
-    """The counts of a census with one of another value."""
+    """The counts of a census, with one of them replaced."""
     names = [field.name for field in dataclasses.fields(Census)]
     return [value if one == name else old for one, old in zip(names, COUNTS, strict=True)]
 
@@ -53,7 +53,7 @@ def test_a_listing_at_its_start() -> None:
     assert fresh.is_begun
 
 
-def test_a_listing_without_anything_is_in_doubt() -> None:
+def test_an_empty_listing_is_in_doubt() -> None:
     nothing = OneListing(LISTS)
     assert nothing.doubts() == {Doubt.EMPTY: "the API listed no lists at all"}
     nothing.advance(LISTS, None, read=1)
@@ -111,7 +111,7 @@ def test_a_position_in_a_state(value: Any) -> None:
         ["", COUNTS], ["\ud800", COUNTS], [["x"], COUNTS], *(["x", one] for one in BAD_COUNTS),
     ],
 )  # fmt: skip
-def test_no_position_in_a_state(value: Any) -> None:
+def test_invalid_positions_are_not_resumed(value: Any) -> None:
     listing = OneListing(CONTACTS)
     assert listing.resume(value) is False
     assert (listing.position, listing.read) == (Position(), 0)
@@ -130,7 +130,7 @@ def test_no_position_in_a_state(value: Any) -> None:
         ["s", 0, 0, [["\ud800", "x", COUNTS, 0]]], ["s", 0, 0, [[5, "x", COUNTS, 0]]],
     ],
 )  # fmt: skip
-def test_no_members_in_a_state(value: Any) -> None:
+def test_invalid_member_positions_are_not_resumed(value: Any) -> None:
     members = EachSegment()
     assert members.resume(value) is False
     assert not members.is_begun
@@ -227,8 +227,8 @@ def test_segments_that_are_gone_are_done() -> None:
         ("a b c", 1, 2, {}),
         ("a b", 1, 1, {}),
         ("a", 1, 0, {}),
-        ("a b", 0, 2, {Doubt.ALL_GONE: "every one of 2 segments returned 404"}),
-        ("a b", 5, 3, {Doubt.ALL_GONE: "every one of 2 segments returned 404"}),
+        ("a b", 0, 2, {Doubt.ALL_GONE: "all 2 segments returned 404"}),
+        ("a b", 5, 3, {Doubt.ALL_GONE: "all 2 segments returned 404"}),
         ("a", 0, 1, {Doubt.EMPTY: "the API listed no members of 1 segments at all"}),
         ("a b c", 0, 2, {Doubt.EMPTY: "the API listed no members of 3 segments at all"}),
         ("", 0, 0, {Doubt.EMPTY: "the API listed no smart segments at all"}),

@@ -183,7 +183,7 @@ def test_streams_that_are_not_selected_keep_their_entries() -> None:
 
 
 @pytest.mark.parametrize("bookmark", ["soon", 5, None, "2999-01-01T00:00:00Z"])
-def test_a_bookmark_that_is_no_time_in_the_past_is_dropped(bookmark: Any) -> None:
+def test_a_bookmark_that_is_not_a_past_time_is_dropped(bookmark: Any) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
     progress = begin("contacts", state=state, incremental=["contacts"])
     assert progress.pass_of("contacts").since is None
@@ -469,13 +469,11 @@ def test_the_members_of_each_segment() -> None:
     assert progress.value()["walks"] == walks()
 
 
-def test_members_of_which_all_segments_are_gone_start_over() -> None:
+def test_members_start_over_if_all_segments_are_gone() -> None:
     progress = begin(MEMBERS)
     progress.found("ab")
     progress.gone(members_of("a"))
-    with pytest.raises(
-        RunError, match=r"^smart_segments_contacts: every one of 2 segments returned 404\.$"
-    ):
+    with pytest.raises(RunError, match=r"^smart_segments_contacts: all 2 segments returned 404\.$"):
         progress.gone(members_of("b"))
     assert progress.incomplete() == {MEMBERS}
     assert progress.value()["walks"] == walks(**{MEMBERS: ["", 0, 0, []]})
@@ -588,7 +586,7 @@ def test_the_bookmark_moves_to_the_newest_change() -> None:
     assert moved(day(5), doubts=[Doubt.SKIPPED])["updated_at"] == "2020-01-05T00:00:00Z"
 
 
-def test_the_bookmark_keeps_a_minute_to_the_start_of_the_pass() -> None:
+def test_the_bookmark_stays_a_minute_before_the_start_of_the_pass() -> None:
     assert moved(day(9))["updated_at"] == "2020-01-08T23:59:00Z"
 
 
@@ -597,7 +595,7 @@ def test_the_bookmark_never_moves_back() -> None:
 
 
 @pytest.mark.parametrize("doubts", [[Doubt.SHORT], [Doubt.SKIPPED, Doubt.UNCOUNTED]])
-def test_the_bookmark_stays_in_doubt(doubts: list[Doubt]) -> None:
+def test_the_bookmark_does_not_move_if_there_is_doubt(doubts: list[Doubt]) -> None:
     assert moved(day(5), doubts=doubts) == {"progress": None}
     assert moved(day(5), before=day(4), doubts=doubts)["updated_at"].startswith("2020-01-04")
 
@@ -641,7 +639,7 @@ def test_what_is_not_complete_stays_as_it_is() -> None:
     assert progress.incomplete() == {"contacts"}
 
 
-def test_more_may_stand_beside_the_bookmarks() -> None:
+def test_a_state_may_have_other_entries_besides_bookmarks() -> None:
     progress = begin("lists")
     progress.more_entries["digests"] = [5, "x"]
     assert progress.value()["digests"] == [5, "x"]
@@ -676,14 +674,14 @@ def in_store(collected: Any, *names: str, **more: Any) -> Begun:
         (7, 0, "the state's position in the store is not valid"),
     ],
 )
-def test_an_incremental_pass_reads_on_in_its_store(
+def test_an_incremental_pass_continues_reading_the_store(
     collected: Any, position: int, reason: str | None
 ) -> None:
     names = ("email_opened", "contact_events")
     progress = in_store(collected, *names, incremental=names)
     assert progress.stored() == dict.fromkeys(names, position)
     assert progress.log == [
-        f"WARNING email_opened, contact_events: {reason}; reading all of its events."
+        f"WARNING email_opened, contact_events: {reason}; reading all events in the store."
     ] * (reason is not None)
     entry = progress.value()["bookmarks"]["contact_events"]
     assert entry == {"progress": ["reading", {}], "collected": ["store", position]}
@@ -724,7 +722,7 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     progress = in_store(collected, incremental=["email_opened"], start_date=start_date)
     assert progress.stored() == {"email_opened": position}
     assert progress.log == [
-        "WARNING email_opened: start_date is earlier, or no longer set; reading all of its events."
+        "WARNING email_opened: start_date is earlier, or no longer set; reading all events in the store."
     ] * (not position)
     entry = progress.value()["bookmarks"]["email_opened"]
     assert entry.get("collected_from") == (
@@ -732,7 +730,7 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     )
 
 
-def test_a_start_date_leaves_out_no_hook() -> None:
+def test_start_date_does_not_skip_hook_events() -> None:
     progress = in_store(["store", 7], "contact_events", incremental=["contact_events"],
                         start_date=day(1))  # fmt: skip
     assert "collected_from" not in progress.value()["bookmarks"]["contact_events"]
@@ -813,7 +811,7 @@ def test_a_new_pass_has_the_version_of_its_digests() -> None:
         ({}, (), False),
     ],
 )
-def test_a_pass_goes_on_if_its_digests_know_what_it_sent(
+def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
     versions: dict[str, int], reshaped: Collection[str], goes_on: bool
 ) -> None:
     remembered = Remembered(versions, reshaped)
@@ -823,7 +821,7 @@ def test_a_pass_goes_on_if_its_digests_know_what_it_sent(
 
 
 @pytest.mark.parametrize("reshaped", [(), ("email_opened",)])
-def test_a_full_pass_reads_on_in_the_store_if_its_digests_know_what_it_sent(
+def test_a_full_pass_with_digests_continues_reading_the_store(
     reshaped: Collection[str],
 ) -> None:
     progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped))

@@ -285,14 +285,16 @@ def test_a_proxy_that_refuses_to_connect(
     with Proxy(refuse=b"HTTP/1.1 %d Not so\r\n\r\n" % status) as proxy:
         run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
     assert run.code == (2 if status == 403 else 1)
-    assert f"proxy {proxy.address} answered CONNECT with status {status} Not so" in run.last_words
+    assert (
+        f"proxy {proxy.address} responded to CONNECT with status {status} Not so" in run.last_words
+    )
 
 
 def test_a_socks_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
     with Socks(refuse=b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00") as proxy:
         run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
     assert run.code == 1
-    assert f"proxy {proxy.address} answered: 0x04: Host unreachable" in run.last_words
+    assert f"proxy {proxy.address} responded: 0x04: Host unreachable" in run.last_words
 
 
 def test_a_dead_proxy_is_named(

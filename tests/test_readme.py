@@ -70,7 +70,7 @@ for line in sys.stdin:
 """
 
 
-def test_the_example_that_keeps_the_state_works_from_the_first_run_on(tmp_path: Path) -> None:
+def test_the_state_example_works_from_the_first_run(tmp_path: Path) -> None:
     block = next(one for one in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "touch" in one)
     found = []
     for prints in (True, True, False, True):  # the third target fails before it prints a state

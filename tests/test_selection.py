@@ -250,7 +250,7 @@ def test_a_choice_is_true_or_false(value: Any) -> None:
 def test_a_catalog_of_other_streams_only_names_ours() -> None:
     with pytest.raises(UserError) as error:
         selected("deals")
-    assert str(error.value) == f"The catalog contains none of the streams: {', '.join(ALL)}."
+    assert str(error.value) == f"The catalog contains none of this tap's streams: {', '.join(ALL)}."
 
 
 def test_a_stream_without_its_setting_must_be_deselected() -> None:

@@ -17,7 +17,7 @@ from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.names import plain
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.values import MOST_NESTED, as_key, converter, shallow
+from tap_autopilot.rows.values import MAX_NESTED, as_key, converter, shallow
 from tap_autopilot.sources.listings import keys_of
 from tap_autopilot.streams.contacts import MAPS
 from tests.inline import logged
@@ -153,13 +153,13 @@ def test_a_value_that_does_not_fit_is_kept_unchanged(name: str, value: Any) -> N
 
 @pytest.mark.parametrize("name", ["created_at", "unsubscribed", "lists", "employeesRange"])
 @pytest.mark.parametrize("none", ["", None])
-def test_no_value_in_any_form_is_null(name: str, none: Any) -> None:
+def test_every_form_of_an_empty_value_becomes_null(name: str, none: Any) -> None:
     tally = Tally("contacts")
     assert shaped({name: none}, tally=tally) == {}
     assert not tally.unfit
 
 
-def test_none_within_a_value_is_null() -> None:
+def test_empty_values_inside_a_value_become_null() -> None:
     row = shaped({"employeesRange": {"min": "", "max": None}, "anywhere_utm": {"//site": None}})
     assert row == {
         "employees_range": {"min": None, "max": None},
@@ -320,12 +320,12 @@ def test_only_what_is_nested_too_deeply_becomes_text() -> None:
     def depth(value: Any) -> int:
         return 1 + depth(value[0] if value else None) if isinstance(value, list) else 0
 
-    for levels in (*range(1, MOST_NESTED + 310), 1000):
+    for levels in (*range(1, MAX_NESTED + 310), 1000):
         for innermost in ((), (7,)):
-            assert depth(shallow(nested(levels, innermost))) == min(levels, MOST_NESTED)
-    value = nested(MOST_NESTED - 1)
-    wide = [value, nested(MOST_NESTED), {"a": nested(MOST_NESTED - 1)}, 5]
-    assert [depth(one) for one in shallow(wide)] == [MOST_NESTED - 1, MOST_NESTED - 1, 0, 0]
+            assert depth(shallow(nested(levels, innermost))) == min(levels, MAX_NESTED)
+    value = nested(MAX_NESTED - 1)
+    wide = [value, nested(MAX_NESTED), {"a": nested(MAX_NESTED - 1)}, 5]
+    assert [depth(one) for one in shallow(wide)] == [MAX_NESTED - 1, MAX_NESTED - 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_a_value_nested_too_deeply_is_kept_as_text(levels: int) -> None:
     assert json.dumps(shaped({"odd": deep}))
 
 
-def test_a_deselected_part_does_not_take_the_rest_of_an_odd_value_along() -> None:
+def test_deselecting_a_part_keeps_the_rest_of_an_odd_value() -> None:
     schema = json.loads(json.dumps(SCHEMA))
     del schema["properties"]["employees_range"]["properties"]["max"]
     del schema["properties"]["custom_fields"]["items"]["properties"]["value"]
@@ -380,7 +380,7 @@ def test_a_deselected_part_does_not_take_the_rest_of_an_odd_value_along() -> Non
     }
 
 
-def test_two_spellings_within_a_value_keep_the_whole_of_it() -> None:
+def test_a_value_with_two_spellings_of_a_name_is_kept_whole() -> None:
     shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
     both = {"min": 1, "Min": 2}
     for value, kept in (({"Min": 2}, False), (both, True), ({"min": 1}, False), ({}, False)):

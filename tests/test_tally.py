@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tap_autopilot.rows.tally import MOST_NAMES, Tally
+from tap_autopilot.rows.tally import MAX_NAMES, Tally
 
 
 def test_everything_is_counted_and_each_kind_is_logged_once(
@@ -39,10 +39,10 @@ def test_unknown_fields_beyond_a_limit_are_counted_together(
 ) -> None:
     tally = Tally("contacts")
     with caplog.at_level("INFO", "tap_autopilot"):
-        for number in [*range(MOST_NAMES + 3), 0]:
+        for number in [*range(MAX_NAMES + 3), 0]:
             tally.count_unknown(f"field{number}")
-    assert len(caplog.records) == MOST_NAMES
-    assert len(tally.unknown) == MOST_NAMES + 1
+    assert len(caplog.records) == MAX_NAMES
+    assert len(tally.unknown) == MAX_NAMES + 1
     assert (tally.unknown["(others)"], tally.unknown["field0"]) == (3, 2)
 
 

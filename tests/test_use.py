@@ -133,8 +133,8 @@ def test_a_good_key_is_confirmed_with_one_request(tap: Tap, serve: Serve) -> Non
     run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
     assert run.code == 0
     assert run.stdout.decode() == (
-        "The API key works. The account has 12,345 contacts: 124 requests, which take at most 1"
-        " minute. Each smart segment takes at most as long again.\n"
+        "The API key works. The account has 12,345 contacts. Reading them takes 124"
+        " requests and at most 1 minute. Each smart segment takes at most that long again.\n"
     )
     assert len(sandbox.requests) == 1
 
@@ -263,7 +263,7 @@ def test_a_whole_state_message_is_accepted_as_a_state(tap: Tap, serve: Serve) ->
 def test_a_catalog_without_known_streams_is_an_error(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(), catalog={"streams": [{"tap_stream_id": "contact"}]})
     assert run.code == 2
-    assert "none of the streams" in run.last_words
+    assert "none of this tap's streams" in run.last_words
 
 
 def test_a_deselected_column_that_does_not_exist_causes_a_warning(

@@ -32,7 +32,7 @@ ARRIVED, SENT = (datetime(2024, 2, 29, 12, minute, tzinfo=timezone.utc) for minu
 MEMBERS = members_of("s")
 
 
-MOST_RETRACED = 10  # pages in a row
+MAX_RETRACED = 10  # pages in a row
 
 
 class Script(Client):
@@ -66,7 +66,7 @@ class Script(Client):
 
 
 class Walked:
-    """What came of a walk: its pages, its error if any, and what was asked and logged."""
+    """The result of a walk: its pages, its error if any, the bookmarks it requested, and its log."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ def test_a_walk_page_by_page() -> None:
     assert walked.log == []
 
 
-def test_a_resumed_walk_counts_on() -> None:
+def test_a_resumed_walk_continues_its_counts() -> None:
     census = Census(read=2, page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": page("c", total=3)}, start=Position("x", census))
     assert walked.ended == (["c"], Doubt.NONE)
@@ -259,7 +259,7 @@ def test_a_listing_that_is_twice_very_short_is_an_error(walk: Walk, what: str) -
     assert walked.asked == ["", ""]
     assert walked.pages[-1].after == Position(), "the next run starts over"
     assert str(walked.error) == (
-        f"GET {walk.path}: read only 1 of the 1,234 {what} that the API reported, twice. Run again"
+        f"GET {walk.path}: got only 1 of the 1,234 {what} that the API reported, twice. Run again"
         " later; if the API's totals are wrong, set check_totals to false."
     )
 
@@ -316,7 +316,7 @@ def test_a_bookmark_or_an_id_is_one_segment_of_the_path(text: str, encoded: str)
         ("\ud800", "is not valid Unicode"),
     ],
 )
-def test_a_bookmark_that_is_none_is_an_error(bookmark: Any, problem: str) -> None:
+def test_an_invalid_bookmark_is_an_error(bookmark: Any, problem: str) -> None:
     walked = Walked({"": page("a", bookmark=bookmark)})
     assert str(walked.error) == f"GET /contacts: a bookmark {problem}."
 
@@ -381,7 +381,7 @@ def test_the_second_reading_stays_the_second_after_a_stale_bookmark() -> None:
     assert walked.asked == ["", "x", "", "x", ""]
 
 
-def test_after_a_stale_bookmark_it_goes_on_as_ever() -> None:
+def test_a_walk_continues_normally_after_a_stale_bookmark() -> None:
     """Also with the stale bookmarks of later pages."""
     walked = Walked(
         {
@@ -409,21 +409,21 @@ def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
     with pytest.raises(RunError, match="3 times"):
         list(pages(CONTACTS, Position(), client, check_totals=True))
     asked = [bookmark[:1] for bookmark in client.asked]
-    assert asked == ["", "x", *["", "x"] * MOST_RETRACED] * 3
+    assert asked == ["", "x", *["", "x"] * MAX_RETRACED] * 3
 
 
-def test_a_good_page_ends_a_row_of_stale_bookmarks() -> None:
+def test_a_good_page_resets_the_count_of_stale_bookmarks() -> None:
     answers: dict[str, Any] = {"": page("a", bookmark="x0")}
-    for number in range(2 * MOST_RETRACED):
+    for number in range(2 * MAX_RETRACED):
         answers[f"x{number}"] = [
             page(f"b{number:02}", bookmark=f"y{number}"),
             page(f"b{number:02}", bookmark=f"x{number + 1}"),
         ]
         answers[f"y{number}"] = 404
-    answers[f"x{2 * MOST_RETRACED}"] = page("c")
+    answers[f"x{2 * MAX_RETRACED}"] = page("c")
     walked = Walked(answers)
     assert walked.error is None
-    assert len(walked.ids) == 2 * MOST_RETRACED + 2
+    assert len(walked.ids) == 2 * MAX_RETRACED + 2
 
 
 @pytest.mark.parametrize("again", [404, page()])
@@ -456,7 +456,7 @@ def test_documents_already_read_are_the_end_if_they_come_twice() -> None:
     assert walked.asked == ["", "x", "", "x"]
 
 
-def test_what_a_bookmark_was_said_to_lead_to() -> None:
+def test_the_warning_says_what_the_bookmark_led_to() -> None:
     first = page("a", "b", bookmark="x", total=9)
     for last, text in (
         (page("b", "a", bookmark="x"), "the bookmark leads to documents already read"),
@@ -497,7 +497,7 @@ def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "x"])
-def test_an_error_that_is_no_bookmarks_fault_ends_the_walk(after: str) -> None:
+def test_an_error_unrelated_to_the_bookmark_ends_the_walk(after: str) -> None:
     error = RunError("GET /contacts: status 500.")
     walked = Walked({"": page("a", bookmark="x"), after: error})
     assert walked.error is error
@@ -521,7 +521,7 @@ def test_an_optional_listing_may_be_missing(status: int) -> None:
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_any_other_listing_may_not(status: int) -> None:
+def test_a_required_listing_must_not_be_missing(status: int) -> None:
     walked = Walked({"": status})
     assert isinstance(walked.error, Refused)
     assert str(walked.error) == f"GET /contacts: status {status}."
@@ -548,7 +548,9 @@ def test_a_segment_that_is_deleted_while_it_is_read_is_not_gone(status: int, tex
 
 
 @pytest.mark.parametrize(("total", "size", "most"), [(9, 1, 20), (3, 2, 10)])
-def test_twice_a_listing_and_a_page_is_a_loop(total: int, size: int, most: int) -> None:
+def test_reading_more_than_twice_the_total_plus_a_page_is_a_loop(
+    total: int, size: int, most: int
+) -> None:
     answers = {}
     for number in range(99):
         ids = [f"{number:03}{one}" for one in range(size)]
@@ -577,7 +579,7 @@ def test_the_largest_total_bounds_a_listing() -> None:
 
 @pytest.mark.parametrize(("most", "fails"), [(3, True), (4, False)])
 def test_pages_with_nothing_new(monkeypatch: pytest.MonkeyPatch, most: int, fails: bool) -> None:
-    monkeypatch.setattr(listings, "MOST_IDLE_PAGES", most)
+    monkeypatch.setattr(listings, "MAX_IDLE_PAGES", most)
     answers = {str(number): page(bookmark=str(number + 1)) for number in range(1, 9)}
     answers[""] = page(bookmark="1")
     answers |= {"4": page("a", bookmark="5"), "9": page("b")}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from tap_autopilot.api.connection import LARGEST_BODY, Connection, Received, StaleConnection
+from tap_autopilot.api.connection import MAX_BODY, Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.pace import Pacer
 from tap_autopilot.api.retry import Retries, http_date, retry_after
@@ -27,10 +27,10 @@ from tap_autopilot.logs import redactor
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MOST_REDIRECTS = 5
+MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED_STATUSES = frozenset({408, 425, 429})
-NO_RESPONSE = "no answer"
+NO_RESPONSE = "no response"
 PROBES = ("/lists", "/smart_segments")
 PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
@@ -195,7 +195,7 @@ class Client:
     def _follow(self, path: str, shown: str, kind: str, deadline: float) -> Received:
         """The successful response for a path, after any redirects within the origin."""
         url = self._url + path
-        for _ in range(MOST_REDIRECTS):
+        for _ in range(MAX_REDIRECTS):
             received = self._fetch(url, kind, deadline)
             location = received.headers.get("Location")
             if received.status not in REDIRECTS or location is None:
@@ -247,10 +247,8 @@ class Client:
             body = _unpacked(body)
         elif encoding != "identity":
             raise Retryable("the response has an unsupported Content-Encoding")
-        if len(body) > LARGEST_BODY:
-            raise RunError(
-                f"GET {shown}: the response exceeds the limit of {LARGEST_BODY:,} bytes."
-            )
+        if len(body) > MAX_BODY:
+            raise RunError(f"GET {shown}: the response exceeds the limit of {MAX_BODY:,} bytes.")
         if status == 200:
             return received._replace(body=body)
         failure = f"GET {shown}: status {status}{self._message(body)}"
@@ -277,13 +275,13 @@ class Client:
 
 
 def _unpacked(packed: bytes) -> bytes:
-    """The decompressed body, cut off one byte above LARGEST_BODY."""
+    """The decompressed body, cut off one byte above MAX_BODY."""
     unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        body = unpack.decompress(packed, LARGEST_BODY + 1)
+        body = unpack.decompress(packed, MAX_BODY + 1)
     except zlib.error:
         raise Retryable("the response's gzip data is corrupt") from None
-    if not unpack.eof and len(body) <= LARGEST_BODY:
+    if not unpack.eof and len(body) <= MAX_BODY:
         raise Retryable("the response's gzip data is truncated")
     return body
 

@@ -21,15 +21,15 @@ from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Retryable, UserError
 
-LARGEST_BODY = 2**30  # bytes, compressed or not; a page of the API takes about 200 kB
+MAX_BODY = 2**30  # bytes, compressed or not; a page of the API takes about 200 kB
 PIECE = 2**24  # bytes to read at a time
 CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
-LONGEST_CONNECT = 20.0  # seconds for each address
+MAX_CONNECT = 20.0  # seconds for each address
 PASSING_REFUSALS = frozenset({408, 425, 429})  # statuses of a proxy that a retry may change
 
 
 class Received(NamedTuple):
-    """A raw response; `at` is when its last byte arrived. Reading stops above LARGEST_BODY."""
+    """A raw response; `at` is when its last byte arrived. Reading stops above MAX_BODY."""
 
     status: int
     headers: Mapping[str, str]
@@ -77,7 +77,7 @@ class Connection:
                 self._request,
                 stream=True,
                 allow_redirects=False,
-                timeout=(min(timeout / CONNECT_SHARE, LONGEST_CONNECT), timeout),
+                timeout=(min(timeout / CONNECT_SHARE, MAX_CONNECT), timeout),
             )
             with response:
                 body = b"" if response.is_redirect else _read(response.raw)
@@ -113,7 +113,7 @@ class Connection:
         refused = re.search(r"Tunnel connection failed: (\d+) *(.{0,80})", text)
         if refused:
             status = int(refused[1])
-            failure = f"{proxy} answered CONNECT with status {status} {refused[2]}".rstrip()
+            failure = f"{proxy} responded to CONNECT with status {status} {refused[2]}".rstrip()
             if 400 <= status < 500 and status not in PASSING_REFUSALS:
                 return UserError(
                     f"The {failure}. Check HTTPS_PROXY and its user name and password."
@@ -133,12 +133,12 @@ class Connection:
         if by_socks is not None and "Auth" in type(by_socks).__name__:
             return UserError(f"The {proxy} rejected the user name or password. Check HTTPS_PROXY.")
         if by_socks is not None and not getattr(by_socks, "socket_err", None):
-            return Retryable(f"{proxy} answered: {by_socks}")
+            return Retryable(f"{proxy} responded: {by_socks}")
         return Retryable(_describe(causes, peer, timeout))
 
 
 class _WatchedAdapter(HTTPAdapter):
-    """The transport adapter for `requests`; it has a watch follow the connections it makes."""
+    """The transport adapter for `requests`; it registers its connections with a `Watch`."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -178,9 +178,9 @@ def _seconds(timeout: float) -> str:
 
 
 def _read(raw: Any) -> bytes:
-    """The raw body, compressed or not, up to the first piece above LARGEST_BODY."""
+    """The raw body, compressed or not, up to the first piece above MAX_BODY."""
     pieces, size = [], 0
-    while size <= LARGEST_BODY and (piece := raw.read(PIECE, decode_content=False)):
+    while size <= MAX_BODY and (piece := raw.read(PIECE, decode_content=False)):
         pieces.append(piece)
         size += len(piece)
     return pieces[0] if len(pieces) == 1 else b"".join(pieces)

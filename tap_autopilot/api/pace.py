@@ -15,13 +15,13 @@ SLACK = 1.02  # gaps are this much wider than the rate needs, because the networ
 CATCH_UP = 0.01  # seconds of delay that the next request may make up for
 WINDOW = 1.05  # seconds that count as the last second
 MEMORY = 5.0  # seconds for which sent requests are remembered; a 429 may take a while to arrive
-LATELY = 2.0  # seconds after a 429 during which to report throttling
+REPORT_THROTTLED = 2.0  # seconds after a 429 during which to report throttling
 GROWTH = 1.25  # per response, until the first 429
 CREEP = 4e-6  # per response above the safe rate, times the responses since the last 429
 SLOWEST = 1.0  # requests a second; 429s never push the rate below this
 SAFE = 0.99  # the safe rate, as a share of the rate that the API let through
-SOON = 2.0  # seconds at the safe rate; two 429s closer together than this mean that it is too high
-TOO_SOON = 0.95  # the share to which it is then cut
+MIN_SAFE = 2.0  # seconds at the safe rate; if two 429s are closer together, it is too high
+SAFE_CUT = 0.95  # the share to which it is then cut
 
 
 class Pacer:
@@ -89,7 +89,7 @@ class Pacer:
 
     def is_throttled(self) -> bool:
         """Whether the API throttled a request recently, or the pause it asked for is not over."""
-        return time.monotonic() < max(self._cut + LATELY, self._paused_until)
+        return time.monotonic() < max(self._cut + REPORT_THROTTLED, self._paused_until)
 
     def succeeded(self) -> None:
         """Note a successful response. Nothing else may raise the rate."""
@@ -116,8 +116,8 @@ class Pacer:
                 least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < one < sent for one in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
-                if self._responses < SOON * self._safe < math.inf:  # the safe rate was too high
-                    held = min(held, TOO_SOON * self._safe)
+                if self._responses < MIN_SAFE * self._safe < math.inf:  # the safe rate was too high
+                    held = min(held, SAFE_CUT * self._safe)
                 if self._responses or self._safe == math.inf:  # otherwise it is the same throttling
                     self._safe = max(SAFE * held, least)
                 self._rate = max(self._safe / 2, least)

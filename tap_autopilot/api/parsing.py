@@ -23,9 +23,9 @@ import msgspec
 from tap_autopilot.exceptions import Refused, Retryable
 
 REPLACEMENT = "\ufffd"
-LARGEST_TOTAL = 2**53  # documents of one listing; no larger total is plausible
-LONGEST_INTEGER = 4300  # digits; Python's own parsers refuse more
-MOST_NESTED = 100  # levels
+MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
+MAX_INTEGER = 4300  # digits; Python's own parsers refuse more
+MAX_NESTED = 100  # levels
 
 _NUL = b"\\u0000"
 _REPLACED = b"\\ufffd"
@@ -50,7 +50,7 @@ class Listing:
     def __init__(self, documents: list[Any], bookmark: Any, total: Any, cleaned: int) -> None:
         self.documents = documents
         self.bookmark: str | None = bookmark or None if isinstance(bookmark, str) else bookmark
-        known = type(total) is int and 0 <= total <= LARGEST_TOTAL
+        known = type(total) is int and 0 <= total <= MAX_TOTAL
         self.total: int | None = total if known else None
         self.cleaned = cleaned
 
@@ -63,7 +63,7 @@ def _decimal(text: str) -> Decimal | str:
 
 
 def _integer(text: str) -> int | str:
-    return int(text) if len(text) <= LONGEST_INTEGER else text
+    return int(text) if len(text) <= MAX_INTEGER else text
 
 
 _everything = msgspec.json.Decoder(float_hook=_decimal)
@@ -285,10 +285,10 @@ def _flattened(text: str) -> str:
         bracket = match[0]
         if bracket in "[{":
             depth += 1
-            if depth == MOST_NESTED + 1:
+            if depth == MAX_NESTED + 1:
                 start = match.start()
         elif bracket in "]}":
-            if depth == MOST_NESTED + 1:
+            if depth == MAX_NESTED + 1:
                 parts += text[done:start], json.dumps(text[start : match.end()], ensure_ascii=False)
                 done = match.end()
             depth -= 1

@@ -9,12 +9,12 @@ from collections.abc import Generator
 from datetime import datetime, timezone
 
 FIRST_WAIT = 1.0  # maximum seconds before the second try; doubles with each retry
-LONGEST_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
+MAX_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
 SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off anyway
 
 
 class Retries:
-    """The tries of one request that began at `started`, on the monotonic clock.
+    """The attempts at one request, which began at `started`, on the monotonic clock.
 
     No try starts more than `retry_timeout` seconds after that, or ends more than `retry_timeout`
     plus `request_timeout` seconds after it. If the first try uses up all of `retry_timeout`, there
@@ -54,7 +54,7 @@ class Retries:
         import backoff  # only on failure: it imports asyncio
 
         if self._growing is None:
-            self._growing = backoff.expo(factor=FIRST_WAIT, max_value=LONGEST_WAIT)
+            self._growing = backoff.expo(factor=FIRST_WAIT, max_value=MAX_WAIT)
             next(self._growing)
         wait: float = backoff.full_jitter(next(self._growing))
         return wait

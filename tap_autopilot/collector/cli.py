@@ -139,7 +139,7 @@ def _run(args: argparse.Namespace) -> None:
 def _print_events(done: str, events: list[str]) -> None:
     for event in events:
         print(f"{done} {event}")
-    print(f"{len(events)} hooks {done}.")
+    print(f"{len(events)} {'hook' if len(events) == 1 else 'hooks'} {done}.")
 
 
 def _prune(config: CollectorConfig, path: str | None) -> None:
@@ -209,4 +209,4 @@ def _check(config: CollectorConfig, store: Store) -> None:
     store.close()
     print(f"The store {config.database} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:
-        LOG.warning("No secrets are set yet; the collector will not start without one.")
+        LOG.warning("No secrets are set yet; the collector needs at least one to start.")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import Settings, number, passwords, setting, text, whole_number
 
-SHORTEST_TOKEN = 20
+MIN_TOKEN = 20
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
 
 def token_list(value: Any) -> tuple[str, ...]:
     """Secrets that are safe in a URL."""
-    found = secrets_of(SHORTEST_TOKEN)(value)
+    found = secrets_of(MIN_TOKEN)(value)
     if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", one) for one in found):
         raise ValueError("must contain only letters, digits and -._~, because they go into URLs")
     return found
@@ -184,13 +184,13 @@ class CollectorConfig(Settings):
     max_pending_mb: float = setting(
         "number",
         number(0.001, 65536),
-        "Maximum memory for events not yet on disk; beyond it senders get 503.",
+        "Maximum memory for events not yet on disk; beyond that, senders get a 503.",
         default=64.0,
     )
     min_free_mb: int = setting(
         "integer",
         whole_number(0, 2**40),
-        "Minimum free disk space; below it senders get 503.",
+        "Minimum free disk space; below that, senders get a 503.",
         default=256,
     )
     request_timeout: float = setting(

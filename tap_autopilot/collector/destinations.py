@@ -30,13 +30,13 @@ from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)
 
-MOST_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
-MOST_BYTES = 475_000
+MAX_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
+MAX_BYTES = 475_000
 READ_AT_ONCE = 500
 LOOK_EVERY = 0.5  # seconds, for new events
 TIMEOUT = (10, 30)  # seconds to connect, and to wait for a response
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds between tries
-LONGEST_RETRY_AFTER = 3600.0
+FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
+MAX_RETRY_AFTER = 3600.0
 WARN_EVERY = 60.0  # seconds between log lines about the same problem
 # The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
 WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 
 class _Retry(Exception):
-    """A try failed, a retry may succeed. `wait` is how many seconds the destination asked for."""
+    """An attempt failed; a retry may succeed. The destination asked for `wait` seconds, if any."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -127,7 +127,7 @@ class Forwarder:
                 body = wanted(event, self._destination, reader.store_id)
                 if body is not None:
                     size += len(body) + 1
-                    if batch and (len(batch) == MOST_EVENTS or size > MOST_BYTES):
+                    if batch and (len(batch) == MAX_EVENTS or size > MAX_BYTES):
                         break
                     batch.append(body)
                 upto = event.seq
@@ -161,7 +161,7 @@ class Forwarder:
                 self._warn("%s; retrying", problem)
                 asked = problem.wait
                 await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
-                wait = min(wait * 2, LONGEST_WAIT)
+                wait = min(wait * 2, MAX_WAIT)
         if status < 300:
             return 0
         if len(batch) == 1:
@@ -206,9 +206,9 @@ def _last_seq(reader: Reader) -> int:
 def _retry_after(value: str) -> float | None:
     """The seconds that a Retry-After header asks for: a number, or an HTTP date."""
     if value.strip().isdigit():
-        return min(float(value), LONGEST_RETRY_AFTER)
+        return min(float(value), MAX_RETRY_AFTER)
     try:
         moment = email.utils.parsedate_to_datetime(value)
     except (ValueError, TypeError):
         return None
-    return min(max(moment.timestamp() - time.time(), 0.0), LONGEST_RETRY_AFTER)
+    return min(max(moment.timestamp() - time.time(), 0.0), MAX_RETRY_AFTER)

@@ -15,7 +15,7 @@ from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-LONGEST_KNOWN = 100  # bytes of a name to cache
+MAX_KNOWN = 100  # bytes of a name to cache
 _ABSENT = msgspec.Raw(b"")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
 
@@ -118,7 +118,7 @@ def from_activity(body: bytes, now: int) -> Found:
 
 
 def _from_lines(body: bytes, now: int) -> Found:
-    if body.count(b"\n") > raw_json.MOST_ITEMS:
+    if body.count(b"\n") > raw_json.MAX_ITEMS:
         raise TooLarge
     lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
     malformed = 0
@@ -223,7 +223,7 @@ def _name_in(body: bytes) -> str:
 def _text(value: msgspec.Raw) -> str | None:
     """A string that is safe to store and print."""
     raw = bytes(value)
-    return _short_text(raw) if len(raw) <= LONGEST_KNOWN else _read_text(raw)
+    return _short_text(raw) if len(raw) <= MAX_KNOWN else _read_text(raw)
 
 
 def _read_text(raw: bytes) -> str | None:

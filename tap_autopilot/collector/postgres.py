@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from tap_autopilot.collector.store import MOST_BYTES, Event
+from tap_autopilot.collector.store import MAX_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -129,7 +129,7 @@ class PostgresReader:
 
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
-        return [Event._make(row) for row in self._query(READ, after, limit, MOST_BYTES)]
+        return [Event._make(row) for row in self._query(READ, after, limit, MAX_BYTES)]
 
     def stats(self) -> dict[str, Any]:
         """Statistics about the store."""
@@ -220,7 +220,7 @@ class PostgresStore:
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
-        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MOST_BYTES)
+        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MAX_BYTES)
         kept = [(left, row[0]) for row in rows if (left := prune(*row)) is not None]
         with self._transaction() as connection:
             connection.cursor().executemany(
@@ -316,6 +316,6 @@ def _check(connection: Connection, name: str) -> str:
         raise UserError(f"There is no store at {name}.")
     if row[1] > FORMAT:
         raise UserError(
-            f"The store {name} was written by a newer version of tap-autopilot; upgrade it."
+            f"The store {name} was written by a newer version of tap-autopilot; upgrade this one."
         )
     return str(row[0])

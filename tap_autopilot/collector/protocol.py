@@ -1,8 +1,8 @@
 """HTTP with limits, on top of uvicorn's httptools protocol.
 
-On its own, that accepts headers of any size and waits forever for slow senders. Here the size of
-headers and body, the time for a request to arrive, and the memory for all requests together are
-limited while the bytes come in, before anything else sees them.
+On its own, that protocol accepts headers of any size and waits forever for slow senders. Here the
+size of headers and body, the time for a request to arrive, and the memory for all requests together
+are limited while the bytes come in, before they reach any other code.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tap_autopilot.collector.writer import Pending
 
-MOST_HEADER_BYTES = 32 * 1024
-MOST_HEADER_LINES = 100
+MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADER_LINES = 100
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 CODES = {
     400: "invalid_request",
@@ -221,8 +221,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _check_headers(self) -> None:
         if (
-            max(self._header_bytes, self._unparsed_bytes) > MOST_HEADER_BYTES
-            or self._header_lines > MOST_HEADER_LINES
+            max(self._header_bytes, self._unparsed_bytes) > MAX_HEADER_BYTES
+            or self._header_lines > MAX_HEADER_LINES
         ):
             self.refuse(431, "more than 32 KB or 100 lines of headers")
 

@@ -15,8 +15,8 @@ import msgspec
 
 from tap_autopilot.collector.compression import TooLarge
 
-MOST_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
-MOST_VALUES = 1_000_000  # roughly, in all items together
+MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
+MAX_VALUES = 1_000_000  # roughly, in all items together
 
 _TOKEN = re.compile(
     rb"[ \t\n\r]*"
@@ -68,13 +68,13 @@ def check(data: bytes) -> None:
 
 def items(data: bytes) -> list[bytes]:
     """The elements of an array. Raises NotJson, and TooLarge if there are too many."""
-    if data.count(b",") > MOST_VALUES:
+    if data.count(b",") > MAX_VALUES:
         raise TooLarge
     try:
         found = [bytes(item) for item in _ARRAY.decode(data)]
     except (msgspec.DecodeError, RecursionError):
         found = [value for _, value in _scan(data)]
-    if len(found) > MOST_ITEMS:
+    if len(found) > MAX_ITEMS:
         raise TooLarge
     return found
 

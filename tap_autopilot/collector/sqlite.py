@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tap_autopilot.collector.store import MOST_BYTES, Event
+from tap_autopilot.collector.store import MAX_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -109,7 +109,7 @@ class SqliteReader:
                 event = Event._make((*row[:-1], row[-1] == 1))
                 found.append(event)
                 size += len(event.body)
-                if size > MOST_BYTES:
+                if size > MAX_BYTES:
                     break
         except sqlite3.Error as problem:
             raise self._unreadable(problem) from None
@@ -208,7 +208,7 @@ class SqliteStore:
         for row in self._connection.execute(PRUNABLE, (after, up_to)):
             rows.append(row)
             size += len(row[5])
-            if len(rows) == PRUNE_SLICE or size > MOST_BYTES:
+            if len(rows) == PRUNE_SLICE or size > MAX_BYTES:
                 up_to = row[0]
                 break
         kept = [
@@ -334,9 +334,7 @@ def _lock(path: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
-        raise InUse(
-            f"A collector is using the store {path}; its /ready says whether it works."
-        ) from None
+        raise InUse(f"A collector is using the store {path}. Check its health at /ready.") from None
     return descriptor
 
 
@@ -374,7 +372,8 @@ def _check(connection: sqlite3.Connection, database: str) -> str:
             raise UserError(f"{database} is not a collector store.")
         if version > FORMAT:
             raise UserError(
-                f"The store {database} was written by a newer version of tap-autopilot; upgrade it."
+                f"The store {database} was written by a newer version of tap-autopilot;"
+                " upgrade this one."
             )
         return str(connection.execute("SELECT id FROM store").fetchone()[0])
     except sqlite3.OperationalError as problem:

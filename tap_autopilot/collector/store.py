@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from tap_autopilot.exceptions import UserError
 
 POSTGRES = ("postgresql://", "postgres://")
-MOST_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
+MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
 
 _EMAIL_TABLES = {

@@ -16,7 +16,7 @@ from tap_autopilot.collector.writing import Received, Store, Unavailable
 LOG = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds within which a commit must finish
-MOST_IN_A_COMMIT = 16 * 2**20  # bytes
+MAX_IN_A_COMMIT = 16 * 2**20  # bytes
 CHECK_SPACE_EVERY = 0.5  # seconds
 SWEEP_EVERY = 60.0  # seconds
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
@@ -145,7 +145,7 @@ class Writer:
                     if self._closing and not self._queue and not self._tasks:
                         return
                     group, size = [], 0
-                    while self._queue and size < MOST_IN_A_COMMIT:
+                    while self._queue and size < MAX_IN_A_COMMIT:
                         work = self._queue.popleft()
                         group.append(work)
                         size += work.size

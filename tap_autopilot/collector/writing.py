@@ -15,7 +15,7 @@ class Received(NamedTuple):
     """An event on its way into the store.
 
     `name` is the event's name, for statistics. `key` is a digest that detects duplicates, or None.
-    `for_good` means that a duplicate never counts as a new event; otherwise it does after an hour.
+    If `for_good`, a duplicate never counts as a new event; otherwise it does after an hour.
     """
 
     received_at: int
@@ -28,7 +28,7 @@ class Received(NamedTuple):
 
 
 class Unavailable(Exception):
-    """Nothing can be stored right now. Nothing of this request was stored; a retry may succeed."""
+    """Nothing can be stored right now. No part of this request was stored; a retry may succeed."""
 
 
 class InUse(UserError):

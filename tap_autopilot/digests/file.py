@@ -118,18 +118,18 @@ class Digests:
             case [int(offset), str(check)]:
                 wanted = offset, check
             case None:
-                return "the state does not say what the target has"
+                return "the state does not record what the target has"
             case _:
                 return "the state's digests are not valid"
         found: list[_Loaded] = []
-        alias: Position | None = None  # where the old file, which states may still name, ended
+        alias: Position | None = None  # the end of the old file; states may still refer to it
         is_ready = False
         for record, start, position in scan(self._file):
             size = position.offset - start
             match record:
                 case Header():
                     if record.account != self._mark(record.salt):
-                        return f"{self._path} is for another account, or another API key"
+                        return f"{self._path} belongs to another account or API key"
                     self._header, self._salt = record, record.salt
                     alias = record.made_from and Position(*record.made_from)
                     found = [_Loaded(Table(kept, self._file)) for kept in record.tables]
@@ -152,7 +152,7 @@ class Digests:
         if not is_ready:
             raise Damaged
         if self._given is None:
-            return f"{self._path} is not the one that the state names"
+            return f"{self._path} is not the file that the state refers to"
         self._journaled = self._journaled or any(one.unsure for one in found)
         self._loaded = {one.table.kept.name: one for one in found}
         return None

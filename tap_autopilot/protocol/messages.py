@@ -14,7 +14,7 @@ import msgspec
 
 from tap_autopilot.exceptions import RunError, Stopped
 
-MOST_PIECES = 1000  # the most that one system call accepts
+MAX_PIECES = 1000  # the most that one system call accepts
 POLL = 1.0  # seconds
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -23,8 +23,8 @@ _encode = msgspec.json.Encoder(decimal_format="number").encode
 class Writer:
     """Writes messages to a file descriptor.
 
-    Nothing is buffered here: once a call returns, the reader can read it. Works with blocking and
-    non-blocking descriptors.
+    Nothing is buffered here: once `write` returns, the reader can read the lines. Works with
+    blocking and non-blocking descriptors.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -82,7 +82,7 @@ class Writer:
                 self._end(b"".join(pieces), done)
                 raise self._stopped
             try:
-                written = os.writev(self._descriptor, left[:MOST_PIECES])
+                written = os.writev(self._descriptor, left[:MAX_PIECES])
             except BlockingIOError:
                 self._is_writable(POLL)
                 continue

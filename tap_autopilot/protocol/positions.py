@@ -1,4 +1,4 @@
-"""The positions of each source's walks, to and from the state.
+"""Converts the positions of each source's walks to and from the state.
 
 A source is one listing, or the members of each segment. Either way it knows which walks to read and
 from where, how far they have come, and whether all are complete.
@@ -148,7 +148,7 @@ class EachSegment:
     def doubts(self) -> dict[Doubt, str]:
         """The doubts about the source as a whole, now that it is complete."""
         if self._gone > 1 and self._gone >= len(self._ids):
-            return {Doubt.ALL_GONE: f"every one of {len(self._ids):,} segments returned 404"}
+            return {Doubt.ALL_GONE: f"all {len(self._ids):,} segments returned 404"}
         if self._ids and not self.read:
             return {Doubt.EMPTY: f"the API listed no members of {len(self._ids):,} segments at all"}
         return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}

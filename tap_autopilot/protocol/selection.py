@@ -1,7 +1,7 @@
 """Selection: which streams and columns a catalog asks for.
 
 Columns and types always come from the bundled schemas; only the selection is taken from a catalog.
-So a catalog from another tool or an older version does no harm.
+A catalog from another tool or an older version is therefore harmless.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
                 f"Stream {name} needs the setting {setting}; set it or deselect {name}."
             )
     if asked and not asked.keys() & ours.keys():
-        raise UserError(f"The catalog contains none of the streams: {', '.join(ours)}.")
+        raise UserError(f"The catalog contains none of this tap's streams: {', '.join(ours)}.")
     chosen = []
     for name, entry in ours.items():
         if name in asked:

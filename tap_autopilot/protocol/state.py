@@ -1,4 +1,4 @@
-"""State: the progress of each stream's pass, in and out of Singer's STATE.
+"""State: converts the progress of each stream's pass to and from Singer's STATE.
 
 A pass reads a stream from start to end, over as many runs as it takes. During a pass, the state's
 `bookmarks.<stream>.progress` is the list [status, details]. The status is "reading" or, while other
@@ -214,7 +214,7 @@ class Progress:
             if start_date is not None:
                 entry[FROM] = _iso(start_date)
         for reason, names in starting_over.items():
-            LOG.warning("%s: %s; reading all of its events.", ", ".join(names), reason)
+            LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
 
     def _fresh(self, one: Selected, entry: dict[str, Any], *, versions: bool) -> Pass:
         """A new pass."""
@@ -345,7 +345,7 @@ class Progress:
     def finish(self) -> None:
         """End complete passes and move their bookmarks; the others resume next time.
 
-        So no stream has to wait for another one that never succeeds.
+        This way, a stream that never succeeds does not hold up the others.
         """
         for name, stream in list(self._streams.items()):
             found, entry, key = self._passes[name], self._entries[name], stream.replication_key

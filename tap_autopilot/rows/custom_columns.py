@@ -12,7 +12,7 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 
-LONGEST_NAME = 50  # characters; PostgreSQL truncates names at 63, and a suffix must fit
+MAX_NAME = 50  # characters; PostgreSQL truncates names at 63, and a suffix must fit
 
 _TYPES: dict[str, dict[str, Any]] = {
     "integer": {"type": ["null", "integer"]},
@@ -62,11 +62,11 @@ def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:
 
 def _is_plain(name: str) -> bool:
     """Whether a column's name preserves all of the field's name except case."""
-    is_short = len(_column(name)) < LONGEST_NAME
+    is_short = len(_column(name)) < MAX_NAME
     return is_short and re.fullmatch("[A-Za-z0-9]+( [A-Za-z0-9]+)*", name) is not None
 
 
 def _column(name: str) -> str:
     """The column for a custom field: `custom_nps_rating` for "NPS Rating"."""
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return f"custom_{re.sub('[^a-z0-9]+', '_', letters).strip('_') or 'field'}"[:LONGEST_NAME]
+    return f"custom_{re.sub('[^a-z0-9]+', '_', letters).strip('_') or 'field'}"[:MAX_NAME]

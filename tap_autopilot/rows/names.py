@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-MOST_NAMES = 10_000  # names without a column to remember; documents may have any number
+MAX_NAMES = 10_000  # names without a column to remember; documents may have any number
 
 Convert = Callable[[Any], Any]
 
@@ -46,7 +46,7 @@ class Names(dict[str, Any]):
         column, convert = found = self._columns.get(plain(name), (name, None))
         if convert is None:
             self._unknown += 1
-            if self._unknown > MOST_NAMES:
+            if self._unknown > MAX_NAMES:
                 return found
         self[name] = found
         if convert is not None:
@@ -72,7 +72,7 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
             if column is not None and (name, column) not in spellings:
                 spellings.append((name, column))
                 spellings.sort(key=lambda one: (one[0] != one[1], one))
-            if len(known) < MOST_NAMES:
+            if len(known) < MAX_NAMES:
                 known.add(name)
 
     def pick(document: Any) -> dict[str, Any]:

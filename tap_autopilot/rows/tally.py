@@ -7,7 +7,7 @@ import logging
 
 LOG = logging.getLogger(__name__)
 
-MOST_NAMES = 200  # unknown fields counted separately; there may be any number
+MAX_NAMES = 200  # unknown fields counted separately; there may be any number
 
 
 class Tally:
@@ -48,7 +48,7 @@ class Tally:
     def count_unknown(self, name: str) -> None:
         """Count a field that has no column."""
         if name not in self.unknown:
-            if len(self.unknown) >= MOST_NAMES:
+            if len(self.unknown) >= MAX_NAMES:
                 name = "(others)"
             else:
                 LOG.info(

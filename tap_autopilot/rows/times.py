@@ -12,7 +12,7 @@ import ciso8601
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
-_MOST_DIGITS = 30
+_MAX_DIGITS = 30
 
 
 def as_time(value: Any) -> str:
@@ -43,7 +43,7 @@ def as_whole_number(value: Any) -> int:
     """A whole number, possibly written as 10.0. Raises ValueError for anything else."""
     if value.__class__ is int:
         return value
-    if value.__class__ is Decimal and abs(value.adjusted()) < _MOST_DIGITS and value % 1 == 0:
+    if value.__class__ is Decimal and abs(value.adjusted()) < _MAX_DIGITS and value % 1 == 0:
         return int(value)
     raise ValueError
 

@@ -15,8 +15,8 @@ Row = dict[str, Any]
 Schema = Mapping[str, Any]
 Convert = Callable[[Any], Any]
 
-LARGEST_INTEGER = 2**63 - 1  # what an SQL bigint holds
-MOST_NESTED = 100  # levels of a value; targets fail at a few hundred
+MAX_INTEGER = 2**63 - 1  # what an SQL bigint holds
+MAX_NESTED = 100  # levels of a value; targets fail at a few hundred
 AT_ONCE = 300  # levels to turn into text together; Python's encoders fail at 1,000
 
 _JSON = msgspec.json.Encoder(decimal_format="number")
@@ -86,7 +86,7 @@ def _boolean(value: Any) -> bool:
 
 def _integer(value: Any) -> int:
     number = as_whole_number(value)
-    if abs(number) <= LARGEST_INTEGER:
+    if abs(number) <= MAX_INTEGER:
         return number
     raise ValueError
 
@@ -229,7 +229,7 @@ def shallow(value: Any) -> Any:
                 below += ((item, number) for number in range(len(item)))
         levels.append(below)
     deepest = len(levels) - 1
-    for level in range(deepest - (deepest - MOST_NESTED) % AT_ONCE, MOST_NESTED - 1, -AT_ONCE):
+    for level in range(deepest - (deepest - MAX_NESTED) % AT_ONCE, MAX_NESTED - 1, -AT_ONCE):
         for parent, key in levels[level]:
             if parent[key].__class__ in (dict, list):
                 parent[key] = _spelled(parent[key])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 METRICS_EVERY = 60.0  # seconds
-LONGEST_NAME = 60  # characters of an unknown field's name
+MAX_NAME = 60  # characters of an unknown field's name
 
 
 class Report:
@@ -55,7 +55,7 @@ class Report:
         self._live = _live(list(self._streams))
 
     def prepare(self) -> None:
-        """Import what takes a while, in the time that the first responses take anyway."""
+        """Do the slow imports while waiting for the first responses."""
         importlib.import_module("singer.metrics")
 
     def wrote(self, stream: str, share: float | None = None) -> None:
@@ -134,7 +134,7 @@ class Report:
             "complete": name not in incomplete,
             "skipped": tally.skipped,
             "nulled": dict(tally.unfit),
-            "unknown_fields": {key[:LONGEST_NAME]: count for key, count in tally.unknown.items()},
+            "unknown_fields": {key[:MAX_NAME]: count for key, count in tally.unknown.items()},
             "deletions": "withheld" if withheld else "sent",
             "withheld_because": withheld,
         }

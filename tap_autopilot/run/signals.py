@@ -70,7 +70,8 @@ def graceful_stop(
 ) -> Iterator[None]:
     """Call `stop` on the first signal; it should end the run after the current page.
 
-    Once the time is up, a run that is writing ends with its current line, any other immediately.
+    Once the time is up, a run that is writing ends after the current line; any other run ends
+    immediately.
     """
     stopped: Stopped | None = None
     first = 0.0

@@ -36,7 +36,7 @@ LOG = logging.getLogger(__name__)
 
 APPEND_ONLY = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
-MOST_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
+MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
 
 def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome) -> None:
@@ -349,9 +349,9 @@ class _Run:
         self._progress.failed(walk)
         if walk.segment_id is not None and not isinstance(error, Refused):
             self._failed_in_a_row += 1
-            if self._failed_in_a_row == MOST_FAILED_SEGMENTS:
+            if self._failed_in_a_row == MAX_FAILED_SEGMENTS:
                 LOG.error("%d segments in a row failed; leaving the rest for the next run.",
-                          MOST_FAILED_SEGMENTS)  # fmt: skip
+                          MAX_FAILED_SEGMENTS)  # fmt: skip
                 self._pool.cancel(walk.source)
 
 
@@ -369,11 +369,11 @@ def _reason(page: Page) -> str:
         case Doubt.SHORT if census.missing:
             return f"read {shortage(page.walk, census)}"
         case Doubt.SHORT:
-            return f"the API's total of {page.walk} collapsed to {census.least:,}"
+            return f"the API's total for {page.walk} dropped to {census.least:,}"
         case Doubt.UNCOUNTED:
             return f"the API's first page of {page.walk} gave no total to compare with"
         case Doubt.UNAVAILABLE:
-            return f"this account's API has no {page.walk}, or its key may not read them"
+            return f"the API does not offer this account's {page.walk}, or the key lacks permission"
         case _:
             return (
                 f"{page.walk} were not in order, so after the interruption it is unclear whether"

@@ -11,7 +11,7 @@ from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.record import Page, as_json
 
 END = "the-end"  # bookmark of the empty last page, in styles that name the next contact
-MOST_CACHED = 1024
+MAX_CACHED = 1024
 
 
 class Pager:
@@ -38,7 +38,7 @@ class Pager:
         changes = self._account.changes
         page = self._read(listing, ids, bookmark)
         is_current = changes == self._account.changes
-        if isinstance(page, Page) and is_current and len(self._pages) < MOST_CACHED:
+        if isinstance(page, Page) and is_current and len(self._pages) < MAX_CACHED:
             self._pages[asked] = page
         return page
 

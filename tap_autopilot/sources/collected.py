@@ -11,7 +11,7 @@ from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.store import open_reader, table_of
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.rows.pushed import Pushed
-from tap_autopilot.rows.values import MOST_NESTED, shallow
+from tap_autopilot.rows.values import MAX_NESTED, shallow
 
 PAGE = 300  # events; larger pages do not fit into the processor's caches
 
@@ -68,5 +68,5 @@ def _decode(raw: bytes) -> tuple[Any, int]:
         body, cleaned = decode_document(raw)
     except Retryable:
         return raw.decode("utf-8", "replace").replace("\0", ""), 0
-    is_deep = raw.count(b"{") + raw.count(b"[") > MOST_NESTED
+    is_deep = raw.count(b"{") + raw.count(b"[") > MAX_NESTED
     return shallow(body) if is_deep else body, cleaned

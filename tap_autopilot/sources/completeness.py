@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE = 0.01  # the share of a listing that makes a shortage large, if it is also more than a page
-ORDER_KNOWN = 10_000  # documents; if that many came in order, order alone detects repeats
+ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
 
 
 class Doubt(enum.Enum):

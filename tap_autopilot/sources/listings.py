@@ -34,9 +34,9 @@ from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 LOG = logging.getLogger(__name__)
 
 STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
-MOST_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
-MOST_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
-MOST_STARTS = 3  # readings from the first page, because of stale bookmarks
+MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
+MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
+MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 if doubt.fails:
                     yield dataclasses.replace(page, after=Position())
                     raise RunError(
-                        f"GET {walk.path}: read only {shortage(walk, census)}, twice. Run again"
+                        f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again"
                         " later; if the API's totals are wrong, set check_totals to false."
                     )
                 yield dataclasses.replace(page, doubt=doubt)
@@ -182,7 +182,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 return
         except _StaleBookmark as lost:
             starts += 1
-            if starts == MOST_STARTS:
+            if starts == MAX_STARTS:
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
             position = Position(census=Census(reading=position.census.reading))
@@ -209,7 +209,7 @@ def shortage(walk: Walk, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A response with which the walk cannot go on. `end` is its page, if the listing ends here."""
+    """A response that the walk cannot continue from. `end` is its page if the listing ends here."""
 
     text: str
     end: Page | None = None
@@ -242,13 +242,13 @@ class _Reading:
                 retraced = 0
             elif bookmark == stale and found.end is not None:
                 found = found.end
-            elif bookmark == stale or not before or retraced == MOST_RETRACED:
+            elif bookmark == stale or not before or retraced == MAX_RETRACED:
                 raise _StaleBookmark(found.text)
             else:
                 stale, retraced = bookmark, retraced + 1
                 found = self._retrace(before[0], found.text)
             idle = 0 if self._found_new or retraced else idle + 1
-            if idle > MOST_IDLE_PAGES:
+            if idle > MAX_IDLE_PAGES:
                 path = self._walk.path
                 raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
             yield found

@@ -13,16 +13,16 @@ from tap_autopilot.rows.times import from_epoch
 from tap_autopilot.rows.values import Row
 
 CACHE_KIB = 8_192
-MOST_DESCRIPTIONS = 10_000  # kept in memory
-MOST_MESSAGES = 1000  # rows at a time
-STEPS = 100_000  # SQLite's steps between chances for Python to handle a signal
+MAX_DESCRIPTIONS = 10_000  # kept in memory
+MAX_MESSAGES = 1000  # rows at a time
+STEPS = 100_000  # SQLite steps between checks for pending signals
 
 
 class PushedIndex:
     """Pushed events by kind and contact, and the messages that they described.
 
     They are kept in a private temporary database that SQLite moves from memory to disk as it grows,
-    and deletes in the end. Raises RunError if there is not enough space for it.
+    and deletes at the end. Raises RunError if there is not enough space for it.
     """
 
     def __init__(self, kinds: Iterable[str]) -> None:
@@ -100,7 +100,7 @@ class PushedIndex:
         """A row for each message that any push described, in batches."""
         with _storage_errors():
             cursor = self._database.execute(_MESSAGES)
-        while found := cursor.fetchmany(MOST_MESSAGES):
+        while found := cursor.fetchmany(MAX_MESSAGES):
             yield [
                 {
                     "email_id": email_id,
@@ -114,7 +114,7 @@ class PushedIndex:
     def _describe(self, key: int) -> Sequence[Any] | None:
         """The DESCRIPTION columns of the message with this key; None if it was never pushed."""
         if key not in self._descriptions:
-            if len(self._descriptions) == MOST_DESCRIPTIONS:
+            if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
             found = self._database.execute(_BY_KEY, (key,)).fetchone()
             self._descriptions[key] = None if found is None else _described(found)

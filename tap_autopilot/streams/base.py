@@ -48,7 +48,7 @@ class Stream:
     sources: ClassVar[tuple[str, ...]]
     setting: ClassVar[str | None] = None  # required for this table
     key_properties: ClassVar[tuple[str, ...]]
-    sorted_by: ClassVar[tuple[str, ...]] = ()  # the key in the order of arrival, if that differs
+    sorted_by: ClassVar[tuple[str, ...]] = ()  # the order of arrival, if not `key_properties`
     replication_key: ClassVar[str | None] = None  # if it can be replicated incrementally
     look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for late rows
     reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs

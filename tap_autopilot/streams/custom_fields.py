@@ -22,7 +22,7 @@ class CustomFields(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
-        """A definition may call its name and type what contacts call them."""
+        """A definition may use the field names of contacts, `kind` and `type`."""
         shaped = super().compile(schema, selected, tally)
         pick = compile_pick(ALIASES.values())
 

@@ -15,7 +15,7 @@ JOINED, LEFT = "joined", "left"
 
 
 class MembershipChanges(Stream):
-    """Who joined or left which list or smart segment, and when the tap noticed."""
+    """Contacts that joined or left a list or smart segment, and when the tap noticed."""
 
     name: ClassVar[str] = "membership_changes"
     sources: ClassVar[tuple[str, ...]] = (DIGESTS,)

@@ -15,14 +15,14 @@ class _Pushed(Stream):
 
 
 class EmailMessages(_Pushed):
-    """Every message that pushed events mention: name, subject and journey."""
+    """Name, subject and journey of every message mentioned in pushed events."""
 
     name: ClassVar[str] = "email_messages"
     key_properties: ClassVar[tuple[str, ...]] = ("email_id",)
 
 
 class ContactEvents(_Pushed):
-    """What Autopilot's REST hooks reported, one row per delivery."""
+    """Events from Autopilot's REST hooks, one row per delivery."""
 
     name: ClassVar[str] = "contact_events"
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
@@ -36,7 +36,7 @@ class ContactEvents(_Pushed):
 
 
 class Activities(_Pushed):
-    """What Autopilot's Activity Streams reported, one row per event."""
+    """Events from Autopilot's Activity Streams, one row per event."""
 
     name: ClassVar[str] = "activities"
     key_properties: ClassVar[tuple[str, ...]] = ("id",)

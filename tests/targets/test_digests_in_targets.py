@@ -1,4 +1,4 @@
-"""Only what changed, loaded by real targets: in the end they hold what the account has."""
+"""Only what changed, loaded by real targets: they end up with what the account has."""
 
 from __future__ import annotations
 

@@ -249,7 +249,7 @@ def check_tables(stored: dict[str, list[dict[str, Any]]], account: Account) -> N
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_copy": True, "validate_records": False}])
-def test_postgres_holds_what_was_served_and_deletes_what_left(
+def test_postgres_stores_what_was_served_and_deletes_removed_rows(
     serve: Serve, postgres: Postgres, settings: dict[str, Any]
 ) -> None:
     account = Account(contacts=2000, lists=6, segments=5, members=300)
@@ -282,7 +282,7 @@ def shown(stored: dict[str, list[dict[str, Any]]]) -> dict[str, list[str]]:
     }
 
 
-def test_postgres_marks_what_left(serve: Serve, postgres: Postgres) -> None:
+def test_postgres_marks_removed_rows(serve: Serve, postgres: Postgres) -> None:
     account = Account(contacts=300, segments=3, members=50)
     sandbox = serve(account)
     into = postgres.pipeline("marked")
