@@ -300,6 +300,21 @@ def test_a_definition_may_name_its_fields_as_a_contact_does(tap: Tap) -> None:
     assert not run.of("ACTIVATE_VERSION")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"warnings": [], "status": "degraded"},
+        {"errors": [{"code": 1}]},
+        {"a": [{"name": "x"}], "b": [{"name": "y"}]},
+    ],
+)
+def test_an_object_with_other_arrays_is_not_the_custom_fields(tap: Tap, odd: Any) -> None:
+    run = definitions(tap, odd)
+    assert run.code == 1
+    assert not run.of("ACTIVATE_VERSION")
+    assert "the response has no listing 'custom_fields'" in run.last_words
+
+
 def test_an_account_without_custom_fields_is_normal(tap: Tap) -> None:
     run = definitions(tap, (200, []))
     assert run.code == 0

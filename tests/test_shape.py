@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tap_autopilot.api.parsing import decode, read, values
+from tap_autopilot.api.parsing import decode, decode_keys, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.names import plain
@@ -501,6 +501,7 @@ def body(text: str) -> bytes:
         ("[" * 5000 + "]" * 5000, None, 0),
         ('"\\ud83d\\ude00"', "😀", 0),
         ('["\\ud83d", NaN]', ["\ufffd", "NaN"], 1),
+        ('["\\ud83d", "\\ud83c\\udf89"]', ["\ufffd", "🎉"], 1),
         ('"\\ud83d \\ud83d\\ude00 \\\\ud83d \\\\\\ud83d \\\\u0000 \\\\\\u0000"',
          "\ufffd 😀 \\ud83d \\\ufffd \\u0000 \\", 3),
         ('{"\\u0000k": ["\\ud83d"]}', {"k": ["\ufffd"]}, 2),
@@ -531,6 +532,33 @@ def test_responses_are_read_exactly_and_cleaned(text: str, value: Any, cleaned: 
 def test_a_response_without_its_listing_is_retried(answer: bytes) -> None:
     with pytest.raises(Retryable):
         decode(answer, "contacts")
+
+
+def test_text_that_is_replaced_is_counted_though_only_keys_are_read() -> None:
+    page = (
+        b'{"contacts": [{"contact_id": "a", "v": "\\ud83d \\ud83c\\udf89"}, {"contact_id": "b"}]}'
+    )
+    listing = decode_keys(page, "contacts", "contact_id")
+    assert listing.documents == [{"contact_id": "a"}, {"contact_id": "b"}]
+    assert listing.cleaned == 1
+
+
+@pytest.mark.parametrize("digits", range(26, 34))
+def test_numbers_of_any_length_are_times_and_integers_or_none(digits: int) -> None:
+    for text in (f"1e{digits}", "7" * digits + ".5", f"1.5e{digits}", f"-1e{digits}"):
+        value = Decimal(text)
+        for field in ("updated_at", "mail_opened", "employeesRange"):
+            odd = {"m": value} if field == "mail_opened" else value
+            odd = {"min": value} if field == "employeesRange" else odd
+            assert shaped({field: odd})["additional_fields"] == {field: odd}
+
+
+def test_many_names_that_cleaning_makes_equal_take_no_time() -> None:
+    page = b'{"contacts": [{"contact_id": "a", %s "v": NaN}]}' % (b'"x": 1, ' * 20_000)
+    began = time.process_time()
+    ((document,), _) = read(decode(page, "contacts").documents)
+    assert len(document) == 13
+    assert time.process_time() - began < 5
 
 
 def test_one_odd_document_leaves_the_others_alone() -> None:

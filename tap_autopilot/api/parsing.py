@@ -26,6 +26,7 @@ REPLACEMENT = "\ufffd"
 MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 MAX_INTEGER = 4300  # digits; Python's own parsers refuse more
 MAX_NESTED = 100  # levels
+MAX_ALIKE = 10  # names of an object that cleaning makes equal
 
 _NUL = b"\\u0000"
 _REPLACED = b"\\ufffd"
@@ -187,18 +188,26 @@ def decode_document(body: bytes) -> tuple[Any, int]:
 def decode_array(body: bytes, name: str) -> Listing:
     """A whole listing in one response: an array, or an object that contains one.
 
-    Raises Retryable if there is no array, and Refused for a page of contacts: an API without this
-    listing may take the end of its path for a bookmark.
+    In an object, it is called `name`, or it is the only array with an object that has a name or
+    kind.
+    Raises Retryable if there is no such array, and Refused for a page of contacts: an API without
+    this listing may take the end of its path for a bookmark.
     """
     response, cleaned = _read_odd(body)
     if isinstance(response, dict):
         if name not in response and "contacts" in response:
             raise Refused(404, f"the response has contacts instead of {name!r}.")
-        listed = [value for value in response.values() if isinstance(value, list)]
-        response = response.get(name, listed[0] if listed else None)
+        listed = [value for value in response.values() if _is_listing(value)]
+        response = response.get(name, listed[0] if len(listed) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
     return Listing(response, None, None, cleaned)
+
+
+def _is_listing(value: Any) -> bool:
+    """Whether a value is an array with an object that has a name or kind."""
+    objects = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+    return any(name.lower() in ("name", "kind") for one in objects for name in one)
 
 
 def _decode_leniently(body: bytes, name: str) -> Listing:
@@ -268,10 +277,12 @@ def _loads(text: str) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object; if cleaning makes two names equal, it keeps both."""
+    """An object; if cleaning makes a few names equal, it keeps them all."""
     found: dict[str, Any] = {}
     for name, value in pairs:
-        while name in found:
+        for _ in range(MAX_ALIKE):
+            if name not in found:
+                break
             name += REPLACEMENT
         found[name] = value
     return found

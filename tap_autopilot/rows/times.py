@@ -43,8 +43,10 @@ def as_whole_number(value: Any) -> int:
     """A whole number, possibly written as 10.0. Raises ValueError for anything else."""
     if value.__class__ is int:
         return value
-    if value.__class__ is Decimal and abs(value.adjusted()) < _MAX_DIGITS and value % 1 == 0:
-        return int(value)
+    if value.__class__ is Decimal and abs(value.adjusted()) < _MAX_DIGITS:
+        number = int(value)
+        if number == value:
+            return number
     raise ValueError
 
 
