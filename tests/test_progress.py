@@ -174,12 +174,38 @@ def test_a_bookmark_filters_no_full_pass_and_outlives_it() -> None:
 
 
 def test_streams_that_are_not_selected_keep_their_entries() -> None:
-    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "x", "collected": ["s", 5],
-             "collected_from": "y"}  # fmt: skip
+    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "2020-01-01T00:00:00Z",
+             "collected": ["s", 5], "collected_from": "2020-01-02T00:00:00Z"}  # fmt: skip
     state = {"bookmarks": {"contacts": {"progress": ["reading", {}], "junk": 1, **entry}}}
     assert begin("lists", state=state).value()["bookmarks"]["contacts"] == {
         "progress": None, **entry,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entry", "kept"),
+    [
+        ({"start_date": "soon", "collected_from": 5}, {}),
+        ({"start_date": "\ud800", "collected_from": "\ud800"}, {}),
+        ({"collected": None}, {}),
+        ({"collected": ["\ud800", 5]}, {"collected": ["", 0]}),
+    ],
+)
+def test_entries_that_are_not_valid_are_not_written_again(entry: Any, kept: Any) -> None:
+    value = begin("lists", state={"bookmarks": {"contacts": entry}}).value()
+    assert value["bookmarks"]["contacts"] == {"progress": None, **kept}
+
+
+def test_a_bookmark_may_be_as_early_as_times_go() -> None:
+    moment = "0001-01-01T00:00:00Z"
+    state = {"bookmarks": {"email_opened": {"timestamp": moment}}}
+    progress = begin("email_opened", state=state, incremental=["email_opened"])
+    assert progress.pass_of("email_opened").since == datetime.min.replace(tzinfo=timezone.utc)
+    entry: Any = {"progress": ["complete", {"started": moment, "newest": moment}]}
+    state = {"bookmarks": {"email_opened": entry}}
+    progress = begin("email_opened", state=state, incremental=["email_opened"])
+    progress.finish()
+    assert progress.value()["bookmarks"]["email_opened"]["timestamp"] == moment
 
 
 @pytest.mark.parametrize("bookmark", ["soon", 5, None, "2999-01-01T00:00:00Z"])

@@ -147,7 +147,7 @@ class EachSegment:
 
     def doubts(self) -> dict[Doubt, str]:
         """The doubts about the source as a whole, now that it is complete."""
-        if self._gone > 1 and self._gone >= len(self._ids):
+        if self._gone > 1 and self._gone >= len(self._ids) and not self.read:
             return {Doubt.ALL_GONE: f"all {len(self._ids):,} segments returned 404"}
         if self._ids and not self.read:
             return {Doubt.EMPTY: f"the API listed no members of {len(self._ids):,} segments at all"}

@@ -26,6 +26,7 @@ digests it is null, if the previous state had it.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -222,7 +223,7 @@ class Progress:
         bounds = [self._start_date] if stream.replication_key else []
         if one.incremental:
             bookmark = _as_datetime(entry.get(str(stream.replication_key)))
-            bounds.append(bookmark and bookmark - stream.look_back)
+            bounds.append(bookmark and _before(bookmark, stream.look_back))
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
         is_log = self.is_log(stream.name)
         if versions and not found.incremental and found.since is None and not is_log:
@@ -353,7 +354,7 @@ class Progress:
                 continue
             del self._streams[name]
             if key and found.newest and found.started and moves_bookmark(found.doubts):
-                bookmark = min(found.newest, found.started - MARGIN)
+                bookmark = min(found.newest, _before(found.started, MARGIN))
                 before = _as_datetime(entry.get(key)) or bookmark
                 entry[key] = _iso(max(bookmark, before))
                 entry.pop("start_date", None)
@@ -476,7 +477,14 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
             kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED, FROM)
-            entries[name] = {key: entry[key] for key in kept if key in entry}
+            entries[name] = found = {key: entry[key] for key in kept if key in entry}
+            for key in ("start_date", FROM):
+                if _as_datetime(found.get(key)) is None:
+                    found.pop(key, None)
+            if found.get(COLLECTED) is None:
+                found.pop(COLLECTED, None)
+            elif not is_text(json.dumps(found[COLLECTED], ensure_ascii=False)):
+                found[COLLECTED] = ["", 0]  # useless, but it says that the table is append-only
     walks = state.get("walks")
     return entries, walks if isinstance(walks, dict) else {}
 
@@ -484,6 +492,11 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
 def _as_datetime(value: Any) -> datetime | None:
     """A time in a state; None if it is not valid."""
     return as_datetime(value) if isinstance(value, str) else None
+
+
+def _before(moment: datetime, delta: timedelta) -> datetime:
+    """A time earlier by `delta`, if there is one that early."""
+    return max(moment, datetime.min.replace(tzinfo=timezone.utc) + delta) - delta
 
 
 def _iso(moment: datetime) -> str:
