@@ -13,9 +13,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tap_autopilot.exceptions import Stopped
+from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.run import signals
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
@@ -122,6 +125,8 @@ def test_a_signal_during_startup_is_obeyed_as_early_as_possible(
 HASTY = [sys.executable, "-c", """
 import sys
 from tap_autopilot import __main__
+from tap_autopilot.exceptions import Stopped
+from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.run import signals
 signals.STOP_WITHIN, signals.LINE_WITHIN = 0.5, 2
 sys.exit(__main__.main())
@@ -287,6 +292,21 @@ def test_an_ignored_hangup_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
             assert finished(tap, process).code == 0
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_just_before_the_end_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    restore = signals.restore
+
+    def late(before: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        restore(before)
+
+    monkeypatch.setattr(signals, "restore", late)
+    stops: list[Stopped] = []
+    with signals.graceful_stop(stops.append, Writer(1), lambda *_: {}):
+        pass
+    assert len(stops) == 1
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -101,6 +101,6 @@ def graceful_stop(
     try:
         yield
     finally:
+        restore(before)  # first, because the handler sets the timer
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, alarm)
-        restore(before)
