@@ -577,6 +577,27 @@ def test_the_largest_total_bounds_a_listing() -> None:
     )
 
 
+def test_totals_that_are_not_checked_bound_nothing() -> None:
+    answers = {str(one): page(f"{one}", bookmark=str(one + 1), total=1) for one in range(1, 9)}
+    walked = Walked({**answers, "": answers["1"], "9": page("9", total=1)}, check_totals=False)
+    assert walked.ended == ([str(one) for one in (1, *range(2, 10))], Doubt.NONE)
+
+
+def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listings, "MAX_IDLE_PAGES", 20)
+    answers: dict[str, Any] = {"": page("a", bookmark="0")}
+    for number in range(0, 500, 2):
+        answers[str(number)] = [
+            page(bookmark=f"{number}x"),
+            page(bookmark=str(number + 2)),
+        ]
+        answers[f"{number}x"] = 404
+    walked = Walked(answers)
+    assert str(walked.error) == "GET /contacts: 21 pages in a row contain nothing new."
+
+
 @pytest.mark.parametrize(("most", "fails"), [(3, True), (4, False)])
 def test_pages_with_nothing_new(monkeypatch: pytest.MonkeyPatch, most: int, fails: bool) -> None:
     monkeypatch.setattr(listings, "MAX_IDLE_PAGES", most)

@@ -160,7 +160,10 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
     starts = 0
     while True:
         try:
-            for page in _Reading(walk, position, client, exact=position is not start).pages():
+            reading = _Reading(
+                walk, position, client, exact=position is not start, check_totals=check_totals
+            )
+            for page in reading.pages():
                 if page.after is not None or not check_totals:
                     yield page
                     continue
@@ -218,11 +221,14 @@ class _Trouble:
 class _Reading:
     """One reading of a listing, from a position to its end."""
 
-    def __init__(self, walk: Walk, start: Position, client: Client, *, exact: bool) -> None:
+    def __init__(
+        self, walk: Walk, start: Position, client: Client, *, exact: bool, check_totals: bool
+    ) -> None:
         self._walk = walk
         self._client = client
         self._distinct = Distinct(start.census, exact=exact)
         self._start = start
+        self._check_totals = check_totals
         self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
         self._received = start.census.read  # documents, repeated ones included
         self._most = 0  # the largest total
@@ -247,7 +253,7 @@ class _Reading:
             else:
                 stale, retraced = bookmark, retraced + 1
                 found = self._retrace(before[0], found.text)
-            idle = 0 if self._found_new or retraced else idle + 1
+            idle = 0 if self._found_new else idle + 1
             if idle > MAX_IDLE_PAGES:
                 path = self._walk.path
                 raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
@@ -316,7 +322,8 @@ class _Reading:
         )
         self._received += len(documents)
         self._most = max(self._most, listing.total or 0)
-        if self._most and 2 * self._most + census.page < self._received:
+        limit = 2 * self._most + census.page
+        if self._check_totals and self._most and limit < self._received:
             raise RunError(
                 f"GET {walk.path}: read {self._received:,} {walk.documents} of a listing of"
                 f" {self._most:,}, so its bookmarks loop."
