@@ -315,8 +315,9 @@ def test_an_object_with_other_arrays_is_not_the_custom_fields(tap: Tap, odd: Any
     assert "the response has no listing 'custom_fields'" in run.last_words
 
 
-def test_an_account_without_custom_fields_is_normal(tap: Tap) -> None:
-    run = definitions(tap, (200, []))
+@pytest.mark.parametrize("empty", [[], {"custom_fields": []}, {"fields": []}], ids=str)
+def test_an_account_without_custom_fields_is_normal(tap: Tap, empty: Any) -> None:
+    run = definitions(tap, (200, empty))
     assert run.code == 0
     assert not run.rows("custom_fields")
     assert len(run.of("ACTIVATE_VERSION")) == 1

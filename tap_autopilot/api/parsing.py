@@ -189,7 +189,7 @@ def decode_array(body: bytes, name: str) -> Listing:
     """A whole listing in one response: an array, or an object that contains one.
 
     In an object, it is called `name`, or it is the only array with an object that has a name or
-    kind.
+    kind, or there is only an empty array.
     Raises Retryable if there is no such array, and Refused for a page of contacts: an API without
     this listing may take the end of its path for a bookmark.
     """
@@ -197,7 +197,8 @@ def decode_array(body: bytes, name: str) -> Listing:
     if isinstance(response, dict):
         if name not in response and "contacts" in response:
             raise Refused(404, f"the response has contacts instead of {name!r}.")
-        listed = [value for value in response.values() if _is_listing(value)]
+        members = list(response.values())
+        listed = members if members == [[]] else [one for one in members if _is_listing(one)]
         response = response.get(name, listed[0] if len(listed) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
