@@ -212,7 +212,7 @@ MUTANTS = (
         "the position in the store is ahead of its rows",
         "run/sync.py",
         "            self._progress.advance_in_store(page.last)\n",
-        "            self._progress.advance_in_store(page.last + 1000)\n",
+        "            self._progress.advance_in_store(page.last + 100)\n",
         "test_collected.py -k state_resumes",
     ),
     Mutant(
