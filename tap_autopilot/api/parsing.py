@@ -94,19 +94,11 @@ def _with_field(name: str) -> type:
 
 def decode(body: bytes, name: str) -> Listing:
     """The listing called `name` in a response. Raises Retryable if there is none."""
-    is_odd = body.rfind(_NUL) >= 0  # searching from the end takes half as long
-    cleaned = 0
-    try:
-        page = _page(name).decode(body)
-    except _REFUSED:
-        is_odd = True
-        mended, cleaned = _without_lone_surrogates(body)
-        try:
-            page = _page(name).decode(mended)
-        except _REFUSED:
-            return _decode_leniently(body, name)
+    page, cleaned = _decoded(body, _page(name))
+    if page is None:
+        return _decode_leniently(body, name)
     documents = page.documents
-    if is_odd:
+    if cleaned or body.rfind(_NUL) >= 0:  # searching from the end takes half as long
         for number, document in enumerate(map(bytes, documents)):
             if any(
                 escape[1] or document.startswith(_REPLACED, escape.start())
@@ -122,15 +114,9 @@ def decode_keys(body: bytes, name: str, key: str) -> Listing:
 
     Raises Retryable if there is no such listing.
     """
-    cleaned = 0
-    try:
-        page = _page(name, key).decode(body)
-    except _REFUSED:
-        mended, cleaned = _without_lone_surrogates(body)
-        try:
-            page = _page(name, key).decode(mended)
-        except _REFUSED:
-            return decode(body, name)
+    page, cleaned = _decoded(body, _page(name, key))
+    if page is None:
+        return decode(body, name)
     keys = [document.value for document in page.documents]
     try:
         text = "".join(keys)
@@ -209,6 +195,18 @@ def _is_listing(value: Any) -> bool:
     """Whether a value is an array with an object that has a name or kind."""
     objects = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
     return any(name.lower() in ("name", "kind") for one in objects for name in one)
+
+
+def _decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[Any, int]:
+    """A response, and how many lone surrogates were replaced; None if it is malformed otherwise."""
+    try:
+        return decoder.decode(body), 0
+    except _REFUSED:
+        mended, cleaned = _without_lone_surrogates(body)
+    try:
+        return decoder.decode(mended), cleaned
+    except _REFUSED:
+        return None, 0
 
 
 def _decode_leniently(body: bytes, name: str) -> Listing:
