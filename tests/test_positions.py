@@ -202,15 +202,6 @@ def test_segments_that_failed_come_last_once() -> None:
     assert ids(gone, "b c") == [("c", Position()), ("b", Position())]
 
 
-def test_a_segment_is_read_from_its_start_again() -> None:
-    members = EachSegment()
-    ids(members, "a b")
-    members.advance(members_of("a"), HALFWAY, read=5)
-    members.restart(members_of("a"))
-    members.restart(members_of("b"))
-    assert members.value() == ["b", 5, 0, [["a", *START, 0], ["b", *START, 0]]]
-
-
 def test_segments_that_are_gone_are_done() -> None:
     members = EachSegment()
     ids(members, "a b c")

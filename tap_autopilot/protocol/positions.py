@@ -133,10 +133,6 @@ class EachSegment:
         """Note that a segment failed; the next run reads it last."""
         self._failed.add(self._begin(walk))
 
-    def restart(self, walk: Walk) -> None:
-        """Note that the next run must read a segment from the start."""
-        self._open[self._begin(walk)] = Position()
-
     def _begin(self, walk: Walk) -> str:
         segment_id = str(walk.segment_id)
         while self._next < len(self._ids) and self._ids[self._next] <= segment_id:
