@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import threading
 import time
@@ -64,12 +65,24 @@ class Destination:
             time.sleep(0.05)
 
 
-@pytest.fixture
-def destination() -> Iterator[Destination]:
+@contextlib.contextmanager
+def serving() -> Iterator[Destination]:
     found = Destination()
     yield found
     found.server.shutdown()
     found.server.server_close()
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[Destination]:
+    with serving() as found:
+        yield found
 
 
 def send(collector: Collector, *ids: str, **more: Any) -> None:
@@ -138,9 +151,8 @@ def test_only_selected_and_only_new_events_are_forwarded(
 
 
 def test_an_outage_loses_nothing_and_delays_no_other(
-    start: Start, destination: Destination
+    start: Start, destination: Destination, other: Destination
 ) -> None:
-    other = Destination()
     tries: list[float] = []
 
     def down(_: list[Any]) -> tuple[int, dict[str, str]]:
@@ -162,7 +174,6 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     destination.wait_for(3)
     assert destination.ids == ["a", "b", "c"]
     assert other.ids == ["a", "b", "c"]
-    other.server.server_close()
 
 
 def test_rejected_events_are_isolated_and_skipped(start: Start, destination: Destination) -> None:
