@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,13 +15,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tap_autopilot import cli
-from tap_autopilot.api import pace, retry
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.streams import STREAMS
-from tests.forks import Fork
+from tests.forks import Fork, hasty, no_name_server
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"
@@ -46,9 +41,6 @@ for _name, _examples, _same, _phases in (
     )  # fmt: skip
 hypothesis.settings.load_profile("quick")
 
-for _module in ("tap_autopilot.run.sync", "singer.metrics"):
-    importlib.import_module(_module)  # so that forks need not
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _interruptible() -> None:
@@ -59,24 +51,7 @@ def _interruptible() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only this machine's own names resolve, and no name server is asked."""
-
-    def on_this_machine(ask: Callable[..., Any]) -> Callable[..., Any]:
-        def asked(host: Any, *args: Any, **more: Any) -> Any:
-            name = host.decode() if isinstance(host, bytes) else host
-            if (
-                name
-                and name != "localhost"
-                and not name.replace(".", "").isdigit()
-                and ":" not in name
-            ):
-                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-            return ask(host, *args, **more)
-
-        return asked
-
-    for function in ("getaddrinfo", "gethostbyname"):
-        monkeypatch.setattr(socket, function, on_this_machine(getattr(socket, function)))
+    no_name_server(monkeypatch.setattr)
 
 
 @pytest.fixture
@@ -136,10 +111,10 @@ class Tap:
         return check(run)
 
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
-        """Run the command with any arguments, in a fork that has already loaded all modules."""
+        """Run the command with any arguments, in a fork of a process that has already loaded all modules."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             out, err = stdout.fileno(), stderr.fileno()
-            fork = Fork(_hasty_main, arguments, self.folder, out, err, environment)
+            fork = Fork(hasty, arguments, self.folder, out, err, environment)
             try:
                 code = fork.wait(PATIENCE)
             finally:
@@ -147,12 +122,6 @@ class Tap:
             stdout.seek(0)
             stderr.seek(0)
             return Run(code, stdout.read(), stderr.read().decode(), key)
-
-
-def _hasty_main(arguments: list[str]) -> int:
-    """The command, without a slow start and with short waits."""
-    pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
-    return cli.main(arguments)
 
 
 @pytest.fixture

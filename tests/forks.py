@@ -1,24 +1,39 @@
-"""Runs a command in a fork of the test process, which has already imported everything.
+"""Runs commands in forks of a small process that has already imported everything.
 
-The fork is a separate process, with its own descriptors, signals and exit code, but starts in a few
+A fork is a separate process, with its own descriptors, signals and exit code, but starts in a few
 milliseconds.
 """
 
 from __future__ import annotations
 
-import gc
+import math
+import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.reduction import DupFd
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+from tap_autopilot import cli
+from tap_autopilot.api import pace, retry
 
 Main = Callable[[list[str]], int]
+
+_forks = multiprocessing.get_context("forkserver")
+_forks.set_forkserver_preload(
+    [
+        "singer.metrics",
+        "tap_autopilot.run.sync",
+        "tap_autopilot.collector.server",
+        "tap_autopilot.collector.sqlite",
+        "tests.forks",
+    ]
+)
 
 
 class Fork:
@@ -33,37 +48,39 @@ class Fork:
         stderr: int,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.returncode: int | None = None
         self._command = list(arguments)
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # about forking with threads: a sandbox has one
-            self.pid = os.fork()
-        if not self.pid:
-            _become(main, arguments, folder, environment or {}, stdout, stderr)
+        everything = {**os.environ, **(environment or {})}
+        self._process = _forks.Process(
+            target=_become,
+            args=(main, self._command, folder, everything, _Passed(stdout), _Passed(stderr)),
+        )
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """The process ID."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None while the command runs."""
+        return self._process.exitcode
 
     def poll(self) -> int | None:
         """The exit code; None while the command runs."""
-        if self.returncode is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            if ended:
-                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def wait(self, timeout: float) -> int:
         """Wait for the exit code. Raises TimeoutExpired."""
-        began = time.monotonic()
-        while (code := self.poll()) is None:
-            waited = time.monotonic() - began
-            if waited > timeout:
-                raise subprocess.TimeoutExpired(self._command, timeout)
-            time.sleep(0.001 + min(0.02, waited / 20))
-        return code
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self._command, timeout)
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
         """Send a signal, unless the command has ended."""
-        if self.poll() is None:
+        if self.returncode is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
@@ -72,9 +89,23 @@ class Fork:
         self.wait(10)
 
 
+class _Passed:
+    """A descriptor that arrives in the fork as its own number there."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[Callable[[Any], int], tuple[Any]]:
+        return _received, (DupFd(self._number),)
+
+
+def _received(passed: Any) -> int:
+    return int(passed.detach())
+
+
 def _become(
     main: Main,
-    arguments: Sequence[str],
+    arguments: list[str],
     folder: Path,
     environment: Mapping[str, str],
     stdout: int,
@@ -84,20 +115,48 @@ def _become(
     try:
         for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
             os.dup2(source, target)
-        os.closerange(3, 1024)  # the tests' sockets would stay open otherwise
-        gc.freeze()  # inherited objects own descriptors that are closed now
+        os.closerange(3, 1024)  # the originals, and what connects this process to the tests
         sys.stdout, sys.stderr = (
             open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
             for number in (1, 2)
         )
+        os.environ.clear()
         os.environ.update(environment)
         os.chdir(folder)
-        code = main(list(arguments))
+        no_name_server(setattr)
+        code = main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
-    except BaseException:  # noqa: BLE001  # a fork must not continue as the test
+    except BaseException:  # noqa: BLE001  # it must not end in multiprocessing's own code
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def hasty(arguments: list[str]) -> int:
+    """The tap, with short waits."""
+    pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
+    return cli.main(arguments)
+
+
+def no_name_server(replace: Callable[[Any, str, Any], Any]) -> None:
+    """Only this machine's own names resolve, and no name server is asked."""
+
+    def on_this_machine(ask: Callable[..., Any]) -> Callable[..., Any]:
+        def asked(host: Any, *args: Any, **more: Any) -> Any:
+            name = host.decode() if isinstance(host, bytes) else host
+            if (
+                name
+                and name != "localhost"
+                and not name.replace(".", "").isdigit()
+                and ":" not in name
+            ):
+                raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+            return ask(host, *args, **more)
+
+        return asked
+
+    for function in ("getaddrinfo", "gethostbyname"):
+        replace(socket, function, on_this_machine(getattr(socket, function)))

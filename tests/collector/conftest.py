@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import importlib
 import json
 import os
 import signal
@@ -24,9 +23,6 @@ import requests
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.store import Event, open_reader
 from tests.forks import Fork
-
-for _module in ("server", "sqlite"):
-    importlib.import_module(f"tap_autopilot.collector.{_module}")  # so that forks need not
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
