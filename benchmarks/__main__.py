@@ -45,13 +45,16 @@ class Scenario:
     ceiling: float = 10_000.0
     concurrency: int = 8
     odd: bool = True
+    one_core: bool = False  # the sandbox has the others
     peers: tuple[str, ...] = ("floor", "singer-sdk", "singer-sdk unchecked")
     rounds: int = 3
 
 
 SCENARIOS = (
     Scenario("wide", "20,000 contacts, 10 segments of 1,000", 20_000, 10, 1_000, rounds=5),
-    Scenario("plain", "the same without odd contacts", 20_000, 10, 1_000, odd=False,
+    Scenario("one core", "the same, but each tap may use only one core", 20_000, 10, 1_000,
+             one_core=True, rounds=5),
+    Scenario("plain", "wide without odd contacts", 20_000, 10, 1_000, odd=False,
              peers=("floor", "singer-sdk", "singer-sdk unchecked", "0.3.0 unlimited"), rounds=5),
     Scenario("tables", "20,000 contacts, alone and with all tables made from them", 20_000, 0, 0,
              peers=("all tables",), rounds=5),
@@ -130,8 +133,10 @@ def _old_catalog(old_command: list[str], config: Path, folder: Path) -> Path:
     return path
 
 
-def measure(command: list[str], sandbox: Sandbox) -> Measure:
+def measure(command: list[str], sandbox: Sandbox, *, one_core: bool = False) -> Measure:
     """Run a command to completion under stopwatch.py."""
+    if one_core:
+        command = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *command]
     del sandbox.requests[:]
     stopwatch = [sys.executable, "-S", str(HERE / "stopwatch.py"), *command]
     done = subprocess.run(stopwatch, capture_output=True, check=True)
@@ -167,7 +172,7 @@ def compete(scenario: Scenario, peers: Path, folder: Path) -> Iterator[tuple[str
         for _ in range(scenario.rounds):
             for name in ("tap-autopilot", *scenario.peers):
                 time.sleep(1.1 if scenario.limit else 0)  # let the window of the limit pass
-                yield name, measure(by_name[name], sandbox)
+                yield name, measure(by_name[name], sandbox, one_core=scenario.one_core)
 
 
 def summary(measures: dict[str, list[Measure]]) -> dict[str, dict[str, float]]:
