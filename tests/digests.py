@@ -113,7 +113,7 @@ def strange_night(nights: Nights, rng: random.Random, kept: list[tuple[Replica, 
     """A night on which something may go wrong. Returns what it was."""
     what = rng.choice(
         ("nothing", "nothing", "cut", "cut", "cut", "broken", "short", "gone", "damaged", "cut file",
-         "older file", "older target", "column", "start_date")
+         "older file", "older target", "column", "start_date", "thrown away")
     )  # fmt: skip
     path, settings, faults, expected = nights.path, {}, [], {0}
     options: dict[str, Any] = {"churn": rng.choice((0, 0.3, 1.5)), "seed": rng.randrange(10**6)}
@@ -141,8 +141,13 @@ def strange_night(nights: Nights, rng: random.Random, kept: list[tuple[Replica, 
         catalog["streams"][0]["metadata"] = metadata
     elif what == "start_date":
         settings["start_date"] = "2016-06-01"
+    elif what == "thrown away":
+        names = rng.sample(sorted(TABLES), 3)
+        catalog = {"streams": [{"tap_stream_id": name} for name in names]}
     run = nights.run(*faults, catalog=catalog, settings=settings, **options)
     assert run.code in expected, run.stderr
+    if what == "thrown away":
+        return what
     messages = run.messages
     if what == "cut":
         messages = messages[: rng.randrange(len(messages) + 1)]

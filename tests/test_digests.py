@@ -225,6 +225,49 @@ def test_unconfirmed_rows_are_not_taken_for_granted(nights: Nights) -> None:
     assert not difference(nights.replica, nights.full_load())
 
 
+LISTS_ONLY = {"streams": [{"tap_stream_id": "lists"}]}
+NO_COMPANY = {
+    "streams": [
+        {"tap_stream_id": "contacts", "metadata": [
+            {"breadcrumb": ["properties", "company"], "metadata": {"selected": False}},
+        ]},
+        {"tap_stream_id": "lists"},
+    ]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("thrown_away", [LISTS_ONLY, NO_COMPANY])
+@pytest.mark.parametrize("then", [None, NO_COMPANY])
+def test_a_run_that_is_thrown_away_deletes_nothing_in_the_next(
+    nights: Nights, thrown_away: Any, then: Any
+) -> None:
+    nights.night()
+    broken = nights.night("/contacts@3-:500", page=1)
+    assert broken.code == 1, "interrupted in the middle of the contacts"
+    nights.run(catalog=thrown_away)
+    found = records(nights.night(catalog=then, page=1))
+    assert not {one for one in found if one[0].startswith("-")}
+    nights.night()
+    assert not difference(nights.replica, nights.full_load())
+
+
+def test_an_incremental_pass_sends_all_rows_if_columns_change(nights: Nights) -> None:
+    incremental = [{"breadcrumb": [], "metadata": {"replication-method": "INCREMENTAL"}}]
+    for day, one in enumerate("abcd", 1):
+        nights.account.change(one, {"updated_at": f"2020-01-0{day}T00:00:00.000Z"})
+
+    def night(*metadata: Any) -> set[tuple[str, ...]]:
+        contacts = {"tap_stream_id": "contacts", "metadata": [*incremental, *metadata]}
+        return records(nights.night(catalog={"streams": [contacts]}))
+
+    without = NO_COMPANY["streams"][0]["metadata"]
+    everyone = {("+contacts", one) for one in "abcd"}
+    assert night(*without) == everyone
+    assert night(*without) == set()
+    assert night() == everyone
+    assert night() == set()
+
+
 def test_a_second_run_at_the_same_time_is_refused(nights: Nights) -> None:
     held = Digests(str(nights.path), "somebody")
     run = nights.run()
@@ -407,3 +450,25 @@ def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(tap: Tap) -> 
     assert night(first) == {}
     (tap.folder / "kept" / "digests").unlink()
     assert len(night(first)["email_opened"]) == 3, "the whole store, since the file is in doubt"
+
+
+def test_pushed_events_are_sent_again_until_the_target_has_their_new_columns(tap: Tap) -> None:
+    (tap.folder / "kept").mkdir()
+    store = PushedStore(tap.folder / "kept" / "events.db")
+    store.track(call("pushed"))
+    settings = {"collector_database": store.path, "digests": str(tap.folder / "kept" / "digests")}
+
+    def night(state: Any, *metadata: Any) -> tuple[Any, int]:
+        catalog = {"streams": [{"tap_stream_id": "email_opened", "metadata": [*metadata]}]}
+        with Scripted({"/contacts": {"contacts": [], "total_contacts": 0}}) as sandbox:
+            run = tap.sync(sandbox, state=state, catalog=catalog, **settings)
+        assert run.code == 0, run.stderr
+        return run.state, len(run.rows("email_opened"))
+
+    without = {"breadcrumb": ["properties", "campaign_name"], "metadata": {"selected": False}}
+    state, sent = night(None, without)
+    assert sent == 1
+    assert night(state)[1] == 1, "its STATE is thrown away"
+    state, sent = night(state)
+    assert sent == 1
+    assert night(state)[1] == 0

@@ -201,7 +201,9 @@ def test_a_bookmark_may_be_as_early_as_times_go() -> None:
     state = {"bookmarks": {"email_opened": {"timestamp": moment}}}
     progress = begin("email_opened", state=state, incremental=["email_opened"])
     assert progress.pass_of("email_opened").since == datetime.min.replace(tzinfo=timezone.utc)
-    entry: Any = {"progress": ["complete", {"started": moment, "newest": moment}]}
+    entry: Any = {
+        "progress": ["complete", {"incremental": True, "started": moment, "newest": moment}]
+    }
     state = {"bookmarks": {"email_opened": entry}}
     progress = begin("email_opened", state=state, incremental=["email_opened"])
     progress.finish()
@@ -251,6 +253,7 @@ def test_a_bookmark_made_under_a_later_start_date_is_dropped(
 # Resumed passes
 
 ALL = {
+    "incremental": True,
     "since": "2020-01-03T00:00:00Z",
     "started": "2020-01-05T00:00:00Z",
     "newest": "2020-01-04T00:00:00Z",
@@ -313,13 +316,16 @@ def test_a_full_pass_resumes_under_its_version(versions: bool) -> None:
         (["reading", {"started": "2020-01-03T00:00:00Z"}], False),
         (["reading", {"newest": "2020-01-03T00:00:00Z"}], False),
         (["reading", {}], True),
+        (["reading", {"incremental": True}], False),
+        (["reading", {"incremental": 1, "since": "2020-01-03T00:00:00Z"}], True),
+        (["reading", {"since": "2020-01-03T00:00:00Z"}], True),  # of a pass with a start_date
         (["reading", {**ALL, "version": 5}], True),
         (["reading", {**ALL, "since": "2020-01-02T00:00:00Z"}], True),
         (["reading", {**ALL, "since": "soon"}], True),
         (["reading", {**ALL, "since": 1577836800000}], True),
         (["reading", {**ALL, "started": "soon"}], True),
         (["reading", {**ALL, "newest": 5}], True),
-        (["reading", {"since": ALL["since"], "newest": ALL["newest"]}], True),
+        (["reading", {**ALL, "started": None}], True),
     ],
 )
 def test_a_pass_that_cannot_be_resumed_starts_over(progress: Any, incremental: bool) -> None:
@@ -657,7 +663,11 @@ def test_what_is_not_complete_stays_as_it_is() -> None:
     assert value["bookmarks"]["contacts"] == {
         "progress": [
             "reading",
-            {"started": "2020-01-09T00:00:00Z", "newest": "2020-01-05T00:00:00Z"},
+            {
+                "started": "2020-01-09T00:00:00Z",
+                "newest": "2020-01-05T00:00:00Z",
+                "incremental": True,
+            },
         ]
     }
     assert value["bookmarks"]["lists"] == {"progress": None}
@@ -710,7 +720,10 @@ def test_an_incremental_pass_continues_reading_the_store(
         f"WARNING email_opened, contact_events: {reason}; reading all events in the store."
     ] * (reason is not None)
     entry = progress.value()["bookmarks"]["contact_events"]
-    assert entry == {"progress": ["reading", {}], "collected": ["store", position]}
+    assert entry == {
+        "progress": ["reading", {"incremental": True}],
+        "collected": ["store", position],
+    }
 
 
 def test_a_full_pass_reads_all_of_its_store() -> None:
@@ -814,14 +827,14 @@ def test_the_position_of_the_digests() -> None:
 
 
 def test_what_the_digests_know() -> None:
-    remembered = Remembered({"lists": 3, "contacts": 4}, {"contacts"})
+    remembered = Remembered({"lists": 3, "contacts": 4}, {"contacts"}, ())
     assert remembered.knows("lists")
     assert not remembered.knows("contacts")
     assert not remembered.knows("smart_segments")
 
 
 def test_a_new_pass_has_the_version_of_its_digests() -> None:
-    remembered = Remembered({"lists": 3}, ())
+    remembered = Remembered({"lists": 3}, (), ())
     progress = begin("lists", "contacts", remembered=remembered)
     assert progress.pass_of("lists").version == 3
     assert progress.pass_of("contacts").version not in (None, 3)
@@ -829,18 +842,22 @@ def test_a_new_pass_has_the_version_of_its_digests() -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "reshaped", "goes_on"),
+    ("versions", "reshaped", "begun", "goes_on"),
     [
-        ({"contacts": 3}, (), True),
-        ({"contacts": 3}, ("contacts",), False),
-        ({"contacts": 4}, (), False),
-        ({}, (), False),
+        ({"contacts": 3}, (), ("contacts",), True),
+        ({"contacts": 3}, ("contacts",), ("contacts",), False),
+        ({"contacts": 4}, (), ("contacts",), False),
+        ({"contacts": 3}, (), ("lists",), False),
+        ({}, (), (), False),
     ],
 )
 def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
-    versions: dict[str, int], reshaped: Collection[str], goes_on: bool
+    versions: dict[str, int],
+    reshaped: Collection[str],
+    begun: Collection[str],
+    goes_on: bool,
 ) -> None:
-    remembered = Remembered(versions, reshaped)
+    remembered = Remembered(versions, reshaped, begun)
     progress = resumed(["reading", {"version": 3}], remembered=remembered)
     assert progress.is_resumed("contacts") is goes_on
     assert progress.start() == [(CONTACTS, HALFWAY if goes_on else Position())]
@@ -850,5 +867,5 @@ def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
 def test_a_full_pass_with_digests_continues_reading_the_store(
     reshaped: Collection[str],
 ) -> None:
-    progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped))
+    progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped, ()))
     assert progress.stored() == {"email_opened": 0 if reshaped else 7}

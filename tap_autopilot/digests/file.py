@@ -30,6 +30,7 @@ from tap_autopilot.digests.records import (
     Rows,
     Seen,
     Sent,
+    Shaped,
     bounds,
     framed,
     packed,
@@ -61,6 +62,8 @@ class _Loaded:
     def replay(self, record: Record, offset: int, length: int) -> None:
         """Apply a record that the target has confirmed."""
         match record:
+            case Shaped(shape=shape):
+                self.table.kept.shape = shape
             case Began(at=at):
                 self.table.kept.began = at
             case Seen(ranges=ranges):
@@ -164,6 +167,10 @@ class Digests:
         """The tables in the file, and the versions of their rows."""
         return {name: one.table.kept.born for name, one in self._loaded.items()}
 
+    def begun(self) -> set[str]:
+        """The tables whose current pass is in the file."""
+        return {name for name, one in self._loaded.items() if one.table.kept.began}
+
     def reshaped(self, shapes: Mapping[str, bytes]) -> set[str]:
         """The tables whose shape has changed."""
         return {
@@ -208,7 +215,8 @@ class Digests:
             resumed = start is not None and start.resumed
             kept = _carried_over(loaded.table.kept, loaded.ended, resumed=resumed)
             if start is not None and start.shape != kept.shape:
-                loaded.is_outdated, kept.shape = True, start.shape
+                loaded.is_outdated = True  # in the journal, because this run may not get far
+                self._waiting.append(Shaped(len(tables), start.shape))
             tables.append((loaded, kept))
         known = {kept.name for _, kept in tables}
         tables += [

@@ -8,7 +8,8 @@ before it. The records, in order:
     Block …           the rows of each table, sorted, a few hundred at a time
     Seen …            which of these rows the current pass has already seen
     Ready             the end of the base; the journal follows
-    Began, Seen, Sent, Left, Ended …   what a run saw and sent, a few records for each page
+    Shaped, Began, Seen, Sent, Left, Ended …
+                      what a run saw and sent, a few records for each page
 
 A file is made from its predecessor and replaces it atomically. After that, records are only
 appended. A record is on disk before the rows that it names can reach the target. So the target may
@@ -120,6 +121,13 @@ class Ready(msgspec.Struct, array_like=True, tag="r"):
     """The end of the base."""
 
 
+class Shaped(msgspec.Struct, array_like=True, tag="c"):
+    """The rows of a table have another shape from here on."""
+
+    table: int
+    shape: bytes
+
+
 class Began(msgspec.Struct, array_like=True, tag="p"):
     """A pass over a table began."""
 
@@ -166,7 +174,7 @@ class Ended(msgspec.Struct, array_like=True, tag="e"):
     activated: bool
 
 
-Record = Header | Block | Seen | Ready | Began | Sent | Left | Ended
+Record = Header | Block | Seen | Ready | Shaped | Began | Sent | Left | Ended
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Record).decode

@@ -4,12 +4,13 @@ A pass reads a stream from start to end, over as many runs as it takes. During a
 `bookmarks.<stream>.progress` is the list [status, details]. The status is "reading" or, while other
 streams of the run are not done, "complete". The details have, where applicable:
 
-    since      only rows that changed at this time or later are sent
-    started    when an incremental pass began
-    newest     the most recent change before `started` that it has seen
-    skipped    how many documents made no row
-    version    the version of the pass's rows, if it should end with ACTIVATE_VERSION
-    doubts     why the pass may be incomplete, by kind
+    since        only rows that changed at this time or later are sent
+    incremental  true for an incremental pass
+    started      when an incremental pass began
+    newest       the most recent change before `started` that it has seen
+    skipped      how many documents made no row
+    version      the version of the pass's rows, if it should end with ACTIVATE_VERSION
+    doubts       why the pass may be incomplete, by kind
 
 If there is nothing to resume, `progress` is null. It is never an object and never left out, because
 some tools merge a new state into the old one, key by key; a list or null replaces the whole value.
@@ -85,10 +86,11 @@ class Pass:
 
 
 class Remembered(NamedTuple):
-    """The tables in the digests file: their versions, and which have changed shape."""
+    """The tables in the digests file: their versions, and which changed shape or are in a pass."""
 
     versions: Mapping[str, int]
     reshaped: Collection[str]
+    begun: Collection[str]
 
     def knows(self, name: str) -> bool:
         """Whether the file has a table's rows in their present shape."""
@@ -221,7 +223,8 @@ class Progress:
         """A new pass."""
         stream = one.stream
         bounds = [self._start_date] if stream.replication_key else []
-        if one.incremental:
+        sent_before = self._remembered is None or self._remembered.knows(stream.name)
+        if one.incremental and sent_before:
             bookmark = _as_datetime(entry.get(str(stream.replication_key)))
             bounds.append(bookmark and _before(bookmark, stream.look_back))
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
@@ -236,7 +239,8 @@ class Progress:
         """Whether the digests, if there are any, know what a pass has sent so far."""
         if self._remembered is None:
             return True
-        return self._remembered.knows(name) and found.version == fresh.version
+        begun = found.is_complete or name in self._remembered.begun
+        return begun and self._remembered.knows(name) and found.version == fresh.version
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""
@@ -401,6 +405,8 @@ def _written(found: Pass) -> list[Any]:
         for name in ("since", "started", "newest")
         if (when := getattr(found, name)) is not None
     }
+    if found.incremental:
+        more["incremental"] = True
     if found.version is not None:
         more["version"] = found.version
     if found.skipped:
@@ -436,7 +442,8 @@ def _pass(progress: Any, *, incremental: bool) -> Pass | None:
     read = {name: _as_datetime(value) for name, value in times.items()}
     known = {doubt.value: doubt for doubt in Doubt}
     if (
-        not more.keys() <= {*times, "version", "skipped", "doubts"}
+        not more.keys() <= {*times, "incremental", "version", "skipped", "doubts"}
+        or more.get("incremental", False) is not incremental
         or any(value is not None and read[name] is None for name, value in times.items())
         or not (version is None or type(version) is int)
         or type(skipped) is not int

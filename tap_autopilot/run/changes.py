@@ -68,7 +68,7 @@ class Changes:
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
             )
-        return Remembered(digests.remembered(), reshaped)
+        return Remembered(digests.remembered(), reshaped, digests.begun())
 
     def _shape(self, one: Selected) -> bytes:
         """What a table's rows look like, and whether they have a version."""
