@@ -151,6 +151,15 @@ def test_a_store_that_has_lost_its_last_events_is_read_to_its_end(store: PushedS
     assert [(len(page.events), page.last) for page in pages] == [(1, 1), (0, 3)]
 
 
+def test_missing_numbers_let_no_later_event_in(store: PushedStore) -> None:
+    store.track(call("a"), call("b"), call("c"))
+    with closing(sqlite3.connect(store.path)) as database, database:
+        database.execute("DELETE FROM events WHERE seq = 2")
+    found = Collected(store.path)
+    store.track(call("later"))
+    assert pushed(found, {"email_opened": 0}) == [("email_opened", 1), ("email_opened", 3)]
+
+
 @pytest.mark.parametrize(
     ("line", "body", "cleaned"),
     [

@@ -41,7 +41,8 @@ class Collected:
         """The events of each table with a `seq` above the one in `after`."""
         done = min(after.values(), default=self.last)
         while done < self.last:
-            found = self._reader.read(done, min(PAGE, self.last - done))
+            read = self._reader.read(done, min(PAGE, self.last - done))
+            found = [event for event in read if event.seq <= self.last]  # numbers may be missing
             fetched_at = datetime.now(timezone.utc)
             events: dict[str, list[Pushed]] = {}
             for seq, received_at, source, _, name, raw, pruned in found:
