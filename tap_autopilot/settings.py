@@ -32,6 +32,8 @@ def text(value: Any) -> str:
     """A string that is not blank."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("must be a non-blank string")
+    if "\0" in value or value != value.encode("utf-8", "replace").decode():
+        raise ValueError("must be valid text")
     return value.strip()
 
 

@@ -58,6 +58,8 @@ def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: 
         ({"api_key": "two words"}, "api_key contains"),
         ({"api_key": "kéy"}, "api_key contains"),
         ({"api_key": "a\nb"}, "api_key contains"),
+        ({"api_key": "k", "digests": "a\0b"}, "digests must be valid text"),
+        ({"api_key": "k", "report_file": "\ud800"}, "report_file must be valid text"),
         ({"api_key": "k", "start_date": "yesterday"}, "start_date must be a date"),
         ({"api_key": "k", "start_date": 5}, "start_date must be"),
         ({"api_key": "k", "api_url": "http://example.com/v1"}, "api_url must start with https"),

@@ -6,6 +6,7 @@ JSON. It contains numbers, names and the CRITICAL line, but no contact data, and
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -37,8 +38,11 @@ class Outcome:
 
     def begin(self, version: str, file: Any, secrets: Iterable[str] = ()) -> None:
         """Note that a run begins, with the settings for its report, which are not checked yet."""
-        self._version = version
-        self._file = file.strip() if isinstance(file, str) else None
+        from tap_autopilot.settings import text  # takes a while to import
+
+        self._version, self._file = version, None
+        with contextlib.suppress(ValueError):
+            self._file = text(file)
         self._redact = redactor(*secrets)
 
     def check(self) -> None:
