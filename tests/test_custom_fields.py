@@ -154,9 +154,11 @@ def test_a_response_without_definitions_is_an_error(tap: Tap, answer: Any) -> No
 
 
 def names(*fields: str) -> list[str]:
-    return list(
-        columns([{"name": field, "fieldType": "string"} for field in fields], ["custom_fields"])
-    )
+    definitions = [{"name": field, "fieldType": "string"} for field in fields]
+    found = columns(definitions, ["custom_fields"])
+    assert list(found) == list(columns(definitions[::-1], ["custom_fields"])), "any order will do"
+    by_field = {part["title"]: column for column, part in found.items()}
+    return [by_field[field] for field in dict.fromkeys(fields)]
 
 
 def test_column_names_are_safe_and_distinct() -> None:
@@ -342,6 +344,15 @@ def test_an_api_without_definitions_fails_and_deletes_nothing(
     )
     assert "deleted rows are kept this time" in warning
     assert len(run.requests) == 1
+
+
+@pytest.mark.parametrize("answer", [(404, {}), (403, {}), {"contacts": []}])
+def test_columns_need_an_api_with_definitions(tap: Tap, answer: Any) -> None:
+    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
+        run = tap.sync(sandbox, custom_fields_as_columns=True)
+    assert run.code == 2
+    assert "does not offer this account's custom fields" in run.last_words
+    assert "Turn custom_fields_as_columns off" in run.last_words
 
 
 @pytest.mark.parametrize("answer", [(500, {}), {}, "text"])

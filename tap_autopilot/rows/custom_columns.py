@@ -27,7 +27,7 @@ _TEXT: dict[str, Any] = {"type": ["null", "string"]}
 
 
 def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """The columns for these definitions, in their order, with names that are safe in SQL.
+    """The columns for these definitions, sorted by field, with names that are safe in SQL.
 
     A field's column depends only on its name. Words of ASCII letters and digits become
     `custom_nps_rating`; any other name, or one that is `taken`, also gets a unique suffix. So a new
@@ -45,7 +45,7 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
             schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})
     plain = collections.Counter([*taken, *(_column(name) for name in schemas if _is_plain(name))])
     found = {}
-    for name, schema in schemas.items():
+    for name, schema in sorted(schemas.items()):
         column = _column(name)
         if plain[column] > 1 or not _is_plain(name):
             column += f"_{zlib.crc32(name.encode()):08x}"
