@@ -187,6 +187,7 @@ def test_streams_that_are_not_selected_keep_their_entries() -> None:
     [
         ({"start_date": "soon", "collected_from": 5}, {}),
         ({"start_date": "\ud800", "collected_from": "\ud800"}, {}),
+        ({"updated_at": "\ud800"}, {}),
         ({"collected": None}, {}),
         ({"collected": ["\ud800", 5]}, {"collected": ["", 0]}),
     ],
@@ -643,6 +644,13 @@ def test_the_bookmark_remembers_its_start_date() -> None:
         "updated_at": "2020-01-05T00:00:00Z",
         "start_date": "2020-01-02T00:00:00Z",
     }
+    state = {"bookmarks": {"contacts": {**BOOKMARK, "start_date": "2020-01-02T00:00:00Z"}}}
+    progress = begin("contacts", state=state, incremental=["contacts"])
+    found = progress.pass_of("contacts")
+    found.newest, found.started, found.is_complete = day(5), day(9), True
+    progress.finish()
+    entry = progress.value()["bookmarks"]["contacts"]
+    assert entry["start_date"] is None, "so that it also goes from merged states"
     state = {"bookmarks": {"contacts": {**BOOKMARK, "start_date": "not a time"}}}
     progress = begin("contacts", state=state, incremental=["contacts"])
     found = progress.pass_of("contacts")
@@ -767,6 +775,7 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     assert entry.get("collected_from") == (
         start_date.isoformat().replace("+00:00", "Z") if start_date else None
     )
+    assert ("collected_from" in entry) is bool(made_under or start_date), "null, for merged states"
 
 
 def test_start_date_does_not_skip_hook_events() -> None:

@@ -214,8 +214,8 @@ class Progress:
             if reason:
                 starting_over.setdefault(reason, []).append(name)
             entry[COLLECTED] = [store[0], position]
-            if start_date is not None:
-                entry[FROM] = _iso(start_date)
+            if start_date is not None or made_under is not None:
+                entry[FROM] = start_date and _iso(start_date)
         for reason, names in starting_over.items():
             LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
 
@@ -361,9 +361,8 @@ class Progress:
                 bookmark = min(found.newest, _before(found.started, MARGIN))
                 before = _as_datetime(entry.get(key)) or bookmark
                 entry[key] = _iso(max(bookmark, before))
-                entry.pop("start_date", None)
-                if self._start_date is not None:
-                    entry["start_date"] = _iso(self._start_date)
+                if self._start_date is not None or "start_date" in entry:
+                    entry["start_date"] = self._start_date and _iso(self._start_date)
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
@@ -485,6 +484,9 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         else:
             kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED, FROM)
             entries[name] = found = {key: entry[key] for key in kept if key in entry}
+            bookmark = found.get(str(STREAMS[name].replication_key))
+            if isinstance(bookmark, str) and not is_text(bookmark):
+                del found[str(STREAMS[name].replication_key)]
             for key in ("start_date", FROM):
                 if _as_datetime(found.get(key)) is None:
                     found.pop(key, None)
