@@ -221,7 +221,8 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
         LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
     if args.select and args.catalog:
         raise UserError("--select and --catalog cannot be combined.")
-    for path in filter(None, (*args.config, args.catalog, args.state)):
+    others = (*args.config, args.catalog, args.state, config.report_file, config.collector_database)
+    for path in filter(None, others):
         if config.digests and Path(path).resolve() == Path(config.digests).resolve():
             raise UserError(f"digests and {path} must be different files.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None

@@ -226,7 +226,7 @@ def test_unconfirmed_rows_are_not_taken_for_granted(nights: Nights) -> None:
 
 
 LISTS_ONLY = {"streams": [{"tap_stream_id": "lists"}]}
-NO_COMPANY = {
+NO_COMPANY: Any = {
     "streams": [
         {"tap_stream_id": "contacts", "metadata": [
             {"breadcrumb": ["properties", "company"], "metadata": {"selected": False}},
@@ -284,6 +284,19 @@ def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> 
         run = tap.sync(sandbox, state={}, catalog={"streams": []}, digests=path)
         assert (run.code, run.requests) == (2, [])
         assert run.last_words.startswith("CRITICAL digests and ")
+    (tap.folder / "kept").mkdir()
+    both = str(tap.folder / "kept" / "both")
+    for setting in ("report_file", "collector_database"):
+        run = tap.sync(sandbox, digests=both, **{setting: both})
+        assert run.code == 2
+        assert run.last_words == f"CRITICAL digests and {both} must be different files."
+
+
+def test_membership_changes_need_a_table_to_follow(nights: Nights) -> None:
+    streams = [{"tap_stream_id": "membership_changes"}, {"tap_stream_id": "lists"}]
+    run = nights.night(catalog={"streams": streams})
+    assert run.code == 0
+    assert warned(run, "membership_changes: none of the tables whose changes it shows is selected")
 
 
 @pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])

@@ -55,6 +55,10 @@ class Changes:
         every = {one.stream.name: one for one in selected}
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
+        if self._memberships is not None and not every.keys() & set(MembershipChanges.tables):
+            LOG.warning(
+                "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
+            )
         if self._config.collector_database is not None:
             collected = collected | {
                 name for name, one in every.items() if COLLECTED in one.stream.sources
@@ -172,12 +176,12 @@ class Changes:
             ]
             self._digests.leave(name, keys)
             self._digests.flush()
+            self._tallies[name].rows += len(rows)
+            self._tallies[name].deleted += len(rows)
             write(
                 records(name, rows, found.version, now)
                 + self._membership_changes(name, keys, LEFT, now)
             )
-            self._tallies[name].rows += len(rows)
-            self._tallies[name].deleted += len(rows)
         announces = found.activates and not self._digests.kept(name).activated
         self._digests.end(name, whole=whole, activated=announces)
         return announces
