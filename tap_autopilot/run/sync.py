@@ -338,10 +338,11 @@ class _Run:
         if walk.segment_id is not None and isinstance(error, Refused) and error.status == 404:
             LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
             try:
-                lines = self._conclude(self._progress.gone(walk))
-                self._write(lines)
+                complete = self._progress.gone(walk)
             except RunError as all_gone:
                 self._failures.add(names, all_gone)
+            else:
+                self._write(self._conclude(complete))
             return
         if isinstance(error, NotTried):
             return
