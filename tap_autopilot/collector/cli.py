@@ -10,12 +10,12 @@ import secrets
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from tap_autopilot import __version__, logs
 from tap_autopilot.collector.about import NAME, about
-from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.config import CollectorConfig, Destination
 from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.prune import loaded, prune, request_prune
 from tap_autopilot.collector.sqlite import SqliteStore
@@ -124,7 +124,8 @@ def _run(args: argparse.Namespace) -> None:
         with open_reader(config.database) as reader:
             print(json.dumps(reader.stats(), indent=2))
     elif args.prune:
-        _prune(config, args.state)
+        is_given = given.get("destinations") not in (None, "")
+        _prune(config.database, args.state, config.destinations if is_given else None)
     elif args.register_hooks is not None:
         _print_events("registered", Hooks(config, args.register_hooks).register())
     elif args.unregister_hooks is not None:
@@ -142,24 +143,34 @@ def _print_events(done: str, events: list[str]) -> None:
     print(f"{len(events)} {'hook' if len(events) == 1 else 'hooks'} {done}.")
 
 
-def _prune(config: CollectorConfig, path: str | None) -> None:
+def _prune(database: str, path: str | None, destinations: Sequence[Destination] | None) -> None:
+    """Prune what is loaded and has been forwarded to these destinations; None for all known."""
     if path is None:
         raise UserError(
             "--prune needs --state, a file with the last STATE that the target printed."
         )
     state = read_json(path, "state")
-    with open_reader(config.database) as reader:
+    with open_reader(database) as reader:
         last_seq = reader.last_seq
-        lags = reader.stats().get("destinations", {})
+        forwarded = reader.forwarded()
         found = loaded(state, reader.store_id)
-    up_to = last_seq
-    for destination in config.destinations:  # events not forwarded yet are still needed
-        up_to = min(up_to, last_seq - lags.get(destination.name, {"lag": last_seq})["lag"])
+    if destinations is not None:
+        first = {one.name: 0 if one.from_start else last_seq for one in destinations}
+        forwarded = {name: forwarded.get(name, seq) for name, seq in first.items()}
+    newest = min(last_seq, max(one.seq for one in found.values()))
+    for name, seq in forwarded.items():
+        if seq < newest:
+            LOG.warning(
+                "Not pruning what still has to be forwarded to destination %s (lag: %d). If it is"
+                " gone for good, pass --config with the remaining destinations.",
+                name, last_seq - seq,
+            )  # fmt: skip
+    up_to = min([newest, *forwarded.values()])
     found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
     try:
-        store = open_store(config.database)
+        store = open_store(database)
     except InUse:
-        pruned = request_prune(config.database, found)
+        pruned = request_prune(database, found)
     else:
         pruned = prune(store, found)
         store.close()

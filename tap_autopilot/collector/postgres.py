@@ -135,10 +135,9 @@ class PostgresReader:
         """Statistics about the store."""
         return summary(self._query, self.store_id, int(self._query(SIZE)[0][0]))
 
-    def cursor(self, destination: str) -> Cursor | None:
-        """A destination's cursor, None if it was never saved."""
-        rows = self._query(CURSOR, destination)
-        return Cursor(*rows[0]) if rows else None
+    def forwarded(self) -> dict[str, int]:
+        """The `seq` up to which events were forwarded, by destination."""
+        return dict(self._query("SELECT destination, seq FROM cursors"))
 
     def close(self) -> None:
         """Close the connection."""

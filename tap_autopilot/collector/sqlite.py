@@ -119,9 +119,9 @@ class SqliteReader:
         """Statistics about the store."""
         return summary(self._query, self.store_id, _size(self._database))
 
-    def cursor(self, destination: str) -> Cursor | None:
-        """A destination's cursor, None if it was never saved."""
-        return _cursor(self._query, destination)
+    def forwarded(self) -> dict[str, int]:
+        """The `seq` up to which events were forwarded, by destination."""
+        return dict(self._query("SELECT destination, seq FROM cursors"))
 
     def close(self) -> None:
         """Close the file."""
@@ -240,7 +240,9 @@ class SqliteStore:
 
     def cursor(self, destination: str) -> Cursor | None:
         """A destination's cursor, None if it was never saved."""
-        return _cursor(self._query, destination)
+        query = "SELECT seq, sent, refused FROM cursors WHERE destination = ?"
+        rows = self._query(query, destination)
+        return Cursor(*rows[0]) if rows else None
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
         """Save a destination's cursor."""
@@ -388,11 +390,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _cursor(query: Callable[..., list[Any]], destination: str) -> Cursor | None:
-    rows = query("SELECT seq, sent, refused FROM cursors WHERE destination = ?", destination)
-    return Cursor(*rows[0]) if rows else None
 
 
 def _size(database: str) -> int:

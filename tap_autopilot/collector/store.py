@@ -73,6 +73,9 @@ class Reader(Protocol):
     def stats(self) -> dict[str, Any]:
         """Statistics about the store."""
 
+    def forwarded(self) -> dict[str, int]:
+        """The `seq` up to which events were forwarded, by destination."""
+
     def close(self) -> None:
         """Close the database."""
 

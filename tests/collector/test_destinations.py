@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.collector.conftest import KEY, TOKEN, Collector, Start
+from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start
 
 DESTINATION_KEY = "k3y-of-the-destination"
 
@@ -205,11 +206,35 @@ def test_a_wrong_key_skips_nothing(start: Start, destination: Destination) -> No
 def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Destination) -> None:
     destination.answer = lambda _: (500, {})
     collector = start(destinations=[destination.setting()])
-    send(collector, "a")
+    send(collector, "a", event="Email Opened")
     store_id = json.loads(collector.run("--stats").stdout)["store_id"]
     path = collector.folder / "state.json"
     path.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": [store_id, 1]}}}))
-    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 0 ")
+    without_config = [*COMMAND, "--database", collector.database, "--prune", "--state", str(path)]
+    for running in (True, False):
+        if not running:
+            collector.stop()
+        done = subprocess.run(without_config, cwd=ROOT, capture_output=True, text=True, check=True)
+        for pruned in (done, collector.run("--prune", "--state", str(path))):
+            assert pruned.stdout == "Pruned 0 events.\n"
+            assert "forwarded to destination one (lag: 1)" in pruned.stderr
+    collector.settings["destinations"] = []
+    assert collector.run("--prune", "--state", str(path)).stdout == "Pruned 1 events.\n"
+
+
+def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_event(
+    start: Start, destination: Destination
+) -> None:
+    collector = start()
+    send(collector, "a", event="Email Opened")
+    collector.stop()
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    path = collector.folder / "state.json"
+    path.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": [store_id, 1]}}}))
+    for origin, pruned in (("start", 0), ("now", 1)):
+        collector.settings["destinations"] = [destination.setting(**{"from": origin})]
+        done = collector.run("--prune", "--state", str(path))
+        assert done.stdout == f"Pruned {pruned} events.\n"
 
 
 def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory: Any) -> None:
