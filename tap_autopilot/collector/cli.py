@@ -83,6 +83,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         _run(_parser().parse_args(arguments))
+    except Unavailable as error:
+        return _end(f"Cannot write to the store: {error}.", error.exit_code)
     except TapError as error:
         return _end(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 - a bug: log where, but not what
@@ -208,7 +210,7 @@ def _serve(config: CollectorConfig, store: Store) -> None:
 def _check(config: CollectorConfig, store: Store) -> None:
     try:
         store.probe()
-    except (Unavailable, TapError) as problem:
+    except TapError as problem:
         raise UserError(f"Cannot write to the store {config.database}: {problem}.") from None
     free = store.free_bytes()
     if free is not None and free >> 20 < config.min_free_mb:

@@ -26,7 +26,7 @@ from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.store import Event, Reader
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Cursor, Store, Unavailable
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import TapError
 
 LOG = logging.getLogger(__name__)
 
@@ -114,10 +114,10 @@ class Forwarder:
                     owner = True
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
                 last_seq = await self._in_thread(_last_seq, reader)
-            except (UserError, Unavailable) as problem:
+            except TapError as problem:
                 self._warn("cannot read the store: %s", problem)
                 await asyncio.sleep(FIRST_WAIT)
-                with contextlib.suppress(UserError):
+                with contextlib.suppress(TapError):
                     reader.close()
                     reader = await self._in_thread(self._open_store)
                 continue

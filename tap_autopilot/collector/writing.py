@@ -27,7 +27,7 @@ class Received(NamedTuple):
     for_good: bool
 
 
-class Unavailable(Exception):
+class Unavailable(RunError):
     """Nothing can be stored right now. No part of this request was stored; a retry may succeed."""
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from tap_autopilot.collector.prune import remains
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.rows.pushed import Pushed, compile_email
-from tests.collector.conftest import TOKEN, Collector, Start
+from tests.collector.conftest import ROOT, TOKEN, Collector, Start
 
 OPENED = {
     "type": "track",
@@ -147,6 +149,27 @@ def test_prune_needs_a_state(start: Start, tmp_path: Path) -> None:
     collector = start()
     assert collector.run("--prune").returncode == 2
     assert collector.run("--prune", "--state", str(tmp_path / "none")).returncode == 2
+
+
+def test_a_full_disk_while_pruning_is_reported(start: Start, tmp_path: Path) -> None:
+    collector = start()
+    collector.post("/v1/track", OPENED)
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    collector.stop()
+    path = state(tmp_path / "state.json", email_opened=[store_id, 1])
+    program = (
+        "import sys\n"
+        "from tap_autopilot.collector import cli, sqlite, writing\n"
+        "def full(*_): raise writing.Unavailable('database or disk is full')\n"
+        "sqlite.SqliteStore.prune = full\n"
+        "cli.main(sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *collector.arguments("--prune", "--state", path)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
 
 
 def test_pruning_frees_disk_space(tmp_path: Path) -> None:
