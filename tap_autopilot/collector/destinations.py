@@ -7,7 +7,6 @@ other destinations nor incoming requests.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import email.utils
 import logging
 import random
@@ -100,26 +99,29 @@ class Forwarder:
     async def run(self) -> None:
         """Forward events until cancelled."""
         name = self._destination.name
-        reader = await self._in_thread(self._open_store)
+        reader: Reader | None = None
         owner = False
         while True:
             try:
+                if reader is None:
+                    reader = await self._in_thread(self._open_store)
                 if not await self._writer.run(lambda store: store.owns(name)):
                     owner = False
                     await asyncio.sleep(LOOK_EVERY)
                     continue
                 if not owner:
                     saved: Cursor | None = await self._writer.run(lambda store: store.cursor(name))
-                    self._cursor = saved or self._cursor
+                    self._cursor = max(saved or self._cursor, self._cursor)
                     owner = True
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
                 last_seq = await self._in_thread(_last_seq, reader)
             except TapError as problem:
-                self._warn("cannot read the store: %s", problem)
-                await asyncio.sleep(FIRST_WAIT)
-                with contextlib.suppress(TapError):
+                self._warn("trouble with the store: %s", str(problem).removesuffix("."))
+                owner = False  # another collector may have taken over
+                if reader is not None:
                     reader.close()
-                    reader = await self._in_thread(self._open_store)
+                    reader = None
+                await asyncio.sleep(FIRST_WAIT)
                 continue
             batch: list[bytes] = []
             upto, size = self._cursor.seq, 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -10,10 +11,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tap_autopilot.collector.config import destination_list
+from tap_autopilot.collector.destinations import Forwarder
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import Event
+from tap_autopilot.collector.writer import Pending, Writer
+from tap_autopilot.collector.writing import Cursor
+from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start
 
 DESTINATION_KEY = "k3y-of-the-destination"
@@ -175,6 +185,56 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     destination.wait_for(3)
     assert destination.ids == ["a", "b", "c"]
     assert other.ids == ["a", "b", "c"]
+
+
+class FailingReader:
+    """A reader that loses its connection after the first read."""
+
+    store_id = "s"
+    last_seq = 2
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, after: int, _: int) -> list[Event]:
+        self.reads += 1
+        if self.reads == 2:
+            raise RunError("Lost the store.")
+        body = b'{"type":"track","event":"E","messageId":"%d"}' % (after + 1)
+        return [Event(after + 1, 0, "segment", "batch", "E", body, False)] if after < 2 else []
+
+    def close(self) -> None: ...
+
+
+def test_an_interrupted_database_does_not_end_forwarding(
+    destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_autopilot.collector.destinations.FIRST_WAIT", 0.05)
+    opened: list[FailingReader] = []
+
+    def open_store() -> Any:
+        opened.append(FailingReader())
+        if len(opened) in (1, 3):
+            raise UserError("Cannot open the store.")
+        return opened[-1]
+
+    async def forward() -> None:
+        store = SqliteStore(str(tmp_path / "events.db"))
+        store.save_cursor("one", Cursor(0, 0, 0))
+        metrics = Metrics()
+        writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
+        (to,) = destination_list([destination.setting()])
+        job = asyncio.create_task(Forwarder(to, open_store, writer, metrics).run())
+        while len(destination.ids) < 2 and not job.done():
+            await asyncio.sleep(0.05)
+        job.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await job
+        await writer.close()
+        store.close()
+
+    asyncio.run(asyncio.wait_for(forward(), 20))
+    assert destination.ids == ["1", "2"]
 
 
 def test_rejected_events_are_isolated_and_skipped(start: Start, destination: Destination) -> None:
