@@ -7,6 +7,7 @@ other destinations nor incoming requests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import logging
 import random
@@ -36,6 +37,7 @@ LOOK_EVERY = 0.5  # seconds, for new events
 TIMEOUT = (10, 30)  # seconds to connect, and to wait for a response
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
 MAX_RETRY_AFTER = 3600.0
+REPORT_EVERY = 5.0  # seconds, while a destination is down
 WARN_EVERY = 60.0  # seconds between log lines about the same problem
 # The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
 WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
@@ -114,7 +116,7 @@ class Forwarder:
                     self._cursor = max(saved or self._cursor, self._cursor)
                     owner = True
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
-                last_seq = await self._in_thread(_last_seq, reader)
+                last_seq = await self._report()
             except TapError as problem:
                 self._warn("trouble with the store: %s", str(problem).removesuffix("."))
                 owner = False  # another collector may have taken over
@@ -139,11 +141,18 @@ class Forwarder:
                 self._cursor.sent + len(batch) - refused,
                 self._cursor.refused + refused,
             )
-            self._metrics.forwarded(name, last_seq - upto, *self._cursor[1:])
             if events:
+                self._metrics.forwarded(name, last_seq - upto, *self._cursor[1:])
                 await self._save()
             if len(events) < READ_AT_ONCE and upto == last_seq:
                 await asyncio.sleep(LOOK_EVERY)
+
+    async def _report(self) -> int:
+        """Update the metrics; returns the `seq` of the newest event."""
+        last_seq: int = await self._writer.run(lambda store: store.last_seq)
+        lag = last_seq - self._cursor.seq
+        self._metrics.forwarded(self._destination.name, lag, *self._cursor[1:])
+        return last_seq
 
     async def _save(self) -> None:
         name, cursor = self._destination.name, self._cursor
@@ -162,7 +171,7 @@ class Forwarder:
             except _Retry as problem:
                 self._warn("%s; retrying", problem)
                 asked = problem.wait
-                await asyncio.sleep(asked if asked is not None else wait * random.uniform(0.7, 1))
+                await self._pause(asked if asked is not None else wait * random.uniform(0.7, 1))
                 wait = min(wait * 2, MAX_WAIT)
         if status < 300:
             return 0
@@ -171,6 +180,14 @@ class Forwarder:
             return 1
         half = len(batch) // 2
         return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, and keep reporting the lag, which grows meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TapError):
+                await self._report()
+            await asyncio.sleep(min(left, REPORT_EVERY))
 
     def _post(self, batch: Sequence[bytes]) -> int:
         """The status of a final response. Raises _Retry otherwise."""
@@ -199,10 +216,6 @@ class Forwarder:
         if time.monotonic() >= self._next_warning:
             self._next_warning = time.monotonic() + WARN_EVERY
             LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
-
-
-def _last_seq(reader: Reader) -> int:
-    return reader.last_seq
 
 
 def _retry_after(value: str) -> float | None:

@@ -19,10 +19,10 @@ import pytest
 from tap_autopilot.collector.config import destination_list
 from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Event
 from tap_autopilot.collector.writer import Pending, Writer
-from tap_autopilot.collector.writing import Cursor
+from tap_autopilot.collector.writing import Cursor, Received
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start
 
@@ -176,6 +176,10 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     other.wait_for(2)
     send(collector, "c")
     other.wait_for(3)
+    deadline = time.monotonic() + 10
+    while collector.metric('destination_lag_events{destination="one"}') != 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     while len(tries) < 3:
         time.sleep(0.05)
     assert tries[2] - tries[1] >= 0.95
@@ -187,39 +191,35 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     assert other.ids == ["a", "b", "c"]
 
 
-class FailingReader:
-    """A reader that loses its connection after the first read."""
+class FailingReader(SqliteReader):
+    """A reader that reads one event at a time, and loses its connection after the first."""
 
-    store_id = "s"
-    last_seq = 2
-
-    def __init__(self) -> None:
-        self.reads = 0
+    reads = 0
 
     def read(self, after: int, _: int) -> list[Event]:
         self.reads += 1
         if self.reads == 2:
             raise RunError("Lost the store.")
-        body = b'{"type":"track","event":"E","messageId":"%d"}' % (after + 1)
-        return [Event(after + 1, 0, "segment", "batch", "E", body, False)] if after < 2 else []
-
-    def close(self) -> None: ...
+        return super().read(after, 1)
 
 
 def test_an_interrupted_database_does_not_end_forwarding(
     destination: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tap_autopilot.collector.destinations.FIRST_WAIT", 0.05)
-    opened: list[FailingReader] = []
+    database = str(tmp_path / "events.db")
+    opened: list[SqliteReader] = []
 
-    def open_store() -> Any:
-        opened.append(FailingReader())
+    def open_store() -> SqliteReader:
+        opened.append(FailingReader(database))
         if len(opened) in (1, 3):
             raise UserError("Cannot open the store.")
         return opened[-1]
 
     async def forward() -> None:
-        store = SqliteStore(str(tmp_path / "events.db"))
+        store = SqliteStore(database)
+        for body in (b'{"messageId":"1"}', b'{"messageId":"2"}'):
+            store.append([Received(0, "segment", "track", "E", body, None, True)])
         store.save_cursor("one", Cursor(0, 0, 0))
         metrics = Metrics()
         writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
