@@ -43,7 +43,7 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
         found = listed(value)
         if any(len(one) < least for one in found):
             raise ValueError(f"must each have at least {least} characters")
-        if not all(re.fullmatch(r"[!-~]+", one) for one in found):
+        if not all(map(_is_ascii, found)):
             raise ValueError("must be plain ASCII without whitespace")
         return found
 
@@ -105,6 +105,8 @@ def _destination(given: Any) -> Destination:
         name, key = text(given.get("name")), text(given.get("write_key"))
     except ValueError:
         raise ValueError("must have name, url and write_key in each object") from None
+    if not _is_ascii(key):
+        raise ValueError(f"({name}): write_key must be plain ASCII without whitespace")
     try:
         url = origin(given.get("url"))
         events = listed(given["events"]) if given.get("events") is not None else None
@@ -114,6 +116,10 @@ def _destination(given: Any) -> Destination:
         raise ValueError(f'({name}): "from" must be "now" or "start"')
     chosen = None if events is None else frozenset(events)
     return Destination(name, url, key, chosen, given.get("from") == "start")
+
+
+def _is_ascii(secret: str) -> bool:
+    return re.fullmatch(r"[!-~]+", secret) is not None
 
 
 def _from_json(value: str) -> Any:

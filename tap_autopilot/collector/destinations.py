@@ -201,7 +201,7 @@ class Forwarder:
                 timeout=TIMEOUT,
                 allow_redirects=False,
             )
-        except requests.RequestException as problem:
+        except (requests.RequestException, ValueError) as problem:  # ValueError: no such host name
             raise _Retry(type(problem).__name__) from None
         status = response.status_code
         if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
@@ -220,10 +220,12 @@ class Forwarder:
 
 def _retry_after(value: str) -> float | None:
     """The seconds that a Retry-After header asks for: a number, or an HTTP date."""
-    if value.strip().isdigit():
-        return min(float(value), MAX_RETRY_AFTER)
+    value = value.strip()
     try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except (ValueError, TypeError):
+        if value.isascii() and value.isdecimal():
+            seconds = float(value)
+        else:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, TypeError, OverflowError):
         return None
-    return min(max(moment.timestamp() - time.time(), 0.0), MAX_RETRY_AFTER)
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER)

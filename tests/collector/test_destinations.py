@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector.config import destination_list
-from tap_autopilot.collector.destinations import Forwarder
+from tap_autopilot.collector.destinations import Forwarder, _retry_after
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Event
@@ -237,6 +237,28 @@ def test_an_interrupted_database_does_not_end_forwarding(
     assert destination.ids == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("5", 5), (" 5 ", 5), ("9" * 400, 3600), ("²", None), ("٣", None), ("", None), ("-1", None),
+        ("soon", None), ("Mon, 01 Jan 2024 00:00:00 GMT", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
+    ],
+)  # fmt: skip
+def test_any_retry_after_is_understood_or_ignored(value: str, seconds: float | None) -> None:
+    assert _retry_after(value) == seconds
+
+
+def test_an_impossible_host_name_does_not_end_the_collector(start: Start) -> None:
+    url = f"https://{'a' * 70}.example.com/v1"
+    collector = start(destinations=[{"name": "one", "url": url, "write_key": DESTINATION_KEY}])
+    send(collector, "a")
+    deadline = time.monotonic() + 10
+    while "retrying" not in collector.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    send(collector, "b")
+
+
 def test_rejected_events_are_isolated_and_skipped(start: Start, destination: Destination) -> None:
     bad = {"n3", "n7"}
     destination.answer = lambda batch: (
@@ -319,10 +341,11 @@ def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory
         ({"name": "x", "url": "https://example.com/v1"}, "write_key"),
         ({"name": "x", "url": "https://x/v1", "write_key": "k", "color": 1}, "color"),
         ({"name": "x", "url": "https://x/v1", "write_key": "k", "from": "then"}, "from"),
+        ({"name": "x", "url": "https://x/v1", "write_key": "kéy"}, "ASCII"),
         ([1], "objects"),
         ("{", "JSON"),
     ],
-    ids=range(6),
+    ids=range(7),
 )
 def test_invalid_destinations(tmp_path: Any, setting: Any, said: str) -> None:
     given = [setting] if isinstance(setting, dict) else setting
