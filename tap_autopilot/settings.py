@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -168,11 +169,9 @@ class Settings:
 
 
 def passwords(url: str) -> list[str]:
-    """The password in a URL, both as written and percent-decoded; empty if it is not a URL."""
-    if "://" not in url:
-        return []
-    found = urllib.parse.urlsplit(url).password or ""
-    return [found, urllib.parse.unquote(found)]
+    """The passwords in a URL, even an invalid one, both as written and percent-decoded."""
+    found = re.findall(r"://[^:@/]*:([^@]+)@", url) + re.findall(r"[?&]\w*password=([^&]+)", url)
+    return [*found, *map(urllib.parse.unquote, found)]
 
 
 def read_json(path: str, what: str) -> Any:

@@ -757,11 +757,20 @@ def test_a_store_that_cannot_be_read_ends_the_run_before_any_request(
     assert path.exists() == (content is not None)
 
 
-def test_the_database_password_is_not_shown(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(), collector_database="postgresql://me:h1dd%65n@127.0.0.1:1/db")
+@pytest.mark.parametrize(
+    "database",
+    [
+        "postgresql://me:h1dd%65n@127.0.0.1:1/db",
+        "postgresql://me@127.0.0.1:1/db?connect_timeout=2&password=h1dden",
+        "postgresql://me:h1dd[n@127.0.0.1:1/db",
+        "postgresql://me:h1dd%zz@127.0.0.1:1/db",
+    ],
+)
+def test_the_database_password_is_not_shown(tap: Tap, serve: Serve, database: str) -> None:
+    run = tap.sync(serve(), collector_database=database)
     assert run.code == 2
     assert "h1dd" not in run.stderr
-    assert "127.0.0.1/db" in run.last_words
+    assert "Cannot open the store postgresql://127.0.0.1:1/db: " in run.last_words
 
 
 # ---- kills

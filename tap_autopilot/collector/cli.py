@@ -19,7 +19,7 @@ from tap_autopilot.collector.config import CollectorConfig, Destination
 from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.prune import loaded, prune, request_prune
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader
+from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader, shown
 from tap_autopilot.collector.writing import InUse, Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.settings import read_json
@@ -208,18 +208,19 @@ def _serve(config: CollectorConfig, store: Store) -> None:
 
 
 def _check(config: CollectorConfig, store: Store) -> None:
+    name = shown(config.database)
     try:
         store.probe()
     except TapError as problem:
-        raise UserError(f"Cannot write to the store {config.database}: {problem}.") from None
+        raise UserError(f"Cannot write to the store {name}: {problem}.") from None
     free = store.free_bytes()
     if free is not None and free >> 20 < config.min_free_mb:
         raise UserError(
-            f"The disk of {config.database} has {free >> 20} MB left, less than min_free_mb"
+            f"The disk of {name} has {free >> 20} MB left, less than min_free_mb"
             f" ({config.min_free_mb})."
         )
     stats = store.stats()
     store.close()
-    print(f"The store {config.database} works: {stats['events']} events, id {stats['store_id']}.")
+    print(f"The store {name} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:
         LOG.warning("No secrets are set yet; the collector needs at least one to start.")

@@ -7,7 +7,6 @@ seen number 7 would miss a number 6 committed later.
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from tap_autopilot.collector.store import MAX_BYTES, Event
+from tap_autopilot.collector.store import MAX_BYTES, Event, shown
 from tap_autopilot.collector.writing import (
     FORMAT,
     REPEAT_WINDOW,
@@ -287,12 +286,6 @@ class PostgresStore:
         self._owned.clear()
 
 
-def shown(database: str) -> str:
-    """The URL without its password and parameters, for messages."""
-    url = urllib.parse.urlsplit(database)
-    return f"{url.scheme}://{url.hostname or ''}{url.path}"
-
-
 def _until(event: Received) -> int | None:
     return None if event.for_good else event.received_at + REPEAT_WINDOW
 
@@ -300,6 +293,11 @@ def _until(event: Received) -> int | None:
 def _connect(database: str, options: str) -> Connection:
     try:
         return psycopg.connect(database, options=options, **CONNECT)  # type: ignore[arg-type]
+    except psycopg.ProgrammingError:
+        raise UserError(
+            f"Cannot open the store {shown(database)}: the URL is invalid; special characters in"
+            " the password must be percent-encoded."
+        ) from None
     except psycopg.Error as problem:
         reason = str(problem).strip().splitlines()[-1].rpartition(": ")[2]
         raise UserError(f"Cannot open the store {shown(database)}: {reason}.") from None

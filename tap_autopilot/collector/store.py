@@ -89,6 +89,14 @@ class Reader(Protocol):
     ) -> None: ...
 
 
+def shown(database: str) -> str:
+    """The database without user, password and parameters, for messages."""
+    if not database.startswith(POSTGRES):
+        return database
+    scheme, _, rest = database.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+
+
 @functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
 def table_of(source: str, name: str) -> str | None:
     """The table for events of this source and name; None if there is none.
