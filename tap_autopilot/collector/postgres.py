@@ -36,7 +36,12 @@ CONNECT = {
     "tcp_user_timeout": 20_000,  # ms
 }
 OPTIONS = "-c search_path=autopilot_collector -c client_encoding=UTF8"
-FOR_WRITING = f"{OPTIONS} -c synchronous_commit=on -c statement_timeout=60000"
+# If a machine vanishes while it holds the lock, the server must soon notice.
+LET_GO = (
+    "-c idle_in_transaction_session_timeout=10000 -c tcp_keepalives_idle=10"
+    " -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3 -c tcp_user_timeout=20000"
+)
+FOR_WRITING = f"{OPTIONS} -c synchronous_commit=on -c statement_timeout=60000 {LET_GO}"
 FOR_READING = f"{OPTIONS} -c default_transaction_read_only=on"
 SCHEMA = """
 CREATE SCHEMA IF NOT EXISTS autopilot_collector;

@@ -18,9 +18,9 @@ import pytest
 import requests
 
 from tap_autopilot.collector.events import from_call
-from tap_autopilot.collector.postgres import PostgresReader, PostgresStore
+from tap_autopilot.collector.postgres import LOCK, TAKE_LOCK, PostgresReader, PostgresStore
 from tap_autopilot.collector.store import open_reader
-from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
 from tests.conftest import Tap
@@ -200,6 +200,19 @@ def test_a_database_that_goes_away_and_comes_back(
         time.sleep(0.2)
     assert collector.bodies() == [b'{"n": 1}', b'{"n": 2}']
     assert collector.stop() == 0
+
+
+def test_a_collector_that_freezes_holds_up_no_other_for_long(database: str) -> None:
+    frozen, other = PostgresStore(database), PostgresStore(database)
+    connection = frozen._connection
+    assert connection is not None
+    connection.execute(TAKE_LOCK, (LOCK,))
+    started = time.monotonic()
+    assert other.append([event(b"x")]) == 1
+    assert 5 < time.monotonic() - started < 15
+    with pytest.raises(Unavailable):
+        frozen.append([event(b"y")])
+    assert frozen.append([event(b"y")]) == 1
 
 
 def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
