@@ -70,9 +70,9 @@ SELECT replace(gen_random_uuid()::text, '-', ''), %s WHERE NOT EXISTS (SELECT FR
 TAKE_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 # `until` is null for keys that never expire. For the others see MARK_FOR_AN_HOUR in sqlite.py.
 MARK_SEEN = """
-INSERT INTO seen (key, until) SELECT * FROM unnest(%s::bytea[], %s::bigint[])
+INSERT INTO seen (key, until) SELECT * FROM unnest(%(keys)s::bytea[], %(untils)s::bigint[])
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
-WHERE seen.until <= excluded.until - %s OR seen.until > excluded.until
+WHERE seen.until <= excluded.until - %(window)s OR seen.until > excluded.until + %(window)s
 RETURNING key
 """
 INSERT = """
@@ -198,7 +198,10 @@ class PostgresStore:
         with self._transaction() as connection:
             connection.execute(TAKE_LOCK, (LOCK,))
             cursor = connection.cursor(binary=True)
-            cursor.execute(MARK_SEEN, (list(keys), list(keys.values()), REPEAT_WINDOW))
+            cursor.execute(
+                MARK_SEEN,
+                {"keys": list(keys), "untils": list(keys.values()), "window": REPEAT_WINDOW},
+            )
             fresh = {key for (key,) in cursor.fetchall()}
             new = []
             for event in events:

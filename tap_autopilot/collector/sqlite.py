@@ -57,12 +57,12 @@ CREATE TABLE cursors (
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
-# Here a key also counts as new once its time has passed, or if its time is so far ahead that it
-# must come from a wrong clock.
+# Here a key also counts as new once its time has passed, or if its time is so far ahead, by more
+# than another hour, that it must come from a wrong clock.
 MARK_FOR_AN_HOUR = """
 INSERT INTO seen (key, until) VALUES (?1, ?2 + ?3)
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
-WHERE seen.until <= ?2 OR seen.until > ?2 + ?3
+WHERE seen.until <= ?2 OR seen.until > ?2 + 2 * ?3
 """
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
 INSERT_PRUNED = """

@@ -89,6 +89,14 @@ def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
     store.close()
 
 
+def test_a_clock_that_steps_back_a_little_stores_nothing_twice(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"d", for_good=False)]) == 1
+    for back in (1, REPEAT_WINDOW):
+        assert store.append([event(key=b"d", for_good=False, at=NOW - back)]) == 0
+    store.close()
+
+
 def test_only_one_process_writes(database: str) -> None:
     store = SqliteStore(database)
     with pytest.raises(UserError, match="A collector is using"):

@@ -81,7 +81,7 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
             connection.execute("DELETE FROM autopilot_collector.events WHERE length(body) > 9999")
         assert reader.stats()["by_event"] == {"E": 4}
     hour = REPEAT_WINDOW
-    for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (100 * hour, 1), (0, 1)):
+    for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (hour - 1, 0), (100 * hour, 1), (0, 1)):
         assert store.append([event(b"h", b"h", at=at, for_good=False)]) == new
     assert store.cursor("x") is None
     store.save_cursor("x", Cursor(1, 2, 3))
