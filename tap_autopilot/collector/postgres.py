@@ -17,6 +17,8 @@ import psycopg
 from tap_autopilot.collector.store import MAX_BYTES, Event, shown
 from tap_autopilot.collector.writing import (
     FORMAT,
+    PRUNE_SLICE,
+    PRUNE_SPAN,
     REPEAT_WINDOW,
     Cursor,
     Pruner,
@@ -27,7 +29,6 @@ from tap_autopilot.collector.writing import (
 from tap_autopilot.exceptions import RunError, UserError
 
 LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
-PRUNE_SLICE = 500
 CONNECT = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -226,6 +227,7 @@ class PostgresStore:
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
+        up_to = min(up_to, after + PRUNE_SPAN)
         rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MAX_BYTES)
         kept = [(left, row[0]) for row in rows if (left := prune(*row)) is not None]
         with self._transaction() as connection:

@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from tap_autopilot.collector.store import MAX_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
+    PRUNE_SLICE,
+    PRUNE_SPAN,
     REPEAT_WINDOW,
     Cursor,
     InUse,
@@ -33,7 +35,6 @@ from tap_autopilot.exceptions import UserError
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
 CACHE_KIB = 16_384
-PRUNE_SLICE = 500
 VACUUM_PAGES = 1000  # released to the disk with each slice
 SCHEMA = """
 CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
@@ -205,6 +206,7 @@ class SqliteStore:
         """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
         rows: list[tuple[Any, ...]] = []
         size = 0
+        up_to = min(up_to, after + PRUNE_SPAN)
         for row in self._connection.execute(PRUNABLE, (after, up_to)):
             rows.append(row)
             size += len(row[5])

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, Protocol
 from tap_autopilot.exceptions import RunError, UserError
 
 FORMAT = 1  # of the store; a newer one is refused
+PRUNE_SPAN = 20_000  # events examined by a slice of pruning, most of which may be pruned already
+PRUNE_SLICE = 500  # events that a slice may prune
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 
 
@@ -72,7 +74,7 @@ class Store(Protocol):
     def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
         """Prune a slice of the events with after < seq <= up_to.
 
-        Returns the last `seq` that was examined, `up_to` at the end, and how many were pruned.
+        Returns the `seq` up to which it examined them, and how many were pruned.
         """
 
     def sweep(self, now: int) -> None:

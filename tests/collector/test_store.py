@@ -13,7 +13,7 @@ import pytest
 
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Event, open_reader
-from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.collector.writing import PRUNE_SLICE, PRUNE_SPAN, REPEAT_WINDOW, Cursor, Received
 from tap_autopilot.exceptions import UserError
 
 NOW = 1_700_000_000_000
@@ -104,6 +104,16 @@ def test_only_one_process_writes(database: str) -> None:
     assert store.append([event()]) == 1
     store.close()
     SqliteStore(database).close()
+
+
+def test_a_slice_of_pruning_is_bounded(database: str) -> None:
+    store = SqliteStore(database)
+    store.append([event()] * (PRUNE_SLICE + 1))
+    after, pruned = store.prune(0, 10 * PRUNE_SPAN, lambda *_: b"{}")
+    assert (after, pruned) == (PRUNE_SLICE, PRUNE_SLICE)
+    assert store.prune(after, 10 * PRUNE_SPAN, lambda *_: None) == (after + PRUNE_SPAN, 0)
+    assert store.prune(after, after + 1, lambda *_: b"{}") == (after + 1, 1)
+    store.close()
 
 
 def test_cursors_are_kept(database: str) -> None:

@@ -20,7 +20,7 @@ import requests
 from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import LOCK, TAKE_LOCK, PostgresReader, PostgresStore
 from tap_autopilot.collector.store import open_reader
-from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Received, Unavailable
+from tap_autopilot.collector.writing import PRUNE_SPAN, REPEAT_WINDOW, Cursor, Received, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
 from tests.conftest import Tap
@@ -93,6 +93,7 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
     store.close()
     assert other.owns("x")
     assert other.prune(0, events[1].seq, lambda *_: b"{}") == (events[1].seq, 2)
+    assert other.prune(10**6, 10**9, lambda *_: b"{}") == (10**6 + PRUNE_SPAN, 0)
     assert [(one.body, one.pruned) for one in PostgresReader(database).read(0, 3)] == [
         (b"{}", True), (b"{}", True), (b"y", False),
     ]  # fmt: skip
