@@ -21,6 +21,7 @@ import requests
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.config import Destination
+from tap_autopilot.collector.events import CALLS
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.store import Event, Reader
@@ -63,6 +64,8 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
     """The event as sent to this destination; None if it is not sent.
 
     Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
+    What is a `track` call is decided as when it was stored: a type counts in any case, and without
+    any type, an event's name suffices.
     """
     if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
         return None
@@ -70,12 +73,15 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
         found = raw_json.members(event.body)
     except NotJson:
         return None
-    kind = raw_json.string(found.get("type", b"")) or event.route
+    given = raw_json.string(found.get("type", b""))
+    kind = (given or (event.route if event.route in CALLS else "")).lower()
     name = raw_json.string(found.get("event", b""))
-    if kind != "track" or (destination.events is not None and name not in destination.events):
+    if kind != "track" and (kind or not name):
+        return None
+    if destination.events is not None and name not in destination.events:
         return None
     added = {}
-    if not raw_json.string(found.get("type", b"")):
+    if given != "track":
         added["type"] = b'"track"'
     if found.get("messageId", b"null") in (b"null", b'""'):
         added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)

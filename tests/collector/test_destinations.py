@@ -24,7 +24,7 @@ from tap_autopilot.collector.store import Event
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Cursor, Received
 from tap_autopilot.exceptions import RunError, UserError
-from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start
+from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start, signature
 
 DESTINATION_KEY = "k3y-of-the-destination"
 
@@ -133,6 +133,27 @@ def test_track_calls_are_forwarded_unchanged_and_in_order(
     time.sleep(0.7)
     assert stats(collector) == {"lag": 0, "sent": 252, "refused": 0}
     assert collector.metric('destination_sent_events{destination="one"}') == 252
+
+
+def test_what_counts_as_an_email_event_is_forwarded(start: Start, destination: Destination) -> None:
+    collector = start(destinations=[destination.setting()])
+    opened = {"event": "Email Opened"}
+    batch = [
+        {**opened, "type": "Track", "messageId": "a"},
+        {**opened, "messageId": "b"},
+        {**opened, "type": "page", "messageId": "no"},
+        {"messageId": "no"},
+    ]
+    collector.post("/v1/batch", {"batch": batch})
+    webhook = json.dumps({**opened, "type": "", "messageId": "c"}).encode()
+    headers = {"X-Signature": signature(webhook)}
+    assert collector.post("/segment", webhook, headers=headers).status_code == 200
+    collector.post("/v1/page", {**opened, "messageId": "no"})
+    collector.post("/v1/track", {**opened, "messageId": "d"})
+    destination.wait_for(4)
+    assert destination.ids == ["a", "b", "c", "d"]
+    forwarded = [event for batch in destination.batches for event in batch["batch"]]
+    assert {event["type"] for event in forwarded} == {"track"}
 
 
 def test_batches_stay_below_the_size_limit(start: Start, destination: Destination) -> None:
