@@ -30,6 +30,7 @@ LOG = logging.getLogger(__name__)
 
 LOOK_EVERY = 0.5  # seconds
 PATIENCE = 3600.0  # seconds to wait for the collector
+MAX_SEQ = 2**63 - 1
 
 # What to keep of an email event: its message, contact and time, and what it says about the message.
 # This is enough to recognize the same event in a contact.
@@ -70,10 +71,21 @@ class Loaded(NamedTuple):
     since: str | None = None
 
 
+def _checked(seq: Any, since: Any = None) -> Loaded:
+    """A `Loaded` from JSON. Raises ValueError."""
+    if not isinstance(seq, int) or not 0 <= seq <= MAX_SEQ:
+        raise ValueError(f"{seq!r} is no position in a store")
+    if since is not None:
+        if not isinstance(since, str):
+            raise ValueError(f"{since!r} is not a time")
+        ciso8601.parse_rfc3339(since)
+    return Loaded(seq, since)
+
+
 def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
     """Which of this store's events are loaded according to a STATE, by table.
 
-    Raises UserError if the STATE does not mention this store.
+    Raises UserError if the STATE does not mention this store, or is malformed.
     """
     value = state.get("value", state) if isinstance(state, dict) else None
     bookmarks = value.get("bookmarks") if isinstance(value, dict) else None
@@ -83,7 +95,12 @@ def loaded(state: Any, store_id: str) -> dict[str, Loaded]:
             case {"collected": [str(store), int(seq)]}:
                 if store != store_id:
                     raise UserError("This STATE belongs to another store; nothing was pruned.")
-                positions[table] = Loaded(seq, bookmark.get("collected_from"))
+                try:
+                    positions[table] = _checked(seq, bookmark.get("collected_from"))
+                except ValueError as problem:
+                    raise UserError(
+                        f"The bookmark of {table:.60} is malformed ({problem}); nothing was pruned."
+                    ) from None
     if not positions:
         raise UserError("This STATE mentions no store; nothing was pruned.")
     return positions
@@ -126,7 +143,9 @@ def request_prune(database: str, tables: Mapping[str, Loaded]) -> int:
     """Have the collector that is using this file prune it; returns how many events were pruned."""
     request = _request(database)
     draft = Path(f"{request}.new")
+    result = Path(f"{request}d")
     try:
+        result.unlink(missing_ok=True)  # left over from an interrupted command
         draft.write_text(json.dumps(tables))
         draft.replace(request)
     except OSError as problem:
@@ -134,7 +153,6 @@ def request_prune(database: str, tables: Mapping[str, Loaded]) -> int:
             f"Cannot write {request}: {problem.strerror}; nothing was pruned."
         ) from None
     deadline = time.monotonic() + PATIENCE
-    result = Path(f"{request}d")
     while request.exists():
         if time.monotonic() > deadline:
             raise RunError("The collector that is using the store did not prune it within an hour.")
@@ -169,7 +187,7 @@ async def serve_prune_requests(database: str, writer: Writer) -> None:
 def _read_request(request: Path) -> dict[str, Loaded]:
     """Read a request. Raises OSError or ValueError if it is invalid."""
     try:
-        found = {name: Loaded(*one) for name, one in json.loads(request.read_text()).items()}
+        found = {name: _checked(*one) for name, one in json.loads(request.read_text()).items()}
         max(one.seq for one in found.values())
         return found
     except (AttributeError, TypeError) as problem:

@@ -93,7 +93,45 @@ def test_a_state_of_another_store_prunes_nothing(
     assert [event.pruned for event in collector.events()] == [False]
 
 
-@pytest.mark.parametrize("request_text", ["{", "{}", "[1]", '{"email_opened": 5}', '"x"'])
+@pytest.mark.parametrize("since", [5, "soon", [], "2024-01-01"])
+def test_a_malformed_bookmark_prunes_nothing(start: Start, tmp_path: Path, since: object) -> None:
+    collector = start()
+    collector.post("/v1/track", OPENED)
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    path = tmp_path / "state.json"
+    bookmark = {"collected": [store_id, 1], "collected_from": since}
+    path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
+    done = collector.run("--prune", "--state", str(path))
+    assert done.returncode == 2
+    assert "bookmark of email_opened is malformed" in done.stderr
+    assert [event.pruned for event in collector.events()] == [False]
+
+
+def test_the_result_of_an_interrupted_command_is_not_taken_for_a_new_one(
+    start: Start, tmp_path: Path
+) -> None:
+    collector = start()
+    collector.post("/v1/track", OPENED)
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    path = state(tmp_path / "state.json", email_opened=[store_id, 1])
+    result = Path(f"{collector.database}.pruned")
+    result.mkdir()
+    done = collector.run("--prune", "--state", path)
+    assert done.returncode == 2
+    assert "nothing was pruned" in done.stderr
+    result.rmdir()
+    result.write_text('{"pruned": 7}')
+    assert collector.run("--prune", "--state", path).stdout == "Pruned 1 events.\n"
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        "{", "{}", "[1]", '{"email_opened": 5}', '"x"', '{"email_opened": [1, 5]}',
+        '{"email_opened": [1, "soon"]}', '{"email_opened": ["1"]}', '{"email_opened": "ab"}',
+        '{"email_opened": [1e3]}', '{"email_opened": [9223372036854775808]}',
+    ],
+)  # fmt: skip
 def test_a_malformed_prune_request_does_no_harm(start: Start, request_text: str) -> None:
     collector = start()
     request = Path(f"{collector.database}.prune")
@@ -102,6 +140,7 @@ def test_a_malformed_prune_request_does_no_harm(start: Start, request_text: str)
     while request.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not request.exists()
+    assert "Cannot prune" in collector.log.read_text()
     assert collector.post("/v1/track", OPENED).status_code == 200
 
 
