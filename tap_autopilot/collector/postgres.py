@@ -121,6 +121,7 @@ class PostgresReader:
     def __init__(self, database: str) -> None:
         self._shown = shown(database)
         self._connection = _connect(database, FOR_READING)
+        self._connection.autocommit = True  # a reader may pause for longer than a transaction may
         try:
             self.store_id = _check(self._connection, self._shown)
         except BaseException:

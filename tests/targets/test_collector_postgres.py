@@ -216,6 +216,16 @@ def test_a_collector_that_freezes_holds_up_no_other_for_long(database: str) -> N
     assert frozen.append([event(b"y")]) == 1
 
 
+def test_a_reader_outlives_long_pauses(database: str) -> None:
+    store = PostgresStore(database)
+    store.append([event(b"x")])
+    with open_reader(database) as reader:
+        assert len(reader.read(0, 1)) == 1
+        with psycopg.connect(database) as connection:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+            assert connection.execute(query).fetchone() == (0,)
+
+
 def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
     collector = Collector(tmp_path, database=f"{database}&password=s3cret")
     assert collector.run("--stats").returncode == 2
