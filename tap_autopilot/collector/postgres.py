@@ -316,10 +316,13 @@ def _connect(database: str, options: str) -> Connection:
 
 def _check(connection: Connection, name: str) -> str:
     """The id of a store. Raises UserError for any other database."""
-    try:
-        row = connection.execute("SELECT id, format FROM store").fetchone()
-    except psycopg.Error:
+    try:  # with the schema's name, or it is skipped if permission for it is missing
+        row = connection.execute("SELECT id, format FROM autopilot_collector.store").fetchone()
+    except psycopg.errors.UndefinedTable:
         row = None
+    except psycopg.Error as problem:
+        reason = str(problem).partition("\n")[0]
+        raise UserError(f"Cannot read the store {name}: {reason}.") from None
     if row is None:
         raise UserError(f"There is no store at {name}.")
     if row[1] > FORMAT:

@@ -226,6 +226,21 @@ def test_a_reader_outlives_long_pauses(database: str) -> None:
             assert connection.execute(query).fetchone() == (0,)
 
 
+def test_a_missing_permission_is_not_a_missing_store(database: str) -> None:
+    PostgresStore(database).close()
+    role = f"reader{next(NUMBERS)}"
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+        as_role = database.replace("://postgres:", f"://{role}:")
+        with pytest.raises(UserError, match="permission denied for schema"):
+            open_reader(as_role)
+        connection.execute(f"GRANT USAGE ON SCHEMA autopilot_collector TO {role}".encode())
+        with pytest.raises(UserError, match="permission denied for table"):
+            open_reader(as_role)
+        connection.execute(f"GRANT SELECT ON autopilot_collector.store TO {role}".encode())
+        open_reader(as_role).close()
+
+
 def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
     collector = Collector(tmp_path, database=f"{database}&password=s3cret")
     assert collector.run("--stats").returncode == 2
