@@ -196,7 +196,8 @@ class CollectorConfig(Settings):
     min_free_mb: int = setting(
         "integer",
         whole_number(0, 2**40),
-        "Minimum free disk space; below that, senders get a 503.",
+        "Minimum free disk space; below that, senders get a 503. Not used with PostgreSQL, whose"
+        " disk may be elsewhere.",
         default=256,
     )
     request_timeout: float = setting(
@@ -216,6 +217,13 @@ class CollectorConfig(Settings):
     api_url: str = setting(
         "string", origin, "Base URL of Autopilot's API.", default="https://api2.autopilothq.com/v1"
     )
+
+    def __post_init__(self) -> None:
+        if self.max_pending_mb <= self.max_body_mb:
+            raise UserError(
+                "Invalid config: max_pending_mb must be larger than max_body_mb, or the largest"
+                " bodies would get a 503 each time."
+            )
 
     @property
     def secrets(self) -> tuple[str, ...]:

@@ -227,8 +227,8 @@ def test_memory_stays_bounded_under_many_large_requests(start: Start) -> None:
 
 
 def test_retry_after_comes_with_503(start: Start) -> None:
-    collector = start(max_pending_mb=0.001)
-    answer = collector.post("/v1/track", {"a": "x" * 5000})
+    collector = start(max_pending_mb=0.01, max_body_mb=0.005)
+    answer = collector.post("/v1/batch", {"batch": [{}] * 100})
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert requests.get(collector.url + "/health", timeout=9).status_code == 200

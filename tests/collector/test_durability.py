@@ -289,6 +289,7 @@ def test_stats_and_check(start: Start) -> None:
         ({"hook_tokens": ["short"]}, "20 characters"),
         ({"hook_tokens": ["with/slash-in-the-middle"]}, "URL"),
         ({"max_body_mb": "much"}, "max_body_mb"),
+        ({"max_body_mb": 64}, "max_pending_mb must be larger"),
         ({"write_keys": 5}, "write_keys"),
         ({"database": "/nowhere/at/all.db"}, "/nowhere/at/all.db"),
         ({"listen": "192.0.2.1:80"}, "Cannot listen"),
