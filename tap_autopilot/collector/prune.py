@@ -19,7 +19,7 @@ import ciso8601
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.store import table_of
+from tap_autopilot.collector.store import POSTGRES, table_of
 from tap_autopilot.collector.writing import Pruner, Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 
@@ -167,6 +167,8 @@ def request_prune(database: str, tables: Mapping[str, Loaded]) -> int:
 
 async def serve_prune_requests(database: str, writer: Writer) -> None:
     """Carry out prune requests, in slices between commits."""
+    if database.startswith(POSTGRES):  # the command itself can write to it, so no requests come
+        await asyncio.get_running_loop().create_future()
     request = _request(database)
     while True:
         await asyncio.sleep(LOOK_EVERY)

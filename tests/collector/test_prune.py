@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector.prune import remains
+from tap_autopilot.collector.prune import remains, serve_prune_requests
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.rows.pushed import Pushed, compile_email
 from tests.collector.conftest import ROOT, TOKEN, Collector, Start
@@ -182,6 +183,19 @@ def test_events_skipped_by_start_date_are_not_pruned(
     path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
     done = collector.run("--prune", "--state", str(path))
     assert done.stdout == f"Pruned {pruned} events.\n"
+
+
+def test_a_url_is_not_taken_for_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tap_autopilot.collector.prune.LOOK_EVERY", 0)
+    monkeypatch.chdir(tmp_path)
+    request = Path("postgresql:/localhost/events.prune")
+    request.parent.mkdir(parents=True)
+    request.write_text("{")
+    nobody: Any = None
+    serving = serve_prune_requests("postgresql://localhost/events", nobody)
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(asyncio.wait_for(serving, 0.1))
+    assert request.exists()
 
 
 def test_prune_needs_a_state(start: Start, tmp_path: Path) -> None:

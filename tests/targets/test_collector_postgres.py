@@ -87,6 +87,8 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
     store.save_cursor("x", Cursor(1, 2, 3))
     store.save_cursor("x", Cursor(2, 2, 3))
     assert store.cursor("x") == Cursor(2, 2, 3)
+    with open_reader(database) as reader:
+        assert reader.forwarded() == {"x": 2}
     other = PostgresStore(database)
     assert store.owns("x")
     assert not other.owns("x")
