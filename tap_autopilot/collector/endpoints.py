@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from tap_autopilot.collector.writing import Unavailable
 
 # Bytes; larger bodies are decompressed and parsed in a thread, not in the event loop.
 LARGE = 256 * 1024
+THREADS = 2  # for that; each holds one decompressed body
 SUCCESS = b'{"success": true}'
 JSON = b"application/json"
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
@@ -55,6 +57,7 @@ class Endpoints:
         self._writer = writer
         self._metrics = metrics
         self._max_body = max_body
+        self._threads = ThreadPoolExecutor(THREADS, "parser")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
@@ -78,6 +81,10 @@ class Endpoints:
         self._metrics.responded(_label(path), status)
         await _respond(send, status, content, kind)
 
+    def close(self) -> None:
+        """Drop the requests that wait for a thread."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
     def _look(self, path: list[str]) -> tuple[bytes, bytes]:
         """The response of a public endpoint, and its content type."""
         if path == ["metrics"]:
@@ -98,9 +105,9 @@ class Endpoints:
             raise _Refusal(405, "use POST")
         if len(body) > LARGE or b"content-encoding" in headers:
             encoding = headers.get(b"content-encoding", "")
-            body = await asyncio.to_thread(self._unpack, body, encoding)
-            reservation.add(len(body))
-            found = await asyncio.to_thread(_parse, parse, body)
+            found = await asyncio.get_running_loop().run_in_executor(
+                self._threads, lambda: _parse(parse, self._unpack(body, encoding))
+            )
         else:
             found = _parse(parse, body)
         reservation.release()  # from here on, the writer counts the bytes

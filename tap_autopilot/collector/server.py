@@ -106,6 +106,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     for connection in list(state.connections):
         connection.shutdown()
     await _until(lambda: not state.connections, LAST_RESPONSES)
+    endpoints.close()
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(writer.close(), LAST_COMMIT)
         store.close()

@@ -26,11 +26,11 @@ def read_response(connection: socket.socket) -> bytes:
     return found
 
 
-def memory(collector: Collector) -> float:
-    """Resident memory of the process, in MB."""
+def memory(collector: Collector, figure: str = "VmRSS:") -> float:
+    """Resident memory of the process, in MB; "VmHWM:" is its peak."""
     assert collector.process is not None
     status = Path(f"/proc/{collector.process.pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+    return int(status.split(figure)[1].split()[0]) / 1024
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,21 @@ def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
         answer = collector.post("/v1/track", body, headers={"Content-Encoding": "gzip"})
         assert answer.status_code in (400, 413)
     assert memory(collector) < before + 32
+
+
+def test_many_gzip_bombs_at_once_take_little_memory(start: Start) -> None:
+    collector = start(fork=False, max_body_mb=2)
+    collector.post("/v1/track", b"{}")
+    before = memory(collector, "VmHWM:")
+    bomb = gzip.compress(b"[%s]" % bytes(2_000_000))
+    head = b"POST /v1/track HTTP/1.1\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    connections = [collector.connect() for _ in range(60)]
+    for connection in connections:
+        connection.sendall(head % len(bomb) + bomb)
+    for connection in connections:
+        assert read_response(connection).startswith(b"HTTP/1.1 400")
+        connection.close()
+    assert memory(collector, "VmHWM:") < before + 24
 
 
 def test_a_large_context_shared_by_many_events_is_refused(start: Start) -> None:
