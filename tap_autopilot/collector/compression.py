@@ -7,6 +7,7 @@ import zlib
 GZIP = 31  # zlib's window bits for a gzip header
 ZLIB = 15
 RAW = -15
+MAX_MEMBERS = 100  # of a gzip file; each costs a copy of the rest
 
 
 class TooLarge(ValueError):
@@ -43,7 +44,7 @@ def unpack(body: bytes, encoding: str, limit: int) -> bytes:
 def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
     found = []
     size = 0
-    while True:
+    for _ in range(MAX_MEMBERS):
         unpacker = zlib.decompressobj(window_bits)
         try:
             part = unpacker.decompress(body, limit + 1 - size)
@@ -58,3 +59,4 @@ def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
         body = unpacker.unused_data
         if not body or window_bits != GZIP:  # a gzip file may have several members
             return b"".join(found)
+    raise Damaged(f"the body has more than {MAX_MEMBERS} gzip members")

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -237,3 +238,10 @@ def test_packed_bodies_are_restored_up_to_the_limit(parts: list[bytes], limit: i
             assert len(whole_body) <= limit
         except TooLarge:
             assert len(whole_body) > limit
+
+
+def test_a_body_of_many_gzip_members_is_refused() -> None:
+    member = gzip.compress(b"a", mtime=0)
+    assert compression.unpack(member * 100, "gzip", LIMIT) == b"a" * 100
+    with pytest.raises(Damaged):
+        compression.unpack(member * 101, "gzip", LIMIT)
