@@ -14,7 +14,7 @@ from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import RETRY_AFTER, Reservation, error_body
-from tap_autopilot.collector.raw_json import NotJson, is_array, text_of
+from tap_autopilot.collector.raw_json import NotJson, is_array, text_of, trim
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Unavailable
 
@@ -29,7 +29,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, str]
-Parse = Callable[[bytes, bytes], Found]  # takes the body stripped of whitespace, and unchanged
+Parse = Callable[[bytes], Found]
 
 
 class _Refusal(Exception):
@@ -132,17 +132,19 @@ class Endpoints:
         now = int(time.time() * 1000)
         match path:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
-                return lambda body, _: self._with_key(events.from_call(body, call, now), headers)
+                return lambda body: self._with_key(
+                    events.from_call(text_of(body), call, now), headers
+                )
             case ["v1", "batch" | "import"] if self._secrets.write_keys:
-                return lambda body, _: self._with_key(
-                    events.from_batch(body, now, self._max_body), headers
+                return lambda body: self._with_key(
+                    events.from_batch(text_of(body), now, self._max_body), headers
                 )
             case ["segment"] if self._secrets.webhook_secrets:
-                return lambda body, raw: self._signed(body, raw, headers, now)
+                return lambda body: self._signed(body, headers, now)
             case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
-                return lambda body, _: events.from_hook(body, "".join(rest), now)
+                return lambda body: events.from_hook(text_of(body), "".join(rest), now)
             case ["activity", token] if self._knows(token):
-                return lambda body, _: events.from_activity(body, now)
+                return lambda body: events.from_activity(trim(body), now)
         raise _Refusal(404, "not found")
 
     def _knows(self, token: str) -> bool:
@@ -156,7 +158,8 @@ class Endpoints:
             raise _Refusal(401, "missing or invalid write key")
         return found
 
-    def _signed(self, body: bytes, raw: bytes, headers: Headers, now: int) -> Found:
+    def _signed(self, raw: bytes, headers: Headers, now: int) -> Found:
+        body = text_of(raw)
         found, first = events.from_webhook(body, now)
         signed = raw if first is None else first
         signature = headers.get(b"x-signature")
@@ -168,9 +171,9 @@ class Endpoints:
         return self._with_key(found, headers) if is_array(body) else found
 
 
-def _parse(parse: Parse, raw: bytes) -> Found:
+def _parse(parse: Parse, body: bytes) -> Found:
     try:
-        return parse(text_of(raw), raw)
+        return parse(body)
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
     except compression.TooLarge:

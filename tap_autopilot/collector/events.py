@@ -104,8 +104,12 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
 
 
 def from_activity(body: bytes, now: int) -> Found:
-    """The events of an Activity Stream: lines, an array, or one object. Raises NotJson."""
+    """The events of an Activity Stream: lines, an array, or one object. Raises NotJson.
+
+    The body need not be UTF-8, because some of its lines may be.
+    """
     try:
+        raw_json.check_utf8(body)
         if raw_json.is_array(body):
             bodies = raw_json.items(body)
         else:
@@ -125,6 +129,7 @@ def _from_lines(body: bytes, now: int) -> Found:
     holds_events = False
     for line in lines:
         try:
+            raw_json.check_utf8(line)
             raw_json.check(line)
             holds_events |= raw_json.is_object(line) or raw_json.is_array(line)
         except NotJson:
@@ -215,9 +220,9 @@ def _unnumbered(
 def _name_in(body: bytes) -> str:
     try:
         named = raw_json.pick(_NAMED, body) if raw_json.is_object(body) else _Named()
-    except NotJson:  # a line that is kept as text
+        return _text(named.event) or _text(named.type) or ""
+    except ValueError:  # a line that is kept as text
         return ""
-    return _text(named.event) or _text(named.type) or ""
 
 
 def _text(value: msgspec.Raw) -> str | None:

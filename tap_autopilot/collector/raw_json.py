@@ -37,14 +37,24 @@ class NotJson(ValueError):
     """These bytes are not JSON."""
 
 
-def text_of(body: bytes) -> bytes:
-    """The body without byte order mark and outer whitespace. Raises NotJson unless it is UTF-8."""
-    body = body.removeprefix(_BOM)
+def trim(body: bytes) -> bytes:
+    """The body without byte order mark and outer whitespace."""
+    return body.removeprefix(_BOM).strip(_WHITE)
+
+
+def check_utf8(data: bytes) -> None:
+    """Raise NotJson unless these bytes are UTF-8, which the other functions take for granted."""
     try:
-        body.decode()
+        data.decode()
     except UnicodeDecodeError:
         raise NotJson("the body is not UTF-8") from None
-    return body.strip(_WHITE)
+
+
+def text_of(body: bytes) -> bytes:
+    """The trimmed body. Raises NotJson unless it is UTF-8."""
+    body = trim(body)
+    check_utf8(body)
+    return body
 
 
 def is_object(data: bytes) -> bool:

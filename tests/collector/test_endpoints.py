@@ -171,6 +171,7 @@ def test_hook_deliveries_are_stored_in_both_shapes(shared: Collector) -> None:
         (b'[{"n":3}, {"n":4}]', [b'{"n":3}', b'{"n":4}']),
         (b'{\n"n":\n5}', [b'{\n"n":\n5}']),
         (b'{"n":6}\nnot json\n', [b'{"n":6}', b"not json"]),
+        (b'{"event":"\xff"}\n{"n":7}', [b'{"event":"\xff"}', b'{"n":7}']),
     ],
 )
 def test_activity_streams(shared: Collector, body: bytes, kept: list[bytes]) -> None:
@@ -183,8 +184,8 @@ def test_activity_streams(shared: Collector, body: bytes, kept: list[bytes]) -> 
 
 def test_lines_that_are_not_json_are_counted(start: Start) -> None:
     collector = start()
-    collector.post(f"/activity/{TOKEN}", b'{"n":7}\nno\nno json')
-    assert collector.metric("malformed_lines_total") == 2
+    collector.post(f"/activity/{TOKEN}", b'{"n":7}\nno\nno json\n{"n":"\xff"}')
+    assert collector.metric("malformed_lines_total") == 3
 
 
 ODD = [
