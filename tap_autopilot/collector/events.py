@@ -98,7 +98,7 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
         _must_be_object(body)
         raw_json.check(body)
         bodies = [body]
-    event = event.replace("\0", "\ufffd")
+    event = _clean(event)
     route = f"hooks/{event}" if event else "hooks"
     return Found(_unnumbered(body, bodies, "hook", route, event, now))
 
@@ -235,7 +235,11 @@ def _read_text(raw: bytes) -> str | None:
     found = raw_json.string(raw)
     if found and b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
-    return found and found.replace("\0", "\ufffd")[:200]
+    return found and _clean(found)
+
+
+def _clean(name: str) -> str:
+    return name.replace("\0", "\ufffd")[:200]
 
 
 _short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender uses few event names

@@ -164,6 +164,14 @@ def test_hook_deliveries_are_stored_in_both_shapes(shared: Collector) -> None:
     assert {event.source for event in events} == {"hook"}
 
 
+def test_long_names_of_hooks_are_cut(shared: Collector) -> None:
+    before = len(shared.events())
+    assert shared.post(f"/hooks/{TOKEN}/{'a' * 9000}", b"{}", key=None).status_code == 200
+    (event,) = shared.events()[before:]
+    assert event.name == "a" * 200
+    assert event.route == f"hooks/{event.name}"
+
+
 @pytest.mark.parametrize(
     ("body", "kept"),
     [
