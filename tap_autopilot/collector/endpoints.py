@@ -177,7 +177,7 @@ def _parse(parse: Parse, body: bytes) -> Found:
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
     except compression.TooLarge:
-        raise _Refusal(413, "too many events, or too much context shared by all of them") from None
+        raise _Refusal(413, "too many events or values, or too much shared context") from None
 
 
 def _label(path: list[str]) -> str:

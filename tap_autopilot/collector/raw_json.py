@@ -1,7 +1,7 @@
 """Splits JSON into the bytes of its members, unchanged.
 
 msgspec does this quickly, but rejects some valid JSON: lone surrogates, and nesting beyond Python's
-recursion limit. A non-recursive scanner handles those.
+recursion limit. A non-recursive scanner handles those, and raises TooLarge if there is too much.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from tap_autopilot.collector.compression import TooLarge
 
 MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
 MAX_VALUES = 1_000_000  # roughly, in all items together
+MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000
 
 _TOKEN = re.compile(
     rb"[ \t\n\r]*"
@@ -125,13 +126,14 @@ def string(data: bytes) -> str | None:
 def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Check one JSON value, and yield the members of the outermost object or array.
 
-    An element of an array has an empty name. Raises NotJson, perhaps after some members.
+    An element of an array has an empty name. Raises NotJson and TooLarge, perhaps after some
+    members.
     """
     stack: list[bytes] = []
     expected = "value"
     name, start, at = b"", 0, 0
     end = len(data)
-    while True:
+    for _ in range(MAX_TOKENS):
         match = _TOKEN.match(data, at)
         if match is None:
             break
@@ -169,6 +171,8 @@ def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             if data[at:end].strip(_WHITE):
                 break
             return
+    else:
+        raise TooLarge
     raise NotJson(f"the body is not JSON (byte {at})")
 
 

@@ -116,6 +116,20 @@ def test_too_many_events_in_a_request_are_refused(start: Start, item: bytes) -> 
     assert len(collector.events()) == 1
 
 
+def test_only_ordinary_bodies_may_need_the_slow_scanner(shared: Collector) -> None:
+    event = (
+        b'{"type":"track","event":"Email Opened","userId":"person_%024d",'
+        b'"timestamp":"2024-01-01T00:00:00.000Z","properties":{"email":"a@example.com",'
+        b'"email_subject":"\\ud800","transactional":false},"context":{"ip":"192.0.2.1"}}'
+    )
+    listed = b",".join(event.replace(b"\\ud800", b"Welcome") % n for n in range(30_000))
+    batch = b'{"batch":[%s,%s]}' % (event % 1, listed)
+    assert 7_000_000 < len(batch) < 8_000_000
+    assert shared.post("/v1/batch", batch).status_code == 200
+    nested = b'{"a":%s%s}' % (b"[" * 3_900_000, b"]" * 3_900_000)
+    assert shared.post("/v1/track", nested).status_code == 413
+
+
 def test_a_body_of_exactly_the_limit_is_accepted(start: Start) -> None:
     collector = start(max_body_mb=1)
     body = b'{"a": "%s"}' % (b"x" * ((1 << 20) - 9))
