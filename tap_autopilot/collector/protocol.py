@@ -117,14 +117,18 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._reading_headers and not self._began_now:
             self._unparsed_bytes += len(data)
             self._check_headers()
-        if not self._reading:
+        if self._refused:
+            return
+        if self._reading or self.cycle is None or self.cycle.response_complete:
+            if self._timer is None:
+                self._start_timer()
+        else:
             self._stop_timer()
-        elif self._timer is None:
-            self._start_timer()
 
     def on_message_begin(self) -> None:
-        """Start counting the headers of a new request."""
+        """Start counting the headers of a new request, which has its own time to arrive."""
         super().on_message_begin()
+        self._stop_timer()
         self._reading = self._reading_headers = self._began_now = True
         self._header_bytes = self._header_lines = self._unparsed_bytes = 0
 
@@ -200,8 +204,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         if self._refused or self.transport.is_closing():
             return
-        self._refused = True
         self._stop_timer()
+        self._refused = True
         self._unset_keepalive_if_required()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True

@@ -186,6 +186,35 @@ def test_idle_connections_are_closed_and_busy_ones_kept(start: Start) -> None:
         assert time.monotonic() - started < 3
 
 
+def test_time_before_a_request_is_not_counted(start: Start) -> None:
+    collector = start(request_timeout=1)
+    first, rest = HEAD + b"Content-Length: 2\r\n\r\n", b"{}"
+    with collector.connect() as connection:
+        time.sleep(0.7)
+        for _ in range(3):
+            connection.sendall(first)
+            time.sleep(0.6)
+            connection.sendall(rest + first)
+            assert read_response(connection).startswith(b"HTTP/1.1 200")
+            time.sleep(0.6)
+            connection.sendall(rest)
+            assert read_response(connection).startswith(b"HTTP/1.1 200")
+            time.sleep(0.6)
+
+
+def test_empty_lines_do_not_keep_a_connection_open(start: Start) -> None:
+    collector = start(request_timeout=1)
+    request = HEAD + b"Content-Length: 2\r\n\r\n{}"
+    for sent in (b"", request):
+        with collector.connect() as connection:
+            connection.sendall(sent)
+            time.sleep(0.4)
+            connection.sendall(b"\r\n")
+            started = time.monotonic()
+            read_all(connection)
+            assert time.monotonic() - started < 3
+
+
 def test_pipelined_requests_are_answered_in_order(shared: Collector) -> None:
     good, bad = HEAD + b"Content-Length: 2\r\n\r\n{}", HEAD + b"Content-Length: 1\r\n\r\n{"
     with shared.connect() as connection:
