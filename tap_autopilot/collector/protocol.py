@@ -11,6 +11,7 @@ import json
 from asyncio import TimerHandle
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tap_autopilot.collector.writer import Pending
@@ -113,7 +114,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._began_now = False
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._feed(data)
         if self._reading_headers and not self._began_now:
             self._unparsed_bytes += len(data)
             self._check_headers()
@@ -148,7 +150,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
         self._reading_headers = False
-        if self._refused:
+        if self._refused or self.parser.should_upgrade():
             return
         lengths = [int(value) for name, value in self.headers if name == b"content-length"]
         if any(length > self.limits.max_body for length in lengths):
@@ -177,15 +179,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self._reading = False
-        if not self._refused:
+        if not (self._refused or self.parser.should_upgrade()):
             super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a request that is not valid HTTP."""
-        self.refuse(400, msg)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        self.refuse(400, "protocol upgrades are not supported")
 
     def shutdown(self) -> None:
         """Close the connection, after the response if the request is complete."""
@@ -219,6 +214,29 @@ class LimitedProtocol(HttpToolsProtocol):
         self.flow.resume_reading()
         self._timer = self.loop.call_later(LINGER, self.transport.close)
         self.transport.write_eof()
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.refuse(400, "Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":
+                self.refuse(400, "this is not a proxy")
+            elif not self._refused:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without its Upgrade header, for which the parser skips the body.
+
+        Java's HttpClient sends that header with its first request, to offer HTTP/2.
+        """
+        lines = [b"%s: %s\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        version = self.parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._feed(b"%s%s\r\n%s" % (head, b"".join(lines), rest))
 
     def _refuse_large(self) -> None:
         self.refuse(413, f"the body is larger than {self.limits.max_body >> 20} MB")

@@ -50,7 +50,7 @@ def memory(collector: Collector, figure: str = "VmRSS:") -> float:
         (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400),
         (HEAD + b"Content-Length: -2\r\n\r\n{}", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
-        (HEAD + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n", 400),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"hello\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
     ],
@@ -239,6 +239,28 @@ def test_a_sender_that_waits_for_100_continue_gets_it(shared: Collector) -> None
         assert connection.recv(4096).startswith(b"HTTP/1.1 100")
         connection.sendall(b"{}")
         assert read_response(connection).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    ("header", "body"),
+    [(b"Content-Length: 8", b'{"n": 1}'), (b"Transfer-Encoding: chunked", b'8\r\n{"n": 1}\r\n0\r\n\r\n')],
+)  # fmt: skip
+def test_an_offer_of_another_protocol_is_ignored(start: Start, header: bytes, body: bytes) -> None:
+    collector = start()
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
+    request = HEAD + offer + header + b"\r\n\r\n" + body
+    with collector.connect() as connection:
+        for size in (len(request), 1, len(request) - 3):  # in one part, in many, in two
+            for at in range(0, len(request), size):
+                connection.sendall(request[at : at + size])
+                time.sleep(0.001)
+            assert read_response(connection).startswith(b"HTTP/1.1 200")
+        connection.sendall(request * 2)
+        answers = b""
+        while answers.count(b"}") < 2:
+            answers += read_response(connection)
+    assert answers.count(b"HTTP/1.1 200") == 2
+    assert collector.bodies() == [b'{"n": 1}'] * 5
 
 
 def test_half_a_request_stores_nothing(start: Start) -> None:
