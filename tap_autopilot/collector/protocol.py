@@ -18,6 +18,7 @@ from tap_autopilot.collector.writer import Pending
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
+MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 CODES = {
     400: "invalid_request",
@@ -85,6 +86,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._reading_headers = False
         self._began_now = False  # a request has begun in the bytes being parsed
         self._refused = False
+        self._refusal = b""  # the last response, if others come first
+        self._unanswered = 0  # requests whose headers are complete
         self._header_bytes = 0
         self._header_lines = 0
         self._unparsed_bytes = 0  # of headers that are not complete
@@ -104,9 +107,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Respond before closing, because a sender may close its side early."""
-        if self._reading or self._refused or self.cycle is None or self.cycle.response_complete:
+        if not self._unanswered or (self._reading and not self._refused):
             return False
-        self.cycle.keep_alive = False
+        if not self._refused:
+            self.cycle.keep_alive = False
         return True
 
     def data_received(self, data: bytes) -> None:
@@ -121,7 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._check_headers()
         if self._refused:
             return
-        if self._reading or self.cycle is None or self.cycle.response_complete:
+        if self._reading or not self._unanswered:
             if self._timer is None:
                 self._start_timer()
         else:
@@ -149,13 +153,17 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
-        self._reading_headers = False
         if self._refused or self.parser.should_upgrade():
+            return
+        if self._unanswered >= MAX_UNANSWERED:
+            self.refuse(503, f"more than {MAX_UNANSWERED} requests were sent ahead")
             return
         lengths = [int(value) for name, value in self.headers if name == b"content-length"]
         if any(length > self.limits.max_body for length in lengths):
             self._refuse_large()
             return
+        self._reading_headers = False
+        self._unanswered += 1
         self._reservations = [one for one in self._reservations if one.bytes]
         reservation = Reservation(self.limits.pending)
         self._reservations.append(reservation)
@@ -182,36 +190,60 @@ class LimitedProtocol(HttpToolsProtocol):
         if not (self._refused or self.parser.should_upgrade()):
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """Continue with the next request, or with the refusal that comes last."""
+        self._unanswered -= 1
+        super().on_response_complete()
+        if self._refused and not self._unanswered:
+            self._close_after_refusal()
+
     def shutdown(self) -> None:
         """Close the connection, after the response if the request is complete."""
         if self._refused:
-            self.transport.close()
+            if not self._unanswered:
+                self.transport.close()
         elif self._reading:
             self.refuse(503, "shutting down")
         else:
             super().shutdown()
 
     def refuse(self, status: int, message: str) -> None:
-        """Respond without reading the request, and close.
-
-        Incoming bytes are discarded for a moment, because closing immediately would reset the
-        connection before the sender has read the response.
-        """
+        """Respond without reading the request, after any earlier requests, and close."""
         if self._refused or self.transport.is_closing():
             return
         self._stop_timer()
         self._refused = True
-        self._unset_keepalive_if_required()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
         body = error_body(status, message)
-        self.transport.write(
+        self._refusal = (
             b"%scontent-type: application/json\r\ncontent-length: %d\r\n"
             b"connection: close\r\n%s\r\n%s"
             % (STATUS_LINE[status], len(body), b"".join(retry_after(status)), body)
         )
+        if self._reading and not self._reading_headers:
+            self._drop_request()
         self.flow.resume_reading()
+        if not self._unanswered:
+            self._close_after_refusal()
+
+    def _drop_request(self) -> None:
+        """Forget the request whose body is being received."""
+        self._unanswered -= 1
+        self._reservations[-1].release()
+        if self.pipeline and self.pipeline[0][0] is self.cycle:
+            self.pipeline.popleft()
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+
+    def _close_after_refusal(self) -> None:
+        """Send the refusal and close.
+
+        Incoming bytes are discarded for a moment, because closing immediately would reset the
+        connection before the sender has read the response.
+        """
+        if self.transport.is_closing():
+            return
+        self._unset_keepalive_if_required()
+        self.transport.write(self._refusal)
         self._timer = self.loop.call_later(LINGER, self.transport.close)
         self.transport.write_eof()
 

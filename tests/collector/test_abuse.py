@@ -226,6 +226,34 @@ def test_pipelined_requests_are_answered_in_order(shared: Collector) -> None:
     assert statuses == [b"200", b"200", b"200", b"400"]
 
 
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (HEAD + b"Content-Length: 99999999\r\n\r\n{", b"413"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 20, b"413"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"hello\r\n\r\n", b"400"),
+        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", b"431"),
+        (HEAD + b"Content-Length: 9\r\n\r\n{", b"408"),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_a_refusal_comes_after_the_responses_to_earlier_requests(
+    start: Start, bad: bytes, status: bytes
+) -> None:
+    collector = start(max_body_mb=1, request_timeout=1)
+    good = HEAD + b'Content-Length: 8\r\n\r\n{"n": 1}'
+    answer = collector.raw(good * 3 + bad)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3 + [status]
+    assert collector.bodies() == [b'{"n": 1}'] * 3
+    assert collector.metric("pending_bytes") == 0
+
+
+def test_few_requests_can_be_sent_ahead(shared: Collector) -> None:
+    answer = shared.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 10 + [b"503"]
+
+
 def test_a_half_closed_connection_still_gets_a_response(shared: Collector) -> None:
     with shared.connect() as connection:
         connection.sendall(HEAD + b"Content-Length: 2\r\n\r\n{}")
