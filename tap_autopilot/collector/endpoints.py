@@ -29,7 +29,7 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = dict[bytes, str]
-Parse = Callable[[bytes], Found]
+Parse = Callable[[bytes, int], Found]  # takes the body, and the time in epoch milliseconds
 
 
 class _Refusal(Exception):
@@ -38,6 +38,10 @@ class _Refusal(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class _Disconnected(Exception):
+    """The sender disconnected, or was refused before the body's end."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,13 @@ class Endpoints:
         reservation: Reservation = scope["reservation"]
         content, kind, status = SUCCESS, JSON, 200
         try:
-            body = await _read(receive)
-            if body is None:  # the sender disconnected, or was refused before the body's end
-                return
             if scope["method"] in ("GET", "HEAD") and path[0] in ("health", "ready", "metrics"):
+                await _discard(receive, reservation)
                 content, kind = self._look(path)
             else:
-                await self._take(scope, path, body, reservation)
+                await self._take(scope, path, receive)
+        except _Disconnected:
+            return
         except _Refusal as refusal:
             status, content = refusal.status, error_body(refusal.status, str(refusal))
         except Unavailable as reason:
@@ -95,14 +99,16 @@ class Endpoints:
             raise _Refusal(404, "not found")
         return SUCCESS, JSON
 
-    async def _take(
-        self, scope: Scope, path: list[str], body: bytes, reservation: Reservation
-    ) -> None:
+    async def _take(self, scope: Scope, path: list[str], receive: Receive) -> None:
         """Store the events of a request."""
+        reservation: Reservation = scope["reservation"]
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
-        parse = self._parser(path, headers)
-        if scope["method"] != "POST":
-            raise _Refusal(405, "use POST")
+        try:
+            parse = self._admit(scope["method"], path, headers)
+        except _Refusal:
+            await _discard(receive, reservation)
+            raise
+        body = await _read(receive)
         if len(body) > LARGE or b"content-encoding" in headers:
             encoding = headers.get(b"content-encoding", "")
             found = await asyncio.get_running_loop().run_in_executor(
@@ -127,24 +133,32 @@ class Endpoints:
         except compression.Damaged as problem:
             raise _Refusal(400, str(problem)) from None
 
+    def _admit(self, method: str, path: list[str], headers: Headers) -> Parse:
+        """The parser of this request's body. Raises _Refusal if no body could be accepted."""
+        parse = self._parser(path, headers)
+        if method != "POST":
+            raise _Refusal(405, "use POST")
+        if path == ["segment"] and b"x-signature" not in headers:
+            raise _Refusal(401, "X-Signature is missing")
+        return parse
+
     def _parser(self, path: list[str], headers: Headers) -> Parse:
         """The function that parses a request's body and checks its secret, for this path."""
-        now = int(time.time() * 1000)
         match path:
             case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
-                return lambda body: self._with_key(
+                return lambda body, now: self._with_key(
                     events.from_call(text_of(body), call, now), headers
                 )
             case ["v1", "batch" | "import"] if self._secrets.write_keys:
-                return lambda body: self._with_key(
+                return lambda body, now: self._with_key(
                     events.from_batch(text_of(body), now, self._max_body), headers
                 )
             case ["segment"] if self._secrets.webhook_secrets:
-                return lambda body: self._signed(body, headers, now)
+                return lambda body, now: self._signed(body, headers, now)
             case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
-                return lambda body: events.from_hook(text_of(body), "".join(rest), now)
+                return lambda body, now: events.from_hook(text_of(body), "".join(rest), now)
             case ["activity", token] if self._knows(token):
-                return lambda body: events.from_activity(trim(body), now)
+                return lambda body, now: events.from_activity(trim(body), now)
         raise _Refusal(404, "not found")
 
     def _knows(self, token: str) -> bool:
@@ -162,10 +176,7 @@ class Endpoints:
         body = text_of(raw)
         found, first = events.from_webhook(body, now)
         signed = raw if first is None else first
-        signature = headers.get(b"x-signature")
-        if signature is None:
-            raise _Refusal(401, "X-Signature is missing")
-        if not self._secrets.webhook_secrets.accept(signed, signature):
+        if not self._secrets.webhook_secrets.accept(signed, headers[b"x-signature"]):
             what = "body" if first is None else "first event"
             raise _Refusal(401, f"X-Signature does not match the {what}")
         return self._with_key(found, headers) if is_array(body) else found
@@ -173,7 +184,7 @@ class Endpoints:
 
 def _parse(parse: Parse, body: bytes) -> Found:
     try:
-        return parse(body)
+        return parse(body, int(time.time() * 1000))
     except NotJson as problem:
         raise _Refusal(400, str(problem)) from None
     except compression.TooLarge:
@@ -188,16 +199,27 @@ def _label(path: list[str]) -> str:
     return path[1] if len(path) == 2 and path[0] == "v1" and path[1] in known else "other"
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None if the sender disconnects."""
+async def _read(receive: Receive) -> bytes:
+    """The whole body. Raises _Disconnected."""
     parts = []
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            return None
+            raise _Disconnected
         parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _discard(receive: Receive, reservation: Reservation) -> None:
+    """Wait for the end of a body without keeping it. Raises _Disconnected."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise _Disconnected
+        reservation.release()
+        more = message.get("more_body", False)
 
 
 async def _respond(send: Send, status: int, content: bytes, kind: bytes) -> None:

@@ -334,6 +334,29 @@ def test_memory_stays_bounded_under_many_large_requests(start: Start) -> None:
     assert collector.metric("pending_bytes") == 0
 
 
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"POST /nothing", b"404"),
+        (b"POST /hooks/wrong", b"404"),
+        (b"PUT /v1/track", b"405"),
+        (b"POST /segment", b"401"),
+        (b"GET /health", b"200"),
+    ],
+)
+def test_bodies_that_cannot_be_accepted_are_not_kept(
+    start: Start, line: bytes, status: bytes
+) -> None:
+    collector = start()
+    with collector.connect() as connection:
+        connection.sendall(line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 8000000\r\n\r\n")
+        connection.sendall(bytes(7_999_999))
+        time.sleep(0.2)
+        assert collector.metric("pending_bytes") < 1_000_000
+        connection.sendall(b"\0")
+        assert read_response(connection).split(b" ")[1] == status
+
+
 def test_retry_after_comes_with_503(start: Start) -> None:
     collector = start(max_pending_mb=0.01, max_body_mb=0.005)
     answer = collector.post("/v1/batch", {"batch": [{}] * 100})
