@@ -20,6 +20,7 @@ MAX_IN_A_COMMIT = 16 * 2**20  # bytes
 CHECK_SPACE_EVERY = 0.5  # seconds
 SWEEP_EVERY = 60.0  # seconds
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
+CHECK_EVERY = 5.0  # seconds, while nothing is received
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
 OVERHEAD = 200  # bytes per event on top of its body
 
@@ -140,8 +141,8 @@ class Writer:
             while True:
                 with self._wake:
                     while not (self._queue or self._tasks or self._closing):
-                        if not self._wake.wait(RETRY_EVERY if self._reason else None):
-                            break  # time to check whether events can be stored again
+                        if not self._wake.wait(RETRY_EVERY if self._reason else CHECK_EVERY):
+                            break  # time to check whether events can be stored
                     if self._closing and not self._queue and not self._tasks:
                         return
                     group, size = [], 0

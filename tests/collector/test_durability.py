@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,11 +12,15 @@ import sqlite3
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import requests
 
+from tap_autopilot.collector import writer
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.sqlite import SqliteStore
 from tests.collector.conftest import KEY, TOKEN, Collector, Start
 from tests.collector.soak import kill_under_load
 
@@ -128,6 +133,30 @@ def test_low_disk_space_is_a_503(start: Start) -> None:
     assert "min_free_mb" in answer.json()["message"]
     assert requests.get(collector.url + "/ready", timeout=9).status_code == 503
     assert collector.run("--check").returncode == 2
+
+
+def test_trouble_is_noticed_while_nothing_is_received(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHECK_EVERY", 0.05)
+    monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", 0)
+    monkeypatch.setattr(writer, "RETRY_EVERY", 0.05)
+    store = SqliteStore(str(tmp_path / "events.db"))
+
+    async def run() -> None:
+        failures: list[BaseException] = []
+        one = writer.Writer(store, writer.Pending(1), Metrics(), 50, failures.append)
+        for free, troubled in ((100, False), (10, True), (100, False)):
+            monkeypatch.setattr(store, "free_bytes", partial(int, free))
+            deadline = time.monotonic() + 5
+            while (one.trouble is not None) != troubled:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+        await one.close()
+        assert failures == []
+
+    asyncio.run(run())
+    store.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
