@@ -123,7 +123,11 @@ class Writer:
             await asyncio.sleep(0.01)
 
     def _fail_late(self) -> None:
-        """Fail requests that have waited too long. If they are resent, nothing is stored twice."""
+        """Fail requests that have waited too long.
+
+        A commit that has begun may still succeed. If the events are resent, those without a key,
+        which are calls without a messageId, are stored twice.
+        """
         now = time.monotonic()
         while self._waiting and (
             self._waiting[0].future.done() or now - self._waiting[0].since > PATIENCE
