@@ -44,6 +44,7 @@ EVENT = {
 NOTHING = """
 import asyncio, socket, sys, uvloop
 from tap_autopilot.collector import server
+from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.protocol import Limits
 from tap_autopilot.collector.writer import Pending
 from uvicorn.server import ServerState
@@ -56,7 +57,7 @@ async def nothing(scope, receive, send):
     await send({"type": "http.response.body", "body": b'{"success": true}'})
 async def main():
     listener = socket.create_server(("127.0.0.1", 0))
-    limits = Limits(Pending(64 << 20), 8 << 20, 15)
+    limits = Limits(Pending(64 << 20), Metrics(), 8 << 20, 15)
     make = server._protocols(nothing, ServerState(), limits)
     await asyncio.get_running_loop().create_server(make, sock=listener)
     print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)

@@ -16,7 +16,10 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self._requests = self._counter(
-            "requests", "Requests by route and status.", "route", "status"
+            "requests",
+            'Requests by route and status; the route "refused" stands for those not read.',
+            "route",
+            "status",
         )
         self._received = self._counter("events_received", "Events received and committed.")
         self._stored = self._counter("events_stored", "Events stored, without duplicates.")
@@ -41,7 +44,7 @@ class Metrics:
         self._gauge(name, about).set_function(value)
 
     def responded(self, route: str, status: int) -> None:
-        """Count a request."""
+        """Count a response."""
         counter = self._by_status.get((route, status))
         if counter is None:
             counter = self._by_status[route, status] = self._requests.labels(route, str(status))

@@ -14,6 +14,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.writer import Pending
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -35,10 +36,13 @@ RETRY_AFTER = 5  # seconds
 
 
 class Limits:
-    """Limits shared by all connections."""
+    """Limits shared by all connections, and the metrics that count what exceeds them."""
 
-    def __init__(self, pending: Pending, max_body: int, request_timeout: float) -> None:
+    def __init__(
+        self, pending: Pending, metrics: Metrics, max_body: int, request_timeout: float
+    ) -> None:
         self.pending = pending
+        self.metrics = metrics
         self.max_body = max_body
         self.request_timeout = request_timeout
 
@@ -213,6 +217,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._stop_timer()
         self._refused = True
+        self.limits.metrics.responded("refused", status)
         body = error_body(status, message)
         self._refusal = (
             b"%scontent-type: application/json\r\ncontent-length: %d\r\n"

@@ -81,7 +81,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     endpoints = Endpoints(secrets, writer, metrics, max_body)
     state = ServerState()
     server = await loop.create_server(
-        _protocols(endpoints, state, Limits(pending, max_body, config.request_timeout)),
+        _protocols(endpoints, state, Limits(pending, metrics, max_body, config.request_timeout)),
         sock=listener,
         backlog=BACKLOG,
     )

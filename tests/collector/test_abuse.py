@@ -246,6 +246,7 @@ def test_a_refusal_comes_after_the_responses_to_earlier_requests(
     answer = collector.raw(good * 3 + bad)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3 + [status]
     assert collector.bodies() == [b'{"n": 1}'] * 3
+    assert collector.metric(f'requests_total{{route="refused",status="{status.decode()}"}}') == 1
     assert collector.metric("pending_bytes") == 0
 
 
