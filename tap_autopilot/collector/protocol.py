@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import json
 from asyncio import TimerHandle
+from collections import deque
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.writer import Pending
@@ -91,7 +96,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._began_now = False  # a request has begun in the bytes being parsed
         self._refused = False
         self._refusal = b""  # the last response, if others come first
-        self._unanswered = 0  # requests whose headers are complete
+        self._unanswered: deque[RequestResponseCycle] = deque()  # their headers are complete
         self._header_bytes = 0
         self._header_lines = 0
         self._unparsed_bytes = 0  # of headers that are not complete
@@ -104,6 +109,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Release all reservations."""
         self._stop_timer()
+        for cycle in self._unanswered:
+            cycle.disconnected = True
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         for reservation in self._reservations:
@@ -159,20 +166,20 @@ class LimitedProtocol(HttpToolsProtocol):
         """Check whether the body can be accepted."""
         if self._refused or self.parser.should_upgrade():
             return
-        if self._unanswered >= MAX_UNANSWERED:
+        if len(self._unanswered) >= MAX_UNANSWERED:
             self.refuse(503, f"more than {MAX_UNANSWERED} requests were sent ahead")
             return
         lengths = [int(value) for name, value in self.headers if name == b"content-length"]
         if any(length > self.limits.max_body for length in lengths):
             self._refuse_large()
             return
-        self._reading_headers = False
-        self._unanswered += 1
         self._reservations = [one for one in self._reservations if one.bytes]
         reservation = Reservation(self.limits.pending)
         self._reservations.append(reservation)
         self.scope["reservation"] = reservation  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+        self._reading_headers = False
+        self._unanswered.append(self.cycle)
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes."""
@@ -196,7 +203,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         """Continue with the next request, or with the refusal that comes last."""
-        self._unanswered -= 1
+        self._unanswered.popleft()
         super().on_response_complete()
         if self._refused and not self._unanswered:
             self._close_after_refusal()
@@ -232,7 +239,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _drop_request(self) -> None:
         """Forget the request whose body is being received."""
-        self._unanswered -= 1
+        self._unanswered.pop()
         self._reservations[-1].release()
         if self.pipeline and self.pipeline[0][0] is self.cycle:
             self.pipeline.popleft()

@@ -233,10 +233,11 @@ def test_pipelined_requests_are_answered_in_order(shared: Collector) -> None:
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 20, b"413"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"hello\r\n\r\n", b"400"),
+        (b"GET http://: HTTP/1.1\r\n\r\n", b"400"),
         (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", b"431"),
         (HEAD + b"Content-Length: 9\r\n\r\n{", b"408"),
     ],
-    ids=range(6),
+    ids=range(7),
 )  # fmt: skip
 def test_a_refusal_comes_after_the_responses_to_earlier_requests(
     start: Start, bad: bytes, status: bytes
@@ -253,6 +254,16 @@ def test_a_refusal_comes_after_the_responses_to_earlier_requests(
 def test_few_requests_can_be_sent_ahead(shared: Collector) -> None:
     answer = shared.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 10 + [b"503"]
+
+
+def test_a_sender_that_does_not_wait_for_its_responses_causes_no_errors(start: Start) -> None:
+    collector = start()
+    for _ in range(30):
+        with collector.connect() as connection:
+            connection.sendall((HEAD + b"Content-Length: 2\r\n\r\n{}") * 9)
+            connection.recv(10)
+    assert collector.stop() == 0
+    assert "ERROR" not in collector.log.read_text()
 
 
 def test_a_half_closed_connection_still_gets_a_response(shared: Collector) -> None:
