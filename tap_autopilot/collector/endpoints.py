@@ -86,7 +86,7 @@ class Endpoints:
         await _respond(send, status, content, kind)
 
     def close(self) -> None:
-        """Drop the requests that wait for a thread."""
+        """Refuse the requests that still wait for a thread."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _look(self, path: list[str]) -> tuple[bytes, bytes]:
@@ -111,9 +111,12 @@ class Endpoints:
         body = await _read(receive)
         if len(body) > LARGE or b"content-encoding" in headers:
             encoding = headers.get(b"content-encoding", "")
-            found = await asyncio.get_running_loop().run_in_executor(
-                self._threads, lambda: _parse(parse, self._unpack(body, encoding))
-            )
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(
+                    self._threads, lambda: _parse(parse, self._unpack(body, encoding))
+                )
+            except asyncio.CancelledError:
+                raise Unavailable("shutting down") from None
         else:
             found = _parse(parse, body)
         reservation.release()  # from here on, the writer counts the bytes

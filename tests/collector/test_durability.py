@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -70,6 +71,27 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     for thread in threads:
         thread.join()
     assert len(acknowledged) == len(collector.events())
+
+
+def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> None:
+    collector = start()
+    slow = b'{"batch":[%s%s]}' % (b"[" * 500_000, b"]" * 500_000)
+    statuses: list[int] = []
+
+    def send() -> None:
+        with contextlib.suppress(requests.ConnectionError):  # those that have a thread
+            statuses.append(collector.post("/v1/batch", slow).status_code)
+
+    threads = [threading.Thread(target=send) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    assert collector.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert 503 in statuses
+    assert set(statuses) <= {200, 503}
+    assert "ERROR" not in collector.log.read_text()
 
 
 def test_a_second_signal_ends_it_immediately(start: Start) -> None:
