@@ -277,8 +277,8 @@ MUTANTS = (
     Mutant(
         "tokens are part of the route",
         "collector/endpoints.py",
-        'events.from_hook(body, "".join(rest), now)',
-        'events.from_hook(body, "/".join([token, *rest]), now)',
+        'events.from_hook(text_of(body), "".join(rest), now)',
+        'events.from_hook(text_of(body), "/".join([token, *rest]), now)',
         "collector/test_endpoints.py -k no_secret",
     ),
     Mutant(
