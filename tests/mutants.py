@@ -282,6 +282,13 @@ MUTANTS = (
         "collector/test_endpoints.py -k no_secret",
     ),
     Mutant(
+        "a pass resumes that the digests file does not have",
+        "protocol/state.py",
+        "begun = found.is_complete or name in self._remembered.begun",
+        "begun = True",
+        "test_digests.py -k thrown",
+    ),
+    Mutant(
         "unconfirmed rows are taken for granted",
         "digests/file.py",
         "            self.unsure.add(record.low, record.high, offset, length)\n",
