@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +51,19 @@ def test_a_signal_shuts_it_down_gracefully(start: Start, number: int) -> None:
     assert collector.bodies() == [b"{}"]
 
 
+def stop_amid(
+    collector: Collector, send: Callable[[int], None], *, workers: int, after: float
+) -> None:
+    """Stop a collector some seconds after these senders began."""
+    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    time.sleep(after)
+    assert collector.stop() == 0
+    for thread in threads:
+        thread.join()
+
+
 def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     collector = start()
     acknowledged: list[int] = []
@@ -63,13 +77,7 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
             if answer.status_code == 200:
                 acknowledged.append(1)
 
-    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.7)
-    assert collector.stop() == 0
-    for thread in threads:
-        thread.join()
+    stop_amid(collector, send, workers=4, after=0.7)
     assert len(acknowledged) == len(collector.events())
 
 
@@ -78,17 +86,11 @@ def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> N
     slow = b'{"batch":[%s%s]}' % (b"[" * 500_000, b"]" * 500_000)
     statuses: list[int] = []
 
-    def send() -> None:
+    def send(_: int) -> None:
         with contextlib.suppress(requests.ConnectionError):  # those that have a thread
             statuses.append(collector.post("/v1/batch", slow).status_code)
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.5)
-    assert collector.stop() == 0
-    for thread in threads:
-        thread.join()
+    stop_amid(collector, send, workers=8, after=0.5)
     assert 503 in statuses
     assert set(statuses) <= {200, 503}
     assert "ERROR" not in collector.log.read_text()
