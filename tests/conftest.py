@@ -111,7 +111,7 @@ class Tap:
         return check(run)
 
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
-        """Run the command with any arguments, in a fork of a process that has already loaded all modules."""
+        """Run the command with any arguments, in a `Fork`."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             out, err = stdout.fileno(), stderr.fileno()
             fork = Fork(hasty, arguments, self.folder, out, err, environment)

@@ -482,11 +482,11 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
-            kept = ("progress", str(STREAMS[name].replication_key), "start_date", COLLECTED, FROM)
+            bookmark = str(STREAMS[name].replication_key)
+            kept = ("progress", bookmark, "start_date", COLLECTED, FROM)
             entries[name] = found = {key: entry[key] for key in kept if key in entry}
-            bookmark = found.get(str(STREAMS[name].replication_key))
-            if isinstance(bookmark, str) and not is_text(bookmark):
-                del found[str(STREAMS[name].replication_key)]
+            if isinstance(found.get(bookmark), str) and not is_text(found[bookmark]):
+                del found[bookmark]
             for key in ("start_date", FROM):
                 if _as_datetime(found.get(key)) is None:
                     found.pop(key, None)
