@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import sys
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -95,9 +94,8 @@ def main(arguments: list[str] | None = None) -> int:
             _sync(args, outcome)
     except TapError as error:
         return _last_words(str(error), error.exit_code, outcome)
-    except Exception as error:  # a bug: log where, but not what, which may contain personal data
-        where = "".join(traceback.format_tb(error.__traceback__))
-        LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+    except Exception as error:
+        logs.log_bug(error)
         return _last_words(
             f"An unexpected {type(error).__name__} ended the run. This is a bug: please report the"
             " lines above. No data is lost; run again with the last STATE.",
@@ -135,6 +133,7 @@ def _guard_descriptors() -> None:
 def _last_words(text: str, exit_code: int, outcome: Outcome) -> int:
     signals.ignore()
     logs.sum_up()
+    text = logs.printable(text)
     LOG.critical("%s", text, extra=outcome.end(text, exit_code))
     return exit_code
 

@@ -1,4 +1,4 @@
-"""Logging: lines on stderr in Singer's format, never with the API key."""
+"""Logging: lines on stderr in Singer's format, never with a secret or an unprintable character."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import select
+import traceback
 import urllib.parse
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -26,7 +27,10 @@ METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
 
 
 class _Text(logging.Formatter):
-    """Formats a record, and removes secrets in all their usual encodings."""
+    """Formats a record without secrets, in all their usual encodings, or unprintable characters.
+
+    Other people's text is in many messages. None of it starts a new line or controls a terminal.
+    """
 
     def __init__(self, secrets: Iterable[str]) -> None:
         super().__init__("%(levelname)s %(message)s")
@@ -34,6 +38,15 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return self._redact(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        message = printable(self._redact(record.message))
+        record.message = "\n".join([message, *map(printable, getattr(record, "where", ()))])
+        return super().formatMessage(record)
+
+    def formatException(self, _: object) -> str:  # noqa: N802
+        """Nothing: an exception's text may contain personal data."""
+        return ""
 
 
 class _Json(_Text):
@@ -43,6 +56,7 @@ class _Json(_Text):
     """
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        super().formatMessage(record)
         fields: dict[str, Any] = {
             "level": record.levelname.lower(),
             "pid": record.process,
@@ -158,6 +172,20 @@ def _template(record: logging.LogRecord) -> str:
     """What similar records have in common: the text without names and numbers."""
     text = str(record.msg)
     return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
+
+
+def printable(text: str) -> str:
+    """A text on one line: what could control a terminal, or reorder what it shows, is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def log_bug(error: BaseException) -> None:
+    """Log where an unexpected error occurred, but not its text, which may be personal data."""
+    where = "".join(traceback.format_tb(error.__traceback__)).splitlines()
+    logger = logging.getLogger(__name__)
+    logger.error("Unexpected %s at", type(error).__name__, extra={"where": where})
 
 
 def redactor(*secrets: str) -> Callable[[str], str]:

@@ -240,6 +240,7 @@ def _check_ending(run: Run) -> None:
     critical = [line for line in run.log if line.startswith("CRITICAL")]
     assert "Traceback" not in run.stderr
     assert "Unexpected" not in run.stderr
+    assert all(line.isprintable() for line in run.stderr.split("\n")), ascii(run.stderr)
     if run.killed:
         return
     if run.code == 0:

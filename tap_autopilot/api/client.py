@@ -22,7 +22,7 @@ from tap_autopilot.api.retry import Retries, http_date, retry_after
 from tap_autopilot.api.watchdog import Watchdog
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
-from tap_autopilot.logs import redactor
+from tap_autopilot.logs import printable, redactor
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -270,8 +270,7 @@ class Client:
             return ""
         if not isinstance(message, str):
             return ""
-        line = "".join(one if one.isprintable() else " " for one in self._redact(message))
-        return f' "{line[:200]}"'
+        return f' "{printable(self._redact(message))[:200]}"'
 
 
 def _unpacked(packed: bytes) -> bytes:

@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -87,9 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _end(f"Cannot write to the store: {error}.", error.exit_code)
     except TapError as error:
         return _end(str(error), error.exit_code)
-    except Exception as error:  # noqa: BLE001 - a bug: log where, but not what
-        where = "".join(traceback.format_tb(error.__traceback__))
-        LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+    except Exception as error:  # noqa: BLE001
+        logs.log_bug(error)
         return _end(
             f"An unexpected {type(error).__name__} ended the collector; acknowledged events are"
             " stored. Please report the lines above.",

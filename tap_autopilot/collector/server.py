@@ -10,7 +10,6 @@ import resource
 import signal
 import socket
 import sys
-import traceback
 from functools import partial
 from typing import Any
 
@@ -45,8 +44,7 @@ class _UvicornErrors(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and (error := record.exc_info[1]) is not None:
-            where = "".join(traceback.format_tb(error.__traceback__))
-            LOG.error("Unexpected %s at\n%s", type(error).__name__, where)
+            logs.log_bug(error)
 
 
 def serve(config: CollectorConfig, store: Store) -> None:

@@ -1,0 +1,181 @@
+"""What other people write never controls the log: no forged line, no byte that moves a terminal."""
+
+from __future__ import annotations
+
+import json
+import logging
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot import logs
+from tests.collector.conftest import TOKEN, Collector, Start, start  # noqa: F401
+from tests.conftest import KEY, Serve, Tap
+from tests.scripted import Scripted
+from tests.test_proxies import Proxy, Trust, _clean, sync, trust  # noqa: F401
+
+FORGED = "x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y\x00"
+VISIBLE = r"x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y"
+
+
+def assert_clean(stderr: str) -> None:
+    """Every line is printable, and starts as the tap starts its lines."""
+    for line in stderr.removesuffix("\n").split("\n"):
+        assert line.isprintable(), ascii(line)
+        assert not line.startswith("CRITICAL all lost")
+
+
+@pytest.fixture
+def captured(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """What is written to descriptor 2, and the loggers as they were."""
+    before = [(name, logging.getLogger(name).handlers[:]) for name in logs.OURS]
+    yield capfd
+    for name, handlers in before:
+        logging.getLogger(name).handlers = handlers
+
+
+def test_every_character_that_does_not_print_is_escaped() -> None:
+    for category in ("Cc", "Cf", "Cs", "Zl", "Zp"):
+        odd = [c for c in map(chr, range(0x11000)) if unicodedata.category(c) == category]
+        assert odd
+        assert logs.printable("".join(odd)).isprintable()
+    assert logs.printable(FORGED) == VISIBLE + r"\x00"
+    assert logs.printable("Zoë 😀 東京 – ok") == "Zoë 😀 東京 – ok"
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("logger", ["tap_autopilot.x", "urllib3.connection", "requests"])
+def test_no_logger_forges_a_line(
+    captured: pytest.CaptureFixture[str], form: str, logger: str
+) -> None:
+    logs.set_up("", "debug", form)
+    try:
+        raise ValueError(FORGED)
+    except ValueError as error:
+        log = logging.getLogger(logger)
+        log.warning("A %s", FORGED, exc_info=True)
+        log.info(FORGED)
+        logs.log_bug(error)
+    stderr = captured.readouterr().err
+    assert "all lost" in stderr
+    if form == "text":
+        assert_clean(stderr)
+        assert any(line.startswith("  File ") for line in stderr.splitlines())
+    else:
+        for line in stderr.splitlines():
+            message = json.loads(line)["message"]
+            assert all(part.isprintable() for part in message.split("\n"))
+            assert ("\n" in message) == message.startswith("Unexpected ValueError")
+
+
+def test_a_secret_with_odd_characters_is_still_removed(
+    captured: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up("pass\u200bword")
+    logging.getLogger("tap_autopilot").warning("It is %s.", "pass\u200bword")
+    assert "It is (API key)." in captured.readouterr().err
+
+
+def hostile_files() -> list[tuple[str, Any]]:
+    def stream(**entry: Any) -> Any:
+        return {"streams": [{"tap_stream_id": "lists", **entry}]}
+
+    odd_metadata = [{"breadcrumb": ["properties", FORGED], "metadata": {"selected": FORGED}}]
+    return [
+        ("--catalog", {"streams": [{"tap_stream_id": FORGED, "stream": FORGED}]}),
+        ("--catalog", stream(metadata=odd_metadata)),
+        ("--catalog", stream(replication_method=FORGED, key_properties=[FORGED])),
+        ("--catalog", stream(selected=FORGED)),
+        ("--state", {"bookmarks": {FORGED: {FORGED: 1}, "contacts": {"version": FORGED}}}),
+        ("--state", {"currently_syncing": FORGED, "bookmarks": FORGED}),
+    ]
+
+
+@pytest.mark.parametrize(("option", "content"), hostile_files())
+def test_a_hostile_file(tap: Tap, serve: Serve, option: str, content: Any) -> None:
+    config = tap.file("c.json", {**tap.config(serve()), FORGED: FORGED})
+    run = tap.run("-c", config, option, tap.file("f.json", content))
+    assert_clean(run.stderr)
+    assert VISIBLE[:20] in run.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--select", FORGED[:-1]],
+        [f"--{FORGED[:-1]}"],
+        [FORGED[:-1]],
+        ["--format", FORGED[:-1]],
+        ["-c", FORGED[:-1]],
+        ["--about", "--state", FORGED[:-1], f"--x={FORGED[:-1]}"],
+    ],
+)
+def test_hostile_arguments(tap: Tap, arguments: list[str]) -> None:
+    run = tap.run(*arguments, TAP_AUTOPILOT_API_KEY=KEY)
+    assert run.code == 2
+    assert_clean(run.stderr)
+    assert len(run.log) == 1
+
+
+def test_a_hostile_report_is_one_line(tap: Tap) -> None:
+    report = tap.folder / "report.jsonl"
+    config = tap.file("c.json", {"api_key": KEY, "report_file": str(report)})
+    folder = tap.folder / FORGED[:-1].replace("/", "")
+    folder.mkdir()
+    (folder / "state.json").write_text("{")
+    run = tap.run("-c", config, "--state", str(folder / "state.json"))
+    assert run.code == 2
+    assert_clean(run.stderr)
+    assert json.loads(report.read_text())["message"].isprintable()
+
+
+@pytest.mark.parametrize("status", [403, 502])
+def test_a_hostile_proxy(tap: Tap, serve: Serve, trust: Trust, status: int) -> None:  # noqa: F811
+    sandbox = serve(tls=trust.server())
+    odd = b"\x1b[31m\rCRITICAL all lost\x9b\xe2\x80\xae\x07"
+    with Proxy(refuse=b"HTTP/1.1 %d %s\r\n\r\n" % (status, odd)) as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
+    assert f"status {status} \\x1b[31m" in run.last_words
+    assert_clean(run.stderr)
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_a_hostile_api(tap: Tap, status: int) -> None:
+    odd = {"X-Odd": "\x1b[31m", "Location": "/\x1b[31m", "Content-Encoding": "\x1b[31m"}
+    answer = (status, {"message": FORGED}, odd)
+    with Scripted(dict.fromkeys(("/contacts", "/lists", "/smart_segments"), answer)) as sandbox:
+        run = tap.sync(sandbox, retry_timeout=0, log_level="debug")
+    assert run.code == 1
+    assert_clean(run.stderr)
+
+
+def test_a_collector_with_hostile_names_and_states(
+    start: Start,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    destination = {"name": FORGED[:-1], "url": "http://127.0.0.1:9", "write_key": "k"}
+    collector = start(destinations=[destination])
+    collector.post(f"/hooks/{TOKEN}", {"event": "contact_added"})
+    store_id = json.loads(collector.run("--stats").stdout)["store_id"]
+    position = {"store": store_id, "seq": FORGED}
+    for bookmarks in ({"contacts": {"collected": position}}, {FORGED: {"collected": FORGED}}):
+        path = tmp_path / "state.json"
+        path.write_text(json.dumps({"bookmarks": bookmarks}))
+        done = collector.run("--prune", "--state", str(path))
+        assert_clean(done.stderr)
+    assert_clean(collector.run("--register-hooks", FORGED[:-1]).stderr)
+    assert_clean(collector.run(f"--{FORGED[:-1]}").stderr)
+    collector.stop()
+    assert_clean(collector.log.read_text())
+
+
+@pytest.mark.parametrize(
+    "odd", [{FORGED: 1}, {"name": FORGED[:-1]}, {"name": FORGED[:-1], "write_key": "k"}]
+)
+def test_a_collector_with_hostile_destinations(tmp_path: Path, odd: Any) -> None:
+    done = Collector(tmp_path, destinations=[odd]).run("--check")
+    assert done.returncode == 2
+    assert_clean(done.stderr)
