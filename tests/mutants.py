@@ -203,7 +203,7 @@ MUTANTS = (
     ),
     Mutant(
         "the position in the store is a time",
-        "run/pushed.py",
+        "pushed/events.py",
         "if one.seq > position and not one.pruned]",
         "if not position or one.received_at > 1.9e12]",
         "test_collected.py -k incremental_reads",
@@ -217,14 +217,14 @@ MUTANTS = (
     ),
     Mutant(
         "one push stands for any number of polled events",
-        "rows/merge.py",
+        "pushed/matching.py",
         "count, apart, numbers = best[place]\n",
         "count, apart, numbers = best[place + 1]\n",
         "test_merge.py",
     ),
     Mutant(
         "the kind of an email does not matter",
-        "sources/pushed_index.py",
+        "pushed/index.py",
         "by_contact.setdefault((self._kinds[kind], contact_id), [])",
         "by_contact.setdefault((self._kinds[2], contact_id), [])",
         "test_collected.py -k kinds",

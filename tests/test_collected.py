@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.rows.pushed import Pushed
+from tap_autopilot.pushed.collected import PAGE, Collected
+from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
-from tap_autopilot.sources.collected import PAGE, Collected
 from tap_autopilot.streams import EMAILS
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.pushed.matching import Occurrence, Pushes, hash_of
 from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import Occurrence, Pushes, hash_of
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams import STREAMS
+from tap_autopilot.streams.base import Merge
 from tests.inline import logged
 
 SCHEMA = load_schema("email_bounced")
@@ -23,12 +24,12 @@ DAY = 86_400_000
 def made(
     *contacts: Any,
     window: ChangedSince | None = None,
-    pushes: Pushes | None = None,
+    merge: Merge | None = None,
     selected: Any = SCHEMA,
     tally: Tally | None = None,
 ) -> Any:
     make = STREAMS["email_bounced"].compile(SCHEMA, selected, tally or Tally("email_bounced"))
-    return make(list(contacts), window, pushes)
+    return make(list(contacts), window, merge)
 
 
 def bounced(contact_id: str, **maps: Any) -> dict[str, Any]:
@@ -125,6 +126,6 @@ def test_events_that_were_pushed_are_skipped() -> None:
     ]
     for window, counted in ((None, 2), (ChangedSince(START, None), 1)):
         tally = Tally("email_bounced")
-        found = made(*contacts, window=window, pushes=pushes, tally=tally)
+        found = made(*contacts, window=window, merge=pushes.merge, tally=tally)
         assert [row["email_id"] for row in found.rows] == ["other"]
         assert tally.pushed == counted

@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).parents[1] / "tap_autopilot"
 GROUND = {"__version__", "exceptions", "logs", "settings"}  # what every room may import
 ARROWS = {
     "front": {"api", "protocol", "run", "sources", "streams"},
-    "run": {"api", "digests", "front", "protocol", "rows", "sources", "streams"},
+    "run": {"api", "digests", "front", "protocol", "pushed", "rows", "sources", "streams"},
+    "pushed": {"api", "collector", "protocol", "rows", "sources", "streams"},
     "protocol": {"rows", "sources", "streams"},
     "streams": {"rows"},
     "rows": set(),
-    "sources": {"api", "collector", "rows"},
+    "sources": {"api", "rows"},
     "api": {"front"},
     "digests": set(),
     "collector": set(),

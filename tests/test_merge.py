@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import (
+from tap_autopilot.pushed.matching import (
     DESCRIPTION,
     Occurrence,
     Pushes,
@@ -19,6 +18,7 @@ from tap_autopilot.rows.merge import (
     matched,
     milliseconds,
 )
+from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import from_epoch
 

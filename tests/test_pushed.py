@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.schemas import load_schema
-from tap_autopilot.rows.pushed import (
+from tap_autopilot.pushed.rows import (
     Pushed,
     compile_activity,
     compile_contact_event,

@@ -29,8 +29,8 @@ from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MembershipChanges
 
 if TYPE_CHECKING:
+    from tap_autopilot.pushed.events import PushedEvents
     from tap_autopilot.run.changes import Changes
-    from tap_autopilot.run.pushed import PushedEvents
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
         changes = Changes(config, config.digests)
     store = None
     if config.collector_database is not None:
-        from tap_autopilot.sources.collected import Collected  # only imported with a store
+        from tap_autopilot.pushed.collected import Collected  # only imported with a store
 
         store = Collected(config.collector_database)
     settings = config.given()
@@ -80,7 +80,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
         progress.more_entries["digests"] = None
     pushed = None
     if store is not None:
-        from tap_autopilot.run.pushed import PushedEvents
+        from tap_autopilot.pushed.events import PushedEvents
 
         pushed = PushedEvents(store, selected, report.tallies, config.start_date)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
@@ -267,12 +267,12 @@ class _Run:
         lines: list[bytes] = []
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
-        pushes = self._pushed.about(parts, page) if self._pushed and reads else None
+        merge = self._pushed.about(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
             found = self._progress.pass_of(name)
             documents = parts if self._streams[name].reads else page.documents
-            made = self._make[name](documents, found.window, pushes)
+            made = self._make[name](documents, found.window, merge)
             found.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
                 found.doubts[page.doubt] = _reason(page)

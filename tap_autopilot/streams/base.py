@@ -8,8 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import Pushes
-from tap_autopilot.rows.pushed import Pushed
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
@@ -33,15 +31,15 @@ class PageRows:
     newest: datetime | None = None
 
 
-MakeRows = Callable[[list[Any], ChangedSince | None, Pushes | None], PageRows]
-MakePushedRows = Callable[[list[Pushed]], list[Row]]
+# Of the rows of a contact's events of one kind: those to send, as they were not also pushed.
+Merge = Callable[[str, list[Row], ChangedSince | None, Tally], list[Row]]
+MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], PageRows]
 
 
 class Stream:
     """A table: which sources feed it, its key, and how their documents become rows.
 
-    A subclass has only these fields, a docstring and perhaps `compile`, plus `compile_pushed` if a
-    collector's store feeds it.
+    A subclass has only these fields, a docstring and perhaps `compile`.
     """
 
     name: ClassVar[str]
@@ -57,7 +55,7 @@ class Stream:
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
-        Given a `ChangedSince`, the function makes only the rows that this admits; given `Pushes`,
+        Given a `ChangedSince`, the function makes only the rows that this admits; given a `Merge`,
         it skips events that were also pushed. If a stream declares the fields it `reads`, its
         documents contain no other fields.
         """
@@ -68,8 +66,3 @@ class Stream:
             return PageRows(rows, skipped=len(documents) - len(rows))
 
         return make
-
-    @classmethod
-    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
-        """A function from pushed events to rows of the `selected` part of `schema`."""
-        raise NotImplementedError

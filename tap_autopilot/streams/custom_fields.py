@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import Pushes
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, Merge, PageRows, Schema, Stream
 
 ALIASES = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
@@ -36,8 +35,8 @@ class CustomFields(Stream):
             }
 
         def make(
-            definitions: list[Any], window: ChangedSince | None, pushes: Pushes | None
+            definitions: list[Any], window: ChangedSince | None, merge: Merge | None
         ) -> PageRows:
-            return shaped([renamed(one) for one in definitions], window, pushes)
+            return shaped([renamed(one) for one in definitions], window, merge)
 
         return make

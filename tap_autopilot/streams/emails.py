@@ -11,12 +11,10 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import Pushes
-from tap_autopilot.rows.pushed import compile_email
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import Row, as_key
-from tap_autopilot.streams.base import COLLECTED, MakePushedRows, MakeRows, PageRows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, PageRows, Schema, Stream
 
 
 class EmailEvent(Stream):
@@ -39,9 +37,7 @@ class EmailEvent(Stream):
         blank |= {"event": cls.name, "event_text": cls.event_text}
         dropped = blank.keys() - selected["properties"].keys()
 
-        def make(
-            contacts: list[Any], window: ChangedSince | None, pushes: Pushes | None
-        ) -> PageRows:
+        def make(contacts: list[Any], window: ChangedSince | None, merge: Merge | None) -> PageRows:
             made = PageRows()
 
             def skip(reason: str) -> None:
@@ -72,8 +68,8 @@ class EmailEvent(Stream):
                         except ValueError:
                             tally.count_misfit("timestamp")
                     rows.append(row)
-                if pushes is not None and rows:
-                    rows = pushes.merge(cls.name, rows, window, tally)
+                if merge is not None and rows:
+                    rows = merge(cls.name, rows, window, tally)
                 for row in rows:
                     if window is not None:
                         at = as_datetime(row["timestamp"])
@@ -87,14 +83,6 @@ class EmailEvent(Stream):
             return made
 
         return make
-
-    @classmethod
-    def compile_pushed(
-        cls, schema: Schema, selected: Schema, tally: Tally | None
-    ) -> MakePushedRows:
-        """Each push is one event: a message opened twice makes two rows."""
-        make = compile_email(schema, selected, cls.name, cls.event_text, tally)
-        return lambda events: list(map(make, events))
 
     @classmethod
     def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from tap_autopilot.rows.pushed import compile_activity, compile_contact_event
-from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import COLLECTED, MakePushedRows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, Stream
 
 
 class _Pushed(Stream):
@@ -28,12 +26,6 @@ class ContactEvents(_Pushed):
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "received_at"
 
-    @classmethod
-    def compile_pushed(cls, schema: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
-        """Each delivery is a row."""
-        make = compile_contact_event(schema, selected, tally)
-        return lambda events: list(map(make, events))
-
 
 class Activities(_Pushed):
     """Events from Autopilot's Activity Streams, one row per event."""
@@ -41,9 +33,3 @@ class Activities(_Pushed):
     name: ClassVar[str] = "activities"
     key_properties: ClassVar[tuple[str, ...]] = ("id",)
     replication_key: ClassVar[str | None] = "received_at"
-
-    @classmethod
-    def compile_pushed(cls, _: Schema, selected: Schema, tally: Tally) -> MakePushedRows:
-        """Each line is a row."""
-        make = compile_activity(selected)
-        return lambda events: list(map(make, events))

@@ -14,7 +14,7 @@ import pytest
 
 from tap_autopilot.collector.prune import remains, serve_prune_requests
 from tap_autopilot.protocol.schemas import load_schema
-from tap_autopilot.rows.pushed import Pushed, compile_email
+from tap_autopilot.pushed.rows import Pushed, compile_email
 from tests.collector.conftest import ROOT, TOKEN, Collector, Start
 
 OPENED = {

@@ -8,15 +8,16 @@ from datetime import datetime, timezone
 
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.pushed.collected import Collected, EventPage
+from tap_autopilot.pushed.index import PushedIndex
+from tap_autopilot.pushed.rows import compile_email, compile_rows
 from tap_autopilot.rows.changed import ChangedSince
-from tap_autopilot.rows.merge import Pushes
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import Row, as_key
-from tap_autopilot.sources.collected import Collected, EventPage
 from tap_autopilot.sources.listings import Page
-from tap_autopilot.sources.pushed_index import PushedIndex
-from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS
+from tap_autopilot.streams import COLLECTED, EMAILS
+from tap_autopilot.streams.base import Merge
 from tap_autopilot.streams.pushed import EmailMessages
 
 
@@ -54,13 +55,13 @@ class PushedEvents:
             for name, one in fed.items()
         }
         self._make = {
-            name: STREAMS[name].compile_pushed(one.schema, one.selected, tallies[name])
+            name: compile_rows(name, one.schema, one.selected, tallies[name])
             for name, one in fed.items()
             if name != EmailMessages.name
         }
         schemas = {name: load_schema(name) for name in EMAILS if is_about_emails}
         self._note = {
-            name: EMAILS[name].compile_pushed(schema, schema, None)
+            name: compile_email(schema, schema, name, EMAILS[name].event_text)
             for name, schema in schemas.items()
         }
 
@@ -92,7 +93,7 @@ class PushedEvents:
         if self._index is not None and name in EMAILS:
             old = [one for one in page.events[name] if one.seq <= position or one.pruned]
             received = page.events[name][0].received_at
-            self._index.add(name, [*self._note[name](old), *rows], received)
+            self._index.add(name, [*map(self._note[name], old), *rows], received)
             rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
         if new:
             self._tallies[name].clean(sum(one.cleaned for one in new))
@@ -104,8 +105,8 @@ class PushedEvents:
                 row.pop(column, None)
         return rows
 
-    def about(self, contacts: Iterable[Row], page: Page) -> Pushes | None:
-        """What was pushed about the contacts of a page, if any stream needs it."""
+    def about(self, contacts: Iterable[Row], page: Page) -> Merge | None:
+        """Merges events of a page's contacts with the pushed ones, if any stream needs that."""
         if self._index is None:
             return None
         found = {
@@ -114,4 +115,4 @@ class PushedEvents:
             if (contact_id := as_key(contact.get("contact_id"))) is not None
         }
         now = min(self._collected.opened_at, page.date or page.fetched_at)
-        return self._index.about(found, round(now.timestamp() * 1000))
+        return self._index.about(found, round(now.timestamp() * 1000)).merge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from tap_autopilot.rows.shape import ADDITIONAL, compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time, from_epoch
 from tap_autopilot.rows.values import Convert, Row, Schema, as_key, as_text, converter
+from tap_autopilot.streams import EMAILS
+from tap_autopilot.streams.pushed import ContactEvents
 
 CALL = {"messageId": "id", "userId": "user_id", "anonymousId": "anonymous_id"}
 TRAITS = {"email": "context_traits_email", "contact_id": "context_traits_contact_id"}
@@ -46,6 +48,22 @@ class Pushed(NamedTuple):
     body: Any
     pruned: bool
     cleaned: int
+
+
+def compile_rows(
+    table: str, schema: Schema, selected: Schema, tally: Tally
+) -> Callable[[Iterable[Pushed]], list[Row]]:
+    """A function from a table's pushed events to its rows: each event is one.
+
+    The rows of email tables have all columns of `schema`, the others only the `selected` ones.
+    """
+    if table in EMAILS:
+        make = compile_email(schema, selected, table, EMAILS[table].event_text, tally)
+    elif table == ContactEvents.name:
+        make = compile_contact_event(schema, selected, tally)
+    else:
+        make = compile_activity(selected)
+    return lambda events: list(map(make, events))
 
 
 def compile_email(

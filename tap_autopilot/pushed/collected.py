@@ -10,7 +10,7 @@ from typing import Any
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.store import open_reader, table_of
 from tap_autopilot.exceptions import Retryable
-from tap_autopilot.rows.pushed import Pushed
+from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
 
 PAGE = 300  # events; larger pages do not fit into the processor's caches

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.rows.merge import DESCRIPTION, Occurrence, Pushes, hash_of, milliseconds
+from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, Pushes, hash_of, milliseconds
 from tap_autopilot.rows.times import from_epoch
 from tap_autopilot.rows.values import Row
 
