@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import __version__, logs
+from tap_autopilot.arguments import Parser, shown_file, shown_name
 from tap_autopilot.exceptions import TapError, UserError
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
@@ -25,42 +26,15 @@ STDOUT = 1
 STDERR = 2
 
 
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        _print(f"tap-autopilot {__version__}")
-        parser.exit()
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        kind, colon, rest = message.partition("unrecognized arguments: ")
-        if colon:  # an unknown option's value may be the key
-            words = rest.split()
-            before = ["", *words]
-            rest = " ".join(
-                word.partition("=")[0]
-                for word, last in zip(words, before, strict=False)
-                if word.startswith("-") or not last.startswith("-")
-            )
-        raise UserError(f"{kind}{colon}{rest}; see tap-autopilot --help.")
-
-    def print_help(self, *_: object) -> None:
-        _print(self.format_help())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="tap-autopilot",
-        allow_abbrev=False,
-        description="Singer tap for Autopilot (autopilothq). Writes contacts, lists, smart"
-        " segments, their members and email events to stdout, for any Singer target.",
+def _parser() -> Parser:
+    parser = Parser(
+        "tap-autopilot",
+        "Singer tap for Autopilot (autopilothq). Writes contacts, lists, smart segments, their"
+        " members and email events to stdout, for any Singer target.",
+        prefix="TAP_AUTOPILOT_",
+        show=_print,
     )
     add = parser.add_argument
-    add(
-        "-c", "--config", action="append", default=[], metavar="FILE",
-        help="JSON settings file; repeatable, later files win. ENV stands for the environment"
-        " variables TAP_AUTOPILOT_…; without it, they fill in what the files leave out",
-    )  # fmt: skip
     add("-s", "--state", metavar="FILE", help="file with the last STATE, to resume from")
     add("--catalog", metavar="FILE", help="file with the catalog, as printed by --discover")
     add("-p", "--properties", metavar="FILE", dest="catalog", help="old name of --catalog")
@@ -70,9 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
     add("--test", action="store_true", help="check the API key with one request")
-    add("--about", action="store_true", help="print all settings and streams")
-    add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
-    add("--version", action=_Version, nargs=0, help="print the version")
+    parser.add_about()
     return parser
 
 
@@ -83,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     outcome = Outcome()
     signals.install(lambda number, _: _stop(number, outcome))
     try:
-        args = _parser().parse_args(arguments)
+        args = _parser().parse(arguments)
         if args.about:
             _about(args)
         elif args.discover:
@@ -201,7 +173,9 @@ def _selected(names: list[str]) -> dict[str, Any]:
     unknown = [name for name in chosen if name not in STREAMS]
     choice = f"choose from {', '.join(STREAMS)}"
     if unknown:
-        raise UserError(f"--select has unknown streams: {', '.join(unknown)}; {choice}.")
+        raise UserError(
+            f"--select has unknown streams: {', '.join(map(shown_name, unknown))}; {choice}."
+        )
     if not chosen:
         raise UserError(f"--select has no streams; {choice}.")
     return {"streams": [{"tap_stream_id": name} for name in chosen]}
@@ -223,7 +197,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     others = (*args.config, args.catalog, args.state, config.report_file, config.collector_database)
     for path in filter(None, others):
         if config.digests and Path(path).resolve() == Path(config.digests).resolve():
-            raise UserError(f"digests and {path} must be different files.")
+            raise UserError(f"digests and {shown_file(path)} must be different files.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")

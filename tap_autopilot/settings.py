@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+from tap_autopilot.arguments import shown_file
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)
@@ -179,11 +180,12 @@ def read_json(path: str, what: str) -> Any:
 
     Returns None for an empty file, such as the state file before the first run.
     """
+    shown = shown_file(path)
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
         return json.loads(text) if text.strip() else None
     except OSError as problem:
-        raise UserError(f"Cannot read the {what} file {path}: {problem.strerror}.") from None
+        raise UserError(f"Cannot read the {what} file {shown}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:
         place = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) else ""
-        raise UserError(f"The {what} file {path} is not valid JSON{place}.") from None
+        raise UserError(f"The {what} file {shown} is not valid JSON{place}.") from None

@@ -91,11 +91,21 @@ def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str)
     assert len(run.log) == 1
 
 
-@pytest.mark.parametrize("option", ["--nonsense", "-x", "--conf", "contacts"])
-def test_a_mistake_in_the_arguments_is_one_line(tap: Tap, option: str) -> None:
-    run = check(tap.run(option))
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nonsense"], "unrecognized arguments: --nonsense; see tap-autopilot --help."),
+        (["-x"], "unrecognized arguments: -x;"),
+        (["--conf", "c.json"], "unrecognized arguments: --conf;"),
+        (["contacts"], "unrecognized arguments: (not shown);"),
+        (["--format", "xml"], "argument --format: invalid choice;"),
+        (["--config"], "argument -c/--config: expected one argument;"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_line(tap: Tap, arguments: list[str], said: str) -> None:
+    run = check(tap.run(*arguments))
     assert run.code == 2
-    assert option in run.last_words
+    assert said in run.last_words
     assert len(run.log) == 1
 
 

@@ -14,6 +14,8 @@ DOCS = ROOT / "docs"
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "tap_autopilot").rglob("*.py"))
 SAID = re.sub(r'"\s*\n\s*f?"', "", SOURCE)  # joins adjacent literals
 SAID = re.sub(r"status \{\w+\}", "status 401 status 403 status 404", SAID)
+PROGRAMS = [f"see {name} --help" for name in ("tap-autopilot", "tap-autopilot-collector")]
+SAID = SAID.replace("see {self.prog} --help", " ".join(PROGRAMS))
 
 
 def quoted(path: Path) -> list[str]:

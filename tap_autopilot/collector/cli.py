@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from tap_autopilot import __version__, logs
+from tap_autopilot import logs
+from tap_autopilot.arguments import Parser
 from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.config import CollectorConfig, Destination
 from tap_autopilot.collector.hooks import Hooks
@@ -26,28 +27,14 @@ from tap_autopilot.settings import read_json
 LOG = logging.getLogger(__name__)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        kind, colon, rest = message.partition("unrecognized arguments: ")
-        names = [word.partition("=")[0] for word in rest.split() if word.startswith("-")]
-        shown = ", ".join(names) or "(not shown)"  # anything but an option may be a key
-        raise UserError(
-            f"{kind}{colon}{shown if colon else ''}; see tap-autopilot-collector --help."
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=NAME,
-        allow_abbrev=False,
-        description="HTTP receiver that stores what Autopilot pushes, for tap-autopilot to read.",
+def _parser() -> Parser:
+    parser = Parser(
+        NAME,
+        "HTTP receiver that stores what Autopilot pushes, for tap-autopilot to read.",
+        prefix=CollectorConfig.prefix,
+        show=print,
     )
     add = parser.add_argument
-    add(
-        "-c", "--config", action="append", default=[], metavar="FILE",
-        help="JSON settings file; repeatable, later files win. ENV stands for the environment"
-        f" variables {CollectorConfig.prefix}…; without it, they fill in what the files leave out",
-    )  # fmt: skip
     add("--database", metavar="FILE", help="overrides the setting `database`")
     add("--listen", metavar="HOST:PORT", help="overrides the setting `listen`")
     add("--check", action="store_true", help="test the store with a write, and exit")
@@ -66,12 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         help="register Autopilot's REST hooks; URL is the public URL of the collector",
     )  # fmt: skip
     add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
-    add("--about", action="store_true", help="print the settings")
-    add("--format", choices=("text", "json", "markdown"), default="text", help="format of --about")
-    add(
-        "--version", action="version", version=f"{NAME} {__version__}",
-        help="print the version",
-    )  # fmt: skip
+    parser.add_about()
     return parser
 
 
@@ -81,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
-        _run(_parser().parse_args(arguments))
+        _run(_parser().parse(arguments))
     except Unavailable as error:
         return _end(f"Cannot write to the store: {error}.", error.exit_code)
     except TapError as error:

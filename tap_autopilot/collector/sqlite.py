@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.store import MAX_BYTES, Event
 from tap_autopilot.collector.writing import (
     FORMAT,
@@ -87,8 +88,8 @@ class SqliteReader:
 
     def __init__(self, database: str) -> None:
         self._database = database
-        if not Path(database).is_file():
-            raise UserError(f"There is no store at {database}.")
+        if not os.path.isfile(database):  # noqa: PTH113 - of a name that is too long, too
+            raise UserError(f"There is no store at {shown_file(database)}.")
         self._connection = _read_only(database)
         try:
             self.store_id = _check(self._connection, database)
@@ -331,7 +332,8 @@ def _lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
     except FileNotFoundError:
-        raise UserError(f"Cannot open the store {path}: its folder does not exist.") from None
+        shown = shown_file(str(path))
+        raise UserError(f"Cannot open the store {shown}: its folder does not exist.") from None
     except OSError as problem:
         raise UserError(f"Cannot open the store {path}: {problem.strerror}.") from None
     try:

@@ -1,0 +1,82 @@
+"""What the two command lines have in common, and which arguments a message may show.
+
+An API key typed in the wrong place must not end up in a log. So a message shows only what can't be
+one: names in small letters, files that exist, and what looks like the name of a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from tap_autopilot import __version__
+from tap_autopilot.exceptions import UserError
+
+FORMATS = ("text", "json", "markdown")
+NOT_SHOWN = "(not shown)"
+
+_NAME = re.compile(r"[a-z][a-z_-]{0,29}")  # no digits and no capitals, unlike keys
+_OPTION = re.compile(rf"--{_NAME.pattern}(?==|$)|-[A-Za-z]")
+_FILE = re.compile(r"[\w ./~-]*\w\.(?:json|jsonl|txt|ya?ml|db|sqlite)")
+
+
+def shown_name(name: str) -> str:
+    """The name of a stream for a message, unless it may be a secret."""
+    return name if _NAME.fullmatch(name) else NOT_SHOWN
+
+
+def shown_file(path: str) -> str:
+    """A file's name for a message, unless there is no such file and the name may be a secret."""
+    return path if os.path.lexists(path) or _FILE.fullmatch(path) else NOT_SHOWN
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line with the options that both programs have; `show` prints to stdout.
+
+    `prefix` is what the program's environment variables begin with.
+    """
+
+    def __init__(
+        self, prog: str, description: str, *, prefix: str, show: Callable[[str], None]
+    ) -> None:
+        super().__init__(prog=prog, allow_abbrev=False, description=description)
+        self.show = show
+        self.add_argument(
+            "-c", "--config", action="append", default=[], metavar="FILE",
+            help="JSON settings file; repeatable, later files win. ENV stands for the environment"
+            f" variables {prefix}…; without it, they fill in what the files leave out",
+        )  # fmt: skip
+
+    def add_about(self) -> None:
+        """Add --about, --format and --version, which come last in --help."""
+        add = self.add_argument
+        add("--about", action="store_true", help="print all settings, and exit")
+        add("--format", choices=FORMATS, default=FORMATS[0], help="format of --about")
+        add("--version", action=_Version, nargs=0, help="print the version")
+
+    def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
+        """The arguments, parsed; None for those of this process. Raises UserError."""
+        args, unknown = self.parse_known_args(arguments)
+        if unknown:
+            options = [match[0] for word in unknown if (match := _OPTION.match(word))]
+            self.error(f"unrecognized arguments: {', '.join(options) or NOT_SHOWN}")
+        return args
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UserError, without the values that argparse quotes."""
+        problem = re.split("['\"]", message)[0].rstrip(": ")
+        raise UserError(f"{problem}; see {self.prog} --help.")
+
+    def print_help(self, *_: object) -> None:
+        """Print the help."""
+        self.show(self.format_help())
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        assert isinstance(parser, Parser)
+        parser.show(f"{parser.prog} {__version__}")
+        parser.exit()

@@ -1,0 +1,83 @@
+"""A key typed where it does not belong is shown nowhere: not on stderr, not in the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tap_autopilot.arguments import NOT_SHOWN, shown_file, shown_name
+from tests.collector.conftest import Collector
+from tests.conftest import Tap
+
+KEYS = ["0123456789abcdef0123456789abcdef", "-Zq9'\"x", "k/e+y=~!", "ключ-K3Y", "Ab" * 3000]
+BOTH = [
+    "--config={}", "--config={{\"api_key\": \"{}\"}}", "-c{}", "-k{}", "-v{}", "{}", "--{}",
+    "--key={}", "--api-key={}", "--format={}", "--about={}", "--version={}", "--state={}",
+]  # fmt: skip
+TAP = [*BOTH, "-d{}", "-s{}", "--select={}", "--catalog={}", "--test={}", "-p{}", "--discover={}"]
+COLLECTOR = [
+    *BOTH, "--database={}", "--database=missing/{}", "--listen={}", "--prune={}",
+    "--register-hooks={}", "--unregister-hooks={}", "--check={}", "--stats={}",
+]  # fmt: skip
+
+
+def separate(argument: str) -> list[str]:
+    """An option and its value as two arguments."""
+    name, equals, value = argument.partition("=")
+    apart = equals and not value.startswith("-") and name != "--version"  # which ends the program
+    return [name, value] if apart else [argument]
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("form", TAP)
+def test_the_tap_shows_no_argument_that_may_be_a_key(tap: Tap, form: str, key: str) -> None:
+    report = tap.folder / "report"
+    known = {"TAP_AUTOPILOT_API_KEY": "another", "TAP_AUTOPILOT_REPORT_FILE": str(report)}
+    closed = {"TAP_AUTOPILOT_API_URL": "http://127.0.0.1:9", "TAP_AUTOPILOT_RETRY_TIMEOUT": "0"}
+    for arguments in ([form.format(key)], separate(form.format(key))):
+        run = tap.run(*arguments, **known, **closed)
+        shown = run.stderr + run.stdout.decode()
+        assert run.code == 2, shown
+        assert len(run.log) == 1
+        assert_hidden(key, shown)
+    assert_hidden(key, report.read_text() if report.exists() else "")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("form", COLLECTOR)
+def test_the_collector_shows_no_argument_that_may_be_a_key(
+    tmp_path: Path, form: str, key: str
+) -> None:
+    more = ["--prune"] if "state" in form else ["--stats"] if "database" in form else []
+    for arguments in ([form.format(key)], separate(form.format(key))):
+        done = Collector(tmp_path).run(*more, *arguments)
+        assert done.returncode == 2, done.stdout + done.stderr
+        assert_hidden(key, done.stdout + done.stderr)
+
+
+def assert_hidden(key: str, text: str) -> None:
+    """Fail if a text shows more of a key than a few characters."""
+    for form in {key, ascii(key)[1:-1], json.dumps(key)[1:-1]}:
+        parts = {form[at : at + 6] for at in range(max(1, len(form) - 5))}
+        assert not [part for part in parts if part in text], text[:1000]
+
+
+@pytest.mark.parametrize("name", ["config.json", "/etc/tap/state-1.json", "../x y/events.db"])
+def test_names_of_missing_files_are_shown(name: str) -> None:
+    assert shown_file(name) == name
+
+
+def test_names_of_files_that_exist_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "Odd1").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("Odd1", "link"):
+        assert shown_file(str(tmp_path / name)) == str(tmp_path / name)
+    assert shown_file(str(tmp_path / "other")) == NOT_SHOWN
+
+
+def test_names_of_streams_are_shown_without_digits() -> None:
+    assert shown_name("email_opend") == "email_opend"
+    for odd in ("k3y", "Key", "a" * 31, "é", ""):
+        assert shown_name(odd) == NOT_SHOWN
