@@ -48,9 +48,10 @@ def read_environment(url: str) -> Environment:
     try:
         proxy = str(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
         parts = parse_url(proxy)
-    except (LocationParseError, ValueError):
+        (parts.host or "").strip("[]").encode("idna")  # as for every connection
+    except (LocationParseError, ValueError, TypeError):  # TypeError: there is no host
         parts = parse_url("")
-    if parts.host is None or parts.scheme not in HTTP_SCHEMES + SOCKS_SCHEMES:
+    if not parts.host or parts.scheme not in HTTP_SCHEMES + SOCKS_SCHEMES:
         raise UserError(
             "The proxy in the environment (HTTPS_PROXY or ALL_PROXY) is not usable; it must look"
             " like http://user:password@proxy.example.com:3128 or socks5h://proxy.example.com:1080."
