@@ -76,14 +76,18 @@ def test_a_transient_status_is_retried(
     assert len(waits) == 1
 
 
-@pytest.mark.parametrize("status", [302, 307])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_nowhere_is_retried(
-    mock: responses.RequestsMock, waits: list[float], status: int
+    mock: responses.RequestsMock,
+    waits: list[float],
+    status: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     mock.get(f"{URL}/lists", status=status)
     mock.get(f"{URL}/lists", json=[2])
     assert get(Client(api())).value == [2]
     assert len(waits) == 1
+    assert f"redirected with status {status}, but without a Location" in caplog.text
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 418, 422, 451])

@@ -31,10 +31,14 @@ def assert_clean(stderr: str) -> None:
 @pytest.fixture
 def captured(capfd: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
     """What is written to descriptor 2, and the loggers as they were."""
-    before = [(name, logging.getLogger(name).handlers[:]) for name in logs.OURS]
+    loggers = [logging.getLogger(name) for name in logs.OURS]
+    before = [(one, one.handlers[:], one.propagate, one.level) for one in loggers]
+    raised = logging.raiseExceptions
     yield capfd
-    for name, handlers in before:
-        logging.getLogger(name).handlers = handlers
+    logging.raiseExceptions = raised
+    for logger, handlers, propagates, level in before:
+        logger.handlers, logger.propagate = handlers, propagates
+        logger.setLevel(level)
 
 
 def test_every_character_that_does_not_print_is_escaped() -> None:

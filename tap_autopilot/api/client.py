@@ -239,6 +239,8 @@ class Client:
         if status in RETRIED_STATUSES or status >= 500:
             wait = retry_after(headers.get("Retry-After"))
             raise Retryable(f"status {status}", wait, throttled=status == 429)
+        if status in REDIRECTS:
+            raise Retryable(f"redirected with status {status}, but without a Location")
         if status != 200 and status < 400:
             raise Retryable(f"unexpected status {status}")
         body = received.body
