@@ -133,16 +133,25 @@ MUTANTS = (
     Mutant(
         "an empty response to an outdated bookmark counts as the end",
         "sources/listings.py",
-        "            elif bookmark == stale and found.end is not None:\n",
-        "            elif found.end is not None:\n",
+        "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
+        "            elif response.page and not response.next_bookmark:\n"
+        "                page = response.page\n"
+        "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
         "test_living.py -k churn_raises_no_doubt",
+    ),
+    Mutant(
+        "a known page is followed wherever it leads",
+        "sources/listings.py",
+        "        return new and bookmark == first.next_bookmark\n",
+        "        return new\n",
+        "test_paging.py -k elsewhere",
     ),
     Mutant(
         "a refused bookmark counts as the end",
         "sources/listings.py",
-        "            elif bookmark == stale or not before or retraced == MAX_RETRACED:\n",
-        "            elif not found.end and bookmark:\n                return\n"
-        "            elif bookmark == stale or not before or retraced == MAX_RETRACED:\n",
+        "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
+        "            elif not response.page and bookmark:\n                return\n"
+        "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
         "test_state.py -k stale",
     ),
     Mutant(

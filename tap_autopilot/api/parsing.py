@@ -161,6 +161,23 @@ def values(documents: list[Any], name: str) -> list[Any]:
     return found
 
 
+def keys_of(documents: list[Any], key: str) -> list[Any]:
+    """The key of each document, in any spelling; None if it has none."""
+    keys = values(documents, key)
+    for number, value in enumerate(keys):
+        if value is None or value == "":
+            (document,), _ = read(documents[number : number + 1])
+            keys[number] = _spelled_otherwise(document, key)
+    return keys
+
+
+def _spelled_otherwise(document: Any, key: str) -> Any:
+    names = document if document.__class__ is dict else ()
+    plain = key.replace("_", "")
+    spelled = (one for one in names if one.replace("_", "").lower() == plain)
+    return next((document[one] for one in spelled if document[one]), None)
+
+
 def decode_document(body: bytes) -> tuple[Any, int]:
     """One JSON value, and how many characters were replaced. Raises Retryable if it is not JSON."""
     if _NUL not in body:

@@ -3,7 +3,8 @@
 Each page has a bookmark for the next page, and that bookmark names a contact. If the contact is
 deleted before the bookmark is used, the API may reject the bookmark, or return an empty page or the
 first page again. In that case the previous page is requested again for a fresh bookmark; if that
-does not help either, the listing is read from the start.
+does not help either, the listing is read from the start. A page of documents already read is
+followed only if it names the same next page when requested again.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from tap_autopilot.api.parsing import (
     decode,
     decode_array,
     decode_keys,
+    keys_of,
     read,
-    values,
 )
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
@@ -36,6 +37,7 @@ LOG = logging.getLogger(__name__)
 STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
 MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
 MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
+MAX_KNOWN_PAGES = 10  # in a row that contain only documents already read, but lead further
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
 
 
@@ -212,10 +214,19 @@ def shortage(walk: Walk, census: Census) -> str:
 
 @dataclass(frozen=True)
 class _Trouble:
-    """A response that the walk cannot continue from. `end` is its page if the listing ends here."""
+    """A response that the walk cannot continue from.
+
+    It is `page`, made from these documents, unless the request failed.
+    """
 
     text: str
-    end: Page | None = None
+    page: Page | None = None
+    documents: list[Any] = field(default_factory=list)
+
+    @property
+    def next_bookmark(self) -> str | None:
+        """The bookmark that the page names, if any."""
+        return self.page.after.bookmark if self.page and self.page.after else None
 
 
 class _Reading:
@@ -239,28 +250,41 @@ class _Reading:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
         bookmark = self._start.bookmark
         before: list[str | None] = []  # the bookmark of the last good page, if any
-        stale: str | None = None  # the last bookmark that did not work
+        stale: str | None = None  # the last bookmark that did not work,
+        trouble = _Trouble("")  # and why
+        known: set[str | None] = set()  # bookmarks of known pages since the last new document
         retraced = idle = 0
         while True:
-            found = self._follow(bookmark)
-            if isinstance(found, Page):
-                before = [bookmark]
-                retraced = 0
-            elif bookmark == stale and found.end is not None:
-                found = found.end
-            elif bookmark == stale or not before or retraced == MAX_RETRACED:
-                raise _StaleBookmark(found.text)
+            response = self._follow(bookmark)
+            if isinstance(response, Page):
+                page, before, retraced = response, [bookmark], 0
+            elif bookmark != stale and before and retraced < MAX_RETRACED:
+                stale, trouble, retraced = bookmark, response, retraced + 1
+                page = self._retrace(before[0], response.text)
+            elif bookmark == stale and response.page and self._leads_on(trouble, response, known):
+                page = self._accept(response.page, response.documents)
+                before, retraced = [bookmark], 0
+                known.add(bookmark)
             else:
-                stale, retraced = bookmark, retraced + 1
-                found = self._retrace(before[0], found.text)
+                raise _StaleBookmark(response.text)
+            if self._found_new:
+                known.clear()
             idle = 0 if self._found_new else idle + 1
             if idle > MAX_IDLE_PAGES:
                 path = self._walk.path
                 raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
-            yield found
-            if found.after is None:
+            yield page
+            if page.after is None:
                 return
-            bookmark = found.after.bookmark
+            bookmark = page.after.bookmark
+
+    def _leads_on(self, first: _Trouble, second: _Trouble, known: set[str | None]) -> bool:
+        """Whether a page without new documents, requested twice, is the last or names another."""
+        bookmark = second.next_bookmark
+        if bookmark is None:
+            return True
+        new = bookmark not in known and len(known) < MAX_KNOWN_PAGES
+        return new and bookmark == first.next_bookmark
 
     def _follow(self, bookmark: str | None) -> Page | _Trouble:
         """The page that a bookmark leads to."""
@@ -283,13 +307,23 @@ class _Reading:
             documents = documents[1:]
         page = self._page(response, documents)
         if bookmark is not None and page.census.read == self._census.read:
-            end = page if page.after is None else None
-            if not response.value.documents and end is not None:
-                return _Trouble(f"GET {shown}: the bookmark leads to an empty page", end)
             if response.value.documents:
-                return _Trouble(f"GET {shown}: the bookmark leads to documents already read", end)
-        self._documents = response.value.documents
-        self._census = page.census
+                text = f"GET {shown}: the bookmark leads to documents already read"
+                return _Trouble(text, page, response.value.documents)
+            if page.after is None:
+                return _Trouble(f"GET {shown}: the bookmark leads to an empty page", page)
+        return self._accept(page, response.value.documents)
+
+    def _accept(self, page: Page, documents: list[Any]) -> Page:
+        """Continue from a page, which was made from these documents."""
+        self._documents, self._census = documents, page.census
+        self._received += len(page.unread)
+        limit = 2 * self._most + page.census.page
+        if self._check_totals and self._most and limit < self._received:
+            raise RunError(
+                f"GET {self._walk.path}: read {self._received:,} {self._walk.documents} of a"
+                f" listing of {self._most:,}, so its bookmarks loop."
+            )
         return page
 
     def _retrace(self, bookmark: str | None, trouble: str) -> Page:
@@ -302,10 +336,9 @@ class _Reading:
             raise _StaleBookmark(trouble) from None
         if not response.value.documents and not response.value.bookmark:
             raise _StaleBookmark(trouble)
-        known, self._documents = self._documents, response.value.documents
-        page = self._page(response, [one for one in self._documents if one not in known])
-        self._census = page.census
-        return page
+        documents = response.value.documents
+        new = [one for one in documents if one not in self._documents]
+        return self._accept(self._page(response, new), documents)
 
     def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
         walk, listing = self._walk, response.value
@@ -320,14 +353,7 @@ class _Reading:
             highest=self._distinct.highest,
             total=listing.total,
         )
-        self._received += len(documents)
         self._most = max(self._most, listing.total or 0)
-        limit = 2 * self._most + census.page
-        if self._check_totals and self._most and limit < self._received:
-            raise RunError(
-                f"GET {walk.path}: read {self._received:,} {walk.documents} of a listing of"
-                f" {self._most:,}, so its bookmarks loop."
-            )
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
         after = Position(bookmark, census) if bookmark else None
@@ -360,23 +386,6 @@ class _Reading:
         if REPLACEMENT in bookmark:
             raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
         return bookmark
-
-
-def keys_of(documents: list[Any], key: str) -> list[Any]:
-    """The key of each document, in any spelling; None if it has none."""
-    found = values(documents, key)
-    for number, value in enumerate(found):
-        if value is None or value == "":
-            (document,), _ = read(documents[number : number + 1])
-            found[number] = _spelled_otherwise(document, key)
-    return found
-
-
-def _spelled_otherwise(document: Any, key: str) -> Any:
-    names = document if document.__class__ is dict else ()
-    plain = key.replace("_", "")
-    spelled = (one for one in names if one.replace("_", "").lower() == plain)
-    return next((document[one] for one in spelled if document[one]), None)
 
 
 def _path_segment(text: str) -> str:
