@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-COLLECTOR = ["httptools>=0.6.3", "prometheus-client>=0.20", "uvicorn>=0.35", "uvloop>=0.19"]
+COLLECTOR = ["httptools>=0.6.3", "prometheus-client>=0.20", "uvloop>=0.19"]
 POSTGRES = ["psycopg[binary]>=3.1"]
 
 setup(

@@ -13,17 +13,15 @@ import sys
 from functools import partial
 from typing import Any
 
-import uvicorn
 import uvloop
-from uvicorn.server import ServerState
 
 from tap_autopilot import logs
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.destinations import Forwarder, first_cursor
 from tap_autopilot.collector.endpoints import Endpoints, Secrets
+from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.protocol import LimitedProtocol, Limits
 from tap_autopilot.collector.prune import serve_prune_requests
 from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writer import Pending, Writer
@@ -39,23 +37,21 @@ LAST_COMMIT = 1.0  # seconds for remaining commits after that
 SUM_UP_EVERY = 60.0  # seconds
 
 
-class _UvicornErrors(logging.Handler):
-    """Logs where a bug happened, but not what, which may contain personal data."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info and (error := record.exc_info[1]) is not None:
-            logs.log_bug(error)
-
-
 def serve(config: CollectorConfig, store: Store) -> None:
     """Serve until a signal arrives. Raises TapError if the store is lost."""
     listener = _listen(*config.listen)
     _raise_file_limit()
-    uvicorn_errors = logging.getLogger("uvicorn.error")
-    uvicorn_errors.handlers, uvicorn_errors.propagate = [_UvicornErrors()], False
     loop = uvloop.new_event_loop()
+    loop.set_exception_handler(_log_bug)
     loop.run_until_complete(_serve(config, store, listener))
     loop.close()
+
+
+def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if error := context.get("exception"):
+        logs.log_bug(error)
+    else:
+        LOG.error("Unexpected: %s", context["message"])
 
 
 async def _serve(config: CollectorConfig, store: Store, listener: socket.socket) -> None:
@@ -77,12 +73,9 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     )
     max_body = int(config.max_body_mb * MB)
     endpoints = Endpoints(secrets, writer, metrics, max_body)
-    state = ServerState()
-    server = await loop.create_server(
-        _protocols(endpoints, state, Limits(pending, metrics, max_body, config.request_timeout)),
-        sock=listener,
-        backlog=BACKLOG,
-    )
+    http = Server(endpoints, pending, metrics, max_body, config.request_timeout)
+    metrics.watch("connections", "Open connections.", lambda: len(http.connections))
+    server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, number, end)
     host, port = listener.getsockname()[:2]
@@ -101,36 +94,11 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         job.cancel()
     LOG.info("Shutting down.")
     server.close()
-    for connection in list(state.connections):
-        connection.shutdown()
-    await _until(lambda: not state.connections, LAST_RESPONSES)
+    await http.close(LAST_RESPONSES)
     endpoints.close()
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(writer.close(), LAST_COMMIT)
         store.close()
-
-
-def _protocols(endpoints: Endpoints, state: ServerState, limits: Limits) -> Any:
-    """The factory of each connection's protocol."""
-    settings = uvicorn.Config(
-        endpoints,
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-    )
-    settings.load()
-    loop = asyncio.get_running_loop()
-
-    def make() -> LimitedProtocol:
-        return LimitedProtocol(
-            limits, config=settings, server_state=state, app_state={}, _loop=loop
-        )
-
-    return make
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -167,10 +135,3 @@ async def _sum_up() -> None:
     while True:
         await asyncio.sleep(SUM_UP_EVERY)
         logs.sum_up()
-
-
-async def _until(done: Any, seconds: float) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if done():
-            return
-        await asyncio.sleep(0.02)

@@ -90,8 +90,8 @@ class Writer:
             return SLOW
         return self._reason
 
-    async def store(self, events: Sequence[Received]) -> None:
-        """Return when these events are on disk. Raises Unavailable."""
+    def store(self, events: Sequence[Received]) -> asyncio.Future[None]:
+        """A future that is done when these events are on disk. It and this raise Unavailable."""
         size = sum(len(event.body) + OVERHEAD for event in events)
         if self._pending.bytes + size > self._pending.limit:
             raise Unavailable("too many events are waiting for the disk")
@@ -103,7 +103,7 @@ class Writer:
         with self._wake:
             self._queue.append(work)
             self._wake.notify()
-        await work.future
+        return work.future
 
     async def run(self, task: Callable[[Store], T]) -> T:
         """Run a task in the store's thread, and return its result."""

@@ -252,8 +252,55 @@ def test_a_refusal_comes_after_the_responses_to_earlier_requests(
 
 
 def test_few_requests_can_be_sent_ahead(shared: Collector) -> None:
-    answer = shared.raw(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
-    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 10 + [b"503"]
+    for request in (
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+        HEAD + b"Content-Length: 2\r\n\r\n{}",
+    ):
+        answer = shared.raw(request * 1000)
+        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 10 + [b"503"]
+
+
+def test_a_sender_that_reads_no_responses_is_disconnected(start: Start) -> None:
+    collector = start(request_timeout=1)
+    with collector.connect() as connection:
+        connection.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(20_000):  # until the buffers on the way are full of responses
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert collector.post("/v1/track", b"{}").status_code == 200
+        deadline = time.monotonic() + 15
+        while collector.metric("connections") > 1:  # the one that asks
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_requests_before_one_that_is_cut_off_get_a_response(shared: Collector) -> None:
+    good = HEAD + b"Content-Length: 2\r\n\r\n{}"
+    for rest in (HEAD + b"Content-Length: 9\r\n\r\n{", HEAD, b"POST"):
+        with shared.connect() as connection:
+            connection.sendall(good * 2 + rest)
+            connection.shutdown(socket.SHUT_WR)
+            assert re.findall(rb"HTTP/1.1 (\d+)", read_all(connection)) == [b"200"] * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "header", "stays"),
+    [(b"1.1", b"", True), (b"1.1", b"Connection: close\r\n", False), (b"1.0", b"", False)],
+)
+def test_connections_are_kept_unless_the_sender_closes_them(
+    shared: Collector, version: bytes, header: bytes, stays: bool
+) -> None:
+    request = b"GET /health HTTP/%s\r\nHost: x\r\n%s\r\n" % (version, header)
+    with shared.connect() as connection:
+        connection.sendall(request * 2)
+        connection.settimeout(0.5 if stays else 20)
+        answers = b""
+        with contextlib.suppress(TimeoutError):
+            while part := connection.recv(4096):
+                answers += part
+    assert answers.count(b"HTTP/1.1 200") == (2 if stays else 1)
+    assert (b"connection: close" in answers) == (not stays)
+    assert re.search(rb"\r\ndate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", answers)
 
 
 def test_a_sender_that_does_not_wait_for_its_responses_causes_no_errors(start: Start) -> None:

@@ -1,0 +1,476 @@
+"""HTTP/1.1 with limits, on httptools' parser.
+
+The size of headers and body, the time for a request to arrive, and the memory for all requests
+together are limited while the bytes come in, before they reach any other code.
+
+    server = Server(handler, Pending(64 * 2**20), Metrics(), max_body=2**20, request_timeout=15)
+    await loop.create_server(server.connect, "127.0.0.1", 8787)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import urllib.parse
+from collections import deque
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol, cast
+
+import httptools
+
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.writer import Pending
+
+MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADER_LINES = 100
+MAX_UNANSWERED = 10  # requests of one connection
+LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
+TICK = 0.25  # seconds between two looks at the clock
+NEVER = math.inf
+CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_encoding",
+    431: "headers_too_large",
+    503: "unavailable",
+}
+RETRY_AFTER = 5  # seconds
+JSON = b"application/json"
+
+
+class Refusal(Exception):
+    """A response other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def body(self) -> bytes:
+        """The error in the format that senders' libraries expect."""
+        return json.dumps({"code": CODES[self.status], "message": str(self)}).encode()
+
+
+class Request:
+    """A request whose headers are complete. `headers` has names in lower case."""
+
+    __slots__ = (
+        "_connection", "_parts", "gone", "headers", "is_complete", "keep_alive", "keeps_body",
+        "label", "method", "path", "received", "refusal", "reserved", "response", "route",
+        "waits_for_100",
+    )  # fmt: skip
+
+    def __init__(
+        self, connection: Connection, method: bytes, path: str, headers: dict[bytes, bytes]
+    ) -> None:
+        self._connection = connection
+        self._parts: list[bytes] = []
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.label = "other"  # the path's name in metrics and logs, without secrets
+        self.route: Any = None  # for the handler's use
+        self.keep_alive = True
+        self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
+        self.received = 0  # bytes of the body
+        self.reserved = 0  # of these, in memory
+        self.is_complete = False
+        self.keeps_body = False
+        self.refusal: Refusal | None = None  # known before the body has arrived
+        self.response = b""
+        self.gone = False  # the sender disconnected, so nobody reads the response
+
+    @property
+    def body(self) -> bytes:
+        """The complete body."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def add(self, data: bytes) -> None:
+        """Keep a part of the body, and reserve memory for it."""
+        self._parts.append(data)
+        self.reserved += len(data)
+        self._connection.server.pending.bytes += len(data)
+
+    def release(self) -> None:
+        """Stop counting the body, which is discarded or counted elsewhere from here on."""
+        self._connection.server.pending.bytes -= self.reserved
+        self.reserved = 0
+        self._parts = []
+
+    def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:
+        """Send this response, as soon as the request is complete."""
+        self.response = self._connection.server.response(
+            status, content, kind, b"" if self.keep_alive else b"connection: close\r\n"
+        )
+        if self.method == b"HEAD":
+            self.response = self.response[: -len(content)]
+        self._connection.answered(self)
+
+
+class Handler(Protocol):
+    """What responds to requests."""
+
+    def admit(self, request: Request) -> bool:
+        """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
+
+    def handle(self, request: Request) -> None:
+        """Respond to a complete request, now or later."""
+
+    def refuse(self, request: Request, refusal: Refusal) -> None:
+        """Respond to a complete request that was not admitted."""
+
+
+class Server:
+    """What all connections share."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        pending: Pending,
+        metrics: Metrics,
+        max_body: int,
+        request_timeout: float,
+    ) -> None:
+        self.handler = handler
+        self.pending = pending
+        self.metrics = metrics
+        self.max_body = max_body
+        self.request_timeout = request_timeout
+        self.connections: set[Connection] = set()
+        self.loop = asyncio.get_running_loop()
+        self._date = b""
+        self._ticking = self.loop.call_soon(self._tick)
+
+    def connect(self) -> Connection:
+        """The protocol of a new connection."""
+        return Connection(self)
+
+    def response(self, status: int, content: bytes, kind: bytes, more: bytes = b"") -> bytes:
+        """A whole response; `more` are further header lines."""
+        if status == 503:
+            more += b"retry-after: %d\r\n" % RETRY_AFTER
+        return (
+            b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
+            % (status, _PHRASES[status], self._date, kind, len(content), more, content)
+        )
+
+    async def close(self, seconds: float) -> None:
+        """Answer what was accepted, within these seconds, and close the connections."""
+        for connection in list(self.connections):
+            connection.shut_down()
+        end = self.loop.time() + seconds
+        while self.connections and self.loop.time() < end:
+            await asyncio.sleep(0.02)
+        self._ticking.cancel()
+
+    def _tick(self) -> None:
+        """Close what has run out of time. One timer for all is cheaper than one for each."""
+        self._date = formatdate(usegmt=True).encode()
+        now = self.loop.time()
+        for connection in [one for one in self.connections if one.deadline < now]:
+            connection.expire()
+        self._ticking = self.loop.call_later(TICK, self._tick)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, whose requests are handled one after the other."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.deadline = NEVER  # when to give up, on the loop's clock
+        self._loop = server.loop
+        self._parser = _parser(self)
+        self._unanswered: deque[Request] = deque()
+        self._reading = False  # a request has begun and is not complete
+        self._reading_headers = False
+        self._began_now = False  # a request has begun in the bytes being parsed
+        self._handling = False  # the first request is complete and will be answered
+        self._deaf = False  # nothing more is read
+        self._refusal = b""  # the last response, if others come first
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._header_bytes = 0
+        self._header_lines = 0
+        self._unparsed_bytes = 0  # of headers that are not complete
+
+    # ---- the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start the timer: silent connections are closed."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.server.connections.add(self)
+        self._restart_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        """Release all memory."""
+        self.server.connections.discard(self)
+        for request in self._unanswered:
+            request.gone = True
+            request.release()
+
+    def eof_received(self) -> bool:
+        """Respond before closing, because a sender may close its side early."""
+        if self._reading and not self._deaf and not self._reading_headers:
+            self._unanswered.pop().release()
+        self._deaf = True
+        if self._unanswered and not self._refusal:
+            self._unanswered[-1].keep_alive = False
+        return bool(self._unanswered or self._refusal)
+
+    def pause_writing(self) -> None:
+        """Read nothing from a sender that does not read its responses, and only for a while."""
+        self._transport.pause_reading()
+        self._restart_timer()
+
+    def resume_writing(self) -> None:
+        """Continue reading."""
+        self._transport.resume_reading()
+        if self._unanswered and not self._reading:
+            self.deadline = NEVER
+        else:
+            self._restart_timer()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse incoming bytes, within the limits."""
+        if self._deaf:
+            return
+        self._began_now = False
+        self._feed(data)
+        if not self._handling:
+            self._handle_next()
+        if self._reading_headers and not self._began_now:
+            self._unparsed_bytes += len(data)
+            self._check_headers()
+
+    # ---- the parser
+
+    def on_message_begin(self) -> None:
+        """Start counting the headers of a new request, which has its own time to arrive."""
+        if self._deaf:
+            return
+        self._reading = self._reading_headers = self._began_now = True
+        self._url = b""
+        self._headers = {}
+        self._header_bytes = self._header_lines = self._unparsed_bytes = 0
+        self._restart_timer()
+
+    def on_url(self, url: bytes) -> None:
+        """Count the URL's bytes as headers."""
+        self._header_bytes += len(url)
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header, including those that follow a chunked body."""
+        self._header_lines += 1
+        self._header_bytes += len(name) + len(value) + len(": \r\n")
+        if self._reading_headers:
+            name = name.lower()
+            other = self._headers.get(name)
+            self._headers[name] = value if other is None else b"%s, %s" % (other, value)
+        self._check_headers()
+
+    def on_headers_complete(self) -> None:
+        """Check whether the body can be accepted."""
+        parser = self._parser
+        if self._deaf or parser.should_upgrade():
+            return
+        if len(self._unanswered) >= MAX_UNANSWERED:
+            self.refuse(503, f"more than {MAX_UNANSWERED} requests were sent ahead")
+            return
+        if int(self._headers.get(b"content-length", b"0")) > self.server.max_body:
+            self._refuse_large()
+            return
+        try:
+            path = _path(self._url)
+        except httptools.HttpParserError:
+            self.refuse(400, "Invalid HTTP request received.")
+            return
+        request = Request(self, parser.get_method(), path, self._headers)
+        request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
+        self._reading_headers = False
+        self._unanswered.append(request)
+        try:
+            request.keeps_body = self.server.handler.admit(request)
+        except Refusal as refusal:
+            request.refusal = refusal
+
+    def on_body(self, body: bytes) -> None:
+        """Count the body's bytes."""
+        if self._deaf:
+            return
+        request = self._unanswered[-1]
+        request.received += len(body)
+        pending = self.server.pending
+        if request.received > self.server.max_body:
+            self._refuse_large()
+        elif not request.keeps_body:
+            return
+        elif pending.bytes + len(body) > pending.limit:
+            self.refuse(503, "too many events are waiting for the disk")
+        else:
+            request.add(body)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is complete."""
+        if self._deaf or self._parser.should_upgrade():
+            return
+        request = self._unanswered[-1]
+        request.is_complete = True
+        self._reading = False
+        self._deaf = not request.keep_alive
+        self.deadline = NEVER
+
+    # ---- responses
+
+    def answered(self, request: Request) -> None:
+        """Send the response of the first request, and continue with the next one."""
+        if request.gone or self._transport.is_closing():
+            return
+        self._unanswered.popleft()
+        request.release()
+        self._transport.write(request.response)
+        if not request.keep_alive:
+            self._transport.close()
+            return
+        if self._unanswered:
+            self._loop.call_soon(self._handle_next)  # others have their turn first
+            return
+        self._handling = False
+        if self._refusal:
+            self._close_after_refusal()
+        elif not self._reading:
+            self._restart_timer()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Respond without reading the request, after any earlier requests, and close."""
+        if self._deaf or self._transport.is_closing():
+            return
+        if self._reading and not self._reading_headers:
+            self._unanswered.pop().release()
+        self._deaf = True
+        self.deadline = NEVER
+        self.server.metrics.responded("refused", status)
+        content = Refusal(status, message).body
+        self._refusal = self.server.response(status, content, JSON, b"connection: close\r\n")
+        if not self._unanswered:
+            self._close_after_refusal()
+
+    def shut_down(self) -> None:
+        """Close the connection, after the response if the request is complete."""
+        if self._refusal:
+            if not self._unanswered:
+                self._transport.close()
+        elif self._reading and not self._deaf:
+            self.refuse(503, "shutting down")
+        elif self._unanswered:
+            self._deaf = True
+            self._unanswered[-1].keep_alive = False
+        else:
+            self._transport.close()
+
+    def expire(self) -> None:
+        """Give up on a sender that is too slow, silent, or does not read."""
+        self.deadline = NEVER
+        if self._transport.get_write_buffer_size():
+            self._transport.abort()
+        elif self._reading and not self._deaf:
+            seconds = self.server.request_timeout
+            self.refuse(408, f"the request took more than {seconds:g} s to arrive")
+        else:
+            self._transport.close()
+
+    def _handle_next(self) -> None:
+        """Handle the first request if it is complete."""
+        request = self._unanswered[0] if self._unanswered else None
+        self._handling = request is not None and request.is_complete
+        if request is None:
+            return
+        if not request.is_complete:
+            if request.waits_for_100:
+                request.waits_for_100 = False
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif request.refusal is not None:
+            self.server.handler.refuse(request, request.refusal)
+        else:
+            self.server.handler.handle(request)
+
+    def _close_after_refusal(self) -> None:
+        """Send the refusal and close.
+
+        Incoming bytes are discarded for a moment, because closing immediately would reset the
+        connection before the sender has read the response.
+        """
+        if self._transport.is_closing():
+            return
+        self._transport.write(self._refusal)
+        self.deadline = self._loop.time() + LINGER
+        self._transport.write_eof()
+
+    # ---- limits
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as wrapper:  # a bug in the methods above
+            raise wrapper.__context__ or wrapper from None
+        except httptools.HttpParserError:
+            self.refuse(400, "Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self.refuse(400, "this is not a proxy")
+            elif not self._deaf:
+                self._ignore_upgrade(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without its Upgrade header, for which the parser skips the body.
+
+        Java's HttpClient sends that header with its first request, to offer HTTP/2.
+        """
+        del self._headers[b"upgrade"]
+        lines = b"".join(b"%s: %s\r\n" % header for header in self._headers.items())
+        version = self._parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, version)
+        self._parser = _parser(self)
+        self._feed(b"%s%s\r\n%s" % (head, lines, rest))
+
+    def _refuse_large(self) -> None:
+        self.refuse(413, f"the body is larger than {self.server.max_body >> 20} MB")
+
+    def _check_headers(self) -> None:
+        if self._deaf:
+            return
+        if (
+            self._header_bytes > MAX_HEADER_BYTES
+            or self._unparsed_bytes > MAX_HEADER_BYTES
+            or self._header_lines > MAX_HEADER_LINES
+        ):
+            self.refuse(431, "more than 32 KB or 100 lines of headers")
+
+    def _restart_timer(self) -> None:
+        self.deadline = self._loop.time() + self.server.request_timeout
+
+
+def _parser(connection: Connection) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(connection)
+    # What follows a request that closes the connection is ignored; without this, it is an error.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _path(url: bytes) -> str:
+    """The decoded path of a URL. Raises httptools.HttpParserError."""
+    if url[:1] != b"/":
+        url = httptools.parse_url(url).path or b"/"
+    path = url.partition(b"?")[0].decode("latin-1")
+    return urllib.parse.unquote(path) if "%" in path else path
+
+
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
