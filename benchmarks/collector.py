@@ -1,9 +1,9 @@
-"""Measure the collector's throughput, compared with the same server doing nothing.
+"""Measure the collector's throughput, compared with the receivers in `benchmarks.receivers`.
 
     python -m benchmarks.collector [--seconds 5] [--connections 32] [--events 1000000]
 
-The server is pinned to one core; the load comes from another. The baseline is the same HTTP server
-with an application that reads the body and responds with 200.
+The server is pinned to one core; the load comes from another. What is compared takes turns, because
+the disk and the rest of the machine are not equally fast all the time.
 """
 
 from __future__ import annotations
@@ -41,29 +41,7 @@ EVENT = {
         "transactional": False,
     },
 }
-NOTHING = """
-import asyncio, socket, sys, uvloop
-from tap_autopilot.collector import server
-from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.protocol import Limits
-from tap_autopilot.collector.writer import Pending
-from uvicorn.server import ServerState
-OK = [(b"content-type", b"application/json"), (b"content-length", b"17")]
-async def nothing(scope, receive, send):
-    while (await receive()).get("more_body"):
-        pass
-    scope["reservation"].release()
-    await send({"type": "http.response.start", "status": 200, "headers": OK})
-    await send({"type": "http.response.body", "body": b'{"success": true}'})
-async def main():
-    listener = socket.create_server(("127.0.0.1", 0))
-    limits = Limits(Pending(64 << 20), Metrics(), 8 << 20, 15)
-    make = server._protocols(nothing, ServerState(), limits)
-    await asyncio.get_running_loop().create_server(make, sock=listener)
-    print(f"listening on http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    await asyncio.Event().wait()
-uvloop.new_event_loop().run_until_complete(main())
-"""
+ROUNDS = 4
 
 
 def start(command: list[str], core: int) -> tuple[subprocess.Popen[str], int]:
@@ -121,15 +99,37 @@ async def load(
     return took
 
 
-def measure(command: list[str], size: int, connections: int, seconds: float) -> tuple[float, float]:
-    """Requests a second, and the 99th percentile of their times in ms."""
+def measure(command: list[str], size: int, connections: int, seconds: float) -> list[float]:
+    """The seconds that each request took."""
     server, port = start(command, 0)
     try:
-        took = sorted(asyncio.run(load(port, size, connections, seconds)))
+        return asyncio.run(load(port, size, connections, seconds))
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
-    return len(took) / seconds, took[int(len(took) * 0.99)] * 1000
+
+
+def compare(folder: str, size: int, connections: int, seconds: float) -> None:
+    """Print the collector's speed beside the other receivers', for requests of `size` events."""
+    collector = [sys.executable, "-m", "tap_autopilot.collector", "--listen", "127.0.0.1:0"]
+    receivers = [sys.executable, "-m", "benchmarks.receivers"]
+    took: dict[str, list[float]] = {"plain": [], "durable": [], "collector": []}
+    for number in range(ROUNDS):
+        commands = {
+            "plain": [*receivers, "plain"],
+            "durable": [*receivers, "durable", f"{folder}/durable-{size}-{number}.db"],
+            "collector": [*collector, "--database", f"{folder}/events-{size}-{number}.db"],
+        }
+        for name, command in commands.items():
+            took[name] += measure(command, size, connections, seconds / ROUNDS)
+    speed = {name: len(each) / seconds for name, each in took.items()}
+    p99 = {name: sorted(each)[int(len(each) * 0.99)] * 1000 for name, each in took.items()}
+    print("single events:" if size == 1 else f"batches of {size}:")
+    for name in took:
+        print(
+            f"    {name:9} {speed[name] * size:9,.0f} events/s, p99 {p99[name]:5.1f} ms;"
+            f" the collector has {speed['collector'] / speed[name]:.2f} of it"
+        )
 
 
 def grow(command: list[str], connections: int, events: int) -> tuple[float, float]:
@@ -183,22 +183,11 @@ def main() -> None:
     args = parser.parse_args()
     os.sched_setaffinity(0, {1})
     with tempfile.TemporaryDirectory(dir=".") as folder:
+        for size in (1, 50):
+            compare(folder, size, args.connections, args.seconds)
         database = f"{folder}/events.db"
         collector = [sys.executable, "-m", "tap_autopilot.collector", "--listen", "127.0.0.1:0"]
         collector += ["--database", database]
-        nothing = [sys.executable, "-c", NOTHING]
-        rest = (args.connections, args.seconds)
-        base, _ = measure(nothing, 1, *rest)
-        single, p99 = measure(collector, 1, *rest)
-        print(f"single events: {single:,.0f}/s, {single / base:.2f} of a baseline of {base:,.0f}/s")
-        print(f"    p99 {p99:.1f} ms at {args.connections} connections")
-        base, _ = measure(nothing, 50, *rest)
-        batches, p99 = measure(collector, 50, *rest)
-        print(
-            f"batches of 50: {batches * 50:,.0f}/s, {batches / base:.2f} of a baseline of"
-            f" {base * 50:,.0f}/s"
-        )
-        print(f"    p99 {p99:.1f} ms at {args.connections} connections")
         few, many = grow(collector, args.connections, args.events)
         print(
             f"memory: {few:.0f} MB after {args.events // 100:,} more events, {many:.0f} MB after"
