@@ -43,7 +43,8 @@ class PushedStore:
         self._append(from_webhook(json.dumps(list(calls)).encode(), _ms(at))[0].events)
 
     def hook(self, delivery: Any, event: str = "", at: int | None = None) -> None:
-        self._append(from_hook(json.dumps(delivery).encode(), event, _ms(at)).events)
+        body = delivery if isinstance(delivery, bytes) else json.dumps(delivery).encode()
+        self._append(from_hook(body, event, _ms(at)).events)
 
     def activity(self, lines: bytes, at: int | None = None) -> None:
         self._append(from_activity(lines, _ms(at)).events)

@@ -296,6 +296,18 @@ def test_odd_events_become_rows_and_lose_nothing(tap: Tap, store: PushedStore, o
     assert run.rows("email_clicked")
 
 
+def test_a_number_that_no_database_can_hold_is_text(tap: Tap, store: PushedStore) -> None:
+    huge = b'{"event": "Email Opened", "contact_id": "c", "more": {"Score": [1e400, 1.50]}}'
+    store.track(huge)
+    store.hook(huge)
+    store.activity(huge)
+    run = read(tap, store)
+    for stream in ("email_opened", "contact_events", "activities"):
+        (row,) = run.rows(stream)
+        assert row["additional_fields"]["more"] == {"Score": ["1e400", 1.5]}
+        assert b'"Score":["1e400",1.50]' in run.stdout
+
+
 def test_hooks_in_both_shapes(tap: Tap, store: PushedStore) -> None:
     store.hook({"event": "contact_added", "contact_id": "c", "email": "a@example.com"})
     store.hook(

@@ -6,13 +6,14 @@ import json
 import subprocess
 import sys
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
 
 TEXT = {
     "contact_id": "contact_id", "type": "type", "Name": "name", "FirstName": "first_name",
@@ -51,6 +52,9 @@ def instant(value: Any) -> datetime:
         if type(value) is int:
             return EPOCH + timedelta(milliseconds=value)
         if type(value) is str:
+            if value.endswith(" GMT"):
+                return parsedate_to_datetime(value)
+            value = value.strip().replace(" +0000", "Z").replace(" UTC", "Z")
             moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
             return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
     except (ValueError, OverflowError):
@@ -143,8 +147,12 @@ def served(value: Any) -> Any:
 
 def test_thousands_of_contacts_arrive_with_every_value(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=3_000, lists=30, segments=20, members=150)
-    run = tap.sync(serve(account))
+    sandbox = serve(account)
+    run = tap.sync(sandbox)
     assert run.code == 0
+    first = sandbox.respond("GET", "/v1/contacts", {"autopilotapikey": KEY}).body
+    assert b'"Score":1e400' in first
+    assert b'"Score":"1e400"' in run.stdout
     assert run.rows("lists") == [{**one, "additional_fields": None} for one in account.lists]
     assert run.rows("smart_segments") == [
         {**one, "additional_fields": None} for one in account.segments

@@ -1,9 +1,9 @@
 """Parses response bodies into documents: exact numbers, clean text, no guessing.
 
 Numbers keep every digit: integers of any size are `int`, all others `Decimal`. What Python's own
-parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do `NaN`, `Infinity`
-and anything nested too deeply. Only a truncated response, or one that is not a listing at all, is
-retried.
+parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do numbers that would
+end the load of a whole table, `NaN`, `Infinity` and anything nested too deeply. Only a truncated
+response, or one that is not a listing at all, is retried.
 
 A page is first split into its parts, which is a quick way to its bookmark and document ids.
 Documents are parsed one by one, on demand, so an odd document does not slow down the others.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
@@ -25,6 +26,8 @@ from tap_autopilot.exceptions import Refused, Retryable
 REPLACEMENT = "\ufffd"
 MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 MAX_INTEGER = 4300  # digits; Python's own parsers refuse more
+MAX_FRACTION = 16_383  # digits behind the point; PostgreSQL's numeric holds no more
+USUAL_EXPONENT, USUAL_LENGTH = 300, 1000  # numbers within both fit anything
 MAX_NESTED = 100  # levels
 MAX_ALIKE = 10  # names of an object that cleaning makes equal
 
@@ -57,10 +60,22 @@ class Listing:
 
 
 def _decimal(text: str) -> Decimal | str:
+    """A number with a fraction or exponent, as text if a target could not store it.
+
+    Columns of JSON are numeric in PostgreSQL and double elsewhere. Where a number becomes infinite
+    or zero, or has too many digits, the whole table fails to load.
+    """
     try:
-        return Decimal(text)
+        number = Decimal(text)
     except InvalidOperation:
         return text
+    if abs(number.adjusted()) < USUAL_EXPONENT and len(text) < USUAL_LENGTH:
+        return number
+    double = float(text)
+    is_lost = math.isinf(double) or (double == 0) is not (number == 0)
+    exponent = number.as_tuple().exponent
+    is_long = not isinstance(exponent, int) or exponent < -MAX_FRACTION
+    return text if is_lost or is_long else number
 
 
 def _integer(text: str) -> int | str:

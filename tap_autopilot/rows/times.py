@@ -1,8 +1,13 @@
-"""Times: RFC 3339 in UTC, from ISO 8601 text or epoch milliseconds."""
+"""Times: RFC 3339 in UTC, from ISO 8601, RFC 1123 or epoch milliseconds.
+
+Autopilot writes ISO 8601 and epoch milliseconds, and has written `Fri, 02 Jun 2017 15:18:58 GMT`.
+"""
 
 from __future__ import annotations
 
+import email.utils
 import functools
+import re
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -13,6 +18,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
+_RFC_1123 = re.compile(
+    r"(?:[a-z]{3}, )?\d{1,2} [a-z]{3} [1-9]\d{3} \d\d:\d\d:\d\d(?: (?:GMT|UTC?|[+-]\d{4}))?",
+    re.ASCII | re.IGNORECASE,
+)
+_OFFSET = re.compile(r"[+-]\d\d:?\d\d", re.ASCII)
 
 
 def as_time(value: Any) -> str:
@@ -74,3 +84,19 @@ def _in_utc(text: str) -> str:
         return utc.isoformat()[:-6] + "Z"
     except OverflowError:
         raise ValueError from None
+    except ValueError:
+        rewritten = _in_iso_8601(text)
+        if rewritten == text:
+            raise
+        return as_time(rewritten)
+
+
+def _in_iso_8601(text: str) -> str:
+    """Text without blanks around it, with an RFC 1123 time or a separate zone as in ISO 8601."""
+    text = text.strip()
+    if _RFC_1123.fullmatch(text):
+        return email.utils.parsedate_to_datetime(text).isoformat()
+    moment, _, zone = text.rpartition(" ")
+    if zone.upper() in ("UTC", "GMT", "Z"):
+        return f"{moment.rstrip()}Z"
+    return moment.rstrip() + zone if _OFFSET.fullmatch(zone) else text

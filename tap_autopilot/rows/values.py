@@ -16,6 +16,7 @@ Schema = Mapping[str, Any]
 Convert = Callable[[Any], Any]
 
 MAX_INTEGER = 2**63 - 1  # what an SQL bigint holds
+MAX_NUMBER = 10**308  # what a double holds; parsing turns larger Decimals into text
 MAX_NESTED = 100  # levels of a value; targets fail at a few hundred
 AT_ONCE = 300  # levels to turn into text together; Python's encoders fail at 1,000
 
@@ -92,7 +93,7 @@ def _integer(value: Any) -> int:
 
 
 def _number(value: Any) -> int | Decimal:
-    if value.__class__ is int or value.__class__ is Decimal:
+    if value.__class__ is Decimal or (value.__class__ is int and abs(value) < MAX_NUMBER):
         return value
     raise ValueError
 

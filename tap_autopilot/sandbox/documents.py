@@ -19,6 +19,7 @@ Document = dict[str, Any]
 MODELS = 40 * 101  # one in 40 contacts is bare, and oddities repeat every 101: whole cycles of both
 BORN = datetime(2015, 3, 1, tzinfo=timezone.utc)  # when the account was opened
 NOW = datetime(2017, 2, 1, tzinfo=timezone.utc)  # the account's present, before any changes
+HUGE = "1e400"  # served without quotes: a number that no double and no Python float can hold
 
 _EMPTY_MAPS = ("mail_clicked", "mail_bounced", "mail_hardbounced", "mail_complained",
                "mail_unsubscribed", "anywhere_utm")  # fmt: skip
@@ -239,6 +240,18 @@ def _extreme_times(document: Document) -> None:
     document["first_conversion_at"] = 253402300800000
 
 
+def _huge_numbers(document: Document) -> None:
+    document["Score"] = HUGE
+    document["limits"] = {"upper": [HUGE, 1e308]}
+
+
+def _other_formats(document: Document) -> None:
+    document["created_at"] = "Fri, 02 Jun 2017 15:18:58 GMT"
+    document["updated_at"] = "2017-06-02 15:18:58 +0000"
+    document["first_visit_at"] = "2017-06-02 15:18:58 UTC"
+    document["first_conversion_at"] = " 2017-06-02T15:18:58.000Z "
+
+
 def _nested_extras(document: Document) -> None:
     document["custom_fields"] = [
         {"kind": "Tags", "value": ["a", "b"], "fieldType": "list", "deleted": False, "order": 3}
@@ -248,7 +261,9 @@ def _nested_extras(document: Document) -> None:
 # The odd contacts among every 101, by number.
 _ODDITIES = {
     3: _respelled,
+    5: _huge_numbers,
     11: _epoch_times,
+    13: _other_formats,
     19: _whole_seconds,
     23: _other_zone,
     31: _unknown_fields,

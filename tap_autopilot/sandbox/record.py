@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from tap_autopilot.sandbox.account import LISTS, SEGMENTS
+from tap_autopilot.sandbox.documents import HUGE
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def as_json(value: Any) -> bytes:
     """A value as the API would write it."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
-        return text.encode()
+        body = text.encode()
     except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
-        return json.dumps(value, separators=(",", ":")).encode()
+        body = json.dumps(value, separators=(",", ":")).encode()
+    return body.replace(f'"{HUGE}"'.encode(), HUGE.encode())
