@@ -203,6 +203,57 @@ def test_a_new_field_never_renames_an_existing_column(new: str) -> None:
         assert re.fullmatch("custom_nps_rating_[0-9a-f]{8}", found[new])
 
 
+def test_names_that_differ_only_in_case_are_warned_of() -> None:
+    with logged() as lines:
+        assert names("NPS rating", "Size", "NPS Rating", "NPS-Rating")[1] == "custom_size"
+        names("Fields", "fields", "A", "A")  # these never had the columns that they resemble
+    assert set(lines) == {(
+        "WARNING Custom fields 'NPS Rating' (custom_nps_rating_6b58511d) and 'NPS rating'"
+        " (custom_nps_rating_6cf4542b) differ only in case, so none of them has the column"
+        " custom_nps_rating."
+    )}  # fmt: skip
+
+
+@pytest.mark.parametrize("columns_too", [False, True])
+def test_a_name_listed_twice_makes_one_row(tap: Tap, columns_too: bool) -> None:
+    served = [
+        {"name": "A", "fieldType": "integer"},
+        {"name": "A", "fieldType": "string", "deleted": True},
+        {"name": "B", "fieldType": "float", "deleted": True},
+        {"kind": "B", "fieldType": "date", "deleted": True},
+        {"name": "C", "fieldType": "boolean"},
+        {"name": "C", "fieldType": "integer", "deleted": False},
+    ]
+    answers = {
+        "/contacts/custom_fields": (200, served),
+        "/contacts": {"contacts": [{"contact_id": "a"}], "total_contacts": 1},
+    }
+    with Scripted(answers) as sandbox:
+        run = tap.sync(sandbox, custom_fields_as_columns=columns_too)
+    rows = [(row["name"], row["field_type"], row["deleted"]) for row in run.rows("custom_fields")]
+    assert sorted(rows) == [("A", "integer", None), ("B", "date", True), ("C", "integer", False)]
+    assert run.of("ACTIVATE_VERSION", "custom_fields")
+    if columns_too:
+        found = run.of("SCHEMA", "contacts")[0]["schema"]["properties"]
+        assert (found["custom_a"]["type"], found["custom_c"]["type"]) == (
+            ["null", "integer"], ["null", "integer"],
+        )  # fmt: skip
+        assert "custom_b" not in found
+
+
+@pytest.mark.parametrize(
+    ("path", "listing", "key"),
+    [("/lists", "lists", "list_id"), ("/smart_segments", "segments", "segment_id")],
+)
+def test_an_id_listed_twice_makes_one_row(tap: Tap, path: str, listing: str, key: str) -> None:
+    served = [{key: "x", "title": "old"}, {key: "y", "title": "y"}, {key: "x", "title": "new"}]
+    with Scripted({path: {listing: served}}) as sandbox:
+        run = tap.sync(sandbox)
+    rows = run.rows(path[1:])
+    assert [(row[key], row["title"]) for row in rows] == [("x", "new"), ("y", "y")]
+    assert run.of("ACTIVATE_VERSION", path[1:])
+
+
 def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: Any) -> None:
     choose(catalog, "contacts", "properties", "custom_fields", selected=False)
     unchosen = {"breadcrumb": ["properties", "custom_other"], "metadata": {"selected": False}}

@@ -32,8 +32,10 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
     A field's column depends only on its name. Words of ASCII letters and digits become
     `custom_nps_rating`; any other name, or one that is `taken`, also gets a unique suffix. So a new
     field never renames or takes over the column of an older field, in whatever order the API lists
-    them. Names that differ only in case all get a suffix.
+    them. Names that differ only in case all get a suffix, and a warning, because the tap cannot
+    know which of them had the column first.
     """
+    taken = set(taken)
     schemas: dict[str, dict[str, Any]] = {}
     for definition in definitions:
         fields = definition if isinstance(definition, dict) else {}
@@ -42,14 +44,23 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
             LOG.warning("A custom field has no name, so it gets no column.")
         elif fields.get("deleted") is not True:
             kind = fields.get("fieldType") or fields.get("field_type") or fields.get("type")
-            schemas.setdefault(name, _TYPES.get(str(kind).lower(), _TEXT) | {"title": name})
+            schemas[name] = _TYPES.get(str(kind).lower(), _TEXT) | {"title": name}
     plain = collections.Counter([*taken, *(_column(name) for name in schemas if _is_plain(name))])
     found = {}
+    alike: dict[str, list[str]] = {}
     for name, schema in sorted(schemas.items()):
         column = _column(name)
         if plain[column] > 1 or not _is_plain(name):
-            column += f"_{zlib.crc32(name.encode()):08x}"
+            suffixed = f"{column}_{zlib.crc32(name.encode()):08x}"
+            if _is_plain(name) and column not in taken:
+                alike.setdefault(column, []).append(f"{name!r} ({suffixed})")
+            column = suffixed
         found[column] = schema
+    for column, rivals in alike.items():
+        LOG.warning(
+            "Custom fields %s differ only in case, so none of them has the column %s.",
+            " and ".join(rivals), column,
+        )  # fmt: skip
     return found
 
 

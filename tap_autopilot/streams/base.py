@@ -58,11 +58,15 @@ class Stream:
         Given a `ChangedSince`, the function makes only the rows that this admits; given a `Merge`,
         it skips events that were also pushed. If a stream declares the fields it `reads`, its
         documents contain no other fields.
+
+        Of documents with the same key, only the last becomes a row.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
         def make(documents: list[Any], *_: object) -> PageRows:
             rows = [row for one in documents if (row := shape(one)) is not None]
-            return PageRows(rows, skipped=len(documents) - len(rows))
+            skipped = len(documents) - len(rows)
+            by_key = {tuple(row[key] for key in cls.key_properties): row for row in rows}
+            return PageRows([*by_key.values()], skipped)
 
         return make

@@ -21,9 +21,12 @@ class CustomFields(Stream):
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
-        """A definition may use the field names of contacts, `kind` and `type`."""
+        """A definition may use the field names of contacts, `kind` and `type`.
+
+        If several have the same name, a live one wins over deleted ones.
+        """
         shaped = super().compile(schema, selected, tally)
-        pick = compile_pick(ALIASES.values())
+        pick = compile_pick((*ALIASES.values(), "deleted"))
 
         def renamed(definition: Any) -> Any:
             if definition.__class__ is not dict:
@@ -37,6 +40,7 @@ class CustomFields(Stream):
         def make(
             definitions: list[Any], window: ChangedSince | None, merge: Merge | None
         ) -> PageRows:
-            return shaped([renamed(one) for one in definitions], window, merge)
+            live_last = sorted(definitions, key=lambda one: pick(one).get("deleted") is not True)
+            return shaped([renamed(one) for one in live_last], window, merge)
 
         return make
