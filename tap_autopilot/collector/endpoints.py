@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from tap_autopilot.collector import compression, events, keys
+from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
 from tap_autopilot.collector.events import Found
-from tap_autopilot.collector.http import Refusal, Request
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.raw_json import NotJson, is_array, text_of, trim
+from tap_autopilot.collector.raw_json import NotJson, TooSlow, is_array, text_of, trim
+from tap_autopilot.collector.request import Refusal, Request
+from tap_autopilot.collector.threads import Threads
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Unavailable
 
 # Bytes; larger bodies are decompressed and parsed in a thread, not in the event loop.
-LARGE = 256 * 1024
-THREADS = 2  # for that; each holds one decompressed body
+SMALL = 128 * 1024
 SUCCESS = b'{"success": true}'
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 PUBLIC = ("health", "ready", "metrics")
+CALLS = {
+    **{call: call for call in events.CALLS},
+    **events.SHORT,
+    **dict.fromkeys(events.BATCHES, "batch"),
+}
 
-Parse = Callable[[bytes, int], Found]  # takes the body, and the time in epoch milliseconds
+# Both take the time in epoch milliseconds. Bodies are given in parts, decompressed on demand.
+Parse = Callable[[bytes, int], Found]
+Read = Callable[[Iterator[bytes], int], Found]
+
+
+@dataclass(frozen=True)
+class Route:
+    """How to read a body. If `is_known`, a header or the path has shown a secret already."""
+
+    is_known: bool
+    read: Read
 
 
 @dataclass(frozen=True)
@@ -45,7 +60,7 @@ class Endpoints:
         self._writer = writer
         self._metrics = metrics
         self._max_body = max_body
-        self._threads = ThreadPoolExecutor(THREADS, "parser")
+        self._threads = Threads()
 
     def admit(self, request: Request) -> bool:
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
@@ -55,7 +70,7 @@ class Endpoints:
             if len(path) > 1:
                 raise Refusal(404, "not found")
             return False
-        request.route = self._parser(path, request)
+        request.route = self._route(path, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")
         if path == ["segment"] and b"x-signature" not in request.headers:
@@ -64,17 +79,19 @@ class Endpoints:
 
     def handle(self, request: Request) -> None:
         """Respond once the request's events are on disk."""
-        body, encoding = request.body, request.headers.get(b"content-encoding")
+        if request.route is None:
+            self._look(request)
+            return
         try:
-            if request.route is None:
-                self._look(request)
-            elif encoding is None and len(body) <= LARGE:
-                self._store(request, _parse(request.route, body))
-            else:
-                parsing = asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._unpack_and_parse, request.route, body, encoding or b""
-                )
-                parsing.add_done_callback(partial(self._parsed, request))
+            found = self._read(request, SMALL) if request.received <= SMALL else None
+        except (TooLarge, TooSlow):
+            found = None
+        if found is not None:
+            self._store(request, found)
+            return
+        try:
+            read = partial(self._read_in_thread, request)
+            self._threads.run(request, request.route.is_known, read, partial(self._store, request))
         except Refusal as refusal:
             self.refuse(request, refusal)
 
@@ -85,28 +102,44 @@ class Endpoints:
 
     def close(self) -> None:
         """Refuse the requests that still wait for a thread."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
 
     def _look(self, request: Request) -> None:
         """Respond to a request for a public endpoint."""
         if request.label == "ready" and (trouble := self._writer.trouble) is not None:
-            raise Refusal(503, trouble)
+            self.refuse(request, Refusal(503, trouble))
+            return
         self._metrics.responded(request.label, 200)
         if request.label == "metrics":
             request.respond(200, self._metrics.text(), PLAIN)
         else:
             request.respond(200, SUCCESS)
 
-    def _parsed(self, request: Request, parsing: asyncio.Future[Found]) -> None:
-        if parsing.cancelled():
-            self.refuse(request, Refusal(503, "shutting down"))
-        elif isinstance(refusal := parsing.exception(), Refusal):  # not raised: it holds the body
-            self.refuse(request, refusal)
-        else:
-            self._store(request, parsing.result())
+    def _read(self, request: Request, limit: int) -> Found | Refusal:
+        """The events of a request, or why there are none. Raises TooLarge and TooSlow."""
+        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
+        try:
+            parts = compression.unpacked(request.body, encoding, limit)
+            found: Found = request.route.read(parts, int(time.time() * 1000))
+        except Refusal as refusal:
+            return refusal
+        except UnknownEncoding as problem:
+            return Refusal(415, str(problem))
+        except (Damaged, NotJson) as problem:
+            return Refusal(400, str(problem))
+        return found
 
-    def _store(self, request: Request, found: Found) -> None:
+    def _read_in_thread(self, request: Request) -> Found | Refusal:
+        try:
+            return self._read(request, self._max_body)
+        except TooLarge as problem:
+            return Refusal(413, str(problem))
+
+    def _store(self, request: Request, found: Found | Refusal) -> None:
         """Respond once these events are on disk."""
+        if isinstance(found, Refusal):
+            self.refuse(request, found)
+            return
         request.release()  # from here on, the writer counts the bytes
         if found.malformed:
             self._metrics.malformed(found.malformed)
@@ -132,75 +165,84 @@ class Endpoints:
         self._metrics.responded(request.label, 200)
         request.respond(200, SUCCESS)
 
-    def _unpack_and_parse(self, parse: Parse, body: bytes, encoding: bytes) -> Found:
-        return _parse(parse, self._unpack(body, encoding.decode("latin-1")))
-
-    def _unpack(self, body: bytes, encoding: str) -> bytes:
-        try:
-            return compression.unpack(body, encoding, self._max_body)
-        except compression.TooLarge:
-            size = self._max_body >> 20
-            raise Refusal(413, f"the decompressed body is larger than {size} MB") from None
-        except compression.UnknownEncoding as problem:
-            raise Refusal(415, str(problem)) from None
-        except compression.Damaged as problem:
-            raise Refusal(400, str(problem)) from None
-
-    def _parser(self, path: list[str], request: Request) -> Parse:
-        """The function that parses a request's body and checks its secret, for this path."""
-        headers = request.headers
+    def _route(self, path: list[str], headers: dict[bytes, bytes]) -> Route:
+        """How to read what is sent to this path. Raises Refusal if there is no such endpoint."""
+        secrets = self._secrets
         match path:
-            case ["v1", call] if self._secrets.write_keys and call in events.CALLS:
-                return lambda body, now: self._with_key(
-                    events.from_call(text_of(body), call, now), headers
+            case ["v1", name] if secrets.write_keys and name in CALLS:
+                known = self._has_key(headers)
+                return Route(known, partial(self._with_key, known, self._parser(CALLS[name])))
+            case ["segment"] if secrets.webhook_secrets:
+                known = self._has_key(headers)
+                signature = headers.get(b"x-signature", b"").decode("latin-1")
+                return Route(known, partial(self._signed, known, signature))
+            case ["hooks", token, *rest] if len(rest) < 2 and secrets.hook_tokens.accept([token]):
+                event = "".join(rest)
+                return Route(True, lambda parts, now: events.from_hook(_text(parts), event, now))
+            case ["activity", token] if secrets.hook_tokens.accept([token]):
+                return Route(
+                    True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
                 )
-            case ["v1", "batch" | "import"] if self._secrets.write_keys:
-                return lambda body, now: self._with_key(
-                    events.from_batch(text_of(body), now, self._max_body), headers
-                )
-            case ["segment"] if self._secrets.webhook_secrets:
-                return lambda body, now: self._signed(body, headers, now)
-            case ["hooks", token, *rest] if len(rest) < 2 and self._knows(token):
-                return lambda body, now: events.from_hook(text_of(body), "".join(rest), now)
-            case ["activity", token] if self._knows(token):
-                return lambda body, now: events.from_activity(trim(body), now)
         raise Refusal(404, "not found")
 
-    def _knows(self, token: str) -> bool:
-        return self._secrets.hook_tokens.accept([token])
+    def _parser(self, call: str) -> Parse:
+        if call == "batch":
+            return lambda body, now: events.from_batch(body, now, self._max_body)
+        return lambda body, now: events.from_call(body, call, now)
 
-    def _with_key(self, found: Found, headers: dict[bytes, bytes]) -> Found:
-        candidates = keys.from_authorization(headers.get(b"authorization", b"").decode("latin-1"))
-        if found.write_key is not None:
-            candidates.append(found.write_key)
-        if not self._secrets.write_keys.accept(candidates):
-            raise Refusal(401, "missing or invalid write key")
+    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+        authorization = headers.get(b"authorization", b"").decode("latin-1")
+        return self._secrets.write_keys.accept(keys.from_authorization(authorization))
+
+    def _with_key(self, known: bool, parse: Parse, parts: Iterator[bytes], now: int) -> Found:
+        """What a sender with a write key sent. The body is not parsed before there is a key."""
+        if known:
+            return parse(_text(parts), now)
+        found = parse(text_of(self._after_key(parts)), now)
+        if found.write_key is None or not self._secrets.write_keys.accept([found.write_key]):
+            raise _no_key()
         return found
 
-    def _signed(self, raw: bytes, headers: dict[bytes, bytes], now: int) -> Found:
-        body = text_of(raw)
-        found, first = events.from_webhook(body, now)
-        signed = raw if first is None else first
-        if not self._secrets.webhook_secrets.accept(
-            signed, headers[b"x-signature"].decode("latin-1")
-        ):
-            what = "body" if first is None else "first event"
+    def _after_key(self, parts: Iterator[bytes]) -> bytes:
+        """The whole body, if there is a valid write key anywhere in it."""
+        seen: list[bytes] = []
+
+        def noted() -> Iterator[bytes]:
+            for part in parts:
+                seen.append(part)
+                yield part
+
+        if not any(self._secrets.write_keys.accept([key]) for key in keys.in_body(noted())):
+            raise _no_key()
+        return b"".join([*seen, *parts])
+
+    def _signed(self, known: bool, signature: str, parts: Iterator[bytes], now: int) -> Found:
+        """What Segment's Webhooks destination sent. It is not parsed before there is a secret."""
+        raw = b"".join(parts)
+        if not is_array(trim(raw)):
+            self._check_signature(raw, signature, "body")
+            return events.from_webhook(text_of(raw), now)[0]
+        if not known:  # Segment signs only the first event of an array
+            raise _no_key()
+        found, first = events.from_webhook(text_of(raw), now)
+        self._check_signature(raw if first is None else first, signature, "first event")
+        return found
+
+    def _check_signature(self, signed: bytes, signature: str, what: str) -> None:
+        if not self._secrets.webhook_secrets.accept(signed, signature):
             raise Refusal(401, f"X-Signature does not match the {what}")
-        return self._with_key(found, headers) if is_array(body) else found
 
 
-def _parse(parse: Parse, body: bytes) -> Found:
-    try:
-        return parse(body, int(time.time() * 1000))
-    except NotJson as problem:
-        raise Refusal(400, str(problem)) from None
-    except compression.TooLarge:
-        raise Refusal(413, "too many events or values, or too much shared context") from None
+def _text(parts: Iterator[bytes]) -> bytes:
+    return text_of(b"".join(parts))
+
+
+def _no_key() -> Refusal:
+    return Refusal(401, "missing or invalid write key")
 
 
 def _label(path: list[str]) -> str:
     """The path's label in the metrics, without tokens; "other" if there is no such endpoint."""
-    if path[0] in ("hooks", "activity", "segment", "health", "ready", "metrics"):
+    if path[0] in ("hooks", "activity", "segment", *PUBLIC):
         return path[0]
-    known = (*events.CALLS, "batch", "import")
-    return path[1] if len(path) == 2 and path[0] == "v1" and path[1] in known else "other"
+    return CALLS.get(path[1], "other") if len(path) == 2 and path[0] == "v1" else "other"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
+from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
@@ -15,6 +17,10 @@ from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
+SHORT = {
+    call[0]: call for call in CALLS
+}  # as Segment's Swift, Kotlin and browser libraries post to
+BATCHES = ("batch", "import", "b")
 MAX_KNOWN = 100  # bytes of a name to cache
 _ABSENT = msgspec.Raw(b"")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
@@ -59,7 +65,7 @@ class Found(NamedTuple):
 def from_call(body: bytes, route: str, now: int) -> Found:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
     _must_be_object(body)
-    call = raw_json.pick(_CALL, body)
+    call, body = raw_json.pick(_CALL, body)
     return Found([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
@@ -69,14 +75,14 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     Each event gets a copy of the batch's fields that apply to all events.
     """
     _must_be_object(body)
-    batch = raw_json.pick(_BATCH, body)
-    listed = bytes(batch.batch)
+    batch, _ = raw_json.pick(_BATCH, body)
+    listed = raw_json.raw(batch.batch)
     if not raw_json.is_array(listed):
         raise NotJson('the body has no "batch" array')
     items = raw_json.items(listed)
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
-        raise TooLarge
+        raise TooLarge("too much context shared by too many events")
     events = [_segment_item(item, "batch", now, shared) for item in items]
     return Found(events, raw_json.string(bytes(batch.writeKey)))
 
@@ -85,9 +91,10 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
     """What Segment's Webhooks destination sent, and the first event of an array, the signed one."""
     if raw_json.is_array(body):
         listed = raw_json.items(body)
-        found = Found([_segment_item(item, "segment", now) for item in listed])
-        return found, listed[0] if listed else None
-    return from_call(body, "segment", now), None
+        found = [_segment_item(item, "segment", now) for item in listed]
+        return Found(_identified(found, body)), listed[0] if listed else None
+    found, key, _ = from_call(body, "segment", now)
+    return Found(_identified(found, body), key), None
 
 
 def from_hook(body: bytes, event: str, now: int) -> Found:
@@ -96,11 +103,11 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
         bodies = raw_json.items(body)
     else:
         _must_be_object(body)
-        raw_json.check(body)
-        bodies = [body]
+        bodies = [raw_json.check(body)]
     event = _clean(event)
     route = f"hooks/{event}" if event else "hooks"
-    return Found(_unnumbered(body, bodies, "hook", route, event, now))
+    named = [(one, event or _name_in(one)) for one in bodies]
+    return Found(_delivered(body, named, "hook", route, now))
 
 
 def from_activity(body: bytes, now: int) -> Found:
@@ -114,30 +121,32 @@ def from_activity(body: bytes, now: int) -> Found:
             bodies = raw_json.items(body)
         else:
             _must_be_object(body)
-            raw_json.check(body)
-            bodies = [body]
+            bodies = [raw_json.check(body)]
     except NotJson:
         return _from_lines(body, now)
-    return Found(_unnumbered(body, bodies, "activity", "activity", "", now))
+    named = [(one, _name_in(one)) for one in bodies]
+    return Found(_delivered(body, named, "activity", "activity", now))
 
 
 def _from_lines(body: bytes, now: int) -> Found:
-    if body.count(b"\n") > raw_json.MAX_ITEMS:
-        raise TooLarge
-    lines = [line for line in map(bytes.strip, body.split(b"\n")) if line]
+    marks = sum(map(body.count, (b"[", b"]", b"{", b"}", b",", b":")))
+    if body.count(b"\n") > raw_json.MAX_ITEMS or marks > raw_json.MAX_TOKENS:
+        raise TooLarge("too many events or values")
+    lines: list[tuple[bytes, str]] = []
     malformed = 0
     holds_events = False
-    for line in lines:
+    for line in filter(None, map(bytes.strip, body.split(b"\n"))):
         try:
             raw_json.check_utf8(line)
-            raw_json.check(line)
+            value = raw_json.check(line)
+            lines.append((value, _name_in(value)))
             holds_events |= raw_json.is_object(line) or raw_json.is_array(line)
         except NotJson:
+            lines.append((line, ""))  # kept as text
             malformed += 1
     if not holds_events:
         raise NotJson("the body is neither JSON nor lines of JSON")
-    events = _unnumbered(body, lines, "activity", "activity", "", now)
-    return Found(events, malformed=malformed)
+    return Found(_delivered(body, lines, "activity", "activity", now), malformed=malformed)
 
 
 def _must_be_object(body: bytes) -> None:
@@ -148,81 +157,100 @@ def _must_be_object(body: bytes) -> None:
 def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
     """An event of a batch, with the fields that apply to all events."""
     if not raw_json.is_object(item):  # kept, because it may still be useful
-        return Received(now, "segment", route, "", item, None, for_good=True)
-    call = raw_json.pick(_CALL, item)
-    return _segment(shared.given_to(item, call) if shared else item, call, route, now)
+        return Received(now, "segment", route, "", bytes(item), None, for_good=True)
+    call, item = raw_json.pick(_CALL, item)
+    if shared is None:
+        return _segment(item, call, route, now)
+    return _segment(item, call, route, now, *shared.given_to(call))
 
 
 class _Shared:
     """The fields of a batch that apply to all its events."""
 
     def __init__(self, batch: _Batch) -> None:
-        values = {name: bytes(getattr(batch, name)) for name in _SHARED}
+        values = {name: raw_json.raw(getattr(batch, name)) for name in _SHARED}
         self._values = {name: one for name, one in values.items() if one not in (b"", b"null")}
+        self._objects = {
+            name: raw_json.members(one)
+            for name, one in self._values.items()
+            if raw_json.is_object(one)
+        }
         self._tail = _members(self._values)
         self.size = len(self._tail)
 
-    def given_to(self, item: bytes, call: _Call) -> bytes:
-        """The event with these fields added. The event's own values win."""
-        tail = self._tail
+    def given_to(self, call: _Call) -> tuple[dict[str, bytes], bytes]:
+        """What replaces members of an event, and what is appended. The event's own values win."""
         own = [name for name in self._values if getattr(call, name) is not _ABSENT]
-        if own:
-            rest = {name: value for name, value in self._values.items() if name not in own}
-            tail = _members(rest)
-            for name in own:
-                item = self._merged(item, name, bytes(getattr(call, name)))
-        if not tail:
-            return item
-        head = item[:-1].rstrip()
-        return b"%s%s%s}" % (head, b"" if head == b"{" else b",", tail)
+        if not own:
+            return {}, self._tail
+        rest = {name: value for name, value in self._values.items() if name not in own}
+        merged = {name: self._merged(name, raw_json.raw(getattr(call, name))) for name in own}
+        return {name: value for name, value in merged.items() if value}, _members(rest)
 
-    def _merged(self, item: bytes, name: str, own: bytes) -> bytes:
-        ours = self._values[name]
-        if not (raw_json.is_object(own) and raw_json.is_object(ours)):
-            return item
-        theirs, ours_by_name = raw_json.members(own), raw_json.members(ours)
-        if ours_by_name.keys() <= theirs.keys():
-            return item
-        whole = raw_json.members(item)
-        whole[name] = raw_json.build({**ours_by_name, **theirs})
-        return raw_json.build(whole)
+    def _merged(self, name: str, own: bytes) -> bytes:
+        """The event's own object with what it lacks of the batch's; empty if it lacks nothing."""
+        if name not in self._objects or not raw_json.is_object(own):
+            return b""
+        theirs, ours = raw_json.members(own), self._objects[name]
+        return b"" if ours.keys() <= theirs.keys() else raw_json.build({**ours, **theirs})
 
 
 def _members(values: dict[str, bytes]) -> bytes:
     return b",".join(b'"%s":%s' % (name.encode(), value) for name, value in values.items())
 
 
-def _segment(body: bytes, call: _Call, route: str, now: int) -> Received:
-    if call.writeKey is not _ABSENT:
-        found = raw_json.members(body)
-        del found["writeKey"]
+def _segment(
+    body: bytes,
+    call: _Call,
+    route: str,
+    now: int,
+    replaced: dict[str, bytes] | None = None,
+    tail: bytes = b"",
+) -> Received:
+    """An event with an id, without its write key. `tail` are members to append."""
+    if replaced or call.writeKey is not _ABSENT:
+        found = {**raw_json.members(body), **(replaced or {})}
+        found.pop("writeKey", None)
         body = raw_json.build(found)
+    if tail:
+        head = body[:-1].rstrip()
+        body = b"%s%s%s}" % (head, b"" if head == b"{" else b",", tail)
     kind = (_text(call.type) or (route if route in CALLS else "")).lower()
     name = _text(call.event) if kind in ("track", "") else None
     name = name or (kind if kind in CALLS else "")
-    return Received(now, "segment", route, name, body, _key_of_id(bytes(call.messageId)), True)
+    key = _key_of_id(bytes(call.messageId))
+    return Received(now, "segment", route, name, bytes(body), key, for_good=True)
 
 
-def _unnumbered(
-    delivery: bytes, bodies: list[bytes], source: str, route: str, name: str, now: int
+def _delivered(
+    delivery: bytes, bodies: list[tuple[bytes, str]], source: str, route: str, now: int
 ) -> list[Received]:
-    """Events without ids, identified by the delivery's bytes and their position in it."""
-    digest = _digest(b"body", route.encode("utf-8", "surrogatepass"), delivery)
+    """Events without ids, each with its name."""
+    found = [
+        Received(now, source, route, name, bytes(body), None, for_good=False)
+        for body, name in bodies
+    ]
+    return _identified(found, delivery)
+
+
+def _identified(found: list[Received], delivery: bytes) -> list[Received]:
+    """Events that have no id get one for an hour: the delivery's digest and their place in it."""
+    if all(event.key for event in found):
+        return found
+    digest = _digest(b"body", found[0].route.encode("utf-8", "surrogatepass"), delivery)
     return [
-        Received(
-            now, source, route, name or _name_in(body), body,
-            _digest(b"place", digest, b"%d" % place), for_good=False,
-        )
-        for place, body in enumerate(bodies)
-    ]  # fmt: skip
+        event._replace(key=_digest(b"place", digest, b"%d" % place), for_good=False)
+        if event.key is None
+        else event
+        for place, event in enumerate(found)
+    ]
 
 
 def _name_in(body: bytes) -> str:
-    try:
-        named = raw_json.pick(_NAMED, body) if raw_json.is_object(body) else _Named()
-        return _text(named.event) or _text(named.type) or ""
-    except ValueError:  # a line that is kept as text
+    if not raw_json.is_object(body):
         return ""
+    named, _ = raw_json.pick(_NAMED, body)
+    return _text(named.event) or _text(named.type) or ""
 
 
 def _text(value: msgspec.Raw) -> str | None:
@@ -246,12 +274,27 @@ _short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender uses few
 
 
 def _key_of_id(raw: bytes) -> bytes | None:
-    """The digest of a messageId, the same for every JSON spelling; None if it is empty."""
-    if raw in (b"", b"null", b'""') or raw[:1] in b"[{":
-        return None
-    if b"\\" in raw:
-        raw = json.dumps(json.loads(raw), ensure_ascii=False).encode("utf-8", "surrogatepass")
-    return _digest(b"id", raw)
+    """The digest of a messageId; None if it has none that identifies a row of the tap."""
+    found = _id(raw)
+    return _digest(b"id", found.encode()) if found else None
+
+
+def _id(raw: bytes) -> str:
+    """An id as the tap writes it, so that ids are equal here if they are equal in its tables.
+
+    Numbers become text; NUL is removed; lone surrogates are replaced.
+    """
+    if raw[:1] == b'"':
+        if b"\\" not in raw:
+            return raw[1:-1].decode()
+        return re.sub("[\ud800-\udfff]", "\ufffd", json.loads(raw).replace("\0", ""))
+    if raw[:1] in b"[{" or raw == b"null":
+        return ""
+    text = raw.decode()
+    try:
+        return str(Decimal(text) if set(text) & set(".eE") else int(text))
+    except (ValueError, ArithmeticError):  # true, false, or too many digits for Python
+        return text
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:

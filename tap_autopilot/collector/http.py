@@ -10,17 +10,17 @@ together are limited while the bytes come in, before they reach any other code.
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import urllib.parse
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import Any, Protocol, cast
+from typing import cast
 
 import httptools
 
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.request import JSON, RETRY_AFTER, Handler, Refusal, Request
 from tap_autopilot.collector.writer import Pending
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -29,101 +29,6 @@ MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
 NEVER = math.inf
-CODES = {
-    400: "invalid_request",
-    401: "unauthorized",
-    404: "not_found",
-    405: "method_not_allowed",
-    408: "timeout",
-    413: "too_large",
-    415: "unsupported_encoding",
-    431: "headers_too_large",
-    503: "unavailable",
-}
-RETRY_AFTER = 5  # seconds
-JSON = b"application/json"
-
-
-class Refusal(Exception):
-    """A response other than 200."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-    @property
-    def body(self) -> bytes:
-        """The error in the format that senders' libraries expect."""
-        return json.dumps({"code": CODES[self.status], "message": str(self)}).encode()
-
-
-class Request:
-    """A request whose headers are complete. `headers` has names in lower case."""
-
-    __slots__ = (
-        "_connection", "_parts", "gone", "headers", "is_complete", "keep_alive", "keeps_body",
-        "label", "method", "path", "received", "refusal", "reserved", "response", "route",
-        "waits_for_100",
-    )  # fmt: skip
-
-    def __init__(
-        self, connection: Connection, method: bytes, path: str, headers: dict[bytes, bytes]
-    ) -> None:
-        self._connection = connection
-        self._parts: list[bytes] = []
-        self.method = method
-        self.path = path
-        self.headers = headers
-        self.label = "other"  # the path's name in metrics and logs, without secrets
-        self.route: Any = None  # for the handler's use
-        self.keep_alive = True
-        self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
-        self.received = 0  # bytes of the body
-        self.reserved = 0  # of these, in memory
-        self.is_complete = False
-        self.keeps_body = False
-        self.refusal: Refusal | None = None  # known before the body has arrived
-        self.response = b""
-        self.gone = False  # the sender disconnected, so nobody reads the response
-
-    @property
-    def body(self) -> bytes:
-        """The complete body."""
-        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-
-    def add(self, data: bytes) -> None:
-        """Keep a part of the body, and reserve memory for it."""
-        self._parts.append(data)
-        self.reserved += len(data)
-        self._connection.server.pending.bytes += len(data)
-
-    def release(self) -> None:
-        """Stop counting the body, which is discarded or counted elsewhere from here on."""
-        self._connection.server.pending.bytes -= self.reserved
-        self.reserved = 0
-        self._parts = []
-
-    def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:
-        """Send this response, as soon as the request is complete."""
-        self.response = self._connection.server.response(
-            status, content, kind, b"" if self.keep_alive else b"connection: close\r\n"
-        )
-        if self.method == b"HEAD":
-            self.response = self.response[: -len(content)]
-        self._connection.answered(self)
-
-
-class Handler(Protocol):
-    """What responds to requests."""
-
-    def admit(self, request: Request) -> bool:
-        """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
-
-    def handle(self, request: Request) -> None:
-        """Respond to a complete request, now or later."""
-
-    def refuse(self, request: Request, refusal: Refusal) -> None:
-        """Respond to a complete request that was not admitted."""
 
 
 class Server:
@@ -293,7 +198,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError:
             self.refuse(400, "Invalid HTTP request received.")
             return
-        request = Request(self, parser.get_method(), path, self._headers)
+        request = Request(
+            self._respond, self.server.pending, parser.get_method(), path, self._headers
+        )
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._reading_headers = False
         self._unanswered.append(request)
@@ -330,13 +237,15 @@ class Connection(asyncio.Protocol):
 
     # ---- responses
 
-    def answered(self, request: Request) -> None:
+    def _respond(self, request: Request, status: int, content: bytes, kind: bytes) -> None:
         """Send the response of the first request, and continue with the next one."""
         if request.gone or self._transport.is_closing():
             return
         self._unanswered.popleft()
         request.release()
-        self._transport.write(request.response)
+        more = b"" if request.keep_alive else b"connection: close\r\n"
+        response = self.server.response(status, content, kind, more)
+        self._transport.write(response[: -len(content)] if request.method == b"HEAD" else response)
         if not request.keep_alive:
             self._transport.close()
             return
@@ -397,10 +306,15 @@ class Connection(asyncio.Protocol):
             if request.waits_for_100:
                 request.waits_for_100 = False
                 self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        elif request.refusal is not None:
-            self.server.handler.refuse(request, request.refusal)
-        else:
-            self.server.handler.handle(request)
+            return
+        try:
+            if request.refusal is not None:
+                self.server.handler.refuse(request, request.refusal)
+            else:
+                self.server.handler.handle(request)
+        except BaseException:
+            self._transport.abort()
+            raise
 
     def _close_after_refusal(self) -> None:
         """Send the refusal and close.

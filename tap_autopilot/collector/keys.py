@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+NAME = b'"writeKey"'
+WINDOW = 64 * 1024  # bytes searched at a time, so that other threads have their turn
+REACH = 4096  # bytes that a name and its value may take
+MAX_NAMED = 10_000  # write keys to look at in a body
+_VALUE = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
+_ESCAPED = [
+    (b"\\u%s" % code, bytes.fromhex(code.decode()).lstrip(b"\0"))
+    for code in (b"0077", b"0072", b"0069", b"0074", b"0065", b"004b", b"004B", b"0079")
+]
 
 
 class Keys:
@@ -48,18 +61,50 @@ class SigningKeys:
 
 
 def from_authorization(header: str) -> list[str]:
-    """The write keys in an Authorization header: Basic, with or without the colon, or Bearer."""
+    """The write keys that an Authorization header may contain.
+
+    Basic has the key as the user name, with or without the colon; Bearer the key itself, or what
+    Basic would have.
+    """
     scheme, _, rest = header.strip().partition(" ")
     rest = rest.strip()
-    if scheme.lower() == "bearer" and rest:
-        return [rest]
-    if scheme.lower() == "basic":
-        try:
-            user = base64.b64decode(rest + "=" * (-len(rest) % 4)).decode()
-        except (binascii.Error, UnicodeDecodeError):
-            return []
-        return [user.partition(":")[0]]
-    return []
+    if scheme.lower() not in ("basic", "bearer") or not rest:
+        return []
+    found = [rest] if scheme.lower() == "bearer" else []
+    try:
+        user = base64.b64decode(rest + "=" * (-len(rest) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return found
+    return [*found, user.partition(":")[0]]
+
+
+def in_body(parts: Iterable[bytes]) -> Iterator[str]:
+    """The text values named writeKey in a body, wherever they are in it, and however spelled.
+
+    This does not parse: it costs little, whatever the body is. A name and its value may take 4 KB.
+    """
+    named = 0
+    tail = b""
+    seen = b""
+    for part in parts:
+        for start in range(0, len(part), WINDOW):
+            window = tail + part[start : start + WINDOW]
+            tail = window[-REACH:]
+            if b"\\u00" in window:
+                for escaped, letter in _ESCAPED:
+                    window = window.replace(escaped, letter)
+            at = window.find(NAME)
+            while at >= 0:
+                named += 1
+                if named > MAX_NAMED:
+                    return
+                at += len(NAME)
+                match = _VALUE.match(window, at)
+                if match is not None and match[1] != seen:
+                    seen = match[1]
+                    with contextlib.suppress(ValueError):  # not JSON
+                        yield json.loads(seen.decode())
+                at = window.find(NAME, at)
 
 
 def _digest(secret: str) -> bytes:

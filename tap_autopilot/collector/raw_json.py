@@ -1,14 +1,15 @@
 """Splits JSON into the bytes of its members, unchanged.
 
 msgspec does this quickly, but rejects some valid JSON: lone surrogates, and nesting beyond Python's
-recursion limit. A non-recursive scanner handles those, and raises TooLarge if there is too much.
+recursion limit. A non-recursive scanner handles those, and raises TooLarge if there is too much. It
+reads a body once, and never in an event loop's thread, where it raises TooSlow.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,7 @@ from tap_autopilot.collector.compression import TooLarge
 
 MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
 MAX_VALUES = 1_000_000  # roughly, in all items together
+DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
 MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000
 
 _TOKEN = re.compile(
@@ -36,6 +38,19 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 class NotJson(ValueError):
     """These bytes are not JSON."""
+
+
+class TooSlow(Exception):
+    """Only the scanner can read these bytes, so a thread must do it."""
+
+
+class _Split(bytes):
+    """An object or array that the scanner has read, with its members.
+
+    Names are JSON strings, or empty in an array.
+    """
+
+    members: list[tuple[bytes, bytes]]
 
 
 def trim(body: bytes) -> bytes:
@@ -68,45 +83,61 @@ def is_array(data: bytes) -> bool:
     return data[:1] == b"["
 
 
-def check(data: bytes) -> None:
-    """Raise NotJson unless these bytes are one JSON value."""
+def check(data: bytes) -> bytes:
+    """These bytes, if they are one JSON value. Raises NotJson.
+
+    The other functions read what this returns without another scan.
+    """
     try:
         _ANYTHING.decode(data)
     except (msgspec.DecodeError, RecursionError):
-        for _ in _scan(data):
-            pass
+        return _scan(data)
+    return data
 
 
 def items(data: bytes) -> list[bytes]:
     """The elements of an array. Raises NotJson, and TooLarge if there are too many."""
     if data.count(b",") > MAX_VALUES:
-        raise TooLarge
+        raise TooLarge("too many events or values")
+    if isinstance(data, _Split):
+        return [value for _, value in data.members]
     try:
         found = [bytes(item) for item in _ARRAY.decode(data)]
     except (msgspec.DecodeError, RecursionError):
-        found = [value for _, value in _scan(data)]
+        return items(_scan(data))
     if len(found) > MAX_ITEMS:
-        raise TooLarge
+        raise TooLarge("too many events or values")
     return found
 
 
 def members(data: bytes) -> dict[str, bytes]:
     """The members of an object; if a name occurs twice, the last. Raises NotJson."""
+    if isinstance(data, _Split):
+        return {json.loads(name): value for name, value in data.members}
     try:
         return {name: bytes(value) for name, value in _OBJECT.decode(data).items()}
     except (msgspec.DecodeError, RecursionError):
-        return {json.loads(name): value for name, value in _scan(data)}
+        return members(_scan(data))
 
 
-def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> S:
-    """Those members of an object that are fields of the decoder's struct. Raises NotJson."""
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        found = members(data)
-        kind: Any = decoder.type
-        names = kind.__struct_fields__
-        return decoder.type(**{n: msgspec.Raw(found[n]) for n in names if n in found})
+def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> tuple[S, bytes]:
+    """Those members of an object that are fields of the decoder's struct. Raises NotJson.
+
+    Also returns the object, which the other functions then read without another scan.
+    """
+    if not isinstance(data, _Split):
+        try:
+            return decoder.decode(data), data
+        except (msgspec.DecodeError, RecursionError):
+            data = _scan(data)
+    found = members(data)
+    kind: Any = decoder.type
+    return kind(**{n: found[n] for n in kind.__struct_fields__ if n in found}), data
+
+
+def raw(value: msgspec.Raw) -> bytes:
+    """The bytes of a field that `pick` returned."""
+    return value if isinstance(value, bytes) else bytes(value)
 
 
 def build(found: dict[str, bytes]) -> bytes:
@@ -123,15 +154,14 @@ def string(data: bytes) -> str | None:
     return json.loads(data) if b"\\" in data else data[1:-1].decode()
 
 
-def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Check one JSON value, and yield the members of the outermost object or array.
-
-    An element of an array has an empty name. Raises NotJson and TooLarge, perhaps after some
-    members.
-    """
-    stack: list[bytes] = []
+def _scan(data: bytes) -> bytes:
+    """Check one JSON value, and split its outer levels. Raises NotJson, TooLarge and TooSlow."""
+    if _in_event_loop():
+        raise TooSlow
+    stack: list[bytes] = []  # the open brackets
+    opened: list[tuple[bytes, int, list[tuple[bytes, bytes]]]] = []  # name, start and members
     expected = "value"
-    name, start, at = b"", 0, 0
+    name, at = b"", 0
     end = len(data)
     for _ in range(MAX_TOKENS):
         match = _TOKEN.match(data, at)
@@ -139,18 +169,18 @@ def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             break
         at = match.end()
         mark, is_string = match["mark"], match["string"] is not None
-        token_start = match.start(match.lastgroup) if match.lastgroup else _first(match)
         if expected in ("value", "value or end") and (mark is None or mark in b"[{"):
-            if len(stack) == 1:
-                start = token_start
-            if mark is None:
-                expected = "comma or end"
-            else:
+            start = match.start(match.lastgroup) if match.lastgroup else _first(match)
+            if mark is not None:
+                if len(stack) <= DEPTH:
+                    opened.append((name, start, []))
+                    name = b""
                 stack.append(mark)
                 expected = "value or end" if mark == b"[" else "name or end"
                 continue
+            value = data[start:at] if len(stack) <= DEPTH else b""
         elif expected in ("name", "name or end") and is_string:
-            if len(stack) == 1:
+            if len(stack) <= DEPTH:
                 name = match["string"]
             expected = "colon"
             continue
@@ -162,18 +192,36 @@ def _scan(data: bytes) -> Iterator[tuple[bytes, bytes]]:
             continue
         elif "end" in expected and mark in (b"]", b"}") and (stack[-1] + mark) in (b"[]", b"{}"):
             stack.pop()
-            expected = "comma or end"
+            if len(stack) <= DEPTH:
+                name, start, inner = opened.pop()
+                value = data[start:at]
+                if len(stack) < DEPTH:
+                    value = _Split(value)
+                    value.members = inner
         else:
             break
-        if len(stack) == 1:  # an outermost member ends here
-            yield name, data[start:at]
         if not stack:
             if data[at:end].strip(_WHITE):
                 break
-            return
+            return value
+        expected = "comma or end"
+        if len(stack) <= DEPTH:
+            parent = opened[-1][2]
+            parent.append((name, value))
+            name = b""
+            if stack[-1] == b"[" and len(parent) > MAX_ITEMS:
+                raise TooLarge("too many events or values")
     else:
-        raise TooLarge
+        raise TooLarge("too many events or values")
     raise NotJson(f"the body is not JSON (byte {at})")
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _first(match: re.Match[bytes]) -> int:

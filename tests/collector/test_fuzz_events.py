@@ -66,6 +66,10 @@ READERS: dict[str, Callable[[bytes], Found]] = {
 }
 
 
+def unpack(body: bytes, encoding: str, limit: int) -> bytes:
+    return b"".join(compression.unpacked(body, encoding, limit))
+
+
 def parsed(text: bytes) -> Any:
     """Parse JSON, keeping every digit; the last of several members with the same name wins."""
     return json.loads(text.decode(), parse_int=str, parse_float=str, parse_constant=_refuse)
@@ -214,7 +218,7 @@ def test_unpacking_returns_a_body_or_raises_one_of_three_errors(
     packed: bytes, encoding: str, limit: int
 ) -> None:
     try:
-        body = compression.unpack(packed, encoding, limit)
+        body = unpack(packed, encoding, limit)
     except (TooLarge, UnknownEncoding, Damaged):
         return
     assert encoding in ("", "identity") or len(body) <= limit
@@ -231,7 +235,7 @@ def test_packed_bodies_are_restored_up_to_the_limit(parts: list[bytes], limit: i
     packed["deflate "] = raw.compress(whole_body) + raw.flush()
     for encoding, body in packed.items():
         try:
-            assert compression.unpack(body, encoding, limit) == whole_body
+            assert unpack(body, encoding, limit) == whole_body
             assert len(whole_body) <= limit
         except TooLarge:
             assert len(whole_body) > limit
@@ -239,6 +243,6 @@ def test_packed_bodies_are_restored_up_to_the_limit(parts: list[bytes], limit: i
 
 def test_a_body_of_many_gzip_members_is_refused() -> None:
     member = gzip.compress(b"a", mtime=0)
-    assert compression.unpack(member * 100, "gzip", LIMIT) == b"a" * 100
+    assert unpack(member * 100, "gzip", LIMIT) == b"a" * 100
     with pytest.raises(Damaged):
-        compression.unpack(member * 101, "gzip", LIMIT)
+        unpack(member * 101, "gzip", LIMIT)

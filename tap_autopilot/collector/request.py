@@ -1,0 +1,105 @@
+"""A request, and who responds to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from tap_autopilot.collector.writer import Pending
+
+CODES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "timeout",
+    413: "too_large",
+    415: "unsupported_encoding",
+    431: "headers_too_large",
+    500: "internal_error",
+    503: "unavailable",
+}
+RETRY_AFTER = 5  # seconds
+JSON = b"application/json"
+
+
+class Refusal(Exception):
+    """A response other than 200."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def body(self) -> bytes:
+        """The error in the format that senders' libraries expect."""
+        return json.dumps({"code": CODES[self.status], "message": str(self)}).encode()
+
+
+class Request:
+    """A request whose headers are complete. `headers` has names in lower case."""
+
+    __slots__ = (
+        "_parts", "_pending", "_reserved", "_send", "gone", "headers", "is_complete", "keep_alive",
+        "keeps_body", "label", "method", "path", "received", "refusal", "route", "waits_for_100",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        send: Callable[[Request, int, bytes, bytes], None],
+        pending: Pending,
+        method: bytes,
+        path: str,
+        headers: dict[bytes, bytes],
+    ) -> None:
+        self._send = send
+        self._pending = pending
+        self._reserved = 0  # bytes of the body that are in memory
+        self._parts: list[bytes] = []
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.label = "other"  # the path's name in metrics and logs, without secrets
+        self.route: Any = None  # for the handler's use
+        self.keep_alive = True
+        self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
+        self.received = 0  # bytes of the body
+        self.is_complete = False
+        self.keeps_body = False
+        self.refusal: Refusal | None = None  # known before the body has arrived
+        self.gone = False  # the sender disconnected, so nobody reads the response
+
+    @property
+    def body(self) -> bytes:
+        """The complete body."""
+        return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+
+    def add(self, data: bytes) -> None:
+        """Keep a part of the body, and reserve memory for it."""
+        self._parts.append(data)
+        self._reserved += len(data)
+        self._pending.bytes += len(data)
+
+    def release(self) -> None:
+        """Stop counting the body, which is discarded or counted elsewhere from here on."""
+        self._pending.bytes -= self._reserved
+        self._reserved = 0
+        self._parts = []
+
+    def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:
+        """Send this response."""
+        self._send(self, status, content, kind)
+
+
+class Handler(Protocol):
+    """What responds to requests."""
+
+    def admit(self, request: Request) -> bool:
+        """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
+
+    def handle(self, request: Request) -> None:
+        """Respond to a complete request, now or later."""
+
+    def refuse(self, request: Request, refusal: Refusal) -> None:
+        """Respond to a complete request that was not admitted."""
