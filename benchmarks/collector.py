@@ -46,7 +46,11 @@ ROUNDS = 4
 
 def start(command: list[str], core: int) -> tuple[subprocess.Popen[str], int]:
     """Start a server on one core. Returns it and its port."""
-    environment = {**os.environ, "TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS": KEY}
+    environment = {
+        **os.environ,
+        "TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS": KEY,
+        "TAP_AUTOPILOT_COLLECTOR_WEBHOOK_SECRETS": KEY,
+    }
     server = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

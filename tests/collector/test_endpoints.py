@@ -34,7 +34,18 @@ def test_single_calls_are_stored_unchanged(shared: Collector, call: str) -> None
     assert (event.source, event.route, event.body) == ("segment", call, body)
 
 
-@pytest.mark.parametrize("call", ["batch", "import"])
+@pytest.mark.parametrize("call", ["track", "identify", "page", "screen", "group", "alias"])
+def test_short_paths_are_the_same_endpoints(shared: Collector, call: str) -> None:
+    before = len(shared.events())
+    body = b'{"messageId":"%s"}' % uuid.uuid4().hex.encode()
+    assert shared.post(f"/v1/{call[0]}", body).status_code == 200
+    assert shared.post(f"/v1/{call[0]}", body, key=None).status_code == 401
+    (event,) = shared.events()[before:]
+    assert (event.route, event.name, event.body) == (call, call, body)
+    assert shared.metric(f'requests_total{{route="{call}",status="200"}}') >= 1
+
+
+@pytest.mark.parametrize("call", ["batch", "import", "b"])
 def test_each_event_gets_the_context_of_its_batch(shared: Collector, call: str) -> None:
     before = len(shared.events())
     first, second = track(context={"ip": "1"}), track(sentAt="own")
@@ -61,6 +72,8 @@ def authorizations() -> list[dict[str, str]]:
         {"Authorization": f"Basic {with_colon}"},
         {"Authorization": f"basic {without}"},
         {"Authorization": f"Bearer {KEY}"},
+        {"Authorization": f"Bearer {with_colon}"},
+        {"Authorization": f"bearer {without}"},
     ]
 
 
@@ -101,6 +114,17 @@ def test_a_write_key_in_the_body_is_accepted_but_not_stored(
         ("/segment", b"{}", KEY, {"X-Signature": "0" * 40}, 401),
         ("/segment", b"[{}]", None, {"X-Signature": signature(b"{}")}, 401),
         ("/segment", b"[{}]", KEY, {"X-Signature": signature(b"[{}]")}, 401),
+        ("/segment", b"[{},{}]", KEY, {"X-Signature": signature(b"{},{}")}, 401),
+        ("/segment", b"[]", KEY, {"X-Signature": signature(b"")}, 401),
+        ("/segment", b'{"writeKey":"%s"}' % KEY.encode(), KEY, {"X-Signature": ""}, 401),
+        (
+            "/v1/track",
+            b"{}",
+            None,
+            {"Authorization": "Bearer " + base64.b64encode(b"x:").decode()},
+            401,
+        ),
+        ("/v1/x", b"{}", KEY, {}, 404),
         ("/hooks/wrong", b"{}", KEY, {}, 404),
         ("/hooks", b"{}", KEY, {}, 404),
         (f"/hooks/{TOKEN}/a/b", b"{}", KEY, {}, 404),
@@ -248,6 +272,52 @@ def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
     headers = {"X-Signature": signature(again)}
     assert collector.post("/segment", again, headers=headers).status_code == 200
     assert collector.bodies() == [body, other]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (b"1", b'"1"'),
+        (b"-0", b'"0"'),
+        (b"1.50", b'"1.50"'),
+        (b"1e2", b'"1E+2"'),
+        (b"true", b'"true"'),
+        (b'"a"', b'"a\\u0000"'),
+        (b'"a"', b'"\\u0061"'),
+        (b'"\\ud800"', b'"\\ufffd"'),
+        (b'"\\ud83d\\ude00"', '"\U0001f600"'.encode()),
+    ],
+)
+def test_ids_are_equal_if_they_are_equal_in_the_tables(
+    start: Start, one: bytes, other: bytes
+) -> None:
+    collector = start()
+    for spelled in (one, other, one):
+        assert collector.post("/v1/track", b'{"messageId":%s}' % spelled).status_code == 200
+    assert len(collector.events()) == 1
+
+
+@pytest.mark.parametrize("none", [b"null", b'""', b'"\\u0000"', b"{}", b"[1]"])
+def test_calls_without_an_id_are_all_stored(start: Start, none: bytes) -> None:
+    collector = start()
+    for _ in range(2):
+        assert collector.post("/v1/track", b'{"messageId":%s}' % none).status_code == 200
+    assert len(collector.events()) == 2
+
+
+@pytest.mark.parametrize("form", [b"%s", b"[%s]", b"[%s, %s]"])
+def test_a_webhook_without_an_id_is_stored_once(start: Start, form: bytes) -> None:
+    collector = start()
+    events = [b'{"n":1}', b'{"messageId":null,"n":2}', b'{"messageId":"x","n":3}', b'{"n":4}']
+    for _ in range(3):  # sent again by Segment, or by someone who has seen it
+        for event in events:
+            body = form.replace(b"%s", event)
+            headers = {"X-Signature": signature(event)}
+            assert collector.post("/segment", body, headers=headers).status_code == 200
+    copies = form.count(b"%s")  # within a delivery, equal events without ids are several
+    assert collector.bodies() == [
+        event for event in events for _ in range(1 if b'"x"' in event else copies)
+    ]
 
 
 def test_endpoints_without_a_secret_do_not_exist(start: Start) -> None:

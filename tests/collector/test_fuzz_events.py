@@ -12,11 +12,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector import compression, events, raw_json
 from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
 from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
+from tap_autopilot.rows.values import as_key
 from tests import texts
 
 NOW = 1_700_000_000_000
@@ -140,6 +142,17 @@ def test_a_call_is_stored_unchanged_except_for_its_write_key(body: bytes) -> Non
     assert found.write_key == (key if b"writeKey" in body and is_text else found.write_key)
     if key is None and b"\\u004b" not in body and b"writeKey" not in body:
         assert event.body == body.strip()
+
+
+@given(st.one_of(texts.strings(), texts.NUMBERS, VALUES))
+@example(b"-0")
+@example(b"1e400")
+@example(b"1E-99999999999999999999")
+@example(b"9" * 5000)
+@example(b'"\\u0000\\ud800"')
+def test_ids_are_what_the_tap_makes_of_them(raw: bytes) -> None:
+    value, _ = decode_document(raw)
+    assert events._id(raw) == (as_key(value) or "")
 
 
 @given(BATCHES)

@@ -1,0 +1,320 @@
+"""What senders without a secret cost: what their bytes cost, and never the others' time."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.strangers import attacks
+from tap_autopilot.collector import compression, events, keys, raw_json
+from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.raw_json import TooSlow
+from tap_autopilot.collector.request import Refusal, Request
+from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
+from tap_autopilot.collector.writer import Pending
+from tests.collector.conftest import KEY, Collector, Start, read_all, signature
+
+MB = 2**20
+
+
+def found_in(*parts: bytes) -> list[str]:
+    return list(keys.in_body(parts))
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        (b'{"writeKey":"a"}', ["a"]),
+        (b'{"x":{"writeKey" \t\r\n:\n "a"}}', ["a"]),
+        (b'{"writeKey":"a","writeKey":"b"}', ["a", "b"]),
+        (b'{"write\\u004bey":"a"}', ["a"]),
+        (b'{"write\\u004Bey":"a"}', ["a"]),
+        (b'{"\\u0077\\u0072\\u0069\\u0074\\u0065\\u004b\\u0065\\u0079":"a"}', ["a"]),
+        (b'{"writeKey":"\\u0061\\"\\\\b"}', ['a"\\b']),
+        (b'{"writeKey":"Zo\xc3\xab"}', ["Zo\u00eb"]),
+        (b'{"writeKey":5,"writeKey":null,"writeKey":{"writeKey":"a"}}', ["a"]),
+        (b'{"writekey":"a","write_key":"b","xwriteKey":"d"}', []),
+        (b'{"writeKey":"a', []),
+        (b'{"writeKey":"\xff","writeKey":"\\x","writeKey":"\n"}', []),
+        (b"", []),
+    ],
+)  # fmt: skip
+def test_write_keys_are_found_however_they_are_spelled(body: bytes, found: list[str]) -> None:
+    assert found_in(body) == found
+    for at in range(len(body)):
+        assert set(found_in(body[:at], body[at:])) == set(found), "in two parts"
+    for size in (keys.WINDOW - len(body) // 2, keys.WINDOW, 3 * keys.WINDOW - 9):
+        assert set(found_in(b" " * size + body + b" " * size)) == set(found), "between windows"
+
+
+def test_a_write_key_is_looked_for_in_a_large_batch(shared: Collector) -> None:
+    event = b'{"messageId":"%d","writeKey":null,"properties":{"text":"%s"}}'
+    listed = b",".join(event % (n, b"x" * 500) for n in range(9000))
+    for batch in (b'{"batch":[%s],"writeKey":"%s"}', b'{"write\\u004bey":"%s", "batch":[%s]}'):
+        first, second = (
+            (KEY.encode(), listed) if batch.startswith(b'{"w') else (listed, KEY.encode())
+        )
+        body = batch % (first, second)
+        assert shared.post("/v1/batch", body, key=None).status_code == 200
+        packed = {"Content-Encoding": "gzip"}
+        body = gzip.compress(body, 1)
+        assert shared.post("/v1/batch", body, key=None, headers=packed).status_code == 200
+    assert len(shared.events()) == 9000
+
+
+@pytest.mark.parametrize("name", sorted(attacks()))
+def test_a_request_without_a_secret_takes_little_time_to_refuse(
+    name: str, shared: Collector
+) -> None:
+    """A second of CPU for 8 MB is 40 times what it takes; parsing these took up to 8 seconds."""
+    request = attacks()[name]
+    if name == "metrics":
+        return
+    before = _cpu_seconds(shared)
+    with shared.connect() as connection:
+        connection.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        status = int(read_all(connection).split(b" ")[1])
+    assert status in (400, 401, 404, 413)
+    assert _cpu_seconds(shared) - before < 1
+
+
+def _cpu_seconds(collector: Collector) -> float:
+    assert collector.process is not None
+    stat = Path(f"/proc/{collector.process.pid}/stat").read_text()
+    fields = stat.rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"a":%s' % (b"[" * 3000), b"\xff", b"5", b'{"writeKey":"x",', b"[]"]
+)
+@pytest.mark.parametrize("path", ["/v1/track", "/v1/batch", "/segment"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_body_is_not_judged_before_its_sender_has_shown_a_secret(
+    shared: Collector, path: str, body: bytes, packed: bool
+) -> None:
+    headers = {"X-Signature": signature(b"another")}
+    if packed:
+        body, headers["Content-Encoding"] = gzip.compress(body), "gzip"
+    assert shared.post(path, body, key=None, headers=headers).status_code == 401
+    assert shared.post(path, body, key="wrong", headers=headers).status_code == 401
+    if path == "/segment":
+        assert shared.post(path, body, headers=headers).status_code in (400, 401)
+    else:
+        assert shared.post(path, body, headers=headers).status_code == 400
+
+
+def test_good_senders_are_served_while_strangers_send_at_full_speed(start: Start) -> None:
+    """Alone on a machine, the slowest of these takes some 50 ms."""
+    collector = start(fork=False)
+    all_attacks = attacks()
+    end = time.monotonic() + 4
+    chosen = ["gzip of zeros", "deep nesting", "wrong keys", "gzip with a wrong signature"]
+
+    def send(request: bytes) -> None:
+        while time.monotonic() < end:
+            with collector.connect() as connection:
+                connection.sendall(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+                read_all(connection)
+
+    threads = [threading.Thread(target=send, args=(all_attacks[name],)) for name in chosen]
+    for thread in threads:
+        thread.start()
+    took = []
+    while time.monotonic() < end:
+        for headers, body in (
+            ({}, b"{}"),
+            ({"Content-Encoding": "gzip"}, gzip.compress(b"{}")),
+        ):
+            started = time.monotonic()
+            assert collector.post("/v1/track", body, headers=headers).status_code == 200
+            took.append(time.monotonic() - started)
+    for thread in threads:
+        thread.join()
+    assert sorted(took)[len(took) * 9 // 10] < 1
+
+
+ODD = b'"\\ud800"'
+SCANNED: dict[str, tuple[Callable[[bytes], Found], bytes]] = {
+    "call": (
+        lambda body: events.from_call(body, "track", 0),
+        b'{"a":%s,"writeKey":"k","event":%s,"context":{"b":%s}}' % (ODD, ODD, ODD),
+    ),
+    "batch": (
+        lambda body: events.from_batch(body, 0, MB),
+        b'{"context":{"a":%s},"integrations":{"c":%s},"writeKey":%s,"batch":[%s]}'
+        % (ODD, ODD, ODD, b",".join([b'{"context":{"b":%s},"writeKey":%s}' % (ODD, ODD)] * 50)),
+    ),
+    "webhook": (
+        lambda body: events.from_webhook(body, 0)[0],
+        b"[%s]" % b",".join([b'{"messageId":%s,"writeKey":"k","a":%s}' % (ODD, ODD)] * 50),
+    ),
+    "hook": (lambda body: events.from_hook(body, "", 0), b'{"event":%s}' % ODD),
+    "activity": (
+        lambda body: events.from_activity(body, 0),
+        b"[%s]" % b",".join([b'{"event":"e","a":%s}' % ODD] * 50),
+    ),
+    "nesting": (
+        lambda body: events.from_batch(body, 0, MB),
+        b'{"batch":[{"writeKey":1,"a":%s%s}]}' % (b"[" * 9000, b"]" * 9000),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SCANNED))
+def test_the_slow_scanner_reads_a_body_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scan = raw_json._scan
+    scanned: list[int] = []
+
+    def counted(data: bytes) -> bytes:
+        scanned.append(len(data))
+        return scan(data)
+
+    monkeypatch.setattr(raw_json, "_scan", counted)
+    read, body = SCANNED[name]
+    found = read(body)
+    assert found.events
+    assert scanned == [len(body)]
+    assert all(type(event.body) is bytes for event in found.events)
+    assert b"writeKey" not in b"".join(event.body for event in found.events)
+
+
+@pytest.mark.parametrize("name", sorted(SCANNED))
+def test_the_slow_scanner_never_runs_in_an_event_loop(name: str) -> None:
+    read, body = SCANNED[name]
+
+    async def run() -> None:
+        with pytest.raises(TooSlow):
+            read(body)
+
+    asyncio.run(run())
+
+
+def test_lines_share_the_scanners_limit() -> None:
+    line = b"[%s%s]" % (b"[" * 500_000, b"]" * 500_000)
+    with pytest.raises(compression.TooLarge):
+        events.from_activity(b"\n".join([line] * 3), 0)
+
+
+@pytest.mark.parametrize("packed", [gzip.compress(bytes(100 * MB)), gzip.compress(b"") * 99])
+def test_unpacking_ends_at_the_limit_without_copying_the_rest(packed: bytes) -> None:
+    parts = compression.unpacked(packed + bytes(7 * MB), "gzip", 8 * MB)
+    sizes: list[int] = []
+    started = time.process_time()
+    with pytest.raises((compression.TooLarge, compression.Damaged)):
+        sizes.extend(len(part) for part in parts)
+    assert max(sizes, default=0) <= compression.PART
+    assert sum(sizes) <= 8 * MB
+    assert time.process_time() - started < 1
+
+
+class Slow:
+    """Work that ends when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.order: list[Any] = []
+
+    def work(self, name: Any) -> Callable[[], Found]:
+        def run() -> Found:
+            self.order.append(name)
+            self.go.wait(20)
+            return Found([])
+
+        return run
+
+
+def request() -> Request:
+    return Request(lambda *_: None, Pending(MB), b"POST", "/v1/track", {})
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    one = Slow()
+    yield one
+    one.go.set()
+
+
+def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
+    async def run() -> None:
+        threads = Threads()
+        done: list[object] = []
+        senders = [request() for _ in range(MAX_STRANGERS + 1)]
+        for number, sender in enumerate(senders):
+            threads.run(sender, False, slow.work(number), done.append)
+        with pytest.raises(Refusal, match="waiting"):
+            threads.run(request(), False, slow.work("one too many"), done.append)
+        for sender in senders[1:6]:
+            sender.gone = True  # makes room for others
+        for _ in range(5):
+            threads.run(request(), False, slow.work("later"), done.append)
+        with pytest.raises(Refusal):
+            threads.run(request(), False, slow.work("one too many"), done.append)
+        threads.run(request(), True, slow.work("known"), done.append)  # has a thread at once
+        while slow.order != [0, "known"]:
+            await asyncio.sleep(0.01)
+        threads.run(request(), True, slow.work("known"), done.append)  # and the next one
+        slow.go.set()
+        while len(done) < MAX_STRANGERS + 3:
+            await asyncio.sleep(0.01)
+        assert slow.order[2] == "known"
+        assert slow.order[3:] == [*range(6, MAX_STRANGERS + 1), *["later"] * 5]
+        threads.close()
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_many_senders_with_a_secret_may_wait(slow: Slow) -> None:
+    async def run() -> None:
+        threads = Threads()
+        done: list[object] = []
+        for number in range(THREADS + MAX_WAITING):
+            threads.run(request(), True, slow.work(number), done.append)
+        with pytest.raises(Refusal):
+            threads.run(request(), True, slow.work("one too many"), done.append)
+        threads.close()
+        assert [str(one) for one in done] == ["shutting down"] * MAX_WAITING
+        with pytest.raises(Refusal, match="shutting down"):
+            threads.run(request(), True, slow.work("too late"), done.append)
+
+    asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_a_bug_in_a_thread_is_a_500_that_senders_repeat() -> None:
+    async def run() -> object:
+        threads = Threads()
+        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        threads.run(request(), True, lambda: Found([][1]), done.set_result)
+        result = await asyncio.wait_for(done, 20)
+        threads.close()
+        return result
+
+    result = asyncio.run(run())
+    assert isinstance(result, Refusal)
+    assert result.status == 500
+    assert json.loads(result.body)["code"] == "internal_error"
+
+
+def test_what_was_sent_by_someone_who_has_gone_is_dropped(start: Start) -> None:
+    collector = start(request_timeout=60)
+    slow = b'{"batch":[%s%s]}' % (b"[" * 400_000, b"]" * 400_000)
+    head = b"POST /v1/batch HTTP/1.1\r\nAuthorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+    for _ in range(30):
+        connection = collector.connect()
+        connection.sendall(head % (KEY.encode(), len(slow)) + slow)
+        reset = struct.pack("ii", 1, 0)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        connection.close()
+    assert collector.post("/v1/track", b'{"n":"\\ud800"}').status_code == 200
+    assert len(collector.events()) <= 3
+    assert collector.metric("pending_bytes") == 0
