@@ -129,14 +129,20 @@ def _discover(args: argparse.Namespace) -> None:
 
     definitions: list[Any] = []
     given = Config.gather(args.config)
-    as_columns = given.get("custom_fields_as_columns")
-    # Only this setting makes discovery need the key and the network.
-    if as_columns is True or str(as_columns).strip().lower() == "true":
+
+    def is_on(name: str) -> bool:
+        return str(given.get(name)).strip().lower() == "true"
+
+    if is_on("custom_fields_as_columns"):  # the only setting that needs the key and the network
         from tap_autopilot.api.client import Api
         from tap_autopilot.sources.custom_fields import read_definitions
 
         definitions = read_definitions(Api(_config(given)))
-    catalog = discover(definitions, settings={name for name, value in given.items() if value})
+    catalog = discover(
+        definitions,
+        settings={name for name, value in given.items() if value},
+        nested_as_text=is_on("nested_as_text"),
+    )
     Writer(STDOUT).write([json.dumps(catalog, indent=2).encode(), b"\n"])
 
 

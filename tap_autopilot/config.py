@@ -84,6 +84,13 @@ def _start_date(value: Any) -> datetime:
     return found
 
 
+def _column(value: Any) -> str:
+    name = text(value)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,62}", name):
+        raise ValueError("must be a column name of letters, digits and underscores")
+    return name
+
+
 @dataclass(frozen=True)
 class Config(Settings):
     """The settings of a run, checked. Times are in seconds."""
@@ -103,6 +110,12 @@ class Config(Settings):
         "boolean",
         boolean,
         "Give each custom field its own column in contacts.",
+        default=False,
+    )
+    nested_as_text: bool = setting(
+        "boolean",
+        boolean,
+        "Write arrays and objects as JSON text, for targets that cannot store them.",
         default=False,
     )
     collector_database: str | None = setting(
@@ -160,6 +173,12 @@ class Config(Settings):
         text,
         "File that remembers what was sent, so that later runs send only changes.",
         default=None,
+    )
+    deleted_at_column: str = setting(
+        "string",
+        _column,
+        "Column that marks deleted rows if `digests` is set; some targets drop names with `_sdc_`.",
+        default="_sdc_deleted_at",
     )
     log_level: str | None = setting(
         "string",

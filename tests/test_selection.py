@@ -304,7 +304,8 @@ def test_nothing_selected_is_warned_of() -> None:
         (line,) = lines
         assert line == (
             "WARNING No stream is selected, so there is nothing to do. To select one, set"
-            ' "selected": true in the metadata of its empty breadcrumb in the catalog.'
+            ' "selected": true in the metadata of its empty breadcrumb in the catalog, or in'
+            ' Meltano: meltano select tap-autopilot "*" "*"'
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
-from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.protocol.schemas import load_schema, with_nested_as_text
 from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.streams import STREAMS, Stream
 
@@ -15,17 +15,24 @@ FULL_TABLE = "FULL_TABLE"
 INCREMENTAL = "INCREMENTAL"
 
 
-def discover(definitions: Iterable[Any] = (), *, settings: Container[str] = ()) -> dict[str, Any]:
+def discover(
+    definitions: Iterable[Any] = (), *, settings: Container[str] = (), nested_as_text: bool = False
+) -> dict[str, Any]:
     """The catalog, with metadata for every stream and for every field at every depth.
 
     `definitions` are the custom fields that get their own column in `contacts`. `settings` are the
-    names of the settings that were given, because some streams require a setting.
+    names of the settings that were given, because some streams require a setting. With
+    `nested_as_text`, columns that hold arrays or objects are text, but their parts keep their
+    metadata, so that they can be deselected.
     """
     streams = [one for one in STREAMS.values() if one.setting is None or one.setting in settings]
     schemas = {one.name: load_schema(one.name) for one in streams}
     properties = schemas["contacts"]["properties"]
     properties.update(columns(definitions, list(properties)))
-    return {"streams": [_entry(one, schemas[one.name]) for one in streams]}
+    entries = [_entry(one, schemas[one.name]) for one in streams]
+    for entry in entries if nested_as_text else ():
+        entry["schema"] = with_nested_as_text(entry["schema"])
+    return {"streams": entries}
 
 
 def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ A catalog from another tool or an older version is therefore harmless.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,10 @@ from typing import Any
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import FULL_TABLE, INCREMENTAL, Breadcrumb
-from tap_autopilot.streams import STREAMS, Stream
+from tap_autopilot.protocol.schemas import MAX_LENGTH, nested_columns, with_nested_as_text
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.values import Row, as_json, type_of
+from tap_autopilot.streams import STREAMS, MakeRows, PageRows, Stream
 
 LOG = logging.getLogger(__name__)
 
@@ -28,14 +32,42 @@ class Selected:
 
     stream: type[Stream]
     schema: Mapping[str, Any]
-    selected: Mapping[str, Any]
+    part: Mapping[str, Any]
     incremental: bool
+    nested_as_text: bool = False
+
+    @functools.cached_property
+    def selected(self) -> Mapping[str, Any]:
+        """The schema of the rows that are sent."""
+        return with_nested_as_text(self.part) if self.nested_as_text else self.part
+
+    def compile(self, tally: Tally) -> MakeRows:
+        """A function from the documents of a page to the rows to send."""
+        make = self.stream.compile(self.schema, self.part, tally)
+
+        def make_texts(*page: Any) -> PageRows:
+            made = make(*page)
+            made.rows = self.as_sent(made.rows)
+            return made
+
+        return make_texts if self.nested_as_text else make
+
+    def as_sent(self, rows: list[Row]) -> list[Row]:
+        """Rows of the selected part, their nested values turned into text if so configured."""
+        for column in nested_columns(self.part) if self.nested_as_text else ():
+            for row in rows:
+                if row[column] is not None:
+                    row[column] = as_json(row[column])
+        return rows
 
 
-def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
+def select(
+    catalog: Any, ours: Mapping[str, Any], *, nested_as_text: bool = False
+) -> list[Selected]:
     """The selected streams, in registry order; without a catalog, all of them.
 
-    `ours` is the catalog as discovered now; only the selection is taken from the given catalog.
+    `ours` is the catalog as discovered now, with nested columns; only the selection and the
+    `maxLength` of text columns are taken from the given catalog.
 
     Raises UserError for anything that is not a catalog.
     """
@@ -65,11 +97,13 @@ def select(catalog: Any, ours: Mapping[str, Any]) -> list[Selected]:
                 if incremental:
                     defaults["properties", str(stream.replication_key)] = AUTOMATIC
                 part = _prune(schema, choices, defaults)
-                chosen.append(Selected(stream, schema, part, incremental))
+                _limit(part, asked[name], nested_as_text=nested_as_text)
+                chosen.append(Selected(stream, schema, part, incremental, nested_as_text))
     if not chosen:
         LOG.warning(
             "No stream is selected, so there is nothing to do. To select one, set"
-            ' "selected": true in the metadata of its empty breadcrumb in the catalog.'
+            ' "selected": true in the metadata of its empty breadcrumb in the catalog, or in'
+            ' Meltano: meltano select tap-autopilot "*" "*"'
         )
     return chosen
 
@@ -189,3 +223,16 @@ def _prune(
             if _is_selected(choices, (*above, "properties", name), defaults)
         }
     return pruned
+
+
+def _limit(part: Mapping[str, Any], entry: Mapping[str, Any], *, nested_as_text: bool) -> None:
+    """Add the `maxLength` of text columns in a catalog's entry, for targets that need it."""
+    schema = entry.get("schema")
+    theirs = schema.get("properties") if isinstance(schema, dict) else None
+    texts = {"string", "array", "object"} if nested_as_text else {"string"}
+    for name, column in part["properties"].items():
+        given = theirs.get(name) if isinstance(theirs, dict) else None
+        length = given.get(MAX_LENGTH) if isinstance(given, dict) else None
+        is_text = "format" not in column and type_of(column) in texts
+        if is_text and type(length) is int and length > 0:
+            column[MAX_LENGTH] = length

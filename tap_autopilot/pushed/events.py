@@ -50,12 +50,13 @@ class PushedEvents:
         fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
         is_about_emails = not fed.keys().isdisjoint([*EMAILS, EmailMessages.name])
         self._index = PushedIndex(EMAILS) if is_about_emails else None
+        self._fed = fed
         self._dropped = {
             name: one.schema["properties"].keys() - one.selected["properties"].keys()
             for name, one in fed.items()
         }
         self._make = {
-            name: compile_rows(name, one.schema, one.selected, tallies[name])
+            name: compile_rows(name, one.schema, one.part, tallies[name])
             for name, one in fed.items()
             if name != EmailMessages.name
         }
@@ -97,7 +98,7 @@ class PushedEvents:
             rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
         if new:
             self._tallies[name].clean(sum(one.cleaned for one in new))
-        return self._without_deselected(name, rows) if rows else []
+        return self._fed[name].as_sent(self._without_deselected(name, rows)) if rows else []
 
     def _without_deselected(self, name: str, rows: list[Row]) -> list[Row]:
         for column in self._dropped[name]:

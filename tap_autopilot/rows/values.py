@@ -66,11 +66,11 @@ def as_text(value: Any) -> str:
     if value.__class__ is str:
         return value
     if value.__class__ in (int, Decimal, bool):
-        return _spelled(value)
+        return as_json(value)
     raise ValueError
 
 
-def _spelled(value: Any) -> str:
+def as_json(value: Any) -> str:
     """A value as JSON text."""
     if value.__class__ is int:
         return str(value)
@@ -124,7 +124,7 @@ def _object(schema: Schema, selected: Schema) -> Convert:
         for name, item in value.items():
             column, change = names[name]
             if change is as_text:
-                row[column] = item if item.__class__ is str or item is None else _spelled(item)
+                row[column] = item if item.__class__ is str or item is None else as_json(item)
             elif change is None:
                 more = more or column is not None
             elif item is not None and item != "":
@@ -233,5 +233,5 @@ def shallow(value: Any) -> Any:
     for level in range(deepest - (deepest - MAX_NESTED) % AT_ONCE, MAX_NESTED - 1, -AT_ONCE):
         for parent, key in levels[level]:
             if parent[key].__class__ in (dict, list):
-                parent[key] = _spelled(parent[key])
+                parent[key] = as_json(parent[key])
     return box[0]

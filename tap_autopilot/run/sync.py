@@ -61,7 +61,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
     discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
-    selected = select(catalog, discovered)
+    selected = select(catalog, discovered, nested_as_text=config.nested_as_text)
     knows_digests, position = digests_in(state)
     progress = Progress(
         state,
@@ -155,9 +155,7 @@ class _Run:
         self._writer = writer
         self._streams = {one.stream.name: one.stream for one in selected}
         self._make = {
-            one.stream.name: one.stream.compile(
-                one.schema, one.selected, report.tallies[one.stream.name]
-            )
+            one.stream.name: one.compile(report.tallies[one.stream.name])
             for one in selected
             if not set(one.stream.sources) <= {COLLECTED, DIGESTS}
         }
@@ -254,7 +252,7 @@ class _Run:
 
     def _records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages of a stream's rows."""
-        self._report.tallies[name].rows += len(rows)
+        self._report.tallies[name].sent(rows)
         return records(name, rows, self._progress.pass_of(name).version, fetched_at)
 
     def _pushed_records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
@@ -280,7 +278,7 @@ class _Run:
                 lines += self._changes.records(name, made.rows, found, page.fetched_at, page.date)
             else:
                 lines += self._records(name, made.rows, page.fetched_at)
-        for name in names[:1]:
+        for name in names[:1] if lines else ():
             self._report.tallies[name].clean(page.cleaned)
         return lines
 
