@@ -104,6 +104,8 @@ def test_a_time_that_does_not_fit_is_null() -> None:
     events = {"a": "soon", "b": "", "c": None, "d": "2016-12-20"}
     rows = made(bounced("c", bounced=events), tally=tally).rows
     assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
+    assert not tally.unfit
+    tally.sent(rows)
     assert tally.unfit == {"timestamp": 1}
 
 

@@ -34,6 +34,20 @@ def test_everything_is_counted_and_each_kind_is_logged_once(
     assert tally.unknown == {"x" * 99: 2, "Score": 2}
 
 
+def test_values_count_only_if_their_row_is_sent(caplog: pytest.LogCaptureFixture) -> None:
+    tally = Tally("contacts")
+    rows = [{"n": number} for number in range(4)]
+    for row in rows[:3]:
+        tally.note_misfit("name", row)
+    tally.note_misfit("title", rows[1])
+    assert not caplog.records
+    tally.sent([rows[1], rows[3]])
+    assert (tally.rows, tally.unfit) == (2, {"name": 1, "title": 1})
+    tally.sent(rows)
+    assert (tally.rows, tally.unfit) == (6, {"name": 1, "title": 1})
+    assert len(caplog.records) == 2
+
+
 def test_unknown_fields_beyond_a_limit_are_counted_together(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

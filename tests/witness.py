@@ -48,7 +48,7 @@ def check_served(run: Run) -> None:
         return
     for stream in KEYS.keys() & run.selected:
         pages = _feeding(stream, run.served)
-        rows = {_key(stream, row) for row in run.rows(stream) if not row.get("_sdc_deleted_at")}
+        rows = {_key(stream, row) for row in run.rows(stream) if not row.get(_mark(run))}
         if stream == "lists_contacts":  # pages are recorded only by contact
             rows = {key[1:] for key in rows}
         if not any(page.nameless for page in pages):
@@ -91,11 +91,9 @@ def check_tombstones(run: Run) -> None:
     keys = {message["stream"]: message["key_properties"] for message in run.of("SCHEMA")}
     for message in run.of("RECORD"):
         row, stream = message["record"], message["stream"]
-        if row.get("_sdc_deleted_at"):
+        if row.get(_mark(run)):
             filled = {name for name, value in row.items() if value is not None}
-            assert filled == {*keys[stream], "_sdc_deleted_at"}, (
-                f"{stream}: a tombstone with {filled}"
-            )
+            assert filled == {*keys[stream], _mark(run)}, f"{stream}: a tombstone with {filled}"
             deleted[stream].add(tuple(row[name] for name in keys[stream]))
     assert not deleted or run.settings.get("digests"), "tombstones without digests"
     if not run.is_witnessed or run.account.changes != len(run.account.log):
@@ -270,6 +268,11 @@ def _feeding(stream: str, served: Iterable[Served]) -> list[Served]:
     if stream == MEMBERS:
         return [page for page in served if page.listing.startswith(f"{SEGMENTS}/")]
     return [page for page in served if page.listing == PLAIN.get(stream, CONTACTS)]
+
+
+def _mark(run: Run) -> str:
+    """The column that marks tombstones."""
+    return str(run.settings.get("deleted_at_column", "_sdc_deleted_at"))
 
 
 def _served_keys(stream: str, pages: Iterable[Served]) -> set[Key]:

@@ -207,7 +207,9 @@ def compile_contact_event(
     def make(pushed: Pushed) -> Row:
         row = blank.copy()
         body = pushed.body if pushed.body.__class__ is dict else {"value": pushed.body}
-        row |= shape(body) or {}
+        shaped = shape(body) or {}
+        tally.count_misfits(shaped)
+        row |= shaped
         contact = pick(pick(body).get("contact"))
         fallback = {"event": pushed.name, **contact}
         for column in ("event", "contact_id", "email"):

@@ -77,7 +77,7 @@ def compile_shape(
                     row[column] = convert(value)
                 except ValueError:
                     if value != "":
-                        tally.count_misfit(column)
+                        tally.note_misfit(column, row)
                         keep(additional, column, name, value)
                 except Partial as partial:
                     row[column] = partial.args[0]

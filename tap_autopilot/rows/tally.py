@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import collections
 import logging
+from collections.abc import Sequence
+
+from tap_autopilot.rows.values import Row
 
 LOG = logging.getLogger(__name__)
 
@@ -27,6 +30,7 @@ class Tally:
         self.cleaned = 0
         self.pushed = self.waiting = self.missed = 0
         self.unfit: collections.Counter[str] = collections.Counter()
+        self._misfits: dict[int, tuple[Row, list[str]]] = {}  # by the id of their row
         self.unknown: collections.Counter[str] = collections.Counter()
 
     def skip(self, reason: str) -> None:
@@ -35,6 +39,23 @@ class Tally:
             LOG.warning("%s: skipped a document: %s.", self.stream, reason,
                         extra=self._extra)  # fmt: skip
         self.skipped += 1
+
+    def note_misfit(self, column: str, row: Row) -> None:
+        """Note a value that does not fit its column; it counts only if its row is sent."""
+        self._misfits.setdefault(id(row), (row, []))[1].append(column)
+
+    def count_misfits(self, row: Row) -> None:
+        """Count what was noted for a row."""
+        for column in self._misfits.pop(id(row), (row, ()))[1]:
+            self.count_misfit(column)
+
+    def sent(self, rows: Sequence[Row]) -> None:
+        """Count the rows of a page that are sent; forget what was noted for its other rows."""
+        self.rows += len(rows)
+        if self._misfits:
+            for row in rows:
+                self.count_misfits(row)
+            self._misfits.clear()
 
     def count_misfit(self, column: str) -> None:
         """Count a value that does not fit its column."""

@@ -15,6 +15,7 @@ import msgspec
 
 from tap_autopilot.config import Config
 from tap_autopilot.digests.file import Digests, Start, digests_of
+from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, Progress, Remembered
@@ -28,7 +29,6 @@ from tap_autopilot.streams.pushed import EmailMessages
 
 LOG = logging.getLogger(__name__)
 
-DELETED_AT = "_sdc_deleted_at"
 DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
 AT_ONCE = 1000  # tombstones written at a time
 
@@ -53,6 +53,9 @@ class Changes:
         digests = self._digests
         digests.load(position)
         every = {one.stream.name: one for one in selected}
+        taken = {column.lower() for one in selected for column in one.schema["properties"]}
+        if self._config.deleted_at_column.lower() in taken:
+            raise UserError("deleted_at_column is the name of another column; choose a new name.")
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
         if self._memberships is not None and not every.keys() & set(MembershipChanges.tables):
@@ -81,7 +84,7 @@ class Changes:
         )
         is_log = one.stream.name in self._logs
         versions = self._config.emit_activate_version_messages and whole and not is_log
-        shape = msgspec.json.encode([one.stream.key_properties, one.selected, versions])
+        shape = msgspec.json.encode([one.stream.key_properties, self.schema(one), versions])
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
@@ -102,8 +105,8 @@ class Changes:
         )
 
     def schema(self, one: Selected) -> dict[str, Any]:
-        """A table's schema with `_sdc_deleted_at`."""
-        columns = {**one.selected["properties"], DELETED_AT: DELETED_AT_SCHEMA}
+        """A table's schema with the column that marks deleted rows."""
+        columns = {**one.selected["properties"], self._config.deleted_at_column: DELETED_AT_SCHEMA}
         return {**one.selected, "properties": columns}
 
     def position(self) -> list[Any]:
@@ -116,7 +119,7 @@ class Changes:
         if name == EmailMessages.name:
             return self.records(name, rows, Pass(), fetched_at, None)
         self._tallies[name].rows += len(rows)
-        return records(name, _not_deleted(rows), None, fetched_at)
+        return records(name, self._not_deleted(rows), None, fetched_at)
 
     def records(
         self,
@@ -141,9 +144,9 @@ class Changes:
             keys = ["\0".join([row[column] for column in columns]) for row in rows]
         differ = self._digests.compare(name, keys, self._digests_of(name, rows))
         sent = [rows[at] for at, _ in differ]
-        self._tallies[name].rows += len(sent)
+        self._tallies[name].sent(sent)
         self._tallies[name].unchanged += len(rows) - len(sent)
-        messages = records(name, _not_deleted(sent), found.version, fetched_at)
+        messages = records(name, self._not_deleted(sent), found.version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
@@ -169,7 +172,7 @@ class Changes:
         while keys := list(itertools.islice(unseen, AT_ONCE)):
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].selected["properties"])
-            columns, deleted = self._key(name), {DELETED_AT: _iso(now)}
+            columns, deleted = self._key(name), {self._config.deleted_at_column: _iso(now)}
             rows = [
                 {**blank, **dict(zip(columns, key.split("\0"), strict=True)), **deleted}
                 for key in keys
@@ -185,6 +188,10 @@ class Changes:
         announces = found.activates and not self._digests.kept(name).activated
         self._digests.end(name, whole=whole, activated=announces)
         return announces
+
+    def _not_deleted(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows with a null in the column that marks deleted rows."""
+        return [{**row, self._config.deleted_at_column: None} for row in rows]
 
     def _key(self, name: str) -> tuple[str, ...]:
         stream = self._tables[name].stream
@@ -205,12 +212,7 @@ class Changes:
             row = MembershipChanges.row(name, values, change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
         self._tallies[MembershipChanges.name].rows += len(rows)
-        return records(MembershipChanges.name, _not_deleted(rows), None, extracted)
-
-
-def _not_deleted(rows: Iterable[Row]) -> list[Row]:
-    """Rows with a null `_sdc_deleted_at`."""
-    return [{**row, DELETED_AT: None} for row in rows]
+        return records(MembershipChanges.name, self._not_deleted(rows), None, extracted)
 
 
 def _iso(moment: datetime) -> str:

@@ -96,7 +96,7 @@ def _compile_fill(
                 try:
                     row[column] = convert(value)
                 except ValueError:
-                    tally.count_misfit(column)
+                    tally.note_misfit(column, row)
                     if keeps and value != "":
                         row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), column: shallow(value)}
 

@@ -66,7 +66,7 @@ class EmailEvent(Stream):
                         try:
                             row["timestamp"] = as_time(when)
                         except ValueError:
-                            tally.count_misfit("timestamp")
+                            tally.note_misfit("timestamp", row)
                     rows.append(row)
                 if merge is not None and rows:
                     rows = merge(cls.name, rows, window, tally)
