@@ -9,9 +9,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tap_autopilot.collector.errands import carry_out
 from tap_autopilot.collector.events import from_activity, from_call, from_hook, from_webhook
-from tap_autopilot.collector.prune import loaded, prune
-from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.prune import loaded, pruning
+from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.writing import Received
 
 
@@ -51,7 +52,10 @@ class PushedStore:
 
     def prune(self, state: Any) -> int:
         with self._open() as store:
-            return prune(store, loaded(state, self.store_id))
+            with SqliteReader(self.path) as reader:
+                found = loaded(state, reader)
+            done: int = carry_out(pruning(found), store)["pruned"]
+            return done
 
 
 def _ms(at: int | None) -> int:

@@ -16,15 +16,18 @@ from tap_autopilot import logs
 from tap_autopilot.arguments import Parser
 from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.config import CollectorConfig, Destination
+from tap_autopilot.collector.errands import run_here_or_there
 from tap_autopilot.collector.hooks import Hooks
-from tap_autopilot.collector.prune import loaded, prune, request_prune
+from tap_autopilot.collector.prune import loaded, prune_request, pruning
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader, shown
-from tap_autopilot.collector.writing import InUse, Store, Unavailable
+from tap_autopilot.collector.writing import Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
+
+PATIENCE = 3.0  # seconds to wait for a command that is using the store, such as --check
 
 
 def _parser() -> Parser:
@@ -135,7 +138,7 @@ def _prune(database: str, path: str | None, destinations: Sequence[Destination] 
     with open_reader(database) as reader:
         last_seq = reader.last_seq
         forwarded = reader.forwarded()
-        found = loaded(state, reader.store_id)
+        found = loaded(state, reader)
     if destinations is not None:
         first = {one.name: 0 if one.from_start else last_seq for one in destinations}
         forwarded = {name: forwarded.get(name, seq) for name, seq in first.items()}
@@ -144,27 +147,26 @@ def _prune(database: str, path: str | None, destinations: Sequence[Destination] 
         if seq < newest:
             LOG.warning(
                 "Not pruning what still has to be forwarded to destination %s (lag: %d). If it is"
-                " gone for good, pass --config with the remaining destinations.",
+                " gone for good, use --forget-destination.",
                 name, last_seq - seq,
             )  # fmt: skip
     up_to = min([newest, *forwarded.values()])
     found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
-    try:
-        store = open_store(database)
-    except InUse:
-        pruned = request_prune(database, found)
-    else:
-        pruned = prune(store, found)
-        store.close()
-    print(f"Pruned {pruned:,} events.")
+    done = run_here_or_there(
+        lambda: open_store(database), database, pruning(found), prune_request(found)
+    )
+    print(f"Pruned {done['pruned']:,} events and freed {done['bytes']:,} bytes.")
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
-    do(config, open_store(config.database))
+    do(config, open_store(config.database, PATIENCE))
 
 
-def open_store(database: str) -> Store:
-    """The store, open for writing, created if missing. Raises UserError."""
+def open_store(database: str, patience: float = 0) -> Store:
+    """The store, open for writing, created if missing. Raises UserError.
+
+    A file in use raises InUse after `patience` seconds.
+    """
     if database.startswith(POSTGRES):
         try:
             from tap_autopilot.collector.postgres import PostgresStore
@@ -172,7 +174,7 @@ def open_store(database: str) -> Store:
             raise UserError(NO_DRIVER) from None
 
         return PostgresStore(database)
-    return SqliteStore(database)
+    return SqliteStore(database, patience)
 
 
 def _serve(config: CollectorConfig, store: Store) -> None:
@@ -190,16 +192,18 @@ def _serve(config: CollectorConfig, store: Store) -> None:
 def _check(config: CollectorConfig, store: Store) -> None:
     name = shown(config.database)
     try:
-        store.probe()
+        with open_reader(config.database) as reader:
+            probed, read, stats = store.probe(), reader.probed, reader.stats()
     except TapError as problem:
         raise UserError(f"Cannot write to the store {name}: {problem}.") from None
+    if read < probed:
+        raise UserError(f"What was written to the store {name} cannot be read back.")
     free = store.free_bytes()
     if free is not None and free >> 20 < config.min_free_mb:
         raise UserError(
             f"The disk of {name} has {free >> 20} MB left, less than min_free_mb"
             f" ({config.min_free_mb})."
         )
-    stats = store.stats()
     store.close()
     print(f"The store {name} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:

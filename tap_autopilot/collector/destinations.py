@@ -56,7 +56,7 @@ class _Retry(Exception):
 
 def first_cursor(store: Store, destination: Destination, last_seq: int) -> None:
     """Give a new destination its initial cursor."""
-    if store.cursor(destination.name) is None:
+    if destination.name not in store.cursors():
         store.save_cursor(destination.name, Cursor(0 if destination.from_start else last_seq, 0, 0))
 
 
@@ -118,7 +118,9 @@ class Forwarder:
                     await asyncio.sleep(LOOK_EVERY)
                     continue
                 if not owner:
-                    saved: Cursor | None = await self._writer.run(lambda store: store.cursor(name))
+                    saved: Cursor | None = await self._writer.run(
+                        lambda store: store.cursors().get(name)
+                    )
                     self._cursor = max(saved or self._cursor, self._cursor)
                     owner = True
                 events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)

@@ -19,10 +19,11 @@ from tap_autopilot import logs
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.destinations import Forwarder, first_cursor
 from tap_autopilot.collector.endpoints import Endpoints, Secrets
+from tap_autopilot.collector.errands import ErrandServer
 from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.prune import serve_prune_requests
+from tap_autopilot.collector.prune import requested
 from tap_autopilot.collector.store import open_reader
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
@@ -78,10 +79,11 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, number, end)
+    errands = ErrandServer(config.database, writer, requested)
     host, port = listener.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     jobs = [
-        loop.create_task(serve_prune_requests(config.database, writer)),
+        loop.create_task(errands.run()),
         loop.create_task(_sum_up()),
     ]
     for destination in config.destinations:

@@ -7,77 +7,79 @@ file read-only.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
-import urllib.parse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from tap_autopilot.arguments import shown_file
-from tap_autopilot.collector.store import MAX_BYTES, Event
+from tap_autopilot.collector import sqlite_file
+from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
+from tap_autopilot.collector.store import MAX_BYTES, Event, pruned_by_table, summary
 from tap_autopilot.collector.writing import (
+    DELIVERY,
     FORMAT,
     PRUNE_SLICE,
-    PRUNE_SPAN,
     REPEAT_WINDOW,
     Cursor,
-    InUse,
+    Loaded,
     Pruner,
     Received,
+    Slice,
     StoreLost,
     Unavailable,
-    summary,
+    counts,
 )
 from tap_autopilot.exceptions import UserError
 
-APPLICATION_ID = 0x41504556  # "APEV" in the file's header
-CHECKPOINT_PAGES = 4000
-CACHE_KIB = 16_384
-VACUUM_PAGES = 1000  # released to the disk with each slice
-SCHEMA = """
-CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    received_at INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    route TEXT NOT NULL,
-    name TEXT NOT NULL,
-    body BLOB NOT NULL,
-    pruned INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
-CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
-CREATE TABLE cursors (
-    destination TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL,
-    sent INTEGER NOT NULL,
-    refused INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
-"""
+RELEASE_PAGES = 500
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
 # Here a key also counts as new once its time has passed, or if its time is so far ahead, by more
 # than another hour, that it must come from a wrong clock.
 MARK_FOR_AN_HOUR = """
-INSERT INTO seen (key, until) VALUES (?1, ?2 + ?3)
+INSERT INTO seen (key, until, about) VALUES (?1, ?2 + ?3, ?4)
 ON CONFLICT (key) DO UPDATE SET until = excluded.until
 WHERE seen.until <= ?2 OR seen.until > ?2 + 2 * ?3
 """
+FORGET_EARLIER = f"""
+DELETE FROM seen WHERE about = ?1 AND substr(key, 1, {DELIVERY}) <> substr(?2, 1, {DELIVERY})
+"""  # noqa: S608
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
-INSERT_PRUNED = """
-INSERT INTO events (seq, received_at, source, route, name, body, pruned)
-VALUES (?, ?, ?, ?, ?, ?, 1)
+COUNT = """
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+VALUES (?, ?, ?, ?, 0, ?)
+ON CONFLICT DO UPDATE SET events = events + excluded.events,
+    last_received_at = max(last_received_at, excluded.last_received_at)
 """
+INSERT_MESSAGE = "INSERT OR IGNORE INTO messages (body) VALUES (?)"
+INSERT_PRUNED = """
+INSERT INTO pruned (seq, received_at, kind, contact, at, message, rest, fingerprint)
+SELECT ?1, ?2, kinds.id, ?6, ?7, (SELECT id FROM messages WHERE body = ?8), ?9, ?10
+FROM kinds WHERE source = ?3 AND route = ?4 AND name = ?5
+"""
+COUNT_PRUNED = "UPDATE kinds SET pruned = pruned + 1 WHERE source = ? AND route = ? AND name = ?"
 READ = """
-SELECT seq, received_at, source, route, name, body, pruned FROM events
-WHERE seq > ? ORDER BY seq LIMIT ?
+SELECT seq, received_at, source, route, name, body, 0, NULL, NULL, NULL, NULL
+FROM events WHERE seq > ?1
+UNION ALL
+SELECT seq, received_at, source, route, name, NULL, 1, contact, at, messages.body, rest
+FROM pruned JOIN kinds ON kinds.id = kind LEFT JOIN messages ON messages.id = message
+WHERE seq > ?1 ORDER BY seq LIMIT ?2
 """
 PRUNABLE = """
 SELECT seq, received_at, source, route, name, body FROM events
-WHERE seq > ? AND seq <= ? AND pruned = 0 ORDER BY seq
+WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+"""
+ONE = "SELECT received_at, source, route, name, body FROM events WHERE seq = ?"
+LAST = """
+SELECT max(coalesce((SELECT max(seq) FROM events), 0), coalesce((SELECT max(seq) FROM pruned), 0))
+"""
+SAVE_CURSOR = """
+INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
+DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused
+WHERE cursors.seq <= excluded.seq
 """
 
 T = TypeVar("T")
@@ -90,9 +92,14 @@ class SqliteReader:
         self._database = database
         if not os.path.isfile(database):  # noqa: PTH113 - of a name that is too long, too
             raise UserError(f"There is no store at {shown_file(database)}.")
-        self._connection = _read_only(database)
+        self._connection = sqlite_file.open_read_only(database)
         try:
-            self.store_id = _check(self._connection, database)
+            if sqlite_file.check(self._connection, database) < FORMAT:
+                raise UserError(
+                    f"The store {database} was written by an older version of tap-autopilot."
+                    " Upgrade the collector, or run tap-autopilot-collector --check."
+                )
+            self.store_id = str(self._query("SELECT id FROM store")[0][0])
         except BaseException:
             self._connection.close()
             raise
@@ -100,7 +107,12 @@ class SqliteReader:
     @property
     def last_seq(self) -> int:
         """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+        return int(self._query(LAST)[0][0])
+
+    @property
+    def probed(self) -> int:
+        """How many times `probe` was committed."""
+        return int(self._query("SELECT probed FROM store")[0][0])
 
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
@@ -108,7 +120,8 @@ class SqliteReader:
         size = 0
         try:
             for row in self._connection.execute(READ, (after, limit)):
-                event = Event._make((*row[:-1], row[-1] == 1))
+                body = body_of(Remnant._make(row[7:])) if row[6] else row[5]
+                event = Event._make((*row[:5], body, row[6] == 1))
                 found.append(event)
                 size += len(event.body)
                 if size > MAX_BYTES:
@@ -117,9 +130,20 @@ class SqliteReader:
             raise self._unreadable(problem) from None
         return found
 
+    def fingerprint(self, seq: int) -> str | None:
+        """What tells the event with this number from any other; None if there is no such event."""
+        if event := self._query(ONE, seq):
+            return fingerprint(*event[0]).hex()
+        pruned = self._query("SELECT fingerprint FROM pruned WHERE seq = ?", seq)
+        return pruned[0][0].hex() if pruned else None
+
+    def pruned(self) -> dict[str, int]:
+        """How many events are pruned, by table."""
+        return pruned_by_table(self._query)
+
     def stats(self) -> dict[str, Any]:
         """Statistics about the store."""
-        return summary(self._query, self.store_id, _size(self._database))
+        return summary(self._query, self.store_id, sqlite_file.size(self._database))
 
     def forwarded(self) -> dict[str, int]:
         """The `seq` up to which events were forwarded, by destination."""
@@ -153,12 +177,12 @@ class SqliteReader:
 class SqliteStore:
     """A store's file open for writing, created if missing. See `writing.Store`."""
 
-    def __init__(self, database: str) -> None:
-        self._path = Path(database)
-        self._lock = _lock(self._path)
+    def __init__(self, database: str, patience: float = 0) -> None:
+        self._path = Path(database).absolute()
+        self._lock = sqlite_file.lock(self._path, patience)
         try:
-            self._connection = _writing(database)
-            self.store_id = self._prepare()
+            self._connection = sqlite_file.open_for_writing(self._path)
+            self.store_id = sqlite_file.prepare(self._connection, self._path)
         except sqlite3.Error as problem:
             os.close(self._lock)
             raise UserError(f"Cannot open the store {database}: {problem}.") from None
@@ -170,68 +194,88 @@ class SqliteStore:
     @property
     def last_seq(self) -> int:
         """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query("SELECT coalesce(max(seq), 0) FROM events")[0][0])
+        return int(self._query(LAST)[0][0])
 
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
         def insert(execute: Callable[..., sqlite3.Cursor]) -> int:
-            new = []
-            for event in events:
-                key = event.key
-                if key is None:
-                    marked = 1
-                elif event.for_good:
-                    marked = execute(MARK_FOR_GOOD, (key,)).rowcount
-                else:
-                    marked = execute(
-                        MARK_FOR_AN_HOUR, (key, event.received_at, REPEAT_WINDOW)
-                    ).rowcount
-                if marked:
-                    new.append(event[:5])
-            self._connection.executemany(INSERT, new)
+            new = [event for event in events if _is_new(event, execute)]
+            self._connection.executemany(INSERT, [event[:5] for event in new])
+            for kind in counts(new):
+                execute(COUNT, kind)
             return len(new)
 
         return self._commit(insert)
 
-    def probe(self) -> None:
-        """Commit something, to check that commits work."""
+    def probe(self) -> int:
+        """Commit something, to check that commits work: how many times this was done."""
         self._commit(lambda execute: execute("UPDATE store SET probed = probed + 1"))
+        return int(self._query("SELECT probed FROM store")[0][0])
 
     def free_bytes(self) -> int | None:
         """Free space on the disk."""
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
-        """Prune some events with after < seq <= up_to; returns the last `seq`, and how many."""
+    def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
+        """Prune some of the events with after < seq <= up_to that are not pruned yet."""
         rows: list[tuple[Any, ...]] = []
         size = 0
-        up_to = min(up_to, after + PRUNE_SPAN)
-        for row in self._connection.execute(PRUNABLE, (after, up_to)):
+        for row in self._connection.execute(PRUNABLE, (after, up_to, PRUNE_SLICE)):
             rows.append(row)
             size += len(row[5])
-            if len(rows) == PRUNE_SLICE or size > MAX_BYTES:
-                up_to = row[0]
+            if size > MAX_BYTES:
                 break
+        is_rest = len(rows) < PRUNE_SLICE and size <= MAX_BYTES
+        after = up_to if is_rest else rows[-1][0]
         kept = [
-            (*row[:5], left)
+            (*row[:5], *left, fingerprint(*row[1:]))
             for row in rows
-            if (left := prune(row[0], row[2], row[3], row[4], row[5])) is not None
+            if (left := prune(row[0], *row[2:])) is not None
         ]
 
-        def replace(execute: Callable[..., sqlite3.Cursor]) -> None:
-            # An UPDATE would leave half-empty pages behind.
-            for row in kept:
-                execute("DELETE FROM events WHERE seq = ?", row[:1])
-            self._connection.executemany(INSERT_PRUNED, kept)
+        def move(_: Callable[..., sqlite3.Cursor]) -> None:
+            many = self._connection.executemany
+            many("DELETE FROM events WHERE seq = ?", [row[:1] for row in kept])
+            many(INSERT_MESSAGE, {(row[7],): None for row in kept if row[7] is not None})
+            many(INSERT_PRUNED, kept)
+            many(COUNT_PRUNED, [row[2:5] for row in kept])
 
-        self._commit(replace)
+        if not kept:
+            return Slice(after, 0, 0)
+        pages = self._pages()
+        self._commit(move)
+        self._vacuum()
+        return Slice(after, len(kept), pages - self._pages())
+
+    def release(self) -> int:
+        """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
+        pages = self._pages()
+        self._vacuum()
+        return pages - self._pages()
+
+    def _pages(self) -> int:
+        """The size of all pages, in bytes."""
+        ((pages,),), ((size,),) = self._query("PRAGMA page_count"), self._query("PRAGMA page_size")
+        return int(pages * size)
+
+    def _vacuum(self) -> None:
         try:  # as a script, because sqlite3 stops a single statement after one page
-            self._connection.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+            self._connection.executescript(f"PRAGMA incremental_vacuum({RELEASE_PAGES})")
         except sqlite3.Error as problem:
             raise self._trouble(problem) from None
-        return up_to, len(kept)
+
+    def pruned_up_to(self) -> dict[str, Loaded]:
+        """What `save_pruned_up_to` last saved."""
+        rows = self._query("SELECT name, seq, since FROM pruned_up_to")
+        return {name: Loaded(*loaded) for name, *loaded in rows}
+
+    def save_pruned_up_to(self, tables: Mapping[str, Loaded]) -> None:
+        """Save that the loaded events of these tables have been pruned."""
+        statement = "INSERT OR REPLACE INTO pruned_up_to VALUES (?, ?, ?)"
+        rows = [(name, *loaded) for name, loaded in tables.items()]
+        self._commit(lambda _: self._connection.executemany(statement, rows))
 
     def sweep(self, now: int) -> None:
         """Forget deliveries older than an hour."""
@@ -241,46 +285,24 @@ class SqliteStore:
         """True: this collector forwards events, because it is the only one."""
         return True
 
-    def cursor(self, destination: str) -> Cursor | None:
-        """A destination's cursor, None if it was never saved."""
-        query = "SELECT seq, sent, refused FROM cursors WHERE destination = ?"
-        rows = self._query(query, destination)
-        return Cursor(*rows[0]) if rows else None
+    def cursors(self) -> dict[str, Cursor]:
+        """The cursors of all destinations that ever were, by name."""
+        rows = self._query("SELECT destination, seq, sent, refused FROM cursors")
+        return {name: Cursor(*cursor) for name, *cursor in rows}
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
-        """Save a destination's cursor."""
-        self._commit(
-            lambda execute: execute(
-                "INSERT OR REPLACE INTO cursors VALUES (?, ?, ?, ?)", (destination, *cursor)
-            )
-        )
+        """Save a destination's cursor, unless the saved one is ahead of it."""
+        self._commit(lambda execute: execute(SAVE_CURSOR, (destination, *cursor)))
 
-    def stats(self) -> dict[str, Any]:
-        """Statistics about the store."""
-        return summary(self._query, self.store_id, _size(str(self._path)))
+    def forget_cursor(self, destination: str) -> None:
+        """Delete a destination's cursor."""
+        statement = "DELETE FROM cursors WHERE destination = ?"
+        self._commit(lambda execute: execute(statement, (destination,)))
 
     def close(self) -> None:
         """Close the file, then release the lock."""
         self._connection.close()
         os.close(self._lock)
-
-    def _prepare(self) -> str:
-        """The id of the store, which is created if the file is empty."""
-        connection = self._connection
-        if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-            _sync_folder(self._path.parent)
-        found = _check(connection, str(self._path))
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
-        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
-        return found
 
     def _commit(self, change: Callable[[Callable[..., sqlite3.Cursor]], T]) -> T:
         """Run `change` in a transaction; returns once that is on disk.
@@ -323,80 +345,15 @@ class SqliteStore:
         return self._connection.execute(statement, parameters).fetchall()
 
 
-def _lock(path: Path) -> int:
-    """A descriptor of the file, locked against other writers; creates the file if missing.
-
-    It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
-    locks on it.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
-    except FileNotFoundError:
-        shown = shown_file(str(path))
-        raise UserError(f"Cannot open the store {shown}: its folder does not exist.") from None
-    except OSError as problem:
-        raise UserError(f"Cannot open the store {path}: {problem.strerror}.") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise InUse(f"A collector is using the store {path}. Check its health at /ready.") from None
-    return descriptor
-
-
-def _writing(database: str) -> sqlite3.Connection:
-    """A connection for writing. It may be opened in one thread and used in another."""
-    return sqlite3.connect(database, isolation_level=None, check_same_thread=False, timeout=5)
-
-
-def _read_only(database: str) -> sqlite3.Connection:
-    """A connection that can only read."""
-    address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
-    connection = sqlite3.connect(
-        address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
-    )
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError:
-        if Path(f"{database}-wal").exists():
-            return connection
-        connection.close()  # no one is writing to it, and no one can, as on a read-only disk
-        connection = sqlite3.connect(
-            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
-        )
-    except sqlite3.DatabaseError:
-        pass  # the check that follows reports it
-    return connection
-
-
-def _check(connection: sqlite3.Connection, database: str) -> str:
-    """The id of a store. Raises UserError for any other file."""
-    try:
-        (kind,) = connection.execute("PRAGMA application_id").fetchone()
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if kind != APPLICATION_ID:
-            raise UserError(f"{database} is not a collector store.")
-        if version > FORMAT:
-            raise UserError(
-                f"The store {database} was written by a newer version of tap-autopilot;"
-                " upgrade this one."
-            )
-        return str(connection.execute("SELECT id FROM store").fetchone()[0])
-    except sqlite3.OperationalError as problem:
-        raise UserError(f"Cannot read the store {database}: {problem}.") from None
-    except sqlite3.DatabaseError:
-        raise UserError(f"{database} is not a collector store.") from None
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _size(database: str) -> int:
-    """The size of the files on disk."""
-    files = [Path(database), Path(f"{database}-wal")]
-    return sum(file.stat().st_size for file in files if file.exists())
+def _is_new(event: Received, execute: Callable[..., sqlite3.Cursor]) -> bool:
+    """Whether an event is no duplicate; from now on, a repetition of it is one."""
+    if event.key is None:
+        return True
+    if event.for_good:
+        return execute(MARK_FOR_GOOD, (event.key,)).rowcount > 0
+    marks = (event.key, event.received_at, REPEAT_WINDOW, event.about)
+    if not execute(MARK_FOR_AN_HOUR, marks).rowcount:
+        return False
+    if event.about is not None:
+        execute(FORGET_EARLIER, (event.about, event.key))
+    return True

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Callable
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -43,7 +45,7 @@ class Event(NamedTuple):
     `source` is "segment", "hook" or "activity"; `route` is the path without its token: "track",
     "batch", "segment", "hooks/contact_added", "activity". `name` is the event's name. `body` is the
     JSON as received, without a write key; an Activity Stream line that is not JSON is kept as text.
-    A pruned event's `body` has only the fields that identify its message and contact.
+    A pruned event's `body` has only what identifies its contact, its time and its message.
     """
 
     seq: int
@@ -69,6 +71,20 @@ class Reader(Protocol):
 
         Large events come in smaller batches of about 16 MB.
         """
+
+    @property
+    def probed(self) -> int:
+        """How many times a collector has tested the store with a write."""
+
+    def fingerprint(self, seq: int) -> str | None:
+        """What tells the event with this number from any other; None if there is no such event.
+
+        A copy of the store, or one restored from a backup, may have another event there. Pruning an
+        event does not change its fingerprint.
+        """
+
+    def pruned(self) -> dict[str, int]:
+        """How many events are pruned, by table; tables without any are left out."""
 
     def stats(self) -> dict[str, Any]:
         """Statistics about the store."""
@@ -121,3 +137,60 @@ def open_reader(database: str) -> Reader:
     from tap_autopilot.collector.sqlite import SqliteReader
 
     return SqliteReader(database)
+
+
+def summary(query: Callable[..., list[Any]], store_id: str, size: int) -> dict[str, Any]:
+    """What --stats prints. `size` is in bytes on disk."""
+    ((first, last),) = query(_ENDS)
+    kinds = query("SELECT source, name, events, pruned, last_received_at FROM kinds")
+    kinds.sort(key=lambda kind: kind[2], reverse=True)
+    by_source: dict[str, int] = {}
+    by_event: dict[str, int] = {}
+    latest: dict[str, int] = {}
+    for source, name, events, _, received_at in kinds:
+        by_source[source] = by_source.get(source, 0) + events
+        by_event[name] = by_event.get(name, 0) + events
+        latest[source] = max(latest.get(source, 0), received_at)
+    found = {
+        "store_id": store_id,
+        "events": sum(by_source.values()),
+        "pruned": sum(kind[3] for kind in kinds),
+        "first_seq": first or 0,
+        "last_seq": last or 0,
+        "by_source": by_source,
+        "by_event": by_event,
+        "last_received_at": {source: _time(at) for source, at in latest.items()},
+        "bytes": size,
+    }
+    cursors = query("SELECT destination, seq, sent, refused FROM cursors")
+    if cursors:
+        found["destinations"] = {
+            name: {"lag": max((last or 0) - seq, 0), "sent": sent, "refused": refused}
+            for name, seq, sent, refused in cursors
+        }
+    return found
+
+
+def pruned_by_table(query: Callable[..., list[Any]]) -> dict[str, int]:
+    """How many events are pruned, by table."""
+    found: dict[str, int] = {}
+    for source, name, count in query("SELECT source, name, pruned FROM kinds WHERE pruned > 0"):
+        table = table_of(source, name)
+        if table is not None:
+            found[table] = found.get(table, 0) + count
+    return found
+
+
+def _time(milliseconds: int) -> str:
+    moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Each of these is a look at one end of an index.
+_ENDS = """
+SELECT
+    (SELECT min(seq) FROM (
+        SELECT min(seq) AS seq FROM events UNION ALL SELECT min(seq) FROM pruned) AS firsts),
+    (SELECT max(seq) FROM (
+        SELECT max(seq) AS seq FROM events UNION ALL SELECT max(seq) FROM pruned) AS lasts)
+"""

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
+from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.exceptions import RunError, UserError
 
-FORMAT = 1  # of the store; a newer one is refused
-PRUNE_SPAN = 20_000  # events examined by a slice of pruning, most of which may be pruned already
-PRUNE_SLICE = 500  # events that a slice may prune
+FORMAT = 2  # of the store; an older one is upgraded, a newer one refused
+PRUNE_SLICE = 200  # events that a slice of pruning examines
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
+DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
 
 class Received(NamedTuple):
     """An event on its way into the store.
 
     `name` is the event's name, for statistics. `key` is a digest that detects duplicates, or None.
-    If `for_good`, a duplicate never counts as a new event; otherwise it does after an hour.
+    If `for_good`, a duplicate never counts as a new event; otherwise it does after an hour, or once
+    another delivery about the same thing, given by the digest `about`, came between.
     """
 
     received_at: int
@@ -27,6 +29,7 @@ class Received(NamedTuple):
     body: bytes
     key: bytes | None
     for_good: bool
+    about: bytes | None = None
 
 
 class Unavailable(RunError):
@@ -42,7 +45,22 @@ class StoreLost(RunError):
 
 
 # From an event's seq, source, route, name and body to what to keep of the body; None to keep all.
-Pruner = Callable[[int, str, str, str, bytes], "bytes | None"]
+Pruner = Callable[[int, str, str, str, bytes], "Remnant | None"]
+
+
+class Slice(NamedTuple):
+    """What a slice of pruning did: up to which `seq`, how many events, how many bytes it freed."""
+
+    seq: int
+    pruned: int
+    freed: int
+
+
+class Loaded(NamedTuple):
+    """Which events of a table are loaded: up to `seq` and, if set, not older than `since`."""
+
+    seq: int
+    since: str | None = None
 
 
 class Cursor(NamedTuple):
@@ -65,17 +83,23 @@ class Store(Protocol):
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
-    def probe(self) -> None:
-        """Commit something, to check that commits work."""
+    def probe(self) -> int:
+        """Commit something, to check that commits work: how many times this was done."""
 
     def free_bytes(self) -> int | None:
         """Free disk space, if the store is on this machine."""
 
-    def prune(self, after: int, up_to: int, prune: Pruner) -> tuple[int, int]:
-        """Prune a slice of the events with after < seq <= up_to.
+    def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
+        """Prune some of the events with after < seq <= up_to that are not pruned yet."""
 
-        Returns the `seq` up to which it examined them, and how many were pruned.
-        """
+    def release(self) -> int:
+        """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
+
+    def pruned_up_to(self) -> dict[str, Loaded]:
+        """What `save_pruned_up_to` last saved."""
+
+    def save_pruned_up_to(self, tables: Mapping[str, Loaded]) -> None:
+        """Save that the loaded events of these tables have been pruned."""
 
     def sweep(self, now: int) -> None:
         """Forget the deliveries whose hour has passed; `now` is in epoch milliseconds."""
@@ -83,45 +107,24 @@ class Store(Protocol):
     def owns(self, destination: str) -> bool:
         """Whether this collector, of all that share the store, is the one to forward events."""
 
-    def cursor(self, destination: str) -> Cursor | None:
-        """A destination's cursor, None if it was never saved."""
+    def cursors(self) -> dict[str, Cursor]:
+        """The cursors of all destinations that ever were, by name."""
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
-        """Save a destination's cursor."""
+        """Save a destination's cursor, unless the saved one is ahead of it."""
 
-    def stats(self) -> dict[str, Any]:
-        """Statistics about the store."""
+    def forget_cursor(self, destination: str) -> None:
+        """Delete a destination's cursor."""
 
     def close(self) -> None:
         """Close the database."""
 
 
-def summary(query: Callable[..., list[Any]], store_id: str, size: int) -> dict[str, Any]:
-    """What --stats prints. `size` is in bytes on disk."""
-    ((events, first, last),) = query(
-        "SELECT count(*), coalesce(min(seq), 0), coalesce(max(seq), 0) FROM events"
-    )
-    by_source: dict[str, int] = {}
-    by_event: dict[str, int] = {}
-    counts = query(
-        "SELECT source, name, count(*) FROM events GROUP BY source, name ORDER BY 3 DESC"
-    )
-    for source, name, count in counts:
-        by_source[source] = by_source.get(source, 0) + count
-        by_event[name] = by_event.get(name, 0) + count
-    found = {
-        "store_id": store_id,
-        "events": events,
-        "first_seq": first,
-        "last_seq": last,
-        "by_source": by_source,
-        "by_event": by_event,
-        "bytes": size,
-    }
-    cursors = query("SELECT destination, seq, sent, refused FROM cursors")
-    if cursors:
-        found["destinations"] = {
-            name: {"lag": last - seq, "sent": sent, "refused": refused}
-            for name, seq, sent, refused in cursors
-        }
-    return found
+def counts(events: Sequence[Received]) -> list[tuple[str, str, str, int, int]]:
+    """How many events of each source, route and name, and when the last one was received."""
+    found: dict[tuple[str, str, str], list[int]] = {}
+    for event in events:
+        kind = found.setdefault(event[1:4], [0, 0])
+        kind[0] += 1
+        kind[1] = max(kind[1], event.received_at)
+    return [(*kind, *values) for kind, values in sorted(found.items())]  # type: ignore[misc]

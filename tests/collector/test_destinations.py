@@ -319,10 +319,10 @@ def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Dest
             collector.stop()
         done = subprocess.run(without_config, cwd=ROOT, capture_output=True, text=True, check=True)
         for pruned in (done, collector.run("--prune", "--state", str(path))):
-            assert pruned.stdout == "Pruned 0 events.\n"
+            assert pruned.stdout.startswith("Pruned 0 events ")
             assert "forwarded to destination one (lag: 1)" in pruned.stderr
     collector.settings["destinations"] = []
-    assert collector.run("--prune", "--state", str(path)).stdout == "Pruned 1 events.\n"
+    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 1 events ")
 
 
 def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_event(
@@ -337,7 +337,7 @@ def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_ev
     for origin, pruned in (("start", 0), ("now", 1)):
         collector.settings["destinations"] = [destination.setting(**{"from": origin})]
         done = collector.run("--prune", "--state", str(path))
-        assert done.stdout == f"Pruned {pruned} events.\n"
+        assert done.stdout.startswith(f"Pruned {pruned} events ")
 
 
 def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory: Any) -> None:

@@ -321,8 +321,10 @@ def test_stats_and_check(start: Start) -> None:
     assert found["bytes"] > 0
     assert len(found.pop("store_id")) == 32
     del found["bytes"]
+    assert found.pop("last_received_at").keys() == {"segment", "hook"}
     assert found == {
         "events": 3,
+        "pruned": 0,
         "first_seq": 1,
         "last_seq": 3,
         "by_source": {"segment": 2, "hook": 1},

@@ -7,13 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Event, open_reader
-from tap_autopilot.collector.writing import PRUNE_SLICE, PRUNE_SPAN, REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.collector.writing import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Received
 from tap_autopilot.exceptions import UserError
 
 NOW = 1_700_000_000_000
@@ -109,20 +111,107 @@ def test_only_one_process_writes(database: str) -> None:
 def test_a_slice_of_pruning_is_bounded(database: str) -> None:
     store = SqliteStore(database)
     store.append([event()] * (PRUNE_SLICE + 1))
-    after, pruned = store.prune(0, 10 * PRUNE_SPAN, lambda *_: b"{}")
-    assert (after, pruned) == (PRUNE_SLICE, PRUNE_SLICE)
-    assert store.prune(after, 10 * PRUNE_SPAN, lambda *_: None) == (after + PRUNE_SPAN, 0)
-    assert store.prune(after, after + 1, lambda *_: b"{}") == (after + 1, 1)
+    assert store.prune(0, 10**9, lambda *_: NOTHING)[:2] == (PRUNE_SLICE, PRUNE_SLICE)
+    assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (10**9, 0)
+    assert store.prune(PRUNE_SLICE, PRUNE_SLICE + 1, lambda *_: NOTHING)[1] == 1
+    with open_reader(database) as reader:
+        assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
     store.close()
 
 
-def test_cursors_are_kept(database: str) -> None:
+def test_statistics_come_from_kept_counts(database: str) -> None:
     store = SqliteStore(database)
-    assert store.cursor("warehouse") is None
-    store.save_cursor("warehouse", Cursor(5, 4, 1))
-    store.save_cursor("warehouse", Cursor(6, 5, 1))
+    store.append([event(key=b"a"), event(key=b"a"), event(at=NOW + 5)])
+    store.append([Received(NOW, "hook", "hooks", "contact_added", b"{}", None, True)])
+    store.prune(0, 1, lambda *_: NOTHING)
+    with open_reader(database) as reader:
+        found = reader.stats()
+        assert found.pop("bytes") > 0
+        assert found == {
+            "store_id": store.store_id, "events": 3, "pruned": 1, "first_seq": 1, "last_seq": 3,
+            "by_source": {"segment": 2, "hook": 1},
+            "by_event": {"Email Opened": 2, "contact_added": 1},
+            "last_received_at": {
+                "segment": "2023-11-14T22:13:20.005Z", "hook": "2023-11-14T22:13:20.000Z",
+            },
+        }  # fmt: skip
+        assert reader.pruned() == {"email_opened": 1}
     store.close()
-    assert SqliteStore(database).cursor("warehouse") == Cursor(6, 5, 1)
+
+
+def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
+    store = SqliteStore(database)
+    added, removed, other = (
+        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
+        for n, about in enumerate((b"ada", b"ada", b"bob"))
+    )
+    assert store.append([added, added, other, added]) == 2
+    assert [store.append([one]) for one in (removed, removed, added, added, other)] == [
+        1,
+        0,
+        1,
+        0,
+        0,
+    ]
+    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
+    assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
+    store.close()
+
+
+def test_cursors_never_move_back(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.cursors() == {}
+    for cursor in (Cursor(5, 4, 1), Cursor(6, 5, 1), Cursor(5, 9, 9)):
+        store.save_cursor("warehouse", cursor)
+    store.close()
+    store = SqliteStore(database)
+    assert store.cursors() == {"warehouse": Cursor(6, 5, 1)}
+    store.forget_cursor("warehouse")
+    assert store.cursors() == {}
+    store.close()
+
+
+OF_FORMAT_1 = """
+PRAGMA auto_vacuum = INCREMENTAL;
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL, source TEXT NOT NULL,
+    route TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, pruned INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY, seq INTEGER NOT NULL, sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO store (id) VALUES ('one');
+INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
+    (1, 'segment', 'track', 'Email Opened', x'7B2261223A317D', 1),
+    (2, 'segment', 'track', 'Email Opened', x'7B2261223A327D', 0),
+    (3, 'hook', 'hooks', 'contact_added', x'7B7D', 1);
+INSERT INTO seen VALUES (x'6B', NULL);
+PRAGMA application_id = 1095779670;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(OF_FORMAT_1)
+    with pytest.raises(UserError, match="older version"):
+        open_reader(database)
+    for _ in range(2):
+        store = SqliteStore(database)
+        assert store.append([event(key=b"k")]) == 0
+        store.close()
+    with open_reader(database) as reader:
+        assert reader.store_id == "one"
+        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 3)] == [
+            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
+        ]  # fmt: skip
+        assert reader.stats()["pruned"] == 2
+        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
+        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is not a database", None, "sqlite"])
@@ -148,7 +237,7 @@ def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
 def test_a_newer_store_is_refused(database: str) -> None:
     SqliteStore(database).close()
     with sqlite3.connect(database) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
     for opened in (open_reader, SqliteStore):
         with pytest.raises(UserError, match="newer version"):

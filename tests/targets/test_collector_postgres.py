@@ -18,9 +18,11 @@ import pytest
 import requests
 
 from tap_autopilot.collector.events import from_call
-from tap_autopilot.collector.postgres import LOCK, TAKE_LOCK, PostgresReader, PostgresStore
+from tap_autopilot.collector.postgres import LOCK, PostgresReader, PostgresStore
+from tap_autopilot.collector.postgres_sql import TAKE_LOCK
+from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import open_reader
-from tap_autopilot.collector.writing import PRUNE_SPAN, REPEAT_WINDOW, Cursor, Received, Unavailable
+from tap_autopilot.collector.writing import REPEAT_WINDOW, Cursor, Loaded, Received, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
 from tests.conftest import Tap
@@ -79,14 +81,13 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
         assert [len(one.body) for one in reader.read(events[-1].seq, 9)] == [9_000_000] * 2
         with psycopg.connect(database) as connection:
             connection.execute("DELETE FROM autopilot_collector.events WHERE length(body) > 9999")
-        assert reader.stats()["by_event"] == {"E": 4}
+        assert reader.stats()["by_event"] == {"E": 7}
     hour = REPEAT_WINDOW
     for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (hour - 1, 0), (100 * hour, 1), (0, 1)):
         assert store.append([event(b"h", b"h", at=at, for_good=False)]) == new
-    assert store.cursor("x") is None
-    store.save_cursor("x", Cursor(1, 2, 3))
-    store.save_cursor("x", Cursor(2, 2, 3))
-    assert store.cursor("x") == Cursor(2, 2, 3)
+    for cursor in (Cursor(1, 2, 3), Cursor(2, 2, 3), Cursor(1, 9, 9)):  # it never moves back
+        store.save_cursor("x", cursor)
+    assert store.cursors() == {"x": Cursor(2, 2, 3)}
     with open_reader(database) as reader:
         assert reader.forwarded() == {"x": 2}
     other = PostgresStore(database)
@@ -94,13 +95,33 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
     assert not other.owns("x")
     store.close()
     assert other.owns("x")
-    assert other.prune(0, events[1].seq, lambda *_: b"{}") == (events[1].seq, 2)
-    assert other.prune(10**6, 10**9, lambda *_: b"{}") == (10**6 + PRUNE_SPAN, 0)
-    assert [(one.body, one.pruned) for one in PostgresReader(database).read(0, 3)] == [
-        (b"{}", True), (b"{}", True), (b"y", False),
-    ]  # fmt: skip
+    with open_reader(database) as reader:
+        marks = [reader.fingerprint(one.seq) for one in events]
+        assert len(set(marks)) == len(events)
+        assert reader.fingerprint(10**9) is None
+        left = Remnant("ada", 5, b'{"email_id":"m"}', b'{"userId":"u"}')
+        assert other.prune(0, events[1].seq, lambda *_: left)[:2] == (events[1].seq, 2)
+        assert other.prune(10**6, 10**9, lambda *_: left)[:2] == (10**9, 0)
+        assert [reader.fingerprint(one.seq) for one in events] == marks
+        whole = (
+            b'{"userId":"u","timestamp":"1970-01-01T00:00:00.005Z",'
+            b'"context":{"traits":{"contact_id":"ada"}},"properties":{"email_id":"m"}}'
+        )
+        assert [(one.body, one.pruned) for one in reader.read(0, 3)] == [
+            (whole, True), (whole, True), (b"y", False),
+        ]  # fmt: skip
+        assert reader.stats()["pruned"] == 2
+    other.save_pruned_up_to({"a": Loaded(1), "b": Loaded(2, "x")})
+    other.save_pruned_up_to({"a": Loaded(3)})
+    assert other.pruned_up_to() == {"a": Loaded(3), "b": Loaded(2, "x")}
+    one, two = (event(b"", bytes([n]) * 16, for_good=False)._replace(about=b"a") for n in (1, 2))
+    assert other.append([one, one, two, two, one, one]) == 3
+    assert [other.append([one]), other.append([two])] == [0, 1]
+    assert other.probe() == PostgresReader(database).probed == 1
+    other.forget_cursor("x")
+    assert other.cursors() == {}
     with psycopg.connect(database) as connection:
-        connection.execute("UPDATE autopilot_collector.store SET format = 2")
+        connection.execute("UPDATE autopilot_collector.store SET format = 3")
     for opened in (PostgresReader, PostgresStore):
         with pytest.raises(UserError, match="newer version"):
             opened(database)

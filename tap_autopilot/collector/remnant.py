@@ -1,0 +1,142 @@
+"""What remains of a pruned event: just enough to recognize the same event in a contact.
+
+Of an email event these are its contact, one time and its message. The message's own properties are
+the same in all its events, so a store keeps them once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from typing import NamedTuple
+
+import ciso8601
+
+from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.raw_json import NotJson
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
+_PLAIN = re.compile(rb'"([!#-\[\]-~]{1,200})"')  # a JSON string that reads as it is written
+
+_PERSON = ("anonymousId", "userId")
+_EMAIL = ("email",)
+_CONTACT = ("contact_id",)
+_TIMES = ("timestamp", "sentAt", "originalTimestamp", "receivedAt")
+_MESSAGE = (
+    "email_id", "email_name", "email_subject", "campaign_id", "campaign_name", "transactional",
+)  # fmt: skip
+
+
+class Remnant(NamedTuple):
+    """The contact's id, the time in epoch milliseconds, and the message's properties, as JSON.
+
+    `rest` is a JSON object of whatever does not fit: the person's email if the contact's id is
+    unknown, or the event's times as they came.
+    """
+
+    contact: str | None = None
+    at: int | None = None
+    message: bytes | None = None
+    rest: bytes | None = None
+
+
+NOTHING = Remnant()
+
+
+def fingerprint(received_at: int, source: str, route: str, name: str, body: bytes) -> bytes:
+    """What tells this event from another one that got the same number in a copy of the store."""
+    told = (str(received_at), source, route, name)
+    head = "\0".join(told).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(head + b"\0" + body, digest_size=8).digest()
+
+
+def remains(source: str, body: bytes) -> Remnant:
+    """What to keep of an event."""
+    if source != "segment" or not raw_json.is_object(body):
+        return NOTHING
+    try:
+        call = raw_json.members(body)
+        context = _inner(call, "context")
+        inner, outer = _inner(context, "traits"), _inner(call, "traits")
+        properties = _inner(call, "properties")
+    except NotJson:
+        return NOTHING
+    rest: dict[str, bytes] = {}
+    at = _milliseconds(call.get("timestamp", b""))
+    if at is None:
+        rest |= {name: call[name] for name in _TIMES if name in call}
+    contact = _plain_text([*_only(inner, _CONTACT).values(), *_only(properties, _CONTACT).values()])
+    if contact is None:
+        rest |= {name: call[name] for name in _PERSON if name in call}
+        traits = _only(inner, _EMAIL + _CONTACT)
+        if traits:
+            rest["context"] = raw_json.build({"traits": raw_json.build(traits)})
+        for name, found in (("traits", outer), ("properties", properties)):
+            kept = _only(found, _EMAIL + _CONTACT)
+            if kept:
+                rest[name] = raw_json.build(kept)
+    message = _only(properties, _MESSAGE)
+    return Remnant(
+        contact,
+        at,
+        raw_json.build(message) if message else None,
+        raw_json.build(rest) if rest else None,
+    )
+
+
+def body_of(remnant: Remnant) -> bytes:
+    """A pruned event's body: JSON with what remains in its usual places."""
+    contact, at, message, rest = remnant
+    found = raw_json.members(rest) if rest else {}
+    if at is not None:
+        found["timestamp"] = b'"%s"' % _text(at).encode()
+    if contact is not None:
+        found["context"] = b'{"traits":{"contact_id":"%s"}}' % contact.encode()
+    if message is not None:
+        if "properties" in found:
+            message = raw_json.build(
+                {**raw_json.members(found["properties"]), **raw_json.members(message)}
+            )
+        found["properties"] = message
+    return raw_json.build(found)
+
+
+def _milliseconds(raw: bytes) -> int | None:
+    """The time in a JSON string, in epoch milliseconds."""
+    try:
+        moment = ciso8601.parse_rfc3339(raw_json.string(raw) or "")
+        return (moment - _EPOCH) // _MILLISECOND
+    except (ValueError, OverflowError):
+        return None
+
+
+def _text(at: int) -> str:
+    moment = _EPOCH + at * _MILLISECOND
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+def _plain_text(values: Sequence[bytes]) -> str | None:
+    """The first of these JSON values that is not empty, if it is a plain string."""
+    for value in values:
+        if value not in (b"null", b'""'):
+            match = _PLAIN.fullmatch(value)
+            return match[1].decode() if match else None
+    return None
+
+
+def _only(found: dict[str, bytes], names: Sequence[str]) -> dict[str, bytes]:
+    """The members with these names, in any spelling."""
+    wanted = {_spelled_plainly(name) for name in names}
+    return {name: value for name, value in found.items() if _spelled_plainly(name) in wanted}
+
+
+def _spelled_plainly(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _inner(found: dict[str, bytes], name: str) -> dict[str, bytes]:
+    value = found.get(name, b"")
+    return raw_json.members(value) if raw_json.is_object(value) else {}

@@ -1,0 +1,213 @@
+"""The file of a store in SQLite: its tables, who may write to it, and how it is opened."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import time
+import urllib.parse
+from pathlib import Path
+
+from tap_autopilot.arguments import shown_file
+from tap_autopilot.collector.remnant import fingerprint
+from tap_autopilot.collector.writing import FORMAT, InUse
+from tap_autopilot.exceptions import UserError
+
+APPLICATION_ID = 0x41504556  # "APEV" in the file's header
+CHECKPOINT_PAGES = 4000
+MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
+CACHE_KIB = 16_384
+LOOK_EVERY = 0.05  # seconds, at a lock
+SINCE_FORMAT_2 = """
+CREATE TABLE kinds (
+    id INTEGER PRIMARY KEY,
+    source TEXT NOT NULL,
+    route TEXT NOT NULL,
+    name TEXT NOT NULL,
+    events INTEGER NOT NULL,
+    pruned INTEGER NOT NULL,
+    last_received_at INTEGER NOT NULL,
+    UNIQUE (source, route, name)
+);
+CREATE TABLE pruned (
+    seq INTEGER PRIMARY KEY,
+    received_at INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
+    contact TEXT,
+    at INTEGER,
+    message INTEGER,
+    rest BLOB,
+    fingerprint BLOB NOT NULL
+);
+CREATE TABLE messages (id INTEGER PRIMARY KEY, body BLOB NOT NULL UNIQUE);
+CREATE TABLE pruned_up_to (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, since TEXT) WITHOUT ROWID;
+"""
+SCHEMA = f"""
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    received_at INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    route TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER, about BLOB) WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
+CREATE INDEX seen_about ON seen (about) WHERE about IS NOT NULL;
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+{SINCE_FORMAT_2}
+INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
+"""  # noqa: S608
+UPGRADE = f"""
+{SINCE_FORMAT_2}
+ALTER TABLE seen ADD COLUMN about BLOB;
+CREATE INDEX seen_about ON seen (about) WHERE about IS NOT NULL;
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+SELECT source, route, name, count(*), sum(events.pruned), max(received_at)
+FROM events GROUP BY source, route, name;
+INSERT INTO pruned (seq, received_at, kind, rest, fingerprint)
+SELECT seq, received_at, kinds.id, body, fingerprint(received_at, source, route, name, body)
+FROM events JOIN kinds USING (source, route, name) WHERE events.pruned = 1 ORDER BY seq;
+DELETE FROM events WHERE pruned = 1;
+"""  # noqa: S608
+
+
+def lock(path: Path, patience: float) -> int:
+    """A descriptor of the file, locked against other writers; creates the file if missing.
+
+    It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
+    locks on it. Waits up to `patience` seconds for another process, which may be about to end.
+    """
+    try:
+        try:
+            descriptor = os.open(path, os.O_RDWR)
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                shown = shown_file(str(path))
+                raise UserError(
+                    f"Cannot open the store {shown}: its folder does not exist."
+                ) from None
+            # Someone else may have planted a link here.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
+    except OSError as problem:
+        raise UserError(
+            f"Cannot open the store {path}: {problem.strerror}{_whose(path)}."
+        ) from None
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            if time.monotonic() < deadline:
+                time.sleep(LOOK_EVERY)
+                continue
+            os.close(descriptor)
+            raise InUse(
+                f"A collector is using the store {path}. Check its health at /ready."
+            ) from None
+
+
+def _whose(path: Path) -> str:
+    try:
+        return (
+            f"; run this as its owner, {path.owner()}" if os.geteuid() != path.stat().st_uid else ""
+        )
+    except (OSError, KeyError):
+        return ""
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    """A connection for writing. It may be opened in one thread and used in another."""
+    return sqlite3.connect(
+        path.absolute(), isolation_level=None, check_same_thread=False, timeout=5
+    )
+
+
+def prepare(connection: sqlite3.Connection, path: Path) -> str:
+    """The id of the store, which is created if the file is empty, and upgraded if it is older."""
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT}")
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+        sync_folder(path.parent)
+    elif check(connection, str(path)) < FORMAT:
+        connection.create_function("fingerprint", 5, fingerprint, deterministic=True)
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {UPGRADE} PRAGMA user_version = {FORMAT}; COMMIT;"
+        )
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
+    return store_id(connection)
+
+
+def open_read_only(database: str) -> sqlite3.Connection:
+    """A connection that can only read."""
+    address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
+    connection = sqlite3.connect(
+        address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
+    )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+    except sqlite3.OperationalError:
+        if Path(f"{database}-wal").exists():
+            return connection
+        connection.close()  # no one is writing to it, and no one can, as on a read-only disk
+        connection = sqlite3.connect(
+            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
+        )
+    except sqlite3.DatabaseError:
+        pass  # the check that follows reports it
+    return connection
+
+
+def check(connection: sqlite3.Connection, database: str) -> int:
+    """The format of a store. Raises UserError for any other file, and for a newer format."""
+    try:
+        (kind,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.OperationalError as problem:
+        raise UserError(f"Cannot read the store {database}: {problem}.") from None
+    except sqlite3.DatabaseError:
+        kind = None
+    if kind != APPLICATION_ID:
+        raise UserError(f"{database} is not a collector store.")
+    if version > FORMAT:
+        raise UserError(
+            f"The store {database} was written by a newer version of tap-autopilot; upgrade this"
+            " one."
+        )
+    return int(version)
+
+
+def store_id(connection: sqlite3.Connection) -> str:
+    """The store's id."""
+    return str(connection.execute("SELECT id FROM store").fetchone()[0])
+
+
+def sync_folder(folder: Path) -> None:
+    """Make sure that a new file in this folder is still there after a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def size(database: str) -> int:
+    """The size of the files on disk."""
+    files = [Path(database), Path(f"{database}-wal")]
+    return sum(file.stat().st_size for file in files if file.exists())
