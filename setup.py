@@ -27,7 +27,6 @@ setup(
         "msgspec>=0.19",
         "requests>=2.32.3",
         "singer-python>=6.1",
-        "tqdm>=4.66",
         "urllib3>=2.1",
     ],
     extras_require={
@@ -42,6 +41,7 @@ setup(
             "hypothesis",
             "jsonschema",
             "mypy",
+            "pyte",
             "pytest",
             "pytest-xdist",
             "responses",
@@ -53,7 +53,6 @@ setup(
             "twine",
             "types-jsonschema",
             "types-requests",
-            "types-tqdm",
         ],
     },
     entry_points={

@@ -101,13 +101,13 @@ class Pipeline:
         if tap_status or target_status:
             raise SystemExit(log.read_text()[-4000:])
         state.write_text(states[-1])
-        rows = re.findall(r"^INFO \w+: (\d+) rows", log.read_text(), re.MULTILINE)
+        rows = re.findall(r"INFO \w+: ([\d,]+) rows", log.read_text())
         return Load(
             wall=wall,
             tap_cpu=tap_usage.ru_utime + tap_usage.ru_stime,
             target_cpu=usage.ru_utime + usage.ru_stime,
             target_memory=usage.ru_maxrss / 1024,
-            rows=sum(map(int, rows)),
+            rows=sum(int(one.replace(",", "")) for one in rows),
         )
 
     def _file(self, name: str, value: Any) -> str:

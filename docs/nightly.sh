@@ -3,18 +3,21 @@
 #
 # In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
 #
-# It works in its own folder, which holds config.json for the tap (or put TAP_AUTOPILOT_ variables
-# in the crontab), target.json for the target, optionally catalog.json, and the two programs below,
-# each in its own virtual environment. cron mails what the script prints: nothing after a good
-# night, warnings about data, or why a run failed. The next run resumes after what the target has
-# stored.
+# It works in its own folder, which holds
+#   config.json   the tap's settings (or put TAP_AUTOPILOT_ variables in the crontab)
+#   target.json   the target's settings, as its README describes them. For target-jsonl, to write into
+#                 the folder rows, which must exist: {"destination_path": "rows"}
+#   catalog.json  optional: which streams and columns to read
+#   tap, target   the two programs, each in its own virtual environment
+# cron mails what the script prints: nothing after a good night, the tap's warnings about data, or why
+# a run failed. The next run resumes after what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TAP=${TAP:-tap/bin/tap-autopilot}
 TARGET=${TARGET:-target/bin/target-jsonl --config target.json}
-KEEP=${KEEP:-30} # logs
+KEEP=${KEEP:-30} # logs of each program
 
 exec 9>lock # held by the tap and the target too, in case they outlive this script
 flock --nonblock 9 || { echo "The previous run is still running." >&2; exit 75; }
@@ -34,28 +37,38 @@ keep_state() {
 
 keep_state # from a previous run that was killed
 mkdir -p logs
-log=logs/$(date -u +%Y-%m-%dT%H-%M-%S).log
+now=$(date -u +%Y-%m-%dT%H-%M-%S)
+tap_log=logs/tap-$now.log
+target_log=logs/target-$now.log
 arguments=()
 if [ -e config.json ]; then arguments+=(--config config.json); fi
 if [ -s state.json ]; then arguments+=(--state state.json); fi
 if [ -s catalog.json ]; then arguments+=(--catalog catalog.json); fi
 
-status=0
-{ $TAP "${arguments[@]}" | $TARGET >states; } 2>"$log" || status=$?
+set +e
+$TAP "${arguments[@]}" 2>"$tap_log" | $TARGET >states 2>"$target_log"
+codes=("${PIPESTATUS[@]}")
+set -e
 keep_state
 
-# Warnings in the log, except those about retried requests and single values.
+# The tap's warnings, except those about retried requests and single values.
 warnings() {
-  grep -E '^WARNING|"level": "warning"' "$log" |
+  grep -E '^[^ ]+ WARNING |"level": "warning"' "$tap_log" |
     grep -vE '(try|trying) again|retry|does not fit|not valid Unicode' | tail -n 20
 }
 
-if [ "$status" != 0 ]; then
-  echo "The run failed with exit code $status. See $log:" >&2
-  grep -E '^CRITICAL|^[A-Za-z.]*(Error|Exception|Interrupt)\b|ERROR|"level": "(error|critical)"' "$log" |
-    tail -n 10 >&2 || tail -n 5 "$log" >&2
-elif found=$(warnings); then
-  printf 'The run succeeded, with warnings. See %s:\n%s\n' "$log" "$found" >&2
+if [ "${codes[1]}" != 0 ]; then
+  echo "The target failed with exit code ${codes[1]}. See $target_log:" >&2
+  tail -n 5 "$target_log" >&2
 fi
-for old in $(ls -1 logs | head -n "-$KEEP"); do rm "logs/$old"; done
-exit "$status"
+if [ "${codes[0]}" != 0 ]; then
+  echo "The tap failed with exit code ${codes[0]}. See $tap_log:" >&2
+  tail -n 1 "$tap_log" >&2
+elif found=$(warnings); then
+  printf 'The tap has warnings. See %s:\n%s\n' "$tap_log" "$found" >&2
+fi
+for program in tap target; do
+  for old in $(ls -1 logs | grep "^$program-" | head -n "-$KEEP"); do rm "logs/$old"; done
+done
+[ "${codes[1]}" = 0 ] || exit "${codes[1]}"
+exit "${codes[0]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from types import FrameType
 from typing import NoReturn
 
@@ -25,8 +26,9 @@ def main() -> int:
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     stopped = signals.stopped_by(number)
+    moment = "" if os.isatty(STDERR) else time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime())
     try:
-        os.write(STDERR, f"CRITICAL {stopped}\n".encode())
+        os.write(STDERR, f"{moment}CRITICAL {stopped}\n".encode())
     finally:
         os._exit(stopped.exit_code)
 

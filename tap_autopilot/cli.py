@@ -43,6 +43,7 @@ def _parser() -> Parser:
         help="comma-separated streams to read, instead of a catalog",
     )  # fmt: skip
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
+    add("-q", "--quiet", action="store_true", help="show no live progress in a terminal")
     add("--test", action="store_true", help="check the API key with one request")
     parser.add_about()
     return parser
@@ -76,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
     signals.ignore()
     logs.sum_up()
-    report = outcome.end(None, 0)
-    if report and logs.are_json():
-        LOG.info("Every selected stream is complete.", extra=report)
+    extra = outcome.end(None, 0)
+    if extra:
+        LOG.info("%s", outcome.complete(extra["report"]), extra=extra)
     return 0
 
 
@@ -215,4 +216,4 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
 
     from tap_autopilot.run.sync import sync  # takes a while to import
 
-    sync(config, catalog, state, STDOUT, outcome)
+    sync(config, catalog, state, STDOUT, outcome, quiet=args.quiet)

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import select
+import time
 import traceback
 import urllib.parse
 from collections.abc import Callable, Iterable
@@ -24,16 +25,22 @@ MAX_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all loggers that may see the key
 METRIC = "METRIC: %s"  # how singer logs a metric, a JSON object
+ERASE = "\r\x1b[J"  # to the end of the screen, from the beginning of the cursor's line
+TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class _Text(logging.Formatter):
     """Formats a record without secrets, in all their usual encodings, or unprintable characters.
 
     Other people's text is in many messages. None of it starts a new line or controls a terminal.
+    Except in a terminal, each line begins with the time in UTC.
     """
 
+    converter = staticmethod(time.gmtime)
+
     def __init__(self, secrets: Iterable[str]) -> None:
-        super().__init__("%(levelname)s %(message)s")
+        moment = "" if os.isatty(STDERR) else "%(asctime)s "
+        super().__init__(f"{moment}%(levelname)s %(message)s", TIME)
         self._redact = redactor(*secrets)
 
     def format(self, record: logging.LogRecord) -> str:
@@ -249,7 +256,8 @@ def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
     record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None, extra=extra)
     for handler in logger.handlers:
         with contextlib.suppress(OSError):
-            Stderr().write(f"{handler.format(record)}\n")
+            erase = ERASE if isinstance(handler, _Handler) and handler.live else ""
+            Stderr().write(f"{erase}{handler.format(record)}\n")
 
 
 def are_json() -> bool:
@@ -257,9 +265,10 @@ def are_json() -> bool:
     return any(isinstance(one.formatter, _Json) for one in logging.getLogger(OURS[0]).handlers)
 
 
-def progress_allowed() -> bool:
-    """Whether live progress may be shown: only if the log is text and includes INFO lines."""
-    return not are_json() and logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
+def at_terminal() -> bool:
+    """Whether people watch: the log is text, includes INFO lines, and goes to a terminal."""
+    shows_info = logging.getLogger(OURS[0]).isEnabledFor(logging.INFO)
+    return shows_info and not are_json() and os.isatty(STDERR)
 
 
 def write_above(live: Callable[[str], None] | None) -> None:

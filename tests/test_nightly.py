@@ -91,6 +91,7 @@ def test_a_good_night_is_silent_and_leaves_nothing_to_resume(nights: Nights, ser
 def test_a_bad_night_says_so_and_the_next_night_resumes(nights: Nights, serve: Serve) -> None:
     code, err = nights.run(serve(ACCOUNT, "/contacts@3-:500"))
     assert code == 1
+    assert err.startswith("The tap failed with exit code 1. See logs/tap-")
     assert "CRITICAL Not complete" in err.splitlines()[-1]
     assert KEY not in err
     assert nights.run(serve(ACCOUNT)) == (0, "")
@@ -105,8 +106,25 @@ def test_a_good_night_reports_its_warnings(nights: Nights, serve: Serve, form: s
     )
     code, err = nights.run(serve(ACCOUNT), TAP_AUTOPILOT_START_DATE="2999-01-01", **variables)
     assert code == 0
-    assert err.startswith("The run succeeded, with warnings. See logs/")
+    assert err.startswith("The tap has warnings. See logs/tap-")
     assert "start_date is in the future" in err
+
+
+def test_what_the_target_logs_is_only_mailed_if_it_fails(nights: Nights, serve: Serve) -> None:
+    noisy = TARGET.replace(
+        "import json, sys", "import json, sys\nprint('WARNING odd', file=sys.stderr)"
+    )
+    nights.tap.file("target.py", noisy)
+    assert nights.run(serve(ACCOUNT)) == (0, "")
+    nights.tap.file("target.py", f"{noisy}\nsys.exit('ERROR no room')")
+    code, err = nights.run(serve(ACCOUNT))
+    assert code == 1
+    said, *lines = err.splitlines()
+    assert said.startswith("The target failed with exit code 1. See logs/target-")
+    assert lines == ["WARNING odd", "ERROR no room"]
+    logged = [path.read_text() for path in (nights.folder / "logs").glob("tap-*")]
+    assert logged
+    assert "WARNING odd" not in "".join(logged)
 
 
 def test_a_catalog_is_used_if_there_is_one(nights: Nights, serve: Serve) -> None:
@@ -148,12 +166,14 @@ def test_old_logs_are_deleted(nights: Nights, serve: Serve) -> None:
     logs = nights.folder / "logs"
     logs.mkdir()
     for day in range(10, 20):
-        (logs / f"2020-01-{day}T02-15-00.log").write_text("old")
+        for program in ("tap", "target"):
+            (logs / f"{program}-2020-01-{day}T02-15-00.log").write_text("old")
     assert nights.run(serve(ACCOUNT), KEEP="3")[0] == 0
-    kept = sorted(path.name for path in logs.iterdir())
-    assert len(kept) == 3
-    assert kept[:2] == ["2020-01-18T02-15-00.log", "2020-01-19T02-15-00.log"]
-    assert "INFO contacts: 450 rows" in (logs / kept[2]).read_text()
+    for program in ("tap", "target"):
+        kept = sorted(path.name for path in logs.glob(f"{program}-*"))
+        assert len(kept) == 3
+        assert kept[:2] == [f"{program}-2020-01-{day}T02-15-00.log" for day in (18, 19)]
+    assert "INFO contacts: 450 rows" in max(logs.glob("tap-*")).read_text()
 
 
 def test_with_digests_a_second_night_sends_nothing(nights: Nights, serve: Serve) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
+import subprocess
 import time
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS as ALL
-from tests.conftest import KEY, Serve, Tap
+from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.scripted import Scripted, page
@@ -178,7 +180,8 @@ def test_a_file_that_is_unwritable_at_the_end_is_a_warning(tap: Tap, file: Path)
     with Scripted({"/contacts": answer}) as sandbox:
         run = tap.sync(sandbox, report_file=str(file))
     assert run.code == 0
-    assert run.log[-1].startswith(f"WARNING Cannot write the report file {file}: No such file")
+    assert run.log[-2].startswith(f"WARNING Cannot write the report file {file}: No such file")
+    assert run.log[-1].startswith("INFO Complete: ")
 
 
 @pytest.mark.parametrize("what", ["hang", "503,retry-after=60"])
@@ -262,8 +265,9 @@ def test_json_lines_have_the_fields_of_the_sdk(tap: Tap, serve: Serve) -> None:
 
 def test_metrics_have_the_names_and_tags_of_the_sdk(tap: Tap, serve: Serve) -> None:
     sandbox = serve(ACCOUNT, "/contacts@2-:405", latency=0.02)
-    run = tap.sync(sandbox)
-    points = [json.loads(line.partition("METRIC: ")[2]) for line in run.log if "METRIC: " in line]
+    config = tap.file("config.json", tap.config(sandbox, log_format="json"))
+    run = tap.run("--config", config)
+    points = [line["metric_info"] for line in json_lines(run) if line["message"] == "METRIC"]
     found = {(one["metric"], one["tags"]["stream"]): one for one in points}
     assert len(found) == len(points)
     paths = {"contacts": "/contacts", "email_opened": "/contacts", "lists": "/lists",
@@ -281,4 +285,42 @@ def test_metrics_have_the_names_and_tags_of_the_sdk(tap: Tap, serve: Serve) -> N
     assert found["http_request_duration", "contacts"]["value"] >= 0.02
     assert ("http_request_count", "email_opened") not in found, "they are counted once"
     asked = sum(one["value"] for one in points if one["metric"] == "http_request_count")
-    assert asked == len(run.requests)
+    assert asked == len(sandbox.requests)
+
+
+def test_text_logs_have_one_metric_for_each_table_with_rows(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(Account(contacts=250, lists=3, segments=0)))
+    points = [json.loads(line.partition("METRIC: ")[2]) for line in run.log if "METRIC: " in line]
+    assert {one["metric"] for one in points} == {"record_count"}
+    found = {one["tags"]["stream"]: one["value"] for one in points}
+    assert len(found) == len(points)
+    assert found == {name: len(run.rows(name)) for name in STREAMS if run.rows(name)}
+    assert "smart_segments" not in found
+
+
+def test_a_complete_run_ends_with_a_line_that_says_so(tap: Tap, serve: Serve) -> None:
+    for form in ("text", "json"):
+        config = tap.config(serve(ACCOUNT), log_format=form)
+        run = tap.run("--config", tap.file("config.json", config))
+        last = run.log[-1] if form == "text" else json_lines(run)[-1]["message"]
+        rows = len(run.of("RECORD"))
+        said = rf"(INFO )?Complete: {rows:,} rows in {len(STREAMS)} tables, \d+(\.\d)? s\."
+        assert re.fullmatch(said, last)
+
+
+def test_a_failed_run_says_little_before_its_last_line(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT), api_key="wrong"))
+    run = check(tap.run("--config", config))
+    assert run.code == 2
+    assert [line.split()[0] for line in run.log] == ["INFO", "CRITICAL"]
+
+
+def test_lines_on_a_pipe_begin_with_the_time(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    done = subprocess.run([*COMMAND, "--config", config], capture_output=True, check=True)
+    now = datetime.now(timezone.utc)
+    for line in done.stderr.decode().splitlines():
+        moment, level = line.split()[:2]
+        said = datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S%z")
+        assert timedelta(0) <= now - said < timedelta(minutes=5)
+        assert level in ("INFO", "WARNING")

@@ -73,8 +73,8 @@ def test_notes_mention_only_what_happened() -> None:
     tally.unknown.update({"Score": 3, "Geo": 5})
     tally.cleaned = 9
     assert tally.notes() == [
-        "1 unchanged",
         "2 of them deleted",
+        "1 unchanged",
         "3 documents skipped",
         "4 skipped as already pushed",
         "5 missed by the collector",

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import json
 import logging
-import os
-import pty
 import re
-import struct
 import subprocess
-import termios
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +17,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, KEY, Serve, Tap
-from tests.invariants import check
+from tests.invariants import check, untimed
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 
@@ -220,7 +214,7 @@ def test_different_messages_are_not_counted_with_them(capfd: pytest.CaptureFixtu
         log.warning("%s", "C" * (number + 1))
         log.info("D")
     logs.sum_up()
-    lines = capfd.readouterr().err.splitlines()
+    lines = untimed(capfd.readouterr().err).splitlines()
     assert [lines.count(line) for line in ("INFO D", "WARNING A 19", "WARNING A 20")] == [30, 1, 0]
     assert lines[-2:] == [
         "WARNING … and 10 more like: A 0", "WARNING … and 10 more like: GET /b/0x: no"
@@ -249,7 +243,7 @@ def test_an_unwritable_stdout_is_reported_in_one_line(option: str) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run([*COMMAND, option], stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert done.stderr.startswith(b"CRITICAL Cannot write to stdout: ")
+    assert untimed(done.stderr.decode()).startswith("CRITICAL Cannot write to stdout: ")
     assert done.stderr.count(b"\n") == 1
 
 
@@ -275,78 +269,3 @@ def test_a_deselected_column_that_does_not_exist_causes_a_warning(
     assert (
         "WARNING contacts: the catalog deselects properties.emial, which does not exist." in run.log
     )
-
-
-def test_a_closed_terminal_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=1500, segments=0), "/contacts@6:500", latency=0.05)
-    config = tap.file("config.json", tap.config(sandbox))
-    master, slave = pty.openpty()
-    with (tap.folder / "out").open("wb") as out:
-        process = subprocess.Popen(
-            [*COMMAND, "--config", config], stdout=out, stderr=slave, cwd=tap.folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
-        os.close(slave)
-        os.read(master, 100)
-        os.close(master)
-        assert process.wait(60) == 0
-    assert (tap.folder / "out").read_bytes().count(b'"stream":"contacts","record"') == 1500
-
-
-@pytest.mark.parametrize("variables", [{"TQDM_MININTERVAL": "x"}, {"TQDM_POSITION": "x"}])
-def test_odd_settings_of_the_progress_library_do_not_end_the_run(
-    tap: Tap, serve: Serve, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
-    code, came = at_a_terminal(tap, "--config", config)
-    assert code == 0
-    assert "Traceback" not in came
-
-
-def at_a_terminal(tap: Tap, *arguments: str) -> tuple[int, str]:
-    """Run the command with a terminal as stderr. Returns its exit code and the terminal's output."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=slave,
-        cwd=tap.folder,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "xterm"},
-    )
-    os.close(slave)
-    came = b""
-    with contextlib.suppress(OSError):  # the terminal's way of signaling the end
-        while more := os.read(master, 65536):
-            came += more
-    os.close(master)
-    return process.wait(), came.decode()
-
-
-def test_a_terminal_shows_live_lines_and_a_table(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=1000, segments=2, members=50)
-    sandbox = serve(account, "/contacts@4:429,retry-after=0", latency=0.15)
-    code, came = at_a_terminal(
-        tap, "--config", tap.file("config.json", tap.config(sandbox)), "--select", "contacts,lists"
-    )
-    assert code == 0
-    assert re.search(r"contacts +\d[\d,]* rows +\d+/s +\d+%  \d+:\d\d left", came)
-    assert "throttled by the API" in came
-    last = came.replace("\r", "").replace("\x1b[A", "").splitlines()[-3:]
-    assert [line.split()[:2] for line in last] == [
-        ["stream", "rows"],
-        ["contacts", "1,000"],
-        ["lists", "8"],
-    ]
-
-
-def test_a_terminal_ends_with_the_critical_line(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve(None, "/contacts@2-:500"), retry_timeout=0.2))
-    code, came = at_a_terminal(tap, "--config", config, "--select", "contacts")
-    assert code == 1
-    assert came.splitlines()[-1].startswith(
-        "CRITICAL Not complete: contacts (GET /contacts/…: status 500"
-    )
-    assert "NOT complete" in came

@@ -91,6 +91,8 @@ class Api:
         self.counting = threading.Lock()
         self.probing = threading.Lock()
         self.last_response = self.last_silence = -math.inf
+        # By client: since when it has been waiting for a response, and to what.
+        self.awaited: dict[int, tuple[float, str]] = {}
         # urllib3 logs malformed headers with a traceback; our own message is enough.
         logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
@@ -123,6 +125,15 @@ class Client:
         if no try succeeded (see `Retries`), and Unreachable if the API does not respond to other
         requests either.
         """
+        self._api.awaited[id(self)] = time.monotonic(), f"GET {shown}"
+        try:
+            return self._get(path, decode, shown=shown, kind=kind, urgency=urgency)
+        finally:
+            del self._api.awaited[id(self)]
+
+    def _get(
+        self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
+    ) -> Response[T]:
         retries = None
         while True:
             sent = self._api.pacer.wait(math.inf if retries else urgency)

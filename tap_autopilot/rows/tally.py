@@ -88,10 +88,10 @@ class Tally:
     def notes(self) -> list[str]:
         """Everything worth reporting besides the number of rows."""
         parts = []
-        if self.unchanged:
-            parts.append(f"{self.unchanged} unchanged")
         if self.deleted:
             parts.append(f"{self.deleted} of them deleted")
+        if self.unchanged:
+            parts.append(f"{self.unchanged} unchanged")
         if self.skipped:
             parts.append(f"{self.skipped} documents skipped")
         if self.pushed:

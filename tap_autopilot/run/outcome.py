@@ -12,12 +12,14 @@ import logging
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.logs import redactor
+from tap_autopilot.run.terminal import duration
 
 LOG = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Outcome:
         self._version: str | None = None  # of the tap; None until there is a run to report
         self._run_id = os.urandom(16).hex()
         self._started_at = datetime.now(timezone.utc)
+        self._began = time.monotonic()
         self._file: str | None = None
         self._redact: Callable[[str], str] = str
         self._is_reported = False
@@ -82,6 +85,14 @@ class Outcome:
             except OSError as problem:
                 LOG.warning("Cannot write the report file %s: %s.", self._file, problem.strerror)
         return {"report": report}
+
+    def complete(self, report: dict[str, Any]) -> str:
+        """The last line of a complete run."""
+        streams = report["streams"].values()
+        rows = sum(one["rows"] for one in streams)
+        tables = "1 table" if len(streams) == 1 else f"{len(streams)} tables"
+        took = duration(time.monotonic() - self._began)
+        return f"Complete: {rows:,} rows in {tables}, {took}."
 
 
 def _append(path: str, line: bytes) -> None:

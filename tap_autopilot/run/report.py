@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import importlib
 import logging
-import sys
+import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tap_autopilot import logs
 from tap_autopilot.api.client import Api
+from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.run.terminal import SILENCE, Live, Part, duration, table, time_left
 from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
-
-if TYPE_CHECKING:
-    from tap_autopilot.run.terminal import Live
 
 LOG = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ class Report:
     """Reports on the streams of a run, from their tallies and the API's traffic.
 
     The metrics have the names and tags of Meltano's SDK. There are too many requests for a line
-    each, so `http_request_duration` is the mean over the requests in `http_request_count`.
+    each, so `http_request_duration` is the mean over the requests in `http_request_count`. JSON
+    logs have all metrics, text logs only how many rows each table got, and terminals none.
     """
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
@@ -38,6 +39,9 @@ class Report:
         self._api = api
         self._live: Live | None = None
         self._shares: dict[str, float] = {}  # of each stream, if known
+        self._first_shares: dict[str, float] = {}
+        self._latest = next(iter(streams), "")  # the stream that was written last
+        self._moved = 0.0  # when something was written last
         self._counted = dict.fromkeys(streams, 0)  # rows already in the metrics
         # Requests and their seconds already in the metrics, by source.
         self._requested: dict[str, tuple[int, float]] = {}
@@ -46,33 +50,80 @@ class Report:
         self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those not written yet
         self._documents = dict.fromkeys(streams, 0)
         self._totals: dict[str, int] = {}  # documents, as the API reports them
+        self._open: list[str] = []  # the streams that are not complete yet
         self._deletions: dict[str, str | None] = {}  # why they are withheld, if they are
 
-    def begin(self) -> None:
-        """Announce the streams."""
-        self._began = time.monotonic()
-        LOG.info("Reading %s.", ", ".join(self._streams))
-        self._live = _live(list(self._streams))
+    def begin(self, incomplete: set[str], writer: Writer, *, quiet: bool) -> None:
+        """Announce the streams that are going to be read; unless `quiet`, show live progress."""
+        self._began = self._moved = time.monotonic()
+        self._writer = writer
+        LOG.info("Reading %s.", ", ".join(filter(incomplete.__contains__, self._streams)))
+        self._open = [name for name in self._streams if name in incomplete]
+        if self._open and logs.at_terminal() and not quiet and os.environ.get("TERM") != "dumb":
+            self._live = Live(self._progress)
 
     def prepare(self) -> None:
         """Do the slow imports while waiting for the first responses."""
-        importlib.import_module("singer.metrics")
+        if not logs.at_terminal():
+            importlib.import_module("singer.metrics")
 
     def wrote(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""
         self._written[stream] = self.tallies[stream].rows
         if share is not None:
             self._shares[stream] = share
-        rows, share = self.tallies[stream].rows, self._shares.get(stream)
-        if self._live is not None:
-            self._live.show(stream, rows, share, throttled=self._api.pacer.is_throttled())
+            self._first_shares.setdefault(stream, share)
+        self._latest, self._moved = stream, time.monotonic()
         if time.monotonic() - self._measured > METRICS_EVERY:
-            self._measure()
-            LOG.info("So far: %s.", ", ".join(map(self._so_far, self._streams)))
+            self._measured = time.monotonic()
+            if logs.are_json():
+                self._measure()
+            if self._live is None:
+                LOG.info("So far: %s.", ", ".join(map(self._so_far, self._streams)))
+
+    def _progress(self) -> list[Part]:
+        """The parts of the live line. Called by another thread."""
+        now = time.monotonic()
+        name, done = self._under_way(), len(self._streams) - len(self._open)
+        rows, share = self._written[name], self._shares.get(name)
+        seconds, waits = now - self._began, self._waits(now)
+        rate = f"{rows / seconds:,.0f}/s" if rows and not waits else ""
+        left = ""
+        if share is not None and not waits:
+            left = time_left(seconds, self._first_shares[name], share)
+        return [
+            (8, name),
+            (4, f"{rows:,} rows"),
+            (1, rate),
+            (6, "" if share is None else f"{min(share, 1):.0%}"),
+            (7, left),
+            (9, waits),
+            (5, "throttled" if self._api.pacer.is_throttled() else ""),
+            (2, f"{done} of {len(self._streams)} tables done" if done else ""),
+        ]
+
+    def _under_way(self) -> str:
+        """The stream that has the most left, as far as that is known."""
+        known = [name for name in self._open if name in self._shares]
+        if known:
+            return min(known, key=self._shares.__getitem__)
+        return self._latest if self._latest in self._open else next(iter(self._open), self._latest)
+
+    def _waits(self, now: float) -> str:
+        """What the run has been waiting for, if for long."""
+        if now - self._moved < SILENCE:
+            return ""
+        asked = list(self._api.awaited.values())
+        if self._writer.is_writing:
+            return f"waiting for the target, {duration(now - self._moved)}"
+        if not asked:
+            return ""
+        since, path = min(asked)
+        return f"waiting for {path}, {duration(now - since)}"
 
     def _so_far(self, name: str) -> str:
         share = f" ({min(self._shares[name], 1):.0%})" if name in self._shares else ""
-        return f"{name} {self.tallies[name].rows} rows{share}"
+        return f"{name} {self.tallies[name].rows:,} rows{share}"
 
     def read(self, stream: str, page: Page) -> None:
         """Note that a page of the API was read for a stream."""
@@ -86,16 +137,22 @@ class Report:
     def concluded(self, stream: str, withheld: str | None) -> None:
         """Note that a stream is complete, and why its deletions are withheld, if they are."""
         self._ended[stream] = time.monotonic()
+        self._open = [name for name in self._open if name != stream]
         self._deletions[stream] = withheld
 
     def close(self, incomplete: set[str]) -> None:
         """Log the summary: rows per stream, requests, and everything that went wrong."""
         self._written = {name: tally.rows for name, tally in self.tallies.items()}
-        self._measure()
-        self._time(incomplete)
+        if logs.are_json():
+            self._measure()
+            self._time(incomplete)
+        elif not logs.at_terminal():
+            self._count_rows()
         lines = []
         first = self._first_streams()
         for name, stream in self._streams.items():
+            if name in incomplete and not self._documents[name] and not self.tallies[name].rows:
+                continue  # the last line says why it was not read
             notes = self.tallies[name].notes()
             if first.get(stream.sources[0]) == name:
                 notes.append(str(self._api.traffic[stream.sources[0]]))
@@ -103,10 +160,13 @@ class Report:
                 notes.append("NOT complete")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))
         if self._live is not None:
-            self._live.close(lines)
+            self._live.close()
+        if logs.at_terminal() and lines:
+            with contextlib.suppress(OSError):
+                logs.Stderr().write(table(lines))
         else:
             for name, rows, text in lines:
-                notes = list(filter(None, (f"{rows} rows", text)))
+                notes = list(filter(None, (f"{rows:,} rows", text)))
                 LOG.info("%s: %s.", name, ", ".join(notes), extra={"stream_name": name})
 
     def facts(self, incomplete: set[str]) -> dict[str, Any]:
@@ -145,14 +205,21 @@ class Report:
         firsts = {one.sources[0]: name for name, one in reverse}
         return {source: name for source, name in firsts.items() if source in ENDPOINTS}
 
-    def _measure(self) -> None:
+    def _count_rows(self) -> None:
+        """Log the new rows of each stream, as metrics; in text logs only if there are any."""
         from singer import metrics
 
-        counter, timer = "counter", "timer"
         for name, stream in self._streams.items():
             rows, tags = self.tallies[name].rows, _tags(name, stream.sources[0])
             new, self._counted[name] = rows - self._counted[name], rows
-            metrics.log(LOG, metrics.Point(counter, metrics.Metric.record_count, new, tags))
+            if new or logs.are_json():
+                metrics.log(LOG, metrics.Point("counter", metrics.Metric.record_count, new, tags))
+
+    def _measure(self) -> None:
+        """Log what is new since the last time, as metrics."""
+        from singer import metrics
+
+        self._count_rows()
         for source, name in self._first_streams().items():
             traffic, tags = self._api.traffic[source], _tags(name, source)
             before, now = self._requested.get(source, (0, 0.0)), (traffic.requests, traffic.seconds)
@@ -160,9 +227,8 @@ class Report:
             self._requested[source] = now
             if count:
                 mean, duration = round(seconds / count, 6), metrics.Metric.http_request_duration
-                metrics.log(LOG, metrics.Point(counter, "http_request_count", count, tags))
-                metrics.log(LOG, metrics.Point(timer, duration, mean, tags))
-        self._measured = time.monotonic()
+                metrics.log(LOG, metrics.Point("counter", "http_request_count", count, tags))
+                metrics.log(LOG, metrics.Point("timer", duration, mean, tags))
 
     def _time(self, incomplete: set[str]) -> None:
         """Log how long each stream took, as a metric."""
@@ -178,15 +244,3 @@ class Report:
 
 def _tags(stream: str, source: str) -> dict[str, str]:
     return {"stream": stream, "endpoint": ENDPOINTS.get(source, source)}
-
-
-def _live(streams: list[str]) -> Live | None:
-    """Live progress for these streams if stderr is a terminal and the log is text."""
-    if not (sys.stderr.isatty() and logs.progress_allowed()):
-        return None
-    try:  # the library reads its own settings from the environment
-        from tap_autopilot.run.terminal import Live  # slow, and only needed here
-
-        return Live(streams)
-    except (OSError, ValueError):
-        return None

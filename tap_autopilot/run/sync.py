@@ -39,11 +39,19 @@ SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows a
 MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
 
-def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome) -> None:
+def sync(
+    config: Config,
+    catalog: Any,
+    state: Any,
+    stdout: int,
+    outcome: Outcome,
+    *,
+    quiet: bool = False,
+) -> None:
     """Read the selected streams and write their messages to the descriptor `stdout`.
 
     Returns if every stream is complete, and raises TapError otherwise. Either way the last message
-    is a STATE.
+    is a STATE. `quiet` turns live progress off.
     """
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
@@ -85,7 +93,7 @@ def sync(config: Config, catalog: Any, state: Any, stdout: int, outcome: Outcome
         pushed = PushedEvents(store, selected, report.tallies, config.start_date)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
     writer = Writer(stdout)
-    run = _Run(selected, progress, pool, report, writer, pushed, changes)
+    run = _Run(selected, progress, pool, report, writer, pushed, changes, quiet=quiet)
     outcome.facts = lambda: report.facts(_incomplete(progress, selected))
     try:
         with signals.graceful_stop(pool.stop, writer, outcome.end):
@@ -145,7 +153,10 @@ class _Run:
         writer: Writer,
         pushed: PushedEvents | None,
         changes: Changes | None,
+        *,
+        quiet: bool,
     ) -> None:
+        self._quiet = quiet
         self._pushed = pushed
         self._changes = changes
         self._state = b""
@@ -179,7 +190,8 @@ class _Run:
             schemas.append(message(schema))
         self._write(schemas)
         if selected:
-            self._report.begin()
+            incomplete = _incomplete(self._progress, selected)
+            self._report.begin(incomplete, self._writer, quiet=self._quiet)
 
     def read(self) -> None:
         """Write pushed events, then the pages of all walks as they arrive.

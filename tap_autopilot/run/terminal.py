@@ -1,92 +1,106 @@
-"""Live progress in a terminal: one line per stream."""
+"""Live progress in a terminal: one line, redrawn in place."""
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Sequence
-
-from tqdm import tqdm
+import math
+import os
+import threading
+import unicodedata
+from collections.abc import Callable, Sequence
 
 from tap_autopilot import logs
 
-OFTEN = 0.1  # seconds between updates
+REDRAW_EVERY = 0.2  # seconds
+SILENCE = 5.0  # seconds without an answer, after which the line says what is waited for
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
+BACK = "\x1b[A\r"  # to the beginning of the line above
+GAP = "  "
+
+Part = tuple[int, str]  # its importance, and its text
 
 
 class Live:
-    """A live line on stderr for each stream. Log lines appear above the live lines."""
+    """The live line of a run.
 
-    def __init__(self, streams: Sequence[str]) -> None:
-        self._started = time.monotonic()
-        self._drawn = 0.0
-        self._width = max(map(len, streams))
-        self._known: dict[str, tuple[int, float | None]] = {}
+    It stands below the cursor, which waits on an empty line: there, other programs write whole
+    lines that the next redraw leaves alone.
+    """
+
+    def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
+        """`parts` returns what to show, from left to right."""
+        self._parts = parts
         self._stderr = logs.Stderr()
-        self._lines = {
-            stream: tqdm(
-                desc=stream,
-                bar_format="{desc}",
-                position=number,
-                leave=False,
-                dynamic_ncols=True,
-                file=self._stderr,
-            )
-            for number, stream in enumerate(streams)
-        }
-        self._began: dict[str, float] = {}
+        self._lock = threading.RLock()  # a signal may arrive while the line is drawn
+        self._is_drawn = False
+        self._ended = threading.Event()
         logs.write_above(self._write)
+        threading.Thread(target=self._redraw, name="live", daemon=True).start()
+
+    def _redraw(self) -> None:
+        with contextlib.suppress(*UNUSABLE):
+            while not self._ended.wait(REDRAW_EVERY):
+                with self._lock:
+                    if not self._ended.is_set():
+                        self._draw()
+
+    def _draw(self, above: str = "") -> None:
+        erase = logs.ERASE if self._is_drawn else ""
+        line = fit(self._parts(), os.get_terminal_size(logs.STDERR).columns - 1)
+        self._is_drawn = True
+        self._stderr.write(f"{erase}{above}\n{line}{BACK}")
 
     def _write(self, line: str) -> None:
-        with contextlib.suppress(*UNUSABLE):
-            tqdm.write(line, file=self._stderr)
+        with contextlib.suppress(*UNUSABLE), self._lock:
+            self._draw(f"{line}\n")
 
-    def show(self, stream: str, rows: int, share: float | None, *, throttled: bool) -> None:
-        """Update a stream's line; `share` is the part read so far, if known."""
-        now = time.monotonic()
-        self._known[stream] = rows, share
-        if share is not None:
-            self._began.setdefault(stream, share)
-        with contextlib.suppress(*UNUSABLE):
-            if share == 1:
-                self._draw(stream, now, throttled=False)
-                del self._known[stream]  # its line stays unchanged
-            if now - self._drawn > OFTEN:
-                self._drawn = now
-                for name in self._known:
-                    self._draw(name, now, throttled=throttled)
-
-    def _draw(self, stream: str, now: float, *, throttled: bool) -> None:
-        (rows, share), seconds = self._known[stream], now - self._started
-        parts = [f"{stream:{self._width}}", f"{rows:>10,} rows", f"{rows / seconds:>8,.0f}/s"]
-        if share:
-            parts.append(f"{min(share, 1):4.0%}")
-        if share and self._began[stream] < share < 1:
-            left = seconds * (1 - share) / (share - self._began[stream])
-            parts.append(f"{clock(left)} left")
-        if throttled:
-            parts.append("throttled by the API")
-        self._lines[stream].set_description_str("  ".join(parts))
-
-    def close(self, summary: Iterable[tuple[str, int, str]]) -> None:
-        """Replace the lines with a table: stream, rows, notes."""
+    def close(self) -> None:
+        """Erase the line."""
+        self._ended.set()
         logs.write_above(None)
-        with contextlib.suppress(*UNUSABLE):
-            self._close(summary)
-
-    def _close(self, summary: Iterable[tuple[str, int, str]]) -> None:
-        for line in reversed(self._lines.values()):
-            line.close()
-        lines = [
-            ("stream", "rows", ""),
-            *((name, f"{rows:,}", more) for name, rows, more in summary),
-        ]
-        wide, narrow = (max(len(line[column]) for line in lines) for column in (0, 1))
-        for name, rows_text, more in lines:
-            self._stderr.write(f"{name:{wide}}  {rows_text:>{narrow}}  {more}".rstrip() + "\n")
+        with contextlib.suppress(*UNUSABLE), self._lock:
+            if self._is_drawn:
+                self._stderr.write(logs.ERASE)
 
 
-def clock(seconds: float) -> str:
-    """Seconds as minutes and seconds."""
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}:{rest:02d}"
+def fit(parts: Sequence[Part], width: int) -> str:
+    """The parts on one line, without the least important ones if there is no room for all."""
+    parts = [part for part in parts if part[1]]
+    while columns(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
+        least = min(parts)
+        parts = [part for part in parts if part is not least]
+    line = GAP.join(text for _, text in parts)
+    while columns(line) > width:
+        line = line[:-1]
+    return line
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def table(lines: Sequence[tuple[str, int, str]]) -> str:
+    """A table of streams, their rows, and notes."""
+    texts = [("stream", "rows", ""), *((name, f"{rows:,}", notes) for name, rows, notes in lines)]
+    wide, narrow = (max(len(line[column]) for line in texts) for column in (0, 1))
+    return "".join(
+        f"{name:{wide}}  {rows:>{narrow}}  {notes}".rstrip() + "\n" for name, rows, notes in texts
+    )
+
+
+def time_left(seconds: float, began: float, share: float) -> str:
+    """How long the rest takes, if the share grew from `began` in so many seconds."""
+    if not began < share < 1:
+        return ""
+    return f"{duration(max(1, math.ceil(seconds * (1 - share) / (share - began))))} left"
+
+
+def duration(seconds: float) -> str:
+    """A length of time as people read it: "0.4 s", "41 s", "12 min", "3 h 5 min"."""
+    if seconds < 1:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -23,6 +23,7 @@ import requests
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.store import Event, open_reader
 from tests.forks import Fork
+from tests.invariants import untimed
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
@@ -91,7 +92,7 @@ class Collector:
                 fork.kill()
             stdout.seek(0)
             stderr.seek(0)
-            out, err = stdout.read().decode(), stderr.read().decode()
+            out, err = stdout.read().decode(), untimed(stderr.read().decode())
         return subprocess.CompletedProcess(arguments, code, out, err)
 
     def post(

@@ -305,4 +305,4 @@ def test_an_unreachable_database(tmp_path: Path) -> None:
         done = collector.run(*options)
         assert done.returncode == 2
         assert "s3cret" not in done.stderr
-        assert done.stderr.splitlines()[-1].startswith("CRITICAL Cannot open the store postgresql:")
+        assert "CRITICAL Cannot open the store postgresql:" in done.stderr.splitlines()[-1]
