@@ -35,8 +35,8 @@ def python_versions() -> list[str]:
     return [one.removeprefix(PYTHON) for one in classifiers if one.startswith(f"{PYTHON}3.")]
 
 
-def about(form: str) -> str:
-    """Settings and streams as "text", "json" or "markdown"."""
+def about(form: str | None) -> str:
+    """Settings and streams as "text", the default, "json" or "markdown"."""
     facts = _facts()
     if form == "json":
         return json.dumps(facts, indent=2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -17,6 +18,7 @@ from tap_autopilot.exceptions import UserError
 
 FORMATS = ("text", "json", "markdown")
 NOT_SHOWN = "(not shown)"
+WIDTH = 78  # of paragraphs in the help
 
 _NAME = re.compile(r"[a-z][a-z_-]{0,29}")  # no digits and no capitals, unlike keys
 _OPTION = re.compile(rf"--{_NAME.pattern}(?==|$)|-[A-Za-z]")
@@ -36,14 +38,28 @@ def shown_file(path: str) -> str:
 class Parser(argparse.ArgumentParser):
     """A command line with the options that both programs have; `show` prints to stdout.
 
-    `prefix` is what the program's environment variables begin with.
+    `prefix` is what the program's environment variables begin with; `epilog` ends the help as it
+    is. Of the options in `modes`, only one may be given.
     """
 
     def __init__(
-        self, prog: str, description: str, *, prefix: str, show: Callable[[str], None]
+        self,
+        prog: str,
+        description: str,
+        *,
+        prefix: str,
+        show: Callable[[str], None],
+        epilog: str = "",
     ) -> None:
-        super().__init__(prog=prog, allow_abbrev=False, description=description)
+        super().__init__(
+            prog=prog,
+            allow_abbrev=False,
+            description=textwrap.fill(description, WIDTH),
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         self.show = show
+        self.modes = self.add_mutually_exclusive_group()
         self.add_argument(
             "-c", "--config", action="append", default=[], metavar="FILE",
             help="JSON settings file; repeatable, later files win. ENV stands for the environment"
@@ -53,8 +69,8 @@ class Parser(argparse.ArgumentParser):
     def add_about(self) -> None:
         """Add --about, --format and --version, which come last in --help."""
         add = self.add_argument
-        add("--about", action="store_true", help="print all settings, and exit")
-        add("--format", choices=FORMATS, default=FORMATS[0], help="format of --about")
+        self.modes.add_argument("--about", action="store_true", help="print all settings, and exit")
+        add("--format", choices=FORMATS, help="format of --about; default: text")
         add("--version", action=_Version, nargs=0, help="print the version")
 
     def parse(self, arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -63,6 +79,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             options = [match[0] for word in unknown if (match := _OPTION.match(word))]
             self.error(f"unrecognized arguments: {', '.join(options) or NOT_SHOWN}")
+        if args.format and not args.about:
+            self.error("--format needs --about")
         return args
 
     def error(self, message: str) -> NoReturn:

@@ -26,6 +26,13 @@ STDOUT = 1
 STDERR = 2
 
 
+EXAMPLES = """examples, with the key in TAP_AUTOPILOT_API_KEY:
+  tap-autopilot --test
+  tap-autopilot --state state.json | target-jsonl --config target.json > states
+
+--about describes the settings and streams; https://pypi.org/project/tap-autopilot/ has the rest."""
+
+
 def _parser() -> Parser:
     parser = Parser(
         "tap-autopilot",
@@ -33,6 +40,7 @@ def _parser() -> Parser:
         " members and email events to stdout, for any Singer target.",
         prefix="TAP_AUTOPILOT_",
         show=_print,
+        epilog=EXAMPLES,
     )
     add = parser.add_argument
     add("-s", "--state", metavar="FILE", help="file with the last STATE, to resume from")
@@ -42,8 +50,13 @@ def _parser() -> Parser:
         "--select", "--streams", action="append", metavar="STREAMS", dest="select",
         help="comma-separated streams to read, instead of a catalog",
     )  # fmt: skip
-    add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
+    add(
+        "--full-refresh", action="append", metavar="STREAMS",
+        help="comma-separated streams to start over, whatever the state says; the others resume",
+    )  # fmt: skip
     add("-q", "--quiet", action="store_true", help="show no live progress in a terminal")
+    add = parser.modes.add_argument
+    add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
     add("--test", action="store_true", help="check the API key with one request")
     parser.add_about()
     return parser
@@ -172,8 +185,8 @@ def _secrets(given: dict[str, Any]) -> list[str]:
     return [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
 
 
-def _selected(names: list[str]) -> dict[str, Any]:
-    """A catalog of these streams, each with its defaults."""
+def _named(names: list[str], option: str) -> list[str]:
+    """The streams that an option names."""
     from tap_autopilot.streams import STREAMS
 
     chosen = [name.strip() for name in ",".join(names).split(",") if name.strip()]
@@ -181,11 +194,25 @@ def _selected(names: list[str]) -> dict[str, Any]:
     choice = f"choose from {', '.join(STREAMS)}"
     if unknown:
         raise UserError(
-            f"--select has unknown streams: {', '.join(map(shown_name, unknown))}; {choice}."
+            f"{option} has unknown streams: {', '.join(map(shown_name, unknown))}; {choice}."
         )
     if not chosen:
-        raise UserError(f"--select has no streams; {choice}.")
-    return {"streams": [{"tap_stream_id": name} for name in chosen]}
+        raise UserError(f"{option} has no streams; {choice}.")
+    return chosen
+
+
+def _refreshed(state: Any, names: list[str], args: argparse.Namespace, config: Config) -> Any:
+    """The state without what it says about these streams."""
+    from tap_autopilot.protocol.refresh import starting_over
+
+    if not args.state:
+        raise UserError("--full-refresh needs --state; without a state, every stream starts over.")
+    if config.digests:
+        raise UserError(
+            "--full-refresh cannot be combined with digests; delete that file to send everything"
+            " again."
+        )
+    return starting_over(state, names)
 
 
 def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
@@ -209,10 +236,12 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")
     if args.select is not None:
-        catalog = _selected(args.select)
+        catalog = {"streams": [{"tap_stream_id": one} for one in _named(args.select, "--select")]}
     state = read_json(args.state, "state") if args.state else None
     if args.state and state is None:
-        LOG.warning("The state file %s is empty; starting from the beginning.", args.state)
+        LOG.info("The state file %s is empty; starting from the beginning.", args.state)
+    if args.full_refresh is not None:
+        state = _refreshed(state, _named(args.full_refresh, "--full-refresh"), args, config)
 
     from tap_autopilot.run.sync import sync  # takes a while to import
 

@@ -96,6 +96,8 @@ class Config(Settings):
     """The settings of a run, checked. Times are in seconds."""
 
     prefix: ClassVar[str] = "TAP_AUTOPILOT_"
+    # The collector's, and what Meltano passes besides settings.
+    foreign: ClassVar[tuple[str, ...]] = ("TAP_AUTOPILOT_COLLECTOR_", "TAP_AUTOPILOT__")
 
     api_key: str = setting(
         "string", _api_key, "The account's API key (Autopilot: Settings > API).", secret=True

@@ -8,6 +8,7 @@ ValueError saying what the value must be.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from tap_autopilot.arguments import shown_file
+from tap_autopilot.arguments import NOT_SHOWN, shown_file, shown_name
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Settings:
     """The settings of a program, checked. The names of its environment variables have `prefix`."""
 
     prefix: ClassVar[str]
+    foreign: ClassVar[tuple[str, ...]] = ()  # prefixes of variables that other programs read
 
     @classmethod
     def from_mapping(cls: type[S], raw: Mapping[str, Any]) -> S:
@@ -155,9 +157,7 @@ class Settings:
         sources = list(sources)
         for source in sources if ENVIRONMENT in sources else [ENVIRONMENT, *sources]:
             if source == ENVIRONMENT:
-                names = [field.name for field in dataclasses.fields(cls)]
-                given: Any = {name: os.environ.get(cls.variable(name)) for name in names}
-                given = {name: value for name, value in given.items() if value}
+                given: Any = cls._environment()
             else:
                 given = read_json(source, "config")
                 if not isinstance(given, dict):
@@ -167,6 +167,20 @@ class Settings:
                     )
             found |= given
         return found
+
+    @classmethod
+    def _environment(cls) -> dict[str, Any]:
+        """The settings in the environment."""
+        names = {cls.variable(field.name): field.name for field in dataclasses.fields(cls)}
+        for variable in os.environ:
+            is_ours = variable.startswith(cls.prefix) and not variable.startswith(cls.foreign)
+            if is_ours and variable not in names:
+                name = shown_name(variable.removeprefix(cls.prefix).lower())
+                shown = name if name == NOT_SHOWN else cls.variable(name)
+                near = difflib.get_close_matches(variable, names, 1)
+                hint = f" Did you mean {near[0]}?" if near else ""
+                LOG.warning("Ignored an unknown environment variable: %s.%s", shown, hint)
+        return {name: found for one, name in names.items() if (found := os.environ.get(one))}
 
 
 def passwords(url: str) -> list[str]:

@@ -39,7 +39,7 @@ def test_the_tables_of_settings_and_streams_match_about() -> None:
 
 
 def test_every_option_is_documented() -> None:
-    said = set(re.findall(r"`(--?[a-z]+)", " ".join(row[0] for row in table("## Use"))))
+    said = set(re.findall(r"`(--?[a-z-]+)", " ".join(row[0] for row in table("## Use"))))
     known = {option for action in _parser()._actions for option in action.option_strings}
     assert said == known - {"-h"}
 
@@ -93,7 +93,8 @@ def test_an_empty_state_is_a_first_run(tap: Tap, serve: Serve) -> None:
     run = tap.sync(serve(Account(contacts=5)), state="")
     assert run.code == 0
     assert len(run.rows("contacts")) == 5
-    assert any("is empty; starting from the beginning" in line for line in run.log)
+    said = f"INFO The state file {tap.folder / 'state.json'} is empty; starting from the beginning."
+    assert said in run.log
 
 
 @pytest.mark.parametrize("target", ["run", "test", "lint"])

@@ -269,3 +269,47 @@ def test_a_deselected_column_that_does_not_exist_causes_a_warning(
     assert (
         "WARNING contacts: the catalog deselects properties.emial, which does not exist." in run.log
     )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--test", "--discover"], "argument -d/--discover: not allowed with argument --test"),
+        (["--about", "--test"], "argument --test: not allowed with argument --about"),
+        (["--format", "json"], "--format needs --about"),
+    ],
+)
+def test_options_that_exclude_each_other_are_told_so(
+    tap: Tap, serve: Serve, arguments: list[str], said: str
+) -> None:
+    sandbox = serve(ACCOUNT)
+    run = check(tap.run("--config", tap.file("config.json", tap.config(sandbox)), *arguments))
+    assert run.code == 2
+    assert run.log == [f"CRITICAL {said}; see tap-autopilot --help."]
+    assert not run.stdout
+    assert not sandbox.requests
+
+
+def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    variables = {
+        "TAP_AUTOPILOT_CONCURENCY": "2",
+        "TAP_AUTOPILOT_K3Y": KEY,
+        "TAP_AUTOPILOT_COLLECTOR_LISTEN": "the collector's",
+        "TAP_AUTOPILOT__SELECT": "Meltano's",
+    }
+    run = check(tap.run("--config", config, "--select", "lists", **variables))
+    assert run.code == 0
+    said = "WARNING Ignored an unknown environment variable: "
+    assert [line for line in run.log if "environment" in line] == [
+        f"{said}TAP_AUTOPILOT_CONCURENCY. Did you mean TAP_AUTOPILOT_CONCURRENCY?",
+        f"{said}(not shown). Did you mean TAP_AUTOPILOT_API_KEY?",
+    ]
+
+
+def test_the_help_ends_with_examples_and_where_to_read_on(tap: Tap) -> None:
+    text = tap.run("--help").stdout.decode()
+    examples = [line for line in text.splitlines() if line.startswith("  tap-autopilot --")]
+    assert len(examples) == 2
+    assert "https://" in text.splitlines()[-2]
+    assert max(map(len, text.splitlines())) <= 100

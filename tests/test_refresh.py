@@ -1,0 +1,117 @@
+"""--full-refresh: some tables start over, the others go on from the state."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from tap_autopilot.protocol.refresh import starting_over
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Sandbox
+from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.invariants import Run, check
+from tests.test_incremental import incremental  # noqa: F401
+
+ACCOUNT = Account(contacts=250, segments=3, members=20)
+FROM_CONTACTS = ["contacts", "lists_contacts", "email_delivered", "email_opened"]
+
+
+def refresh(tap: Tap, sandbox: Sandbox, state: Any, names: str, catalog: Any = None) -> Run:
+    arguments = tap.arguments(sandbox, catalog=catalog, state=state, config={})
+    return check(tap.run(*arguments, "--full-refresh", names))
+
+
+def test_only_the_named_tables_lose_their_bookmarks(
+    tap: Tap,
+    serve: Serve,
+    incremental: Any,  # noqa: F811
+) -> None:
+    first = tap.sync(serve(ACCOUNT), catalog=incremental)
+    again = refresh(tap, serve(ACCOUNT), first.state, "email_opened, contacts", incremental)
+    assert again.code == 0
+    for name in ("contacts", "email_opened"):
+        assert again.rows(name) == first.rows(name)
+    assert 0 < len(again.rows("email_delivered")) < len(first.rows("email_delivered"))
+    assert set(again.state["bookmarks"]) == set(first.state["bookmarks"])
+
+
+def test_what_an_interrupted_run_completed_stays_complete(tap: Tap, serve: Serve) -> None:
+    state = {"bookmarks": {name: {"progress": ["complete", {}]} for name in USUAL_STREAMS}}
+    rest = refresh(tap, serve(ACCOUNT), state, "contacts,lists")
+    assert rest.code == 0
+    assert len(rest.rows("contacts")) == 250
+    assert {one["stream"] for one in rest.of("RECORD")} == {"contacts", "lists"}
+
+
+def test_tables_that_were_being_read_together_start_over_together(tap: Tap, serve: Serve) -> None:
+    broken = tap.sync(serve(ACCOUNT, "/contacts@2-:400"))
+    rest = refresh(tap, serve(ACCOUNT), broken.state, "contacts")
+    whole = tap.sync(serve(ACCOUNT))
+    for name in FROM_CONTACTS:
+        assert rest.rows(name) == whole.rows(name)
+        assert rest.of("ACTIVATE_VERSION", name)
+    (said,) = [line for line in rest.log if "starting over too" in line]
+    assert said.startswith("INFO lists_contacts, email_delivered, ")
+    assert "smart_segments" not in said
+    assert not any("cannot resume" in line for line in rest.log)
+
+
+@pytest.mark.parametrize(
+    ("collected", "left"), [(["store", 7], ["store", 0]), (["", 0], ["", 0]), (None, None), (5, 5)]
+)
+def test_a_log_of_pushed_events_remains_one_and_starts_over(collected: Any, left: Any) -> None:
+    entry = {"progress": None, "collected": collected, "collected_from": "2026-01-01T00:00:00Z"}
+    after = starting_over({"bookmarks": {"email_opened": entry}}, {"email_opened"})
+    assert after["bookmarks"]["email_opened"].get("collected") == left
+    assert "collected_from" not in after["bookmarks"]["email_opened"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [None, {}, 5, {"bookmarks": 5}, {"bookmarks": {"contacts": 5, "people": {}, "lists": {"progress": 7}}},
+     {"bookmarks": {}, "walks": 3}, {"type": "STATE", "value": {"bookmarks": {"lists": []}}}],
+)  # fmt: skip
+def test_odd_states_are_left_for_the_run_to_judge(state: Any) -> None:
+    before = copy.deepcopy(state)
+    after = starting_over(state, {"contacts", "lists"})
+    assert state == before
+    json.dumps(after)
+
+
+def test_a_whole_state_message_is_accepted() -> None:
+    entry = {"progress": None, "updated_at": "2026-01-01T00:00:00Z"}
+    value = {"bookmarks": {"contacts": entry, "email_opened": entry}, "walks": {}}
+    assert starting_over({"type": "STATE", "value": value}, {"contacts"}) == {
+        "type": "STATE",
+        "value": {
+            "bookmarks": {"contacts": {"progress": None}, "email_opened": entry},
+            "walks": {},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "said"),
+    [
+        ("people", {}, "--full-refresh has unknown streams: people; choose from contacts,"),
+        (",", {}, "--full-refresh has no streams"),
+        ("contacts", {"digests": "digests"}, "--full-refresh cannot be combined with digests"),
+    ],
+)
+def test_mistakes_are_reported(
+    tap: Tap, serve: Serve, names: str, settings: Any, said: str
+) -> None:
+    arguments = tap.arguments(serve(), catalog=None, state={}, config=settings)
+    run = check(tap.run(*arguments, "--full-refresh", names))
+    assert run.code == 2
+    assert said in run.last_words
+
+
+def test_without_a_state_there_is_nothing_to_start_over(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve()))
+    run = check(tap.run("--config", config, "--full-refresh", "lists"))
+    assert run.code == 2
+    assert "--full-refresh needs --state" in run.last_words
