@@ -243,6 +243,14 @@ def set_up(
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
 
 
+def stderr() -> Stderr:
+    """The stream of the log. All share its patience with a stalled reader."""
+    (handler,) = logging.getLogger(OURS[0]).handlers
+    assert isinstance(handler, _Handler)
+    assert isinstance(handler.stream, Stderr)
+    return handler.stream
+
+
 def sum_up() -> None:
     """Write how many similar warnings and errors were suppressed."""
     for handler in logging.getLogger(OURS[0]).handlers:

@@ -38,7 +38,7 @@ class Terminal:
     """A command with a terminal as stderr."""
 
     def __init__(self, command: list[str], folder: Path, columns: int, **environment: str) -> None:
-        self.screen = pyte.HistoryScreen(columns, 24, history=10_000)
+        self.screen = pyte.HistoryScreen(columns or 80, 24, history=10_000)
         self.came = b""
         self.shots: list[list[str]] = []  # what was on the screen whenever the command paused
         self._stream = pyte.ByteStream(self.screen)
@@ -116,7 +116,7 @@ def test_a_line_shows_progress_and_a_table_the_result(tap: Tap, serve: Serve, ru
     assert not any("METRIC" in line or re.search(r"\d+%", line) for line in lines)
 
 
-@pytest.mark.parametrize("wide", [20, 40, 80, 120])
+@pytest.mark.parametrize("wide", [0, 20, 40, 80, 120])
 def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
     tap: Tap, serve: Serve, run: Start, wide: int
 ) -> None:
@@ -125,7 +125,7 @@ def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
     for shot in terminal.shots:
         live = [line for line in shot if re.search(r"\d+ s left", line)]
         assert len(live) <= 1
-        assert all(len(line) < wide for line in live)
+        assert all(len(line) < (wide or 80) for line in live)
     assert [shot for shot in terminal.shots if any(re.search(r"\d+%", line) for line in shot)]
     assert not any(" left" in line for line in terminal.all_lines())
 
@@ -215,7 +215,7 @@ PARTS = [(3, "contacts"), (1, "5 rows"), (0, ""), (2, "41%")]
 @pytest.mark.parametrize(
     ("width", "line"),
     [(80, "contacts  5 rows  41%"), (21, "contacts  5 rows  41%"), (20, "contacts  41%"),
-     (12, "contacts"), (4, "cont"), (0, "")],
+     (12, "contacts"), (4, "cont"), (0, ""), (-1, "")],
 )  # fmt: skip
 def test_the_least_important_parts_go_first(width: int, line: str) -> None:
     assert fit(PARTS, width) == line

@@ -163,7 +163,7 @@ class Report:
             self._live.close()
         if logs.at_terminal() and lines:
             with contextlib.suppress(OSError):
-                logs.Stderr().write(table(lines))
+                logs.stderr().write(table(lines))
         else:
             for name, rows, text in lines:
                 notes = list(filter(None, (f"{rows:,} rows", text)))

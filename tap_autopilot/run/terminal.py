@@ -16,6 +16,7 @@ SILENCE = 5.0  # seconds without an answer, after which the line says what is wa
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
 BACK = "\x1b[A\r"  # to the beginning of the line above
 GAP = "  "
+USUAL_WIDTH = 80  # of a terminal that does not say
 
 Part = tuple[int, str]  # its importance, and its text
 
@@ -30,7 +31,7 @@ class Live:
     def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
         """`parts` returns what to show, from left to right."""
         self._parts = parts
-        self._stderr = logs.Stderr()
+        self._stderr = logs.stderr()
         self._lock = threading.RLock()  # a signal may arrive while the line is drawn
         self._is_drawn = False
         self._ended = threading.Event()
@@ -46,7 +47,8 @@ class Live:
 
     def _draw(self, above: str = "") -> None:
         erase = logs.ERASE if self._is_drawn else ""
-        line = fit(self._parts(), os.get_terminal_size(logs.STDERR).columns - 1)
+        width = os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
+        line = fit(self._parts(), width - 1)
         self._is_drawn = True
         self._stderr.write(f"{erase}{above}\n{line}{BACK}")
 
@@ -70,7 +72,7 @@ def fit(parts: Sequence[Part], width: int) -> str:
         least = min(parts)
         parts = [part for part in parts if part is not least]
     line = GAP.join(text for _, text in parts)
-    while columns(line) > width:
+    while line and columns(line) > width:
         line = line[:-1]
     return line
 
