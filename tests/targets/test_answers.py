@@ -1,0 +1,301 @@
+"""The dbt package on real databases: every number equals the one computed in Python."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import subprocess
+import time
+import urllib.parse
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.documents import iso
+from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
+from tests.conftest import Serve, Tap
+from tests.stores import PushedStore
+from tests.targets import test_targets as targets
+from tests.targets.answers import Answers, Night, event_of
+from tests.targets.test_targets import ENVIRONMENT, ROOT, Pipeline, Postgres, program
+from tests.test_rows import expected_row, read_row, served
+
+pytestmark = pytest.mark.targets
+postgres = targets.postgres  # a fixture
+
+DBT = ROOT / ".venv-dbt/bin"
+DUCKDB = ROOT / "tap_autopilot/sandbox/duckdb_file.py"
+MODELS = [
+    one
+    for path in sorted((ROOT / "dbt/models").rglob("*.yml"))
+    for one in yaml.safe_load(path.read_text()).get("models", ())
+]
+# Not the zone of the tables: a model that forgets its zone is off by most of a day.
+ELSEWHERE = {"TZ": "Pacific/Auckland", "PGTZ": "Pacific/Auckland"}
+SCHEMA = json.loads((ROOT / "schemas/contacts.json").read_text())["properties"]
+NESTED = [name for name, one in SCHEMA.items() if {"array", "object"} & set(one["type"])]
+Rows = dict[str, list[dict[str, Any]]]
+
+
+class Project:
+    """A user's dbt project, with the configuration that docs/answers.md shows."""
+
+    def __init__(self, folder: Path, output: dict[str, Any]) -> None:
+        self.folder = folder
+        packages, project = re.findall(
+            r"```yaml\n(.*?)```", (ROOT / "docs/answers.md").read_text(), re.DOTALL
+        )[:2]
+        repository = _repository(folder / "repository")
+        (folder / "packages.yml").write_text(
+            re.sub(r"git: \S+", f"git: {json.dumps(str(repository))}", packages)
+        )
+        (folder / "dbt_project.yml").write_text(
+            "name: warehouse\nversion: 1.0.0\nprofile: warehouse\n" + project
+        )
+        profile = {"warehouse": {"target": "it", "outputs": {"it": {"threads": 2, **output}}}}
+        (folder / "profiles.yml").write_text(yaml.safe_dump(profile))
+
+    def dbt(self, *arguments: str) -> str:
+        """Run dbt, for which every warning is an error."""
+        done = subprocess.run(
+            [DBT / "dbt", "--warn-error", "--no-use-colors", *arguments],
+            cwd=self.folder,
+            env={**ENVIRONMENT, **ELSEWHERE, "DBT_SEND_ANONYMOUS_USAGE_STATS": "false"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-5000:]
+        return done.stdout
+
+    def build(self, schema: str) -> None:
+        """Build and test all models from a schema."""
+        self.dbt("deps")
+        said = self.dbt("build", "--vars", json.dumps({"autopilot_schema": schema}))
+        done = re.search(r"PASS=(\d+) WARN=0 ERROR=0 SKIP=0", said)
+        assert done, said
+        assert int(done[1]) > len(MODELS) + 30, "the package's tests run too"
+
+
+def _repository(folder: Path) -> Path:
+    """The package in a repository of its own, with the tag that the docs name."""
+    folder.mkdir()
+    subprocess.run(["cp", "-r", ROOT / "dbt", folder], check=True)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-C", str(folder)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "x"], ["tag", "v1.0.0"]):
+        subprocess.run([*git, *command], check=True)
+    return folder
+
+
+class Living:
+    """The sample account, its collector's store, and what was served on each night."""
+
+    def __init__(self, folder: Path) -> None:
+        self.account = Account(lists=6, segments=4, members=100)
+        self.store = PushedStore(folder / "events.db")
+        self.calls: dict[str, Any] = {}
+        self.missed = 0
+        self.nights: list[Night] = []
+        self._rng = random.Random(1)
+        self._told: set[str] = set()
+        for number, email in enumerate(("Twin@Example.com ", "twin@example.com", "", " "), 1):
+            self.account.create({"contact_id": f"person_0{number}", "Email": email,
+                                 "created_at": "2017-01-01T00:00:00Z"})  # fmt: skip
+        for days in (1, 89, 91):
+            at = int((time.time() - days * 86_400) * 1000)
+            event = {f"batchdelivery_A_{at}-0b2c3d4e-5f60-7a8b-9c0d-1e2f3a4b5c6d": at}
+            self.account.create({
+                "contact_id": f"person_{days}", "Email": f"{days}@Recent.example",
+                "created_at": "2017-01-01T00:00:00Z", "mail_received": event, "mail_opened": event,
+            })  # fmt: skip
+        self.account.settle()
+
+    def push(self) -> None:
+        """What happened since is pushed, but the collector misses some of it."""
+        new = [one for one in all_occurrences(self.account) if one.message_id not in self._told]
+        self._told |= {one.message_id for one in new}
+        caught = [one for one in new if self._rng.random() > 0.1]
+        self.missed += len(new) - len(caught)
+        self._send(*(self._call(one) for one in caught))
+
+    def push_odd_ones(self) -> None:
+        """Pushes about nobody, about people who share an email, and about no message."""
+        some = [one for one in all_occurrences(self.account) if one.kind in ("delivered", "opened")]
+        ages: list[Any] = []
+        for number, one in enumerate(some[:12]):
+            call = self._call(one)
+            call |= {"messageId": f"odd {number}", "timestamp": iso(datetime.now(timezone.utc))}
+            call["context"] = {"traits": {"email": (
+                "TWIN@example.com", "stranger@Nowhere.example", "Stranger@nowhere.example ",
+            )[number % 3]}}  # fmt: skip
+            if number >= 9:
+                call["properties"] = {"event": one.kind}
+            if number in (5, 8):
+                call["context"] = {"traits": {"plan": "free"}}
+                call["anonymousId"] = "some-device" if number == 5 else "Stranger@Nowhere.example"
+            ages.append(call)
+        self._send(*ages)
+
+    def _call(self, one: Occurrence) -> Any:
+        return track_call(self.account.seed, one)
+
+    def _send(self, *calls: Any) -> None:
+        self.calls |= {call["messageId"]: call for call in calls}
+        self.store.track(*calls)
+
+    def a_day_goes_by(self) -> None:
+        self.account.move_on(1)
+        gone = [one for one in self.nights[-1].contacts if one not in self.account]
+        assert len(gone) > 10
+        self._send(*(  # somebody who is gone opens a message, and only the email says who
+            {"type": "track", "event": "Email Opened", "messageId": f"late {one}",
+             "timestamp": "2017-02-02T00:00:00Z",
+             "context": {"traits": {"email": self.nights[-1].contacts[one]["Email"]}},
+             "properties": {}} for one in gone[:3]
+        ))  # fmt: skip
+
+
+def two_nights(living: Living, run: Callable[[], None]) -> None:
+    living.push()
+    living.push_odd_ones()
+    run()
+    living.nights.append(Night.of(living.account))
+    living.a_day_goes_by()
+    living.push()
+    run()
+    living.nights.append(Night.of(living.account))
+    assert living.missed > 100
+
+
+def check(found: Rows, living: Living, wanted: Rows) -> None:
+    """Compare all rows and columns."""
+    for model, rows in wanted.items():
+        names = list(rows[0])
+        assert sorted(names) == sorted(found[model][0]), model
+        assert Counter(_line(row, names) for row in found[model]) == Counter(
+            _line(row, names) for row in rows
+        ), model
+    contacts = living.nights[-1].contacts
+    assert {row["contact_id"] for row in found["stg_autopilot__contacts"]} == contacts.keys()
+    for row in found["stg_autopilot__contacts"]:
+        wanted_row = expected_row(list(row), served(contacts[row["contact_id"]]))
+        assert _readable(read_row(row)) == _readable(wanted_row)
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """A contact with all numbers as doubles: databases write 1e308 as an integer."""
+    more = json.loads(json.dumps(row["additional_fields"]), parse_int=float)
+    return {**row, "additional_fields": more}
+
+
+def _line(row: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
+    return tuple(_plain(row[name]) for name in names)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat(timespec="milliseconds")[:23]
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d", value):
+        moment = datetime.fromisoformat(value)
+        return moment.isoformat(timespec="milliseconds")[:23]
+    return value
+
+
+def check_events(rows: list[dict[str, Any]], answers: Answers) -> None:
+    """Compare the events, and what the pushed ones say."""
+    names = ["event", "occurred_at", "person", "email", "email_id"]
+    assert Counter(_line(row, names) for row in rows) == Counter(
+        tuple(map(_plain, (one.kind, one.at, answers.person(one), one.email, answers.ids[one.key])))
+        if one.key
+        else tuple(map(_plain, (one.kind, one.at, answers.person(one), one.email, None)))
+        for one in answers.events
+    )
+    by_id = {row["id"]: row for row in rows}
+    assert len(by_id) == len(rows)
+    for call in answers.calls or ():
+        row, said = by_id[call["messageId"]], call["properties"]
+        if event_of(call).kind not in answers.left_out:
+            for name in ("email_name", "email_subject", "campaign_id", "campaign_name",
+                         "transactional", "link_id", "link_url"):  # fmt: skip
+                assert row[name] == said.get(name)
+
+
+def columns() -> dict[str, list[str]]:
+    return {model["name"]: [one["name"] for one in model["columns"]] for model in MODELS}
+
+
+def test_postgres(tap: Tap, serve: Serve, postgres: Postgres, tmp_path_factory: Any) -> None:
+    living, state = Living(tap.folder), None
+    into = postgres.pipeline("tap_autopilot")
+
+    def run() -> None:
+        nonlocal state
+        state = into.run(serve(living.account), state=state, collector_database=living.store.path,
+                         digests=str(tap.folder / "digests"))  # fmt: skip
+
+    two_nights(living, run)
+    marked = postgres.query(
+        "select 1 from tap_autopilot.contacts where _sdc_deleted_at is not null"
+    )
+    assert len(marked) > 10
+    found = build_in_postgres(postgres, tmp_path_factory.mktemp("dbt"), "tap_autopilot")
+    answers = Answers(living.nights, living.calls.values())
+    check_events(found.pop("stg_autopilot__email_events"), answers)
+    check(found, living, answers.tables())
+
+
+def build_in_postgres(postgres: Postgres, folder: Path, schema: str) -> Rows:
+    url = urllib.parse.urlsplit(postgres.uri)
+    project = Project(folder, {
+        "type": "postgres", "schema": "answers", "dbname": url.path[1:], "user": url.username,
+        "password": "any", "port": url.port or 5432,
+        "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
+    })  # fmt: skip
+    project.build(schema)
+    found = {model: postgres.query(f"select * from answers.{model}") for model in columns()}
+    for model, rows in found.items():
+        assert list(rows[0]) == columns()[model]
+    return found
+
+
+def test_duckdb(tap: Tap, serve: Serve, tmp_path_factory: Any) -> None:
+    living, state = Living(tap.folder), None
+    folder = tmp_path_factory.mktemp("jsonl")
+    config = tap.file("target.json", {"destination_path": str(folder), "do_timestamp_file": False})
+    into = Pipeline(tap, [program("jsonl"), "--config", config])
+
+    def run() -> None:
+        nonlocal state
+        state = into.run(serve(living.account), state=state, collector_database=living.store.path,
+                         digests=str(tap.folder / "digests"))  # fmt: skip
+
+    two_nights(living, run)
+    database = folder / "warehouse.duckdb"
+    subprocess.run([DBT / "python", DUCKDB, "load", database, folder], check=True)
+    project = Project(tmp_path_factory.mktemp("dbt"), {"type": "duckdb", "path": str(database)})
+    project.build("tap_autopilot")
+    found = read_duckdb(database)
+    answers = Answers(living.nights, living.calls.values())
+    check_events(found.pop("stg_autopilot__email_events"), answers)
+    check(found, living, answers.tables())
+
+
+def read_duckdb(database: Path) -> Rows:
+    queries = [json.dumps(f"select * from main.{model}") for model in columns()]
+    done = subprocess.run(
+        [DBT / "python", DUCKDB, "query", database],
+        input="\n".join(queries), stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    found = dict(zip(columns(), map(json.loads, done.stdout.splitlines()), strict=True))
+    for model, rows in found.items():
+        assert list(rows[0]) == columns()[model]
+    for row in found["stg_autopilot__contacts"]:
+        row.update({name: json.loads(row[name]) for name in NESTED if row[name]})
+    return found
