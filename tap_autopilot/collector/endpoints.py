@@ -13,6 +13,7 @@ from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncodi
 from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.raw_json import NotJson, TooSlow, is_array, text_of, trim
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import Threads
@@ -55,10 +56,13 @@ class Secrets:
 class Endpoints:
     """Accepts requests, and responds with 200 once their events are on disk."""
 
-    def __init__(self, secrets: Secrets, writer: Writer, metrics: Metrics, max_body: int) -> None:
+    def __init__(
+        self, secrets: Secrets, writer: Writer, metrics: Metrics, notices: Notices, max_body: int
+    ) -> None:
         self._secrets = secrets
         self._writer = writer
         self._metrics = metrics
+        self._notices = notices
         self._max_body = max_body
         self._threads = Threads()
 
@@ -98,6 +102,8 @@ class Endpoints:
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond with an error."""
         self._metrics.responded(request.label, refusal.status)
+        if request.label not in PUBLIC:
+            self._notices.turned_away(request.label, refusal.status, str(refusal))
         request.respond(refusal.status, refusal.body)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 The size of headers and body, the time for a request to arrive, and the memory for all requests
 together are limited while the bytes come in, before they reach any other code.
 
-    server = Server(handler, Pending(64 * 2**20), Metrics(), max_body=2**20, request_timeout=15)
+    server = Server(handler, Pending(64 * 2**20), Metrics(), Notices(), 2**20, request_timeout=15)
     await loop.create_server(server.connect, "127.0.0.1", 8787)
 """
 
@@ -20,6 +20,7 @@ from typing import cast
 import httptools
 
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.notices import UNREAD, Notices
 from tap_autopilot.collector.request import JSON, RETRY_AFTER, Handler, Refusal, Request
 from tap_autopilot.collector.writer import Pending
 
@@ -39,12 +40,14 @@ class Server:
         handler: Handler,
         pending: Pending,
         metrics: Metrics,
+        notices: Notices,
         max_body: int,
         request_timeout: float,
     ) -> None:
         self.handler = handler
         self.pending = pending
         self.metrics = metrics
+        self.notices = notices
         self.max_body = max_body
         self.request_timeout = request_timeout
         self.connections: set[Connection] = set()
@@ -266,7 +269,8 @@ class Connection(asyncio.Protocol):
             self._unanswered.pop().release()
         self._deaf = True
         self.deadline = NEVER
-        self.server.metrics.responded("refused", status)
+        self.server.metrics.responded(UNREAD, status)
+        self.server.notices.turned_away(UNREAD, status, message)
         content = Refusal(status, message).body
         self._refusal = self.server.response(status, content, JSON, b"connection: close\r\n")
         if not self._unanswered:

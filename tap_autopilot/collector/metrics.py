@@ -37,6 +37,7 @@ class Metrics:
         self._refused = self._gauge(
             "destination_refused_events", "Events that a destination refused.", "destination"
         )
+        self.repeated = 0  # events that were not stored because they had been already
         self._by_status: dict[tuple[str, int], Counter] = {}
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
@@ -54,6 +55,7 @@ class Metrics:
         """Count a commit."""
         self._received.inc(events)
         self._stored.inc(new)
+        self.repeated += events - new
         self._commits.observe(seconds)
 
     def malformed(self, lines: int) -> None:

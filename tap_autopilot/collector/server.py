@@ -23,8 +23,9 @@ from tap_autopilot.collector.errands import ErrandServer
 from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.prune import requested
-from tap_autopilot.collector.store import open_reader
+from tap_autopilot.collector.store import open_reader, shown
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
 from tap_autopilot.exceptions import UserError
@@ -36,6 +37,11 @@ MB = 2**20
 LAST_RESPONSES = 3.0  # seconds to finish accepted requests
 LAST_COMMIT = 1.0  # seconds for remaining commits after that
 SUM_UP_EVERY = 60.0  # seconds
+ENDPOINTS = {
+    "write_keys": "/v1",
+    "webhook_secrets": "/segment",
+    "hook_tokens": "/hooks and /activity",
+}
 
 
 def serve(config: CollectorConfig, store: Store) -> None:
@@ -58,7 +64,7 @@ def _log_bug(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 async def _serve(config: CollectorConfig, store: Store, listener: socket.socket) -> None:
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
-    metrics = Metrics()
+    metrics, notices = Metrics(), Notices()
     pending = Pending(int(config.max_pending_mb * MB))
     metrics.watch("pending_bytes", "Received and not on disk yet.", lambda: pending.bytes)
 
@@ -73,18 +79,19 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
     )
     max_body = int(config.max_body_mb * MB)
-    endpoints = Endpoints(secrets, writer, metrics, max_body)
-    http = Server(endpoints, pending, metrics, max_body, config.request_timeout)
+    endpoints = Endpoints(secrets, writer, metrics, notices, max_body)
+    http = Server(endpoints, pending, metrics, notices, max_body, config.request_timeout)
     metrics.watch("connections", "Open connections.", lambda: len(http.connections))
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, number, end)
     errands = ErrandServer(config.database, writer, requested)
     host, port = listener.getsockname()[:2]
+    _log_what_is_on(config, store)
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     jobs = [
         loop.create_task(errands.run()),
-        loop.create_task(_sum_up()),
+        loop.create_task(_sum_up(metrics, notices)),
     ]
     for destination in config.destinations:
         forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
@@ -105,11 +112,23 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
 
 def _listen(host: str, port: int) -> socket.socket:
     try:
+        if host == "*":
+            return _listen_everywhere(port)
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as problem:
         reason = problem.strerror or str(problem)
         raise UserError(f"Cannot listen on {host}:{port}: {reason}.") from None
+
+
+def _listen_everywhere(port: int) -> socket.socket:
+    """Listen on every interface, with IPv6 and IPv4 if this machine has both."""
+    if socket.has_dualstack_ipv6():
+        with contextlib.suppress(OSError):  # compiled in, but turned off
+            return socket.create_server(
+                ("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG
+            )
+    return socket.create_server(("", port), backlog=BACKLOG)
 
 
 def _raise_file_limit() -> None:
@@ -132,8 +151,20 @@ def _error_of(job: asyncio.Task[None]) -> BaseException:
     return job.exception() or RuntimeError("a job ended")
 
 
-async def _sum_up() -> None:
-    """Log every minute how many similar lines were suppressed, since this process runs forever."""
+def _log_what_is_on(config: CollectorConfig, store: Store) -> None:
+    """Log where events are stored, and which endpoints are on, with how many secrets each."""
+    LOG.info("Storing events in %s, store %s.", shown(config.database), store.store_id)
+    for name, path in ENDPOINTS.items():
+        if count := len(getattr(config, name)):
+            LOG.info("%s is on; number of %s: %d.", path, name, count)
+        else:
+            LOG.info("%s is off, because %s is not set.", path, name)
+
+
+async def _sum_up(metrics: Metrics, notices: Notices) -> None:
+    """Log every minute what was not logged at once, since this process runs forever."""
     while True:
         await asyncio.sleep(SUM_UP_EVERY)
+        notices.tell_rest()
+        notices.repeated(metrics.repeated)
         logs.sum_up()

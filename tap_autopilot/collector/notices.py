@@ -1,0 +1,62 @@
+"""Warnings of what happens to senders: for each kind, at most one a minute, with the count.
+
+What Autopilot pushes is not repeated for long, so whoever runs the collector must hear of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+LOG = logging.getLogger(__name__)
+
+EVERY = 60.0  # seconds
+UNREAD = "refused"  # the route of requests that were refused before they were read
+
+
+class Notices:
+    """What has not been told yet. `clock` returns seconds. For use in the event loop's thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._counts: dict[tuple[str, int], int] = {}
+        self._reasons: dict[tuple[str, int], str] = {}
+        self._told_at: dict[tuple[str, int], float] = {}
+        self._repeated = 0
+
+    def turned_away(self, route: str, status: int, reason: str) -> None:
+        """Note a response other than 200, and warn of the first one at once."""
+        kind = (route, status)
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._reasons[kind] = reason
+        if self._is_due(kind):
+            self._tell(kind)
+
+    def tell_rest(self) -> None:
+        """Warn of what came after the first one. Call it now and then."""
+        for kind in [*self._counts]:
+            if self._is_due(kind):
+                self._tell(kind)
+
+    def repeated(self, total: int) -> None:
+        """Warn of repeats since the last call; `total` are all since the start."""
+        if total > self._repeated:
+            LOG.warning(
+                "Events dropped as repeats: %d; the same messageId again, or the same delivery"
+                " within an hour.",
+                total - self._repeated,
+            )
+        self._repeated = total
+
+    def _is_due(self, kind: tuple[str, int]) -> bool:
+        return self._clock() - self._told_at.get(kind, -EVERY) >= EVERY
+
+    def _tell(self, kind: tuple[str, int]) -> None:
+        route, status = kind
+        self._told_at[kind] = self._clock()
+        where = "before they were read" if route == UNREAD else f"from {route}"
+        LOG.warning(
+            "Requests turned away %s with %d: %d; %s.",
+            where, status, self._counts.pop(kind), self._reasons.pop(kind).rstrip("."),
+        )  # fmt: skip

@@ -1,0 +1,112 @@
+"""What the log says about senders, and when."""
+
+from __future__ import annotations
+
+import logging
+import socket
+
+import pytest
+
+from tap_autopilot.collector import server
+from tap_autopilot.collector.notices import EVERY, UNREAD, Notices
+from tests.collector.conftest import KEY, SECRET, TOKEN, Start
+
+
+def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tap_autopilot"), "propagate", True)
+    now = 1000.0
+    one = Notices(lambda: now)
+    for _ in range(5):
+        one.turned_away("track", 401, "no key")
+    one.turned_away("track", 400, "not JSON")
+    one.turned_away(UNREAD, 408, "too slow")
+    assert warned(caplog) == [
+        "Requests turned away from track with 401: 1; no key.",
+        "Requests turned away from track with 400: 1; not JSON.",
+        "Requests turned away before they were read with 408: 1; too slow.",
+    ]
+    now += EVERY - 1
+    one.turned_away("track", 401, "no key")
+    one.tell_rest()
+    assert warned(caplog) == []
+    now += 1
+    one.tell_rest()
+    one.tell_rest()
+    assert warned(caplog) == ["Requests turned away from track with 401: 5; no key."]
+    now += EVERY
+    one.tell_rest()
+    assert warned(caplog) == []
+    one.turned_away("track", 401, "no key")
+    assert warned(caplog) == ["Requests turned away from track with 401: 1; no key."]
+
+
+def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
+    collector = start(write_keys=[KEY, "another"], hook_tokens=[])
+    for _ in range(40):
+        collector.post("/v1/track", b"{}", key="wrong")
+    collector.post("/v1/nothing", b"{}")
+    collector.post(f"/hooks/{TOKEN}", b"{}")
+    collector.post("/v1/track", b"{")
+    collector.raw(b"hello\r\n\r\n")
+    collector.stop()
+    log = collector.log.read_text()
+    for line in (
+        f"Storing events in {collector.database}, store ",
+        "/v1 is on; number of write_keys: 2.",
+        "/segment is on; number of webhook_secrets: 1.",
+        "/hooks and /activity is off, because hook_tokens is not set.",
+    ):
+        assert log.count(line) == 1
+    away = [line for line in log.splitlines() if "turned away" in line]
+    assert [line.partition("away ")[2].partition(";")[0] for line in away] == [
+        "from track with 401: 1",
+        "from other with 404: 1",
+        "from hooks with 404: 1",
+        "from track with 400: 1",
+        "before they were read with 400: 1",
+    ]
+    assert all("WARNING" in line for line in away)
+    for secret in (KEY, "another", SECRET, TOKEN, "wrong"):
+        assert secret not in log
+
+
+def test_repeats_that_are_dropped_are_warned_of(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tap_autopilot"), "propagate", True)
+    one = Notices()
+    for total in (0, 3, 3, 5):
+        one.repeated(total)
+    assert [text.partition(";")[0] for text in warned(caplog)] == [
+        "Events dropped as repeats: 3",
+        "Events dropped as repeats: 2",
+    ]
+
+
+def test_repeats_are_counted(start: Start) -> None:
+    collector = start()
+    for _ in range(3):
+        collector.post(f"/hooks/{TOKEN}", b"{}")
+        collector.post("/v1/track", b'{"messageId":"1"}')
+    assert collector.metric("events_received_total") == 6
+    assert collector.metric("events_stored_total") == 2
+
+
+def test_an_asterisk_means_every_interface(start: Start) -> None:
+    collector = start(listen="*:0")
+    port = int(collector.url.rpartition(":")[2])
+    for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        if family == socket.AF_INET6 and not socket.has_dualstack_ipv6():
+            continue
+        with socket.socket(family) as connection:
+            connection.settimeout(10)
+            connection.connect((host, port))
+    assert server._listen("*", 0).getsockname()[0] in ("::", "0.0.0.0")
