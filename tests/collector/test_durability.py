@@ -83,7 +83,7 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
 
 def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> None:
     collector = start()
-    slow = b'{"batch":[%s%s]}' % (b"[" * 500_000, b"]" * 500_000)
+    slow = b'{"batch":[%s%s]}' % (b"[" * 900_000, b"]" * 900_000)
     statuses: list[int] = []
 
     def send(_: int) -> None:
