@@ -1,49 +1,155 @@
-"""The connection test: one request that checks the key and counts the contacts."""
+"""The test before the first run: what the settings name works, and how long a run takes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
+from pathlib import Path
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
-from tap_autopilot.api.parsing import decode
+from tap_autopilot.api.parsing import Listing, keys_of
 from tap_autopilot.config import Config
-from tap_autopilot.sources.listings import CONTACTS
+from tap_autopilot.exceptions import Refused, UserError
+from tap_autopilot.run.terminal import duration
+from tap_autopilot.sources.listings import CONTACTS, LISTINGS, SEGMENTS, Walk, members_of
 
 PATIENCE = 10.0  # seconds; a person is waiting
 PAGE = 100  # contacts on a page, as the API documents
+MAX_ASKED = 20  # segments
 
 
-def check_connection(config: Config) -> str:
-    """Request the first contacts; returns a line with the account's size and a run's duration.
+def check(config: Config) -> str:
+    """Try everything that the settings name; returns a report on it and on the account.
 
-    Raises what `Client.get` raises.
+    Raises UserError if a file or a store cannot be used, and what `Client.get` raises.
     """
-    quick = dataclasses.replace(
-        config,
-        retry_timeout=min(config.retry_timeout, PATIENCE),
-        request_timeout=min(config.request_timeout, PATIENCE),
-    )
-    started = time.monotonic()
-    listing = (
-        Client(Api(quick))
-        .get(
-            CONTACTS.path,
-            lambda body: decode(body, CONTACTS.documents),
-            shown=CONTACTS.path,
-            kind=CONTACTS.source,
-            urgency=math.inf,
+    works = ["The API key", *_check_files(config)]
+    account = _Account(config)
+    return f"{_list(works)} {'work' if works[1:] else 'works'}. {account.size()}\n{account.cost()}"
+
+
+def _check_files(config: Config) -> list[str]:
+    """The files and stores that the settings name. Raises UserError if one cannot be used."""
+    works, mistakes = [], []
+    for setting in ("report_file", "digests"):
+        path = getattr(config, setting)
+        if path is not None:
+            works.append(setting)
+            if problem := _unwritable(Path(path)):
+                mistakes.append(f"{setting} {path}: {problem}")
+    if config.collector_database is not None:
+        from tap_autopilot.pushed.collected import Collected  # only imported with a store
+
+        works.append("collector_database")
+        try:
+            Collected(config.collector_database).close()
+        except UserError as error:
+            mistakes.append(f"collector_database: {str(error).rstrip('.')}")
+    if mistakes:
+        raise UserError(f"Cannot use {'; '.join(mistakes)}.")
+    return works
+
+
+def _unwritable(path: Path) -> str | None:
+    """Why the file cannot be written or created, if it cannot. Creates nothing."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK))
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent}"
+        return None if os.access(path.parent, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as problem:
+        return problem.strerror
+    return None
+
+
+class _Account:
+    """The size of an account, from the first pages of its listings."""
+
+    def __init__(self, config: Config) -> None:
+        quick = dataclasses.replace(
+            config,
+            retry_timeout=min(config.retry_timeout, PATIENCE),
+            request_timeout=min(config.request_timeout, PATIENCE),
         )
-        .value
-    )
-    total = max(listing.total or 0, len(listing.documents))
-    requests = max(1, math.ceil(total / PAGE))
-    each = max(time.monotonic() - started, 1 / min(PUBLISHED_RATE, config.max_requests_per_second))
-    minutes = math.ceil(requests * each / 60)
-    return (
-        f"The API key works. The account has {total:,} contacts. Reading them takes {requests:,}"
-        f" requests and at most {minutes:,} {'minute' if minutes == 1 else 'minutes'}. Each smart"
-        " segment takes at most that long again."
-    )
+        self._client = Client(Api(quick))
+        self._most = config.max_requests_per_second
+        self._took: list[float] = []  # seconds of each request
+        started = time.monotonic()
+        self.contacts = _size(self._first(CONTACTS))
+        self.members: list[int] = []  # of each segment that was asked
+        segments = keys_of(self._first(SEGMENTS).documents, SEGMENTS.key)
+        self.segments = len(segments)
+        for segment in segments[:MAX_ASKED]:
+            if time.monotonic() - started > PATIENCE:
+                break
+            try:
+                self.members.append(_size(self._first(members_of(str(segment)))))
+            except Refused as refused:
+                if refused.status != 404:  # deleted meanwhile
+                    raise
+                self.members.append(0)
+
+    def _first(self, walk: Walk) -> Listing:
+        """The first page of a listing."""
+        started = time.monotonic()
+        found = self._client.get(
+            walk.path,
+            lambda body: walk.decode(body, walk.documents),
+            shown=walk.path,
+            kind=walk.source,
+            urgency=math.inf,
+        ).value
+        self._took.append(time.monotonic() - started)
+        return found
+
+    def size(self) -> str:
+        """How many contacts, segments and members there are."""
+        asked = len(self.members)
+        text = (
+            f"The account has {_count(self.contacts, 'contact')} and"
+            f" {_count(self.segments, 'smart segment')}"
+        )
+        if not self.segments:
+            return f"{text}."
+        which = "them" if asked == self.segments else f"the first {asked:,} of them"
+        return f"{text}, with {_count(sum(self.members), 'member')} in {which}."
+
+    def cost(self) -> str:
+        """How many requests a run of all tables takes, and how long."""
+        mean = math.ceil(sum(self.members) / max(1, len(self.members)))
+        every = self.members + [mean] * (self.segments - len(self.members))
+        listings = [*map(_pages, (self.contacts, *every)), *(1 for _ in LISTINGS[1:])]
+        requests = sum(listings)
+        longest = max(listings) * min(self._took)  # each page names the next one
+        guess = "" if len(self.members) == self.segments else ", if the others are as large"
+        slow, fast = (
+            duration(max(1, requests / rate, longest))
+            for rate in (min(PUBLISHED_RATE, self._most), self._most)
+        )
+        text = f"A run of all tables takes about {requests:,} requests{guess}: {slow}"
+        if self._most <= PUBLISHED_RATE:
+            return f"{text} at max_requests_per_second, {self._most:g}."
+        return (
+            f"{text} at {PUBLISHED_RATE:g} requests a second, which Autopilot publishes as its"
+            f" limit, or {fast} at {self._most:g}, if the API allows that."
+        )
+
+
+def _size(listing: Listing) -> int:
+    return max(listing.total or 0, len(listing.documents))
+
+
+def _pages(size: int) -> int:
+    return max(1, math.ceil(size / PAGE))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _list(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

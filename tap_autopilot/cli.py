@@ -57,7 +57,7 @@ def _parser() -> Parser:
     add("-q", "--quiet", action="store_true", help="show no live progress in a terminal")
     add = parser.modes.add_argument
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
-    add("--test", action="store_true", help="check the API key with one request")
+    add("--test", action="store_true", help="check the settings and the key, and estimate a run")
     parser.add_about()
     return parser
 
@@ -161,10 +161,12 @@ def _discover(args: argparse.Namespace) -> None:
 
 
 def _test(args: argparse.Namespace) -> None:
-    from tap_autopilot.check import check_connection
+    from tap_autopilot.check import check
     from tap_autopilot.config import Config
 
-    _print(check_connection(_config(Config.gather(args.config))))
+    config = _config(Config.gather(args.config))
+    _check_files(args, config)
+    _print(check(config))
 
 
 def _config(given: dict[str, Any]) -> Config:
@@ -201,6 +203,14 @@ def _named(names: list[str], option: str) -> list[str]:
     return chosen
 
 
+def _check_files(args: argparse.Namespace, config: Config) -> None:
+    """Raise UserError if the digests file is also something else."""
+    others = (*args.config, args.catalog, args.state, config.report_file, config.collector_database)
+    for path in filter(None, others):
+        if config.digests and Path(path).resolve() == Path(config.digests).resolve():
+            raise UserError(f"digests and {shown_file(path)} must be different files.")
+
+
 def _refreshed(state: Any, names: list[str], args: argparse.Namespace, config: Config) -> Any:
     """The state without what it says about these streams."""
     from tap_autopilot.protocol.refresh import starting_over
@@ -226,12 +236,9 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     outcome.check()
     if config.start_date is not None and config.emit_activate_version_messages:
         LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
+    _check_files(args, config)
     if args.select and args.catalog:
         raise UserError("--select and --catalog cannot be combined.")
-    others = (*args.config, args.catalog, args.state, config.report_file, config.collector_database)
-    for path in filter(None, others):
-        if config.digests and Path(path).resolve() == Path(config.digests).resolve():
-            raise UserError(f"digests and {shown_file(path)} must be different files.")
     catalog = read_json(args.catalog, "catalog") if args.catalog else None
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")

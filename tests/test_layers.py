@@ -19,7 +19,7 @@ GROUND = {
     "settings",
 }  # what every room may import
 ARROWS = {
-    "front": {"api", "protocol", "run", "sources", "streams"},
+    "front": {"api", "protocol", "pushed", "run", "sources", "streams"},
     "run": {"api", "digests", "front", "protocol", "pushed", "rows", "sources", "streams"},
     "pushed": {"api", "collector", "protocol", "rows", "sources", "streams"},
     "protocol": {"rows", "sources", "streams"},

@@ -122,15 +122,47 @@ def test_about_names_every_setting_and_stream(tap: Tap, form: str) -> None:
         assert name in text
 
 
-def test_a_good_key_is_confirmed_with_one_request(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=12_345))
-    run = tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test")
-    assert run.code == 0
-    assert run.stdout.decode() == (
-        "The API key works. The account has 12,345 contacts. Reading them takes 124"
-        " requests and at most 1 minute. Each smart segment takes at most that long again.\n"
+def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=12_345, segments=3, members=450))
+    config = tap.file("config.json", tap.config(sandbox, max_requests_per_second=40))
+    done = subprocess.run([*COMMAND, "--config", config, "--test"], capture_output=True, check=True)
+    assert done.stdout.decode() == (
+        "The API key works. The account has 12,345 contacts and 3 smart segments, with 900 members"
+        " in them.\nA run of all tables takes about 138 requests: 28 s at 5 requests a second, which"
+        " Autopilot publishes as its limit, or 3 s at 40, if the API allows that.\n"
     )
-    assert len(sandbox.requests) == 1
+    assert len(sandbox.requests) == 2 + 3
+
+
+def test_the_test_asks_some_segments_only(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=5, segments=30, members=10), "/smart_segments/@5:404")
+    config = tap.file("config.json", tap.config(sandbox, max_requests_per_second=4))
+    run = tap.run("--config", config, "--test")
+    assert "30 smart segments, with " in run.stdout.decode()
+    assert "in the first 20 of them." in run.stdout.decode()
+    assert "34 requests, if the others are as large: 8 s at max_requests_per_second, 4." in (
+        run.stdout.decode()
+    )
+
+
+def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=1, segments=1, members=1))
+    folder = tap.folder / "digests"
+    config = tap.config(
+        sandbox, report_file="no/such/file", digests=str(folder), collector_database="missing.db"
+    )
+    folder.mkdir()
+    run = check(tap.run("--config", tap.file("config.json", config), "--test"))
+    assert run.code == 2
+    assert "Cannot use report_file no/such/file: there is no folder no/such; " in run.last_words
+    assert f"digests {folder}: Is a directory; collector_database: There is no" in run.last_words
+    assert not sandbox.requests
+    good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
+    run = tap.run("--config", tap.file("config.json", good), "--test")
+    assert run.stdout.startswith(
+        b"The API key, report_file and digests work. The account has 1 contact and 1 smart segment,"
+    )
+    assert sorted(path.name for path in tap.folder.iterdir()) == ["config.json", "digests"]
 
 
 @pytest.mark.parametrize(("config", "code", "said"), [
