@@ -16,6 +16,7 @@ CENSUS = Census(5, 3, "c", 7, 8, 2, collapsed=True, uncounted=True, resumed=True
 COUNTS = [5, 3, "c", 7, 8, 2, True, True, True, 2]
 HALFWAY = Position("x", CENSUS)
 START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]
+M = {"m"}
 
 
 def again(value: Any) -> Any:
@@ -30,11 +31,11 @@ def counts(name: str, value: Any) -> list[Any]:
 
 
 def test_a_listing_resumes_where_its_state_says() -> None:
-    before, after = OneListing(CONTACTS), OneListing(CONTACTS)
+    before, after = OneListing(CONTACTS, "m"), OneListing(CONTACTS, "n")
     before.advance(CONTACTS, HALFWAY, read=5)
-    assert before.value() == ["x", COUNTS], "states of earlier versions must stay readable"
-    assert after.resume(again(before.value()))
-    assert (after.position, after.read) == (HALFWAY, 5)
+    assert before.value() == ["x", COUNTS, "m"], "states of earlier versions must stay readable"
+    assert after.resume(again(before.value()), {"m"})
+    assert (after.position, after.read, after.mark) == (HALFWAY, 5, "m")
     assert (after.is_begun, after.is_complete) == (True, False)
     after.advance(CONTACTS, Position("y"), read=2)
     assert (after.position, after.read) == (Position("y"), 7)
@@ -44,21 +45,31 @@ def test_a_listing_resumes_where_its_state_says() -> None:
 
 
 def test_a_listing_at_its_start() -> None:
-    fresh = OneListing(CONTACTS)
+    fresh = OneListing(CONTACTS, "m")
     assert (fresh.is_begun, fresh.is_complete, fresh.read) == (False, False, 0)
-    assert fresh.value() == START
-    assert fresh.resume(START)
+    assert fresh.value() == [*START, "m"]
+    assert fresh.resume([*START, "m"], M)
     assert not fresh.is_begun
-    assert fresh.resume([None, counts("reading", 2)])
+    assert fresh.resume([None, counts("reading", 2), "m"], M)
     assert fresh.is_begun
 
 
+@pytest.mark.parametrize("marks", [{"n"}, {"m", "n"}, {None}, {"m", None}, set()])
+def test_a_position_of_another_reading_is_not_resumed(marks: set[str | None]) -> None:
+    listing, members = OneListing(CONTACTS, "new"), EachSegment("new")
+    assert not listing.resume(["x", COUNTS, "m"], marks)
+    assert not members.resume(["s", 5, 0, [], "m"], marks)
+    assert not listing.is_begun
+    assert not members.is_begun
+    assert (listing.mark, members.mark) == ("new", "new")
+
+
 def test_an_empty_listing_is_in_doubt() -> None:
-    nothing = OneListing(LISTS)
+    nothing = OneListing(LISTS, "m")
     assert nothing.doubts() == {Doubt.EMPTY: "the API listed no lists at all"}
     nothing.advance(LISTS, None, read=1)
     assert nothing.doubts() == {}
-    assert OneListing(CUSTOM_FIELDS).doubts() == {}, "an account may have none"
+    assert OneListing(CUSTOM_FIELDS, "m").doubts() == {}, "an account may have none"
 
 
 GOOD_COUNTS = [
@@ -96,12 +107,12 @@ BAD_COUNTS = [
 
 @pytest.mark.parametrize("value", [*([mark, one] for mark in ("x", None) for one in GOOD_COUNTS)])
 def test_a_position_in_a_state(value: Any) -> None:
-    listing = OneListing(CONTACTS)
-    assert listing.resume(value)
-    assert listing.value() == value
-    members = EachSegment()
-    assert members.resume(["s", 0, 0, [["s", *value, 0]]])
-    assert members.value() == ["s", 0, 0, [["s", *value, 0]]]
+    listing = OneListing(CONTACTS, "m")
+    assert listing.resume([*value, "m"], M)
+    assert listing.value() == [*value, "m"]
+    members = EachSegment("m")
+    assert members.resume(["s", 0, 0, [["s", *value, 0]], "m"], M)
+    assert members.value() == ["s", 0, 0, [["s", *value, 0]], "m"]
 
 
 @pytest.mark.parametrize(
@@ -112,13 +123,13 @@ def test_a_position_in_a_state(value: Any) -> None:
     ],
 )  # fmt: skip
 def test_invalid_positions_are_not_resumed(value: Any) -> None:
-    listing = OneListing(CONTACTS)
-    assert listing.resume(value) is False
+    listing = OneListing(CONTACTS, "m")
+    assert listing.resume([*value, "m"] if isinstance(value, list) else value, M) is False
     assert (listing.position, listing.read) == (Position(), 0)
-    members = EachSegment()
+    members = EachSegment("m")
     for entry in (["s", *value, 0] if isinstance(value, list) else value, value):
-        assert not members.resume(["s", 3, 0, [["a", "x", COUNTS, 0], entry]])
-    assert members.value() == ["", 0, 0, []]
+        assert not members.resume(["s", 3, 0, [["a", "x", COUNTS, 0], entry], "m"], M)
+    assert members.value() == ["", 0, 0, [], "m"]
 
 
 @pytest.mark.parametrize(
@@ -131,10 +142,10 @@ def test_invalid_positions_are_not_resumed(value: Any) -> None:
     ],
 )  # fmt: skip
 def test_invalid_member_positions_are_not_resumed(value: Any) -> None:
-    members = EachSegment()
-    assert members.resume(value) is False
+    members = EachSegment("m")
+    assert members.resume([*value, "m"] if isinstance(value, list) else value, M) is False
     assert not members.is_begun
-    assert members.value() == ["", 0, 0, []]
+    assert members.value() == ["", 0, 0, [], "m"]
 
 
 def ids(members: EachSegment, segments: str) -> list[tuple[str | None, Position]]:
@@ -145,10 +156,10 @@ def ids(members: EachSegment, segments: str) -> list[tuple[str | None, Position]
 
 
 def test_all_segments_are_read_in_the_order_of_their_ids() -> None:
-    members = EachSegment()
+    members = EachSegment("m")
     assert not members.is_complete, "nobody knows how many there are"
     assert ids(members, "b a c b") == [(one, Position()) for one in "abc"]
-    assert members.value() == ["", 0, 0, []]
+    assert members.value() == ["", 0, 0, [], "m"]
     for one in "abc":
         assert not members.is_complete
         members.advance(members_of(one), None, read=2)
@@ -157,15 +168,15 @@ def test_all_segments_are_read_in_the_order_of_their_ids() -> None:
 
 
 def test_segments_are_begun_in_any_order() -> None:
-    members = EachSegment()
+    members = EachSegment("m")
     ids(members, "a b c d")
     members.advance(members_of("c"), HALFWAY, read=5)
     half, start = ["x", COUNTS, 0], [*START, 0]
-    assert members.value() == ["c", 5, 0, [["a", *start], ["b", *start], ["c", *half]]]
+    assert members.value() == ["c", 5, 0, [["a", *start], ["b", *start], ["c", *half]], "m"]
     members.advance(members_of("a"), None, read=1)
-    assert members.value() == ["c", 6, 0, [["b", *start], ["c", *half]]]
-    resumed = EachSegment()
-    assert resumed.resume(again(members.value()))
+    assert members.value() == ["c", 6, 0, [["b", *start], ["c", *half]], "m"]
+    resumed = EachSegment("m")
+    assert resumed.resume(again(members.value()), M)
     assert (resumed.is_begun, resumed.is_complete, resumed.read) == (True, False, 6)
     assert ids(resumed, "a b c d") == [("b", Position()), ("c", HALFWAY), ("d", Position())]
     for one in "bcd":
@@ -175,8 +186,8 @@ def test_segments_are_begun_in_any_order() -> None:
 
 
 def test_segments_that_were_created_or_deleted_between_runs() -> None:
-    members = EachSegment()
-    members.resume(["m", 5, 0, [["a", "x", COUNTS, 0], ["m", *START, 0]]])
+    members = EachSegment("m")
+    members.resume(["m", 5, 0, [["a", "x", COUNTS, 0], ["m", *START, 0]], "m"], M)
     assert ids(members, "b m n") == [("m", Position()), ("n", Position())]
     members.advance(members_of("m"), None, read=1)
     members.advance(members_of("n"), None, read=1)
@@ -184,30 +195,30 @@ def test_segments_that_were_created_or_deleted_between_runs() -> None:
 
 
 def test_segments_that_failed_come_last_once() -> None:
-    members = EachSegment()
+    members = EachSegment("m")
     ids(members, "a b c")
     members.advance(members_of("a"), HALFWAY, read=5)
     members.failed(members_of("a"))
     members.failed(members_of("b"))
     state = members.value()
-    assert state == ["b", 5, 0, [["a", "x", COUNTS, 1], ["b", *START, 1]]]
+    assert state == ["b", 5, 0, [["a", "x", COUNTS, 1], ["b", *START, 1]], "m"]
     assert not members.is_complete
-    resumed = EachSegment()
-    assert resumed.resume(again(state))
+    resumed = EachSegment("m")
+    assert resumed.resume(again(state), M)
     assert resumed.value() == state
     assert ids(resumed, "a b c") == [("c", Position()), ("a", HALFWAY), ("b", Position())]
     assert [one[3] for one in resumed.value()[3]] == [0, 0]
-    gone = EachSegment()
-    assert gone.resume(again(state))
+    gone = EachSegment("m")
+    assert gone.resume(again(state), M)
     assert ids(gone, "b c") == [("c", Position()), ("b", Position())]
 
 
 def test_segments_that_are_gone_are_done() -> None:
-    members = EachSegment()
+    members = EachSegment("m")
     ids(members, "a b c")
     for number, one in enumerate("ab", 1):
         members.gone(members_of(one))
-        assert members.value() == [one, 0, number, []]
+        assert members.value() == [one, 0, number, [], "m"]
     members.gone(members_of("c"))
     assert members.is_complete
 
@@ -230,14 +241,14 @@ def test_segments_that_are_gone_are_done() -> None:
 def test_the_doubts_about_all_members(
     segments: str, read: int, gone: int, doubts: dict[Doubt, str]
 ) -> None:
-    members = EachSegment()
-    assert members.resume(["a", read, gone, []])
+    members = EachSegment("m")
+    assert members.resume(["a", read, gone, [], "m"], M)
     ids(members, segments)
     assert members.doubts() == doubts
 
 
 def test_no_segments_at_all_are_complete() -> None:
-    members = EachSegment()
+    members = EachSegment("m")
     assert ids(members, "") == []
     assert members.is_complete
 

@@ -15,6 +15,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.sources.completeness import Census
+from tap_autopilot.streams import COLLECTED
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
@@ -23,9 +24,14 @@ from tests.scripted import Scripted, page
 STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
 
 
+NO_STORE = {"collected": None, "collected_from": None, "append_only": False}
 NOTHING_LEFT = {
-    "bookmarks": {stream: {"progress": None} for stream in ALL},
+    "bookmarks": {
+        name: {"progress": None, **(NO_STORE if COLLECTED in one.sources else {})}
+        for name, one in ALL.items()
+    },
     "walks": dict.fromkeys((*STREAMS, "custom_fields")),
+    "digests": None,
 }
 
 
@@ -96,8 +102,9 @@ def test_rows_sent_without_a_version_are_not_deleted(tap: Tap, serve: Serve) -> 
 
 
 CENSUS = list(dataclasses.astuple(Census()))
-READING = {"bookmarks": {"contacts": {"progress": ["reading", {}]}}}
-READING_MEMBERS = {"bookmarks": {"smart_segments_contacts": {"progress": ["reading", {}]}}}
+BEGUN = ["reading", {"plan": "p", "reading": "m"}]
+READING = {"bookmarks": {"contacts": {"progress": BEGUN}}}
+READING_MEMBERS = {"bookmarks": {"smart_segments_contacts": {"progress": BEGUN}}}
 NO_POSITIONS: list[Any] = [
     5, [], ["x"], ["x", 5], ["x", []], ["", CENSUS], ["\ud800", CENSUS], [5, CENSUS],
     ["x", [-1, *CENSUS[1:]]], ["x", [10**400, *CENSUS[1:]]], ["x", [True, *CENSUS[1:]]],
@@ -267,49 +274,6 @@ def test_the_state_does_not_grow_with_the_segments(tap: Tap, serve: Serve) -> No
     assert run.code == 0
     largest = max(len(str(message["value"])) for message in run.of("STATE"))
     assert largest < 4000
-
-
-def merge(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
-    return new
-
-
-def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
-    tap: Tap, serve: Serve
-) -> None:
-    account = Account(contacts=250, segments=4, members=120)
-    cut_short = interrupted(tap, serve, account).state
-    whole = tap.sync(serve(account))
-    every = cut_short
-    for one in whole.of("STATE"):
-        every = merge(every, one["value"])
-    for state in (merge(cut_short, whole.state), every):
-        again = tap.sync(serve(account), state=state)
-        for stream in STREAMS:
-            assert sorted(keys(again, stream)) == sorted(keys(whole, stream))  # walks interleave
-
-
-def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=250)
-    whole = tap.sync(serve(account, "/contacts@2-:405"))
-    filtered = tap.sync(serve(account, "/contacts@2-:405"), start_date="2016-06-01")
-    state = merge(whole.state, filtered.state)
-    rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
-    assert rest.code == 0
-    assert not rest.of("ACTIVATE_VERSION", "contacts")
-
-
-def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
-    """Meltano merges the state of an incomplete run into the previous state, key by key."""
-    account = Account(contacts=50, segments=4, members=24)
-    sandbox = serve(account, page=20)
-    whole = tap.sync(sandbox)
-    run = interrupted(tap, serve, account, page=20)
-    for older in (one["value"] for one in whole.of("STATE")):
-        rest = tap.sync(sandbox, state=merge(older, run.state))
-        for stream in STREAMS:
-            assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
 
 
 def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(

@@ -7,7 +7,7 @@ from where, how far they have come, and whether all are complete.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
@@ -21,19 +21,20 @@ COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # al
 class OneListing:
     """A source with a single listing. Its state is the position of the next page."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: Walk, mark: str) -> None:
         self._walk = walk
+        self.mark = mark
         self.position = Position()
         self.is_complete = False
         self.read = 0
 
-    def resume(self, value: Any) -> bool:
-        """Resume from a state's position; False if it is not valid."""
-        position = _position(value)
-        if position is not None:
-            self.position = position
-            self.read = position.census.read
-        return position is not None
+    def resume(self, value: Any, marks: Collection[str | None]) -> bool:
+        """Resume the reading that all of `marks` name; False if that is not the state's."""
+        match value:
+            case [*value, str(mark)] if marks == {mark} and (position := _position(value)):
+                self.mark, self.position, self.read = mark, position, position.census.read
+                return True
+        return False
 
     @property
     def is_begun(self) -> bool:
@@ -54,7 +55,7 @@ class OneListing:
 
     def value(self) -> Any:
         """Its entry in the state; None if there is nothing to resume."""
-        return None if self.is_complete else _written(self.position)
+        return None if self.is_complete else [*_written(self.position), self.mark]
 
 
 class EachSegment:
@@ -65,7 +66,8 @@ class EachSegment:
     finished, the position and whether it failed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
         self._through = ""
         self._gone = 0
         self._open: dict[str, Position] = {}
@@ -75,13 +77,15 @@ class EachSegment:
         self._known = False
         self.read = 0
 
-    def resume(self, value: Any) -> bool:
-        """Resume from a state's positions; False if they are not valid."""
+    def resume(self, value: Any, marks: Collection[str | None]) -> bool:
+        """Resume the reading that all of `marks` name; False if that is not the state's."""
         match value:
-            case [str(through), int(read), int(gone), list(entries)] if gone >= 0 and read >= 0:
+            case [str(through), int(read), int(gone), list(entries), str(mark)] if (
+                marks == {mark} and gone >= 0 and read >= 0
+            ):
                 found = [_entry(one) for one in entries]
                 if None not in found and is_text(through):
-                    self._through, self.read, self._gone = through, read, gone
+                    self.mark, self._through, self.read, self._gone = mark, through, read, gone
                     for one in found:
                         assert one is not None
                         self._open[one[0]] = one[1]
@@ -154,7 +158,7 @@ class EachSegment:
         if self.is_complete:
             return None
         entries = [[one, *_written(at), int(one in self._failed)] for one, at in self._open.items()]
-        return [self._through, self.read, self._gone, entries]
+        return [self._through, self.read, self._gone, entries, self.mark]
 
 
 def is_text(value: Any) -> bool:

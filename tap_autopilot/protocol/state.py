@@ -4,6 +4,8 @@ A pass reads a stream from start to end, over as many runs as it takes. During a
 `bookmarks.<stream>.progress` is the list [status, details]. The status is "reading" or, while other
 streams of the run are not done, "complete". The details have, where applicable:
 
+    plan         a digest of what the pass sends: columns, with digests or not, from which store
+    reading      the mark of the reading of its source that the pass belongs to
     since        only rows that changed at this time or later are sent
     incremental  true for an incremental pass
     started      when an incremental pass began
@@ -12,28 +14,37 @@ streams of the run are not done, "complete". The details have, where applicable:
     version      the version of the pass's rows, if it should end with ACTIVATE_VERSION
     doubts       why the pass may be incomplete, by kind
 
-If there is nothing to resume, `progress` is null. It is never an object and never left out, because
-some tools merge a new state into the old one, key by key; a list or null replaces the whole value.
-For the same reason `walks.<source>`, the positions in each source, is a list or null.
+`walks.<source>`, the positions in each source, is a list that ends with the mark of the reading.
 
 In `bookmarks.<stream>`, an incremental stream also has its Singer bookmark, under the name of its
-replication key, and the `start_date` under which the bookmark was made, if any. A stream fed by a
-collector's store has `collected`: the store's id, and the `seq` of the last event written. If a
-`start_date` leaves out events, `collected_from` is that date.
+replication key, the `start_date` under which the bookmark was made, and a digest of the `columns`
+sent. A stream fed by a collector's store has `collected`: the store's id, and the `seq` of the last
+event written. If a `start_date` leaves out events, `collected_from` is that date. `append_only` is
+true as long as the table has pushed events, also in runs without the store.
 
-With digests, `digests` is the list [offset, check], a position in their file. In a run without
-digests it is null, if the previous state had it.
+With digests, `digests` is the list [offset, check], a position in their file.
+
+Some tools merge a run's state into the old one, key by key, although the run started without a
+state. So a run never leaves out an entry that an older state of its streams may have: an entry with
+nothing to say is null, which replaces the old value, as a list does. An object would be merged with
+the old one. And what belongs together is compared before it is used: a pass only resumes at a
+position with the same mark.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
+import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from operator import itemgetter
 from typing import Any, NamedTuple
+
+import msgspec
 
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
@@ -48,6 +59,8 @@ LOG = logging.getLogger(__name__)
 
 READING, COMPLETE = "reading", "complete"
 FROM = "collected_from"
+APPEND_ONLY = "append_only"
+COLUMNS = "columns"
 MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass began
 
 
@@ -63,6 +76,8 @@ class Pass:
     skipped: int = 0  # documents without a row
     doubts: dict[Doubt, str] = field(default_factory=dict)
     is_complete: bool = False
+    plan: str = ""
+    reading: str | None = None  # the mark of its source's reading; None if only a store feeds it
 
     @property
     def window(self) -> ChangedSince | None:
@@ -121,20 +136,25 @@ class Progress:
         self._store = store
         self._entries, walks = _read(state)
         self._streams = {one.stream.name: one.stream for one in selected}
-        resumed = {}
+        self._columns = {one.stream.name: _digest(one.selected) for one in selected}
+        passes = [self._entries.get(name, {}).get("progress") for name in self._streams]
+        is_interrupted = None not in passes or any(map(_is_reading, passes))
+        resumed: dict[str, Pass | None] = {}
         fresh = {}
         for one in selected:
             name, entry = one.stream.name, self._entries.setdefault(one.stream.name, {})
             self._check_bookmark(one.stream, entry)
             fresh[name] = self._fresh(one, entry, versions=versions)
-            resumed[name] = _resumed(name, entry, fresh[name])
-            if (found := resumed[name]) and not self._can_go_on(name, found, fresh[name]):
-                resumed[name] = None
+            found = self._resume(name, entry, fresh[name])
+            resumed[name] = found if is_interrupted else None  # else another run has ended since
+            if resumed[name] is None and one.incremental:
+                self._check_columns(one.stream, entry)
         for entry in self._entries.values():
             entry.pop("progress", None)
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
-        self._members = EachSegment()
-        self._listings = {walk.source: OneListing(walk) for walk in LISTINGS}
+        mark = secrets.token_hex(4)
+        self._members = EachSegment(mark)
+        self._listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
         self._sources: dict[str, OneListing | EachSegment] = {
             **self._listings,
             MEMBERS: self._members,
@@ -142,17 +162,22 @@ class Progress:
         for source, positions in self._sources.items():
             names = self.fed_by(source)
             resumable = [name for name in names if resumed[name]]
-            if resumable and (resumable != names or not positions.resume(walks.get(source))):
+            marks = {self._passes[name].reading for name in names}
+            if resumable and (resumable != names or not positions.resume(walks.get(source), marks)):
                 LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
                 self._passes.update({name: fresh[name] for name in names})
+            for name in names:
+                self._passes[name].reading = positions.mark
         self._resumed = {name for name, one in resumed.items() if one is self._passes[name]}
         if self._needs(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
         self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
-        if store is not None:
-            self._place(
-                store, [name for name in self._streams if self._passes[name] is fresh[name]]
-            )
+        self._place([name for name in self._streams if self._passes[name] is fresh[name]])
+        for one in selected:
+            if one.incremental:
+                entry = self._entries[one.stream.name]
+                keys = (str(one.stream.replication_key), "start_date", COLUMNS)
+                entry.update({key: entry.get(key) for key in keys})
         done = [name for name, found in self._passes.items() if found.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
@@ -160,7 +185,7 @@ class Progress:
     def _check_bookmark(self, stream: type[Stream], entry: dict[str, Any]) -> None:
         """Drop a Singer bookmark that could skip rows."""
         key = str(stream.replication_key)
-        if key not in entry:
+        if entry.get(key) is None:
             return
         bookmark, made_under = _as_datetime(entry[key]), _as_datetime(entry.get("start_date"))
         if bookmark is None or bookmark > self._now:
@@ -178,46 +203,75 @@ class Progress:
             return
         del entry[key]
 
+    def _check_columns(self, stream: type[Stream], entry: dict[str, Any]) -> None:
+        """Warn if rows sent by earlier incremental passes may lack columns."""
+        before = entry.get(COLUMNS)
+        is_sent_again = entry.get(str(stream.replication_key)) is None or (
+            self._remembered is not None and not self._remembered.knows(stream.name)
+        )
+        if before not in (None, self._columns[stream.name]) and not is_sent_again:
+            LOG.warning(
+                "%s: the selected columns changed, but only rows that change from now on are sent"
+                " with the new columns. To send all rows again, start this stream over: delete it"
+                " from the state's bookmarks.",
+                stream.name,
+            )
+
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events.
 
         It remains a log in a run without the store; otherwise its pushed rows would be deleted.
         """
         has_store = COLLECTED in self._sources_of(STREAMS[name])
-        return has_store or COLLECTED in self._entries.get(name, {})
+        return has_store or _is_log(self._entries.get(name, {}))
 
     def _sources_of(self, stream: type[Stream]) -> set[str]:
         return {one for one in stream.sources if one != COLLECTED or self._store is not None}
 
-    def _place(self, store: tuple[str, int], fresh: Collection[str]) -> None:
-        """Find each stream's position in the store; a new full pass begins at 0."""
+    def _place(self, fresh: Collection[str]) -> None:
+        """Find each stream's position in the store; a new full pass begins at 0.
+
+        Without a store, a stream forgets its position: this run may replace all of its rows.
+        """
         starting_over: dict[str, list[str]] = {}
-        for name in self.fed_by(COLLECTED):
-            entry, position, reason = self._entries[name], 0, ""
-            made_under = _as_datetime(entry.pop(FROM, None))
+        for name, stream in self._streams.items():
+            if COLLECTED not in stream.sources:
+                continue
+            entry = self._entries[name]
+            entry[APPEND_ONLY] = self.is_log(name)
+            if self._store is None:
+                entry[COLLECTED] = entry[FROM] = None
+                continue
+            if self._passes[name].is_complete:
+                continue
+            position, made_under = 0, _as_datetime(entry.get(FROM))
             start_date = self._start_date if name in EMAILS else None
-            match entry.get(COLLECTED):
-                case None:
-                    pass
-                case [store_id, int(seq)] if store_id == store[0] and 0 <= seq <= store[1]:
-                    knows = self._remembered is not None and self._remembered.knows(name)
-                    goes_on = knows or name not in fresh or self._passes[name].incremental
-                    position = seq if goes_on else 0
-                    if position and made_under and (not start_date or start_date < made_under):
-                        position, reason = 0, "start_date is earlier, or no longer set"
-                case [store_id, int(_)] if store_id == store[0]:
-                    reason = "the store has lost events since"
-                case [str(_), int(_)]:
-                    reason = "the state is from another store"
-                case _:
-                    reason = "the state's position in the store is not valid"
+            reason = self._mismatch(entry)
+            if not reason and entry.get(COLLECTED) is not None:
+                knows = self._remembered is not None and self._remembered.knows(name)
+                if knows or name not in fresh or self._passes[name].incremental:
+                    position = entry[COLLECTED][1]
+                if position and made_under and (not start_date or start_date < made_under):
+                    position, reason = 0, "start_date is earlier, or no longer set"
             if reason:
                 starting_over.setdefault(reason, []).append(name)
-            entry[COLLECTED] = [store[0], position]
-            if start_date is not None or made_under is not None:
-                entry[FROM] = start_date and _iso(start_date)
+            entry[COLLECTED] = [self._store[0], position]
+            entry[FROM] = start_date and _iso(start_date)
         for reason, names in starting_over.items():
             LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
+
+    def _mismatch(self, entry: dict[str, Any]) -> str:
+        """Why a stream's position is not one in this store; empty if it is, or if it has none."""
+        assert self._store is not None
+        store_id, last = self._store
+        match entry.get(COLLECTED):
+            case None:
+                return ""
+            case [str(found), int(seq)] if found == store_id:
+                return "" if 0 <= seq <= last else "the store has lost events since"
+            case [str(_), int(_)]:
+                return "the state is from another store"
+        return "the state's position in the store is not valid"
 
     def _fresh(self, one: Selected, entry: dict[str, Any], *, versions: bool) -> Pass:
         """A new pass."""
@@ -228,12 +282,36 @@ class Progress:
             bookmark = _as_datetime(entry.get(str(stream.replication_key)))
             bounds.append(bookmark and _before(bookmark, stream.look_back))
         found = Pass(one.incremental, max(filter(None, bounds), default=None))
+        store = self._store[0] if self._store and COLLECTED in stream.sources else ""
+        plan = [stream.key_properties, self._columns[stream.name], self._remembered is not None]
+        found.plan = _digest([*plan, store])
         is_log = self.is_log(stream.name)
         if versions and not found.incremental and found.since is None and not is_log:
             now = int(self._now.timestamp() * 1000)
             known = self._remembered.versions if self._remembered is not None else {}
             found.version = known.get(stream.name, now)
         return found
+
+    def _resume(self, name: str, entry: dict[str, Any], fresh: Pass) -> Pass | None:
+        """The state's pass, if a new one would be the same."""
+        progress = entry.get("progress")
+        if progress is None:
+            return None
+        found = _pass(progress, incremental=fresh.incremental)
+        if found is None or found.since != fresh.since:
+            LOG.warning("%s: cannot resume from the state; starting over.", name)
+            return None
+        if found.plan != fresh.plan:
+            LOG.warning(
+                "%s: the state's pass had other columns or settings; starting over.",
+                name,
+            )
+            return None
+        if COLLECTED in self._sources_of(self._streams[name]) and self._mismatch(entry):
+            return None
+        if fresh.version is None:
+            found.version = None
+        return found if self._can_go_on(name, found, fresh) else None
 
     def _can_go_on(self, name: str, found: Pass, fresh: Pass) -> bool:
         """Whether the digests, if there are any, know what a pass has sent so far."""
@@ -302,7 +380,7 @@ class Progress:
         names, doubts = self.fed_by(source), positions.doubts()
         for doubt, reason in doubts.items():
             if doubt.fails:
-                self._members = self._sources[source] = EachSegment()
+                self._members = self._sources[source] = EachSegment(positions.mark)
                 raise RunError(f"{source}: {reason}.")
         for name in names:
             found = self._passes[name]
@@ -361,8 +439,8 @@ class Progress:
                 bookmark = min(found.newest, _before(found.started, MARGIN))
                 before = _as_datetime(entry.get(key)) or bookmark
                 entry[key] = _iso(max(bookmark, before))
-                if self._start_date is not None or "start_date" in entry:
-                    entry["start_date"] = self._start_date and _iso(self._start_date)
+                entry["start_date"] = self._start_date and _iso(self._start_date)
+                entry[COLUMNS] = self._columns[name]
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
@@ -374,20 +452,52 @@ class Progress:
             source: positions.value() if self._needs(source) else None
             for source, positions in self._sources.items()
         }
-        return {"bookmarks": bookmarks, "walks": walks, **self.more_entries}
+        return {"bookmarks": bookmarks, "walks": walks, "digests": None, **self.more_entries}
 
 
-def digests_in(state: Any) -> tuple[bool, Any]:
-    """Whether a state has a digests position, and the position."""
-    found = _value(state)
-    return "digests" in found, found.get("digests")
+def digests_in(state: Any) -> Any:
+    """A state's position in the digests file, if any."""
+    return _value(state).get("digests")
+
+
+def complete_first(selected: Iterable[Selected], state: Any) -> list[Selected]:
+    """The streams as this run reads them: an interrupted full pass is completed first.
+
+    Otherwise an incremental pass would send rows without the version of the full pass, and a target
+    that stored them without storing the state would delete them when the full pass resumes.
+    """
+    bookmarks = _value(state).get("bookmarks")
+    streams = []
+    for one in selected:
+        entry = bookmarks.get(one.stream.name) if isinstance(bookmarks, dict) else None
+        progress = entry.get("progress") if isinstance(entry, dict) else None
+        if one.incremental and _pass(progress, incremental=False) is not None:
+            LOG.info(
+                "%s: completing the interrupted full pass; incremental replication starts with the"
+                " next run.",
+                one.stream.name,
+            )
+            streams.append(dataclasses.replace(one, incremental=False))
+        else:
+            streams.append(one)
+    return streams
 
 
 def collected_streams(state: Any) -> set[str]:
     """The streams that a collector's store has fed, according to a state."""
     bookmarks = _value(state).get("bookmarks")
     entries = bookmarks.items() if isinstance(bookmarks, dict) else ()
-    return {name for name, entry in entries if isinstance(entry, dict) and COLLECTED in entry}
+    return {name for name, entry in entries if isinstance(entry, dict) and _is_log(entry)}
+
+
+def _is_log(entry: Mapping[str, Any]) -> bool:
+    """Whether a stream's rows are append-only, according to its entry in a state."""
+    return entry.get(COLLECTED) is not None or entry.get(APPEND_ONLY) is True
+
+
+def _is_reading(progress: Any) -> bool:
+    """Whether a stream's progress in a state says that its pass is not complete."""
+    return isinstance(progress, list) and progress[:1] == [READING]
 
 
 def _value(state: Any) -> dict[str, Any]:
@@ -399,7 +509,10 @@ def _value(state: Any) -> dict[str, Any]:
 
 def _written(found: Pass) -> list[Any]:
     """A pass's entry in the state."""
-    more: dict[str, Any] = {
+    more: dict[str, Any] = {"plan": found.plan}
+    if found.reading is not None:
+        more["reading"] = found.reading
+    more |= {
         name: _iso(when)
         for name in ("since", "started", "newest")
         if (when := getattr(found, name)) is not None
@@ -415,20 +528,6 @@ def _written(found: Pass) -> list[Any]:
     return [COMPLETE if found.is_complete else READING, more]
 
 
-def _resumed(name: str, entry: dict[str, Any], fresh: Pass) -> Pass | None:
-    """The state's pass, if a new one would be the same."""
-    progress = entry.get("progress")
-    if progress is None:
-        return None
-    found = _pass(progress, incremental=fresh.incremental)
-    if found is None or found.since != fresh.since:
-        LOG.warning("%s: cannot resume from the state; starting over.", name)
-        return None
-    if fresh.version is None:
-        found.version = None
-    return found
-
-
 def _pass(progress: Any, *, incremental: bool) -> Pass | None:
     """The pass that a state's progress describes; None if it is not valid."""
     match progress:
@@ -437,11 +536,15 @@ def _pass(progress: Any, *, incremental: bool) -> Pass | None:
         case _:
             return None
     doubts, version, skipped = more.get("doubts", {}), more.get("version"), more.get("skipped", 0)
+    plan, reading = more.get("plan", ""), more.get("reading")
     times = {name: more.get(name) for name in ("since", "started", "newest")}
     read = {name: _as_datetime(value) for name, value in times.items()}
     known = {doubt.value: doubt for doubt in Doubt}
     if (
-        not more.keys() <= {*times, "incremental", "version", "skipped", "doubts"}
+        not more.keys()
+        <= {*times, "plan", "reading", "incremental", "version", "skipped", "doubts"}
+        or not (plan and is_text(plan))
+        or not (reading is None or is_text(reading))
         or more.get("incremental", False) is not incremental
         or any(value is not None and read[name] is None for name, value in times.items())
         or not (version is None or type(version) is int)
@@ -462,6 +565,8 @@ def _pass(progress: Any, *, incremental: bool) -> Pass | None:
         skipped,
         {known[kind]: reason for kind, reason in doubts.items()},
         status == COMPLETE,
+        str(plan),
+        reading,
     )
 
 
@@ -483,17 +588,18 @@ def _read(state: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
             bookmark = str(STREAMS[name].replication_key)
-            kept = ("progress", bookmark, "start_date", COLLECTED, FROM)
+            kept = ("progress", bookmark, "start_date", COLUMNS, COLLECTED, FROM, APPEND_ONLY)
             entries[name] = found = {key: entry[key] for key in kept if key in entry}
-            if isinstance(found.get(bookmark), str) and not is_text(found[bookmark]):
-                del found[bookmark]
+            for key in (bookmark, COLUMNS):
+                if isinstance(found.get(key), str) and not is_text(found[key]):
+                    del found[key]
             for key in ("start_date", FROM):
                 if _as_datetime(found.get(key)) is None:
                     found.pop(key, None)
-            if found.get(COLLECTED) is None:
-                found.pop(COLLECTED, None)
-            elif not is_text(json.dumps(found[COLLECTED], ensure_ascii=False)):
+            if not is_text(json.dumps(found.get(COLLECTED), ensure_ascii=False)):
                 found[COLLECTED] = ["", 0]  # useless, but it says that the table is append-only
+            if COLLECTED in STREAMS[name].sources:
+                found[APPEND_ONLY] = _is_log(found)
     walks = state.get("walks")
     return entries, walks if isinstance(walks, dict) else {}
 
@@ -510,3 +616,8 @@ def _before(moment: datetime, delta: timedelta) -> datetime:
 
 def _iso(moment: datetime) -> str:
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def _digest(value: Any) -> str:
+    """A digest of JSON."""
+    return hashlib.blake2b(msgspec.json.encode(value), digest_size=8).hexdigest()

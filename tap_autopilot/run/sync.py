@@ -15,7 +15,13 @@ from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
 from tap_autopilot.protocol.selection import Selected, is_selected, select
-from tap_autopilot.protocol.state import Pass, Progress, collected_streams, digests_in
+from tap_autopilot.protocol.state import (
+    Pass,
+    Progress,
+    collected_streams,
+    complete_first,
+    digests_in,
+)
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
@@ -69,23 +75,21 @@ def sync(
     discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
-    selected = select(catalog, discovered, nested_as_text=config.nested_as_text)
-    knows_digests, position = digests_in(state)
+    streams = select(catalog, discovered, nested_as_text=config.nested_as_text)
+    selected = complete_first(streams, state)
     progress = Progress(
         state,
         [one for one in selected if DIGESTS not in one.stream.sources],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=(store.store_id, store.last) if store is not None else None,
-        remembered=changes.load(position, selected, collected_streams(state))
+        remembered=changes.load(digests_in(state), selected, collected_streams(state))
         if changes is not None
         else None,
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
     if changes is not None:
         changes.begin(progress, report.tallies)
-    elif knows_digests:
-        progress.more_entries["digests"] = None
     pushed = None
     if store is not None:
         from tap_autopilot.pushed.events import PushedEvents

@@ -1,0 +1,265 @@
+"""States that tools merge into older ones, although settings changed or files were left behind.
+
+Meltano merges the STATE of a full refresh, and that of an interrupted run, into the state it had. A
+full refresh starts without a state, so it cannot know what the older state holds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import Serve, Tap
+from tests.digests import Replica
+from tests.invariants import Run
+from tests.stores import PushedStore
+from tests.test_collected import call
+from tests.test_selection import choose
+from tests.test_state import STREAMS, interrupted, keys
+
+
+def merge(old: Any, new: Any) -> Any:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
+    return new
+
+
+def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
+    tap: Tap, serve: Serve
+) -> None:
+    account = Account(contacts=250, segments=4, members=120)
+    cut_short = interrupted(tap, serve, account).state
+    whole = tap.sync(serve(account))
+    every = cut_short
+    for one in whole.of("STATE"):
+        every = merge(every, one["value"])
+    for state in (merge(cut_short, whole.state), every):
+        again = tap.sync(serve(account), state=state)
+        for stream in STREAMS:
+            assert sorted(keys(again, stream)) == sorted(keys(whole, stream))  # walks interleave
+
+
+def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:
+    account = Account(contacts=250)
+    whole = tap.sync(serve(account, "/contacts@2-:405"))
+    filtered = tap.sync(serve(account, "/contacts@2-:405"), start_date="2016-06-01")
+    state = merge(whole.state, filtered.state)
+    rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
+    assert rest.code == 0
+    assert not rest.of("ACTIVATE_VERSION", "contacts")
+
+
+def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
+    """Meltano merges the state of an incomplete run into the previous state, key by key."""
+    account = Account(contacts=50, segments=4, members=24)
+    sandbox = serve(account, page=20)
+    whole = tap.sync(sandbox)
+    run = interrupted(tap, serve, account, page=20)
+    for older in (one["value"] for one in whole.of("STATE")):
+        rest = tap.sync(sandbox, state=merge(older, run.state))
+        for stream in STREAMS:
+            assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
+
+
+class Story:
+    """Runs of one account, whose rows and states reach one target.
+
+    The state of each run is merged into the previous one. A full refresh starts without it.
+    """
+
+    def __init__(self, tap: Tap, serve: Serve, account: Account, catalog: Any) -> None:
+        self.tap, self.serve, self.account, self.catalog = tap, serve, account, catalog
+        self.target = Replica()
+        self.state: Any = None
+
+    def run(
+        self, *faults: str, streams: Any = None, full_refresh: bool = False, **settings: Any
+    ) -> Run:
+        """One run of some streams."""
+        catalog = {"streams": [one for one in self.catalog["streams"]
+                               if streams is None or one["stream"] in streams]}  # fmt: skip
+        run = self.tap.sync(
+            self.serve(self.account, *faults, page=4),
+            state=None if full_refresh else self.state,
+            catalog=catalog,
+            **{"retry_timeout": 0, **settings},
+        )
+        assert run.code == (1 if faults else 0), run.stderr
+        self.target.take(run.messages)
+        self.state = merge(self.state, run.state)
+        return run
+
+    def rows(self, stream: str) -> set[str]:
+        return {key[-1] for key in self.target.rows[stream]}
+
+    def companies(self) -> set[Any]:
+        return {row.get("company") for row in self.target.rows["contacts"].values()}
+
+
+def change(story: Story, contact_id: str, company: str) -> None:
+    now = datetime.now(timezone.utc).isoformat()
+    story.account.change(contact_id, {"Company": company, "updated_at": now})
+
+
+@pytest.fixture
+def digests(tmp_path: Path) -> str:
+    """A digests file, not there yet, in a folder of its own."""
+    (tmp_path / "kept").mkdir()
+    return str(tmp_path / "kept" / "digests")
+
+
+@pytest.fixture
+def story(tap: Tap, serve: Serve, catalog: Any) -> Story:
+    return Story(tap, serve, Account(contacts=34, segments=2, members=9), catalog)
+
+
+def warnings(run: Run, text: str) -> list[str]:
+    return [line for line in run.log if line.startswith("WARNING") and text in line]
+
+
+def test_a_pass_does_not_resume_at_the_place_of_another_pass(story: Story) -> None:
+    story.run("/contacts@3-:500", streams=["contacts"])
+    story.run("/contacts@8-:500", streams=["lists_contacts"], full_refresh=True)
+    run = story.run(streams=["contacts"])
+    assert run.of("ACTIVATE_VERSION", "contacts")
+    assert story.rows("contacts") == set(story.account.contact_ids)
+    assert warnings(run, "contacts: cannot resume from the state; starting over")
+
+
+def test_an_incremental_pass_does_not_resume_at_the_place_of_another_pass(story: Story) -> None:
+    choose(story.catalog, "contacts", replication_method="INCREMENTAL")
+    story.run(streams=["contacts"])
+    for one in story.account.contact_ids:
+        change(story, one, "Changed")
+    story.run("/contacts@3-:500", streams=["contacts"])
+    story.run("/contacts@8-:500", streams=["lists_contacts"], full_refresh=True)
+    story.run(streams=["contacts"])
+    assert story.companies() == {"Changed"}
+
+
+def test_an_interrupted_full_refresh_of_an_incremental_table_continues(story: Story) -> None:
+    choose(story.catalog, "contacts", replication_method="INCREMENTAL")
+    story.run(streams=["contacts"])
+    story.target = Replica()  # the table was dropped, hence the full refresh
+    story.run("/contacts@3-:500", streams=["contacts"], full_refresh=True)
+    story.run(streams=["contacts"])
+    assert story.rows("contacts") == set(story.account.contact_ids)
+
+
+def test_a_full_refresh_without_the_digests_makes_them_doubtful(story: Story, digests: str) -> None:
+    first, second = story.account.contact_ids[:2]
+    change(story, first, "Old")
+    story.run(digests=digests)
+    change(story, first, "New")
+    story.run(full_refresh=True)
+    change(story, first, "Old")
+    run = story.run(digests=digests)
+    assert warnings(run, "everything is sent again")
+    assert story.target.rows["contacts"][first,]["company"] == "Old"
+    assert second in story.rows("contacts")
+
+
+def test_a_contact_made_and_deleted_around_a_run_without_digests_is_removed(
+    story: Story, digests: str
+) -> None:
+    story.run(digests=digests)
+    story.account.create({"contact_id": "person_new", "Email": "new@example.com"})
+    story.run(full_refresh=True)
+    story.account.delete("person_new")
+    story.run(digests=digests)
+    assert story.rows("contacts") == set(story.account.contact_ids)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PushedStore:
+    (tmp_path / "store").mkdir()
+    return PushedStore(tmp_path / "store" / "events.db")
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
+def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
+    story: Story, store: PushedStore, method: str
+) -> None:
+    choose(story.catalog, "email_opened", replication_method=method)
+    store.track(call("pushed"))
+    story.run(collector_database=store.path)
+    story.target = Replica()  # the table was dropped, hence the full refresh
+    story.run(full_refresh=True)
+    story.run(collector_database=store.path)
+    assert "pushed" in story.rows("email_opened")
+
+
+def test_columns_selected_in_mid_pass_are_filled_in_all_rows(story: Story) -> None:
+    for one in story.account.contact_ids:
+        change(story, one, "There")
+    choose(story.catalog, "contacts", "properties", "company", selected=False)
+    story.run("/contacts@3-:500", streams=["contacts"])
+    choose(story.catalog, "contacts", "properties", "company", selected=True)
+    run = story.run(streams=["contacts"])
+    assert story.companies() == {"There"}
+    assert warnings(run, "the state's pass had other columns or settings")
+
+
+def test_custom_fields_get_their_columns_in_all_rows(story: Story) -> None:
+    story.run("/contacts@3-:500", streams=["contacts"])
+    run = story.run(streams=["contacts"], custom_fields_as_columns=True)
+    assert len(run.rows("contacts")) == len(story.account.contact_ids)
+
+
+def test_an_incremental_table_with_more_columns_says_that_old_rows_lack_them(story: Story) -> None:
+    choose(story.catalog, "contacts", replication_method="INCREMENTAL")
+    choose(story.catalog, "contacts", "properties", "company", selected=False)
+    story.run(streams=["contacts"])
+    choose(story.catalog, "contacts", "properties", "company", selected=True)
+    run = story.run(streams=["contacts"])
+    assert warnings(run, "contacts: the selected columns changed")
+    assert not warnings(story.run(streams=["contacts"]), "columns")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_another_store_in_mid_pass_is_read(
+    story: Story, store: PushedStore, tmp_path: Path, first: bool
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = PushedStore(tmp_path / "other" / "events.db")
+    store.track(call("one"))
+    other.track(call("two"))
+    before: dict[str, Any] = {"collector_database": store.path} if first else {}
+    story.run("/contacts@3-:500", **before)
+    story.run(collector_database=other.path)
+    assert "two" in story.rows("email_opened")
+
+
+@pytest.mark.parametrize("begun_with", [True, False])
+def test_digests_switched_on_or_off_in_mid_pass_leave_no_row_behind(
+    story: Story, digests: str, begun_with: bool
+) -> None:
+    with_digests: dict[str, Any] = {"digests": digests}
+    story.run(**with_digests)
+    gone = story.account.contact_ids[-1]
+    story.run("/contacts@3-:500", **(with_digests if begun_with else {}))
+    story.account.delete(gone)
+    story.run(**({} if begun_with else with_digests))
+    assert story.rows("contacts") == set(story.account.contact_ids)
+
+
+def test_rows_sent_between_the_halves_of_a_full_pass_survive_it(story: Story) -> None:
+    story.run("/contacts@4-:500", streams=["contacts"])
+    choose(story.catalog, "contacts", replication_method="INCREMENTAL")
+    state = story.state
+    story.run(streams=["contacts"])
+    story.state = state  # the target stored the rows, and was killed before it confirmed them
+    choose(story.catalog, "contacts", replication_method="FULL_TABLE")
+    story.run(streams=["contacts"])
+    assert story.rows("contacts") == set(story.account.contact_ids)
+
+
+def test_what_one_run_completed_is_read_again_after_another_run_has_ended(story: Story) -> None:
+    story.run("/contacts@3-:500", streams=["contacts", "lists"])
+    whole = story.run(streams=["contacts"], full_refresh=True)
+    assert whole.code == 0
+    assert len(story.run(streams=["contacts", "lists"]).rows("lists")) == len(story.account.lists)
