@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := .venv-run
 TARGET := .venv-target-jsonl
 
 PACKAGES_jsonl := target-jsonl
@@ -15,8 +16,9 @@ MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
 .PHONY: run answers test test-targets lint fuzz soak mutants bench clean
 
-run: $(VENV)/installed $(TARGET)/installed
-	$(BIN)/python -m tap_autopilot.sandbox.demo $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl output
+run: $(DEMO)/installed $(TARGET)/installed
+	@$(DEMO)/bin/python -m tap_autopilot.sandbox.demo \
+		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl output
 
 answers: $(VENV)/installed $(TARGET)/installed .venv-dbt/installed
 	$(BIN)/python -m tap_autopilot.sandbox.answers $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl \
@@ -71,6 +73,12 @@ $(VENV)/installed: setup.py
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+$(DEMO)/installed: setup.py
+	@echo 'Installing the tap and its collector into $(DEMO) ...'
+	@$(PYTHON) -m venv $(DEMO)
+	@$(DEMO)/bin/pip install --quiet --disable-pip-version-check --editable '.[collector]'
+	@touch $@
+
 .venv-meltano/installed:
 	$(PYTHON) -m venv .venv-meltano
 	.venv-meltano/bin/pip install --quiet meltano
@@ -80,9 +88,10 @@ $(VENV)/installed: setup.py
 	.venv-meltano/bin/pip install --quiet --no-deps --target $@ meltano==$*
 
 .venv-target-%/installed:
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet $(PACKAGES_$*)
-	touch $@
+	@echo 'Installing $(PACKAGES_$*) into $(@D) ...'
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(PACKAGES_$*)
+	@touch $@
 
 .venv-dbt/installed:
 	$(PYTHON) -m venv $(@D)
@@ -90,4 +99,4 @@ $(VENV)/installed: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info

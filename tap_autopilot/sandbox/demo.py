@@ -10,7 +10,6 @@ import os
 import secrets
 import subprocess
 import sys
-import tempfile
 import time
 import unicodedata
 from collections import defaultdict
@@ -28,7 +27,12 @@ from tap_autopilot.sandbox.server import Sandbox
 
 PATIENCE = 60.0  # seconds
 REQUESTS = 40
-WIDE = 44  # terminal columns
+WIDE = 100  # columns of the page
+SHOWN = (
+    "contact_id", "name", "email", "company", "mailing_city", "mailing_country", "lead_source",
+    "unsubscribed", "created_at", "lists", "mail_received", "custom_fields",
+)  # fmt: skip
+KEY = "sandbox"
 
 
 def main(tap: str, target: str, output: str) -> int:
@@ -38,35 +42,51 @@ def main(tap: str, target: str, output: str) -> int:
     for old in (*folder.glob("*.jsonl"), *folder.glob("events.db*")):
         old.unlink()
     store, key, token = folder / "events.db", secrets.token_hex(8), secrets.token_hex(16)
-    with tempfile.TemporaryDirectory() as temporary, _collector(tap, store, key, token) as url:
+    with _collector(tap, store, key, token) as url:
         pushing = Pushing(tracking=f"{url}/v1", write_key=key, rate=0)
         # The account changes while it is read, as real accounts do.
-        with Sandbox(Account(), Options(churn=1.0, pushing=pushing)) as sandbox:
-            print(f"A sandbox serves the sample account, which keeps changing, at {sandbox.url}.")
+        account = Account()
+        with Sandbox(account, Options(churn=1.0, pushing=pushing)) as sandbox:
+            _say(f"A sandbox imitates Autopilot's API, with a made-up account, at {sandbox.url}.")
             _register_hooks(tap, url, token, sandbox.url)
             if not _push(sandbox):
                 print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
-            emails, hooks = len(sandbox.truth.pushed), len(sandbox.hooks.deliveries)
-            print(
-                f"A collector at {url} received {emails:,} email events and {hooks} hook"
-                " deliveries.\n"
+            _say(
+                f"A collector at {url} received what the account pushes:\n"
+                f"{len(sandbox.truth.pushed):,} email events and"
+                f" {len(sandbox.hooks.deliveries)} changes of contacts."
             )
-            code, streams = _sync(tap, target, folder, Path(temporary), sandbox.url, store)
+            before = len(sandbox.requests)
+            code = _sync(tap, target, folder, sandbox.url, store)
+            asked = len(sandbox.requests) - before
     if code:
         return code
-    print("\nLoaded:\n")
-    _show_tables(folder, streams)
-    print("\nOne contact, without null columns:\n")
-    _show_contact(folder)
-    print("\nOpen and click rates by journey and subject, which the API alone does not have:\n")
-    _show_rates(folder)
     print(
-        "\nTo load your own account, use its API key:\n\n"
-        '  echo \'{"api_key": "<your API key>"}\' > config.json\n'
-        f"  {tap} --config config.json | {target}\n"
+        f"\nServed in {asked} responses, while everything kept changing; at the end the account has"
+        f"\n{len(account.contact_ids):,} contacts, {len(account.lists)} lists and"
+        f" {len(account.segments)} smart segments. Loaded:\n"
+    )
+    _show_tables(folder)
+    print("\nOne contact, with some of its columns:\n")
+    _show_contact(folder)
+    print("\nRates by journey, which the API alone does not have:\n")
+    _show_rates(folder)
+    _show_odd(folder)
+    print(
+        f"\nThe rows are in {folder}/*.jsonl, the pushed events in {store}, and the logs of the two"
+        f"\nprograms in {folder}/tap.log and {folder}/target.log.\n\n"
+        "Next, your own account. Its key is in Autopilot under Settings > API:\n\n"
+        "  read -rs TAP_AUTOPILOT_API_KEY; export TAP_AUTOPILOT_API_KEY  # paste it, then Enter"
+        f"\n  {tap} --test\n"
+        '  mkdir rows; echo \'{"destination_path": "rows"}\' > target.json\n'
+        f"  {tap} | {target} --config target.json > states"
     )
     return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 @contextmanager
@@ -90,7 +110,7 @@ def _collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
 
 
 def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
-    settings = {"HOOK_TOKENS": token, "API_KEY": "sandbox", "API_URL": api_url}
+    settings = {"HOOK_TOKENS": token, "API_KEY": KEY, "API_URL": api_url}
     variables = {f"TAP_AUTOPILOT_COLLECTOR_{name}": value for name, value in settings.items()}
     subprocess.run(  # noqa: S603
         [f"{tap}-collector", "--register-hooks", url],
@@ -103,7 +123,7 @@ def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
 def _push(sandbox: Sandbox) -> bool:
     """Let the account change for a while; False if the collector did not receive every push."""
     for _ in range(REQUESTS):  # something changes before each response
-        requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": "sandbox"}, timeout=10)
+        requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": KEY}, timeout=10)
     deadline = time.monotonic() + PATIENCE
     while not all(one.outcome for one in list(sandbox.hooks.deliveries)):
         if time.monotonic() > deadline:
@@ -112,80 +132,91 @@ def _push(sandbox: Sandbox) -> bool:
     return sandbox.pusher is not None and sandbox.pusher.wait(PATIENCE)
 
 
-def _sync(
-    tap: str, target: str, folder: Path, temporary: Path, api_url: str, store: Path
-) -> tuple[int, list[str]]:
-    """Discover, then sync into the folder. Returns the exit code and the names of the streams."""
-    config, catalog, target_config = (
-        temporary / f"{name}.json" for name in ("config", "catalog", "target")
-    )
-    settings = {"api_url": api_url, "api_key": "sandbox", "collector_database": str(store)}
-    config.write_text(json.dumps(settings))
-    target_config.write_text(
-        json.dumps({"destination_path": str(folder), "do_timestamp_file": False})
-    )
-    print("$ tap-autopilot --config config.json --discover > catalog.json")
-    with catalog.open("wb") as file:
-        subprocess.run([tap, "--config", config, "--discover"], stdout=file, check=True)  # noqa: S603
-    streams = [entry["stream"] for entry in json.loads(catalog.read_text())["streams"]]
-    print(
-        "$ tap-autopilot --config config.json --catalog catalog.json | target-jsonl\n", flush=True
-    )
-    arguments: list[str | Path] = [tap, "--config", config, "--catalog", catalog]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE) as reading:  # noqa: S603
+def _sync(tap: str, target: str, folder: Path, api_url: str, store: Path) -> int:
+    """Sync into the folder. Returns the exit code; on failure, shows the ends of both logs."""
+    config = folder / "target.json"
+    config.write_text(json.dumps({"destination_path": str(folder), "do_timestamp_file": False}))
+    settings = {"API_KEY": KEY, "API_URL": api_url, "COLLECTOR_DATABASE": str(store)}
+    variables = {f"TAP_AUTOPILOT_{name}": value for name, value in settings.items()}
+    _say(f"\n$ tap-autopilot | target-jsonl --config {config}")
+    tap_log, target_log = folder / "tap.log", folder / "target.log"
+    with (
+        tap_log.open("wb") as tap_err,
+        target_log.open("wb") as target_err,
+        subprocess.Popen(  # noqa: S603
+            [tap], stdout=subprocess.PIPE, stderr=tap_err, env={**os.environ, **variables}
+        ) as reading,
+    ):
         writing = subprocess.run(  # noqa: S603
-            [target, "--config", target_config],
+            [target, "--config", config],
             stdin=reading.stdout,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
+            stderr=target_err,
             check=False,
         )
-    if reading.returncode or writing.returncode:
-        sys.stderr.buffer.write(writing.stderr)
-    return reading.returncode or writing.returncode, streams
+    code = reading.returncode or writing.returncode
+    if code:
+        for log in (target_log, tap_log):
+            print(*log.read_text().splitlines()[-5:], sep="\n", file=sys.stderr)
+    else:
+        print(tap_log.read_text().splitlines()[-1].partition("INFO ")[2])
+    return code
 
 
-def _rows(folder: Path, stream: str) -> Iterator[dict[str, Any]]:
-    file = folder / f"{stream}.jsonl"
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
     if file.exists():
         with file.open(encoding="utf-8") as lines:
             yield from map(json.loads, lines)
 
 
-def _show_tables(folder: Path, streams: list[str]) -> None:
-    width = max(map(len, streams))
-    print(f"  {'stream':{width}}  {'rows':>6}  file")
-    for stream in streams:
-        count = sum(1 for _ in _rows(folder, stream))
-        print(f"  {stream:{width}}  {count:>6,}  {folder / f'{stream}.jsonl' if count else ''}")
+def _show_tables(folder: Path) -> None:
+    """The tables and their rows, in two columns."""
+    counts = {path.stem: sum(1 for _ in _rows(path)) for path in sorted(folder.glob("*.jsonl"))}
+    width = max(map(len, counts))
+    cells = [f"{name:{width}} {count:>6,}" for name, count in counts.items()]
+    half = (len(cells) + 1) // 2
+    for number in range(half):
+        print("  " + "     ".join(cells[number::half]))
 
 
 def _show_contact(folder: Path) -> None:
-    for column, value in next(_rows(folder, "contacts")).items():
-        if value is not None:
-            text = json.dumps(value, ensure_ascii=False)
-            print(f"  {column:22} {text if len(text) <= 72 else text[:71] + '…'}")
+    contact = next(_rows(folder / "contacts.jsonl"))
+    for column in SHOWN:
+        text = json.dumps(contact[column], ensure_ascii=False)
+        print(f"  {column:16} {_fit(text, WIDE - 19).rstrip()}")
 
 
 def _show_rates(folder: Path) -> None:
-    """The share of recipients who opened each message, and the share who clicked."""
-    people: dict[tuple[str, str], dict[str, set[tuple[str, str]]]] = {}
+    """The share of a journey's emails that were opened, and the share that were clicked."""
+    journeys: dict[str, dict[str, set[tuple[str, str]]]] = {}
     for stream in ("email_delivered", "email_opened", "email_clicked"):
-        for row in _rows(folder, stream):
-            if row["campaign_name"] and row["email_subject"]:
-                counts = people.setdefault(
-                    (row["campaign_name"], row["email_subject"]), defaultdict(set)
-                )
+        for row in _rows(folder / f"{stream}.jsonl"):
+            if row["campaign_name"]:
+                counts = journeys.setdefault(row["campaign_name"], defaultdict(set))
                 person = row["context_traits_contact_id"] or row["context_traits_email"].lower()
                 counts[stream].add((person, row["email_id"]))
-    print(f"  {'journey':22} {'subject':{WIDE}} {'delivered':>9} {'opened':>7} {'clicked':>7}")
-    for (journey, subject), counts in sorted(people.items()):
+    print(f"  {'journey':24} {'delivered':>9} {'opened':>7} {'clicked':>7}")
+    for journey, counts in sorted(journeys.items()):
         delivered = len(counts["email_delivered"])
         if delivered:
             opened, clicked = (
                 min(len(counts[name]) / delivered, 1) for name in ("email_opened", "email_clicked")
             )
-            name, about = _fit(journey, 22), _fit(subject, WIDE)
-            print(f"  {name} {about} {delivered:>9,} {opened:>7.0%} {clicked:>7.0%}")
+            print(f"  {_fit(journey, 24)} {delivered:>9,} {opened:>7.0%} {clicked:>7.0%}")
+
+
+def _show_odd(folder: Path) -> None:
+    """What the account's odd values are there for."""
+    warnings = (folder / "tap.log").read_text(encoding="utf-8").count(" WARNING ")
+    odd = [row for row in _rows(folder / "contacts.jsonl") if row["additional_fields"]]
+    kept = json.dumps(odd[0]["additional_fields"], ensure_ascii=False)
+    print(
+        "\nSome values are odd on purpose, because real accounts have such values too: text where"
+        f" a number\nbelongs, dates that are none, fields nobody knows. {len(odd)} contacts keep"
+        " theirs in additional_fields:\n\n"
+        f"  {_fit(kept, WIDE - 2).rstrip()}\n\n"
+        f"The {warnings} warnings in {folder}/tap.log are about them."
+    )
 
 
 def _fit(text: str, width: int) -> str:

@@ -1,0 +1,64 @@
+"""`make run`: one page that a newcomer wants to read."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tap_autopilot.run.terminal import columns
+
+BIN = Path(sys.executable).parent
+TARGET = """#!{python}
+import json, sys
+folder = json.load(open(sys.argv[2]))["destination_path"]
+for line in sys.stdin:
+    message = json.loads(line)
+    if message["type"] == "RECORD":
+        with open(f"{{folder}}/{{message['stream']}}.jsonl", "a") as file:
+            file.write(json.dumps(message["record"]) + "\\n")
+print("WARNING the target's", file=sys.stderr)
+sys.exit({code})
+"""
+
+
+def demo(folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    target = folder / "target"
+    target.write_text(TARGET.format(python=sys.executable, code=code))
+    target.chmod(0o755)
+    return subprocess.run(
+        [sys.executable, "-m", "tap_autopilot.sandbox.demo", BIN / "tap-autopilot", target, "output"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_it_fits_on_a_page_and_shows_nothing_alarming(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+    (output / "contacts.jsonl").write_text("{}\n")
+    (output / "mine").write_text("kept")
+    done = demo(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) < 70
+    assert max(columns(line) for line in lines if str(tmp_path) not in line) <= 100
+    assert "WARNING" not in done.stdout
+    complete = re.search(r"^Complete: ([\d,]+) rows in 16 tables", done.stdout, re.MULTILINE)
+    assert complete is not None
+    shown = re.findall(r"\b[a-z_]+ +([\d,]+)(?=     [a-z]|$)", done.stdout, re.MULTILINE)
+    total = sum(int(count.replace(",", "")) for count in shown)
+    assert total == int(complete[1].replace(",", ""))
+    for name in ("contacts.jsonl", "events.db", "tap.log", "target.log", "target.json"):
+        assert (output / name).exists()
+    assert (output / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize("code", [3])
+def test_a_target_that_fails_is_shown(tmp_path: Path, code: int) -> None:
+    done = demo(tmp_path, code)
+    assert done.returncode == code
+    assert done.stderr.startswith("WARNING the target's\n")
+    assert "Next" not in done.stdout
