@@ -12,6 +12,12 @@ PACKAGES_pipelinewise := pipelinewise-target-postgres
 # dbt-core 1.12 downloads a parser from GitHub while it is installed.
 PACKAGES_dbt := 'dbt-core>=1.9,<1.12' dbt-duckdb dbt-postgres
 TARGETS := jsonl csv stitch postgres pipelinewise
+PYTHON_SENDERS := segment-analytics-python analytics-python rudder-sdk-python events-sdk-python
+NODE_SENDERS := @segment/analytics-node analytics-node @rudderstack/rudder-sdk-node @expo/rudder-sdk-node
+SENDERS := $(PYTHON_SENDERS:%=.venv-sender-%/installed)
+ifneq ($(shell command -v npm),)
+SENDERS += $(NODE_SENDERS:%=.node-senders/%/installed)
+endif
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
 .PHONY: run answers test test-targets lint fuzz soak mutants bench clean
@@ -33,7 +39,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test-targets: $(VENV)/installed .venv-meltano/installed .venv-dbt/installed \
-		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed)
+		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed) $(SENDERS)
 	$(BIN)/python -m pytest -m targets
 
 # Fewer runs: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
@@ -98,5 +104,15 @@ $(DEMO)/installed: setup.py
 	$(@D)/bin/pip install --quiet $(PACKAGES_dbt)
 	touch $@
 
+.venv-sender-%/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $*
+	touch $@
+
+.node-senders/%/installed:
+	mkdir -p $(@D)
+	npm install --silent --no-audit --no-fund --prefix $(@D) $*
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) output build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) $(PYTHON_SENDERS:%=.venv-sender-%) .node-senders output build dist *.egg-info

@@ -1,0 +1,139 @@
+"""Real client libraries, each in its own environment, set up as docs/senders.md says.
+
+`make test-targets` installs them and runs these.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.collector.conftest import KEY, Collector
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs/senders.md").read_text(encoding="utf-8")
+SETUP = re.compile(
+    r"^(\S*[a-z]-(?:python|node))\b[^`]*```(python|js)\n(.*?)```", re.MULTILINE | re.DOTALL
+)
+SETUPS = {name: (language, setup) for name, language, setup in SETUP.findall(DOCUMENT)}
+COUNT = 250
+PYTHON = """
+failures = []
+client.on_error = lambda error, batch: failures.append(error)
+for consumer in client.consumers:
+    consumer.on_error = client.on_error
+for number in range(250):
+    client.track("user", "Email Opened", {"number": number, "name": "Zo\\u00eb"})
+client.shutdown()
+assert not failures, failures
+"""
+NODE = """
+let waiting = 250;
+for (let number = 0; number < 250; number++) {
+  const event = {userId: "user", event: "Email Opened", properties: {number, name: "Zo\\u00eb"}};
+  client.track(event, (error) => {
+    if (error) { console.error(String(error)); process.exit(1); }
+    if (--waiting === 0) process.exit(0);
+  });
+}
+(client.closeAndFlush || client.flush).call(client);
+"""
+
+pytestmark = pytest.mark.targets
+
+
+class Proxy(ThreadingHTTPServer):
+    """A reverse proxy that serves the collector at /autopilot/, and counts what it refuses."""
+
+    collector = ""
+    lost = 0
+
+
+class _Location(BaseHTTPRequestHandler):
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path.startswith("/autopilot/"):
+            url = self.server.collector + self.path.removeprefix("/autopilot")
+            headers = {name: value for name, value in self.headers.items() if name != "Host"}
+            response = requests.post(url, body, headers=headers, timeout=20)
+            status, content = response.status_code, response.content
+        else:
+            self.server.lost += 1
+            status, content = 404, b"{}"
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy(("127.0.0.1", 0), _Location) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def test_all_libraries_are_documented() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installed = re.findall(r"^(?:PYTHON|NODE)_SENDERS := (.*)$", makefile, re.MULTILINE)
+    assert set(SETUPS) == set(" ".join(installed).split())
+    assert len(SETUPS) == 8
+
+
+@pytest.mark.parametrize("name", sorted(SETUPS))
+def test_each_event_of_a_client_library_is_stored_once(
+    name: str, tmp_path: Path, proxy: Proxy
+) -> None:
+    language, setup = SETUPS[name]
+    assert "WRITE_KEY" in setup
+    assert "https://example.com" in setup
+    host = f"http://127.0.0.1:{proxy.server_address[1]}"
+    setup = setup.replace("WRITE_KEY", KEY).replace("https://example.com", host)
+    if language == "js":
+        node = shutil.which("node")
+        if node is None:
+            pytest.skip("node is not installed")
+        script, command = tmp_path / "send.js", [node]
+        modules = ROOT / ".node-senders" / name / "node_modules"
+        assert modules.is_dir(), "run make test-targets"
+        environment = {**os.environ, "NODE_PATH": str(modules)}
+        script.write_text(setup + NODE, encoding="utf-8")
+    else:
+        script, command = tmp_path / "send.py", [str(ROOT / f".venv-sender-{name}/bin/python")]
+        environment = {**os.environ, "PYTHONPATH": ""}
+        script.write_text(setup + PYTHON, encoding="utf-8")
+    collector = Collector(tmp_path).start()
+    try:
+        proxy.collector = collector.url
+        sent = subprocess.run(
+            [*command, str(script)],
+            env=environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert sent.returncode == 0, sent.stderr
+        found = [json.loads(event.body) for event in collector.events()]
+    finally:
+        collector.stop()
+    assert proxy.lost == 0
+    assert sorted(one["properties"]["number"] for one in found) == list(range(COUNT))
+    assert all(one["properties"]["name"] == "Zo\u00eb" for one in found)
+    assert all(one["type"] == "track" and one["event"] == "Email Opened" for one in found)
+    assert len({one["messageId"] for one in found}) == COUNT
+    assert not any(KEY in json.dumps(one) for one in found)
