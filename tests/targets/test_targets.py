@@ -23,7 +23,7 @@ from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.soak import everything
-from tests.test_rows import MAIL, TIME, expected_row, instant, read_row, served
+from tests.test_rows import TIME, expected_row, instant, read_row, served
 from tests.test_selection import choose
 
 ROOT = Path(__file__).parents[2]
@@ -333,29 +333,6 @@ def test_postgres_after_days_of_changes_incrementally(
         column = "contact_id" if name == "contacts" else "context_traits_contact_id"
         stored[name] = [row for row in stored[name] if row[column] not in left]
     check_tables(stored, account)
-
-
-def test_postgres_runs_the_queries_of_the_readme(serve: Serve, postgres: Postgres) -> None:
-    account = Account(contacts=1000)
-    postgres.pipeline("public").run(serve(account))
-    rates, bounces = re.findall(r"```sql\n(.*?);\n```", (ROOT / "README.md").read_text(), re.DOTALL)
-    opened, delivered = (
-        {
-            (one, message)
-            for one in account.contact_ids
-            for message in account.contact(one).get(name) or ()
-        }
-        for name in ("mail_opened", "mail_received")
-    )
-    found = {row["title"]: float(row["open_rate"]) for row in postgres.query(rates)}
-    for one in account.lists:
-        members = set(account.list_members(one["list_id"]) or ())
-        sent = {event for event in delivered if event[0] in members}
-        assert found[one["title"]] == pytest.approx(len(sent & opened) / len(sent))
-    bounced = {
-        one for one in account.contact_ids for name in MAIL[3:5] if account.contact(one).get(name)
-    }
-    assert len(postgres.query(bounces)) == len(bounced) > 10
 
 
 def test_postgres_with_columns_for_custom_fields(serve: Serve, postgres: Postgres) -> None:
