@@ -211,10 +211,8 @@ def _check_files(args: argparse.Namespace, config: Config) -> None:
             raise UserError(f"digests and {shown_file(path)} must be different files.")
 
 
-def _refreshed(state: Any, names: list[str], args: argparse.Namespace, config: Config) -> Any:
-    """The state without what it says about these streams."""
-    from tap_autopilot.protocol.refresh import starting_over
-
+def _check_refresh(args: argparse.Namespace, config: Config) -> None:
+    """Raise UserError if single streams cannot start over."""
     if not args.state:
         raise UserError("--full-refresh needs --state; without a state, every stream starts over.")
     if config.digests:
@@ -222,7 +220,6 @@ def _refreshed(state: Any, names: list[str], args: argparse.Namespace, config: C
             "--full-refresh cannot be combined with digests; delete that file to send everything"
             " again."
         )
-    return starting_over(state, names)
 
 
 def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
@@ -247,9 +244,12 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     state = read_json(args.state, "state") if args.state else None
     if args.state and state is None:
         LOG.info("The state file %s is empty; starting from the beginning.", args.state)
+
+    from tap_autopilot.protocol.state import read_state  # takes a while to import
+    from tap_autopilot.run.sync import sync
+
+    before = read_state(state)
     if args.full_refresh is not None:
-        state = _refreshed(state, _named(args.full_refresh, "--full-refresh"), args, config)
-
-    from tap_autopilot.run.sync import sync  # takes a while to import
-
-    sync(config, catalog, state, STDOUT, outcome, quiet=args.quiet)
+        _check_refresh(args, config)
+        before.start_over(_named(args.full_refresh, "--full-refresh"))
+    sync(config, catalog, before, STDOUT, outcome, quiet=args.quiet)

@@ -14,6 +14,7 @@ from unittest import mock
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
+from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import sync as module
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.sandbox.server import Sandbox
@@ -123,7 +124,7 @@ def run(
     ):  # fmt: skip
         try:
             config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
-            module.sync(config, catalog, state, stdout.fileno(), Outcome())
+            module.sync(config, catalog, read_state(state), stdout.fileno(), Outcome())
         except TapError as error:
             code = error.exit_code
         except Killed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.protocol.positions import EachSegment, OneListing, is_text
+from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, LISTS, Position, members_of
 
@@ -251,10 +251,3 @@ def test_no_segments_at_all_are_complete() -> None:
     members = EachSegment("m")
     assert ids(members, "") == []
     assert members.is_complete
-
-
-@pytest.mark.parametrize(
-    ("value", "fits"), [("x", True), ("", True), ("ключ", True), ("\ud800", False), (5, False)]
-)
-def test_what_is_text(value: Any, fits: bool) -> None:
-    assert is_text(value) is fits

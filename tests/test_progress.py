@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import time
 from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 
 from tap_autopilot.exceptions import RunError
+from tap_autopilot.protocol.progress import Progress, Remembered, complete_first
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import (
-    Pass,
-    Progress,
-    Remembered,
-    collected_streams,
-    complete_first,
-    digests_in,
-)
+from tap_autopilot.protocol.state import Pass, read_state
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
@@ -90,7 +84,9 @@ def begin(
     state = of_one_reading(state, selected, **more)
     before = copy.deepcopy(state)
     with logged() as log:
-        progress = Begun(state, selected, versions=versions, start_date=start_date, **more)
+        progress = Begun(
+            read_state(state), selected, versions=versions, start_date=start_date, **more
+        )
     assert state == before, "a state is left as it is"
     progress.log = log
     return progress
@@ -101,7 +97,9 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
     state = copy.deepcopy(state)
     value = state.get("value", state) if isinstance(state, dict) else None
     if isinstance(value, dict) and isinstance(bookmarks := value.get("bookmarks"), dict):
-        plans = Progress(None, selected, versions=False, start_date=None, **more).value()
+        plans = Progress(
+            read_state(None), selected, versions=False, start_date=None, **more
+        ).value()
         for name, entry in bookmarks.items():
             match entry:
                 case {"progress": [_, dict(details), *_]}:
@@ -120,7 +118,7 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
 
 def plain(found: Pass) -> Pass:
     """A pass without its plan and mark."""
-    return dataclasses.replace(found, plan="", reading=None)
+    return msgspec.structs.replace(found, plan="", reading=None)
 
 
 def walks(**found: Any) -> dict[str, Any]:
@@ -233,27 +231,31 @@ def test_a_bookmark_filters_no_full_pass_and_outlives_it() -> None:
 
 
 def test_streams_that_are_not_selected_keep_their_entries() -> None:
-    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "2020-01-01T00:00:00Z",
+    entry = {"timestamp": "2020-01-03T00:00:00Z", "start_date": "2020-01-01T00:00:00Z",
              "collected": ["s", 5], "collected_from": "2020-01-02T00:00:00Z"}  # fmt: skip
-    state = {"bookmarks": {"contacts": {"progress": ["reading", {}], "junk": 1, **entry}}}
-    assert begin("lists", state=state).shown()["bookmarks"]["contacts"] == {
+    state = {"bookmarks": {"email_opened": {"progress": ["reading", {}], "junk": 1, **entry}}}
+    assert begin("lists", state=state).shown()["bookmarks"]["email_opened"] == {
         "progress": None, **entry,
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("entry", "kept"),
+    "entry",
     [
-        ({"start_date": "soon", "collected_from": 5}, {}),
-        ({"start_date": "\ud800", "collected_from": "\ud800"}, {}),
-        ({"updated_at": "\ud800"}, {}),
-        ({"collected": None}, {}),
-        ({"collected": ["\ud800", 5]}, {"collected": ["", 0]}),
+        {"start_date": "soon", "collected_from": 5},
+        {"start_date": "\ud800", "collected_from": "\ud800"},
+        {"timestamp": "\ud800"},
+        {"columns": 5},
+        {"columns": "\ud800"},
+        {"collected": None},
+        {"collected": ["\ud800", 5]},
+        {"append_only": "yes"},
     ],
 )
-def test_entries_that_are_not_valid_are_not_written_again(entry: Any, kept: Any) -> None:
-    value = begin("lists", state={"bookmarks": {"contacts": entry}}).shown()
-    assert value["bookmarks"]["contacts"] == {"progress": None, **kept}
+def test_entries_that_are_not_valid_are_not_written_again(entry: Any) -> None:
+    progress = begin("lists", state={"bookmarks": {"email_opened": entry}})
+    assert progress.shown()["bookmarks"]["email_opened"] == {"progress": None}
+    assert progress.is_log("email_opened") is isinstance(entry.get("collected"), list)
 
 
 def test_a_bookmark_may_be_as_early_as_times_go() -> None:
@@ -332,7 +334,12 @@ def test_an_incremental_pass_resumes() -> None:
     for given in (state, {"type": "STATE", "value": state}):
         progress = begin("contacts", state=given, incremental=["contacts"])
         assert plain(progress.pass_of("contacts")) == Pass(
-            True, day(3), None, day(5), day(4), 2, {Doubt.SHORT: "why"}, is_complete=False
+            incremental=True,
+            since=day(3),
+            started=day(5),
+            newest=day(4),
+            skipped=2,
+            doubts={Doubt.SHORT: "why"},
         )
         assert progress.pass_of("contacts").window == ChangedSince(day(3), day(5))
         assert progress.start() == [(CONTACTS, HALFWAY)]
@@ -436,7 +443,7 @@ def test_a_pass_of_another_plan_starts_over() -> None:
 def test_what_a_plan_covers() -> None:
     def plan(name: str = "email_opened", columns: Any = (), **more: Any) -> Any:
         selected = [Selected(STREAMS[name], {}, {"properties": dict.fromkeys(columns)}, False)]
-        progress = Progress(None, selected, versions=True, start_date=None, **more)
+        progress = Progress(read_state(None), selected, versions=True, start_date=None, **more)
         return progress.value()["bookmarks"][name]["progress"][1]["plan"]
 
     remembered = Remembered({}, (), ())
@@ -503,7 +510,7 @@ def test_an_interrupted_full_pass_is_completed_before_an_incremental_one(
     selected = [Selected(STREAMS[name], {}, {}, True) for name in ("contacts", "email_opened")]
     state = {"bookmarks": {"contacts": {"progress": [status, {"plan": "p", **details}]}}}
     with logged() as log:
-        streams = complete_first(selected, state)
+        streams = complete_first(selected, read_state(state))
     assert [one.incremental for one in streams] == [False, True]
     assert [one.partition(";")[0] for one in log] == [
         "INFO contacts: completing the interrupted full pass"
@@ -511,7 +518,7 @@ def test_an_interrupted_full_pass_is_completed_before_an_incremental_one(
     incremental = {"contacts": {"progress": [status, {"incremental": True}]}}
     for nothing in (None, 5, {"bookmarks": 5}, {"bookmarks": {"contacts": 5}},
                     {"bookmarks": {"contacts": {"progress": 5}}}, {"bookmarks": incremental}):  # fmt: skip
-        assert complete_first(selected, nothing) == selected
+        assert complete_first(selected, read_state(nothing)) == selected
 
 
 def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
@@ -876,7 +883,7 @@ def test_what_is_not_complete_stays_as_it_is() -> None:
 def test_a_state_may_have_other_entries_besides_bookmarks() -> None:
     progress = begin("lists")
     assert progress.value()["digests"] is None, "so that an older position is not trusted"
-    progress.more_entries["digests"] = [5, "x"]
+    progress.digests = [5, "x"]
     assert progress.value()["digests"] == [5, "x"]
 
 
@@ -1022,19 +1029,20 @@ def test_the_logs_in_a_state() -> None:
         }
     }
     for given in (state, {"type": "STATE", "value": state}):
-        assert collected_streams(given) == {"email_opened", "email_clicked"}
-    nothing: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
-    assert not any(map(collected_streams, nothing))
+        assert read_state(given).logs() == {"email_opened", "email_clicked"}
+    no_logs: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
+    assert not any(read_state(one).logs() for one in no_logs)
 
 
 # Digests
 
 
 def test_the_position_of_the_digests() -> None:
-    for given in ({"digests": [5, "x"]}, {"type": "STATE", "value": {"digests": [5, "x"]}}):
-        assert digests_in(given) == [5, "x"]
-    for nothing in (None, {}, 5, {"type": "STATE"}, {"type": "OTHER", "value": {"digests": 1}}):
-        assert digests_in(nothing) is None
+    state = {"bookmarks": {}, "digests": [5, "x"]}
+    for given in (state, {"type": "STATE", "value": state}):
+        assert read_state(given).digests == [5, "x"]
+    without: list[Any] = [None, {}, 5, {"bookmarks": {}}, {"type": "STATE"}]
+    assert all(read_state(one).digests is None for one in without)
 
 
 def test_what_the_digests_know() -> None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from typing import Any
 
 import pytest
 
-from tap_autopilot.protocol.refresh import starting_over
+from tap_autopilot.protocol.state import StreamState, read_state
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
-from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.conftest import Serve, Tap
 from tests.invariants import Run, check
 from tests.test_incremental import incremental  # noqa: F401
 
@@ -38,14 +36,6 @@ def test_only_the_named_tables_lose_their_bookmarks(
     assert set(again.state["bookmarks"]) == set(first.state["bookmarks"])
 
 
-def test_what_an_interrupted_run_completed_stays_complete(tap: Tap, serve: Serve) -> None:
-    state = {"bookmarks": {name: {"progress": ["complete", {}]} for name in USUAL_STREAMS}}
-    rest = refresh(tap, serve(ACCOUNT), state, "contacts,lists")
-    assert rest.code == 0
-    assert len(rest.rows("contacts")) == 250
-    assert {one["stream"] for one in rest.of("RECORD")} == {"contacts", "lists"}
-
-
 def test_tables_that_were_being_read_together_start_over_together(tap: Tap, serve: Serve) -> None:
     broken = tap.sync(serve(ACCOUNT, "/contacts@2-:400"))
     rest = refresh(tap, serve(ACCOUNT), broken.state, "contacts")
@@ -60,37 +50,15 @@ def test_tables_that_were_being_read_together_start_over_together(tap: Tap, serv
 
 
 @pytest.mark.parametrize(
-    ("collected", "left"), [(["store", 7], ["store", 0]), (["", 0], ["", 0]), (None, None), (5, 5)]
+    ("entry", "is_log"),
+    [({"collected": ["store", 7]}, True), ({"collected": 5}, True), ({"collected": None}, False)],
 )
-def test_a_log_of_pushed_events_remains_one_and_starts_over(collected: Any, left: Any) -> None:
-    entry = {"progress": None, "collected": collected, "collected_from": "2026-01-01T00:00:00Z"}
-    after = starting_over({"bookmarks": {"email_opened": entry}}, {"email_opened"})
-    assert after["bookmarks"]["email_opened"].get("collected") == left
-    assert "collected_from" not in after["bookmarks"]["email_opened"]
-
-
-@pytest.mark.parametrize(
-    "state",
-    [None, {}, 5, {"bookmarks": 5}, {"bookmarks": {"contacts": 5, "people": {}, "lists": {"progress": 7}}},
-     {"bookmarks": {}, "walks": 3}, {"type": "STATE", "value": {"bookmarks": {"lists": []}}}],
-)  # fmt: skip
-def test_odd_states_are_left_for_the_run_to_judge(state: Any) -> None:
-    before = copy.deepcopy(state)
-    after = starting_over(state, {"contacts", "lists"})
-    assert state == before
-    json.dumps(after)
-
-
-def test_a_whole_state_message_is_accepted() -> None:
-    entry = {"progress": None, "updated_at": "2026-01-01T00:00:00Z"}
-    value = {"bookmarks": {"contacts": entry, "email_opened": entry}, "walks": {}}
-    assert starting_over({"type": "STATE", "value": value}, {"contacts"}) == {
-        "type": "STATE",
-        "value": {
-            "bookmarks": {"contacts": {"progress": None}, "email_opened": entry},
-            "walks": {},
-        },
-    }
+def test_a_log_of_pushed_events_remains_one_and_starts_over(entry: Any, is_log: bool) -> None:
+    state = read_state({"bookmarks": {"email_opened": {"progress": None, **entry}, "lists": {}}})
+    state.start_over({"email_opened", "contacts"})
+    assert state.streams == {
+        "email_opened": StreamState(append_only=is_log), "lists": StreamState(),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,22 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable
 from operator import attrgetter
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+
+from tap_autopilot.protocol.state import as_type
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
-LARGEST = 2**53  # documents of one listing
 COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all fields' values
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Bookmark = Annotated[str, msgspec.Meta(min_length=1)] | None
+Counts = tuple[
+    Count, Count, str | None, Count | None, Count | None, Count, bool, bool, bool, Count
+]  # a Census
+Segment = tuple[str, Bookmark, Counts, int]  # one that is begun: its id, position, and if it failed
 
 
 class OneListing:
@@ -30,11 +39,12 @@ class OneListing:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading that all of `marks` name; False if that is not the state's."""
-        match value:
-            case [*value, str(mark)] if marks == {mark} and (position := _position(value)):
-                self.mark, self.position, self.read = mark, position, position.census.read
-                return True
-        return False
+        found = as_type(value, tuple[Bookmark, Counts, str])
+        if found is None or marks != {found[2]}:
+            return False
+        self.position, self.mark = _position(*found[:2]), found[2]
+        self.read = self.position.census.read
+        return True
 
     @property
     def is_begun(self) -> bool:
@@ -79,20 +89,13 @@ class EachSegment:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading that all of `marks` name; False if that is not the state's."""
-        match value:
-            case [str(through), int(read), int(gone), list(entries), str(mark)] if (
-                marks == {mark} and gone >= 0 and read >= 0
-            ):
-                found = [_entry(one) for one in entries]
-                if None not in found and is_text(through):
-                    self.mark, self._through, self.read, self._gone = mark, through, read, gone
-                    for one in found:
-                        assert one is not None
-                        self._open[one[0]] = one[1]
-                        if one[2]:
-                            self._failed.add(one[0])
-                    return True
-        return False
+        found = as_type(value, tuple[str, Count, Count, list[Segment], str])
+        if found is None or marks != {found[4]}:
+            return False
+        self._through, self.read, self._gone, segments, self.mark = found
+        self._open = {name: _position(bookmark, counts) for name, bookmark, counts, _ in segments}
+        self._failed = {name for name, _, _, failed in segments if failed}
+        return True
 
     @property
     def is_begun(self) -> bool:
@@ -161,48 +164,9 @@ class EachSegment:
         return [self._through, self.read, self._gone, entries, self.mark]
 
 
-def is_text(value: Any) -> bool:
-    """Whether a value is text that can be encoded as UTF-8."""
-    try:
-        return isinstance(value, str) and bool(value.encode() or True)
-    except UnicodeEncodeError:
-        return False
-
-
 def _written(position: Position) -> list[Any]:
     return [position.bookmark, list(COUNTS(position.census))]
 
 
-def _entry(value: Any) -> tuple[str, Position, bool] | None:
-    match value:
-        case [str(segment_id), bookmark, census, int(failed)] if is_text(segment_id):
-            position = _position([bookmark, census])
-            return None if position is None else (segment_id, position, bool(failed))
-    return None
-
-
-def _position(value: Any) -> Position | None:
-    match value:
-        case [None | str() as bookmark, list(counts)] if bookmark is None or is_text(bookmark):
-            census = _census(counts)
-            if census is not None and bookmark != "":
-                return Position(bookmark, census)
-    return None
-
-
-def _census(counts: list[Any]) -> Census | None:
-    fields = dataclasses.fields(Census)
-    if len(counts) != len(fields):
-        return None
-    for field, value in zip(fields, counts, strict=True):
-        if field.name == "highest":
-            good = value is None or is_text(value)
-        elif isinstance(field.default, bool):
-            good = isinstance(value, bool)
-        else:
-            good = (value is None and field.default is None) or (
-                type(value) is int and 0 <= value <= LARGEST
-            )
-        if not good:
-            return None
-    return Census(*counts)
+def _position(bookmark: str | None, counts: Counts) -> Position:
+    return Position(bookmark, Census(*counts))

@@ -17,8 +17,9 @@ from tap_autopilot.config import Config
 from tap_autopilot.digests.file import Digests, Start, digests_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.messages import encoded, records
+from tap_autopilot.protocol.progress import Progress, Remembered
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, Progress, Remembered
+from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.sources.completeness import activates

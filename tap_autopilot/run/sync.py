@@ -14,14 +14,9 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message, records
+from tap_autopilot.protocol.progress import Progress, complete_first
 from tap_autopilot.protocol.selection import Selected, is_selected, select
-from tap_autopilot.protocol.state import (
-    Pass,
-    Progress,
-    collected_streams,
-    complete_first,
-    digests_in,
-)
+from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.run import signals
@@ -48,7 +43,7 @@ MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the ne
 def sync(
     config: Config,
     catalog: Any,
-    state: Any,
+    state: State,
     stdout: int,
     outcome: Outcome,
     *,
@@ -83,7 +78,7 @@ def sync(
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=(store.store_id, store.last) if store is not None else None,
-        remembered=changes.load(digests_in(state), selected, collected_streams(state))
+        remembered=changes.load(state.digests, selected, state.logs())
         if changes is not None
         else None,
     )
@@ -221,7 +216,7 @@ class _Run:
 
     def _write(self, lines: list[bytes]) -> None:
         if self._changes is not None:
-            self._progress.more_entries["digests"] = self._changes.position()
+            self._progress.digests = self._changes.position()
         state = message({"type": "STATE", "value": self._progress.value()})
         self._writer.write([*lines, state])
         self._state = state
