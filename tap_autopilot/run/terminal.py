@@ -14,7 +14,8 @@ from tap_autopilot import logs
 REDRAW_EVERY = 0.2  # seconds
 SILENCE = 5.0  # seconds without an answer, after which the line says what is waited for
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
-BACK = "\x1b[A\r"  # to the beginning of the line above
+ROOM = 2  # lines between the cursor and the live line
+BACK = f"\x1b[{ROOM}A\r"
 GAP = "  "
 USUAL_WIDTH = 80  # of a terminal that does not say
 
@@ -24,8 +25,8 @@ Part = tuple[int, str]  # its importance, and its text
 class Live:
     """The live line of a run.
 
-    It stands below the cursor, which waits on an empty line: there, other programs write whole
-    lines that the next redraw leaves alone.
+    It stands below the cursor, with room for what other programs write: as long as that takes no
+    more than ROOM lines until the next redraw, it stays whole.
     """
 
     def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
@@ -50,7 +51,7 @@ class Live:
         width = os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
         line = fit(self._parts(), width - 1)
         self._is_drawn = True
-        self._stderr.write(f"{erase}{above}\n{line}{BACK}")
+        self._stderr.write(erase + above + "\n" * ROOM + line + BACK)
 
     def _write(self, line: str) -> None:
         with contextlib.suppress(*UNUSABLE), self._lock:
