@@ -1,5 +1,10 @@
-"""Packaging. The JSON schemas are in the repository's root and ship inside the package."""
+"""Packaging. The JSON schemas are in the repository's root and ship inside the package.
 
+In a GitHub workflow, such as the one that releases, the package's metadata links to the repository.
+"""
+
+import os
+import re
 import runpy
 from pathlib import Path
 
@@ -8,13 +13,42 @@ from setuptools import find_packages, setup
 COLLECTOR = ["httptools>=0.6.3", "prometheus-client>=0.20", "uvloop>=0.19"]
 POSTGRES = ["psycopg[binary]>=3.1"]
 
+VERSION = runpy.run_path("tap_autopilot/__init__.py")["__version__"]
+REPOSITORY = os.environ.get("GITHUB_REPOSITORY")  # owner and name
+FILES = f"https://github.com/{REPOSITORY}/blob/v{VERSION}"
+RAW = f"https://raw.githubusercontent.com/{REPOSITORY}/v{VERSION}"
+
+
+def readme() -> str:
+    """The README; its links and pictures are absolute if the repository is known."""
+    text = Path("README.md").read_text(encoding="utf-8")
+    if REPOSITORY:
+        relative = r"\((?!https?:|#)([^)\s]+)\)"
+        text = re.sub(rf"(!\[[^]]*\]){relative}", rf"\1({RAW}/\2)", text)
+        text = re.sub(rf"(\[[^]]*\]){relative}", rf"\1({FILES}/\2)", text)
+    return text
+
+
+def urls() -> dict[str, str]:
+    """The project's pages, if the repository is known."""
+    if not REPOSITORY:
+        return {}
+    return {
+        "Source": f"https://github.com/{REPOSITORY}",
+        "Documentation": f"{FILES}/README.md",
+        "Changelog": f"{FILES}/CHANGELOG.md",
+        "Issues": f"https://github.com/{REPOSITORY}/issues",
+    }
+
+
 setup(
     name="tap-autopilot",
-    version=runpy.run_path("tap_autopilot/__init__.py")["__version__"],
+    version=VERSION,
     description="Singer tap for Autopilot (autopilothq): contacts, lists, segments, email events",
     keywords=["Singer", "tap", "ELT", "Meltano", "Stitch", "Autopilot", "autopilothq"],
-    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description=readme(),
     long_description_content_type="text/markdown",
+    project_urls=urls(),
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ from tests.conftest import Serve, Tap
 from tests.invariants import Run, check
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("tap_autopilot", "schemas", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = (
+    "tap_autopilot", "schemas", "docs", "dbt", "benchmarks", "setup.py", "pyproject.toml", "MANIFEST.in",
+    "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "LICENSE", "sample_config.json",
+    "meltano.yml",
+)  # fmt: skip
+REPOSITORY = "somebody/tap-autopilot"
 
 
-def build(kind: str, folder: Path) -> Path:
+def build(kind: str, folder: Path, repository: str = "") -> Path:
     """Build from a copy, to leave nothing in the checkout."""
     source = folder / "source"
     source.mkdir()
@@ -27,6 +34,7 @@ def build(kind: str, folder: Path) -> Path:
         [sys.executable, "-m", "build", "--no-isolation", f"--{kind}", "--outdir", folder, source],
         check=True,
         capture_output=True,
+        env={**os.environ, "GITHUB_REPOSITORY": repository},
     )
     return next(folder.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
 
@@ -64,6 +72,48 @@ def test_the_archives_run_outside_the_checkout(
     assert json.loads(run("--discover").stdout) == json.loads(catalog_text)
     done = run("--config", config)
     assert len(check(Run(0, done.stdout, done.stderr.decode())).rows("contacts")) == 120
+
+
+def described(archive: Path) -> tuple[set[str], str]:
+    """The names in a source archive, and its metadata."""
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+        metadata = file.extractfile(f"{archive.name.removesuffix('.tar.gz')}/PKG-INFO")
+        assert metadata is not None
+        return names, metadata.read().decode()
+
+
+def test_the_source_archive_has_the_documentation(tmp_path: Path) -> None:
+    names, metadata = described(build("sdist", tmp_path))
+    linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(linked)
+    assert {link for link in linked if not (ROOT / link).is_dir()} <= names
+    assert not any("/target/" in name or name.endswith(".pyc") for name in names)
+    assert "Project-URL" not in metadata
+    assert "github.com" not in metadata.replace("github.com/MeltanoLabs", "")
+
+
+def test_a_release_links_to_its_repository(tmp_path: Path) -> None:
+    _, metadata = described(build("sdist", tmp_path, REPOSITORY))
+    version = metadata.partition("\nVersion: ")[2].split()[0]
+    assert f"Project-URL: Source, https://github.com/{REPOSITORY}\n" in metadata
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)]+)\)", metadata)
+    pictures = [link for mark, link in links if mark]
+    assert len(pictures) >= 4
+    raw = f"https://raw.githubusercontent.com/{REPOSITORY}/v{version}/"
+    assert all(link.startswith(raw) for link in pictures)
+    assert all(link.startswith("https://") for _, link in links)
+    assert f"(https://github.com/{REPOSITORY}/blob/v{version}/docs/monitoring.md)" in metadata
+
+
+def test_the_release_names_its_repository_in_the_security_policy(tmp_path: Path) -> None:
+    workflow = (ROOT / ".github/workflows/release.yml").read_text()
+    (command,) = re.findall(r"run: (sed .*SECURITY\.md)", workflow)
+    policy = tmp_path / "SECURITY.md"
+    policy.write_text((ROOT / "SECURITY.md").read_text())
+    environment = {**os.environ, "GITHUB_REPOSITORY": REPOSITORY}
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=True)
+    assert f"`gh attestation verify FILE --repo {REPOSITORY}`" in policy.read_text()
 
 
 def test_a_plain_checkout_runs(tmp_path: Path, catalog_text: str) -> None:
