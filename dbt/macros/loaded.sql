@@ -53,7 +53,9 @@
             {% do types.update({column.name: type_found}) %}
             {% if column.data_type == 'timestamp' %}
                 {% do columns.update({column.name: autopilot.as_utc(quoted, type_found)}) %}
-            {% elif column.data_type == 'json' %}
+            {% elif column.data_type == 'json'
+                or (column.data_type == 'string' and found[column.name].is_string()) %}
+                {#- A text is not cast, because Redshift would cut it to 256 bytes. -#}
                 {% do columns.update({column.name: quoted}) %}
             {% else %}
                 {% do columns.update({column.name: 'cast(' ~ quoted ~ ' as ' ~ type ~ ')'}) %}

@@ -26,11 +26,13 @@ from tests.targets import test_targets as targets
 from tests.targets.answers import Answers, Night, event_of
 from tests.targets.test_targets import ENVIRONMENT, ROOT, Pipeline, Postgres, program
 from tests.test_rows import expected_row, read_row, served
+from tests.test_selection import choose
 
 pytestmark = pytest.mark.targets
 postgres = targets.postgres  # a fixture
 
 DBT = ROOT / ".venv-dbt/bin"
+WAREHOUSES = ROOT / ".venv-dbt-warehouses/bin"
 DUCKDB = ROOT / "tap_autopilot/sandbox/duckdb_file.py"
 MODELS = [
     one
@@ -182,6 +184,9 @@ def check(found: Rows, living: Living, wanted: Rows) -> None:
         assert Counter(_line(row, names) for row in found[model]) == Counter(
             _line(row, names) for row in rows
         ), model
+    told = wanted["autopilot__contacts"]
+    assert {row["engagement"] for row in told} == {"active", "lapsed", "never"}
+    assert {row["is_reachable"] for row in told} == {True, False}
     contacts = living.nights[-1].contacts
     assert {row["contact_id"] for row in found["stg_autopilot__contacts"]} == contacts.keys()
     for row in found["stg_autopilot__contacts"]:
@@ -200,10 +205,11 @@ def _line(row: dict[str, Any], names: list[str]) -> tuple[Any, ...]:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(timezone.utc).isoformat(timespec="milliseconds")[:23]
+    """Times as text, in UTC."""
     if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d", value):
-        moment = datetime.fromisoformat(value)
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        moment = value.astimezone(timezone.utc) if value.tzinfo else value
         return moment.isoformat(timespec="milliseconds")[:23]
     return value
 
@@ -251,6 +257,28 @@ def test_postgres(tap: Tap, serve: Serve, postgres: Postgres, tmp_path_factory: 
     check(found, living, answers.tables())
 
 
+def test_postgres_without_collector_and_digests(
+    tap: Tap, serve: Serve, postgres: Postgres, catalog: Any, tmp_path_factory: Any
+) -> None:
+    """Some tables are not loaded at all; what needs them is null."""
+    living = Living(tap.folder)
+    for stream in ("email_bounced", "email_replied"):
+        choose(catalog, stream, selected=False)
+    into = postgres.pipeline("plain")
+
+    def run() -> None:
+        into.run(serve(living.account), catalog=catalog)
+
+    two_nights(living, run)
+    answers = Answers(living.nights, None, has_changes=False, left_out=("bounced", "replied"))
+    wanted = answers.tables()
+    assert wanted.pop("autopilot__journeys") == []
+    found = build_in_postgres(postgres, tmp_path_factory.mktemp("dbt"), "plain")
+    assert found.pop("autopilot__journeys") == []
+    check_events(found.pop("stg_autopilot__email_events"), answers)
+    check(found, living, wanted)
+
+
 def build_in_postgres(postgres: Postgres, folder: Path, schema: str) -> Rows:
     url = urllib.parse.urlsplit(postgres.uri)
     project = Project(folder, {
@@ -261,11 +289,13 @@ def build_in_postgres(postgres: Postgres, folder: Path, schema: str) -> Rows:
     project.build(schema)
     found = {model: postgres.query(f"select * from answers.{model}") for model in columns()}
     for model, rows in found.items():
-        assert list(rows[0]) == columns()[model]
+        assert not rows or list(rows[0]) == columns()[model]
     return found
 
 
-def test_duckdb(tap: Tap, serve: Serve, tmp_path_factory: Any) -> None:
+def test_duckdb_also_with_the_sql_of_other_warehouses(
+    tap: Tap, serve: Serve, tmp_path_factory: Any
+) -> None:
     living, state = Living(tap.folder), None
     folder = tmp_path_factory.mktemp("jsonl")
     config = tap.file("target.json", {"destination_path": str(folder), "do_timestamp_file": False})
@@ -281,19 +311,36 @@ def test_duckdb(tap: Tap, serve: Serve, tmp_path_factory: Any) -> None:
     subprocess.run([DBT / "python", DUCKDB, "load", database, folder], check=True)
     project = Project(tmp_path_factory.mktemp("dbt"), {"type": "duckdb", "path": str(database)})
     project.build("tap_autopilot")
-    found = read_duckdb(database)
+    for warehouse in ("snowflake", "bigquery", "redshift"):
+        done = subprocess.run(
+            [WAREHOUSES / "python", ROOT / "tests/targets/warehouses.py", warehouse,
+             project.folder, database],
+            cwd=project.folder, env={**ENVIRONMENT, **ELSEWHERE}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-5000:]
     answers = Answers(living.nights, living.calls.values())
-    check_events(found.pop("stg_autopilot__email_events"), answers)
-    check(found, living, answers.tables())
+    for schema in ("main", "snowflake", "bigquery", "redshift"):
+        found = read_duckdb(database, schema)
+        check_events(found.pop("stg_autopilot__email_events"), answers)
+        check(found, living, answers.tables())
+    for sql in re.findall(
+        r"```sql\n(.*?);\n```", (ROOT / "docs/answers.md").read_text(), re.DOTALL
+    ):
+        assert len(query(database, sql)[0]) > 5
 
 
-def read_duckdb(database: Path) -> Rows:
-    queries = [json.dumps(f"select * from main.{model}") for model in columns()]
+def query(database: Path, *queries: str) -> list[list[dict[str, Any]]]:
+    """The rows of each query."""
     done = subprocess.run(
         [DBT / "python", DUCKDB, "query", database],
-        input="\n".join(queries), stdout=subprocess.PIPE, text=True, check=True,
+        input="\n".join(map(json.dumps, queries)), stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    found = dict(zip(columns(), map(json.loads, done.stdout.splitlines()), strict=True))
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def read_duckdb(database: Path, schema: str) -> Rows:
+    queries = [f"select * from {schema}.{model}" for model in columns()]
+    found = dict(zip(columns(), query(database, *queries), strict=True))
     for model, rows in found.items():
         assert list(rows[0]) == columns()[model]
     for row in found["stg_autopilot__contacts"]:

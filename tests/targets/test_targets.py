@@ -77,8 +77,8 @@ class Pipeline:
             out, err = writing.communicate(timeout=300)
             code = reading.wait()
         if not kill_after:
-            assert code == 0, (self.tap.folder / "tap.log").read_text()
-            assert writing.returncode == 0, err.decode()[-3000:]
+            said = (self.tap.folder / "tap.log").read_text() + err.decode()[-3000:]
+            assert (code, writing.returncode) == (0, 0), said
         states = out.decode().splitlines()
         return json.loads(states[-1]) if states else state
 

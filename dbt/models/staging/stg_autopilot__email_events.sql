@@ -46,11 +46,16 @@ addressed as (
 contacts_by_email as (
 
     select
-        lower(trim(email)) as email,
+        address,
         min(contact_id) as contact_id
-    from {{ ref('stg_autopilot__contacts') }}
-    where trim(email) <> ''
-    group by lower(trim(email))
+    from (
+        select
+            lower(trim(email)) as address,
+            contact_id
+        from {{ ref('stg_autopilot__contacts') }}
+    ) as contacts
+    where address <> ''
+    group by address
 
 )
 
@@ -82,4 +87,4 @@ select
     addressed.link_url
 from addressed
 left join contacts_by_email
-    on contacts_by_email.email = lower(trim(addressed.email))
+    on contacts_by_email.address = lower(trim(addressed.email))
