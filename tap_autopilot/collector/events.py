@@ -21,6 +21,7 @@ SHORT = {
     call[0]: call for call in CALLS
 }  # as Segment's Swift, Kotlin and browser libraries post to
 BATCHES = ("batch", "import", "b")
+USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 MAX_KNOWN = 100  # bytes of a name to cache
 _ABSENT = msgspec.Raw(b"")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
@@ -215,11 +216,24 @@ def _segment(
     if tail:
         head = body[:-1].rstrip()
         body = b"%s%s%s}" % (head, b"" if head == b"{" else b",", tail)
-    kind = (_text(call.type) or (route if route in CALLS else "")).lower()
-    name = _text(call.event) if kind in ("track", "") else None
-    name = name or (kind if kind in CALLS else "")
+    name = _name(route, bytes(call.type), bytes(call.event))
     key = _key_of_id(bytes(call.messageId))
     return Received(now, "segment", route, name, bytes(body), key, for_good=True)
+
+
+def _name_of(route: str, kind: bytes, event: bytes) -> str:
+    """The name of an event, for statistics: what a `track` call is about, or the call's kind."""
+    type_ = (_text(kind) or (route if route in CALLS else "")).lower()
+    name = _text(event) if type_ in ("track", "") else None
+    return name or (type_ if type_ in CALLS else "")
+
+
+_short_name = functools.lru_cache(maxsize=1000)(_name_of)  # a sender uses few event names
+
+
+def _name(route: str, kind: bytes, event: bytes) -> str:
+    is_short = len(kind) + len(event) <= MAX_KNOWN
+    return _short_name(route, kind, event) if is_short else _name_of(route, kind, event)
 
 
 def _delivered(
@@ -250,16 +264,11 @@ def _name_in(body: bytes) -> str:
     if not raw_json.is_object(body):
         return ""
     named, _ = raw_json.pick(_NAMED, body)
-    return _text(named.event) or _text(named.type) or ""
+    return _text(bytes(named.event)) or _text(bytes(named.type)) or ""
 
 
-def _text(value: msgspec.Raw) -> str | None:
+def _text(raw: bytes) -> str | None:
     """A string that is safe to store and print."""
-    raw = bytes(value)
-    return _short_text(raw) if len(raw) <= MAX_KNOWN else _read_text(raw)
-
-
-def _read_text(raw: bytes) -> str | None:
     found = raw_json.string(raw)
     if found and b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
@@ -268,9 +277,6 @@ def _read_text(raw: bytes) -> str | None:
 
 def _clean(name: str) -> str:
     return name.replace("\0", "\ufffd")[:200]
-
-
-_short_text = functools.lru_cache(maxsize=1000)(_read_text)  # a sender uses few event names
 
 
 def _key_of_id(raw: bytes) -> bytes | None:
@@ -292,9 +298,12 @@ def _id(raw: bytes) -> str:
         return ""
     text = raw.decode()
     try:
-        return str(Decimal(text) if set(text) & set(".eE") else int(text))
+        if not set(text) & set(".eE"):
+            return str(int(text))
+        number = Decimal(text)
     except (ValueError, ArithmeticError):  # true, false, or too many digits for Python
         return text
+    return str(number) if abs(number.adjusted()) < USUAL_EXPONENT else text
 
 
 def _digest(kind: bytes, *parts: bytes) -> bytes:

@@ -178,12 +178,13 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header, including those that follow a chunked body."""
         self._header_lines += 1
-        self._header_bytes += len(name) + len(value) + len(": \r\n")
+        self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
         if self._reading_headers:
             name = name.lower()
-            other = self._headers.get(name)
-            self._headers[name] = value if other is None else b"%s, %s" % (other, value)
-        self._check_headers()
+            headers = self._headers
+            headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
+            self._check_headers()
 
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
