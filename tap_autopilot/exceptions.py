@@ -8,6 +8,7 @@ TapError
 └── Stopped          a signal asked the run to end: exit 128 + signal
 
 Retryable            one attempt at a request failed; a retry may succeed; never leaves the client
+Oversized            a response is too large to process; never leaves the walk
 """
 
 from __future__ import annotations
@@ -61,3 +62,7 @@ class Retryable(Exception):
         super().__init__(text)
         self.wait = wait
         self.throttled = throttled
+
+
+class Oversized(Exception):
+    """A response is more than can be processed. The text says why, without a path or full stop."""

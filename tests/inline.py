@@ -18,8 +18,9 @@ from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import sync as module
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.sandbox.server import Sandbox
-from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
+from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
+from tap_autopilot.sources.reading import pages
 from tests.invariants import Run, check_messages
 from tests.witness import check_bookmarks, check_complete, check_served
 

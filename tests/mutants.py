@@ -45,7 +45,7 @@ MUTANTS = (
     ),
     Mutant(
         "the last page of a listing is dropped",
-        "sources/listings.py",
+        "sources/reading.py",
         "        after = Position(bookmark, census) if bookmark else None\n",
         "        after = Position(bookmark, census) if bookmark else None\n"
         "        documents = documents if after or not self._documents else []\n",
@@ -125,14 +125,14 @@ MUTANTS = (
     ),
     Mutant(
         "a short listing is not read again",
-        "sources/listings.py",
+        "sources/reading.py",
         "if census.is_short and census.reading == 1:",
         "if census.is_short and census.reading == 0:",
         "test_living.py -k short_once",
     ),
     Mutant(
         "an empty response to an outdated bookmark counts as the end",
-        "sources/listings.py",
+        "sources/reading.py",
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
         "            elif response.page and not response.next_bookmark:\n"
         "                page = response.page\n"
@@ -141,14 +141,14 @@ MUTANTS = (
     ),
     Mutant(
         "a known page is followed wherever it leads",
-        "sources/listings.py",
-        "        return new and bookmark == first.next_bookmark\n",
+        "sources/reading.py",
+        "        return new and bookmark == named\n",
         "        return new\n",
         "test_paging.py -k elsewhere",
     ),
     Mutant(
         "a refused bookmark counts as the end",
-        "sources/listings.py",
+        "sources/reading.py",
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
         "            elif not response.page and bookmark:\n                return\n"
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",

@@ -21,8 +21,9 @@ import pytest
 import responses
 import trustme
 
+from tap_autopilot.api import body as body_module
 from tap_autopilot.api import client as client_module
-from tap_autopilot.api import connection, parsing, retry
+from tap_autopilot.api import lenient, retry
 from tap_autopilot.api.client import Api, Client, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
@@ -39,7 +40,7 @@ def api(url: str = URL, **settings: Any) -> Api:
 
 
 def decode_value(body: bytes) -> Any:
-    return parsing._loads(body.decode())
+    return lenient._loads(body.decode())
 
 
 def get(
@@ -167,9 +168,9 @@ def test_a_page_of_a_hundred_large_contacts_is_read(
 def test_a_response_that_is_too_large_is_not_retried(
     mock: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch, packed: bool, status: int
 ) -> None:
-    for module in (client_module, connection):
+    for module in (client_module, body_module):
         monkeypatch.setattr(module, "MAX_BODY", 5000)
-    monkeypatch.setattr(connection, "PIECE", 1000)
+    monkeypatch.setattr(body_module, "PIECE", 1000)
     body = b" " * 100_000
     headers = {"Content-Encoding": "gzip"} if packed else {}
     mock.get(

@@ -22,7 +22,8 @@ from tap_autopilot.protocol.positions import OneListing
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE, TOTALS
 from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.sources.completeness import Doubt
-from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of, pages
+from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of
+from tap_autopilot.sources.reading import pages
 from tests.living import KEY, Living
 
 NOW = datetime(2024, 2, 29, tzinfo=timezone.utc)

@@ -51,7 +51,7 @@ def test_every_character_that_does_not_print_is_escaped() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-@pytest.mark.parametrize("logger", ["tap_autopilot.x", "urllib3.connection", "requests"])
+@pytest.mark.parametrize("logger", ["tap_autopilot.x", "urllib3.util", "requests"])
 def test_no_logger_forges_a_line(
     captured: pytest.CaptureFixture[str], form: str, logger: str
 ) -> None:

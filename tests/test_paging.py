@@ -10,7 +10,8 @@ import pytest
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sources.listings import CONTACTS, MAX_KNOWN_PAGES, Position, pages
+from tap_autopilot.sources.listings import CONTACTS, Position
+from tap_autopilot.sources.reading import MAX_KNOWN_PAGES, pages
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths

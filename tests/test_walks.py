@@ -12,7 +12,7 @@ import pytest
 
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.exceptions import Refused, RunError, TapError, Unreachable
-from tap_autopilot.sources import completeness, listings
+from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -23,8 +23,8 @@ from tap_autopilot.sources.listings import (
     Position,
     Walk,
     members_of,
-    pages,
 )
+from tap_autopilot.sources.reading import pages
 from tests.inline import logged
 from tests.scripted import page
 
@@ -586,7 +586,7 @@ def test_totals_that_are_not_checked_bound_nothing() -> None:
 def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(listings, "MAX_IDLE_PAGES", 20)
+    monkeypatch.setattr(reading, "MAX_IDLE_PAGES", 20)
     answers: dict[str, Any] = {"": page("a", bookmark="0")}
     for number in range(0, 500, 2):
         answers[str(number)] = [
@@ -600,7 +600,7 @@ def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
 
 @pytest.mark.parametrize(("most", "fails"), [(3, True), (4, False)])
 def test_pages_with_nothing_new(monkeypatch: pytest.MonkeyPatch, most: int, fails: bool) -> None:
-    monkeypatch.setattr(listings, "MAX_IDLE_PAGES", most)
+    monkeypatch.setattr(reading, "MAX_IDLE_PAGES", most)
     answers = {str(number): page(bookmark=str(number + 1)) for number in range(1, 9)}
     answers[""] = page(bookmark="1")
     answers |= {"4": page("a", bookmark="5"), "9": page("b")}

@@ -9,19 +9,27 @@ import math
 import threading
 import time
 import urllib.parse
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
-from tap_autopilot.api.connection import MAX_BODY, Connection, Received, StaleConnection
+from tap_autopilot.api.body import MAX_BODY
+from tap_autopilot.api.connection import Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.pace import Pacer
 from tap_autopilot.api.retry import Retries, http_date, retry_after
 from tap_autopilot.api.watchdog import Watchdog
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
+from tap_autopilot.exceptions import (
+    Oversized,
+    Refused,
+    Retryable,
+    RunError,
+    TapError,
+    Unreachable,
+    UserError,
+)
 from tap_autopilot.logs import printable, redactor
 
 LOG = logging.getLogger(__name__)
@@ -31,6 +39,7 @@ MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 RETRIED_STATUSES = frozenset({408, 425, 429})
 NO_RESPONSE = "no response"
+MAX_MESSAGE = 2**16  # bytes of an error's body
 PROBES = ("/lists", "/smart_segments")
 PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
@@ -141,8 +150,9 @@ class Client:
                 config = self._api.config
                 started, retries = sent, Retries(sent, config.retry_timeout, config.request_timeout)
             try:
-                received = self._follow(path, shown, kind, retries.deadline(sent))
-                value = decode(received.body)
+                response = _decoded(self._follow(path, shown, kind, retries.deadline(sent)), decode)
+            except Oversized as problem:
+                raise RunError(f"GET {shown}: {problem}.") from None
             except Retryable as problem:
                 wait = retries.next_wait(problem.wait)
                 if problem.throttled:
@@ -156,7 +166,7 @@ class Client:
             else:
                 self._api.pacer.succeeded()
                 self._api.last_response = time.monotonic()
-                return Response(value, received.at, http_date(received.headers.get("Date", "")))
+                return response
 
     def _failure(self, shown: str, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
@@ -254,16 +264,13 @@ class Client:
             raise Retryable(f"redirected with status {status}, but without a Location")
         if status != 200 and status < 400:
             raise Retryable(f"unexpected status {status}")
-        body = received.body
-        encoding = headers.get("Content-Encoding", "identity").lower()
-        if encoding in ("gzip", "x-gzip"):
-            body = _unpacked(body)
-        elif encoding != "identity":
-            raise Retryable("the response has an unsupported Content-Encoding")
+        body, problem = received.body
+        if problem is not None:
+            raise Retryable(problem)
         if len(body) > MAX_BODY:
             raise RunError(f"GET {shown}: the response exceeds the limit of {MAX_BODY:,} bytes.")
         if status == 200:
-            return received._replace(body=body)
+            return received
         failure = f"GET {shown}: status {status}{self._message(body)}"
         if status == 401:
             raise UserError(
@@ -276,26 +283,19 @@ class Client:
         raise Refused(status, f"{failure}.")
 
     def _message(self, body: bytes) -> str:
-        """The API's error message, on one line and truncated; empty if it gave none."""
+        """The API's error message, on one line and truncated; empty if it gave no short one."""
         try:
-            message = json.loads(body)["message"]
-        except (ValueError, TypeError, KeyError):
+            message = json.loads(body[:MAX_MESSAGE])["message"]
+        except (ValueError, TypeError, KeyError, RecursionError):
             return ""
         if not isinstance(message, str):
             return ""
         return f' "{printable(self._redact(message))[:200]}"'
 
 
-def _unpacked(packed: bytes) -> bytes:
-    """The decompressed body, cut off one byte above MAX_BODY."""
-    unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
-    try:
-        body = unpack.decompress(packed, MAX_BODY + 1)
-    except zlib.error:
-        raise Retryable("the response's gzip data is corrupt") from None
-    if not unpack.eof and len(body) <= MAX_BODY:
-        raise Retryable("the response's gzip data is truncated")
-    return body
+def _decoded(received: Received, decode: Callable[[bytes], T]) -> Response[T]:
+    date = http_date(received.headers.get("Date", ""))
+    return Response(decode(received.body.content), received.at, date)
 
 
 def _origin(url: str) -> tuple[str, str | None, int | None]:

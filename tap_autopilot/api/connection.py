@@ -17,23 +17,22 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
+from tap_autopilot.api.body import Body, read_body
 from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Retryable, UserError
 
-MAX_BODY = 2**30  # bytes, compressed or not; a page of the API takes about 200 kB
-PIECE = 2**24  # bytes to read at a time
 CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
 MAX_CONNECT = 20.0  # seconds for each address
 PASSING_REFUSALS = frozenset({408, 425, 429})  # statuses of a proxy that a retry may change
 
 
 class Received(NamedTuple):
-    """A raw response; `at` is when its last byte arrived. Reading stops above MAX_BODY."""
+    """A response; `at` is when its last byte arrived."""
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: Body
     at: datetime
 
 
@@ -80,7 +79,8 @@ class Connection:
                 timeout=(min(timeout / CONNECT_SHARE, MAX_CONNECT), timeout),
             )
             with response:
-                body = b"" if response.is_redirect else _read(response.raw)
+                encoding = response.headers.get("Content-Encoding", "identity")
+                body = Body() if response.is_redirect else read_body(response.raw, encoding)
             if self._watch.timed_out:  # a cut-off body of unknown length looks complete
                 raise TimeoutError
             if response.status_code < 200:  # the final response will follow on this connection
@@ -175,15 +175,6 @@ _UNTRUSTED = ssl.SSLCertVerificationError
 def _seconds(timeout: float) -> str:
     """A timeout as text, rounded because a moment has passed since its deadline was set."""
     return f"{round(timeout, 2):g}"
-
-
-def _read(raw: Any) -> bytes:
-    """The raw body, compressed or not, up to the first piece above MAX_BODY."""
-    pieces, size = [], 0
-    while size <= MAX_BODY and (piece := raw.read(PIECE, decode_content=False)):
-        pieces.append(piece)
-        size += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _causes(problem: BaseException) -> Iterator[BaseException]:

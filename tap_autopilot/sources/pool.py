@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from tap_autopilot.api.client import Client
 from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, UserError
-from tap_autopilot.sources.listings import Failure, Page, Position, Walk, pages
+from tap_autopilot.sources.listings import Failure, Page, Position, Walk
+from tap_autopilot.sources.reading import pages
 
 AHEAD = 2  # pages per thread that may be requested but not written yet
 

@@ -1,0 +1,297 @@
+"""Reads the API's listings page by page while the account changes.
+
+Each page has a bookmark for the next page, and that bookmark names a contact. If the contact is
+deleted before the bookmark is used, the API may reject the bookmark, or return an empty page or the
+first page again. In that case the previous page is requested again for a fresh bookmark; if that
+does not help either, the listing is read from the start. A page of documents already read is
+followed only if it names the same next page when requested again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.lenient import REPLACEMENT, SMALL
+from tap_autopilot.api.parsing import Listing, keys_of, parts
+from tap_autopilot.exceptions import Oversized, Refused, RunError, Unreachable
+from tap_autopilot.sources.completeness import Census, Distinct, Doubt
+from tap_autopilot.sources.listings import Page, Position, Walk, path_segment, shortage
+
+LOG = logging.getLogger(__name__)
+
+STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
+MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
+MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
+LARGE = 1000  # documents; a larger page is split, and not remembered
+MAX_KNOWN_PAGES = 10  # in a row that contain only documents already read, but lead further
+MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
+
+
+class _StaleBookmark(Exception):
+    """Bookmarks no longer lead to the rest of a listing."""
+
+
+def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) -> Iterator[Page]:
+    """The pages of a walk from a position to the end.
+
+    A listing that turns out short is read a second time; if bookmarks are stale, the listing is
+    read from the start. Raises RunError if that does not help either.
+    """
+    position = start
+    starts = 0
+    while True:
+        try:
+            reading = _Reading(
+                walk, position, client, exact=position is not start, check_totals=check_totals
+            )
+            for page in reading.pages():
+                if page.after is not None or not check_totals:
+                    yield page
+                    continue
+                census, doubt = page.census, page.census.doubt(counted=walk.counted)
+                if census.is_short and census.reading == 1:
+                    LOG.info("Read %s; reading them again.", shortage(walk, census))
+                    position = Position(census=Census(reading=2))
+                    yield dataclasses.replace(page, after=position)
+                    break
+                if doubt.fails:
+                    yield dataclasses.replace(page, after=Position())
+                    raise RunError(
+                        f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again"
+                        " later; if the API's totals are wrong, set check_totals to false."
+                    )
+                yield dataclasses.replace(page, doubt=doubt)
+                return
+            else:
+                return
+        except _StaleBookmark as lost:
+            starts += 1
+            if starts == MAX_STARTS:
+                raise RunError(f"{lost}, {starts} times. Run again later.") from None
+            LOG.warning("%s; reading the %s from the start.", lost, walk)
+            position = Position(census=Census(reading=position.census.reading))
+            yield dataclasses.replace(_empty_page(walk, position.census), after=position)
+        except Refused as refused:
+            if walk.optional:
+                yield _empty_page(walk, position.census, Doubt.UNAVAILABLE)
+                return
+            if position is start or refused.status != 404:
+                raise
+            raise RunError(f"{refused} It was deleted while it was being read.") from None
+
+
+def _empty_page(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
+    """A last page that is not from a response."""
+    return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """A response that the walk cannot continue from.
+
+    It is `page`, made from this listing, unless the request failed.
+    """
+
+    text: str
+    page: Page | None = None
+    listing: Listing | None = None
+
+    @property
+    def next_bookmark(self) -> str | None:
+        """The bookmark that the page names, if any."""
+        return self.page.after.bookmark if self.page and self.page.after else None
+
+
+class _Reading:
+    """One reading of a listing, from a position to its end."""
+
+    def __init__(
+        self, walk: Walk, start: Position, client: Client, *, exact: bool, check_totals: bool
+    ) -> None:
+        self._walk = walk
+        self._client = client
+        self._distinct = Distinct(start.census, exact=exact)
+        self._start = start
+        self._check_totals = check_totals
+        self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
+        self._received = start.census.read  # documents, repeated ones included
+        self._most = 0  # the largest total
+        self._documents: list[Any] = []  # of the last good page, unparsed
+        self._found_new = False  # whether the last page had a new id
+
+    def pages(self) -> Iterator[Page]:
+        """The pages; the last one has no position after it. Raises _StaleBookmark."""
+        bookmark = self._start.bookmark
+        before: list[str | None] = []  # the bookmark of the last good page, if any
+        stale: str | None = None  # the last bookmark that did not work
+        named: str | None = None  # by the page that it led to
+        known: set[str | None] = set()  # bookmarks of known pages since the last new document
+        retraced = idle = 0
+        while True:
+            begins = Position(bookmark, self._census)
+            response = self._follow(bookmark)
+            if isinstance(response, Page):
+                page, before, retraced = response, [bookmark], 0
+            elif bookmark != stale and before and retraced < MAX_RETRACED:
+                stale, named, retraced = bookmark, response.next_bookmark, retraced + 1
+                text = response.text
+                del response  # it may be large
+                page = self._retrace(before[0], text)
+            elif bookmark == stale and response.listing and self._leads_on(response, named, known):
+                assert response.page is not None
+                page = self._accept(response.page, response.listing)
+                before, retraced = [bookmark], 0
+                known.add(bookmark)
+            else:
+                raise _StaleBookmark(response.text)
+            if self._found_new:
+                known.clear()
+            idle = 0 if self._found_new else idle + 1
+            if idle > MAX_IDLE_PAGES:
+                path = self._walk.path
+                raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
+            yield from _split(page, begins)
+            if page.after is None:
+                return
+            bookmark = page.after.bookmark
+
+    def _leads_on(self, again: _Trouble, named: str | None, known: set[str | None]) -> bool:
+        """Whether a page without new documents, requested twice, is the last or names another."""
+        bookmark = again.next_bookmark
+        if bookmark is None:
+            return True
+        new = bookmark not in known and len(known) < MAX_KNOWN_PAGES
+        return new and bookmark == named
+
+    def _follow(self, bookmark: str | None) -> Page | _Trouble:
+        """The page that a bookmark leads to."""
+        shown = self._shown(bookmark)
+        try:
+            response = self._get(bookmark)
+        except Refused as refused:
+            if bookmark is None or refused.status not in STALE:
+                raise
+            return _Trouble(f"GET {shown}: the bookmark was rejected with status {refused.status}")
+        except Unreachable:
+            raise
+        except RunError as error:
+            if bookmark is None or bookmark != self._start.bookmark:
+                raise
+            # Maybe only the bookmark from the state is stale.
+            return _Trouble(str(error).rstrip("."))
+        documents = response.value.documents
+        if documents and self._documents and documents[0] == self._documents[-1]:
+            documents = documents[1:]
+        page = self._page(response, documents)
+        if bookmark is not None and page.census.read == self._census.read:
+            if response.value.documents:
+                text = f"GET {shown}: the bookmark leads to documents already read"
+                return _Trouble(text, page, response.value)
+            if page.after is None:
+                text = f"GET {shown}: the bookmark leads to an empty page"
+                return _Trouble(text, page, response.value)
+        return self._accept(page, response.value)
+
+    def _accept(self, page: Page, listing: Listing) -> Page:
+        """Continue from a page, which was made from this listing."""
+        documents = listing.documents
+        self._documents = [] if _is_large(page) else documents
+        self._census = page.census
+        self._received += len(page.unread)
+        limit = 2 * self._most + page.census.page
+        if self._check_totals and self._most and limit < self._received:
+            raise RunError(
+                f"GET {self._walk.path}: read {self._received:,} {self._walk.documents} of a"
+                f" listing of {self._most:,}, so its bookmarks loop."
+            )
+        return page
+
+    def _retrace(self, bookmark: str | None, trouble: str) -> Page:
+        """The last good page again, with a fresh bookmark."""
+        try:
+            response = self._get(bookmark)
+        except Refused as refused:
+            if refused.status not in STALE:
+                raise
+            raise _StaleBookmark(trouble) from None
+        if not response.value.documents and not response.value.bookmark:
+            raise _StaleBookmark(trouble)
+        known = self._documents
+        new = [one for one in response.value.documents if one not in known]
+        return self._accept(self._page(response, new), response.value)
+
+    def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
+        walk, listing = self._walk, response.value
+        bookmark = self._checked(listing.bookmark)
+        try:
+            keys = keys_of(documents, walk.key)
+        except Oversized as problem:
+            raise RunError(f"GET {walk.path}: {problem}.") from None
+        ids = [str(one) for one in keys if one.__class__ in (str, int)]
+        new = self._distinct.count_new(ids)
+        self._found_new = new > 0
+        census = self._census.after(
+            documents=len(listing.documents),
+            new=new + len(keys) - len(ids),
+            highest=self._distinct.highest,
+            total=listing.total,
+        )
+        self._most = max(self._most, listing.total or 0)
+        if walk.segment_id is not None:
+            documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
+        after = Position(bookmark, census) if bookmark else None
+        return Page(
+            walk, documents, after, census, listing.cleaned, response.fetched_at, response.date,
+            size=listing.size,
+        )  # fmt: skip
+
+    def _get(self, bookmark: str | None) -> Response[Listing]:
+        walk, census = self._walk, self._census
+        path = walk.path if bookmark is None else f"{walk.path}/{path_segment(bookmark)}"
+        known = census.latest is not None or walk.segment_id is not None
+        left = (census.latest or 0) - census.read if known else math.inf
+        return self._client.get(
+            path,
+            lambda body: walk.decode(body, walk.documents),
+            shown=self._shown(bookmark),
+            kind=walk.source,
+            urgency=left,
+        )
+
+    def _shown(self, bookmark: str | None) -> str:
+        return self._walk.path if bookmark is None else f"{self._walk.path}/…"
+
+    def _checked(self, bookmark: Any) -> str | None:
+        if bookmark is None:
+            return None
+        path = self._walk.path
+        if not isinstance(bookmark, str):
+            raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not a string.")
+        if REPLACEMENT in bookmark:
+            raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
+        return bookmark
+
+
+def _is_large(page: Page) -> bool:
+    return page.size > SMALL or len(page.unread) > LARGE
+
+
+def _split(page: Page, begins: Position) -> Iterator[Page]:
+    """A page, in parts if it is large; `begins` is the position before it."""
+    if not _is_large(page):
+        yield page
+        return
+    before: Page | None = None
+    for part in parts(page.unread):
+        if before is not None:
+            yield dataclasses.replace(before, after=begins)
+        before = dataclasses.replace(page, unread=part, replaced=0 if before else page.replaced)
+    assert before is not None
+    yield before

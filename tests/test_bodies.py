@@ -1,0 +1,169 @@
+"""What a response may cost: at most 400 MB of memory and 15 s of CPU, whatever is in it."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import COMMAND, KEY, Tap
+from tests.invariants import Run
+from tests.scripted import Scripted
+
+MEMORY = 400e6  # bytes
+CPU = 15.0  # seconds
+MB = 2**20
+PACKED = {"Content-Encoding": "gzip"}
+
+
+# In a process of its own, because a process inherits the peak memory of the one that starts it.
+MEASURE = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss, used.ru_utime + used.ru_stime, file=sys.stderr)
+sys.exit(code)
+"""
+
+
+class Cost(NamedTuple):
+    """A run of the command, and the memory and CPU that it took."""
+
+    run: Run
+    memory: float
+    cpu: float
+
+
+def sync(tap: Tap, answers: dict[str, Any], **settings: Any) -> Cost:
+    """Sync from a server with these responses, in a process of its own."""
+    with Scripted(answers) as sandbox, (tap.folder / "out").open("wb") as out:
+        config = tap.config(sandbox, retry_timeout=0, **settings)
+        command = [*COMMAND, "-c", tap.file("config.json", config)]
+        done = subprocess.run(
+            [sys.executable, "-S", "-c", MEASURE, *command],
+            stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    *log, costs = done.stderr.splitlines(keepends=True)
+    kibibytes, cpu = map(float, costs.split())
+    return Cost(Run(done.returncode, b"", "".join(log), KEY), kibibytes * 1024, cpu)
+
+
+def contacts(*documents: bytes, more: bytes = b"") -> bytes:
+    return b'{"contacts":[%b]%b}' % (b",".join(documents), more)
+
+
+def person(number: int, fields: bytes = b"") -> bytes:
+    return b'{"contact_id":"person_%d"%b}' % (number, fields)
+
+
+def people(count: int, fields: bytes) -> bytes:
+    return contacts(*(person(number, fields) for number in range(count)))
+
+
+def bomb(unpacked: int, start: bytes = b"[", middle: bytes = b" ") -> bytes:
+    """Gzip of a few hundred bytes that unpacks to more than this many bytes."""
+    pack = zlib.compressobj(9, wbits=31)
+    pieces = [pack.compress(start)]
+    piece = middle * (MB // len(middle))
+    pieces += [pack.compress(piece) for _ in range(unpacked // MB)]
+    return b"".join([*pieces, pack.flush()])
+
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+NUMBER = b"9" * (7 * MB)
+EMOJI = "\U0001f600".encode()
+
+# Processed. The tap must send all of it.
+GOOD: dict[str, Callable[[], Any]] = {
+    "one huge string": lambda: people(1, b',"Notes":"%b"' % (b"x" * (7 * MB))),
+    "a huge string with wide characters": lambda: people(
+        1, b',"Notes":"%b%b"' % (b"x" * (7 * MB), EMOJI)
+    ),
+    "127 MB of contacts with a NUL": lambda: people(
+        127, b',"Notes":"%b%b\\\\u0000"'.replace(b"\\\\", b"\\") % (b"x" * (MB - 100), EMOJI)
+    ),
+    "127 MB of contacts with lone surrogates": lambda: people(
+        127, rb',"Notes":"%b\ud800"' % (b"x" * (MB - 100))
+    ),
+    "100,000 small contacts": lambda: people(100_000, b""),
+    "100,000 contacts with values": lambda: people(100_000, b',"a":1.5,"b":"\\n","c":[{}],"d":{}'),
+    "many keys": lambda: people(
+        1, b"".join(b',"k%d":%d.5' % (number, number) for number in range(170_000))
+    ),
+    "many lists": lambda: people(1, b',"a":[%b]' % b",".join([b"[]"] * 150_000)),
+    "many objects": lambda: people(1, b',"a":[%b]' % b",".join([b'{"b":1.5}'] * 120_000)),
+    "deep nesting": lambda: people(1, b',"a":%b' % DEEP),
+    "deep nesting beside a long text": lambda: people(1, b',"a":%b,"b":"%b"' % (DEEP, b"x" * MB)),
+    "deep nesting beside many escapes": lambda: people(
+        1, b',"a":%b,"b":"%b"' % (b"[" * 3000 + b"]" * 3000, rb"\"[" * 100_000)
+    ),
+    "repeated names": lambda: people(1, b',"a\\u0000":1,"a":2' * 50_000),
+    "long repeated names": lambda: people(1, b',"%b\\u0000":1' % (b"n" * 100_000) * 60),
+    "a number of a million digits": lambda: people(1, b',"a":%b,"b":1.%b' % (NUMBER[:MB], NUMBER[:MB])),
+    "many long numbers": lambda: people(1, (b',"a":%b' % NUMBER[:4300]) * 1500),
+    "odd exponents": lambda: people(1, b',"a":[%b]' % b",".join([b"1e999999999"] * 150_000)),
+    "gzip of a large page": lambda: (
+        200, gzip.compress(people(100, b',"Notes":"%b"' % (b"x" * MB)), 1), PACKED
+    ),
+}  # fmt: skip
+
+# Refused, with what the last line says.
+BAD: dict[str, tuple[Callable[[], Any], str]] = {
+    "a body above the limit": (lambda: b"[" + b" " * 2**27 + b"]", "exceeds the limit"),
+    "a gzip bomb": (lambda: (200, bomb(400 * MB), PACKED), "exceeds the limit"),
+    "a gzip bomb of brackets": (
+        lambda: (200, bomb(120 * MB, b'{"contacts":[', b"[],"), PACKED),
+        "more than 2,000,000 values",
+    ),
+    "128 MB of quotes": (lambda: b'{"contacts":["%b"]}' % (b'\\"' * (60 * MB)), "2,000,000 values"),
+    "one string of 127 MB": (
+        lambda: people(1, b',"a":"%b"' % (b"x" * 127 * MB)),
+        "a document that is too large",
+    ),
+    "127 MB of text that is no JSON": (lambda: b"x" * (127 * MB), "too large to be repaired"),
+    "a bookmark of 10 MB": (
+        lambda: contacts(person(1), more=b',"bookmark":"%b%b"' % (b"x" * 10 * MB, EMOJI)),
+        "a bookmark of more than",
+    ),
+    "a total of 10 million digits": (
+        lambda: contacts(person(1), more=b',"total_contacts":%b' % (b"9" * 10 * MB)),
+        "a total_contacts of more than",
+    ),
+    "ids of a megabyte": (
+        lambda: contacts(*(b'{"contact_id":"%b%b"}' % (b"x" * MB, EMOJI) for _ in range(60))),
+        "an id of more than 400 characters",
+    ),
+    "ids that are lists": (
+        lambda: contacts(*[b'{"contact_id":[%b]}' % b",".join([b"1.5"] * 99_000)] * 21),
+        "more than 2,000,000 values",
+    ),
+    "100,001 documents": (lambda: people(100_001, b""), "more than 100,000 documents"),
+    "a million documents": (lambda: contacts(*[b"0"] * 1_000_000), "more than 100,000 documents"),
+    "deep nesting in an error": (lambda: (400, b"[" * 60_000), "status 400."),
+    "a large error": (lambda: (400, b'{"message":"%b"}' % (b"x" * 10 * MB)), "status 400."),
+}
+
+
+@pytest.mark.parametrize("shape", GOOD)
+def test_what_is_processed_costs_little(tap: Tap, shape: str) -> None:
+    cost = sync(tap, {"/contacts": GOOD[shape]()})
+    print(f"{shape}: {cost.memory / 1e6:.0f} MB, {cost.cpu:.1f} s")
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
+@pytest.mark.parametrize("shape", BAD)
+def test_what_is_refused_costs_little(tap: Tap, shape: str) -> None:
+    response, said = BAD[shape]
+    cost = sync(tap, {"/contacts": response()})
+    print(f"{shape}: {cost.memory / 1e6:.0f} MB, {cost.cpu:.1f} s")
+    assert cost.run.code == 1
+    assert said in cost.run.last_words
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
