@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import bisect
-import fcntl
+import contextlib
 import os
 import random
-import tracemalloc
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tap_autopilot.digests import base
-from tap_autopilot.digests.file import Digests, Start, digests_of
+from tap_autopilot import digests as module
+from tap_autopilot.digests import Digests, Start
 from tap_autopilot.exceptions import RunError, UserError
 
 SHAPE, OTHER_SHAPE = b"a", b"b"
 PAGE = 7
+ROOT = Path(__file__).parents[1]
+
+
+def contents(keys: list[str], values: Sequence[Any]) -> list[bytes]:
+    """Rows, given their keys and values."""
+    return [f"{key} {value}".encode() for key, value in zip(keys, values, strict=True)]
 
 
 class Target:
@@ -48,7 +57,7 @@ class Night:
         }
         if digests.doubt or position is None:  # the first pass activates its own version
             target.rows.clear()
-        digests.begin({name: Start(shape, 1, resumed, 2) for name, (_, resumed) in places.items()})
+        digests.begin({name: Start(shape, 1, resumed) for name, (_, resumed) in places.items()})
         now: dict[str, str | None] = {name: place for name, (place, _) in places.items()}
         pending: list[tuple[tuple[str, str], int | None]] = []
         while open_tables := [name for name, place in now.items() if place is not None]:
@@ -78,18 +87,15 @@ class Night:
         if keys and self.rng.random() < 0.2:
             keys.append(keys[0])
         values = [rows[key] for key in keys]
-        numbers = digests_of(b"%d" % value for value in values)
-        found = digests.compare(name, keys, numbers)
+        found = digests.compare(name, keys, contents(keys, values))
         assert found == sorted(dict(found).items())
         pending += [((name, keys[at]), values[at]) for at, _ in found]
         after = max(keys, default=None)
         if after is None or start + PAGE >= len(ordered):
             after = None
-            left = list(digests.unseen(name))
+            left = [key for batch in digests.leave(name) for key in batch]
             assert left == sorted(left)
-            if left:
-                digests.leave(name, left)
-                pending += [((name, key), None) for key in left]
+            pending += [((name, key), None) for key in left]
             digests.end(name, whole=True, activated=True)
         digests.flush()
         return after
@@ -120,8 +126,8 @@ class Night:
 def test_a_target_never_differs_after_a_quiet_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(base, "ROWS", 8)
-    monkeypatch.setattr(base, "FEWEST", 3)
+    monkeypatch.setattr(module, "FEW", 2)
+    monkeypatch.setattr(module, "MANY", 3)
     rng = random.Random(seed)
     account: dict[str, dict[str, int]] = {
         name: {f"{rng.randrange(10**4):04}": 0 for _ in range(rng.randrange(120))}
@@ -145,15 +151,15 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "digests"
 
 
-def fill(path: Path, rows: int, *, state: Any = None, account: str = "somebody") -> Any:
+def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
     """A whole pass over one table. Returns the position after it."""
-    digests = Digests(str(path), account)
+    digests = Digests(str(path), "somebody")
     digests.load(state)
-    digests.begin({"one": Start(SHAPE, 1, False, 1)})
+    digests.begin({"one": Start(SHAPE, 1, False)})
     digests.began("one", "now")
     for start in range(0, rows, 1000):
         keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
-        digests.compare("one", keys, digests_of(key.encode() for key in keys))
+        digests.compare("one", keys, contents(keys, [key + version for key in keys]))
         digests.flush()
     digests.end("one", whole=True, activated=True)
     digests.flush()
@@ -198,16 +204,72 @@ def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
     assert "not the file that" in str(doubt(path, third)), "an older file"
 
 
-def test_every_byte_counts(path: Path) -> None:
-    position = fill(path, 30)
+def test_damage_is_noticed_or_harmless(path: Path) -> None:
+    position = fill(path, 300)
     data = path.read_bytes()
-    for at in range(len(data)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-        assert doubt(path, position), at
-        path.write_bytes(data[:at])
-        assert doubt(path, position), at
-    path.write_bytes(data + b"\0")
-    assert doubt(path, position), "a trailing byte"
+    keys = [f"{number:08}" for number in range(300)]
+    rng = random.Random(1)
+    noticed = 0
+    for at in (*range(100), *rng.sample(range(100, len(data)), 500)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
+        digests = Digests(str(path), "somebody")
+        digests.load(position)
+        if digests.doubt is None:
+            assert digests.remembered() == {"one": 1}
+            digests.begin({"one": Start(SHAPE, 1, False)})
+            assert digests.compare("one", keys, contents(keys, keys)) == [], at
+            assert list(digests.leave("one")) == [], at
+        else:
+            noticed += 1
+        digests.close()
+    assert noticed > 150
+    for size in rng.sample(range(len(data)), 50):
+        path.write_bytes(data[:size])
+        assert doubt(path, position), size
+
+
+@pytest.mark.parametrize("column", ["key", "digest", "sent", "new"])
+def test_damage_that_sqlite_does_not_see(path: Path, column: str) -> None:
+    position = fill(path, 300)
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        changed = "key || 'x'" if column == "key" else f"{column} + 1"
+        file.execute(f"update rows set {column} = {changed} where key = '00000150'")
+        file.commit()
+    assert "damaged" in str(doubt(path, position))
+
+
+def test_an_old_file_under_a_newer_journal(path: Path) -> None:
+    position = fill(path, 300)
+    old = path.read_bytes()
+    for night in range(3):
+        position = fill(path, 300, state=position, version=str(night))
+    digests = Digests(str(path), "somebody")
+    digests.load(position)
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    digests.began("one", "now")
+    digests.flush()
+    position = digests.position
+    journal = path.with_name("digests-wal")
+    newer = journal.read_bytes()
+    digests.close()
+    path.write_bytes(old)
+    journal.write_bytes(newer)
+    assert "damaged" in str(doubt(path, position))
+
+
+def test_an_older_format_is_taken_for_damage(path: Path) -> None:
+    path.write_bytes(b"tap-autopilot digests 1\n" + bytes(5000))
+    assert "another version of the tap" in str(doubt(path, [5000, "ab"]))
+    assert fill(path, 3, state=[5000, "ab"])
+
+
+def test_another_database_is_left_alone(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("create table events (id)")
+    digests = Digests(str(path), "somebody")
+    with pytest.raises(UserError, match="is another program's database"):
+        digests.load(None)
+    digests.close()
 
 
 def test_an_empty_file_counts_as_missing(path: Path) -> None:
@@ -221,7 +283,7 @@ def test_one_run_at_a_time(path: Path) -> None:
     with pytest.raises(UserError, match="in use by another run"):
         Digests(str(path), "somebody")
     digests.load(None)
-    digests.begin({"one": Start(SHAPE, 1, False, 1)})
+    digests.begin({"one": Start(SHAPE, 1, False)})
     with pytest.raises(UserError, match="in use by another run"):
         Digests(str(path), "somebody")
     digests.close()
@@ -229,13 +291,11 @@ def test_one_run_at_a_time(path: Path) -> None:
 
 
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    for name in (".", "nowhere/digests"):
-        with pytest.raises(UserError, match="Cannot open the digests file"):
-            Digests(str(tmp_path / name), "somebody")
-    with Path(os.devnull).open() as null:
-        fcntl.flock(null, fcntl.LOCK_EX)  # another process may have locked it
+    with pytest.raises(UserError, match="Cannot open the digests file"):
+        Digests(str(tmp_path / "nowhere" / "digests"), "somebody")
+    for name in (tmp_path, os.devnull):
         with pytest.raises(UserError, match="not a regular file"):
-            Digests(os.devnull, "somebody")
+            Digests(str(name), "somebody")
 
 
 def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:
@@ -250,64 +310,133 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_full_disk_ends_the_run_and_leaves_nothing_behind(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
     position = fill(path, 30)
     digests = Digests(str(path), "somebody")
     digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False, 1)})
-    size = path.stat().st_size
-    digests.compare("one", ["a"], digests_of([b"a"]))
-
-    def full(descriptor: int, data: Any, offset: int) -> int:
-        if len(data) > 5:
-            return int(write(descriptor, data[:5], offset))
-        raise OSError(28, "No space left on device")
-
-    write = os.pwrite
-    monkeypatch.setattr("os.pwrite", full)
-    monkeypatch.setattr(
-        "os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device"))
-    )
-    with pytest.raises(RunError, match=r"Cannot write the digests file .*: No space left"):
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    digests._db.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
+    keys = [f"new {number}" for number in range(1000)]
+    digests.compare("one", keys, contents(keys, keys))
+    with pytest.raises(RunError, match=r"Cannot write the digests file .*disk is full"):
         digests.flush()
-    assert path.stat().st_size == size
     digests.close()
+    assert doubt(path, position) is None
 
 
-def test_memory_is_little_more_than_a_byte_per_row(path: Path) -> None:
-    rows = 300_000
-    position = fill(path, rows)
-    assert path.stat().st_size < 32 * rows
-    tracemalloc.start()
-    fill(path, rows, state=position)
-    _, most = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert path.stat().st_size < 32 * rows
-    assert most < 12 * 2**20, most
+SIZE = """
+import resource, sys
+from pathlib import Path
+from tests.test_digests_file import fill
+rows = int(sys.argv[2])
+fill(Path(sys.argv[1]), rows, state=fill(Path(sys.argv[1]), rows))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_neither_memory_nor_size_get_out_of_hand(tmp_path: Path) -> None:
+    sizes = []
+    for rows in (20_000, 200_000):
+        path = tmp_path / str(rows)
+        command = [sys.executable, "-c", SIZE, str(path), str(rows)]
+        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        sizes.append(int(run.stdout))
+        assert path.stat().st_size < 200 * rows
+    assert sizes[1] - sizes[0] < 4 * 1024, sizes
 
 
 def test_a_row_that_changes_back_within_a_pass_is_sent_again(path: Path) -> None:
     position = fill(path, 3)
     digests = Digests(str(path), "somebody")
     digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False, 1)})
-    key = "00000001"
-    before, after = digests_of([key.encode()]), digests_of([b"other"])
-    assert digests.compare("one", [key], before) == []
-    for numbers in (after, before, before):
-        assert digests.compare("one", [key], numbers) == [(0, False)]
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    keys = ["00000001"]
+    before, after = contents(keys, keys), contents(keys, ["other"])
+    for rows, sent in ((before, []), (after, [(0, False)]), (before, [(0, False)]), (before, [])):
+        assert digests.compare("one", keys, rows) == sent
+        digests.flush()
+    digests.close()
+
+
+@pytest.mark.parametrize("again", [["x"], ["00000001"]])
+def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list[str]) -> None:
+    position = fill(path, 3)
+    digests = Digests(str(path), "somebody")
+    digests.load(position)
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    digests.began("one", "now")
+    for value in ("other", *again):  # the second is never confirmed
+        assert digests.compare("one", ["00000001"], contents(["00000001"], [value]))
+        digests.flush()
+        position = position if value in again else digests.position
+    digests.close()
+    digests = Digests(str(path), "somebody")
+    digests.load(position)
+    assert digests.begun() == {"one"}
+    digests.begin({"one": Start(SHAPE, 1, True)})
+    assert list(digests.leave("one")) == [["00000000", "00000002"]]
+    digests.close()
+
+
+def test_of_a_row_twice_on_a_page_the_last_counts(path: Path) -> None:
+    position = fill(path, 3)
+    digests = Digests(str(path), "somebody")
+    digests.load(position)
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    keys = ["00000001", "00000002", "00000001"]
+    assert digests.compare("one", keys, contents(keys, ["x", keys[1], keys[0]])) == []
+    assert digests.compare("one", keys, contents(keys, [keys[0], keys[1], "x"])) == [(2, False)]
+    digests.close()
+
+
+@pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])
+def test_keys_may_be_any_text(path: Path, key: str) -> None:
+    digests = Digests(str(path), "somebody")
+    digests.load(None)
+    for _ in range(2):
+        digests.begin({"one": Start(SHAPE, 1, False)})
+        keys = [key, f"a{key}", f"{key}z"]
+        digests.compare("one", keys, contents(keys, keys))
+        digests.flush()
+        position = digests.position
+        digests.close()
+        digests = Digests(str(path), "somebody")
+        digests.load(position)
+    assert digests.doubt is None
+    digests.begin({"one": Start(SHAPE, 1, False)})
+    assert digests.compare("one", [f"a{key}"], contents([f"a{key}"], [f"a{key}"])) == []
+    assert list(digests.leave("one")) == [sorted([key, f"{key}z"])]
     digests.close()
 
 
 def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     position = fill(path, 30)
-    with path.open("ab") as file:
-        file.write(b"damage")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"00000007", b"00000009"))
     digests = Digests(str(path), "somebody")
     digests.load(position)
     assert digests.doubt
-    digests.begin({"one": Start(SHAPE, 2, False, 1)})
+    digests.begin({"one": Start(SHAPE, 2, False)})
     digests.close()
     assert "not the file that" in str(doubt(path, position))
+
+
+def test_a_table_first_sent_by_a_run_that_is_thrown_away(path: Path) -> None:
+    position = fill(path, 3)
+
+    def first_page(name: str) -> list[tuple[int, bool]]:
+        digests = Digests(str(path), "somebody")
+        digests.load(position)
+        assert digests.remembered() == {"one": 1}
+        assert not digests.reshaped({"one": SHAPE, name: SHAPE})
+        digests.begin({name: Start(SHAPE, 7, False)})
+        assert digests.kept(name).born == 7
+        found = digests.compare(name, ["a"], contents(["a"], ["a"]))
+        digests.flush()
+        assert list(digests.leave(name)) == []
+        digests.close()
+        return found
+
+    assert first_page("two") == [(0, True)]
+    assert first_page("three") == [(0, True)]
+    assert first_page("two") == [(0, True)]

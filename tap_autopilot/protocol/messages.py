@@ -17,7 +17,8 @@ from tap_autopilot.exceptions import RunError, Stopped
 MAX_PIECES = 1000  # the most that one system call accepts
 POLL = 1.0  # seconds
 
-_encode = msgspec.json.Encoder(decimal_format="number").encode
+_encoder = msgspec.json.Encoder(decimal_format="number")
+_encode = _encoder.encode
 
 
 class Writer:
@@ -124,7 +125,7 @@ def message(value: Mapping[str, Any]) -> bytes:
 
 def encoded(values: Iterable[Any]) -> list[bytes]:
     """Values as JSON, encoded as in messages."""
-    return list(map(_encode, values))
+    return _encoder.encode_lines(values).split(b"\n")[:-1]
 
 
 def records(

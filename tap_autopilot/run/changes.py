@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
+import operator
 import urllib.parse
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tap_autopilot.config import Config
-from tap_autopilot.digests.file import Digests, Start, digests_of
+from tap_autopilot.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress, Remembered
@@ -23,7 +22,6 @@ from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.sources.completeness import activates
-from tap_autopilot.sources.listings import MEMBERS
 from tap_autopilot.streams import COLLECTED
 from tap_autopilot.streams.membership_changes import JOINED, LEFT, MembershipChanges
 from tap_autopilot.streams.pushed import EmailMessages
@@ -31,7 +29,6 @@ from tap_autopilot.streams.pushed import EmailMessages
 LOG = logging.getLogger(__name__)
 
 DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
-AT_ONCE = 1000  # tombstones written at a time
 
 
 class Changes:
@@ -92,14 +89,12 @@ class Changes:
         """Start or resume the passes, as the state says."""
         self._tallies = tallies
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
-        walks = self._config.concurrency
         self._digests.begin(
             {
                 name: Start(
                     self._shape(one),
                     progress.pass_of(name).version or now,
                     progress.is_resumed(name),
-                    walks if MEMBERS in one.stream.sources else 0,
                 )
                 for name, one in self._tables.items()
             }
@@ -138,24 +133,18 @@ class Changes:
         self._digests.began(name, _iso(min(now, date or now)))
         if not rows:
             return []
-        columns = self._key(name)
-        if len(columns) == 1:
-            keys = [row[columns[0]] for row in rows]
+        keys = self._keys(name, rows)
+        if len(self._tables[name].selected["properties"]) == len(self._key(name)):
+            contents = [key.encode() for key in keys]  # the key is the whole row
         else:
-            keys = ["\0".join([row[column] for column in columns]) for row in rows]
-        differ = self._digests.compare(name, keys, self._digests_of(name, rows))
+            contents = encoded([*row.values()] for row in rows)
+        differ = self._digests.compare(name, keys, contents)
         sent = [rows[at] for at, _ in differ]
         self._tallies[name].sent(sent)
         self._tallies[name].unchanged += len(rows) - len(sent)
         messages = records(name, self._not_deleted(sent), found.version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
-
-    def _digests_of(self, name: str, rows: Sequence[Row]) -> array[int]:
-        """The digests of the rows' values; the table's shape covers the columns."""
-        if len(self._tables[name].selected["properties"]) == len(self._key(name)):
-            return array("Q", bytes(8 * len(rows)))  # the key is the whole row
-        return digests_of(encoded([*row.values()] for row in rows))
 
     def knows_deletions(self, name: str, found: Pass) -> bool:
         """Whether a complete pass knows which rows were deleted: it saw all rows, without doubt."""
@@ -169,17 +158,11 @@ class Changes:
         version of the rows has yet to be announced.
         """
         whole = self.knows_deletions(name, found)
-        unseen = self._digests.unseen(name) if whole else iter(())
-        while keys := list(itertools.islice(unseen, AT_ONCE)):
+        for keys in self._digests.leave(name) if whole else ():
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].selected["properties"])
-            columns, deleted = self._key(name), {self._config.deleted_at_column: _iso(now)}
-            rows = [
-                {**blank, **dict(zip(columns, key.split("\0"), strict=True)), **deleted}
-                for key in keys
-            ]
-            self._digests.leave(name, keys)
-            self._digests.flush()
+            deleted = {self._config.deleted_at_column: _iso(now)}
+            rows = [{**blank, **self._key_of(name, key), **deleted} for key in keys]
             self._tallies[name].rows += len(rows)
             self._tallies[name].deleted += len(rows)
             write(
@@ -190,6 +173,10 @@ class Changes:
         self._digests.end(name, whole=whole, activated=announces)
         return announces
 
+    def close(self) -> None:
+        """Close the file."""
+        self._digests.close()
+
     def _not_deleted(self, rows: Iterable[Row]) -> list[Row]:
         """Rows with a null in the column that marks deleted rows."""
         return [{**row, self._config.deleted_at_column: None} for row in rows]
@@ -198,6 +185,18 @@ class Changes:
         stream = self._tables[name].stream
         return stream.sorted_by or stream.key_properties
 
+    def _keys(self, name: str, rows: Sequence[Row]) -> list[str]:
+        """The rows' keys, each as one text."""
+        columns = self._key(name)
+        values = map(operator.itemgetter(*columns), rows)
+        return [*values] if len(columns) == 1 else [text.decode() for text in encoded(values)]
+
+    def _key_of(self, name: str, key: str) -> Row:
+        """The key columns of a row, given its key."""
+        columns = self._key(name)
+        values = [key] if len(columns) == 1 else msgspec.json.decode(key)
+        return dict(zip(columns, values, strict=True))
+
     def _membership_changes(
         self, name: str, keys: Sequence[str], change: str, extracted: datetime
     ) -> list[bytes]:
@@ -205,12 +204,11 @@ class Changes:
         kept = self._digests.kept(name)
         if self._memberships is None or name not in MembershipChanges.tables or not kept.settled:
             return []
-        selected, columns = self._memberships.selected["properties"], self._key(name)
+        selected = self._memberships.selected["properties"]
         seen_at, seen_in = kept.began or _iso(extracted), f"{kept.born}.{kept.passes}"
         rows = []
         for key in keys:
-            values = dict(zip(columns, key.split("\0"), strict=True))
-            row = MembershipChanges.row(name, values, change, seen_at, seen_in)
+            row = MembershipChanges.row(name, self._key_of(name, key), change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
         self._tallies[MembershipChanges.name].rows += len(rows)
         return records(MembershipChanges.name, self._not_deleted(rows), None, extracted)

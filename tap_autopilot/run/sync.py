@@ -102,6 +102,8 @@ def sync(
     finally:
         for name, tally in report.tallies.items():
             tally.rows -= writer.unwritten(name)
+        if changes is not None:
+            changes.close()
         report.close(_incomplete(progress, selected))
 
 
