@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import requests
 
+from tap_autopilot.sandbox.__main__ import _parser
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.command import values
 from tap_autopilot.sandbox.documents import MODELS
 from tap_autopilot.sandbox.faults import Fault
+from tap_autopilot.sandbox.options import Options, Size
+from tap_autopilot.sandbox.pushes import Pushing
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Serve
 
@@ -159,3 +163,33 @@ def test_it_serves_from_the_command_line() -> None:
         assert answer.json()["total_contacts"] == 5
         process.terminate()
         assert process.wait(5) == 0
+
+
+def test_the_command_line_has_the_defaults_of_the_options() -> None:
+    args = _parser().parse_args([])
+    assert Options(**values(Options, args)) == Options()
+    assert Pushing(**values(Pushing, args)) == Pushing()
+    assert Size(**values(Size, args)) == Size()
+
+
+def test_the_command_line_sets_the_options() -> None:
+    args = _parser().parse_args(
+        ["--plain", "--no-date", "--gzip", "--page", "7", "--latency", "0.5", "--totals", "missing",
+         "--churn-seed", "3", "--seed", "4", "--push-seed", "5", "--push-rate", "0", "--days", "2",
+         "--lose-page", "members@2", "--push-segment", "https://here"]
+    )  # fmt: skip
+    assert Options(**values(Options, args)) == Options(
+        date=False, gzip=True, page=7, latency=0.5, totals="missing", seed=3, lose="members@2"
+    )
+    assert Pushing(**values(Pushing, args)) == Pushing(seed=5, rate=0, webhook="https://here")
+    assert Size(**values(Size, args)) == Size(odd=False, seed=4, days=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--page", "0"], ["--churn", "-1"], ["--push-late", "2"], ["--push-segment", "here"],
+     ["--lose-page", "lists"], ["--bookmarks", "none"], ["--fault", "x"]],
+)  # fmt: skip
+def test_wrong_options_are_rejected(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        _parser().parse_args(arguments)

@@ -370,7 +370,7 @@ def _connect(database: str, options: str) -> Connection:
             " the password must be percent-encoded."
         ) from None
     except psycopg.Error as problem:
-        reason = str(problem).strip().splitlines()[-1].rpartition(": ")[2]
+        reason = str(problem).strip().splitlines()[-1].rpartition(": ")[2].strip()
         raise UserError(f"Cannot open the store {shown(database)}: {reason}.") from None
 
 

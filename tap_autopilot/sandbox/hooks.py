@@ -21,10 +21,6 @@ from tap_autopilot.sandbox.pushes import Post, Receiver
 from tap_autopilot.sandbox.record import as_json
 from tap_autopilot.sandbox.wire import error
 
-SHAPES = {
-    "email": "a delivery contains the contact's email",
-    "contact": "a delivery contains the whole contact",
-}
 EVENTS = (
     "contact_added",
     "contact_updated",

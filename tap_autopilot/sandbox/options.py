@@ -1,10 +1,12 @@
-"""The sandbox's options."""
+"""The sandbox's options, from which its command line is made. Times are in seconds."""
 
 from __future__ import annotations
 
+import argparse
 import ssl
 from dataclasses import dataclass, field
 
+from tap_autopilot.sandbox.command import explain, option, positive, rate
 from tap_autopilot.sandbox.faults import Faults
 from tap_autopilot.sandbox.pushes import Pushing
 
@@ -31,48 +33,88 @@ LOSE = {
     "contacts": "a page of the walk over all contacts",
     "members": "a page of one segment's members",
 }
+SHAPES = {
+    "email": "a delivery contains the contact's email",
+    "contact": "a delivery contains the whole contact",
+}
+
+
+def _lose(text: str) -> str:
+    what, at, number = text.partition("@")
+    if what not in LOSE or (at and not (number.isdecimal() and int(number) >= 2)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not {' or '.join(LOSE)}, optionally with @ and a page number from 2"
+        )
+    return text
+
+
+@dataclass(frozen=True)
+class Size:
+    """The account to serve."""
+
+    contacts: int = option(432, "number of contacts")
+    lists: int = option(8, "number of lists")
+    segments: int = option(6, "number of smart segments")
+    members: int = option(120, "contacts in each segment")
+    seed: int = option(1, "seed of the account")
+    odd: bool = option(True, "leave out the odd values that clients trip over", name="plain")
+    days: int = option(0, "days of changes to simulate before serving")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How the sandbox behaves. Times are in seconds.
+    """How the sandbox behaves.
 
-    - `page`: contacts per page.
-    - `empty_end`: the last contacts come with a bookmark, which leads to an empty page.
-    - `end_early`: bookmarks stop halfway through a listing.
-    - `total_off`: added to every total.
-    - `lose`: the listing that never serves one of its pages: the bookmark before it leads past it,
-      and totals still count it. `contacts@3` names the page; otherwise `seed` picks one. The same
-      contacts are missing each time, so reading again does not help, unless `lose_once`.
-    - `churn`: average number of account changes per response.
-    - `clock_skew`: how far the API's clock is ahead of this machine's.
-    - `date`: whether responses have a Date header.
-    - `record`: whether to remember what was served.
-    - `pushing`: where email events are pushed to, if anywhere.
-    - `hook_shape` and `hook_wait`: what REST hooks deliver, and the pause between tries.
+    `lose` never serves one page: the bookmark before it leads past it. `record` is whether to
+    remember what was served.
     """
 
-    api_key: str = "sandbox"
-    page: int = 100
-    bookmarks: str = "last"
-    stale: str = "on"
-    empty_end: bool = False
-    end_early: bool = False
-    totals: str = "exact"
-    total_off: int = 0
-    lose: str = ""
-    lose_once: bool = False
-    seed: int = 1
-    churn: float = 0.0
-    clock_skew: float = 0.0
-    date: bool = True
+    api_key: str = option("sandbox", "the only key it accepts", metavar="KEY")
+    churn: float = option(
+        0.0,
+        "average number of account changes per response; 0.5 means a change before every other"
+        " response. Contacts join, leave, change and move between lists and segments; occasionally"
+        " a list or segment is created, renamed or deleted",
+        metavar="RATE",
+        read=rate,
+    )
+    seed: int = option(1, "seed for the changes and for the lost page", name="churn-seed")
+    latency: float = option(0.0, "delay before each response", metavar="SECONDS")
+    requests_per_second: float = option(
+        0.0, "respond with 429 above this rate; 0 means no limit", metavar="RATE"
+    )
+    retry_after: str = option("", "Retry-After header of 429 and 503 responses", metavar="TEXT")
+    clock_skew: float = option(
+        0.0,
+        "how far the API's clock is ahead of this machine's; affects Date headers and the times of"
+        " changes",
+        metavar="SECONDS",
+    )
+    date: bool = option(True, "send no Date header", name="no-date")
+    gzip: bool = option(False, "compress responses if the client accepts gzip")
+    page: int = option(100, "contacts per page", metavar="N", read=positive)
+    bookmarks: str = option("last", "", choices=BOOKMARKS)
+    stale: str = option("on", "response to an outdated bookmark", choices=STALE)
+    empty_end: bool = option(
+        False, "send a bookmark with the last contacts; it leads to an empty page"
+    )
+    end_early: bool = option(False, "stop sending bookmarks halfway through a listing")
+    totals: str = option("exact", "total_contacts in pages", choices=TOTALS)
+    total_off: int = option(0, "add N to every total", metavar="N")
+    lose: str = option(
+        "",
+        "never serve one page, although totals count its contacts: page N, or by default any page"
+        " but the first. Reading again misses the same page. WHICH is " + explain(LOSE),
+        name="lose-page",
+        metavar="WHICH[@N]",
+        read=_lose,
+    )
+    lose_once: bool = option(False, "serve that page when the listing is read again")
+    hook_shape: str = option("email", "what REST hooks deliver", choices=SHAPES)
+    hook_wait: float = option(
+        1.0, "pause between attempts to deliver to a REST hook", metavar="SECONDS", read=rate
+    )
     record: bool = True
-    latency: float = 0.0
-    requests_per_second: float = 0.0
-    retry_after: str = ""
-    gzip: bool = False
     faults: Faults = field(default_factory=Faults)
     tls: ssl.SSLContext | None = None
     pushing: Pushing | None = None
-    hook_shape: str = "email"
-    hook_wait: float = 1.0

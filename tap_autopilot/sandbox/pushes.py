@@ -25,6 +25,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.command import option, rate, share, url
 from tap_autopilot.sandbox.documents import Document, iso
 from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, occurrences_of, track_call
 
@@ -33,27 +34,57 @@ from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, occurrences_
 class Pushing:
     """Where to push, and how reliably. Shares are between 0 and 1, times in seconds.
 
-    - `webhook`: URL of a Webhooks destination; `secret` signs the posts to it.
-    - `tracking`: base URL of a tracking API; `/batch` or `/track` is appended.
-    - `rate`: events per second; 0 is as fast as possible.
     - `batch`: maximum number of events in a request. Half of the requests have just one.
     - `patience`: how long to retry a request before its events count as lost.
-    - `other_keys`: emails have ids in pushes that are unrelated to their ids in contacts.
     """
 
-    webhook: str = ""
-    secret: str = ""
-    tracking: str = ""
-    write_key: str = ""
-    rate: float = 100.0
+    webhook: str = option(
+        "", "URL of a Webhooks destination", name="push-segment", metavar="URL", read=url
+    )
+    secret: str = option("", "signs the posts to that URL", name="webhook-secret", metavar="SECRET")
+    tracking: str = option(
+        "",
+        "base URL of a tracking API, such as http://127.0.0.1:8787/v1; /batch or /track is added",
+        name="push-tracking",
+        metavar="URL",
+        read=url,
+    )
+    write_key: str = option("", "sent with pushes to both", metavar="KEY")
+    rate: float = option(
+        100.0,
+        "events per second; 0 is as fast as possible",
+        name="push-rate",
+        metavar="RATE",
+        read=rate,
+    )
     batch: int = 50
-    repeated: float = 0.05
-    late: float = 0.05
-    withheld: float = 0.05
-    other_keys: bool = False
+    repeated: float = option(
+        0.05,
+        "share of events that are sent again, with the same messageId",
+        name="push-repeated",
+        metavar="SHARE",
+        read=share,
+    )
+    late: float = option(
+        0.05,
+        "share of events that are sent after newer ones",
+        name="push-late",
+        metavar="SHARE",
+        read=share,
+    )
+    withheld: float = option(
+        0.05,
+        "share of events that are never sent",
+        name="push-withheld",
+        metavar="SHARE",
+        read=share,
+    )
+    seed: int = option(1, "seed that picks the events for each of these", name="push-seed")
+    other_keys: bool = option(
+        False, "give emails ids in pushes that are unrelated to their ids in contacts"
+    )
     timeout: float = 5.0
     patience: float = 4 * 3600.0
-    seed: int = 1
 
 
 @dataclass

@@ -1,0 +1,95 @@
+"""Makes command-line options from the fields of dataclasses."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    name: str = "",
+    metavar: str | None = None,
+    choices: Mapping[str, str] | None = None,
+    read: Callable[[str], Any] | None = None,
+) -> Any:
+    """A field that is also an option, by default `--` and the field's name.
+
+    `choices` are the values and their meanings; `read` converts and checks any other value. A field
+    that is True by default becomes an option that turns it off.
+    """
+    found = {"help": help, "name": name, "metavar": metavar, "choices": choices, "read": read}
+    return dataclasses.field(default=default, metadata=found)
+
+
+def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
+    """Add the options of a dataclass."""
+    for field in _options(kind):
+        given, default = field.metadata, field.default
+        more: dict[str, Any] = {"dest": _dest(kind, field), "default": default}
+        if isinstance(default, bool):
+            more["action"] = "store_false" if default else "store_true"
+            more["help"] = given["help"]
+        else:
+            number = f"{default:g}" if isinstance(default, float) else default
+            shown = f" (default: {number})" if default != "" else ""
+            meanings = explain(given["choices"] or {})
+            more["help"] = ". ".join(filter(None, [given["help"], meanings])) + shown
+            more["metavar"] = given["metavar"] or (None if given["choices"] else "N")
+            more["choices"] = given["choices"]
+            more["type"] = given["read"] or type(default)
+        group.add_argument(f"--{given['name'] or field.name.replace('_', '-')}", **more)
+
+
+def values(kind: type[Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says about the fields of a dataclass."""
+    return {field.name: getattr(args, _dest(kind, field)) for field in _options(kind)}
+
+
+def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if "help" in field.metadata]
+
+
+def _dest(kind: type[Any], field: dataclasses.Field[Any]) -> str:
+    return f"{kind.__name__}.{field.name}"
+
+
+def explain(choices: Mapping[str, str]) -> str:
+    """The choices and their meanings, as text."""
+    return "; ".join(f"{name}: {meaning}" for name, meaning in choices.items())
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def rate(text: str) -> float:
+    """A finite number from 0."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
+    return number
+
+
+def url(text: str) -> str:
+    """An HTTP URL."""
+    if not text.startswith(("http://", "https://")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL")
+    return text
