@@ -31,7 +31,7 @@ def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
     """Add the options of a dataclass."""
     for field in _options(kind):
         given, default = field.metadata, field.default
-        more: dict[str, Any] = {"dest": _dest(kind, field), "default": default}
+        more: dict[str, Any] = {"dest": _dest(kind, field), "default": argparse.SUPPRESS}
         if isinstance(default, bool):
             more["action"] = "store_false" if default else "store_true"
             more["help"] = given["help"]
@@ -48,7 +48,8 @@ def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
 
 def values(kind: type[Any], args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says about the fields of a dataclass."""
-    return {field.name: getattr(args, _dest(kind, field)) for field in _options(kind)}
+    given = vars(args)
+    return {one.name: given.get(_dest(kind, one), one.default) for one in _options(kind)}
 
 
 def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
