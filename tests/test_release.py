@@ -1,0 +1,76 @@
+"""What a release is built from, and with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+PINNED = (ROOT / ".github/release.txt").read_text()
+
+# The first versions without published vulnerabilities, as of PyPI's advisories.
+SAFE = {"requests": "2.33.0", "setuptools": "78.1.1", "urllib3": "2.6.3"}
+
+
+def jobs(name: str) -> dict[str, Any]:
+    workflow = yaml.safe_load((ROOT / ".github/workflows" / name).read_text())
+    found: dict[str, Any] = workflow["jobs"]
+    return found
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_every_action_is_pinned_to_a_commit(path: Path) -> None:
+    uses = re.findall(r"uses: (\S+)(.*)", path.read_text())
+    assert uses
+    for action, comment in uses:
+        assert action.startswith("./") or re.fullmatch(r"[\w/.-]+@[0-9a-f]{40}", action), action
+        assert action.startswith("./") or re.fullmatch(r" # v\d+\.\d+\.\d+", comment), action
+
+
+def test_only_what_is_pinned_by_hash_builds_the_package() -> None:
+    build = jobs("release.yml")["build"]
+    assert build["permissions"] == {"contents": "read"}
+    script = "\n".join(step.get("run", "") for step in build["steps"])
+    (install,) = re.findall(r".*\bpip\b.*", script)
+    for option in ("--require-hashes", "--only-binary :all:", "--no-deps"):
+        assert option in install
+    assert "build --no-isolation" in script
+    assert "make " not in script
+    uploads = [name for name, job in jobs("release.yml").items() if "upload-artifact" in str(job)]
+    assert uploads == ["build"]
+
+
+def test_everything_that_builds_has_a_version_and_hashes() -> None:
+    entries = re.split(r"\n(?=\S)", re.sub(r"(?m)^#.*\n", "", PINNED).strip())
+    names = set()
+    for entry in entries:
+        match = re.match(r"([\w.-]+)==[\w.]+ \\\n    --hash=sha256:[0-9a-f]{64}", entry)
+        assert match, entry
+        names.add(match[1])
+    assert names >= {"build", "setuptools", "twine"}
+
+
+def test_only_the_jobs_that_publish_may_write() -> None:
+    for name, job in jobs("release.yml").items():
+        rights = {right for right, level in job["permissions"].items() if level == "write"}
+        expected = {"publish": {"id-token", "attestations"}, "announce": {"contents"}}
+        assert rights == expected.get(name, set()), name
+    assert set(jobs("release.yml")["publish"]["needs"]) == {"test", "check", "build"}
+
+
+def test_no_dependency_may_be_a_version_with_published_vulnerabilities() -> None:
+    setup = (ROOT / "setup.py").read_text() + (ROOT / "pyproject.toml").read_text()
+    floors = [
+        Requirement(one) for one in re.findall(r'"([A-Za-z][\w.-]*(?:\[\w+\])?>=[^"]+)"', setup)
+    ]
+    assert {one.name for one in floors} >= SAFE.keys()
+    for floor in floors:
+        version = Version(str(floor.specifier).partition(">=")[2].split(",")[0])
+        assert version >= Version(SAFE.get(floor.name, "0")), floor
