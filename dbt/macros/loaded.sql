@@ -14,6 +14,22 @@
 {% endmacro %}
 
 
+{% macro say_if_nothing_is_loaded() %}
+    {#- A wrong schema would otherwise look like an empty account. -#}
+    {% if execute %}
+        {% set known = graph.sources.values() | selectattr('package_name', 'equalto', 'autopilot') | list %}
+        {% set found = [] %}
+        {% for source in known if autopilot.is_loaded(source.name) %}
+            {% do found.append(source.name) %}
+        {% endfor %}
+        {% if not found %}
+            {% do log('There are no tables of tap-autopilot in ' ~ known[0].database ~ '.' ~ known[0].schema
+                ~ '. Set the variable autopilot_schema to the schema that the target loads into.', info=true) %}
+        {% endif %}
+    {% endif %}
+{% endmacro %}
+
+
 {% macro engagement_is_known() %}
     {% do return(autopilot.is_loaded('contacts')
         and (autopilot.is_loaded('email_opened') or autopilot.is_loaded('email_clicked'))) %}

@@ -26,8 +26,6 @@ from tap_autopilot.sandbox.server import Sandbox
 ROOT = Path(__file__).parents[2]
 DUCKDB = Path(__file__).with_name("duckdb_file.py")
 NIGHTS = 2
-# The account's present is long ago; this moves the boundary of `active` there.
-ACTIVE_DAYS = (datetime.now(timezone.utc) - NOW).days + 90
 
 
 class Column(NamedTuple):
@@ -71,7 +69,7 @@ QUESTIONS: list[tuple[str, str, list[Column]]] = [
     ("Which messages got clicks? (autopilot__messages)", f"{MESSAGES} desc limit 4", MESSAGE),
     ("And which did not?", f"{MESSAGES} limit 4", MESSAGE),
     (
-        "Is a list decaying? (autopilot__groups)",
+        "Is a list decaying? Joined and left in the last 30 days (autopilot__groups)",
         """from autopilot__groups where kind = 'list'
         order by joined_last_30_days - left_last_30_days, lapsed * 1.0 / members desc""",
         [
@@ -121,7 +119,9 @@ def main(tap: str, target: str, dbt: str, output: str) -> int:
         if old.is_file():
             old.unlink()
     database = folder / "warehouse.duckdb"
-    print(f"Loading the sample account on {NIGHTS} nights, between which it changes.", flush=True)
+    print(
+        f"The tap loads the sample account on {NIGHTS} nights; it changes in between.", flush=True
+    )
     code = _load(tap, target, folder)
     if code:
         return code
@@ -135,7 +135,7 @@ def main(tap: str, target: str, dbt: str, output: str) -> int:
     print(done.stdout.rstrip().rpartition("\n")[2].partition("  ")[2])
     for question, sql, columns in QUESTIONS:
         _show(question, _query(python, database, f"select * {sql}"), columns)
-    print(f"\nThe models are in {database}. For your own tables, see docs/answers.md.\n")
+    print(f"\nThe models are in {database}. For your own tables, see docs/answers.md.")
     return 0
 
 
@@ -186,6 +186,8 @@ def _night(tap: str, target: str, files: dict[str, Path]) -> int:
 
 def _build(dbt: str, folder: Path, database: Path) -> subprocess.CompletedProcess[str]:
     output = {"type": "duckdb", "path": str(database.resolve()), "threads": 2}
+    # The account's present is long ago. This puts the boundary of `active` 90 days before that.
+    active_days = (datetime.now(timezone.utc) - NOW).days + 90
     profile = {"autopilot": {"target": "sample", "outputs": {"sample": output}}}
     (folder / "profiles.yml").write_text(json.dumps(profile))
     return subprocess.run(  # noqa: S603
@@ -193,7 +195,7 @@ def _build(dbt: str, folder: Path, database: Path) -> subprocess.CompletedProces
             f"{dbt}/dbt", "--no-use-colors", "--no-send-anonymous-usage-stats", "build",
             "--project-dir", ROOT / "dbt", "--profiles-dir", folder, "--profile", "autopilot",
             "--target-path", (folder / "target").resolve(), "--log-path", folder.resolve(),
-            "--vars", json.dumps({"autopilot_active_days": ACTIVE_DAYS}),
+            "--vars", json.dumps({"autopilot_active_days": active_days}),
         ],
         capture_output=True,
         text=True,

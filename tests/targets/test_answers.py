@@ -6,6 +6,7 @@ import json
 import random
 import re
 import subprocess
+import sys
 import time
 import urllib.parse
 from collections import Counter
@@ -77,13 +78,15 @@ class Project:
         assert done.returncode == 0, done.stdout[-5000:]
         return done.stdout
 
-    def build(self, schema: str) -> None:
+    def build(self, schema: str) -> str:
         """Build and test all models from a schema."""
         self.dbt("deps")
-        said = self.dbt("build", "--vars", json.dumps({"autopilot_schema": schema}))
+        variables = json.dumps({"autopilot_schema": schema})
+        said = self.dbt("build", "--select", "autopilot", "--vars", variables)
         done = re.search(r"PASS=(\d+) WARN=0 ERROR=0 SKIP=0", said)
         assert done, said
         assert int(done[1]) > len(MODELS) + 30, "the package's tests run too"
+        return said
 
 
 def _repository(folder: Path) -> Path:
@@ -327,6 +330,30 @@ def test_duckdb_also_with_the_sql_of_other_warehouses(
         r"```sql\n(.*?);\n```", (ROOT / "docs/answers.md").read_text(), re.DOTALL
     ):
         assert len(query(database, sql)[0]) > 5
+
+
+def test_a_wrong_schema_is_told(tmp_path: Path) -> None:
+    project = Project(tmp_path, {"type": "duckdb", "path": str(tmp_path / "warehouse.duckdb")})
+    said = project.build("elsewhere")
+    assert "no tables of tap-autopilot in warehouse.elsewhere" in said
+    assert "autopilot_schema" in said
+    rows = query(tmp_path / "warehouse.duckdb", *(f"select * from main.{one}" for one in columns()))
+    assert rows == [[]] * len(MODELS)
+
+
+def test_make_answers_shows_every_final_model(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tap_autopilot.sandbox.answers",
+         Path(sys.executable).with_name("tap-autopilot"), program("jsonl"), DBT, "output"],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert re.search(r"PASS=\d+ WARN=0 ERROR=0 SKIP=0", done.stdout)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 100
+    for model in columns():
+        if model.startswith("autopilot__"):
+            place = next(number for number, line in enumerate(lines) if f"({model})" in line)
+            assert all(lines[place + row].startswith("  ") for row in range(2, 6)), model
 
 
 def query(database: Path, *queries: str) -> list[list[dict[str, Any]]]:

@@ -1,3 +1,4 @@
+{% do autopilot.say_if_nothing_is_loaded() %}
 {% set contacts = autopilot.table('contacts') %}
 
 select
