@@ -43,6 +43,7 @@ def follow(sandbox: Sandbox, path: str) -> list[dict[str, Any]]:
         ("/contacts", None, 400, "No autopilotapikey header provided."),
         ("/contacts", "wrong", 401, "Provided autopilotapikey not valid."),
         ("/deals", KEY, 404, "No such path."),
+        ("/../contacts", KEY, 404, "No such path."),
         ("/list/x/contacts", KEY, 404, "No such list or segment."),
         ("/smart_segments/x/contacts", KEY, 404, "No such list or segment."),
         ("/contact/x", KEY, 404, "Contact could not be found."),

@@ -180,6 +180,16 @@ def test_errors_are_reported_in_one_line(
     assert not run.stdout
 
 
+def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(Account(contacts=5))
+    for url in (sandbox.url.removesuffix("/v1"), sandbox.url.replace("/v1", "/v2")):
+        config = tap.file("config.json", tap.config(sandbox, api_url=url))
+        run = check(tap.run("--config", config, "--test"))
+        assert run.code != 0
+        assert "status 404" in run.last_words
+        assert "Check api_url" in run.last_words
+
+
 def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 

@@ -199,7 +199,7 @@ class Sandbox:
                 return 200, as_json(self.account.custom_fields)
             case ["", "v1", "contact", who]:
                 return self._one_contact(who)
-        asked = listing_of(target)
+        asked = listing_of(target) if target.startswith("/v1/") else None
         if asked is None or asked[0] in (LISTS, SEGMENTS):
             return error(404, "No such path.")
         page = self._pager.page(*asked)

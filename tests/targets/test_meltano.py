@@ -129,6 +129,10 @@ def test_config_test_and_select(project: Project, serve: Serve) -> None:
     assert project.meltano(sandbox, "config", "test", "tap-autopilot").returncode == 0
     wrong = project.meltano(sandbox, "config", "test", "tap-autopilot", api_key="wrong")
     assert wrong.returncode != 0
+    elsewhere = sandbox.url.removesuffix("/v1")
+    assert project.meltano(
+        sandbox, "config", "test", "tap-autopilot", api_url=elsewhere
+    ).returncode  # fmt: skip
     shown = project.meltano(sandbox, "config", "list", "tap-autopilot", "--all").stdout
     assert KEY not in shown
     assert "api_key [env: TAP_AUTOPILOT_API_KEY]" in shown
