@@ -18,10 +18,9 @@ from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress, Remembered
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass
+from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-from tap_autopilot.sources.completeness import activates
 from tap_autopilot.streams import COLLECTED
 from tap_autopilot.streams.membership_changes import JOINED, LEFT, MembershipChanges
 from tap_autopilot.streams.pushed import EmailMessages
@@ -43,13 +42,10 @@ class Changes:
         self._tallies: Mapping[str, Tally] = {}
         self._memberships: Selected | None = None
 
-    def load(self, position: Any, selected: Sequence[Selected], collected: set[str]) -> Remembered:
-        """Read the file as of the state's position; returns what it remembers.
-
-        `collected` are the streams that a collector's store fed in earlier runs.
-        """
-        digests = self._digests
-        digests.load(position)
+    def load(self, state: State, selected: Sequence[Selected]) -> Remembered:
+        """Read the file as of the state's position; returns what it remembers."""
+        digests, logs = self._digests, state.logs()
+        digests.load(state.digests)
         every = {one.stream.name: one for one in selected}
         taken = {column.lower() for one in selected for column in one.schema["properties"]}
         if self._config.deleted_at_column.lower() in taken:
@@ -61,10 +57,8 @@ class Changes:
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
         if self._config.collector_database is not None:
-            collected = collected | {
-                name for name, one in every.items() if COLLECTED in one.stream.sources
-            }
-        self._logs = collected
+            logs = logs | {name for name, one in every.items() if COLLECTED in one.stream.sources}
+        self._logs = logs
         reshaped = digests.reshaped({name: self._shape(one) for name, one in self._tables.items()})
         if digests.doubt is not None:
             LOG.warning("%s: everything is sent again.", digests.doubt)
@@ -146,18 +140,13 @@ class Changes:
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
-    def knows_deletions(self, name: str, found: Pass) -> bool:
-        """Whether a complete pass knows which rows were deleted: it saw all rows, without doubt."""
-        is_log = name in self._logs
-        return found.window is None and activates(found.doubts) and not is_log
+    def end(
+        self, name: str, found: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
+    ) -> bool:
+        """End a pass; if it is `whole`, `write` tombstones for the rows it did not see, in batches.
 
-    def end(self, name: str, found: Pass, write: Callable[[Iterable[bytes]], None]) -> bool:
-        """End a pass: `write` tombstones, in batches, for the rows that it did not see.
-
-        A pass that is in doubt, or does not look at all rows, writes none. Returns whether the
-        version of the rows has yet to be announced.
+        Returns whether the version of the rows has yet to be announced.
         """
-        whole = self.knows_deletions(name, found)
         for keys in self._digests.leave(name) if whole else ():
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].selected["properties"])
@@ -169,9 +158,13 @@ class Changes:
                 records(name, rows, found.version, now)
                 + self._membership_changes(name, keys, LEFT, now)
             )
-        announces = found.activates and not self._digests.kept(name).activated
+        announces = whole and found.version is not None and not self._digests.kept(name).activated
         self._digests.end(name, whole=whole, activated=announces)
         return announces
+
+    def withheld(self, _found: Pass) -> str | None:
+        """Tombstones tell the target of every deletion."""
+        return None
 
     def close(self) -> None:
         """Close the file."""

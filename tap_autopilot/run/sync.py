@@ -6,23 +6,23 @@ import logging
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
-from tap_autopilot.protocol.messages import Writer, message, records
+from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress, complete_first
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
-from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.run.report import Report
-from tap_autopilot.sources.completeness import Doubt, moves_bookmark
+from tap_autopilot.run.sending import Sending, sending
+from tap_autopilot.sources.completeness import APPEND_ONLY, Doubt, moves_bookmark, why_kept
 from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
@@ -31,11 +31,9 @@ from tap_autopilot.streams.membership_changes import MembershipChanges
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
-    from tap_autopilot.run.changes import Changes
 
 LOG = logging.getLogger(__name__)
 
-APPEND_ONLY = "a log of events is append-only"
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
 MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
@@ -56,11 +54,7 @@ def sync(
     """
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
-    changes = None
-    if config.digests is not None:
-        from tap_autopilot.run.changes import Changes  # only imported with digests
-
-        changes = Changes(config, config.digests)
+    sends = sending(config)
     store = None
     if config.collector_database is not None:
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
@@ -78,13 +72,10 @@ def sync(
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=(store.store_id, store.last) if store is not None else None,
-        remembered=changes.load(state.digests, selected, state.logs())
-        if changes is not None
-        else None,
+        remembered=sends.load(state, selected),
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
-    if changes is not None:
-        changes.begin(progress, report.tallies)
+    sends.begin(progress, report.tallies)
     pushed = None
     if store is not None:
         from tap_autopilot.pushed.events import PushedEvents
@@ -92,7 +83,7 @@ def sync(
         pushed = PushedEvents(store, selected, report.tallies, config.start_date)
     pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
     writer = Writer(stdout)
-    run = _Run(selected, progress, pool, report, writer, pushed, changes, quiet=quiet)
+    run = _Run(selected, progress, pool, report, writer, pushed, sends, quiet=quiet)
     outcome.facts = lambda: report.facts(_incomplete(progress, selected))
     try:
         with signals.graceful_stop(pool.stop, writer, outcome.end):
@@ -102,8 +93,7 @@ def sync(
     finally:
         for name, tally in report.tallies.items():
             tally.rows -= writer.unwritten(name)
-        if changes is not None:
-            changes.close()
+        sends.close()
         report.close(_incomplete(progress, selected))
 
 
@@ -153,13 +143,13 @@ class _Run:
         report: Report,
         writer: Writer,
         pushed: PushedEvents | None,
-        changes: Changes | None,
+        sends: Sending,
         *,
         quiet: bool,
     ) -> None:
         self._quiet = quiet
         self._pushed = pushed
-        self._changes = changes
+        self._sends = sends
         self._state = b""
         self._progress = progress
         self._pool = pool
@@ -183,7 +173,7 @@ class _Run:
             schema: dict[str, Any] = {
                 "type": "SCHEMA",
                 "stream": one.stream.name,
-                "schema": self._changes.schema(one) if self._changes else one.selected,
+                "schema": self._sends.schema(one),
                 "key_properties": one.stream.key_properties,
             }
             if one.incremental:
@@ -217,8 +207,7 @@ class _Run:
         self._failures.check()
 
     def _write(self, lines: list[bytes]) -> None:
-        if self._changes is not None:
-            self._progress.digests = self._changes.position()
+        self._progress.digests = self._sends.position()
         state = message({"type": "STATE", "value": self._progress.value()})
         self._writer.write([*lines, state])
         self._state = state
@@ -231,7 +220,7 @@ class _Run:
         """Write the rows of the collector's store."""
         for page in pushed.pages(self._progress.stored()):
             lines = [line for name, rows in page.rows.items()
-                     for line in self._pushed_records(name, rows, page.fetched_at)]  # fmt: skip
+                     for line in self._sends.pushed(name, rows, page.fetched_at)]  # fmt: skip
             self._progress.advance_in_store(page.last)
             if lines:
                 self._write(lines)
@@ -263,16 +252,6 @@ class _Run:
             self._report.read(name, page)
             self._report.wrote(name, 1.0 if name in complete else _share(page))
 
-    def _records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
-        """The RECORD messages of a stream's rows."""
-        self._report.tallies[name].sent(rows)
-        return records(name, rows, self._progress.pass_of(name).version, fetched_at)
-
-    def _pushed_records(self, name: str, rows: list[Row], fetched_at: datetime) -> list[bytes]:
-        if self._changes is None:
-            return self._records(name, rows, fetched_at)
-        return self._changes.pushed(name, rows, fetched_at)
-
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page for these streams; updates their passes."""
         lines: list[bytes] = []
@@ -287,10 +266,7 @@ class _Run:
             found.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
                 found.doubts[page.doubt] = _reason(page)
-            if self._changes is not None:
-                lines += self._changes.records(name, made.rows, found, page.fetched_at, page.date)
-            else:
-                lines += self._records(name, made.rows, page.fetched_at)
+            lines += self._sends.records(name, made.rows, found, page.fetched_at, page.date)
         for name in names[:1] if lines else ():
             self._report.tallies[name].clean(page.cleaned)
         return lines
@@ -318,21 +294,21 @@ class _Run:
         return self._progress.completed(source)
 
     def _conclude(self, names: list[str]) -> list[bytes]:
-        """End complete passes; returns their ACTIVATE_VERSIONs, unless a doubt forbids them."""
+        """End complete passes; returns their ACTIVATE_VERSIONs."""
         lines = []
         warnings: dict[str, list[str]] = {}
         for name in names:
             found = self._progress.pass_of(name)
-            announces = found.activates
-            if self._changes is not None:
-                announces = self._changes.end(name, found, self._write_before)
-            if announces:
+            reason = why_kept(
+                found.doubts,
+                is_log=self._progress.is_log(name),
+                incremental=found.incremental,
+                windowed=found.since is not None,
+            )
+            if self._sends.end(name, found, whole=reason is None, write=self._write_before):
                 activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
                 lines.append(message(activation))
-            withheld = APPEND_ONLY if self._progress.is_log(name) else _withheld(found)
-            if self._changes is not None and self._changes.knows_deletions(name, found):
-                withheld = None
-            self._report.concluded(name, withheld)
+            self._report.concluded(name, reason or self._sends.withheld(found))
             if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
                 self._report.concluded(MembershipChanges.name, APPEND_ONLY)
             if found.doubts:
@@ -391,19 +367,6 @@ def _reason(page: Page) -> str:
                 f"{page.walk} were not in order, so after the interruption it is unclear whether"
                 f" the {census.read:,} that were read are all of them"
             )
-
-
-def _withheld(found: Pass) -> str | None:
-    """Why a complete pass does not tell the target what was deleted; None if it does."""
-    if found.activates:
-        return None
-    if found.incremental:
-        return "an incremental pass cannot tell what was deleted"
-    if found.since is not None:
-        return "start_date is set"
-    if found.version is None:
-        return "emit_activate_version_messages is false"
-    return ", and ".join(found.doubts.values())
 
 
 def _warning(found: Pass) -> str:

@@ -16,10 +16,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LARGE = 0.01  # the share of a listing that makes a shortage large, if it is also more than a page
+APPEND_ONLY = "a log of events is append-only"
 ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
 
 
@@ -54,6 +55,24 @@ class Doubt(enum.Enum):
 def activates(doubts: Iterable[Doubt]) -> bool:
     """Whether a pass with these doubts ends with ACTIVATE_VERSION."""
     return all(doubt.activates for doubt in doubts)
+
+
+def why_kept(
+    doubts: Mapping[Doubt, str], *, is_log: bool, incremental: bool, windowed: bool
+) -> str | None:
+    """Why rows that a complete pass did not see are kept; None if they are deleted ones.
+
+    This alone decides whether a run sends tombstones or ACTIVATE_VERSION. `doubts` are the pass's,
+    with their reasons. A pass over an append-only log, or that leaves out unchanged rows, knows
+    nothing of deletions.
+    """
+    if is_log:
+        return APPEND_ONLY
+    if incremental:
+        return "an incremental pass cannot tell what was deleted"
+    if windowed:
+        return "start_date is set"
+    return None if activates(doubts) else ", and ".join(doubts.values())
 
 
 def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
