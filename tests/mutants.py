@@ -297,10 +297,9 @@ MUTANTS = (
     Mutant(
         "ids of stored events are kept only in memory",
         "collector/sqlite.py",
-        "                    marked = execute(MARK_FOR_GOOD, (key,)).rowcount\n",
-        "                    known = self.__dict__.setdefault('known', set())\n"
-        "                    marked = key not in known\n"
-        "                    known.add(key)\n",
+        "        return execute(MARK_FOR_GOOD, (event.key,)).rowcount > 0\n",
+        "        known = _is_new.__dict__.setdefault('known', set())\n"
+        "        return event.key not in known and not known.add(event.key)\n",
         "collector/test_endpoints.py -k repeated_id",
     ),
     Mutant(
@@ -311,6 +310,13 @@ MUTANTS = (
         "            again = json.dumps(json.loads(raw)).encode()\n"
         '            self._check_signature(again, signature, "body")\n',
         "collector/test_endpoints.py -k webhooks_destination",
+    ),
+    Mutant(
+        "bodies are parsed before there is a secret",
+        "collector/endpoints.py",
+        "        if not any(self._secrets.write_keys.accept([key]) for key in keys.in_body(noted())):\n",
+        "        if False:\n",
+        "collector/test_strangers.py -k judged",
     ),
     Mutant(
         "write keys are stored",
