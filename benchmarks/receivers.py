@@ -1,10 +1,11 @@
 """Two receivers to compare the collector with, without any of its code.
 
     python -m benchmarks.receivers plain            # reads the body and responds with 200
-    python -m benchmarks.receivers durable FILE     # the same, once the body is in SQLite, fsynced
+    python -m benchmarks.receivers durable FILE     # the same, once the events are in SQLite
 
-The second is the least that a receiver must do before it may respond: one thread inserts the bodies
-and commits for all requests that wait.
+The second is the least that a receiver must do before it may respond: one thread inserts events,
+a row for each, and commits for all requests that wait. It checks nothing, and stores an event that
+is sent again once more.
 """
 
 from __future__ import annotations
@@ -16,12 +17,27 @@ import threading
 from collections.abc import Callable
 
 import httptools
+import msgspec
 import uvloop
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n"
 OK += b'{"success": true}'
 
 Respond = Callable[[], None]
+
+
+class Batch(msgspec.Struct):
+    """The body of a batch."""
+
+    batch: list[msgspec.Raw]
+
+
+BATCH = msgspec.json.Decoder(Batch)
+
+
+def events_of(body: bytes) -> list[bytes]:
+    """The events of a body, which is one, or a batch."""
+    return list(map(bytes, BATCH.decode(body).batch)) if body.startswith(b'{"batch"') else [body]
 
 
 class Connection(asyncio.Protocol):
@@ -75,7 +91,7 @@ class Durable:
         database = sqlite3.connect(self._path, isolation_level=None)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        database.execute("CREATE TABLE bodies (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        database.execute("CREATE TABLE events (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)")
         while True:
             with self._wake:
                 while not self._waiting:
@@ -83,7 +99,8 @@ class Durable:
                 group, self._waiting = self._waiting, []
             database.execute("BEGIN")
             database.executemany(
-                "INSERT INTO bodies (body) VALUES (?)", [(body,) for body, _ in group]
+                "INSERT INTO events (body) VALUES (?)",
+                [(event,) for body, _ in group for event in events_of(body)],
             )
             database.execute("COMMIT")
             self._loop.call_soon_threadsafe(self._respond, group)

@@ -24,6 +24,7 @@ BATCHES = ("batch", "import", "b")
 USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 MAX_KNOWN = 100  # bytes of a name to cache
 _ABSENT = msgspec.Raw(b"")
+_IDS = hashlib.blake2b(digest_size=16, person=b"id")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
 
 
@@ -282,7 +283,11 @@ def _clean(name: str) -> str:
 def _key_of_id(raw: bytes) -> bytes | None:
     """The digest of a messageId; None if it has none that identifies a row of the tap."""
     found = _id(raw)
-    return _digest(b"id", found.encode()) if found else None
+    if not found:
+        return None
+    digest = _IDS.copy()  # takes half the time of a new one
+    digest.update(found.encode())
+    return digest.digest()
 
 
 def _id(raw: bytes) -> str:
