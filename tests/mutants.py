@@ -290,8 +290,9 @@ MUTANTS = (
     Mutant(
         "the collector responds before it commits",
         "collector/writer.py",
-        "        return work.future\n",
-        "        self._loop.call_soon(_finish, work.future, None)\n        return work.future\n",
+        "            self._queue.append(work)\n",
+        "            self._queue.append(work)\n"
+        "            self._loop.call_soon(work.settle, None)\n",
         "collector/test_durability.py -k locked",
     ),
     Mutant(

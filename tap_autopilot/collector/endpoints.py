@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -162,19 +161,15 @@ class Endpoints:
             self._succeed(request)
             return
         try:
-            storing = self._writer.store(found.events)
+            self._writer.store(found.events, partial(self._stored, request))
         except Unavailable as reason:
-            self.refuse(request, Refusal(503, str(reason)))
-        else:
-            storing.add_done_callback(partial(self._stored, request))
+            self._stored(request, reason)
 
-    def _stored(self, request: Request, storing: asyncio.Future[None]) -> None:
-        try:
-            storing.result()
-        except Unavailable as reason:
-            self.refuse(request, Refusal(503, str(reason)))
-        else:
+    def _stored(self, request: Request, problem: Unavailable | None) -> None:
+        if problem is None:
             self._succeed(request)
+        else:
+            self.refuse(request, Refusal(503, str(problem)))
 
     def _succeed(self, request: Request) -> None:
         self._metrics.responded(request.label, 200)

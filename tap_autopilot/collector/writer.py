@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.writing import Received, Store, Unavailable
 
@@ -35,17 +36,31 @@ class Pending:
         self.bytes = 0
 
 
+Done = Callable[[Unavailable | None], None]
+
+
 class _Work:
-    """Events for the thread to store, and a future for the result."""
+    """Events for the thread to store, and whom to tell about it."""
 
-    __slots__ = ("events", "future", "since", "size", "withdrawn")
+    __slots__ = ("_done", "events", "is_settled", "since", "size", "withdrawn")
 
-    def __init__(self, events: Sequence[Received], size: int, future: asyncio.Future[None]) -> None:
+    def __init__(self, events: Sequence[Received], size: int, done: Done) -> None:
         self.events = events
         self.size = size
-        self.future = future
+        self._done = done
         self.since = time.monotonic()
+        self.is_settled = False
         self.withdrawn = False
+
+    def settle(self, problem: Unavailable | None) -> None:
+        """Tell the result, the first time that this is called."""
+        if self.is_settled:
+            return
+        self.is_settled = True
+        try:
+            self._done(problem)
+        except Exception as error:  # noqa: BLE001 - a bug, from which other requests must not suffer
+            logs.log_bug(error)
 
 
 class Writer:
@@ -90,20 +105,22 @@ class Writer:
             return SLOW
         return self._reason
 
-    def store(self, events: Sequence[Received]) -> asyncio.Future[None]:
-        """A future that is done when these events are on disk. It and this raise Unavailable."""
+    def store(self, events: Sequence[Received], done: Done) -> None:
+        """Store these events, and call `done` once they are on disk, or cannot be stored.
+
+        Raises Unavailable if it is known already that they cannot be stored.
+        """
         size = sum(len(event.body) + OVERHEAD for event in events)
         if self._pending.bytes + size > self._pending.limit:
             raise Unavailable("too many events are waiting for the disk")
         if (trouble := self.trouble) is not None:
             raise Unavailable(trouble)
-        work = _Work(events, size, self._loop.create_future())
+        work = _Work(events, size, done)
         self._pending.bytes += size
         self._waiting.append(work)
         with self._wake:
             self._queue.append(work)
             self._wake.notify()
-        return work.future
 
     async def run(self, task: Callable[[Store], T]) -> T:
         """Run a task in the store's thread, and return its result."""
@@ -130,12 +147,12 @@ class Writer:
         """
         now = time.monotonic()
         while self._waiting and (
-            self._waiting[0].future.done() or now - self._waiting[0].since > PATIENCE
+            self._waiting[0].is_settled or now - self._waiting[0].since > PATIENCE
         ):
             work = self._waiting.popleft()
-            if not work.future.done():
+            if not work.is_settled:
                 work.withdrawn = True
-                work.future.set_exception(Unavailable(self._reason or SLOW))
+                work.settle(Unavailable(self._reason or SLOW))
         self._watch = self._loop.call_later(0.1, self._fail_late)
 
     # ---- the thread
@@ -224,13 +241,8 @@ class Writer:
     def _settle(self, group: list[_Work], problem: Unavailable | None) -> None:
         for work in group:
             self._pending.bytes -= work.size
-            if work.future.done():
-                continue
-            if problem is None:
-                work.future.set_result(None)
-            else:
-                work.future.set_exception(problem)
-        while self._waiting and self._waiting[0].future.done():
+            work.settle(problem)
+        while self._waiting and self._waiting[0].is_settled:
             self._waiting.popleft()
 
 
