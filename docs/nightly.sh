@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Syncs the account into a target: keeps the state, prevents overlapping runs, rotates logs.
 #
-# In the crontab:   15 2 * * *   /srv/autopilot/nightly.sh
+# In the crontab:       15 2 * * *    /srv/autopilot/nightly.sh
+# And with a collector: */5 * * * *   /srv/autopilot/nightly.sh events
 #
 # It works in its own folder, which holds
 #   config.json   the tap's settings (or put TAP_AUTOPILOT_ variables in the crontab)
@@ -12,15 +13,23 @@
 # cron mails what the script prints: nothing after a good night, the tap's warnings about data, or why
 # a run failed. The next run resumes after what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
+# With an argument, the catalog is events.json, say (see collector.md), and the logs are in
+# logs-events. The state is the same. Such a run is skipped while another one is under way, and the
+# nightly run waits for it.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 TAP=${TAP:-tap/bin/tap-autopilot}
 TARGET=${TARGET:-target/bin/target-jsonl --config target.json}
-KEEP=${KEEP:-30} # logs of each program
+KEEP=${KEEP:-30}          # logs of each program
+PATIENCE=${PATIENCE:-600} # seconds to wait for another run
+JOB=${1:-}
+LOGS=logs${JOB:+-$JOB}
+CATALOG=${JOB:-catalog}.json
 
 exec 9>lock # held by the tap and the target too, in case they outlive this script
-flock --nonblock 9 || { echo "The previous run is still running." >&2; exit 75; }
+if [ -n "$JOB" ]; then flock --nonblock 9 || exit 0; fi
+flock --wait "$PATIENCE" 9 || { echo "The previous run is still running." >&2; exit 75; }
 
 # Atomically replace the state with the last whole line that the target printed.
 keep_state() {
@@ -36,14 +45,14 @@ keep_state() {
 }
 
 keep_state # from a previous run that was killed
-mkdir -p logs
+mkdir -p "$LOGS"
 now=$(date -u +%Y-%m-%dT%H-%M-%S)
-tap_log=logs/tap-$now.log
-target_log=logs/target-$now.log
+tap_log=$LOGS/tap-$now.log
+target_log=$LOGS/target-$now.log
 arguments=()
 if [ -e config.json ]; then arguments+=(--config config.json); fi
 if [ -s state.json ]; then arguments+=(--state state.json); fi
-if [ -s catalog.json ]; then arguments+=(--catalog catalog.json); fi
+if [ -n "$JOB" ] || [ -s "$CATALOG" ]; then arguments+=(--catalog "$CATALOG"); fi
 
 set +e
 $TAP "${arguments[@]}" 2>"$tap_log" | $TARGET >states 2>"$target_log"
@@ -68,7 +77,7 @@ elif found=$(warnings); then
   printf 'The tap has warnings. See %s:\n%s\n' "$tap_log" "$found" >&2
 fi
 for program in tap target; do
-  for old in $(ls -1 logs | grep "^$program-" | head -n "-$KEEP"); do rm "logs/$old"; done
+  for old in $(ls -1 "$LOGS" | grep "^$program-" | head -n "-$KEEP"); do rm "$LOGS/$old"; done
 done
 [ "${codes[1]}" = 0 ] || exit "${codes[1]}"
 exit "${codes[0]}"

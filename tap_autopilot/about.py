@@ -9,12 +9,14 @@ from typing import Any
 
 from tap_autopilot import __version__
 from tap_autopilot.config import Config
+from tap_autopilot.protocol.catalog import replication_methods
 from tap_autopilot.settings import OneOf
 from tap_autopilot.streams import STREAMS
 
 NAME = "tap-autopilot"
 CAPABILITIES = (
-    "about", "activate-version", "catalog", "discover", "properties", "state", "structured-logging",
+    "about", "activate-version", "catalog", "discover", "log-based", "properties", "state",
+    "structured-logging",
 )  # fmt: skip
 PYTHON = "Programming Language :: Python :: "
 _JSON_TYPES: dict[str, dict[str, Any]] = {
@@ -80,9 +82,7 @@ def _facts() -> dict[str, Any]:
                 "name": name,
                 "description": (stream.__doc__ or "").partition("\n")[0],
                 "key_properties": list(stream.key_properties),
-                "replication_methods": (
-                    ["FULL_TABLE", "INCREMENTAL"] if stream.replication_key else ["FULL_TABLE"]
-                ),
+                "replication_methods": replication_methods(stream),
                 "replication_key": stream.replication_key,
                 "setting": stream.setting,
             }
@@ -104,8 +104,10 @@ def _default(name: str, setting: dict[str, Any], required: list[str]) -> str:
 
 
 def _replication(stream: dict[str, Any]) -> str:
-    key = stream["replication_key"]
-    return f"full, or incremental by `{key}`" if key else "full"
+    words = {"FULL_TABLE": "full", "LOG_BASED": "log-based",
+             "INCREMENTAL": f"incremental by `{stream['replication_key']}`"}  # fmt: skip
+    *others, last = (words[method] for method in stream["replication_methods"])
+    return f"{', '.join(others)}, or {last}" if others else last
 
 
 def _description(stream: dict[str, Any]) -> str:

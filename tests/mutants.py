@@ -206,9 +206,30 @@ MUTANTS = (
     Mutant(
         "the store's id is ignored",
         "protocol/progress.py",
-        "if entry.collected.store_id != store_id:",
+        "if store_id != self._store.id:",
         "if False:",
         "test_collected.py -k another_store",
+    ),
+    Mutant(
+        "a position in the store is just a number",
+        "protocol/progress.py",
+        "if fingerprint not in (None, self._store.fingerprint(seq)):",
+        "if False:",
+        "test_collected.py -k restored",
+    ),
+    Mutant(
+        "the messages in the store are done before they are written",
+        "pushed/events.py",
+        "        streams = frozenset(positions) - {MESSAGES}\n",
+        "        streams = frozenset(positions)\n",
+        "test_log_based.py -k any_state",
+    ),
+    Mutant(
+        "a run of logs ends the interrupted passes of other streams",
+        "protocol/progress.py",
+        "if len(self._logs) == len(selected) else None\n",
+        "if False else None\n",
+        "test_log_based.py -k interrupted_night",
     ),
     Mutant(
         "a pass resumes at the position of another reading",
@@ -262,8 +283,8 @@ MUTANTS = (
     Mutant(
         "the position in the store is ahead of its rows",
         "run/sync.py",
-        "            self._progress.advance_in_store(page.last)\n",
-        "            self._progress.advance_in_store(page.last + 100)\n",
+        "            self._progress.advance_in_store(page.streams, page.last)\n",
+        "            self._progress.advance_in_store(page.streams, page.last + 100)\n",
         "test_collected.py -k state_resumes",
     ),
     Mutant(

@@ -71,7 +71,8 @@ def test_metadata_covers_the_stream_and_every_field(stream: str) -> None:
     assert metadata[()]["table-key-properties"] == entry["key_properties"]
     changed = STREAMS[stream].replication_key
     assert metadata[()]["valid-replication-keys"] == ([changed] if changed else [])
-    assert metadata[()].get("forced-replication-method") == (None if changed else "FULL_TABLE")
+    only_full = changed is None and "collected" not in STREAMS[stream].sources
+    assert metadata[()].get("forced-replication-method") == ("FULL_TABLE" if only_full else None)
     for breadcrumb, values in metadata.items():
         if breadcrumb:
             key = len(breadcrumb) == 2 and breadcrumb[1] in entry["key_properties"]

@@ -18,6 +18,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Serve, Tap
+from tests.stores import PushedStore
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=2, members=20)
@@ -43,10 +44,10 @@ class Nights:
         shutil.copy(ROOT / "docs/nightly.sh", self.folder)
         (self.folder / "target.py").write_text(TARGET)
 
-    def start(self, sandbox: Sandbox, **variables: str) -> subprocess.Popen[str]:
+    def start(self, sandbox: Sandbox, *job: str, **variables: str) -> subprocess.Popen[str]:
         self.tap.file("config.json", self.tap.config(sandbox, retry_timeout=0.2))
         return subprocess.Popen(
-            ["bash", self.folder / "nightly.sh"],
+            ["bash", self.folder / "nightly.sh", *job],
             cwd="/",
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -61,8 +62,8 @@ class Nights:
             },
         )
 
-    def run(self, sandbox: Sandbox, **variables: str) -> tuple[int, str]:
-        process = self.start(sandbox, **variables)
+    def run(self, sandbox: Sandbox, *job: str, **variables: str) -> tuple[int, str]:
+        process = self.start(sandbox, *job, **variables)
         out, err = process.communicate(timeout=60)
         assert not out
         return process.returncode, err
@@ -83,7 +84,7 @@ def nights(tap: Tap) -> Nights:
 
 def test_a_good_night_is_silent_and_leaves_nothing_to_resume(nights: Nights, serve: Serve) -> None:
     assert nights.run(serve(ACCOUNT)) == (0, "")
-    assert set(map(str, nights.state["bookmarks"].values())) == {"{'progress': None}"}
+    assert {it["progress"] for it in nights.state["bookmarks"].values()} == {None}
     assert nights.contacts() == ACCOUNT.contact_ids
     assert not {"states", "state.new"} & {path.name for path in nights.folder.iterdir()}
 
@@ -137,7 +138,9 @@ def test_a_second_run_at_the_same_time_is_refused(nights: Nights, serve: Serve) 
     slow = nights.start(serve(ACCOUNT, latency=0.4))
     while not (nights.folder / "states").exists():
         time.sleep(0.01)
-    assert nights.run(serve(ACCOUNT)) == (75, "The previous run is still running.\n")
+    refused = (75, "The previous run is still running.\n")
+    assert nights.run(serve(ACCOUNT), PATIENCE="0") == refused
+    assert nights.run(serve(ACCOUNT), "events") == (0, ""), "it is skipped"
     assert slow.wait(60) == 0
     assert nights.contacts() == ACCOUNT.contact_ids
 
@@ -174,6 +177,25 @@ def test_old_logs_are_deleted(nights: Nights, serve: Serve) -> None:
         assert len(kept) == 3
         assert kept[:2] == [f"{program}-2020-01-{day}T02-15-00.log" for day in (18, 19)]
     assert "INFO contacts: 450 rows" in max(logs.glob("tap-*")).read_text()
+
+
+def test_events_are_loaded_between_the_nights(nights: Nights, serve: Serve) -> None:
+    store = PushedStore(nights.folder / "events.db")
+    variables = {"TAP_AUTOPILOT_COLLECTOR_DATABASE": store.path}
+    log = {"stream": "email_opened", "replication_method": "LOG_BASED"}
+    nights.tap.file("events.json", {"streams": [log]})
+    nights.tap.file("catalog.json", {"streams": [{"stream": "contacts"}]})
+    sandbox = serve(ACCOUNT)
+    for day in range(2):
+        store.track({"type": "track", "event": "Email Opened", "messageId": f"m{day}"})
+        before = len(sandbox.requests)
+        assert nights.run(sandbox, "events", **variables) == (0, "")
+        assert len(sandbox.requests) == before
+        assert nights.run(sandbox, **variables) == (0, "")
+    rows = (nights.folder / "rows").read_text().splitlines()
+    assert [row.split()[1] for row in rows if row.startswith("email_opened")] == ["m0", "m1"]
+    assert len(nights.contacts()) == 2 * len(ACCOUNT.contact_ids)
+    assert list((nights.folder / "logs-events").iterdir())
 
 
 def test_with_digests_a_second_night_sends_nothing(nights: Nights, serve: Serve) -> None:

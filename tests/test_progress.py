@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.progress import Progress, Remembered, complete_first
+from tap_autopilot.protocol.progress import Progress, Remembered, Store, complete_first
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, read_state
 from tap_autopilot.rows.changed import ChangedSince
@@ -449,11 +449,11 @@ def test_what_a_plan_covers() -> None:
     remembered = Remembered({}, (), ())
     plans = [
         plan(), plan(columns=["event"]), plan("lists"), plan(remembered=remembered),
-        plan(store=("a", 5)), plan(store=("b", 5)), plan(store=("b", 5), remembered=remembered),
+        plan(store=STORE._replace(id="a")), plan(store=STORE._replace(id="b")), plan(store=STORE._replace(id="b"), remembered=remembered),
     ]  # fmt: skip
     assert len(set(plans)) == len(plans)
-    assert plan(store=("a", 6)) == plan(store=("a", 5))
-    assert plan("lists", store=("a", 5)) == plan("lists"), "no store feeds it"
+    assert plan(store=STORE._replace(id="a", last=11)) == plan(store=STORE._replace(id="a"))
+    assert plan("lists", store=STORE._replace(id="a")) == plan("lists"), "no store feeds it"
 
 
 @pytest.mark.parametrize("reading", ["of another run", None])
@@ -889,7 +889,7 @@ def test_a_state_may_have_other_entries_besides_bookmarks() -> None:
 
 # A collector's store
 
-STORE = ("store", 10)
+STORE = Store("store", 10, {1: "one", 7: "seven"}.get)
 
 
 def in_store(collected: Any, *names: str, **more: Any) -> Begun:
@@ -907,6 +907,12 @@ def in_store(collected: Any, *names: str, **more: Any) -> Begun:
         (["store", 0], 0, None),
         (["store", 7], 7, None),
         (["store", 10], 10, None),
+        (["store", 7, "seven"], 7, None),
+        (["store", 7, "another"], 0, "event 7 in the store is not the one that the state names"),
+        (["store", 10, "ten"], 0, "event 10 in the store is not the one that the state names"),
+        (["store", 7, "seven", 1], 0, "the state's position in the store is not valid"),
+        (["store", 7, 7], 0, "the state's position in the store is not valid"),
+        (["another", 7, "seven"], 0, "the state is from another store"),
         (["store", 11], 0, "the store has lost events since"),
         (["store", -1], 0, "the store has lost events since"),
         (["another", 7], 0, "the state is from another store"),
@@ -928,7 +934,7 @@ def test_an_incremental_pass_continues_reading_the_store(
     entry = progress.shown()["bookmarks"]["contact_events"]
     assert entry == {
         "progress": ["reading", {"incremental": True}],
-        "collected": ["store", position],
+        "collected": ["store", position, *(["seven"] if position == 7 else [])],
     }
 
 
@@ -985,7 +991,7 @@ def test_the_position_in_the_store_moves_forward_only() -> None:
     names = ("email_opened", "contact_events")
     progress = begin(*names, incremental=names, store=STORE,
                      state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
-    progress.advance_in_store(5)
+    progress.advance_in_store(names, 5)
     assert progress.stored() == {"email_opened": 7, "contact_events": 5}
     assert progress.shown()["bookmarks"]["contact_events"]["collected"] == ["store", 5]
 

@@ -75,8 +75,12 @@ def test_an_empty_call(call: Any) -> None:
         ({"properties": {"email_id": "", "EmailId": "m"}}, {"email_id": "m"}),
         ({"context": {"traits": {"email": ""}}, "properties": {"email": "b"}},
          {"context_traits_email": "b"}),
-        ({"originalTimestamp": 0}, {"original_timestamp": "1970-01-01T00:00:00.000Z",
-                                    "timestamp": "1970-01-01T00:00:00.000Z"}),
+        ({"traits": {"email": "a", "contact_id": "c"}, "properties": {"email": "b"}},
+         {"context_traits_email": "a", "context_traits_contact_id": "c",
+          "additional_fields": {"properties": {"email": "b"}}}),
+        ({"traits": {"email": "a", "plan": 1}, "context": {"traits": {"email": "b"}}},
+         {"context_traits_email": "b", "additional_fields": {"traits": {"email": "a", "plan": 1}}}),
+        ({"originalTimestamp": 0}, {"original_timestamp": "1970-01-01T00:00:00.000Z"}),
     ],
 )  # fmt: skip
 def test_what_fills_a_column(call: Any, columns: dict[str, Any]) -> None:

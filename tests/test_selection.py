@@ -12,6 +12,7 @@ from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import EMAILS, STREAMS
 from tests.conftest import USUAL_STREAMS, Serve, Tap
 from tests.inline import logged
 from tests.invariants import Run
@@ -363,14 +364,16 @@ def test_metadata_adds_to_the_old_marks() -> None:
          False, None),
         ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "updated_at"},
          {"replication_key": "created_at"}, True, None),
-        ("contacts", {"replication_method": "INCREMENTAL"}, {"replication_key": "created_at"}, False,
-         "INCREMENTAL by created_at, but the stream supports INCREMENTAL by updated_at or "),
+        ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "name"}, {}, False,
+         "INCREMENTAL by name, but the stream supports FULL_TABLE or INCREMENTAL by updated_at"),
         ("contacts", {"replication_method": "LOG_BASED"}, {}, False,
-         "LOG_BASED by updated_at, but the stream supports INCREMENTAL by updated_at or "),
+         "LOG_BASED, but the stream supports FULL_TABLE or INCREMENTAL by updated_at"),
+        ("email_opened", {"replication_method": "CDC"}, {}, False,
+         "CDC, but the stream supports FULL_TABLE or INCREMENTAL by timestamp or LOG_BASED"),
         ("lists", {"replication_method": "INCREMENTAL"}, {}, False,
-         "INCREMENTAL by any column, but the stream supports "),
+         "INCREMENTAL by any column, but the stream supports FULL_TABLE"),
         ("lists", {"replication_method": "INCREMENTAL", "replication_key": "title"}, {}, False,
-         "INCREMENTAL by title, but the stream supports "),
+         "INCREMENTAL by title, but the stream supports FULL_TABLE"),
         ("lists", {"replication_method": "FULL_TABLE"}, {}, False, None),
     ],
 )  # fmt: skip
@@ -381,10 +384,32 @@ def test_the_replication_method(
         (found,) = selected({**beside, **says(name, **asked)}).values()
     assert found.incremental is incremental
     assert lines == (
-        [f"WARNING {name}: the catalog asks for {warning}FULL_TABLE; using FULL_TABLE."]
-        if warning
-        else []
+        [f"WARNING {name}: the catalog asks for {warning}; using FULL_TABLE."] if warning else []
     )
+
+
+@pytest.mark.parametrize("name", [*EMAILS, "email_messages", "contact_events", "activities"])
+def test_a_log_based_stream_is_fed_by_the_store_alone(name: str) -> None:
+    store = {"collector_database"}
+    catalog = {"streams": [says(name, replication_method="LOG_BASED")]}
+    with logged() as lines:
+        (found,) = select(catalog, discover(settings=store), store)
+    assert found.log_based
+    assert not found.incremental
+    assert not lines
+    assert (found.stream.name, found.stream.sources) == (name, ("collected",))
+    assert found.stream.__doc__ == STREAMS[name].__doc__
+
+
+def test_a_log_based_stream_needs_a_store() -> None:
+    asked = says("email_opened", replication_method="LOG_BASED")
+    with pytest.raises(
+        UserError,
+        match="email_opened is LOG_BASED in the catalog, which needs the setting collector_database",
+    ):
+        select({"streams": [says("contacts"), asked]}, OURS)
+    deselected = says("email_opened", replication_method="LOG_BASED", selected=False)
+    assert select({"streams": [deselected]}, OURS) == []
 
 
 def test_the_key_of_an_incremental_stream_stays() -> None:

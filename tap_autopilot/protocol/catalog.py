@@ -7,12 +7,13 @@ from typing import Any
 
 from tap_autopilot.protocol.schemas import load_schema, with_nested_as_text
 from tap_autopilot.rows.custom_columns import columns
-from tap_autopilot.streams import STREAMS, Stream
+from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 
 Breadcrumb = tuple[str, ...]
 
 FULL_TABLE = "FULL_TABLE"
 INCREMENTAL = "INCREMENTAL"
+LOG_BASED = "LOG_BASED"  # of streams that a collector's store feeds
 
 
 def discover(
@@ -35,6 +36,16 @@ def discover(
     return {"streams": entries}
 
 
+def replication_methods(stream: type[Stream]) -> list[str]:
+    """The replication methods that a catalog may choose for a stream."""
+    methods = [FULL_TABLE]
+    if stream.replication_key is not None:
+        methods.append(INCREMENTAL)
+    if COLLECTED in stream.sources:
+        methods.append(LOG_BASED)
+    return methods
+
+
 def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:
     table: dict[str, Any] = {
         "inclusion": "available",
@@ -42,7 +53,7 @@ def _entry(stream: type[Stream], schema: dict[str, Any]) -> dict[str, Any]:
         "table-key-properties": list(stream.key_properties),
         "valid-replication-keys": [stream.replication_key] if stream.replication_key else [],
     }
-    if stream.replication_key is None:
+    if replication_methods(stream) == [FULL_TABLE]:
         table["forced-replication-method"] = FULL_TABLE
     metadata: list[dict[str, Any]] = [{"breadcrumb": [], "metadata": table}]
     keys = {("properties", key) for key in stream.key_properties}

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ import msgspec
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
+from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState, as_type
 from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
@@ -24,6 +24,14 @@ from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 LOG = logging.getLogger(__name__)
 
 MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass began
+
+
+class Store(NamedTuple):
+    """A collector's store: its id, the `seq` of its last event, and what identifies an event."""
+
+    id: str
+    last: int
+    fingerprint: Callable[[int], str | None]
 
 
 class Remembered(NamedTuple):
@@ -48,24 +56,25 @@ class Progress:
         *,
         versions: bool,
         start_date: datetime | None,
-        store: tuple[str, int] | None = None,
+        store: Store | None = None,
         remembered: Remembered | None = None,
     ) -> None:
-        """Decide what the run has to read, given the previous state.
-
-        `store` is the id of the collector's store and the `seq` of its last event, if any.
-        """
+        """Decide what the run has to read, given the previous state."""
         self.digests: Any = None  # the position in their file; an older one is never left in place
         self._remembered = remembered
         self._now = datetime.now(timezone.utc)
         self._start_date = start_date and start_date.astimezone(timezone.utc)
         self._store = store
+        self._sent: dict[str, int] = {}
         self._entries = state.streams
+        self._logs = {one.stream.name for one in selected if one.log_based}
+        # A run that asks the API for nothing leaves interrupted passes as they are.
+        self._untouched = as_type(state.walks, dict) if len(self._logs) == len(selected) else None
         self._streams = {one.stream.name: one.stream for one in selected}
         self._columns = {one.stream.name: _digest(one.selected) for one in selected}
         for name in self._streams:
             self._entries.setdefault(name, StreamState())
-        passes = [self._entries[name].progress for name in self._streams]
+        passes = [self._entries[name].progress for name in self._streams.keys() - self._logs]
         is_interrupted = None not in passes or any(
             one is not None and not one.is_complete for one in passes
         )
@@ -76,11 +85,11 @@ class Progress:
             entry.is_incremental = one.incremental
             self._check_bookmark(one.stream, entry)
             fresh[name] = self._fresh(one, entry, versions=versions)
-            found = self._resume(name, entry, fresh[name])
+            found = None if one.log_based else self._resume(name, entry, fresh[name])
             resumed[name] = found if is_interrupted else None  # else another run has ended since
             if resumed[name] is None and one.incremental:
                 self._check_columns(one.stream, entry)
-        for entry in self._entries.values():
+        for entry in self._entries.values() if self._untouched is None else ():
             entry.progress = None
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
         mark = secrets.token_hex(4)
@@ -105,7 +114,8 @@ class Progress:
         if self._needs(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
         self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
-        self._place([name for name in self._streams if self._passes[name] is fresh[name]])
+        begun = {name for name in self._streams if self._passes[name] is fresh[name]}
+        self._place(begun - self._logs)
         done = [name for name, found in self._passes.items() if found.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
@@ -171,6 +181,7 @@ class Progress:
             start_date = self._start_date if name in EMAILS else None
             reason = self._mismatch(entry)
             if entry.collected and not reason:
+                self._sent[name] = entry.collected.seq
                 knows = self._remembered is not None and self._remembered.knows(name)
                 if knows or name not in fresh or self._passes[name].incremental:
                     position = entry.collected.seq
@@ -178,7 +189,7 @@ class Progress:
                     position, reason = 0, "start_date is earlier, or no longer set"
             if reason:
                 starting_over.setdefault(reason, []).append(name)
-            entry.collected = StorePosition(self._store[0], position)
+            entry.collected = self._position(position)
             entry.collected_from = start_date
         for reason, names in starting_over.items():
             LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
@@ -186,14 +197,22 @@ class Progress:
     def _mismatch(self, entry: StreamState) -> str:
         """Why a stream's position is not one in this store; empty if it is, or if it has none."""
         assert self._store is not None
-        store_id, last = self._store
         if "collected" in entry.invalid:
             return "the state's position in the store is not valid"
         if entry.collected is None:
             return ""
-        if entry.collected.store_id != store_id:
+        store_id, seq, fingerprint = entry.collected
+        if store_id != self._store.id:
             return "the state is from another store"
-        return "" if 0 <= entry.collected.seq <= last else "the store has lost events since"
+        if not 0 <= seq <= self._store.last:
+            return "the store has lost events since"
+        if fingerprint not in (None, self._store.fingerprint(seq)):
+            return f"event {seq} in the store is not the one that the state names"
+        return ""
+
+    def _position(self, seq: int) -> StorePosition:
+        assert self._store is not None
+        return StorePosition(self._store.id, seq, self._store.fingerprint(seq) if seq else None)
 
     def _fresh(self, one: Selected, entry: StreamState, *, versions: bool) -> Pass:
         """A new pass."""
@@ -202,7 +221,7 @@ class Progress:
         sent_before = self._remembered is None or self._remembered.knows(stream.name)
         if one.incremental and sent_before:
             bounds.append(entry.bookmark and _before(entry.bookmark, stream.look_back))
-        store = self._store[0] if self._store and COLLECTED in stream.sources else ""
+        store = self._store.id if self._store and COLLECTED in stream.sources else ""
         plan = [stream.key_properties, self._columns[stream.name], self._remembered is not None]
         found = Pass(
             plan=_digest([*plan, store]),
@@ -322,11 +341,17 @@ class Progress:
         positions = {name: self._entries[name].collected for name in self.fed_by(COLLECTED)}
         return {name: position.seq for name, position in positions.items() if position}
 
-    def advance_in_store(self, last: int) -> None:
-        """Note that the store's events up to `last` are written."""
-        for name, seq in self.stored().items():
-            assert self._store is not None
-            self._entries[name].collected = StorePosition(self._store[0], max(last, seq))
+    def sent(self) -> dict[str, int]:
+        """For each stream, the last of the store's events that earlier runs have sent, if any."""
+        return self._sent
+
+    def advance_in_store(self, names: Collection[str], last: int) -> None:
+        """Note that the store's events up to `last` are written to these streams."""
+        ahead = [name for name, seq in self.stored().items() if name in names and seq < last]
+        if ahead:
+            position = self._position(last)
+            for name in ahead:
+                self._entries[name].collected = position
 
     def complete_store(self) -> list[str]:
         """Note that the store is read to its end. Returns the streams that this completes."""
@@ -363,9 +388,10 @@ class Progress:
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        for name, entry in self._entries.items():
-            entry.progress = self._passes[name] if name in self._streams else None
-        walks = {
+        for name, entry in self._entries.items() if self._untouched is None else ():
+            under_way = name in self._streams and name not in self._logs
+            entry.progress = self._passes[name] if under_way else None
+        walks = self._untouched or {
             source: positions.value() if self._needs(source) else None
             for source, positions in self._sources.items()
         }

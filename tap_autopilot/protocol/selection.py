@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.protocol.catalog import FULL_TABLE, INCREMENTAL, Breadcrumb
+from tap_autopilot.protocol.catalog import (
+    FULL_TABLE,
+    INCREMENTAL,
+    LOG_BASED,
+    Breadcrumb,
+    replication_methods,
+)
 from tap_autopilot.protocol.schemas import MAX_LENGTH, nested_columns, with_nested_as_text
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row, as_json, type_of
 from tap_autopilot.streams import STREAMS, MakeRows, PageRows, Stream
+from tap_autopilot.streams.pushed import COLLECTOR_DATABASE, log_of
 
 LOG = logging.getLogger(__name__)
 
@@ -28,13 +35,17 @@ Metadata = Mapping[Breadcrumb, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Selected:
-    """A selected stream: its whole schema, the selected part of it, and how it is replicated."""
+    """A selected stream: its whole schema, the selected part of it, and how it is replicated.
+
+    If `log_based`, only a collector's store feeds it, and only what is new there is read.
+    """
 
     stream: type[Stream]
     schema: Mapping[str, Any]
     part: Mapping[str, Any]
     incremental: bool
     nested_as_text: bool = False
+    log_based: bool = False
 
     @functools.cached_property
     def selected(self) -> Mapping[str, Any]:
@@ -62,14 +73,19 @@ class Selected:
 
 
 def select(
-    catalog: Any, ours: Mapping[str, Any], *, nested_as_text: bool = False
+    catalog: Any,
+    ours: Mapping[str, Any],
+    settings: Container[str] = (),
+    *,
+    nested_as_text: bool = False,
 ) -> list[Selected]:
     """The selected streams, in registry order; without a catalog, all of them.
 
     `ours` is the catalog as discovered now, with nested columns; only the selection and the
-    `maxLength` of text columns are taken from the given catalog.
+    `maxLength` of text columns are taken from the given catalog. `settings` are the names of the
+    settings that were given.
 
-    Raises UserError for anything that is not a catalog.
+    Raises UserError for anything that is not a catalog, or needs a setting that is missing.
     """
     ours = dict(_entries(ours))
     asked = ours if catalog is None else dict(_entries(catalog))
@@ -93,12 +109,22 @@ def select(
             if _is_selected(choices, (), defaults):
                 _warn_of_unknown(name, choices, defaults)
                 stream, schema = STREAMS[name], entry["schema"]
-                incremental = _is_incremental(stream, asked[name], choices[()])
-                if incremental:
+                method = _method(stream, asked[name], choices[()])
+                if method == INCREMENTAL:
                     defaults["properties", str(stream.replication_key)] = AUTOMATIC
+                if method == LOG_BASED:
+                    if COLLECTOR_DATABASE not in settings:
+                        raise UserError(
+                            f"Stream {name} is LOG_BASED in the catalog, which needs the setting"
+                            f" {COLLECTOR_DATABASE}; set it or choose another replication method."
+                        )
+                    stream = log_of(stream)
                 part = _prune(schema, choices, defaults)
                 _limit(part, asked[name], nested_as_text=nested_as_text)
-                chosen.append(Selected(stream, schema, part, incremental, nested_as_text))
+                is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
+                chosen.append(
+                    Selected(stream, schema, part, is_incremental, nested_as_text, is_log_based)
+                )
     if not chosen:
         LOG.warning(
             "No stream is selected, so there is nothing to do. To select one, set"
@@ -165,21 +191,22 @@ def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
             LOG.warning("%s: the catalog deselects %.80s, which does not exist.", name, column)
 
 
-def _is_incremental(
-    stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]
-) -> bool:
-    """Whether a catalog asks for INCREMENTAL, in an entry's metadata or next to it."""
+def _method(stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
+    """The replication method that a catalog asks for, in an entry's metadata or next to it."""
     method = choice.get("replication-method") or entry.get("replication_method") or FULL_TABLE
     key = choice.get("replication-key") or entry.get("replication_key") or stream.replication_key
-    if method == INCREMENTAL and key == stream.replication_key is not None:
-        return True
-    if method != FULL_TABLE:
-        can = f"INCREMENTAL by {stream.replication_key} or " if stream.replication_key else ""
-        LOG.warning(
-            "%s: the catalog asks for %.40s by %.40s, but the stream supports %sFULL_TABLE; using"
-            " FULL_TABLE.", stream.name, method, key or "any column", can,
-        )  # fmt: skip
-    return False
+    methods = replication_methods(stream)
+    if method in methods and (method != INCREMENTAL or key == stream.replication_key):
+        return str(method)
+    by = {INCREMENTAL: f"INCREMENTAL by {stream.replication_key}"}
+    LOG.warning(
+        "%s: the catalog asks for %.40s%.40s, but the stream supports %s; using FULL_TABLE.",
+        stream.name,
+        method,
+        f" by {key or 'any column'}" if method == INCREMENTAL else "",
+        " or ".join(by.get(one, one) for one in methods),
+    )
+    return FULL_TABLE
 
 
 def _by_breadcrumb(metadata: Any) -> dict[Breadcrumb, dict[str, Any]]:

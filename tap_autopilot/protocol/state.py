@@ -87,10 +87,14 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
 
 class StorePosition(NamedTuple):
-    """The `seq` of the last event that was written, in the collector's store with this id."""
+    """The `seq` of the last event that was written, in the collector's store with this id.
+
+    The event's fingerprint tells whether the store still has that event there.
+    """
 
     store_id: str
     seq: int
+    fingerprint: str | None = None
 
 
 class StreamState(msgspec.Struct):
@@ -124,7 +128,8 @@ class StreamState(msgspec.Struct):
             written["start_date"] = _time(self.start_date)
             written["columns"] = self.columns
         if COLLECTED in stream.sources:
-            written["collected"] = self.collected and list(self.collected)
+            position = self.collected
+            written["collected"] = position and [one for one in position if one is not None]
             written["collected_from"] = _time(self.collected_from)
             written["append_only"] = self.append_only
         return written

@@ -37,25 +37,30 @@ class Collected:
         self.opened_at = datetime.now(timezone.utc)
         self.last = self._reader.last_seq
 
-    def pages(self, after: Mapping[str, int]) -> Iterator[EventPage]:
-        """The events of each table with a `seq` above the one in `after`."""
-        done = min(after.values(), default=self.last)
-        while done < self.last:
-            read = self._reader.read(done, min(PAGE, self.last - done))
-            found = [event for event in read if event.seq <= self.last]  # numbers may be missing
+    def fingerprint(self, seq: int) -> str | None:
+        """What tells this event from any other with the same `seq`; None if it is missing."""
+        return self._reader.fingerprint(seq)
+
+    def pages(self, after: Mapping[str, int], up_to: int | None = None) -> Iterator[EventPage]:
+        """The events of each table with a `seq` above the one in `after`, in order."""
+        last = self.last if up_to is None else up_to
+        done = min(after.values(), default=last)
+        while done < last:
+            stored = self._reader.read(done, min(PAGE, last - done))
+            stored = [event for event in stored if event.seq <= last]  # numbers may be missing
             fetched_at = datetime.now(timezone.utc)
             events: dict[str, list[Pushed]] = {}
-            for seq, received_at, source, _, name, raw, pruned in found:
+            for seq, received_at, source, _, name, raw, pruned in stored:
                 done = seq
                 table = table_of(source, name)
-                if table is not None and seq > after.get(table, self.last):
+                if table is not None and seq > after.get(table, last):
                     body, cleaned = _decode(raw)
                     unique = f"{self.store_id}-{seq}"
                     events.setdefault(table, []).append(
                         Pushed(seq, unique, received_at, name, body, pruned, cleaned)
                     )
-            if not found:  # the rest is missing
-                done = self.last
+            if not stored:  # the rest is missing
+                done = last
             yield EventPage(events, done, fetched_at)
 
     def close(self) -> None:

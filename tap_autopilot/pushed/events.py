@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.pushed.collected import Collected, EventPage
+from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
-from tap_autopilot.pushed.rows import compile_email, compile_rows
+from tap_autopilot.pushed.rows import Pushed, compile_email, compile_rows
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
@@ -20,12 +22,17 @@ from tap_autopilot.streams import COLLECTED, EMAILS
 from tap_autopilot.streams.base import Merge
 from tap_autopilot.streams.pushed import EmailMessages
 
+LOG = logging.getLogger(__name__)
+
+MESSAGES = EmailMessages.name
+
 
 @dataclass(frozen=True)
 class PushedPage:
-    """Rows of pushed events by stream. `last` is the `seq` of the last event in them."""
+    """Rows of pushed events by stream; with them, `streams` are written up to the event `last`."""
 
     rows: dict[str, list[Row]]
+    streams: frozenset[str]
     last: int
     fetched_at: datetime
 
@@ -33,8 +40,8 @@ class PushedPage:
 class PushedEvents:
     """The pushed events of a run, for the selected streams that use the store.
 
-    If any email stream is selected, all kinds of events are read, because a push of one kind
-    describes its message for the others too.
+    If contacts feed any of the email streams too, all kinds of email events are read from the first
+    one on: contacts may have the same events, and each push describes its message for all kinds.
     """
 
     def __init__(
@@ -44,13 +51,15 @@ class PushedEvents:
         tallies: Mapping[str, Tally],
         start_date: datetime | None,
     ) -> None:
+        fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
+        self._fed = fed
         self._collected = collected
         self._tallies = tallies
         self._since = ChangedSince(start_date, None)
-        fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
-        is_about_emails = not fed.keys().isdisjoint([*EMAILS, EmailMessages.name])
-        self._index = PushedIndex(EMAILS) if is_about_emails else None
-        self._fed = fed
+        self._polled = {name for name, one in fed.items() if one.stream.sources != (COLLECTED,)}
+        self._logs = {name for name, one in fed.items() if one.log_based}
+        self._index: PushedIndex | None = None
+        self._pruned: Counter[str] = Counter()
         self._dropped = {
             name: one.schema["properties"].keys() - one.selected["properties"].keys()
             for name, one in fed.items()
@@ -58,62 +67,91 @@ class PushedEvents:
         self._make = {
             name: compile_rows(name, one.schema, one.part, tallies[name])
             for name, one in fed.items()
-            if name != EmailMessages.name
+            if name != MESSAGES
         }
-        schemas = {name: load_schema(name) for name in EMAILS if is_about_emails}
+        schemas = {name: load_schema(name) for name in EMAILS if self._polled or MESSAGES in fed}
         self._note = {
             name: compile_email(schema, schema, name, EMAILS[name].event_text)
             for name, schema in schemas.items()
         }
 
-    def pages(self, positions: Mapping[str, int]) -> Iterator[PushedPage]:
-        """All new events, given each stream's position; email messages come last."""
-        knows = self._index is not None and not positions.keys().isdisjoint(
-            [*EMAILS, EmailMessages.name]
-        )
-        after = {name: at for name, at in positions.items() if name in self._make}
-        after |= dict.fromkeys(EMAILS, 0) if knows else {}
+    def pages(self, positions: Mapping[str, int], sent: Mapping[str, int]) -> Iterator[PushedPage]:
+        """All new events, given each stream's position; email messages come last.
+
+        Warns of pruned events, except those that earlier runs have `sent`.
+        """
+        last = self._collected.last
+        merges = not self._polled.isdisjoint(positions)
+        after = {name: position for name, position in positions.items() if name != MESSAGES}
+        described = last
+        if merges or MESSAGES in positions:
+            self._index = PushedIndex(EMAILS)
+            described = positions[MESSAGES] if MESSAGES in self._logs and not merges else 0
+            after |= {name: min(after.get(name, described), described) for name in EMAILS}
+        streams = frozenset(positions) - {MESSAGES}
         for page in self._collected.pages(after):
-            rows = {name: self._rows(name, page, positions) for name in page.events}
-            sent = {name: some for name, some in rows.items() if some}
-            yield PushedPage(sent, page.last, page.fetched_at)
-        self._collected.close()
-        if self._index is not None and knows:
+            rows = {
+                name: rows
+                for name, events in page.events.items()
+                if (rows := self._rows(name, events, positions.get(name, last)))
+            }
+            for name in streams & page.events.keys():
+                told = max(positions[name], sent.get(name, 0))
+                self._pruned[name] += sum(
+                    one.pruned and one.seq > told for one in page.events[name]
+                )
+            yield PushedPage(rows, streams, page.last, page.fetched_at)
+        if MESSAGES in positions:
+            yield from self._messages(described)
+        if self._index is not None and merges:
             self._index.complete()
-            if EmailMessages.name in positions:
-                for some in self._index.messages():
-                    some = self._without_deselected(EmailMessages.name, some)
-                    now = datetime.now(timezone.utc)
-                    yield PushedPage({EmailMessages.name: some}, self._collected.last, now)
+        self._collected.close()
+        for name, count in (+self._pruned).items():
+            events = "1 event" if count == 1 else f"{count:,} events"
+            LOG.warning("%s: %s can no longer be sent, because the store was pruned.", name, events)
 
-    def _rows(self, name: str, page: EventPage, positions: Mapping[str, int]) -> list[Row]:
+    def _rows(self, name: str, events: Sequence[Pushed], position: int) -> list[Row]:
         """The rows to send. Events that were already sent or are not selected are only indexed."""
-        position = positions.get(name, self._collected.last)
-        new = [one for one in page.events[name] if one.seq > position and not one.pruned]
+        new = [one for one in events if one.seq > position and not one.pruned]
         rows = self._make[name](new) if new else []
-        if self._index is not None and name in EMAILS:
-            old = [one for one in page.events[name] if one.seq <= position or one.pruned]
-            received = page.events[name][0].received_at
-            self._index.add(name, [*map(self._note[name], old), *rows], received)
-            rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
-        if new:
+        if name in self._tallies:
             self._tallies[name].clean(sum(one.cleaned for one in new))
-        return self._fed[name].as_sent(self._without_deselected(name, rows)) if rows else []
+        if name in EMAILS:
+            if self._index is not None:
+                old = [one for one in events if one.seq <= position or one.pruned]
+                noted = [*map(self._note[name], old), *rows]
+                self._index.add(name, noted, events[0].received_at)
+            rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
+        return self._as_sent(name, rows) if rows else []
 
-    def _without_deselected(self, name: str, rows: list[Row]) -> list[Row]:
+    def _messages(self, described: int) -> Iterator[PushedPage]:
+        """The messages in the index, completed by what events up to `described` say of them."""
+        index, last = self._index, self._collected.last
+        assert index is not None
+        if index.has_messages():
+            for page in self._collected.pages(dict.fromkeys(EMAILS, 0), described):
+                for name, events in page.events.items():
+                    index.describe(list(map(self._note[name], events)), only_known=True)
+                yield PushedPage({}, frozenset(), page.last, page.fetched_at)
+        for rows in index.messages():
+            rows = self._as_sent(MESSAGES, rows)
+            yield PushedPage({MESSAGES: rows}, frozenset(), last, datetime.now(timezone.utc))
+        yield PushedPage({}, frozenset([MESSAGES]), last, datetime.now(timezone.utc))
+
+    def _as_sent(self, name: str, rows: list[Row]) -> list[Row]:
         for column in self._dropped[name]:
             for row in rows:
                 row.pop(column, None)
-        return rows
+        return self._fed[name].as_sent(rows)
 
-    def about(self, contacts: Iterable[Row], page: Page) -> Merge | None:
+    def merge(self, contacts: Iterable[Row], page: Page) -> Merge | None:
         """Merges events of a page's contacts with the pushed ones, if any stream needs that."""
         if self._index is None:
             return None
-        found = {
+        emails = {
             contact_id: as_key(contact.get("email"))
             for contact in contacts
             if (contact_id := as_key(contact.get("contact_id"))) is not None
         }
         now = min(self._collected.opened_at, page.date or page.fetched_at)
-        return self._index.about(found, round(now.timestamp() * 1000)).merge
+        return self._index.about(emails, round(now.timestamp() * 1000)).merge

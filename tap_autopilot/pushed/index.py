@@ -51,29 +51,42 @@ class PushedIndex:
         self._receiving.setdefault(kind, received)
         number = self._numbers[kind]
         pushes = []
-        messages: dict[tuple[Any, ...], list[int]] = {}
         for row in rows:
-            at = milliseconds(row["timestamp"])
-            message = row["email_id"]
+            message, contact_id = row["email_id"], row["context_traits_contact_id"]
+            who = _by_id(contact_id) if contact_id else _by_email(_email(row))
             key = hash_of(message) if message else None
-            contact = row["context_traits_contact_id"]
-            email = row["context_traits_email"] or row["anonymous_id"] or ""
-            who = _by_id(contact) if contact else _by_email(email)
-            pushes.append((who, number, key, at))
+            pushes.append((who, number, key, milliseconds(row["timestamp"])))
+        self._insert("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
+        self.describe(rows)
+
+    def describe(self, rows: Iterable[Row], *, only_known: bool = False) -> None:
+        """Add what pushed events say about their messages, or only about messages added before."""
+        times: dict[tuple[Any, ...], list[int]] = {}
+        for row in rows:
+            message = row["email_id"]
             if message:
-                description = (message, key, *(row[column] for column in DESCRIPTION))
-                seen = messages.setdefault(description, [])
+                description = (message, hash_of(message), *(row[name] for name in DESCRIPTION))
+                seen = times.setdefault(description, [])
+                at = milliseconds(row["timestamp"])
                 if at is not None:
                     seen.append(at)
-        described = [
+        if only_known:
+            times = {one: seen for one, seen in times.items() if self._knows(one[0])}
+        messages = [
             (*description, min(seen, default=None), max(seen, default=None))
-            for description, seen in messages.items()
+            for description, seen in times.items()
         ]
+        self._insert(_DESCRIBE, messages)
+
+    def _insert(self, statement: str, values: Iterable[tuple[Any, ...]]) -> None:
         with _storage_errors():
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
-            self._database.executemany(_DESCRIBE, described)
+            self._database.executemany(statement, values)
             self._database.execute("COMMIT")
+
+    def _knows(self, message: str) -> bool:
+        query = "SELECT 1 FROM messages WHERE email_id = ?"
+        return self._database.execute(query, (message,)).fetchone() is not None
 
     def complete(self) -> None:
         """Build the indexes once everything is added."""
@@ -86,21 +99,30 @@ class PushedIndex:
 
         Pushes without a contact id belong to the first contact with their email.
         """
-        owners = {email.lower(): one for one, email in reversed([*contacts.items()]) if email}
+        owners = {
+            _plain(email): contact_id
+            for contact_id, email in reversed([*contacts.items()])
+            if email
+        }
+        names = [(_by_id(contact_id), contact_id) for contact_id in contacts]
+        names += [(_by_email(email), contact_id) for email, contact_id in owners.items()]
         by_contact: dict[tuple[str, str], list[Occurrence]] = {}
         with _storage_errors():
-            for whose, names in ((_by_id, {one: one for one in contacts}), (_by_email, owners)):
-                for name, contact_id in names.items():
-                    for kind, key, at in self._database.execute(_FIND, (whose(name),)):
-                        found = by_contact.setdefault((self._kinds[kind], contact_id), [])
-                        found.append(Occurrence(key, at))
+            for who, contact_id in names:
+                for kind, key, at in self._database.execute(_FIND, (who,)):
+                    occurrences = by_contact.setdefault((self._kinds[kind], contact_id), [])
+                    occurrences.append(Occurrence(key, at))
         return Pushes(by_contact, self._describe, self._receiving, now)
+
+    def has_messages(self) -> bool:
+        """Whether any event described a message."""
+        return self._database.execute("SELECT 1 FROM messages LIMIT 1").fetchone() is not None
 
     def messages(self) -> Iterator[list[Row]]:
         """A row for each message that any push described, in batches."""
         with _storage_errors():
             cursor = self._database.execute(_MESSAGES)
-        while found := cursor.fetchmany(MAX_MESSAGES):
+        while batch := cursor.fetchmany(MAX_MESSAGES):
             yield [
                 {
                     "email_id": email_id,
@@ -108,7 +130,7 @@ class PushedIndex:
                     "first_seen_at": None if first is None else from_epoch(first),
                     "last_seen_at": None if last is None else from_epoch(last),
                 }
-                for email_id, first, last, *description in found
+                for email_id, first, last, *description in batch
             ]
 
     def _describe(self, key: int) -> Sequence[Any] | None:
@@ -116,9 +138,16 @@ class PushedIndex:
         if key not in self._descriptions:
             if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
-            found = self._database.execute(_BY_KEY, (key,)).fetchone()
-            self._descriptions[key] = None if found is None else _described(found)
+            columns = self._database.execute(_BY_KEY, (key,)).fetchone()
+            self._descriptions[key] = None if columns is None else _described(columns)
         return self._descriptions[key]
+
+
+def _email(row: Row) -> str:
+    """The email address by which a push names its contact: in its own field, or as another id."""
+    ids = (row["anonymous_id"], row["user_id"])
+    another = next((one for one in ids if one and "@" in one), row["anonymous_id"])
+    return row["context_traits_email"] or another or ""
 
 
 def _by_id(contact_id: str) -> int:
@@ -126,7 +155,11 @@ def _by_id(contact_id: str) -> int:
 
 
 def _by_email(email: str) -> int:
-    return hash((False, email.lower()))
+    return hash((False, _plain(email)))
+
+
+def _plain(email: str) -> str:
+    return email.strip().lower()
 
 
 @contextmanager
@@ -141,28 +174,30 @@ def _storage_errors() -> Iterator[None]:
         ) from None
 
 
-def _described(found: Sequence[Any]) -> Sequence[Any]:
+def _described(columns: Sequence[Any]) -> Sequence[Any]:
     """The columns that SQLite returned, in which true is 1, as Python values."""
-    *texts, transactional = found
+    *texts, transactional = columns
     return [*texts, None if transactional is None else bool(transactional)]
 
 
 _FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
 # A column on which pushes disagree is null.
 _AGREED = ", ".join(
-    f"CASE WHEN max(disagree & {1 << number}) = 0 AND count(DISTINCT {one}) = 1 THEN min({one}) END"
-    for number, one in enumerate(DESCRIPTION)
+    f"CASE WHEN max(disagree & {1 << number}) = 0 AND count(DISTINCT {name}) = 1"
+    f" THEN min({name}) END"
+    for number, name in enumerate(DESCRIPTION)
 )
 _BY_KEY = f"SELECT {_AGREED} FROM messages WHERE key = ? GROUP BY key"  # noqa: S608
 _MESSAGES = f"SELECT email_id, min(first), max(last), {_AGREED} FROM messages GROUP BY email_id"  # noqa: S608
 _DISAGREE = " | ".join(
-    f"(coalesce({one} <> excluded.{one}, 0) << {number})" for number, one in enumerate(DESCRIPTION)
+    f"(coalesce({name} <> excluded.{name}, 0) << {number})"
+    for number, name in enumerate(DESCRIPTION)
 )
 _DESCRIBE = f"""
 INSERT INTO messages (email_id, key, {", ".join(DESCRIPTION)}, first, last)
 VALUES ({", ".join("?" * (len(DESCRIPTION) + 4))})
 ON CONFLICT (email_id) DO UPDATE SET
-    {", ".join(f"{one} = coalesce({one}, excluded.{one})" for one in DESCRIPTION)},
+    {", ".join(f"{name} = coalesce({name}, excluded.{name})" for name in DESCRIPTION)},
     disagree = disagree | {_DISAGREE},
     first = min(coalesce(first, excluded.first), coalesce(excluded.first, first)),
     last = max(coalesce(last, excluded.last), coalesce(excluded.last, last))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 from tap_autopilot.rows.names import Names, compile_pick
@@ -30,7 +29,9 @@ TIMES = {
     "originalTimestamp": "original_timestamp",
     "receivedAt": "received_at",
 }
-APART = {"type", "context", "properties"}  # fields of a call that are handled separately
+EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)
+YEAR = timedelta(days=365)
+APART = {"type", "context", "traits", "properties"}  # fields of a call that are handled separately
 
 
 class Pushed(NamedTuple):
@@ -105,6 +106,10 @@ def compile_email(
                 context["traits"] = traits
         if context is not None and context != {}:
             rest["context"] = context
+        if "traits" in call:
+            traits = take_traits(row, call["traits"])
+            if traits != {}:
+                rest["traits"] = traits
         properties = take_properties(row, call.get("properties"))
         if properties is not None and properties != {}:
             rest["properties"] = properties
@@ -113,7 +118,7 @@ def compile_email(
         if row["received_at"] is None:
             row["received_at"] = from_epoch(pushed.received_at)
         if row["timestamp"] is None:
-            row["timestamp"] = _happened(row)
+            row["timestamp"] = _happened(row, pushed.received_at)
         if rest:
             row[ADDITIONAL] = rest
         return row
@@ -172,16 +177,24 @@ def _keep(
             tally.count_misfit(column)
 
 
-def _happened(row: Row) -> str | None:
-    """When an event happened, from its other times, by Segment's rule for skewed clocks."""
-    received, sent, original = (
-        as_datetime(row[name]) for name in ("received_at", "sent_at", "original_timestamp")
-    )
-    if received and sent and original:
-        with contextlib.suppress(OverflowError):
-            return _text(received - (sent - original))
-    known = (row["original_timestamp"], row["sent_at"], row["received_at"])
-    return next((time for time in known if time), None)
+def _happened(row: Row, collected_at: int) -> str:
+    """When an event happened, from its other times, by Segment's rule for skewed clocks.
+
+    A zero time, or a clock that is years ahead, is not believed. `collected_at`, in epoch
+    milliseconds, is when the collector received the event.
+    """
+    collected = as_datetime(collected_at)
+    assert collected is not None
+    believed: dict[str, datetime] = {}
+    for name in ("original_timestamp", "sent_at", "received_at"):
+        moment = as_datetime(row[name])
+        if moment is not None and EARLIEST <= moment <= collected + YEAR:
+            believed[name] = moment
+    match believed:
+        case {"original_timestamp": original, "sent_at": sent, "received_at": received}:
+            if abs(received - sent) < YEAR:
+                return _text(received - (sent - original))
+    return next((str(row[name]) for name in believed), from_epoch(collected_at))
 
 
 def _text(moment: datetime) -> str:

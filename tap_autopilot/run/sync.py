@@ -13,7 +13,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
-from tap_autopilot.protocol.progress import Progress, complete_first
+from tap_autopilot.protocol.progress import Progress, Store, complete_first
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
@@ -28,6 +28,7 @@ from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MembershipChanges
+from tap_autopilot.streams.pushed import EmailMessages
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
@@ -64,15 +65,19 @@ def sync(
     discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
-    streams = select(catalog, discovered, nested_as_text=config.nested_as_text)
+    streams = select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
     selected = complete_first(streams, state)
+    # Pushed events are new by their position; only a row of email_messages may change again.
+    compared = [
+        one for one in selected if not one.log_based or one.stream.name == EmailMessages.name
+    ]
     progress = Progress(
         state,
         [one for one in selected if DIGESTS not in one.stream.sources],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
-        store=(store.store_id, store.last) if store is not None else None,
-        remembered=sends.load(state, selected),
+        store=Store(store.store_id, store.last, store.fingerprint) if store is not None else None,
+        remembered=sends.load(state, compared),
     )
     report = Report({one.stream.name: one.stream for one in selected}, api)
     sends.begin(progress, report.tallies)
@@ -218,10 +223,10 @@ class _Run:
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
-        for page in pushed.pages(self._progress.stored()):
+        for page in pushed.pages(self._progress.stored(), self._progress.sent()):
             lines = [line for name, rows in page.rows.items()
                      for line in self._sends.pushed(name, rows, page.fetched_at)]  # fmt: skip
-            self._progress.advance_in_store(page.last)
+            self._progress.advance_in_store(page.streams, page.last)
             if lines:
                 self._write(lines)
             for name in page.rows:
@@ -257,7 +262,7 @@ class _Run:
         lines: list[bytes] = []
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
-        merge = self._pushed.about(parts, page) if self._pushed and reads else None
+        merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
             found = self._progress.pass_of(name)

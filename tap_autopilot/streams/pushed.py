@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tap_autopilot.streams.base import COLLECTED, Stream
+
+COLLECTOR_DATABASE = "collector_database"  # names the store
+
+
+def log_of(stream: type[Stream]) -> type[Stream]:
+    """The same table, fed by a collector's store alone."""
+    fields: dict[str, Any] = {"sources": (COLLECTED,), "__doc__": stream.__doc__}
+    return type(stream.__name__, (stream,), fields)
 
 
 class _Pushed(Stream):
     sources: ClassVar[tuple[str, ...]] = (COLLECTED,)
-    setting: ClassVar[str | None] = "collector_database"
+    setting: ClassVar[str | None] = COLLECTOR_DATABASE
 
 
 class EmailMessages(_Pushed):

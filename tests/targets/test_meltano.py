@@ -15,9 +15,12 @@ import pytest
 
 from tap_autopilot.about import about
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.streams import EMAILS
 from tests.conftest import KEY, Serve
 from tests.soak import everything
+from tests.stores import PushedStore
 from tests.targets.test_targets import ROOT, keys, program
 
 pytestmark = pytest.mark.targets
@@ -122,6 +125,40 @@ def test_a_run_an_interrupted_run_and_a_full_refresh(project: Project, serve: Se
     project.forget()
     assert project.run(sandbox).returncode == 0
     assert keys(project.stored()) == everything(ACCOUNT), "the interrupted pass is forgotten"
+
+
+def test_events_are_loaded_between_the_nights(project: Project, serve: Serve) -> None:
+    """As docs/collector.md says: two jobs, one pipeline, one state."""
+    logs = {
+        "_select_filter": '["email_*", "contact_events", "activities"]',
+        "_metadata": '{"*": {"replication-method": "LOG_BASED"}}',
+    }
+    account = Account(contacts=150, segments=1, odd=False)
+    pushed = [track_call(account.seed, one) for one in all_occurrences(account)]
+    store = PushedStore(project.folder / "events.db")
+    sandbox = serve(account)
+    settings = {"collector_database": store.path}
+    store.webhook(pushed[:20], at=0)
+    done = project.run(sandbox, **settings)
+    assert done.returncode == 0, done.stderr
+    store.webhook(pushed, at=0)
+    project.forget()
+    before = len(sandbox.requests)
+    for new in (pushed[20:], []):
+        done = project.run(sandbox, **settings, **logs)
+        assert done.returncode == 0, done.stderr
+        assert len(sandbox.requests) == before
+        rows = [row["id"] for name, rows in project.stored().items()
+                if name != "email_messages" for row in rows]  # fmt: skip
+        assert sorted(rows) == sorted(one["messageId"] for one in new)
+        project.forget()
+    done = project.run(sandbox, **settings)
+    assert done.returncode == 0, done.stderr
+    stored = project.stored()
+    assert len(stored["contacts"]) == 150
+    assert {row["id"] for name in EMAILS for row in stored[name]} == {
+        one["messageId"] for one in pushed
+    }
 
 
 def test_config_test_and_select(project: Project, serve: Serve) -> None:

@@ -1,0 +1,299 @@
+"""LOG_BASED replication: streams read from the collector's store alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
+from tap_autopilot.streams import EMAILS
+from tests.conftest import Serve, Tap
+from tests.invariants import Run
+from tests.stores import PushedStore
+from tests.test_collected import CALL, MESSAGE, call, keys, read
+from tests.test_merged_states import merge
+from tests.test_selection import choose, entry
+
+LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PushedStore:
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return PushedStore(folder / "events.db")
+
+
+def catalog_of(tap: Tap, methods: dict[str, str]) -> Any:
+    """A catalog of these streams with these replication methods."""
+    found = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE="events.db").stdout)
+    found["streams"] = [entry(found, name) for name in methods]
+    for name, method in methods.items():
+        choose(found, name, replication_method=method)
+    return found
+
+
+def logs(tap: Tap, *names: str) -> Any:
+    return catalog_of(tap, dict.fromkeys(names or LOGS, "LOG_BASED"))
+
+
+def ids(run: Run, stream: str) -> list[str]:
+    return [row["email_id" if stream == "email_messages" else "id"] for row in run.rows(stream)]
+
+
+def test_only_what_is_new_is_sent_and_the_api_is_not_asked(
+    tap: Tap, serve: Serve, store: PushedStore
+) -> None:
+    sandbox, catalog = serve(), logs(tap)
+
+    def sync(state: Any) -> Run:
+        run = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
+        assert (run.code, run.requests) == (0, [])
+        assert not run.of("ACTIVATE_VERSION")
+        return run
+
+    for number, event in enumerate(EMAILS.values()):
+        store.track(call(f"m{number}", event.event_text))
+    store.hook({"event": "contact_added"})
+    store.activity(b'{"event": "sms.sent"}\n')
+    first = sync(None)
+    assert {name: len(first.rows(name)) for name in LOGS} == dict.fromkeys(LOGS, 1)
+    second = sync(first.state)
+    assert not second.of("RECORD")
+    assert second.state == first.state
+    store.track(call("new", properties={"email_id": "other"}))
+    store.hook({"event": "contact_updated"})
+    third = sync(second.state)
+    assert ids(third, "email_opened") == ["new"]
+    assert [row["event"] for row in third.rows("contact_events")] == ["contact_updated"]
+    assert ids(third, "email_messages") == ["other"]
+    assert len(third.of("RECORD")) == 3
+
+
+def test_a_message_of_new_events_is_described_by_all_events(
+    tap: Tap, serve: Serve, store: PushedStore
+) -> None:
+    sandbox, catalog = serve(), logs(tap, "email_messages")
+    old = {"email_id": "m", "email_subject": "Hello", "email_name": None}
+    store.track(
+        call("a", timestamp="2020-01-01T00:00:00Z", properties=old),
+        call("b", "Email Bounced", timestamp="2021-01-01T00:00:00Z", properties=old),
+        call("c", properties={**old, "email_id": "another"}),
+    )
+    first = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    assert ids(first, "email_messages") == ["another", "m"]
+    new = {**old, "email_name": "First", "campaign_name": "Other"}
+    store.track(call("d", "Email Clicked", timestamp="2020-06-01T00:00:00Z", properties=new))
+    second = tap.sync(sandbox, catalog=catalog, state=first.state, collector_database=store.path)
+    (row,) = second.rows("email_messages")
+    assert row == {
+        "email_id": "m",
+        "email_name": "First",
+        "email_subject": "Hello",
+        "campaign_id": "campaign_1",
+        "campaign_name": None,  # they disagree
+        "transactional": False,
+        "first_seen_at": "2020-01-01T00:00:00.000Z",
+        "last_seen_at": "2021-01-01T00:00:00.000Z",
+    }
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
+def test_the_contacts_add_what_the_collector_missed(
+    tap: Tap, store: PushedStore, method: str
+) -> None:
+    by_day, at_night = logs(tap), catalog_of(
+        tap, {"contacts": "FULL_TABLE", "email_opened": method, "email_clicked": method}
+    )  # fmt: skip
+    contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "missed": 2000}}
+    store.track(call("m"), CALL)
+    day = read(tap, store, contact, catalog=by_day)
+    assert ids(day, "email_opened") == ["m"]
+    night = read(tap, store, contact, catalog=at_night, state=day.state)
+    again = ["m"] if method == "FULL_TABLE" else []
+    assert ids(night, "email_opened") == [*again, "email_opened:person_1:missed"]
+    assert ids(night, "email_clicked") == (["one"] if again else [])
+    assert night.of("ACTIVATE_VERSION", "contacts")
+    assert not night.of("ACTIVATE_VERSION", "email_opened")
+    store.track(call("later"))
+    next_day = read(tap, store, contact, catalog=by_day, state=night.state)
+    assert [(one["stream"], one["record"]["id"]) for one in next_day.of("RECORD")
+            if one["stream"] != "email_messages"] == [("email_opened", "later")]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
+def test_an_interrupted_night_resumes_after_a_day_of_logs(
+    tap: Tap, serve: Serve, store: PushedStore, method: str
+) -> None:
+    account = Account(contacts=1000, segments=1, odd=False)
+    occurrences = all_occurrences(account)
+    store.webhook([track_call(account.seed, one) for one in occurrences[::2]], at=0)
+    at_night = catalog_of(tap, {"contacts": "FULL_TABLE", "email_opened": method})
+    failing = serve(account, "4-:403")
+    night = tap.sync(failing, catalog=at_night, collector_database=store.path)
+    assert night.code == 2
+    before = len(night.rows("contacts"))
+    assert before
+    store.webhook([track_call(account.seed, one) for one in occurrences[1::2]], at=0)
+    sandbox = serve(account)
+    day = tap.sync(
+        sandbox, catalog=logs(tap, "email_opened"), state=night.state, collector_database=store.path
+    )
+    assert (day.code, day.requests) == (0, [])
+    assert day.rows("email_opened")
+    for name in ("contacts", "email_opened"):
+        assert (
+            day.state["bookmarks"][name]["progress"] == night.state["bookmarks"][name]["progress"]
+        )
+    rest = tap.sync(sandbox, catalog=at_night, state=day.state, collector_database=store.path)
+    assert rest.code == 0
+    assert len(rest.rows("contacts")) == 1000 - before
+    assert rest.of("ACTIVATE_VERSION", "contacts")
+    assert not [line for line in rest.log if "starting over" in line]
+    found = {key for run in (night, day, rest) for key in ids(run, "email_opened")}
+    pushed = {one.message_id for one in occurrences if one.kind == "opened"}
+    assert pushed <= found
+
+
+def test_a_log_beside_a_table(tap: Tap, store: PushedStore) -> None:
+    catalog = catalog_of(
+        tap, {"contacts": "FULL_TABLE", "email_opened": "LOG_BASED", "email_clicked": "FULL_TABLE"}
+    )
+    store.track(call("m"), CALL)
+    contact = {"contact_id": "person_1", "mail_opened": {"x": 0}, "mail_clicked": {"y": 0}}
+    first = read(tap, store, contact, catalog=catalog)
+    assert ids(first, "email_opened") == ["m"]
+    assert ids(first, "email_clicked") == ["one", "email_clicked:person_1:y"]
+    store.track(call("n"), call("click", "Email Clicked"))
+    second = read(tap, store, contact, catalog=catalog, state=first.state)
+    assert ids(second, "email_opened") == ["n"]
+    assert ids(second, "email_clicked") == ["one", "click", "email_clicked:person_1:y"]
+
+
+def test_a_log_needs_a_store(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(), catalog=catalog_of(tap, {"email_opened": "LOG_BASED"}))
+    assert run.code == 2
+    assert run.log[-1] == (
+        "CRITICAL Stream email_opened is LOG_BASED in the catalog, which needs the setting"
+        " collector_database; set it or choose another replication method."
+    )
+    assert not run.requests
+
+
+def test_a_table_without_a_log_is_read_in_full(tap: Tap, serve: Serve, store: PushedStore) -> None:
+    run = tap.sync(serve(), catalog=logs(tap, "lists"), collector_database=store.path)
+    assert run.of("ACTIVATE_VERSION", "lists")
+    assert any("lists: the catalog asks for LOG_BASED, but the stream supports FULL_TABLE; using"
+               " FULL_TABLE." in line for line in run.log)  # fmt: skip
+
+
+def test_start_date_skips_older_events(tap: Tap, store: PushedStore) -> None:
+    catalog = logs(tap, "email_opened", "contact_events")
+    store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
+    store.hook({"event": "contact_added"}, at=0)
+    first = read(tap, store, catalog=catalog, start_date="2020-06-01")
+    assert ids(first, "email_opened") == ["new"]
+    assert first.rows("contact_events")
+    second = read(tap, store, catalog=catalog, state=first.state)
+    assert ids(second, "email_opened") == ["old", "new"]
+    assert not second.rows("contact_events")
+
+
+def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore) -> None:
+    """The rows before any STATE and those of a run resumed from it are, together, all rows."""
+    account = Account(contacts=300, segments=1)
+    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
+    for start in range(0, len(calls), 100):
+        store.webhook(calls[start : start + 100], at=0)
+        store.hook({"n": start})
+    sandbox, catalog = serve(account), logs(tap)
+    whole = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    lines, everything = whole.messages, keys(whole.messages)
+    states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
+    assert len(states) > 6
+    for place in states:
+        state = lines[place]["value"]
+        again = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
+        assert keys(lines[:place]) | keys(again.messages) == everything
+        twice = keys(lines[:place]) & keys(again.messages)
+        assert {stream for stream, _ in twice} <= {"email_messages"}
+
+
+def test_with_digests(tap: Tap, store: PushedStore) -> None:
+    digests = str(tap.folder / "store" / "digests")
+    by_day, at_night = logs(tap), catalog_of(tap, {"contacts": "FULL_TABLE",
+                                                   "email_opened": "FULL_TABLE"})  # fmt: skip
+    contact: Any = {"contact_id": "person_1", "mail_opened": {"x": 1000}}
+    store.track(call("a"))
+    night = read(tap, store, contact, catalog=at_night, digests=digests)
+    store.track(call("b"))
+    day = read(tap, store, contact, catalog=by_day, state=night.state, digests=digests)
+    assert ids(day, "email_opened") == ["b"]
+    assert ids(day, "email_messages") == [f"batchcampaign_{MESSAGE.upper()}"]
+    store.track(call("c"))
+    fewer = logs(tap, "email_opened")
+    choose(fewer, "email_opened", "properties", "link_url", selected=False)
+    less = read(tap, store, contact, catalog=fewer, state=day.state, digests=digests)
+    assert ids(less, "email_opened") == ["c"]
+    store.track(call("d"))
+    contact["mail_opened"] |= {"y": 2000}
+    second = read(tap, store, contact, catalog=at_night, state=less.state, digests=digests)
+    assert ids(second, "email_opened") == ["d", "email_opened:person_1:y"]
+    assert not [line for line in second.log if "sent again" in line]
+    assert len(second.rows("contacts")) == 1, "its map changed"
+
+
+# ---- states of runs with another store, or without one
+
+
+def fill(store: PushedStore, name: str) -> None:
+    """Push an event for each table."""
+    for event in EMAILS.values():
+        store.track(call(f"{name} {event.name}", event.event_text,
+                         properties={"email_id": f"{name} {event.name}"}))  # fmt: skip
+    store.hook({"event": name})
+    store.activity(json.dumps({"event": name}).encode())
+
+
+def pushed(run: Run, name: str) -> set[str]:
+    """The tables to which a run wrote the events of `fill`."""
+    return {one["stream"] for one in run.of("RECORD") if name in json.dumps(one["record"])}
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
+def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
+    tap: Tap, store: PushedStore, method: str
+) -> None:
+    catalog = catalog_of(tap, dict.fromkeys(LOGS, method))
+    fill(store, "store A")
+    before = read(tap, store, catalog=catalog)
+    assert pushed(before, "store A") == {*LOGS}
+    whole = catalog_of(tap, dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
+    refresh = read(tap, store, catalog=whole, collector_database=None)
+    state = merge(before.state, refresh.state)
+    again = read(tap, store, catalog=catalog, state=state)
+    assert pushed(again, "store A") >= {*EMAILS}, "the refresh has deleted these rows"
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
+def test_another_store_in_mid_pass_is_read(
+    tap: Tap, serve: Serve, store: PushedStore, method: str
+) -> None:
+    methods = {"contacts": "FULL_TABLE", **dict.fromkeys(LOGS, method)}
+    catalog, account = catalog_of(tap, methods), Account(contacts=300, segments=1)
+    fill(store, "store A")
+    failing = serve(account, "2-:403")
+    before = tap.sync(failing, catalog=catalog, collector_database=store.path)
+    assert before.code == 2
+    assert pushed(before, "store A") == {*LOGS}
+    other = PushedStore(Path(store.path).with_name("other.db"))
+    fill(other, "store B")
+    after = tap.sync(
+        serve(account), catalog=catalog, state=before.state, collector_database=other.path
+    )
+    assert after.code == 0
+    assert pushed(after, "store B") == {*LOGS}
