@@ -411,6 +411,13 @@ MUTANTS = (
         "test_digests_file.py -k quiet_night",
     ),
     Mutant(
+        "the digests are not on disk before their rows are sent",
+        "digests.py",
+        "{'full' if self._sends else 'normal'}",
+        "normal",
+        "test_power_cut.py -k sent_before",
+    ),
+    Mutant(
         "a digests file is not checked",
         "digests.py",
         "if checksum != (",

@@ -1,0 +1,139 @@
+"""Digests on a disk that loses power, or has no room left."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COMMAND, Serve, Tap
+from tests.digests import Nights, difference
+from tests.living import Living
+
+# Whatever is on disk for certain: each file as it was when it was last synced.
+SYNCED = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static int copied(const char *name, int descriptor) {
+    int (*sync)(int) = (int (*)(int)) dlsym(RTLD_NEXT, name);
+    int result = sync(descriptor);
+    char link[64], path[4096], copy[8192], block[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 0) return result;
+    path[length] = 0;
+    snprintf(copy, sizeof copy, "%s/%s", getenv("SYNCED"), strrchr(path, '/') + 1);
+    int to = open(copy, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    if (to < 0) return result;
+    off_t at = 0;
+    for (ssize_t n; (n = pread(descriptor, block, sizeof block, at)) > 0; at += n)
+        if (write(to, block, n) != n) abort();
+    close(to);
+    return result;
+}
+
+int fsync(int descriptor) { return copied("fsync", descriptor); }
+int fdatasync(int descriptor) { return copied("fdatasync", descriptor); }
+"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The above, to be loaded into a process."""
+    compiler = shutil.which("cc")
+    if compiler is None or not Path("/proc/self/fd").is_dir():
+        pytest.skip("needs a C compiler and Linux")
+    path = tmp_path_factory.mktemp("library") / "synced.so"
+    command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(path), "-ldl"]
+    subprocess.run(command, input=SYNCED.encode(), check=True)
+    return path
+
+
+@pytest.fixture
+def nights(tap: Tap, serve: Serve) -> Nights:
+    account = Living("abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}).account
+    account.change("a", {"Company": "As before"})
+    return Nights(tap, serve, account)
+
+
+@pytest.mark.parametrize("what", ["changed", "created", "deleted"])
+def test_rows_that_were_sent_before_the_power_went_out(
+    nights: Nights, library: Path, what: str
+) -> None:
+    nights.night()
+    if what == "changed":
+        nights.account.change("a", {"Company": "Another"})
+    elif what == "created":
+        nights.account.create({"contact_id": "e", "Company": "New"})
+    else:
+        nights.account.delete("a")
+    sandbox = nights.serve(nights.account, page=1)
+    synced = nights.path.parent / "synced"
+    synced.mkdir()
+    config = {"digests": str(nights.path), "retry_timeout": 0.2}
+    arguments = nights.tap.arguments(
+        sandbox, catalog=None, state=nights.replica.state, config=config
+    )
+    process = subprocess.Popen(
+        [*COMMAND, *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "LD_PRELOAD": str(library), "SYNCED": str(synced)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    stored = 0
+    for line in process.stdout:
+        message = json.loads(line)
+        if message["type"] == "RECORD" and message["stream"] != "membership_changes":
+            nights.replica.store(message)
+            stored += 1
+            process.kill()
+    process.wait()
+    process.stdout.close()
+    assert stored
+    for path in (nights.path, nights.path.with_name("digests-wal")):
+        if (synced / path.name).exists():
+            shutil.copy(synced / path.name, path)
+    if what == "changed":
+        nights.account.change("a", {"Company": "As before"})
+    elif what == "created":
+        nights.account.delete("e")
+    else:
+        nights.account.create({"contact_id": "a", "Company": "As before"})
+    assert nights.night().code == 0
+    assert nights.night().code == 0
+    assert not difference(nights.replica, nights.full_load())
+
+
+def test_a_full_disk_ends_the_run_and_harms_nothing(nights: Nights) -> None:
+    nights.night()
+    for number in range(100):
+        nights.account.create({"contact_id": f"e{number}", "Company": "New"})
+    config = {"digests": str(nights.path), "retry_timeout": 0.2}
+    arguments = nights.tap.arguments(
+        nights.serve(nights.account, page=20), catalog=None, state=nights.replica.state,
+        config=config,
+    )  # fmt: skip
+    size = nights.path.stat().st_size
+    run = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+    )  # fmt: skip
+    assert run.returncode == 1
+    last = run.stderr.decode().splitlines()[-1]
+    assert f"CRITICAL Cannot write the digests file {nights.path}: " in last
+    nights.replica.take([json.loads(line) for line in run.stdout.splitlines()], also=10**6)
+    rest = nights.night()
+    assert rest.code == 0
+    assert not any("everything is sent again" in line for line in rest.log)
+    assert not difference(nights.replica, nights.full_load())
