@@ -28,14 +28,16 @@ ARROWS = {
     "sources": {"api", "rows"},
     "api": {"front"},
     "digests": set(),
-    "collector": set(),
+    "collector": {"api"},
     "sandbox": set(),
 }
 FROM_THE_FRONT = {"config"}  # all that other rooms may take from the front door
+# All that the collector may take from the API's client: how to talk HTTP at all.
+FROM_THE_API = {"api.connection", "api.environment", "api.retry", "api.watchdog"}
 FROM_THE_COLLECTOR = {"collector.store"}  # all that the tap may take from the collector
 LIBRARIES = {
     "requests": {"api", "collector", "sandbox"},
-    "urllib3": {"api"},
+    "urllib3": {"api", "collector"},
     "singer": {"run"},
     "argparse": {"front", "ground", "collector", "sandbox"},
 }
@@ -75,6 +77,8 @@ def test_imports_follow_the_arrows(path: Path) -> None:
                 assert other in ARROWS[room], imported
                 if other == "front":
                     assert module in FROM_THE_FRONT, imported
+                if room == "collector":
+                    assert module in FROM_THE_API, imported
                 if other == "collector":
                     assert module in FROM_THE_COLLECTOR, imported
         else:

@@ -55,7 +55,7 @@ class Connection:
         self._session.proxies.update(environment.proxies)
         self._session.verify = environment.verify
         self._session.headers.update(headers)
-        adapter = _WatchedAdapter(self._watch)
+        adapter = WatchedAdapter(self._watch)
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, adapter)
         self._request = self._session.prepare_request(requests.Request("GET", url))
@@ -89,7 +89,7 @@ class Connection:
                 response.status_code, response.headers, body, datetime.now(timezone.utc)
             )
         except (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError) as e:
-            causes = list(_causes(e))
+            causes = list(causes_of(e))
             reused = self._watch.connects == connects
             if self._watch.timed_out:
                 raise Retryable(f"timed out after {_seconds(timeout)} s") from None
@@ -98,7 +98,7 @@ class Connection:
                     f"{self._peer(url)} redirects to an invalid URL. Check api_url."
                 ) from None
             if response is None and reused and any(isinstance(one, _DROPPED) for one in causes):
-                raise StaleConnection(_describe(causes, self._peer(url), timeout)) from None
+                raise StaleConnection(describe(causes, self._peer(url), timeout)) from None
             raise self._explain(causes, url, timeout) from None
         finally:
             self._watchdog.stop(self._watch)
@@ -134,10 +134,10 @@ class Connection:
             return UserError(f"The {proxy} rejected the user name or password. Check HTTPS_PROXY.")
         if by_socks is not None and not getattr(by_socks, "socket_err", None):
             return Retryable(f"{proxy} responded: {by_socks}")
-        return Retryable(_describe(causes, peer, timeout))
+        return Retryable(describe(causes, peer, timeout))
 
 
-class _WatchedAdapter(HTTPAdapter):
+class WatchedAdapter(HTTPAdapter):
     """The transport adapter for `requests`; it registers its connections with a `Watch`."""
 
     def __init__(self, watch: Watch) -> None:
@@ -177,7 +177,7 @@ def _seconds(timeout: float) -> str:
     return f"{round(timeout, 2):g}"
 
 
-def _causes(problem: BaseException) -> Iterator[BaseException]:
+def causes_of(problem: BaseException) -> Iterator[BaseException]:
     """An exception and the exceptions wrapped in it, innermost last."""
     seen: list[BaseException] = []
     found: object = problem
@@ -189,7 +189,7 @@ def _causes(problem: BaseException) -> Iterator[BaseException]:
         found = next((one for one in inner if isinstance(one, BaseException)), None)
 
 
-def _describe(causes: list[BaseException], peer: str, timeout: float) -> str:
+def describe(causes: list[BaseException], peer: str, timeout: float) -> str:
     """Why a request failed, in a few words; `peer` is the other end."""
     problem = causes[-1]
     if isinstance(problem, (TimeoutError, urllib3.exceptions.TimeoutError)):

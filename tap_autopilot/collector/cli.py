@@ -9,21 +9,19 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.arguments import Parser
+from tap_autopilot.collector import commands
 from tap_autopilot.collector.about import NAME, about
-from tap_autopilot.collector.config import CollectorConfig, Destination
-from tap_autopilot.collector.errands import run_here_or_there
+from tap_autopilot.collector.backup import backup
+from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.hooks import Hooks
-from tap_autopilot.collector.prune import loaded, prune_request, pruning
-from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader, shown
+from tap_autopilot.collector.store import open_reader, shown
 from tap_autopilot.collector.writing import Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
-from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
 
@@ -51,6 +49,12 @@ def _parser() -> Parser:
         metavar="FILE",
         help="for --prune: file with the last STATE that the target printed",
     )
+    add("--backup", metavar="FILE", help="copy a SQLite store, also while it is being written to")
+    add(
+        "--erase", metavar="WHO",
+        help="remove every event of a person, given by email address or contact id",
+    )  # fmt: skip
+    add("--forget-destination", metavar="NAME", help="drop the cursor of a former destination")
     add(
         "--register-hooks", metavar="URL",
         help="register Autopilot's REST hooks; URL is the public URL of the collector",
@@ -110,7 +114,16 @@ def _run(args: argparse.Namespace) -> None:
             print(json.dumps(reader.stats(), indent=2))
     elif args.prune:
         is_given = given.get("destinations") not in (None, "")
-        _prune(config.database, args.state, config.destinations if is_given else None)
+        print(
+            commands.prune(config.database, args.state, config.destinations if is_given else None)
+        )
+    elif args.erase is not None:
+        print(commands.erase(config.database, args.erase))
+    elif args.forget_destination is not None:
+        names = [one.name for one in config.destinations]
+        print(commands.forget(config.database, args.forget_destination, names))
+    elif args.backup is not None:
+        print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
         _print_events("registered", Hooks(config, args.register_hooks).register())
     elif args.unregister_hooks is not None:
@@ -128,53 +141,8 @@ def _print_events(done: str, events: list[str]) -> None:
     print(f"{len(events)} {'hook' if len(events) == 1 else 'hooks'} {done}.")
 
 
-def _prune(database: str, path: str | None, destinations: Sequence[Destination] | None) -> None:
-    """Prune what is loaded and has been forwarded to these destinations; None for all known."""
-    if path is None:
-        raise UserError(
-            "--prune needs --state, a file with the last STATE that the target printed."
-        )
-    state = read_json(path, "state")
-    with open_reader(database) as reader:
-        last_seq = reader.last_seq
-        forwarded = reader.forwarded()
-        found = loaded(state, reader)
-    if destinations is not None:
-        first = {one.name: 0 if one.from_start else last_seq for one in destinations}
-        forwarded = {name: forwarded.get(name, seq) for name, seq in first.items()}
-    newest = min(last_seq, max(one.seq for one in found.values()))
-    for name, seq in forwarded.items():
-        if seq < newest:
-            LOG.warning(
-                "Not pruning what still has to be forwarded to destination %s (lag: %d). If it is"
-                " gone for good, use --forget-destination.",
-                name, last_seq - seq,
-            )  # fmt: skip
-    up_to = min([newest, *forwarded.values()])
-    found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
-    done = run_here_or_there(
-        lambda: open_store(database), database, pruning(found), prune_request(found)
-    )
-    print(f"Pruned {done['pruned']:,} events and freed {done['bytes']:,} bytes.")
-
-
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
-    do(config, open_store(config.database, PATIENCE))
-
-
-def open_store(database: str, patience: float = 0) -> Store:
-    """The store, open for writing, created if missing. Raises UserError.
-
-    A file in use raises InUse after `patience` seconds.
-    """
-    if database.startswith(POSTGRES):
-        try:
-            from tap_autopilot.collector.postgres import PostgresStore
-        except ImportError:
-            raise UserError(NO_DRIVER) from None
-
-        return PostgresStore(database)
-    return SqliteStore(database, patience)
+    do(config, commands.open_store(config.database, PATIENCE))
 
 
 def _serve(config: CollectorConfig, store: Store) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tap_autopilot.collector.store import kind_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import Settings, number, passwords, setting, text, whole_number
 
@@ -18,7 +19,7 @@ MIN_TOKEN = 20
 
 @dataclass(frozen=True)
 class Destination:
-    """Where to forward events. Without `events`, all `track` calls."""
+    """Where to forward events. `events` are the kinds to forward; None stands for all."""
 
     name: str
     url: str
@@ -114,7 +115,9 @@ def _destination(given: Any) -> Destination:
         raise ValueError(f"({name}): {problem}") from None
     if given.get("from", "now") not in ("now", "start"):
         raise ValueError(f'({name}): "from" must be "now" or "start"')
-    chosen = None if events is None else frozenset(events)
+    if events is not None and not events:
+        raise ValueError(f"({name}): events must not be empty; leave it out to forward all")
+    chosen = None if events is None else frozenset(map(kind_of, events))
     return Destination(name, url, key, chosen, given.get("from") == "start")
 
 

@@ -8,37 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import logging
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import requests
-
+from tap_autopilot.api.retry import retry_after
 from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.events import CALLS
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.store import Event, Reader
+from tap_autopilot.collector.store import Event, Reader, kind_of
 from tap_autopilot.collector.writer import Writer
-from tap_autopilot.collector.writing import Cursor, Store, Unavailable
+from tap_autopilot.collector.writing import Cursor, Store
 from tap_autopilot.exceptions import TapError
 
 LOG = logging.getLogger(__name__)
 
 MAX_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
 MAX_BYTES = 475_000
-READ_AT_ONCE = 500
+READ_AT_ONCE = 200
 LOOK_EVERY = 0.5  # seconds, for new events
-TIMEOUT = (10, 30)  # seconds to connect, and to wait for a response
+SYNC_EVERY = 1.0  # seconds, with the store: the cursor, and which collector forwards
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
 MAX_RETRY_AFTER = 3600.0
-REPORT_EVERY = 5.0  # seconds, while a destination is down
 WARN_EVERY = 60.0  # seconds between log lines about the same problem
 # The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
 WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
@@ -54,10 +53,30 @@ class _Retry(Exception):
         self.wait = wait
 
 
-def first_cursor(store: Store, destination: Destination, last_seq: int) -> None:
-    """Give a new destination its initial cursor."""
-    if destination.name not in store.cursors():
-        store.save_cursor(destination.name, Cursor(0 if destination.from_start else last_seq, 0, 0))
+class _NotOurs(Exception):
+    """Another collector forwards to this destination now."""
+
+
+class _Item(NamedTuple):
+    """An event to send."""
+
+    seq: int
+    body: bytes
+
+
+def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
+    """Give new destinations their first cursor, and warn of cursors without a destination."""
+    known = store.cursors()
+    for one in destinations:
+        if one.name not in known:
+            store.save_cursor(one.name, Cursor(0 if one.from_start else store.last_seq, 0, 0))
+    for name in sorted(known.keys() - {one.name for one in destinations}):
+        LOG.warning(
+            "Destination %s is no longer in the settings, but the store still has its cursor, which"
+            " holds up --prune. If it is gone for good, use --forget-destination; if it was"
+            " renamed, the new name begins anew.",
+            name,
+        )
 
 
 def wanted(event: Event, destination: Destination, store_id: str) -> bytes | None:
@@ -78,7 +97,7 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
     name = raw_json.string(found.get("event", b""))
     if kind != "track" and (kind or not name):
         return None
-    if destination.events is not None and name not in destination.events:
+    if destination.events is not None and kind_of(name or "") not in destination.events:
         return None
     added = {}
     if given != "track":
@@ -89,7 +108,10 @@ def wanted(event: Event, destination: Destination, store_id: str) -> bytes | Non
 
 
 class Forwarder:
-    """Forwards events to one destination, forever."""
+    """Forwards events to one destination, forever.
+
+    What was read from the store and not sent yet is kept for the next batch.
+    """
 
     def __init__(
         self, destination: Destination, open_store: Callable[[], Reader], writer: Writer,
@@ -99,141 +121,195 @@ class Forwarder:
         self._open_store = open_store
         self._writer = writer
         self._metrics = metrics
-        self._session = requests.Session()
+        self._client = Client(destination.url)
         self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
-        self._cursor = Cursor(0, 0, 0)
-        self._next_warning = 0.0
+        self._reader: Reader | None = None
+        self._ours = False
+        self._cursor = self._saved = Cursor(0, 0, 0)
+        self._unsent: deque[_Item] = deque()
+        self._read_up_to = 0
+        self._next_sync = 0.0
+        self._wait = FIRST_WAIT
+        self._next_warnings: dict[str, float] = {}
+        self._troubled_since: float | None = None
 
     async def run(self) -> None:
         """Forward events until cancelled."""
-        name = self._destination.name
-        reader: Reader | None = None
-        owner = False
-        while True:
-            try:
-                if reader is None:
-                    reader = await self._in_thread(self._open_store)
-                if not await self._writer.run(lambda store: store.owns(name)):
-                    owner = False
-                    await asyncio.sleep(LOOK_EVERY)
-                    continue
-                if not owner:
-                    saved: Cursor | None = await self._writer.run(
-                        lambda store: store.cursors().get(name)
-                    )
-                    self._cursor = max(saved or self._cursor, self._cursor)
-                    owner = True
-                events = await self._in_thread(reader.read, self._cursor.seq, READ_AT_ONCE)
-                last_seq = await self._report()
-            except TapError as problem:
-                self._warn("trouble with the store: %s", str(problem).removesuffix("."))
-                owner = False  # another collector may have taken over
-                if reader is not None:
-                    reader.close()
-                    reader = None
-                await asyncio.sleep(FIRST_WAIT)
-                continue
-            batch: list[bytes] = []
-            upto, size = self._cursor.seq, 0
-            for event in events:
-                body = wanted(event, self._destination, reader.store_id)
-                if body is not None:
-                    size += len(body) + 1
-                    if batch and (len(batch) == MAX_EVENTS or size > MAX_BYTES):
-                        break
-                    batch.append(body)
-                upto = event.seq
-            refused = await self._deliver(batch) if batch else 0
-            self._cursor = Cursor(
-                upto,
-                self._cursor.sent + len(batch) - refused,
-                self._cursor.refused + refused,
-            )
-            if events:
-                self._metrics.forwarded(name, last_seq - upto, *self._cursor[1:])
-                await self._save()
-            if len(events) < READ_AT_ONCE and upto == last_seq:
-                await asyncio.sleep(LOOK_EVERY)
-
-    async def _report(self) -> int:
-        """Update the metrics; returns the `seq` of the newest event."""
-        last_seq: int = await self._writer.run(lambda store: store.last_seq)
-        lag = last_seq - self._cursor.seq
-        self._metrics.forwarded(self._destination.name, lag, *self._cursor[1:])
-        return last_seq
-
-    async def _save(self) -> None:
-        name, cursor = self._destination.name, self._cursor
         try:
-            await self._writer.run(lambda store: store.save_cursor(name, cursor))
-        except Unavailable:
-            self._warn("cannot save its cursor; after a restart some events will be sent again")
+            while True:
+                try:
+                    await self._go_on()
+                except _NotOurs:
+                    continue
+                except TapError as problem:
+                    self._warn(
+                        "store", "trouble with the store: %s", str(problem).removesuffix(".")
+                    )
+                    self._ours = False  # another collector may have taken over
+                    if self._reader is not None:
+                        self._reader.close()
+                        self._reader = None
+                    await asyncio.sleep(FIRST_WAIT)
+        finally:  # what was sent just now need not be sent again after a restart
+            if self._ours:
+                self._writer.post(self._save)
 
-    async def _deliver(self, batch: Sequence[bytes]) -> int:
-        """Send a batch; if it is refused, split it up. Returns how many events were refused."""
-        wait = FIRST_WAIT
+    async def _go_on(self) -> None:
+        """Send the next batch, or wait for events."""
+        await self._sync()
+        if not self._ours:
+            await asyncio.sleep(SYNC_EVERY)
+            return
+        batch = self._batch()
+        if len(batch) == len(self._unsent):  # there may be room for more
+            is_end = not await self._in_thread(self._read_ahead)
+            batch = self._batch()
+            if not batch:
+                self._advance(self._read_up_to, 0, 0)
+                if is_end:
+                    await self._sync(now=True)
+                    await asyncio.sleep(LOOK_EVERY)
+                return
+        refused = await self._deliver(batch)
+        if len(refused) == len(batch):  # not an event's fault
+            self._warn("all", "refuses every event, such as %s; retrying", _id_of(batch[0]))
+            await self._pause(None)
+            return
+        self._succeeded()
+        if refused:
+            self._tell_refused(refused, len(batch))
+        for _ in batch:
+            self._unsent.popleft()
+        upto = batch[-1].seq if self._unsent else self._read_up_to
+        self._advance(upto, len(batch) - len(refused), len(refused))
+
+    def _batch(self) -> list[_Item]:
+        batch: list[_Item] = []
+        size = 0
+        for item in self._unsent:
+            size += len(item.body) + 1
+            if batch and (len(batch) == MAX_EVENTS or size > MAX_BYTES):
+                break
+            batch.append(item)
+        return batch
+
+    def _read_ahead(self) -> bool:
+        """Read more events from the store; whether there were any."""
+        if self._reader is None:
+            self._reader = self._open_store()
+        events = self._reader.read(self._read_up_to, READ_AT_ONCE)
+        for event in events:
+            body = wanted(event, self._destination, self._reader.store_id)
+            if body is not None:
+                self._unsent.append(_Item(event.seq, body))
+            self._read_up_to = event.seq
+        return bool(events)
+
+    def _advance(self, seq: int, sent: int, refused: int) -> None:
+        self._cursor = Cursor(seq, self._cursor.sent + sent, self._cursor.refused + refused)
+
+    async def _sync(self, *, now: bool = False) -> None:
+        """Save the cursor, learn which collector forwards, and update the metrics."""
+        if time.monotonic() < self._next_sync and not (now and self._cursor != self._saved):
+            return
+        self._next_sync = time.monotonic() + SYNC_EVERY
+        was_ours = self._ours
+        self._ours, saved, last_seq = await self._writer.run(self._save)
+        if self._ours and not was_ours:
+            self._cursor = max(saved, self._cursor)
+            self._read_up_to = self._cursor.seq
+            self._unsent.clear()
+        self._saved = self._cursor if was_ours else saved
+        shown = self._cursor if self._ours else saved
+        lag = max(last_seq - shown.seq, 0)
+        self._metrics.forwarded(self._destination.name, lag, shown.sent, shown.refused)
+        if was_ours and not self._ours:
+            raise _NotOurs
+
+    def _save(self, store: Store) -> tuple[bool, Cursor, int]:
+        """Save the cursor if it is for us to do so; also the saved cursor and the newest `seq`."""
+        name = self._destination.name
+        ours = store.owns(name)
+        if ours and self._ours and self._cursor != self._saved:
+            store.save_cursor(name, self._cursor)
+        return ours, store.cursors().get(name, Cursor(0, 0, 0)), store.last_seq
+
+    async def _deliver(self, batch: Sequence[_Item]) -> list[tuple[_Item, int]]:
+        """Send a batch; if it is refused, split it up. Returns what is refused, with the status."""
         while True:
             try:
                 status = await self._in_thread(self._post, batch)
                 break
             except _Retry as problem:
-                self._warn("%s; retrying", problem)
-                asked = problem.wait
-                await self._pause(asked if asked is not None else wait * random.uniform(0.7, 1))
-                wait = min(wait * 2, MAX_WAIT)
+                self._warn(str(problem), "%s; retrying", problem)
+                await self._pause(problem.wait)
         if status < 300:
-            return 0
+            self._wait = FIRST_WAIT
+            return []
         if len(batch) == 1:
-            self._warn("refused an event with HTTP %d; skipping it", status)
-            return 1
+            return [(batch[0], status)]
         half = len(batch) // 2
-        return await self._deliver(batch[:half]) + await self._deliver(batch[half:])
+        return [*await self._deliver(batch[:half]), *await self._deliver(batch[half:])]
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait, and keep reporting the lag, which grows meanwhile."""
-        end = time.monotonic() + seconds
+    async def _pause(self, asked: float | None) -> None:
+        """Wait for a growing time, or for longer if asked, and keep reporting the lag meanwhile."""
+        own = self._wait * random.uniform(0.7, 1)
+        self._wait = min(self._wait * 2, MAX_WAIT)
+        end = time.monotonic() + max(own, min(asked or 0.0, MAX_RETRY_AFTER))
         while (left := end - time.monotonic()) > 0:
             with contextlib.suppress(TapError):
-                await self._report()
-            await asyncio.sleep(min(left, REPORT_EVERY))
+                await self._sync()
+            await asyncio.sleep(min(left, SYNC_EVERY))
 
-    def _post(self, batch: Sequence[bytes]) -> int:
+    def _post(self, batch: Sequence[_Item]) -> int:
         """The status of a final response. Raises _Retry otherwise."""
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        body = b",".join(item.body for item in batch)
         try:
-            response = self._session.post(
-                f"{self._destination.url}/batch",
-                b'{"batch":[%s],"sentAt":"%s"}' % (b",".join(batch), now.encode()),
+            response = self._client.send(
+                "POST",
+                "/batch",
+                b'{"batch":[%s],"sentAt":"%s"}' % (body, now.encode()),
                 headers={"Content-Type": "application/json"},
                 auth=(self._destination.write_key, ""),
-                timeout=TIMEOUT,
-                allow_redirects=False,
             )
-        except (requests.RequestException, ValueError) as problem:  # ValueError: no such host name
-            raise _Retry(type(problem).__name__) from None
-        status = response.status_code
+        except NoResponse as problem:
+            raise _Retry(str(problem)) from None
+        status = response.status
         if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
             return status
-        raise _Retry(f"HTTP {status}", _retry_after(response.headers.get("Retry-After", "")))
+        raise _Retry(f"HTTP {status}", retry_after(response.headers.get("Retry-After")))
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _warn(self, text: str, *arguments: object) -> None:
-        """Log a problem, at most once a minute."""
-        if time.monotonic() >= self._next_warning:
-            self._next_warning = time.monotonic() + WARN_EVERY
+    def _tell_refused(self, refused: Sequence[tuple[_Item, int]], of: int) -> None:
+        """Log the events that are skipped: always, because they are lost."""
+        item, status = refused[0]
+        LOG.warning(
+            f"Destination {self._destination.name}: skipped %d of %d events, which it refused"
+            " (HTTP %d); the first one's messageId is %s.",
+            len(refused), of, status, _id_of(item),
+        )  # fmt: skip
+
+    def _warn(self, kind: str, text: str, *arguments: object) -> None:
+        """Log a problem; the same kind at most once a minute."""
+        now = time.monotonic()
+        if self._troubled_since is None:
+            self._troubled_since = now
+        if now >= self._next_warnings.get(kind, 0.0):
+            self._next_warnings[kind] = now + WARN_EVERY
             LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
 
+    def _succeeded(self) -> None:
+        self._wait = FIRST_WAIT
+        if self._troubled_since is not None:
+            seconds = time.monotonic() - self._troubled_since
+            self._troubled_since = None
+            self._next_warnings.clear()
+            LOG.info("Destination %s: works again, after %.0f s.", self._destination.name, seconds)
 
-def _retry_after(value: str) -> float | None:
-    """The seconds that a Retry-After header asks for: a number, or an HTTP date."""
-    value = value.strip()
-    try:
-        if value.isascii() and value.isdecimal():
-            seconds = float(value)
-        else:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER)
+
+def _id_of(item: _Item) -> str:
+    """The messageId of an event, for messages."""
+    return (raw_json.string(raw_json.members(item.body).get("messageId", b"")) or "?")[:100]

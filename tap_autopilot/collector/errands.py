@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tap_autopilot.collector.store import POSTGRES
-from tap_autopilot.collector.writing import InUse, Store, Unavailable
+from tap_autopilot.collector.writing import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 
 if TYPE_CHECKING:
@@ -200,17 +200,3 @@ def _owners(path: Path) -> str:
         return f"{path.owner()} and the group {path.group()}"
     except (OSError, KeyError):
         return "others"
-
-
-def run_here_or_there(
-    open_store: Callable[[], Store], database: str, errand: Errand, request: dict[str, Any]
-) -> dict[str, Any]:
-    """Carry out an errand, or have the collector do so that is using the store."""
-    try:
-        store = open_store()
-    except InUse:
-        return ask(database, request)
-    try:
-        return carry_out(errand, store)
-    finally:
-        store.close()

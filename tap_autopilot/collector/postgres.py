@@ -8,7 +8,7 @@ seen number 7 would miss a number 6 committed later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -30,11 +30,13 @@ from tap_autopilot.collector.postgres_sql import (
     PRUNABLE,
     PRUNED_IN_FORMAT_1,
     READ,
+    REMNANTS,
     SAVE_CURSOR,
     SAVE_PRUNED_UP_TO,
     SCHEMA,
     SIZE,
     TAKE_LOCK,
+    WIPE,
 )
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
 from tap_autopilot.collector.store import MAX_BYTES, Event, pruned_by_table, shown, summary
@@ -69,6 +71,8 @@ LET_GO = (
 )
 FOR_WRITING = f"{OPTIONS} -c synchronous_commit=on -c statement_timeout=60000 {LET_GO}"
 FOR_READING = f"{OPTIONS} -c default_transaction_read_only=on"
+WIPE_SLICE = 2000  # pruned events
+
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
@@ -210,6 +214,17 @@ class PostgresStore:
         with self._transaction() as connection:
             _move(connection, kept)
         return Slice(rows[-1][0] if rows else up_to, len(kept), freed)
+
+    def wipe(self, *, begins: bool) -> None:
+        """Nothing: what is deleted vanishes from the disk when PostgreSQL reuses its space."""
+
+    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int | None, int]:
+        """Wipe what remains of some of the pruned events after this `seq`, if chosen."""
+        rows = self._query(REMNANTS, (after, WIPE_SLICE))
+        chosen = [seq for seq, *left in rows if choose(Remnant(*left))]
+        with self._transaction() as connection:
+            connection.execute(WIPE, (chosen,))
+        return (rows[-1][0] if rows else None), len(chosen)
 
     def release(self) -> int:
         """0: PostgreSQL itself reuses the space, once it has vacuumed the table."""

@@ -126,6 +126,10 @@ FROM gone JOIN kinds USING (source, route, name)
 COUNT_PRUNED = """
 UPDATE kinds SET pruned = pruned + %s WHERE source = %s AND route = %s AND name = %s
 """
+REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > %s ORDER BY seq LIMIT %s"
+WIPE = """
+UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ANY(%s)
+"""
 LAST = """
 SELECT greatest(coalesce((SELECT max(seq) FROM events), 0),
     coalesce((SELECT max(seq) FROM pruned), 0))

@@ -18,7 +18,7 @@ from tap_autopilot.exceptions import UserError
 MAX_SEQ = 2**63 - 1
 
 
-def _checked(seq: Any, since: Any = None) -> Loaded:
+def checked(seq: Any, since: Any = None) -> Loaded:
     """A `Loaded` from JSON. Raises ValueError."""
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= MAX_SEQ:
         raise ValueError(f"{seq!r:.60} is no position in a store")
@@ -46,7 +46,7 @@ def loaded(state: Any, reader: Reader) -> dict[str, Loaded]:
                 if store != reader.store_id:
                     raise UserError("This STATE belongs to another store; nothing was pruned.")
                 try:
-                    found = _checked(seq, bookmark.get("collected_from"))
+                    found = checked(seq, bookmark.get("collected_from"))
                 except ValueError as problem:
                     raise UserError(
                         f"The bookmark of {table:.60} is malformed ({problem}); nothing was pruned."
@@ -74,19 +74,6 @@ def _check_event(reader: Reader, seq: int, told: Any) -> None:
             f"This STATE names event {seq} of the store, but {why}: the store was restored from a"
             " backup, or is a copy. Nothing was pruned. Run the tap, then use its new STATE."
         )
-
-
-def prune_request(tables: Mapping[str, Loaded]) -> dict[str, Any]:
-    """What to ask of a collector that is using the store."""
-    return {"prune": tables}
-
-
-def requested(request: Any) -> Errand:
-    """The errand that a command asks for. Raises UserError."""
-    try:
-        return pruning({name: _checked(*found) for name, found in request["prune"].items()})
-    except (AttributeError, TypeError, ValueError) as problem:
-        raise UserError(f"The request to prune is malformed: {problem}.") from None
 
 
 def pruning(tables: Mapping[str, Loaded]) -> Errand:

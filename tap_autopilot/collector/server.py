@@ -16,15 +16,15 @@ from typing import Any
 import uvloop
 
 from tap_autopilot import logs
+from tap_autopilot.collector.commands import errand_of
 from tap_autopilot.collector.config import CollectorConfig
-from tap_autopilot.collector.destinations import Forwarder, first_cursor
+from tap_autopilot.collector.destinations import Forwarder, first_cursors
 from tap_autopilot.collector.endpoints import Endpoints, Secrets
 from tap_autopilot.collector.errands import ErrandServer
 from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
-from tap_autopilot.collector.prune import requested
 from tap_autopilot.collector.store import open_reader, shown
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.collector.writing import Store
@@ -72,8 +72,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         if not end.done():
             end.set_exception(error)
 
-    for destination in config.destinations:
-        first_cursor(store, destination, store.last_seq)
+    first_cursors(store, config.destinations)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
     secrets = Secrets(
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
@@ -85,7 +84,8 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, number, end)
-    errands = ErrandServer(config.database, writer, requested)
+    names = [one.name for one in config.destinations]
+    errands = ErrandServer(config.database, writer, lambda asked: errand_of(asked, names))
     host, port = listener.getsockname()[:2]
     _log_what_is_on(config, store)
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)

@@ -35,6 +35,7 @@ from tap_autopilot.collector.writing import (
 from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 500
+WIPE_SLICE = 2000  # pruned events
 MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
 # Here a key also counts as new once its time has passed, or if its time is so far ahead, by more
 # than another hour, that it must come from a wrong clock.
@@ -73,6 +74,8 @@ SELECT seq, received_at, source, route, name, body FROM events
 WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 """
 ONE = "SELECT received_at, source, route, name, body FROM events WHERE seq = ?"
+REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?"
+WIPE = "UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ?"
 LAST = """
 SELECT max(coalesce((SELECT max(seq) FROM events), 0), coalesce((SELECT max(seq) FROM pruned), 0))
 """
@@ -248,6 +251,20 @@ class SqliteStore:
         self._commit(move)
         self._vacuum()
         return Slice(after, len(kept), pages - self._pages())
+
+    def wipe(self, *, begins: bool) -> None:
+        """Before and after bodies are to vanish from the disk, not only from the tables."""
+        self._query(f"PRAGMA secure_delete = {'ON' if begins else 'OFF'}")
+        if not begins:  # the WAL still has the old pages
+            self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int | None, int]:
+        """Wipe what remains of some of the pruned events after this `seq`, if chosen."""
+        rows = self._query(REMNANTS, after, WIPE_SLICE)
+        chosen = [(seq,) for seq, *left in rows if choose(Remnant(*left))]
+        if chosen:
+            self._commit(lambda _: self._connection.executemany(WIPE, chosen))
+        return (rows[-1][0] if rows else None), len(chosen)
 
     def release(self) -> int:
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""

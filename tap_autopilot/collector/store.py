@@ -114,6 +114,13 @@ def shown(database: str) -> str:
 
 
 @functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
+def kind_of(name: str) -> str:
+    """What all names of the same Segment event have in common, in any case and spelling."""
+    plain = re.sub(r"[\W_]", "", name).lower()
+    return _EMAIL_TABLES.get(plain, plain or name)
+
+
+@functools.lru_cache(maxsize=1000)
 def table_of(source: str, name: str) -> str | None:
     """The table for events of this source and name; None if there is none.
 

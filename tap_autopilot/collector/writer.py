@@ -122,13 +122,17 @@ class Writer:
             self._queue.append(work)
             self._wake.notify()
 
-    async def run(self, task: Callable[[Store], T]) -> T:
-        """Run a task in the store's thread, and return its result."""
+    def post(self, task: Callable[[Store], T]) -> asyncio.Future[T]:
+        """Have a task run in the store's thread; the future is for its result."""
         future: asyncio.Future[T] = self._loop.create_future()
         with self._wake:
             self._tasks.append((task, future))
             self._wake.notify()
-        return await future
+        return future
+
+    async def run(self, task: Callable[[Store], T]) -> T:
+        """Run a task in the store's thread, and return its result."""
+        return await self.post(task)
 
     async def close(self) -> None:
         """Commit what was accepted, and end the thread."""

@@ -92,6 +92,15 @@ class Store(Protocol):
     def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
         """Prune some of the events with after < seq <= up_to that are not pruned yet."""
 
+    def wipe(self, *, begins: bool) -> None:
+        """Before and after bodies are to vanish from the disk, not only from the tables."""
+
+    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int | None, int]:
+        """Wipe what remains of some of the pruned events after this `seq`, if chosen.
+
+        Returns the `seq` of the last one it examined, None at the end, and how many it wiped.
+        """
+
     def release(self) -> int:
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import json
 import subprocess
 import threading
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import destination_list
-from tap_autopilot.collector.destinations import Forwarder, _retry_after
+from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Event
@@ -34,6 +36,9 @@ class Destination:
 
     def __init__(self) -> None:
         self.batches: list[dict[str, Any]] = []
+        # Takes over a response; false if it is to be an ordinary one after all.
+        self.behave: Callable[[BaseHTTPRequestHandler], bool] | None = None
+        self.tries: list[float] = []
         self.answer: Callable[[list[Any]], tuple[int, dict[str, str]]] = lambda _: (200, {})
         self.authorizations: set[str | None] = set()
         self.sizes: list[int] = []
@@ -45,6 +50,10 @@ class Destination:
                 assert self.path == "/v1/batch"
                 outer.authorizations.add(self.headers["Authorization"])
                 found = json.loads(body)
+                if outer.behave is not None:
+                    outer.tries.append(time.monotonic())
+                    if outer.behave(self):
+                        return
                 status, headers = outer.answer(found["batch"])
                 if status == 200:
                     outer.batches.append(found)
@@ -258,17 +267,6 @@ def test_an_interrupted_database_does_not_end_forwarding(
     assert destination.ids == ["1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("5", 5), (" 5 ", 5), ("9" * 400, 3600), ("²", None), ("٣", None), ("", None), ("-1", None),
-        ("soon", None), ("Mon, 01 Jan 2024 00:00:00 GMT", 0), ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
-    ],
-)  # fmt: skip
-def test_any_retry_after_is_understood_or_ignored(value: str, seconds: float | None) -> None:
-    assert _retry_after(value) == seconds
-
-
 def test_an_impossible_host_name_does_not_end_the_collector(start: Start) -> None:
     url = f"https://{'a' * 70}.example.com/v1"
     collector = start(destinations=[{"name": "one", "url": url, "write_key": DESTINATION_KEY}])
@@ -294,6 +292,240 @@ def test_rejected_events_are_isolated_and_skipped(start: Start, destination: Des
     collector.stop()
     assert collector.log.read_text().count("refused") == 1
     assert DESTINATION_KEY not in collector.log.read_text()
+
+
+def endless(response: BaseHTTPRequestHandler) -> bool:
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with contextlib.suppress(OSError):
+        while True:
+            response.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+    return True
+
+
+def dripping(response: BaseHTTPRequestHandler) -> bool:
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    with contextlib.suppress(OSError):
+        while True:
+            response.wfile.write(b"x")
+            time.sleep(0.1)
+    return True
+
+
+def cut_off(response: BaseHTTPRequestHandler) -> bool:
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc")
+    response.close_connection = True
+    return True
+
+
+@pytest.mark.parametrize("behave", [endless, dripping, cut_off])
+def test_the_status_decides_whatever_the_body_does(
+    start: Start, destination: Destination, behave: Any
+) -> None:
+    destination.behave = behave
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    deadline = time.monotonic() + 30
+    while collector.metric('destination_sent_events{destination="one"}') < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(destination.tries) == 1
+
+
+def silent(response: BaseHTTPRequestHandler) -> bool:
+    """Headers that never end."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    with contextlib.suppress(OSError):
+        for number in range(200):
+            response.wfile.write(b"X-%d: x\r\n" % number)
+            time.sleep(0.1)
+    return True
+
+
+def test_an_exchange_ends_at_its_deadline(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_autopilot.collector.client.DEADLINE", 0.5)
+    destination.behave = silent
+    client = Client(destination.setting()["url"])
+    began = time.monotonic()
+    with pytest.raises(NoResponse, match=r"timed out after 0\.5 s"):
+        client.send("POST", "/batch", b'{"batch":[]}')
+    assert time.monotonic() - began < 10
+    destination.behave = None
+    assert client.send("POST", "/batch", b'{"batch":[]}').status == 200
+
+
+@pytest.mark.parametrize("asked", ["0", "Mon, 01 Jan 2024 00:00:00 GMT", "-5", "soon", None])
+def test_a_destination_that_asks_for_no_wait_is_not_hammered(
+    start: Start, destination: Destination, asked: str | None
+) -> None:
+    tries: list[float] = []
+
+    def busy(_: list[Any]) -> tuple[int, dict[str, str]]:
+        tries.append(time.monotonic())
+        return 503, {} if asked is None else {"Retry-After": asked}
+
+    destination.answer = busy
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    time.sleep(3)
+    assert 1 <= len(tries) <= 4
+    assert all(later - earlier > 0.6 for earlier, later in itertools.pairwise(tries))
+
+
+@pytest.mark.parametrize("status", [301, 401, 403, 404, 405, 407, 408, 425, 429, 500, 502, 503])
+def test_what_a_mended_setting_or_time_cures_skips_nothing(
+    start: Start, destination: Destination, status: int
+) -> None:
+    statuses = [status]
+    destination.answer = lambda _: (statuses.pop(), {}) if statuses else (200, {})
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", "b")
+    destination.wait_for(2)
+    assert destination.ids == ["a", "b"]
+    collector.stop()
+    log = collector.log.read_text()
+    assert f"Destination one: HTTP {status}; retrying" in log
+    assert "Destination one: works again" in log
+    assert stats(collector) == {"lag": 0, "sent": 2, "refused": 0}
+
+
+@pytest.mark.parametrize("status", [400, 402, 406, 409, 410, 413, 415, 422, 451])
+def test_a_destination_that_refuses_every_event_loses_none(
+    start: Start, destination: Destination, status: int
+) -> None:
+    refusing = [True]
+    destination.answer = lambda _: (status, {}) if refusing else (200, {})
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", "b", "c")
+    deadline = time.monotonic() + 20
+    while "refuses every event, such as a" not in collector.log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    refusing.clear()
+    send(collector, "d")
+    destination.wait_for(4)
+    assert destination.ids == ["a", "b", "c", "d"]
+
+
+def test_each_kind_of_trouble_is_told_and_so_are_all_events_given_up(
+    start: Start, destination: Destination
+) -> None:
+    statuses = [503, 429]
+    bad = {"n1", "n2", "m1"}
+
+    def answer(batch: list[Any]) -> tuple[int, dict[str, str]]:
+        if statuses:
+            return statuses.pop(), {}
+        return (400 if bad & {one["messageId"] for one in batch} else 200), {}
+
+    destination.answer = answer
+    collector = start(destinations=[destination.setting()])
+    send(collector, "n0", "n1", "n2")
+    destination.wait_for(1)
+    send(collector, "m0", "m1")
+    destination.wait_for(2)
+    time.sleep(1.5)
+    log = collector.log.read_text()
+    assert "HTTP 503; retrying" in log
+    assert "HTTP 429; retrying" in log
+    assert (
+        "skipped 2 of 3 events, which it refused (HTTP 400); the first one's messageId is n1" in log
+    )
+    assert "skipped 1 of 2 events" in log
+    assert stats(collector)["refused"] == 3
+
+
+def test_names_of_events_count_in_any_spelling(start: Start, destination: Destination) -> None:
+    chosen = ["email_OPENED", "Email Clicked", "order-completed"]
+    collector = start(destinations=[destination.setting(events=chosen)])
+    names = ["Email Opened", "emailOpened", "Email Link Clicked", "Order Completed", "Other"]
+    for name in names:
+        send(collector, name, event=name)
+    destination.wait_for(4)
+    assert destination.ids == names[:4]
+
+
+def test_large_events_are_read_once(destination: Destination, tmp_path: Path) -> None:
+    """What does not fit into a batch is kept for the next one."""
+    database = str(tmp_path / "events.db")
+    read: list[int] = []
+
+    class CountingReader(SqliteReader):
+        def read(self, after: int, limit: int) -> list[Event]:
+            found = super().read(after, limit)
+            read.extend(event.seq for event in found)
+            return found
+
+    asyncio.run(asyncio.wait_for(forwarding(database, CountingReader, destination, 600), 60))
+    assert destination.ids == [str(number) for number in range(600)]
+    assert sorted(read) == list(range(1, 601))
+
+
+async def forwarding(database: str, reader: Any, destination: Destination, count: int) -> None:
+    store = SqliteStore(database)
+    text = b"x" * 30_000
+    for number in range(count):
+        body = b'{"messageId":"%d","x":"%s"}' % (number, text)
+        store.append([Received(0, "segment", "track", "E", body, None, True)])
+    store.save_cursor("one", Cursor(0, 0, 0))
+    metrics = Metrics()
+    writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
+    (to,) = destination_list([destination.setting()])
+    job = asyncio.create_task(Forwarder(to, lambda: reader(database), writer, metrics).run())
+    while len(destination.ids) < count and not job.done():
+        await asyncio.sleep(0.05)
+    job.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await job
+    await writer.close()
+    assert store.cursors()["one"].seq >= count - 100  # saved at least once a second, and at the end
+    store.close()
+
+
+def test_a_proxy_never_sees_what_goes_to_this_machine(
+    start: Start, destination: Destination, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    collector = start(destinations=[destination.setting()])
+    monkeypatch.undo()
+    send(collector, "a")
+    destination.wait_for(1)
+    basic = base64.b64encode(f"{DESTINATION_KEY}:".encode()).decode()
+    assert destination.authorizations == {f"Basic {basic}"}
+
+
+def test_an_unusable_proxy_is_reported_at_the_start(tmp_path: Path) -> None:
+    to = {"name": "one", "url": "https://example.com/v1", "write_key": DESTINATION_KEY}
+    done = Collector(tmp_path, destinations=[to]).run(HTTPS_PROXY="http://:x@")
+    assert done.returncode == 2
+    assert "HTTPS_PROXY" in done.stderr
+
+
+def test_a_destination_that_left_the_settings_is_told_and_can_be_forgotten(
+    start: Start, destination: Destination
+) -> None:
+    collector = start(destinations=[destination.setting("old"), destination.setting("one")])
+    done = collector.run("--forget-destination", "old")
+    assert done.returncode == 2
+    assert "still in the settings" in done.stderr
+    collector.stop()
+    collector.settings["destinations"] = [destination.setting("one")]
+    collector.start()
+    assert "Destination old is no longer in the settings" in collector.log.read_text()
+    done = collector.run("--forget-destination", "other")
+    assert done.returncode == 2
+    assert "no destination other" in done.stderr
+    assert "old, one" in done.stderr
+    done = collector.run("--forget-destination", "old")
+    assert done.stdout == "Forgot destination old.\n", done.stderr
+    assert stats(collector).keys() == {"lag", "sent", "refused"}
+    assert "old" not in json.loads(collector.run("--stats").stdout)["destinations"]
 
 
 def test_a_wrong_key_skips_nothing(start: Start, destination: Destination) -> None:
@@ -363,10 +595,11 @@ def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory
         ({"name": "x", "url": "https://x/v1", "write_key": "k", "color": 1}, "color"),
         ({"name": "x", "url": "https://x/v1", "write_key": "k", "from": "then"}, "from"),
         ({"name": "x", "url": "https://x/v1", "write_key": "kéy"}, "ASCII"),
+        ({"name": "x", "url": "https://x/v1", "write_key": "k", "events": []}, "events"),
         ([1], "objects"),
         ("{", "JSON"),
     ],
-    ids=range(7),
+    ids=range(8),
 )
 def test_invalid_destinations(tmp_path: Any, setting: Any, said: str) -> None:
     given = [setting] if isinstance(setting, dict) else setting

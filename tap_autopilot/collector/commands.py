@@ -1,0 +1,120 @@
+"""The commands that change a store: --prune, --erase, --forget-destination. They say what they did.
+
+If a collector is using the store, it does the work, see `errands`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from tap_autopilot.collector.config import Destination
+from tap_autopilot.collector.erase import erasing
+from tap_autopilot.collector.errands import Errand, ask, carry_out
+from tap_autopilot.collector.prune import checked, loaded, pruning
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader
+from tap_autopilot.collector.writing import InUse, Store
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.settings import read_json
+
+LOG = logging.getLogger(__name__)
+
+
+def open_store(database: str, patience: float = 0) -> Store:
+    """The store, open for writing, created if missing. Raises UserError.
+
+    A file in use raises InUse after `patience` seconds.
+    """
+    if database.startswith(POSTGRES):
+        try:
+            from tap_autopilot.collector.postgres import PostgresStore
+        except ImportError:
+            raise UserError(NO_DRIVER) from None
+
+        return PostgresStore(database)
+    return SqliteStore(database, patience)
+
+
+def errand_of(request: Any, destinations: Collection[str]) -> Errand:
+    """The errand that a command asks of a collector. Raises UserError."""
+    try:
+        match request:
+            case {"prune": dict(tables)}:
+                return pruning({name: checked(*found) for name, found in tables.items()})
+            case {"erase": str(who)} if who.strip():
+                return erasing(who)
+            case {"forget": str(name)}:
+                return forgetting(name, destinations)
+    except (TypeError, ValueError) as problem:
+        raise UserError(f"The request to prune is malformed: {problem}.") from None
+    raise UserError("The collector does not know this request; it may be of an older version.")
+
+
+def forgetting(name: str, destinations: Collection[str]) -> Errand:
+    """Forget a destination that is not among those in the settings."""
+    if name in destinations:
+        raise UserError(f"Destination {name} is still in the settings; remove it there first.")
+    known = yield lambda store: store.cursors()
+    if name not in known:
+        listed = ", ".join(sorted(known)) or "none"
+        raise UserError(f"The store knows no destination {name}; it knows {listed}.")
+    yield lambda store: store.forget_cursor(name)
+    return {}
+
+
+def prune(database: str, path: str | None, destinations: Sequence[Destination] | None) -> str:
+    """Prune what is loaded and has been forwarded to these destinations; None for all known."""
+    if path is None:
+        raise UserError(
+            "--prune needs --state, a file with the last STATE that the target printed."
+        )
+    state = read_json(path, "state")
+    with open_reader(database) as reader:
+        last_seq = reader.last_seq
+        forwarded = reader.forwarded()
+        found = loaded(state, reader)
+    if destinations is not None:
+        first = {one.name: 0 if one.from_start else last_seq for one in destinations}
+        forwarded = {name: forwarded.get(name, seq) for name, seq in first.items()}
+    newest = min(last_seq, max(one.seq for one in found.values()))
+    for name, seq in forwarded.items():
+        if seq < newest:
+            LOG.warning(
+                "Not pruning what still has to be forwarded to destination %s (lag: %d). If it is"
+                " gone for good, use --forget-destination.",
+                name, last_seq - seq,
+            )  # fmt: skip
+    up_to = min([newest, *forwarded.values()])
+    found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
+    done = _carried_out(database, pruning(found), {"prune": found})
+    return f"Pruned {done['pruned']:,} events and freed {done['bytes']:,} bytes."
+
+
+def erase(database: str, who: str) -> str:
+    """Erase every event of an email address or contact id."""
+    if not who.strip():
+        raise UserError("--erase needs an email address or a contact id.")
+    open_reader(database).close()  # an existing store
+    done = _carried_out(database, erasing(who), {"erase": who})
+    also = f" (and of {done['others']} other ids of this person)" if done["others"] else ""
+    return f"Erased {done['erased']:,} events of {who.strip()}{also}."
+
+
+def forget(database: str, name: str, destinations: Collection[str]) -> str:
+    """Forget a destination."""
+    open_reader(database).close()
+    _carried_out(database, forgetting(name, destinations), {"forget": name})
+    return f"Forgot destination {name}."
+
+
+def _carried_out(database: str, errand: Errand, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        store = open_store(database)
+    except InUse:
+        return ask(database, request)
+    try:
+        return carry_out(errand, store)
+    finally:
+        store.close()

@@ -1,0 +1,233 @@
+"""--erase, --backup and --check, with and without a collector that is using the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import open_reader
+from tests.collector.conftest import ROOT, TOKEN, Collector, Start
+
+ADA, CONTACT = "Ada@example.com", "person_ADA"
+
+
+def call(name: str, **more: Any) -> dict[str, Any]:
+    return {"type": "track", "event": "Email Opened", "messageId": name, **more}
+
+
+def about_ada() -> list[dict[str, Any]]:
+    return [
+        call("1", context={"traits": {"email": ADA, "contact_id": CONTACT}}),
+        call("2", anonymousId=ADA.lower()),
+        call("3", userId=ADA.upper()),
+        call("4", properties={"ContactId": CONTACT}),
+        call("5", traits={"email": f" {ADA} "}),
+    ]
+
+
+def about_others() -> list[dict[str, Any]]:
+    return [
+        call("6", context={"traits": {"email": "bob@example.com", "contact_id": "person_BOB"}}),
+        call("7", properties={"owner": ADA}),
+        call("8", anonymousId="not-" + ADA),
+        call("9"),
+    ]
+
+
+@pytest.mark.parametrize("who", [ADA, CONTACT])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_person_is_erased_from_the_disk(start: Start, running: bool, who: str) -> None:
+    collector = start()
+    collector.post("/v1/batch", {"batch": [*about_ada(), *about_others()]})
+    collector.post(f"/hooks/{TOKEN}", {"event": "contact_added", "contact": {"Email": ADA}})
+    escaped = json.dumps({"email": ADA}).replace("@", "\\u0040").encode()
+    collector.post(f"/activity/{TOKEN}", escaped + b"\nsent to ada@example.com, not JSON")
+    if not running:
+        collector.stop()
+    with open_reader(collector.database) as reader:
+        marks = [reader.fingerprint(seq) for seq in range(1, 13)]
+    done = collector.run("--erase", who)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"Erased 8 events of {who} (and of 1 other ids of this person).\n"
+    left = [event for event in collector.events() if event.body != b"{}"]
+    assert [json.loads(event.body)["messageId"] for event in left] == ["6", "7", "8", "9"]
+    with open_reader(collector.database) as reader:
+        assert [reader.fingerprint(seq) for seq in range(1, 13)] == marks
+    assert collector.run("--erase", who).stdout.startswith("Erased 0 events of ")
+    if running:
+        assert collector.post("/v1/track", about_ada()[0]).status_code == 200  # still a repeat
+        assert len(collector.events()) == 12
+    collector.stop()
+    for path in collector.folder.glob("events.db*"):
+        if path.is_file():
+            assert CONTACT.encode() not in path.read_bytes()
+            assert b'"email": "Ada' not in path.read_bytes()
+
+
+def test_what_remains_of_pruned_events_is_erased_too(tmp_path: Path) -> None:
+    collector = Collector(tmp_path).start(fork=True)
+    collector.post("/v1/batch", {"batch": [*about_ada(), *about_others()]})
+    with open_reader(collector.database) as reader:
+        bookmark = {"collected": [reader.store_id, 9]}
+    path = tmp_path / "state.json"
+    path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
+    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 9 events")
+    assert collector.run("--erase", CONTACT).stdout.startswith("Erased 2 events")
+    assert collector.run("--erase", ADA).stdout.startswith("Erased 3 events")
+    collector.stop()
+    assert CONTACT.encode() not in Path(collector.database).read_bytes()
+    assert b"person_BOB" in Path(collector.database).read_bytes()
+
+
+def test_erasing_one_of_many_people_in_an_event_erases_no_other(tmp_path: Path) -> None:
+    collector = Collector(tmp_path).start(fork=True)
+    both = {"records": [{"contact_id": CONTACT, "Email": ADA}, {"contact_id": "person_BOB"}]}
+    collector.post(f"/hooks/{TOKEN}", both)
+    collector.post("/v1/batch", {"batch": about_others()})
+    assert collector.run("--erase", ADA).stdout == f"Erased 1 events of {ADA}.\n"
+    collector.stop()
+
+
+def test_erase_needs_someone_and_a_store(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    assert collector.run("--erase", " ").returncode == 2
+    done = collector.run("--erase", ADA)
+    assert done.returncode == 2
+    assert "There is no store" in done.stderr
+    assert not Path(collector.database).exists()
+
+
+def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: Path) -> None:
+    collector = start()
+    over = threading.Event()
+
+    def send() -> None:
+        number = 0
+        while not over.is_set():
+            number += 1
+            assert collector.post("/v1/track", call(str(number))).status_code == 200
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    while len(collector.events()) < 20:
+        time.sleep(0.05)
+    before = len(collector.events())
+    copy = tmp_path / "copy.db"
+    done = collector.run("--backup", str(copy))
+    over.set()
+    sender.join()
+    assert done.returncode == 0, done.stderr
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    copied = Collector(tmp_path, database=str(copy)).events()
+    assert len(copied) >= before
+    assert copied == collector.events()[: len(copied)]
+    restored = SqliteStore(str(copy))  # it goes on as a store
+    with open_reader(collector.database) as reader:
+        assert restored.store_id == reader.store_id
+    assert restored.last_seq == len(copied)
+    restored.close()
+
+
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "folder"])
+def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> None:
+    collector = start()
+    other, target = tmp_path / "other", tmp_path / "copy.db"
+    if kind == "file":
+        target.write_text("mine")
+    elif kind == "folder":
+        target.mkdir()
+    else:
+        target.symlink_to(other)
+        if kind == "link":
+            other.write_text("mine")
+    done = collector.run("--backup", str(target))
+    assert done.returncode == 2
+    assert "exists already" in done.stderr
+    assert not other.exists() or other.read_text() == "mine"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
+
+
+def test_a_backup_that_cannot_be_written_leaves_nothing(start: Start, tmp_path: Path) -> None:
+    collector = start()
+    done = collector.run("--backup", str(tmp_path / "nowhere" / "copy.db"))
+    assert done.returncode == 2
+    assert "Cannot write the backup" in done.stderr
+
+
+def test_statistics_of_no_store_create_nothing(tmp_path: Path) -> None:
+    for command in ("--stats", "--prune", "--backup"):
+        collector = Collector(tmp_path / "x", database=str(tmp_path / "none.db"))
+        collector.folder.mkdir(exist_ok=True)
+        more = {"--prune": ["--state", os.devnull], "--backup": [str(tmp_path / "copy")]}
+        done = collector.run(command, *more.get(command, []))
+        assert done.returncode == 2
+        assert "There is no store" in done.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    checking = SqliteStore(collector.database)
+    threading.Timer(0.5, checking.close).start()
+    collector.start()
+    assert collector.post("/v1/track", call("1")).status_code == 200
+    collector.stop()
+    assert collector.run("--check").returncode == 0
+
+
+def test_a_store_is_not_created_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "events.db").symlink_to(tmp_path / "elsewhere")
+    done = Collector(tmp_path).run("--check")
+    assert done.returncode == 2
+    assert not (tmp_path / "elsewhere").exists()
+
+
+AS_ANOTHER = """
+import os, sys
+from tap_autopilot.collector.errands import ask
+from tap_autopilot.exceptions import UserError
+import pwd, grp
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(65534)
+try:
+    print(ask(sys.argv[1], {"erase": "nobody"}))
+except UserError as problem:
+    print(problem)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become other users")
+def test_members_of_the_stores_group_may_ask_the_collector_and_others_are_told_whom() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        collector = Collector(folder).start(fork=True)
+        try:
+            path = Path(f"{collector.database}.sock")
+            assert stat.S_IMODE(path.stat().st_mode) == 0o660
+            os.chown(path, 0, 1234)
+            for group, said in (("1234", "{'erased': 0, 'others': 0}"), ("99", "Cannot ask")):
+                done = subprocess.run(
+                    [sys.executable, "-c", AS_ANOTHER, collector.database, group],
+                    cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+                )  # fmt: skip
+                assert said in done.stdout, done.stderr
+        finally:
+            collector.stop()
+    assert not path.exists()
