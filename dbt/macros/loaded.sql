@@ -81,19 +81,26 @@
         {% endif %}
     {% endfor %}
 
+    {#- A target may mark rows itself, and the tap's marks may have another name. -#}
+    {% set marks = ['_sdc_deleted_at', var('autopilot_deleted_at_column', '_sdc_deleted_at') | lower] | unique | list %}
+    {% set unmarked = [] %}
+    {% for mark in marks if mark in found %}
+        {% do unmarked.append(adapter.quote(found[mark].name) ~ ' is null') %}
+    {% endfor %}
+
     {% set more = [] %}
     {% for column in found.values() %}
         {#- Columns that begin with an underscore are the target's own. -#}
-        {% if column.name | lower not in declared and not column.name.startswith('_') %}
+        {% if column.name | lower not in declared and not column.name.startswith('_')
+            and column.name | lower not in marks %}
             {% do more.append(adapter.quote(column.name)) %}
         {% endif %}
     {% endfor %}
 
     {% if relation is none %}
         {% set present = '(select 1 as nothing limit 0) as ' ~ name %}
-    {% elif '_sdc_deleted_at' in found %}
-        {% set mark = adapter.quote(found['_sdc_deleted_at'].name) %}
-        {% set present = '(select * from ' ~ relation ~ ' where ' ~ mark ~ ' is null) as ' ~ name %}
+    {% elif unmarked %}
+        {% set present = '(select * from ' ~ relation ~ ' where ' ~ unmarked | join(' and ') ~ ') as ' ~ name %}
     {% else %}
         {% set present = relation ~ ' as ' ~ name %}
     {% endif %}

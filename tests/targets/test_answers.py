@@ -78,11 +78,11 @@ class Project:
         assert done.returncode == 0, done.stdout[-5000:]
         return done.stdout
 
-    def build(self, schema: str) -> str:
+    def build(self, schema: str, **variables: str) -> str:
         """Build and test all models from a schema."""
         self.dbt("deps")
-        variables = json.dumps({"autopilot_schema": schema})
-        said = self.dbt("build", "--select", "autopilot", "--vars", variables)
+        given = json.dumps({"autopilot_schema": schema, **variables})
+        said = self.dbt("build", "--select", "autopilot", "--vars", given)
         done = re.search(r"PASS=(\d+) WARN=0 ERROR=0 SKIP=0", said)
         assert done, said
         assert int(done[1]) > len(MODELS) + 30, "the package's tests run too"
@@ -240,21 +240,27 @@ def columns() -> dict[str, list[str]]:
     return {model["name"]: [one["name"] for one in model["columns"]] for model in MODELS}
 
 
-def test_postgres(tap: Tap, serve: Serve, postgres: Postgres, tmp_path_factory: Any) -> None:
+def test_postgres_with_marks_of_another_name(
+    tap: Tap, serve: Serve, postgres: Postgres, tmp_path_factory: Any
+) -> None:
     living, state = Living(tap.folder), None
     into = postgres.pipeline("tap_autopilot")
 
     def run() -> None:
         nonlocal state
         state = into.run(serve(living.account), state=state, collector_database=living.store.path,
-                         digests=str(tap.folder / "digests"))  # fmt: skip
+                         digests=str(tap.folder / "digests"),
+                         deleted_at_column="gone_at")  # fmt: skip
 
     two_nights(living, run)
-    marked = postgres.query(
-        "select 1 from tap_autopilot.contacts where _sdc_deleted_at is not null"
-    )
+    marked = postgres.query("select 1 from tap_autopilot.contacts where gone_at is not null")
     assert len(marked) > 10
-    found = build_in_postgres(postgres, tmp_path_factory.mktemp("dbt"), "tap_autopilot")
+    found = build_in_postgres(
+        postgres,
+        tmp_path_factory.mktemp("dbt"),
+        "tap_autopilot",
+        autopilot_deleted_at_column="gone_at",
+    )
     answers = Answers(living.nights, living.calls.values())
     check_events(found.pop("stg_autopilot__email_events"), answers)
     check(found, living, answers.tables())
@@ -282,14 +288,14 @@ def test_postgres_without_collector_and_digests(
     check(found, living, wanted)
 
 
-def build_in_postgres(postgres: Postgres, folder: Path, schema: str) -> Rows:
+def build_in_postgres(postgres: Postgres, folder: Path, schema: str, **variables: str) -> Rows:
     url = urllib.parse.urlsplit(postgres.uri)
     project = Project(folder, {
         "type": "postgres", "schema": "answers", "dbname": url.path[1:], "user": url.username,
         "password": "any", "port": url.port or 5432,
         "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
     })  # fmt: skip
-    project.build(schema)
+    project.build(schema, **variables)
     found = {model: postgres.query(f"select * from answers.{model}") for model in columns()}
     for model, rows in found.items():
         assert not rows or list(rows[0]) == columns()[model]
