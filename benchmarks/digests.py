@@ -2,8 +2,7 @@
 
     python -m benchmarks.digests [--contacts 20000] [--rounds 5]
 
-Each night is a pair of runs over all tables of one account. On the first night everything is new;
-the second also sorts what the first left behind.
+Each night is a pair of runs over all tables of one account. On the first night everything is new.
 """
 
 from __future__ import annotations
