@@ -20,7 +20,6 @@ import contextlib
 import os
 import secrets
 import sqlite3
-import stat
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,6 +41,7 @@ TABLES = {
         primary key ("table", key)) without rowid""",
     "steps": "(number integer primary key, content text, checksum integer)",
 }
+DIGEST, SENT, NEW = range(3)  # of a row as it is read
 NEVER = -1  # instead of the step `new`: the target may not even have the row
 FEW = 16  # rows looked up by key
 MANY = 1000  # rows or ranges in memory at a time
@@ -184,26 +184,24 @@ class Digests:
         rows = self._sum_of_rows(len(content.tables))
         if checksum != (rows + self._sum_of_others()) % LIMIT:
             raise ValueError
-        match given:
-            case [number, str(token)] if number.__class__ is int:
-                pass
-            case None:
-                return "the state does not record what the target has"
-            case _:
-                return "the state's digests are not valid"
+        if given is None:
+            return "the state does not record what the target has"
         if content.account != self._mark(content.salt):
             return f"{self._path} belongs to another account or API key"
-        step = self._one("select content from steps where number = ?", number)
-        if step is None or _token(number, step[0]) != token:
+        for number, text in self._db.execute("select number, content from steps order by 1 desc"):
+            if given == [number, _token(number, text)]:
+                break
+        else:
             return f"{self._path} is not the file that the state refers to"
-        known = _decode(step[0], type=_Content).tables
+        known = _decode(text, type=_Content).tables
         known += [Table(table.name) for table in content.tables[len(known) :]]
         self._number, self._content.salt, self._content.tables = number, content.salt, known
-        self._go_back(number, rows)
+        self._go_back(rows)
         return None
 
-    def _go_back(self, number: int, rows: int) -> None:
-        """Return to a step that the target has confirmed; `rows` is the checksum of the rows."""
+    def _go_back(self, rows: int) -> None:
+        """Return to the step that the target has confirmed; `rows` is the checksum of the rows."""
+        number = self._number
         with self._step():
             if self._one("select max(number) from steps") != (number,):
                 for statement in GO_BACK:
@@ -298,7 +296,8 @@ class Digests:
         if page.differ:
             self._send(page)
         self._changed = True
-        return sorted((places[key], _is_new(row)) for key, row in page.differ.items())
+        differ = page.differ.items()
+        return sorted((places[key], row is None or row[NEW] == NEVER) for key, row in differ)
 
     def _compare(self, page: _Page, keys: list[str]) -> None:
         """Compare sorted rows with those in the file from the first to the last of them."""
@@ -315,7 +314,7 @@ class Digests:
             self._compare(page, keys[half:])
         else:
             known: dict[str, list[int]] = _decode(self._one(LOOK_UP, page.table, _encode(keys))[0])
-            same = [key for key in keys if key in known and known[key][0] == page.digests[key]]
+            same = [key for key in keys if key in known and known[key][DIGEST] == page.digests[key]]
             page.differ.update({key: known.get(key) for key in keys if key not in same})
             alone = count > len(known)  # there are rows between them that the page does not have
             page.seen += [(key, key) for key in same] if alone else [(low, high)] if same else []
@@ -324,12 +323,12 @@ class Digests:
         """Note rows as sent. Those that the pass had seen before remain so if it goes back."""
         step, resumable = self._number + 1, self._resumable[page.table]
         for key, row in page.differ.items():
-            new = step if row is None or _is_new(row) else row[2]
+            new = step if row is None or row[NEW] == NEVER else row[NEW]
             self._checksum += _weight(page.table, key, page.digests[key], step, new)
             if row is not None:
                 self._checksum -= _weight(page.table, key, *row)
-                if row[1] > resumable:
-                    self._see(page.table, key, key, row[1])
+                if row[SENT] > resumable:
+                    self._see(page.table, key, key, row[SENT])
         sent = {key: page.digests[key] for key in page.differ}
         self._waiting.append((SEND, (page.table, step, _encode(sent))))
         self._sends = True
@@ -459,11 +458,6 @@ def _mixed(*values: Any) -> int:
     return int.from_bytes(blake2b(msgspec.json.encode(values), digest_size=8).digest(), "big")
 
 
-def _is_new(row: list[int] | None) -> bool:
-    """Whether a row is new to the target, given what the file knows about it."""
-    return row is None or row[2] == NEVER
-
-
 def _token(number: int, content: str) -> str:
     return blake2b(f"{number} {content}".encode(), digest_size=8).hexdigest()
 
@@ -471,14 +465,11 @@ def _token(number: int, content: str) -> str:
 def _open(path: Path) -> sqlite3.Connection:
     """Open or create a file, and lock it. The connection is closed if the file is damaged."""
     try:
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"The digests file {path} is not a regular file.")
-        if not os.access(path, os.R_OK | os.W_OK):
-            raise UserError(f"Cannot open the digests file {path}: Permission denied.")
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as problem:
         raise UserError(f"Cannot open the digests file {path}: {problem.strerror}.") from None
+    if not path.is_file():
+        raise UserError(f"The digests file {path} is not a regular file.")
     db = sqlite3.connect(path, timeout=0, isolation_level=None)
     try:
         db.execute("pragma locking_mode = exclusive")

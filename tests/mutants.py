@@ -392,8 +392,8 @@ MUTANTS = (
     Mutant(
         "a row sent twice in a pass is unseen after going back",
         "digests.py",
-        "if row[1] > resumable:",
-        "if row[1] < 0:",
+        "if row[SENT] > resumable:",
+        "if row[SENT] < 0:",
         "test_digests_file.py -k stays_seen",
     ),
     Mutant(
