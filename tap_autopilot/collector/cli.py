@@ -125,9 +125,9 @@ def _run(args: argparse.Namespace) -> None:
     elif args.backup is not None:
         print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
-        _print_events("registered", Hooks(config, args.register_hooks).register())
+        _print_count("registered", Hooks(config, args.register_hooks, _print).register())
     elif args.unregister_hooks is not None:
-        _print_events("removed", Hooks(config, args.unregister_hooks).remove())
+        _print_count("removed", Hooks(config, args.unregister_hooks, _print).remove())
     elif args.check:
         _with_store(config, _check)
     else:
@@ -135,10 +135,12 @@ def _run(args: argparse.Namespace) -> None:
         _with_store(config, _serve)
 
 
-def _print_events(done: str, events: list[str]) -> None:
-    for event in events:
-        print(f"{done} {event}")
-    print(f"{len(events)} {'hook' if len(events) == 1 else 'hooks'} {done}.")
+def _print(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_count(done: str, count: int) -> None:
+    print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.writing import Received
+from tap_autopilot.collector.writing import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
 SHORT = {
@@ -51,8 +51,17 @@ class _Named(msgspec.Struct):
     type: msgspec.Raw = _ABSENT
 
 
+class _Subject(msgspec.Struct):
+    contact_id: msgspec.Raw = _ABSENT
+    email: msgspec.Raw = _ABSENT
+    contact: msgspec.Raw = _ABSENT
+    list_id: msgspec.Raw = _ABSENT
+    segment_id: msgspec.Raw = _ABSENT
+
+
 _CALL = msgspec.json.Decoder(_Call)
 _BATCH = msgspec.json.Decoder(_Batch)
+_SUBJECT = msgspec.json.Decoder(_Subject)
 _NAMED = msgspec.json.Decoder(_Named)
 
 
@@ -109,7 +118,23 @@ def from_hook(body: bytes, event: str, now: int) -> Found:
     event = _clean(event)
     route = f"hooks/{event}" if event else "hooks"
     named = [(one, event or _name_in(one)) for one in bodies]
-    return Found(_delivered(body, named, "hook", route, now))
+    found = _delivered(body, named, "hook", route, now)
+    return Found([event._replace(about=_subject(event.body)) for event in found])
+
+
+def _subject(body: bytes) -> bytes | None:
+    """The contact of a hook and its list or segment, as a digest; None if it names no contact.
+
+    Of these, only the latest hook can be delivered again: added, removed, added are three events.
+    """
+    try:
+        hook = _SUBJECT.decode(body)
+        inner = bytes(hook.contact)
+        contact = _SUBJECT.decode(inner) if raw_json.is_object(inner) else hook
+    except (msgspec.DecodeError, RecursionError):  # not worth the slow way
+        return None
+    who = bytes(hook.contact_id) or bytes(contact.contact_id) or bytes(hook.email)
+    return _digest(b"about", who, bytes(hook.list_id), bytes(hook.segment_id)) if who else None
 
 
 def from_activity(body: bytes, now: int) -> Found:
@@ -254,7 +279,7 @@ def _identified(found: list[Received], delivery: bytes) -> list[Received]:
         return found
     digest = _digest(b"body", found[0].route.encode("utf-8", "surrogatepass"), delivery)
     return [
-        event._replace(key=_digest(b"place", digest, b"%d" % place), for_good=False)
+        event._replace(key=digest[:DELIVERY] + place.to_bytes(4, "big"), for_good=False)
         if event.key is None
         else event
         for place, event in enumerate(found)

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 import time
-from typing import Any
+import urllib.parse
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-import requests
-
+from tap_autopilot.collector.client import Client, NoResponse, Response
 from tap_autopilot.collector.config import CollectorConfig, origin
 from tap_autopilot.exceptions import RunError, UserError
+
+LOG = logging.getLogger(__name__)
 
 EVENTS = (
     "contact_added", "contact_updated", "contact_unsubscribed", "contact_added_to_list",
     "contact_removed_from_list", "contact_entered_segment", "contact_left_segment",
 )  # fmt: skip
-TIMEOUT = 30  # seconds
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries
-RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)
+RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 EXISTS = 409  # the status if this URL is already registered
+GONE = 404
+
+Tell = Callable[[str], None]
+
+
+class _Hook(NamedTuple):
+    """A registered hook; each of these may be missing or of the wrong type."""
+
+    id: str | None
+    event: str | None
+    url: str | None
 
 
 class Hooks:
     """An account's hooks that point to a collector with the public base URL `base`.
 
-    Each event has its own URL, because Autopilot accepts each URL only once.
+    Each event has its own URL, because Autopilot accepts each URL only once. `tell` is called with
+    a line for each hook as soon as it is changed.
     """
 
-    def __init__(self, config: CollectorConfig, base: str) -> None:
+    def __init__(self, config: CollectorConfig, base: str, tell: Tell) -> None:
         if config.api_key is None:
             raise UserError("Set api_key, the account's API key, to register or remove hooks.")
         if not config.hook_tokens:
@@ -35,55 +52,119 @@ class Hooks:
             self._base = origin(base)
         except ValueError as problem:
             raise UserError(f"The URL for Autopilot's hooks {problem}.") from None
-        self._api = config.api_url
-        self._tokens = config.hook_tokens
-        self._session = requests.Session()
-        self._session.headers["autopilotapikey"] = config.api_key
+        self._token = config.hook_tokens[0]
+        self._tell = tell
+        self._headers = {"autopilotapikey": config.api_key, "Content-Type": "application/json"}
+        self._client = Client(config.api_url)
 
-    def register(self) -> list[str]:
-        """Register a hook for each event that has none yet; returns those events."""
-        present = {(hook.get("event"), hook.get("target_url")) for hook in self._listed()}
-        missing = [event for event in EVENTS if (event, self._url(event)) not in present]
+    def register(self) -> int:
+        """Register a hook for each event that has none yet; returns how many that were.
+
+        Hooks of this collector with an older token are removed afterwards.
+        """
+        hooks = self._listed()
+        missing = [event for event in EVENTS if not self._is_registered(event, hooks)]
         for event in missing:
-            self._request("POST", "hook", {"event": event, "target_url": self._url(event)})
-        return missing
+            self._add(event)
+            self._tell(f"registered {event}")
+        current = f"{self._base}/hooks/{self._token}/"
+        for hook in hooks:
+            if self._is_ours(hook) and not (hook.url or "").startswith(current):
+                self._remove(hook)
+        return len(missing)
 
-    def remove(self) -> list[str]:
-        """Remove the hooks created by `register`, with any of the tokens; returns their events."""
-        ours = {self._url(event, token): event for event in EVENTS for token in self._tokens}
-        found = [hook for hook in self._listed() if hook.get("target_url") in ours]
-        for hook in found:
-            self._request("DELETE", f"hook/{hook.get('hook_id') or hook.get('id')}")
-        return [ours[hook["target_url"]] for hook in found]
+    def remove(self) -> int:
+        """Remove the hooks of this collector, with whatever token; returns how many."""
+        return sum([self._remove(hook) for hook in self._listed() if self._is_ours(hook)])
 
-    def _url(self, event: str, token: str | None = None) -> str:
-        return f"{self._base}/hooks/{token or self._tokens[0]}/{event}"
+    def _url(self, event: str) -> str:
+        return f"{self._base}/hooks/{self._token}/{event}"
 
-    def _listed(self) -> list[dict[str, Any]]:
+    def _is_registered(self, event: str, hooks: list[_Hook]) -> bool:
+        return any(hook.event == event and hook.url == self._url(event) for hook in hooks)
+
+    def _is_ours(self, hook: _Hook) -> bool:
+        """Whether a hook has a URL that `register` makes."""
+        pattern = f"{re.escape(self._base)}/hooks/[A-Za-z0-9._~-]+/({'|'.join(EVENTS)})"
+        return re.fullmatch(pattern, hook.url or "") is not None
+
+    def _add(self, event: str) -> None:
+        """Register a hook; one of another event with the same URL is replaced."""
+        body = {"event": event, "target_url": self._url(event)}
+        if self._request("POST", "/hook", body).status != EXISTS:
+            return
+        hooks = self._listed()
+        if self._is_registered(event, hooks):  # by a request whose response was lost
+            return
+        for hook in hooks:
+            if hook.url == self._url(event):
+                self._remove(hook)
+        if self._request("POST", "/hook", body).status == EXISTS:
+            raise RunError(
+                f"POST /hook: Autopilot says that the URL for {event} is registered already, but"
+                " does not list it. Try again later."
+            )
+
+    def _remove(self, hook: _Hook) -> bool:
+        """Remove a hook; False if that is impossible."""
+        name = hook.event or "no event"
+        if hook.id is None:
+            LOG.warning("The hook for %s has no id; remove it in Autopilot.", name)
+            return False
+        self._request("DELETE", f"/hook/{urllib.parse.quote(hook.id, safe='')}")
+        self._tell(f"removed {name}")
+        return True
+
+    def _listed(self) -> list[_Hook]:
         try:
-            found = self._request("GET", "hooks").json()["hooks"]
-            return [hook for hook in found if isinstance(hook, dict)]
-        except (ValueError, KeyError, TypeError):
+            body = self._request("GET", "/hooks").body
+            return list(_read(json.loads(body or b"")["hooks"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise RunError("GET /hooks: the response has no list of hooks.") from None
 
-    def _request(self, method: str, path: str, body: Any = None) -> requests.Response:
+    def _request(self, method: str, path: str, body: Any = None) -> Response:
         """The API's response to a request, retried if that may help."""
-        what = f"{method} /{path.partition('/')[0]}"
+        what = f"{method} /{path.split('/')[1]}"
+        data = None if body is None else json.dumps(body).encode()
+        trouble = ""
         for wait in (*WAITS, None):
             try:
-                response = self._session.request(
-                    method, f"{self._api}/{path}", json=body, timeout=TIMEOUT,
-                    allow_redirects=False,
-                )  # fmt: skip
-                trouble = f"HTTP {response.status_code}"
-                if response.status_code in (401, 403):
+                response = self._client.send(
+                    method, path, data, headers=self._headers, needs_body=method == "GET"
+                )
+            except NoResponse as problem:
+                trouble = str(problem)
+            else:
+                status = response.status
+                if status in (401, 403):
                     raise UserError(f"{what}: Autopilot does not accept this api_key.")
-                if response.status_code < 300 or response.status_code == EXISTS:
+                is_gone = method == "DELETE" and status == GONE  # perhaps by an earlier try
+                if is_gone or (method == "POST" and status == EXISTS):
                     return response
-                if response.status_code not in RETRIED_STATUSES:
+                if status < 300 and not (method == "GET" and response.body is None):
+                    return response
+                trouble = f"HTTP {status}" if status >= 300 else "the response is cut off"
+                if status >= 300 and status not in RETRIED_STATUSES:
                     break
-            except requests.RequestException as problem:
-                trouble = type(problem).__name__
             if wait is not None:
                 time.sleep(wait)
         raise RunError(f"{what}: {trouble}.")
+
+
+def _read(listed: Any) -> Iterator[_Hook]:
+    """The hooks in a response, of whatever form. Raises TypeError if it is no list."""
+    if not isinstance(listed, list):
+        raise TypeError
+    for one in listed:
+        if isinstance(one, dict):
+            number = next((one[name] for name in ("hook_id", "id") if one.get(name)), None)
+            is_id = isinstance(number, (str, int)) and not isinstance(number, bool)
+            yield _Hook(
+                str(number) if is_id else None,
+                _text(one.get("event")),
+                _text(one.get("target_url")),
+            )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,10 +25,17 @@ class Autopilot:
     def __init__(self) -> None:
         self.hooks: dict[str, dict[str, str]] = {}
         self.failures = 0
+        self.odd: list[Any] = []  # entries of the list that are no hooks
+        self.lost: set[str] = set()  # methods whose next response is lost
+        self.requests: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def answer(self, status: int, body: Any = None) -> None:
+                if self.command in outer.lost:
+                    outer.lost.remove(self.command)
+                    self.close_connection = True
+                    return
                 data = json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
@@ -35,6 +43,7 @@ class Autopilot:
                 self.wfile.write(data)
 
             def handle_request(self) -> None:
+                outer.requests.append(f"{self.command} {self.path}")
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
                 if outer.failures:
                     outer.failures -= 1
@@ -42,7 +51,7 @@ class Autopilot:
                 elif self.headers["autopilotapikey"] != API_KEY:
                     self.answer(401)
                 elif self.command == "GET" and self.path == "/v1/hooks":
-                    self.answer(200, {"hooks": list(outer.hooks.values())})
+                    self.answer(200, {"hooks": [*outer.odd, *outer.hooks.values()]})
                 elif self.command == "POST" and self.path == "/v1/hook":
                     if body["target_url"] in {one["target_url"] for one in outer.hooks.values()}:
                         self.answer(409)
@@ -51,8 +60,8 @@ class Autopilot:
                     outer.hooks[name] = {"hook_id": name, **body}
                     self.answer(201, {"id": name})
                 elif self.command == "DELETE":
-                    del outer.hooks[self.path.removeprefix("/v1/hook/")]
-                    self.answer(200)
+                    name = urllib.parse.unquote(self.path.removeprefix("/v1/hook/"))
+                    self.answer(200 if outer.hooks.pop(name, None) else 404)
 
             do_GET = do_POST = do_DELETE = handle_request  # noqa: N815
 
@@ -94,6 +103,58 @@ def test_hooks_are_registered_once_and_only_ours_are_removed(
     assert list(autopilot.hooks) == ["mine"]
 
 
+BASE = "https://collector.example.com"
+
+
+def test_a_lost_response_ends_nothing_half_way(tmp_path: Path, autopilot: Autopilot) -> None:
+    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    autopilot.lost = {"POST"}
+    assert collector.run("--register-hooks", BASE).stdout.endswith("7 hooks registered.\n")
+    assert len(autopilot.hooks) == 7
+    autopilot.lost = {"DELETE"}
+    done = collector.run("--unregister-hooks", BASE)
+    assert done.stdout.splitlines() == [
+        *(f"removed {event}" for event in EVENTS),
+        "7 hooks removed.",
+    ]
+    assert not autopilot.hooks
+
+
+def test_a_url_that_another_event_has_is_replaced(tmp_path: Path, autopilot: Autopilot) -> None:
+    url = f"{BASE}/hooks/{TOKEN}/contact_added"
+    autopilot.hooks["a/b c"] = {"hook_id": "a/b c", "event": "contact_updated", "target_url": url}
+    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    assert collector.run("--register-hooks", BASE).stdout.endswith("7 hooks registered.\n")
+    assert "DELETE /v1/hook/a%2Fb%20c" in autopilot.requests
+    assert sorted(hook["event"] for hook in autopilot.hooks.values()) == sorted(EVENTS)
+
+
+def test_hooks_with_an_old_token_are_removed(tmp_path: Path, autopilot: Autopilot) -> None:
+    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    collector.run("--register-hooks", BASE)
+    collector.settings["hook_tokens"] = ["new-" + TOKEN]
+    done = collector.run("--register-hooks", BASE)
+    assert "7 hooks registered." in done.stdout
+    assert {hook["target_url"] for hook in autopilot.hooks.values()} == {
+        f"{BASE}/hooks/new-{TOKEN}/{event}" for event in EVENTS
+    }
+
+
+def test_odd_entries_end_nothing(tmp_path: Path, autopilot: Autopilot) -> None:
+    url = f"{BASE}/hooks/{TOKEN}/contact_added"
+    autopilot.odd = [
+        5, None, [], {}, {"event": [], "target_url": {}}, {"hook_id": {}, "target_url": url},
+        {"event": "contact_added", "target_url": f"{BASE}/hooks/{'o' * 20}/contact_added"},
+    ]  # fmt: skip
+    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    for option, said in (("--register-hooks", "7 hooks registered."),
+                         ("--unregister-hooks", "7 hooks removed.")):  # fmt: skip
+        done = collector.run(option, BASE)
+        assert said in done.stdout, done.stderr
+        assert "The hook for contact_added has no id" in done.stderr
+    assert "DELETE /v1/hook/None" not in autopilot.requests
+
+
 @pytest.mark.parametrize(
     ("settings", "url", "code", "said"),
     [
@@ -120,3 +181,21 @@ def test_registered_hooks_deliver_to_the_collector(start: Start, autopilot: Auto
         answer = requests.post(hook["target_url"], json={"contact_id": "person_1"}, timeout=9)
         assert answer.status_code == 200
     assert [event.route for event in collector.events()] == [f"hooks/{event}" for event in EVENTS]
+
+
+def test_added_removed_and_added_again_are_three(start: Start) -> None:
+    collector = start()
+
+    def deliver(event: str, contact: str = "p", where: str = "l") -> None:
+        body = {"contact_id": contact, "list_id": where}
+        url = f"{collector.url}/hooks/{TOKEN}/{event}"
+        assert requests.post(url, json=body, timeout=9).status_code == 200
+
+    added, removed = "contact_added_to_list", "contact_removed_from_list"
+    for event in (added, added, removed, removed, added, added):
+        deliver(event)
+        deliver(added, contact="other")
+        deliver(added, where="other")
+    assert [event.route for event in collector.events()] == [
+        f"hooks/{event}" for event in (added, added, added, removed, added)
+    ]
