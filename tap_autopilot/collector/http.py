@@ -79,11 +79,11 @@ class Server:
 
     def _tick(self) -> None:
         """Close what has run out of time. One timer for all is cheaper than one for each."""
+        self._ticking = self.loop.call_later(TICK, self._tick)
         self._date = formatdate(usegmt=True).encode()
         now = self.loop.time()
         for connection in [one for one in self.connections if one.deadline < now]:
             connection.expire()
-        self._ticking = self.loop.call_later(TICK, self._tick)
 
 
 class Connection(asyncio.Protocol):
@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._deaf = True
         if self._unanswered and not self._refusal:
             self._unanswered[-1].keep_alive = False
-        return bool(self._unanswered or self._refusal)
+        return bool(self._unanswered)
 
     def pause_writing(self) -> None:
         """Read nothing from a sender that does not read its responses, and only for a while."""
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
         response = self.server.response(status, content, kind, more)
         self._transport.write(response[: -len(content)] if request.method == b"HEAD" else response)
         if not request.keep_alive:
-            self._transport.close()
+            self._close()
             return
         if self._unanswered:
             self._loop.call_soon(self._handle_next)  # others have their turn first
@@ -281,25 +281,25 @@ class Connection(asyncio.Protocol):
         """Close the connection, after the response if the request is complete."""
         if self._refusal:
             if not self._unanswered:
-                self._transport.close()
+                self._close()
         elif self._reading and not self._deaf:
             self.refuse(503, "shutting down")
         elif self._unanswered:
             self._deaf = True
             self._unanswered[-1].keep_alive = False
         else:
-            self._transport.close()
+            self._close()
 
     def expire(self) -> None:
         """Give up on a sender that is too slow, silent, or does not read."""
         self.deadline = NEVER
-        if self._transport.get_write_buffer_size():
+        if self._transport.is_closing() or self._transport.get_write_buffer_size():
             self._transport.abort()
         elif self._reading and not self._deaf:
             seconds = self.server.request_timeout
             self.refuse(408, f"the request took more than {seconds:g} s to arrive")
         else:
-            self._transport.close()
+            self._close()
 
     def _handle_next(self) -> None:
         """Handle the first request if it is complete."""
@@ -320,6 +320,11 @@ class Connection(asyncio.Protocol):
         except BaseException:
             self._transport.abort()
             raise
+
+    def _close(self) -> None:
+        """Close the connection once the sender has read its responses, or does not read them."""
+        self.deadline = self._loop.time() + LINGER
+        self._transport.close()
 
     def _close_after_refusal(self) -> None:
         """Send the refusal and close.

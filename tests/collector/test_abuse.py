@@ -51,10 +51,14 @@ def memory(collector: Collector, figure: str = "VmRSS:") -> float:
         (HEAD + b"Content-Length: -2\r\n\r\n{}", 400),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
         (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", 400),
         (b"hello\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
     ],
-    ids=range(16),
+    ids=range(20),
 )  # fmt: skip
 def test_requests_beyond_the_limits_are_refused(start: Start, data: bytes, status: int) -> None:
     collector = start(max_body_mb=2)
@@ -262,11 +266,13 @@ def test_few_requests_can_be_sent_ahead(shared: Collector) -> None:
 
 def test_a_sender_that_reads_no_responses_is_disconnected(start: Start) -> None:
     collector = start(request_timeout=1)
-    with collector.connect() as connection:
+    last = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with collector.connect() as connection, collector.connect() as closing:
         connection.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
             for _ in range(20_000):  # until the buffers on the way are full of responses
                 connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        closing.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 9 + last)
         assert collector.post("/v1/track", b"{}").status_code == 200
         deadline = time.monotonic() + 15
         while collector.metric("connections") > 1:  # the one that asks
