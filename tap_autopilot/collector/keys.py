@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 NAME = b'"writeKey"'
 WINDOW = 64 * 1024  # bytes searched at a time, so that other threads have their turn
 REACH = 4096  # bytes that a name and its value may take
-MAX_NAMED = 10_000  # write keys to look at in a body
+MAX_NAMED = 10_000  # write keys to look at in a body, which may be in each of its events
+MAX_TRIED = 100  # of these, with another value than the one before
 _VALUE = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
 _ESCAPED = [
     (b"\\u%s" % code, bytes.fromhex(code.decode()).lstrip(b"\0"))
@@ -83,7 +84,7 @@ def in_body(parts: Iterable[bytes]) -> Iterator[str]:
 
     This does not parse: it costs little, whatever the body is. A name and its value may take 4 KB.
     """
-    named = 0
+    named = tried = 0
     tail = b""
     seen = b""
     for part in parts:
@@ -96,12 +97,13 @@ def in_body(parts: Iterable[bytes]) -> Iterator[str]:
             at = window.find(NAME)
             while at >= 0:
                 named += 1
-                if named > MAX_NAMED:
+                if named > MAX_NAMED or tried > MAX_TRIED:
                     return
                 at += len(NAME)
                 match = _VALUE.match(window, at)
                 if match is not None and match[1] != seen:
                     seen = match[1]
+                    tried += 1
                     with contextlib.suppress(ValueError):  # not JSON
                         yield json.loads(seen.decode())
                 at = window.find(NAME, at)

@@ -36,6 +36,8 @@ BACKLOG = 2048
 MB = 2**20
 LAST_RESPONSES = 3.0  # seconds to finish accepted requests
 LAST_COMMIT = 1.0  # seconds for remaining commits after that
+# Seconds that the event loop waits for a busy thread, several times in a request; usually 0.005.
+SWITCH_EVERY = 0.0005
 SUM_UP_EVERY = 60.0  # seconds
 ENDPOINTS = {
     "write_keys": "/v1",
@@ -48,6 +50,7 @@ def serve(config: CollectorConfig, store: Store) -> None:
     """Serve until a signal arrives. Raises TapError if the store is lost."""
     listener = _listen(*config.listen)
     _raise_file_limit()
+    sys.setswitchinterval(SWITCH_EVERY)
     loop = uvloop.new_event_loop()
     loop.set_exception_handler(_log_bug)
     loop.run_until_complete(_serve(config, store, listener))

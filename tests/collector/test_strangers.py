@@ -57,6 +57,13 @@ def test_write_keys_are_found_however_they_are_spelled(body: bytes, found: list[
         assert set(found_in(b" " * size + body + b" " * size)) == set(found), "between windows"
 
 
+def test_few_wrong_write_keys_are_tried() -> None:
+    wrong = [b'"writeKey":"%d",' % number for number in range(20_000)]
+    assert len(found_in(b"".join(wrong))) == keys.MAX_TRIED + 1
+    assert found_in(b'"writeKey":"a",' * 9000, b'"writeKey":"b"') == ["a", "b"]
+    assert found_in(b'"writeKey":null,' * 9000, b'"writeKey":"b"') == ["b"]
+
+
 def test_a_write_key_is_looked_for_in_a_large_batch(shared: Collector) -> None:
     event = b'{"messageId":"%d","writeKey":null,"properties":{"text":"%s"}}'
     listed = b",".join(event % (n, b"x" * 500) for n in range(9000))
