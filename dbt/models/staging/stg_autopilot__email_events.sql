@@ -41,8 +41,7 @@ addressed as (
 
 ),
 
--- About one push in ten names no contact, only an email address. Joining such events to contacts by
--- id would drop them.
+-- Some pushes name no contact, only an email address. Joining them to contacts by id would drop them.
 contacts_by_email as (
 
     select
