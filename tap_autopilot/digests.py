@@ -153,6 +153,7 @@ class Digests:
         self._token = ""
         self._checksum = 0
         self._waiting: list[tuple[str, Any]] = []  # statements of the next step
+        self._compared: set[str] = set()  # tables with rows in the next step
         self._changed = self._sends = False  # since the last step
         self.doubt: str | None = None
         self._db = _open(self._path)
@@ -284,6 +285,9 @@ class Digests:
         """
         if not keys:
             return []
+        if name in self._compared:
+            self.flush()  # rows are compared with those of earlier steps
+        self._compared.add(name)
         salt = self._content.salt + self.kept(name).shape
         hashes = [blake2b(row, digest_size=8, salt=salt).digest() for row in rows]
         digests = array("q", b"".join(hashes))
@@ -393,7 +397,9 @@ class Digests:
             step = self._number, content, self._checksum % LIMIT
             self._db.execute("insert into steps values (?, ?, ?)", step)
             self._db.execute("commit")
-        self._token, self._waiting = _token(self._number, content), []
+        self._token = _token(self._number, content)
+        self._waiting.clear()
+        self._compared.clear()
         self._changed = self._sends = False
 
     @property

@@ -379,6 +379,21 @@ def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list
     digests.close()
 
 
+def test_pages_of_one_table_in_one_step(path: Path) -> None:
+    position = fill(path, 3)
+    for sent in ([(0, True)], []):
+        digests = Digests(str(path), "somebody")
+        digests.load(position)
+        assert digests.doubt is None
+        digests.begin({"one": Start(SHAPE, 1, False)})
+        for found in (sent, []):
+            assert digests.compare("one", ["new"], contents(["new"], ["row"])) == found
+            assert digests.compare("one", ["00000001"], contents(["00000001"], ["00000001"])) == []
+        digests.flush()
+        position = digests.position
+        digests.close()
+
+
 def test_of_a_row_twice_on_a_page_the_last_counts(path: Path) -> None:
     position = fill(path, 3)
     digests = Digests(str(path), "somebody")
