@@ -12,7 +12,16 @@ from typing import Any, ClassVar
 
 import ciso8601
 
-from tap_autopilot.settings import OneOf, Settings, boolean, number, setting, text, whole_number
+from tap_autopilot.settings import (
+    OneOf,
+    Settings,
+    boolean,
+    number,
+    setting,
+    store_address,
+    text,
+    whole_number,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -122,7 +131,7 @@ class Config(Settings):
     )
     collector_database: str | None = setting(
         "string",
-        text,
+        store_address,
         "A collector's store to read pushed events from: a file, or `postgresql://…`.",
         default=None,
         secret=True,

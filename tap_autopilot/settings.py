@@ -26,6 +26,10 @@ LOG = logging.getLogger(__name__)
 
 ENVIRONMENT = "ENV"
 
+_ADDRESS = re.compile(
+    r"://|(?:^|\s)(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=",
+    re.IGNORECASE,
+)
 _BOOLEANS = {"true": True, "false": False}
 
 S = TypeVar("S", bound="Settings")
@@ -38,6 +42,17 @@ def text(value: Any) -> str:
     if "\0" in value or value != value.encode("utf-8", "replace").decode():
         raise ValueError("must be valid text")
     return value.strip()
+
+
+def store_address(value: Any) -> str:
+    """A collector's store: a file, or a postgresql:// URL.
+
+    Other kinds of addresses, which may hold a password, are not taken for file names.
+    """
+    found = text(value)
+    if not found.startswith(("postgresql://", "postgres://")) and _ADDRESS.search(found):
+        raise ValueError("must be a file or a postgresql:// URL, not another kind of address")
+    return found
 
 
 def boolean(value: Any) -> bool:

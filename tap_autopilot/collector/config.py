@@ -12,7 +12,15 @@ from typing import Any, ClassVar
 
 from tap_autopilot.collector.store import kind_of
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.settings import Settings, number, passwords, setting, text, whole_number
+from tap_autopilot.settings import (
+    Settings,
+    number,
+    passwords,
+    setting,
+    store_address,
+    text,
+    whole_number,
+)
 
 MIN_TOKEN = 20
 
@@ -147,7 +155,7 @@ class CollectorConfig(Settings):
 
     database: str = setting(
         "string",
-        text,
+        store_address,
         "Where to store events: a file, or postgresql://… for several collectors to share.",
         default="autopilot-events.db",
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.postgres_sql import (
     COUNT,
     COUNT_ALL,
@@ -377,16 +378,13 @@ def _until(event: Received) -> int | None:
 
 
 def _connect(database: str, options: str) -> Connection:
+    check_address(database)
     try:
         return psycopg.connect(database, options=options, **CONNECT)  # type: ignore[arg-type]
-    except psycopg.ProgrammingError:
-        raise UserError(
-            f"Cannot open the store {shown(database)}: the URL is invalid; special characters in"
-            " the password must be percent-encoded."
-        ) from None
     except psycopg.Error as problem:
-        reason = str(problem).strip().splitlines()[-1].rpartition(": ")[2].strip()
-        raise UserError(f"Cannot open the store {shown(database)}: {reason}.") from None
+        first = str(problem).strip().partition("\n")[0]
+        reason = first.removeprefix("connection failed: ").removeprefix("connection is bad: ")
+        raise UserError(f"Cannot open the store {shown(database)}: {reason.strip()}.") from None
 
 
 def _check(connection: Connection, name: str) -> tuple[str, int]:

@@ -1,0 +1,61 @@
+"""Checks the URL of a store in PostgreSQL before anything is sent there."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.parse
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from tap_autopilot.collector.store import shown
+from tap_autopilot.exceptions import UserError
+
+ENCRYPTED = ("require", "verify-ca", "verify-full")
+
+
+def check_address(database: str) -> None:
+    """Raise UserError if the URL is invalid, or would send events in plain text over a network.
+
+    What the URL leaves out comes from libpq's environment variables, such as PGHOST.
+    """
+    try:
+        query = urllib.parse.urlsplit(database).query
+    except ValueError:
+        query = "@"
+    defaults = psycopg.pq.Conninfo.get_defaults()
+    known = {one.keyword.decode() for one in defaults} | {"ssl"}
+    for name, _ in urllib.parse.parse_qsl(query, keep_blank_values=True):
+        # Anything odder may be a piece of the password.
+        if name not in known and "@" not in query and re.fullmatch(r"\w{1,40}", name):
+            raise UserError(
+                f"Cannot open the store {shown(database)}: PostgreSQL has no parameter {name};"
+                " remove it from the URL."
+            )
+    try:
+        given = conninfo_to_dict(database)
+    except psycopg.ProgrammingError:
+        raise UserError(
+            f"Cannot open the store {shown(database)}: the URL is invalid; special characters in"
+            " the password must be percent-encoded."
+        ) from None
+    default = {one.keyword.decode(): one.val.decode() for one in defaults if one.val is not None}
+    whole = {**default, **given}
+    hosts = str(whole.get("hostaddr") or whole.get("host") or "").split(",")
+    is_here = all(map(_is_this_machine, hosts)) and not whole.get("service")
+    if not is_here and whole.get("sslmode") not in ENCRYPTED:
+        raise UserError(
+            f"The store {shown(database)} is on another machine, where events and the password may"
+            " only be sent encrypted: add the parameter sslmode=require to the URL, or"
+            " sslmode=verify-full, which also checks the certificate."
+        )
+
+
+def _is_this_machine(host: str) -> bool:
+    if host.startswith(("/", "@")) or host in ("", "localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
