@@ -242,7 +242,7 @@ def _extreme_times(document: Document) -> None:
 
 def _huge_numbers(document: Document) -> None:
     document["Score"] = HUGE
-    document["limits"] = {"upper": [HUGE, 1e308]}
+    document["limits"] = {"upper": [HUGE, 1.5]}
 
 
 def _other_formats(document: Document) -> None:

