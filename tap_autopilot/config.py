@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import re
-import urllib.parse
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar
@@ -22,6 +20,7 @@ from tap_autopilot.settings import (
     text,
     whole_number,
 )
+from tap_autopilot.urls import base_url
 
 LOG = logging.getLogger(__name__)
 
@@ -42,43 +41,6 @@ def _user_agent(value: Any) -> str:
     if not re.fullmatch(r"[ -~]+", agent):
         raise ValueError("must be a single line of ASCII")
     return agent
-
-
-def _api_url(value: Any) -> str:
-    try:
-        url = urllib.parse.urlsplit(text(value).rstrip("/"))
-        host, port = url.hostname, url.port
-    except ValueError:
-        raise ValueError("is not a valid URL") from None
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
-        raise ValueError("must look like https://api2.autopilothq.com/v1")
-    if url.username is not None:
-        raise ValueError("must not contain a user name or password")
-    host = _host(host)
-    if url.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must start with https://, so that the key is encrypted")
-    bracketed = f"[{host}]" if ":" in host else host
-    return f"{url.scheme}://{bracketed}{'' if port is None else f':{port}'}{url.path}"
-
-
-def _host(host: str) -> str:
-    """A host name in ASCII (IDNA), or an address. Raises ValueError for an invalid one."""
-    if ":" in host:
-        return str(ipaddress.ip_address(host))
-    try:
-        name = host.encode("idna").decode()
-    except UnicodeError:
-        name = ""
-    if not re.fullmatch(r"[a-z0-9._-]{1,254}", name):
-        raise ValueError("has an invalid host name")
-    return name
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _start_date(value: Any) -> datetime:
@@ -137,7 +99,7 @@ class Config(Settings):
         secret=True,
     )
     api_url: str = setting(
-        "string", _api_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
+        "string", base_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
     )
     user_agent: str = setting(
         "string", _user_agent, "User-Agent header to send.", default="tap-autopilot"

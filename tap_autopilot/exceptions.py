@@ -1,14 +1,21 @@
 """The errors, by how to recover from them.
 
 TapError
-├── UserError        the user must fix something: exit 2
-├── RunError         the run failed; a later run may succeed: exit 1
-│   ├── Refused      the API refused one request, and a retry would not help
-│   └── Unreachable  the API does not respond at all
-└── Stopped          a signal asked the run to end: exit 128 + signal
+├── UserError              the user must fix something: exit 2
+│   └── InUse              another collector uses the store (collector.writing)
+├── RunError               the run failed; a later run may succeed: exit 1
+│   ├── Refused            the API refused one request, and a retry would not help
+│   ├── Unreachable        the API does not respond at all
+│   ├── NotTried           a walk was cancelled before it began (sources.pool)
+│   ├── Unavailable        nothing can be stored right now (collector.writing)
+│   └── StoreLost          the collector must restart (collector.writing)
+└── Stopped                a signal asked the run to end: exit 128 + signal
 
-Retryable            one attempt at a request failed; a retry may succeed; never leaves the client
-Oversized            a response is too large to process; never leaves the walk
+Retryable                  one attempt at a request failed; never leaves the client
+└── StaleConnection        the server had closed the connection (api.connection)
+Oversized                  a response is too large to process; never leaves the walk
+
+Any other exception stays in the module that raises it, or is a ValueError that its caller handles.
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ GROUND = {
     "arguments",
     "exceptions",
     "logs",
+    "rfc3339",
     "settings",
+    "urls",
 }  # what every room may import
 ARROWS = {
     "front": {"api", "protocol", "pushed", "run", "sources", "streams"},
@@ -56,12 +58,17 @@ def room_of(module: str) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module == "tap_autopilot":
-            yield from (f"tap_autopilot.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+        yield from modules_of(node)
+
+
+def modules_of(node: ast.AST) -> Iterator[str]:
+    """What an import statement imports; nothing for any other node."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module == "tap_autopilot":
+        yield from (f"tap_autopilot.{alias.name}" for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield node.module or ""
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -113,3 +120,24 @@ def test_nothing_happens_at_import(path: Path) -> None:
         docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         last_call = path.name == "__main__.py" and isinstance(node, ast.Expr)
         assert docstring or last_call or isinstance(node, allowed), ast.unparse(node)
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Counting the imports that happen when a module is imported."""
+    needs: dict[str, set[str]] = {}
+    for path in MODULES:
+        tree = ast.parse(path.read_text())
+        nodes = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        names = {name.removeprefix("tap_autopilot.") for node in nodes for name in modules_of(node)}
+        needs[name_of(path)] = names
+
+    def walk(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " → ".join([*trail, module])
+        if module not in done:
+            for other in sorted(needs.get(module, ())):
+                walk(other, (*trail, module))
+            done.add(module)
+
+    done: set[str] = set()
+    for module in needs:
+        walk(module, ())

@@ -18,7 +18,7 @@ from tap_autopilot.api.body import MAX_BODY
 from tap_autopilot.api.connection import Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.pace import Pacer
-from tap_autopilot.api.retry import Retries, http_date, retry_after
+from tap_autopilot.api.retry import Retries, http_date, may_pass, retry_after
 from tap_autopilot.api.watchdog import Watchdog
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import (
@@ -37,7 +37,6 @@ T = TypeVar("T")
 
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-RETRIED_STATUSES = frozenset({408, 425, 429})
 NO_RESPONSE = "no response"
 MAX_MESSAGE = 2**16  # bytes of an error's body
 PROBES = ("/lists", "/smart_segments")
@@ -257,7 +256,7 @@ class Client:
     def _checked(self, shown: str, received: Received) -> Received:
         """A successful response, decompressed; raises the right error for any other."""
         status, headers = received.status, received.headers
-        if status in RETRIED_STATUSES or status >= 500:
+        if may_pass(status):
             wait = retry_after(headers.get("Retry-After"))
             raise Retryable(f"status {status}", wait, throttled=status == 429)
         if status in REDIRECTS:

@@ -19,12 +19,12 @@ from requests.adapters import HTTPAdapter
 
 from tap_autopilot.api.body import Body, read_body
 from tap_autopilot.api.environment import Environment
+from tap_autopilot.api.retry import may_pass
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Retryable, UserError
 
 CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
 MAX_CONNECT = 20.0  # seconds for each address
-PASSING_REFUSALS = frozenset({408, 425, 429})  # statuses of a proxy that a retry may change
 
 
 class Received(NamedTuple):
@@ -114,7 +114,7 @@ class Connection:
         if refused:
             status = int(refused[1])
             failure = f"{proxy} responded to CONNECT with status {status} {refused[2]}".rstrip()
-            if 400 <= status < 500 and status not in PASSING_REFUSALS:
+            if status >= 400 and not may_pass(status):
                 return UserError(
                     f"The {failure}. Check HTTPS_PROXY and its user name and password."
                 )

@@ -10,7 +10,13 @@ from datetime import datetime, timezone
 
 FIRST_WAIT = 1.0  # maximum seconds before the second try; doubles with each retry
 MAX_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
+PASSING_STATUSES = frozenset({408, 425, 429})  # of 4xx: a retry may change these
 SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off anyway
+
+
+def may_pass(status: int) -> bool:
+    """Whether an error with this status may be gone when the request is repeated."""
+    return status in PASSING_STATUSES or status >= 500
 
 
 class Retries:
@@ -65,12 +71,10 @@ def retry_after(header: str | None) -> float | None:
 
     Accepts both forms, a number of seconds and an HTTP date (RFC 9110, 10.2.3).
     """
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(int(header)))
-    except (ValueError, OverflowError):
-        moment = http_date(header)
+    header = (header or "").strip()
+    if header.isascii() and header.isdecimal():
+        return float(header)
+    moment = http_date(header)
     if moment is None:
         return None
     return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())

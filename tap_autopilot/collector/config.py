@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import re
-import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +19,7 @@ from tap_autopilot.settings import (
     text,
     whole_number,
 )
+from tap_autopilot.urls import base_url
 
 MIN_TOKEN = 20
 
@@ -76,23 +75,6 @@ def address(value: Any) -> tuple[str, int]:
     return host, int(port)
 
 
-def origin(value: Any) -> str:
-    """A base URL to which secrets may be sent: https, or http on this machine."""
-    given = text(value).rstrip("/")
-    try:
-        url = urllib.parse.urlsplit(given)
-        host, _ = url.hostname, url.port
-    except ValueError:
-        raise ValueError("is not a URL") from None
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment:
-        raise ValueError("must look like https://api.example.com/v1")
-    if url.username is not None:
-        raise ValueError("must not contain a user name or password")
-    if url.scheme == "http" and not _is_loopback(host):
-        raise ValueError("must start with https://, so that secrets are encrypted")
-    return given
-
-
 def destination_list(value: Any) -> tuple[Destination, ...]:
     """Destinations: an array of objects, or the same as JSON text."""
     if isinstance(value, str):
@@ -117,7 +99,7 @@ def _destination(given: Any) -> Destination:
     if not _is_ascii(key):
         raise ValueError(f"({name}): write_key must be plain ASCII without whitespace")
     try:
-        url = origin(given.get("url"))
+        url = base_url(given.get("url"))
         events = listed(given["events"]) if given.get("events") is not None else None
     except ValueError as problem:
         raise ValueError(f"({name}): {problem}") from None
@@ -138,13 +120,6 @@ def _from_json(value: str) -> Any:
         return json.loads(value)
     except ValueError:
         raise ValueError("is not JSON") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 @dataclass(frozen=True)
@@ -226,7 +201,10 @@ class CollectorConfig(Settings):
         secret=True,
     )
     api_url: str = setting(
-        "string", origin, "Base URL of Autopilot's API.", default="https://api2.autopilothq.com/v1"
+        "string",
+        base_url,
+        "Base URL of Autopilot's API.",
+        default="https://api2.autopilothq.com/v1",
     )
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import NamedTuple, TypeVar
 
-from tap_autopilot.api.retry import retry_after
+from tap_autopilot.api.retry import PASSING_STATUSES, retry_after
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination
@@ -28,6 +28,7 @@ from tap_autopilot.collector.store import Event, Reader, kind_of
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.collector.writing import Cursor, Store
 from tap_autopilot.exceptions import TapError
+from tap_autopilot.rfc3339 import rfc3339
 
 LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
 MAX_RETRY_AFTER = 3600.0
 WARN_EVERY = 60.0  # seconds between log lines about the same problem
 # The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
-WHOLE_REQUEST = (401, 403, 404, 405, 407, 408, 425, 429)
+WHOLE_REQUEST = frozenset({401, 403, 404, 405, 407}) | PASSING_STATUSES
 
 T = TypeVar("T")
 
@@ -263,7 +264,7 @@ class Forwarder:
 
     def _post(self, batch: Sequence[_Item]) -> int:
         """The status of a final response. Raises _Retry otherwise."""
-        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = rfc3339(datetime.now(timezone.utc))
         body = b",".join(item.body for item in batch)
         try:
             response = self._client.send(

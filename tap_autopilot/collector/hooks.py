@@ -10,9 +10,11 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from tap_autopilot.api.retry import may_pass
 from tap_autopilot.collector.client import Client, NoResponse, Response
-from tap_autopilot.collector.config import CollectorConfig, origin
+from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import RunError, UserError
+from tap_autopilot.urls import base_url
 
 LOG = logging.getLogger(__name__)
 
@@ -21,7 +23,6 @@ EVENTS = (
     "contact_removed_from_list", "contact_entered_segment", "contact_left_segment",
 )  # fmt: skip
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries
-RETRIED_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 EXISTS = 409  # the status if this URL is already registered
 GONE = 404
 
@@ -49,7 +50,7 @@ class Hooks:
         if not config.hook_tokens:
             raise UserError("Set hook_tokens: the first token becomes part of the hook URLs.")
         try:
-            self._base = origin(base)
+            self._base = base_url(base)
         except ValueError as problem:
             raise UserError(f"The URL for Autopilot's hooks {problem}.") from None
         self._token = config.hook_tokens[0]
@@ -144,7 +145,7 @@ class Hooks:
                 if status < 300 and not (method == "GET" and response.body is None):
                     return response
                 trouble = f"HTTP {status}" if status >= 300 else "the response is cut off"
-                if status >= 300 and status not in RETRIED_STATUSES:
+                if status >= 300 and not may_pass(status):
                     break
             if wait is not None:
                 time.sleep(wait)

@@ -16,6 +16,7 @@ import ciso8601
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.rfc3339 import rfc3339
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -114,8 +115,7 @@ def _milliseconds(raw: bytes) -> int | None:
 
 
 def _text(at: int) -> str:
-    moment = _EPOCH + at * _MILLISECOND
-    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return rfc3339(_EPOCH + at * _MILLISECOND)
 
 
 def _plain_text(values: Sequence[bytes]) -> str | None:

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.rfc3339 import rfc3339
 
 POSTGRES = ("postgresql://", "postgres://")
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
@@ -190,7 +191,7 @@ def pruned_by_table(query: Callable[..., list[Any]]) -> dict[str, int]:
 
 def _time(milliseconds: int) -> str:
     moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return rfc3339(moment)
 
 
 # Each of these is a look at one end of an index.

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from tap_autopilot.exceptions import RunError, Stopped
+from tap_autopilot.rfc3339 import rfc3339
 
 MAX_PIECES = 1000  # the most that one system call accepts
 POLL = 1.0  # seconds
@@ -138,7 +139,7 @@ def records(
     if not rows:
         return []
     before = _record_of(stream)
-    after = b',"time_extracted":' + _encode(extracted.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    after = b',"time_extracted":' + _encode(rfc3339(extracted, "microseconds"))
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.sources.completeness import Doubt, activates
@@ -252,4 +253,4 @@ def _moment(value: Any) -> datetime | None:
 
 def _time(moment: datetime | None) -> str | None:
     """A time as text for the state."""
-    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z") if moment else None
+    return rfc3339(moment, "auto") if moment else None

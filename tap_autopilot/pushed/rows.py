@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
+from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.names import Names, compile_pick
 from tap_autopilot.rows.shape import ADDITIONAL, compile_shape
 from tap_autopilot.rows.tally import Tally
@@ -193,12 +194,8 @@ def _happened(row: Row, collected_at: int) -> str:
     match believed:
         case {"original_timestamp": original, "sent_at": sent, "received_at": received}:
             if abs(received - sent) < YEAR:
-                return _text(received - (sent - original))
+                return rfc3339(received - (sent - original))
     return next((str(row[name]) for name in believed), from_epoch(collected_at))
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def compile_contact_event(

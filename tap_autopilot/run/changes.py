@@ -19,6 +19,7 @@ from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress, Remembered
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
+from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.streams import COLLECTED
@@ -208,4 +209,4 @@ class Changes:
 
 
 def _iso(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return rfc3339(moment, "microseconds")

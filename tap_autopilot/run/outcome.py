@@ -19,6 +19,7 @@ from typing import Any
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.logs import redactor
+from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.run.terminal import duration
 
 LOG = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ class Outcome:
         report = {
             "run_id": self._run_id,
             "version": self._version,
-            "started_at": _iso(self._started_at),
-            "ended_at": _iso(datetime.now(timezone.utc)),
+            "started_at": rfc3339(self._started_at),
+            "ended_at": rfc3339(datetime.now(timezone.utc)),
             "exit_code": exit_code,
             "message": message,
             **self.facts(),
@@ -108,7 +109,3 @@ def _append(path: str, line: bytes) -> None:
 def _open(path: str) -> int:
     """Open for appending; a pipe without a reader raises an error instead of blocking."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
