@@ -61,12 +61,13 @@ test-more-targets: $(VENV)/installed $(MORE_TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m more_targets
 
 # Fewer runs: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
-#                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10"
+#                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10" HISTORIES="--histories 30"
 #                       COLLECTOR="--kills 100"
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak $(SOAK)
 	$(BIN)/python -m tests.churn $(CHURN)
 	$(BIN)/python -m tests.nights $(NIGHTS)
+	$(BIN)/python -m tests.histories $(HISTORIES)
 	$(BIN)/python -m tests.collector.soak $(COLLECTOR)
 
 # One of them only: make fuzz FUZZ="-k paging"

@@ -60,8 +60,12 @@ class Replica:
                 self.versions[stream][key] = message.get("version")
         elif kind == "ACTIVATE_VERSION":
             for key, version in list(self.versions[stream].items()):
-                if version != message["version"]:
+                if self.is_old(version, message["version"]):
                     del self.rows[stream][key], self.versions[stream][key]
+
+    def is_old(self, version: Any, activated: int) -> bool:
+        """Whether ACTIVATE_VERSION deletes a row. A strict target deletes all other versions."""
+        return bool(version != activated)
 
 
 def difference(one: Replica, other: Replica) -> dict[str, list[Any]]:

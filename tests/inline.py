@@ -33,11 +33,15 @@ class Killed(BaseException):
 
 
 class Direct(Client):
-    """A client that calls the sandbox directly; the requests numbered in `failing` fail."""
+    """A client that calls the sandbox directly; the requests numbered in `failing` fail.
 
-    def __init__(self, sandbox: Sandbox, failing: set[int]) -> None:
+    `date` is the API's time, now by default.
+    """
+
+    def __init__(self, sandbox: Sandbox, failing: set[int], date: datetime | None = None) -> None:
         self._sandbox = sandbox
         self._failing = failing
+        self._date = date
 
     def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
@@ -53,7 +57,7 @@ class Direct(Client):
             raise Refused(answer.status, f"GET {path}: status {answer.status}.")
         now = datetime.now(timezone.utc)
         try:
-            return Response(decode(answer.body), now, now)
+            return Response(decode(answer.body), now, self._date or now)
         except Retryable as problem:
             raise RunError(str(problem)) from None
 
@@ -114,14 +118,16 @@ def run(
     choose: Callable[[int], int] = lambda _: 0,
     kill_after: int = -1,
     failing: set[int] | None = None,
+    date: datetime | None = None,
     **settings: Any,
 ) -> Run:
     """Run once from a sandbox, which need not be running, with the checks of a real run."""
     before = len(sandbox.requests)
-    client = Direct(sandbox, failing or set())
+    client = Direct(sandbox, failing or set(), date)
     code, killed = 0, False
     with tempfile.TemporaryFile() as stdout, logged() as lines, mock.patch.multiple(
-        module, Pool=Inline(client, choose, kill_after), Client=lambda _: client
+        module, Pool=Inline(client, choose, kill_after), Client=lambda _: client,
+        read_definitions=lambda _: sandbox.account.custom_fields,
     ):  # fmt: skip
         try:
             config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
