@@ -84,6 +84,7 @@ bench: $(VENV)/installed .venv-bench/installed .venv-target-postgres/installed
 	.venv-bench/ours/bin/pip install --quiet --force-reinstall --no-deps .
 	$(BIN)/python -m benchmarks .venv-bench benchmarks $(BENCH)
 	$(BIN)/python -m benchmarks.collector
+	$(BIN)/python -m benchmarks.strangers
 	$(BIN)/python -m benchmarks.pipeline .venv-bench/ours .venv-target-postgres benchmarks
 
 .venv-bench/installed:
