@@ -189,10 +189,11 @@ def values(documents: list[Any], name: str) -> Iterator[Any]:
     """
     decode_field = _field(name).decode
     for document in documents:
-        value = None
         if document.__class__ is msgspec.Raw:
-            with contextlib.suppress(*_REFUSED):
+            try:
                 value = decode_field(document).value
+            except _REFUSED:
+                value = None
         else:
             if document.__class__ is _Odd:
                 (document,), _ = read([document])
