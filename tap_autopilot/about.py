@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import json
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from tap_autopilot import __version__
 from tap_autopilot.config import Config
 from tap_autopilot.protocol.catalog import replication_methods
-from tap_autopilot.settings import OneOf
+from tap_autopilot.setting_facts import setting_facts, settings_as_markdown, settings_as_text
 from tap_autopilot.streams import STREAMS
 
 NAME = "tap-autopilot"
@@ -19,13 +18,6 @@ CAPABILITIES = (
     "structured-logging",
 )  # fmt: skip
 PYTHON = "Programming Language :: Python :: "
-_JSON_TYPES: dict[str, dict[str, Any]] = {
-    "string": {"type": ["string", "null"]},
-    "date_iso8601": {"type": ["string", "null"], "format": "date-time"},
-    "number": {"type": ["number", "null"]},
-    "integer": {"type": ["integer", "null"]},
-    "boolean": {"type": ["boolean", "null"]},
-}
 
 
 def python_versions() -> list[str]:
@@ -45,38 +37,14 @@ def about(form: str | None) -> str:
     return _markdown(facts) if form == "markdown" else _text(facts)
 
 
-def label(name: str) -> str:
-    """A setting's human-readable name: "API key"."""
-    words = name.replace("_", " ").replace("api", "API").replace("url", "URL")
-    return words[0].upper() + words[1:]
-
-
 def _facts() -> dict[str, Any]:
-    properties, required = {}, []
-    for field in dataclasses.fields(Config):
-        metadata = field.metadata
-        entry: dict[str, Any] = {
-            **_JSON_TYPES[metadata["kind"]],
-            "title": label(field.name),
-            "description": metadata["description"],
-            "secret": metadata["secret"],
-            "env": Config.variable(field.name),
-        }
-        if field.default is dataclasses.MISSING:
-            required.append(field.name)
-            entry["type"] = metadata["kind"]
-        elif field.default is not None:
-            entry["default"] = _plain(field.default)
-        if isinstance(metadata["read"], OneOf):
-            entry["enum"] = list(metadata["read"].choices)
-        properties[field.name] = entry
     return {
         "name": NAME,
         "description": "Singer tap for Autopilot (autopilothq).",
         "version": __version__,
         "supported_python_versions": python_versions(),
         "capabilities": list(CAPABILITIES),
-        "settings": {"type": "object", "properties": properties, "required": required},
+        "settings": setting_facts(Config),
         "streams": [
             {
                 "name": name,
@@ -89,18 +57,6 @@ def _facts() -> dict[str, Any]:
             for name, stream in STREAMS.items()
         ],
     }
-
-
-def _plain(default: Any) -> Any:
-    """A whole number as an integer, whatever the setting's type; anything else unchanged."""
-    return int(default) if isinstance(default, float) and default.is_integer() else default
-
-
-def _default(name: str, setting: dict[str, Any], required: list[str]) -> str:
-    if name in required:
-        return "required"
-    default = setting.get("default", "")
-    return default if isinstance(default, str) else json.dumps(default)
 
 
 def _replication(stream: dict[str, Any]) -> str:
@@ -116,16 +72,10 @@ def _description(stream: dict[str, Any]) -> str:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    settings = facts["settings"]
     lines = [f"{facts['name']} {facts['version']}: {facts['description']}"]
     lines += ["", f"Python: {', '.join(facts['supported_python_versions'])}"]
-    lines += [f"Capabilities: {', '.join(facts['capabilities'])}", "", "Settings"]
-    for name, setting in settings["properties"].items():
-        default = _default(name, setting, settings["required"])
-        kind = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]
-        secret = "secret" if setting["secret"] else ""
-        notes = filter(None, [kind, secret, default, setting["env"]])
-        lines += [f"  {name} ({', '.join(notes)})", f"      {setting['description']}"]
+    lines += [f"Capabilities: {', '.join(facts['capabilities'])}", ""]
+    lines += settings_as_text(facts["settings"])
     lines += ["", "Streams"]
     for stream in facts["streams"]:
         keys = ", ".join(stream["key_properties"])
@@ -135,13 +85,7 @@ def _text(facts: dict[str, Any]) -> str:
 
 
 def _markdown(facts: dict[str, Any]) -> str:
-    settings = facts["settings"]
-    lines = ["| setting | default | description |", "| --- | --- | --- |"]
-    for name, setting in settings["properties"].items():
-        default = _default(name, setting, settings["required"])
-        text = isinstance(setting.get("default"), str)
-        shown = f"`{default}`" if text else default
-        lines.append(f"| `{name}` | {shown} | {setting['description']} |")
+    lines = settings_as_markdown(facts["settings"])
     lines += ["", "| stream | key | replication | description |", "| --- | --- | --- | --- |"]
     for stream in facts["streams"]:
         keys = ", ".join(f"`{key}`" for key in stream["key_properties"])

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tap_autopilot.about import about, label
+from tap_autopilot.about import about
+from tap_autopilot.setting_facts import label
 
 ROOT = Path(__file__).parents[1]
 

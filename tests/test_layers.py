@@ -17,6 +17,7 @@ GROUND = {
     "exceptions",
     "logs",
     "rfc3339",
+    "setting_facts",
     "settings",
     "urls",
 }  # what every room may import
