@@ -276,8 +276,8 @@ MUTANTS = (
     Mutant(
         "the position in the store is a time",
         "pushed/events.py",
-        "if one.seq > position and not one.pruned]",
-        "if not position or one.received_at > 1.9e12]",
+        "if event.seq > position and not event.pruned]",
+        "if not position or event.received_at > 1.9e12]",
         "test_collected.py -k incremental_reads",
     ),
     Mutant(

@@ -51,22 +51,22 @@ class PushedEvents:
         tallies: Mapping[str, Tally],
         start_date: datetime | None,
     ) -> None:
-        fed = {one.stream.name: one for one in selected if COLLECTED in one.stream.sources}
+        fed = {table.stream.name: table for table in selected if COLLECTED in table.stream.sources}
         self._fed = fed
         self._collected = collected
         self._tallies = tallies
         self._since = ChangedSince(start_date, None)
-        self._polled = {name for name, one in fed.items() if one.stream.sources != (COLLECTED,)}
-        self._logs = {name for name, one in fed.items() if one.log_based}
+        self._polled = {name for name, table in fed.items() if len(table.stream.sources) > 1}
+        self._logs = {name for name, table in fed.items() if table.log_based}
         self._index: PushedIndex | None = None
         self._pruned: Counter[str] = Counter()
         self._dropped = {
-            name: one.schema["properties"].keys() - one.selected["properties"].keys()
-            for name, one in fed.items()
+            name: table.schema["properties"].keys() - table.selected["properties"].keys()
+            for name, table in fed.items()
         }
         self._make = {
-            name: compile_rows(name, one.schema, one.part, tallies[name])
-            for name, one in fed.items()
+            name: compile_rows(name, table.schema, table.part, tallies[name])
+            for name, table in fed.items()
             if name != MESSAGES
         }
         schemas = {name: load_schema(name) for name in EMAILS if self._polled or MESSAGES in fed}
@@ -98,7 +98,7 @@ class PushedEvents:
             for name in streams & page.events.keys():
                 told = max(positions[name], sent.get(name, 0))
                 self._pruned[name] += sum(
-                    one.pruned and one.seq > told for one in page.events[name]
+                    event.pruned and event.seq > told for event in page.events[name]
                 )
             yield PushedPage(rows, streams, page.last, page.fetched_at)
         if MESSAGES in positions:
@@ -112,16 +112,16 @@ class PushedEvents:
 
     def _rows(self, name: str, events: Sequence[Pushed], position: int) -> list[Row]:
         """The rows to send. Events that were already sent or are not selected are only indexed."""
-        new = [one for one in events if one.seq > position and not one.pruned]
+        new = [event for event in events if event.seq > position and not event.pruned]
         rows = self._make[name](new) if new else []
         if name in self._tallies:
-            self._tallies[name].clean(sum(one.cleaned for one in new))
+            self._tallies[name].clean(sum(event.cleaned for event in new))
         if name in EMAILS:
             if self._index is not None:
-                old = [one for one in events if one.seq <= position or one.pruned]
+                old = [event for event in events if event.seq <= position or event.pruned]
                 noted = [*map(self._note[name], old), *rows]
                 self._index.add(name, noted, events[0].received_at)
-            rows = [one for one in rows if self._since.admits(as_datetime(one["timestamp"]))]
+            rows = [row for row in rows if self._since.admits(as_datetime(row["timestamp"]))]
         return self._as_sent(name, rows) if rows else []
 
     def _messages(self, described: int) -> Iterator[PushedPage]:

@@ -71,7 +71,7 @@ class Pushes:
         pushed = self.by_contact.get((kind, rows[0]["context_traits_contact_id"]), ())
         also_pushed = matched(polled, pushed) if pushed else ()
         since = self.receiving.get(kind)
-        left = []
+        sent = []
         for number, (row, (_, at)) in enumerate(zip(rows, polled, strict=True)):
             counts = window is None or at is None or window.admits(_moment(at))
             if number in also_pushed:
@@ -84,8 +84,8 @@ class Pushes:
                 described = self.describe(hash_of(row["email_id"]))
                 if described is not None:
                     row.update(zip(DESCRIPTION, described, strict=True))
-                left.append(row)
-        return left
+                sent.append(row)
+        return sent
 
     def _is_young(self, at: int) -> bool:
         """Whether a push of an event at this time may still arrive."""
@@ -120,56 +120,56 @@ def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[i
     however close in time.
     """
     groups: dict[int | None, tuple[list[int], list[Occurrence]]] = {}
-    for number, one in enumerate(polled):
-        groups.setdefault(one.key, ([], []))[0].append(number)
+    for number, event in enumerate(polled):
+        groups.setdefault(event.key, ([], []))[0].append(number)
     others: list[Occurrence] = []
     for push in pushed:
         (groups[push.key][1] if push.key in groups else others).append(push)
-    found: set[int] = set()
+    matches: set[int] = set()
     for numbers, pushes in groups.values():
         if len(numbers) <= len(pushes):
-            found.update(numbers)
+            matches.update(numbers)
         elif pushes:
-            found.update(_nearest(polled, numbers, pushes, DAY * 365 * 10_000))
-    rest = [number for number in range(len(polled)) if number not in found]
-    return found | _nearest(polled, rest, others, WITHIN)
+            matches.update(_nearest(polled, numbers, pushes, DAY * 365 * 10_000))
+    rest = [number for number in range(len(polled)) if number not in matches]
+    return matches | _nearest(polled, rest, others, WITHIN)
 
 
 def _nearest(
     polled: Sequence[Occurrence], numbers: Sequence[int], pushed: Sequence[Occurrence], within: int
 ) -> set[int]:
     """The polled events in the best pairing: the most pairs, then the closest times."""
-    left = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
-    right = sorted(push.at for push in pushed if push.at is not None)
-    found: set[int] = set()
-    for some, times in _clusters(left, right, within):
-        found.update(_pairs(some, times, within))
-    return found
+    events = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
+    times = sorted(push.at for push in pushed if push.at is not None)
+    matches: set[int] = set()
+    for cluster in _clusters(events, times, within):
+        matches.update(_pairs(*cluster, within))
+    return matches
 
 
 def _clusters(
-    left: list[tuple[int, int]], right: list[int], within: int
+    events: list[tuple[int, int]], times: list[int], within: int
 ) -> list[tuple[list[tuple[int, int]], list[int]]]:
-    """Both sides, split wherever there is a gap longer than `within`."""
-    found: list[tuple[list[tuple[int, int]], list[int]]] = []
+    """Polled events and times of pushes, split wherever there is a gap longer than `within`."""
+    clusters: list[tuple[list[tuple[int, int]], list[int]]] = []
     last: int | None = None
-    for at, number in sorted([*left, *((at, -1) for at in right)]):
+    for at, number in sorted([*events, *((at, -1) for at in times)]):
         if last is None or at - last > within:
-            found.append(([], []))
+            clusters.append(([], []))
         last = at
         if number >= 0:
-            found[-1][0].append((at, number))
+            clusters[-1][0].append((at, number))
         else:
-            found[-1][1].append(at)
-    return [(some, times) for some, times in found if some and times]
+            clusters[-1][1].append(at)
+    return [cluster for cluster in clusters if all(cluster)]
 
 
-def _pairs(some: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
+def _pairs(events: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
     """The indexes in the best pairing of two sorted sequences; pairs need not cross."""
     # The best pairing of the events so far with each prefix of `times`: the number of pairs, their
     # total distance (negative), and the indexes as a linked list.
     best: list[tuple[int, int, Any]] = [(0, 0, None)] * (len(times) + 1)
-    for at, number in some:
+    for at, number in events:
         row = [best[0]]
         for place, other in enumerate(times):
             choice = max(best[place + 1], row[place], key=_rank)
@@ -179,11 +179,11 @@ def _pairs(some: list[tuple[int, int]], times: list[int], within: int) -> list[i
                 choice = max(choice, pair, key=_rank)
             row.append(choice)
         best = row
-    found, numbers = [], best[-1][2]
+    matches, numbers = [], best[-1][2]
     while numbers is not None:
         number, numbers = numbers
-        found.append(number)
-    return found
+        matches.append(number)
+    return matches
 
 
 def _rank(pairing: tuple[int, int, Any]) -> tuple[int, int]:

@@ -134,14 +134,16 @@ def _compile_take(
     tally: Tally | None,
 ) -> Callable[[Row, Any], Any]:
     """A function that moves an object's fields, in any spelling, to a row; it returns the rest."""
-    converters = {name: converter(columns[one], columns[one]) for name, one in wanted.items()}
+    converters = {
+        name: converter(columns[column], columns[column]) for name, column in wanted.items()
+    }
     names = Names(converters, ())
 
-    def take(row: Row, found: Any) -> Any:
-        if found.__class__ is not dict:
-            return found
+    def take(row: Row, fields: Any) -> Any:
+        if fields.__class__ is not dict:
+            return fields
         rest: Row = {}
-        for name, value in found.items():
+        for name, value in fields.items():
             field, convert = names[name]
             if convert is None:
                 rest[name] = value
@@ -247,5 +249,5 @@ def compile_activity(selected: Schema) -> Callable[[Pushed], Row]:
 
 
 def _stamps(pushed: Pushed, columns: Mapping[str, Any]) -> Row:
-    found = {"id": pushed.id, "received_at": from_epoch(pushed.received_at)}
-    return {name: value for name, value in found.items() if name in columns}
+    stamps = {"id": pushed.id, "received_at": from_epoch(pushed.received_at)}
+    return {name: value for name, value in stamps.items() if name in columns}
