@@ -135,16 +135,16 @@ class Living:
         some = [one for one in all_occurrences(self.account) if one.kind in ("delivered", "opened")]
         ages: list[Any] = []
         for number, one in enumerate(some[:12]):
-            call = self._call(one)
+            call = self._call(some[5] if number == 7 else one)  # two unknown people, one message
             call |= {"messageId": f"odd {number}", "timestamp": iso(datetime.now(timezone.utc))}
             call["context"] = {"traits": {"email": (
                 "TWIN@example.com", "stranger@Nowhere.example", "Stranger@nowhere.example ",
             )[number % 3]}}  # fmt: skip
             if number >= 9:
                 call["properties"] = {"event": one.kind}
-            if number in (5, 8):
+            if number in (5, 7, 8):
                 call["context"] = {"traits": {"plan": "free"}}
-                call["anonymousId"] = "some-device" if number == 5 else "Stranger@Nowhere.example"
+                call["anonymousId"] = "some-device" if number < 8 else "Stranger@Nowhere.example"
             ages.append(call)
         self._send(*ages)
 
