@@ -310,6 +310,14 @@ def test_odd_events_become_rows_and_lose_nothing(tap: Tap, store: PushedStore, o
     assert run.rows("email_clicked")
 
 
+def test_times_of_a_push_in_other_formats(tap: Tap, store: PushedStore) -> None:
+    times = {"timestamp": "Fri, 02 Jun 2017 15:18:58 GMT", "sentAt": " 2017-06-02 15:18:58 +0000"}
+    store.track({**call("m"), **times, "receivedAt": "2017-06-02 15:18:58 UTC"})
+    (row,) = read(tap, store).rows("email_opened")
+    for column in ("timestamp", "sent_at", "received_at"):
+        assert row[column] == "2017-06-02T15:18:58Z"
+
+
 def test_a_number_that_no_database_can_hold_is_text(tap: Tap, store: PushedStore) -> None:
     huge = b'{"event": "Email Opened", "contact_id": "c", "more": {"Score": [1e400, 1.50]}}'
     store.track(huge)
