@@ -19,7 +19,8 @@ BOTH = [
 TAP = [*BOTH, "-d{}", "-s{}", "--select={}", "--catalog={}", "--test={}", "-p{}", "--discover={}"]
 COLLECTOR = [
     *BOTH, "--database={}", "--database=missing/{}", "--listen={}", "--prune={}",
-    "--register-hooks={}", "--unregister-hooks={}", "--check={}", "--stats={}",
+    "--register-hooks={}", "--unregister-hooks={}", "--check={}", "--stats={}", "--forget-destination={}",
+    "--backup=missing/{}",
 ]  # fmt: skip
 
 
@@ -51,6 +52,8 @@ def test_the_collector_shows_no_argument_that_may_be_a_key(
     tmp_path: Path, form: str, key: str
 ) -> None:
     more = ["--prune"] if "state" in form else ["--stats"] if "database" in form else []
+    if "forget" in form or "backup" in form:
+        assert Collector(tmp_path).run("--check").returncode == 0  # creates a store
     for arguments in ([form.format(key)], separate(form.format(key))):
         done = Collector(tmp_path).run(*more, *arguments)
         assert done.returncode == 2, done.stdout + done.stderr

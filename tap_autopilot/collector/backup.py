@@ -8,6 +8,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.sqlite_file import open_read_only, sync_folder
 from tap_autopilot.collector.store import POSTGRES, open_reader
 from tap_autopilot.exceptions import RunError, UserError
@@ -39,7 +40,9 @@ def backup(database: str, path: str) -> str:
     except FileExistsError:
         raise UserError(f"{path} exists already; --backup never overwrites a file.") from None
     except OSError as problem:
-        raise UserError(f"Cannot write the backup {path}: {problem.strerror}.") from None
+        raise UserError(
+            f"Cannot write the backup {shown_file(path)}: {problem.strerror}."
+        ) from None
     except sqlite3.Error as problem:
         raise RunError(f"The backup to {path} failed: {problem}.") from None
     return f"Copied the store {store_id} to {path}."

@@ -59,7 +59,7 @@ def forgetting(name: str, destinations: Collection[str]) -> Errand:
     known = yield lambda store: store.cursors()
     if name not in known:
         listed = ", ".join(sorted(known)) or "none"
-        raise UserError(f"The store knows no destination {name}; it knows {listed}.")
+        raise UserError(f"The store knows no destination of this name; it knows {listed}.")
     yield lambda store: store.forget_cursor(name)
     return {}
 

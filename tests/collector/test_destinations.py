@@ -517,7 +517,7 @@ def test_a_destination_that_left_the_settings_is_told_and_can_be_forgotten(
     assert "Destination old is no longer in the settings" in collector.log.read_text()
     done = collector.run("--forget-destination", "other")
     assert done.returncode == 2
-    assert "no destination other" in done.stderr
+    assert "no destination of this name" in done.stderr
     assert "old, one" in done.stderr
     done = collector.run("--forget-destination", "old")
     assert done.stdout == "Forgot destination old.\n", done.stderr
