@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import logging
 import socket
+from collections.abc import Callable
 
 import pytest
 
-from tap_autopilot.collector import server
+from tap_autopilot.collector import notices, server
 from tap_autopilot.collector.notices import EVERY, UNREAD, Notices
 from tests.collector.conftest import KEY, SECRET, TOKEN, Start
 
 
-def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [record.getMessage() for record in caplog.records]
-    caplog.clear()
-    return found
+@pytest.fixture
+def warned(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """What was warned of since the last call."""
+    found: list[str] = []
+    monkeypatch.setattr(notices.LOG, "warning", lambda text, *args: found.append(text % args))
+
+    def take() -> list[str]:
+        taken = [*found]
+        found.clear()
+        return taken
+
+    return take
 
 
 def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    warned: Callable[[], list[str]],
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("tap_autopilot"), "propagate", True)
     now = 1000.0
     one = Notices(lambda: now)
     for _ in range(5):
         one.turned_away("track", 401, "no key")
     one.turned_away("track", 400, "not JSON")
     one.turned_away(UNREAD, 408, "too slow")
-    assert warned(caplog) == [
+    assert warned() == [
         "Requests turned away from track with 401: 1; no key.",
         "Requests turned away from track with 400: 1; not JSON.",
         "Requests turned away before they were read with 408: 1; too slow.",
@@ -36,16 +43,16 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
     now += EVERY - 1
     one.turned_away("track", 401, "no key")
     one.tell_rest()
-    assert warned(caplog) == []
+    assert warned() == []
     now += 1
     one.tell_rest()
     one.tell_rest()
-    assert warned(caplog) == ["Requests turned away from track with 401: 5; no key."]
+    assert warned() == ["Requests turned away from track with 401: 5; no key."]
     now += EVERY
     one.tell_rest()
-    assert warned(caplog) == []
+    assert warned() == []
     one.turned_away("track", 401, "no key")
-    assert warned(caplog) == ["Requests turned away from track with 401: 1; no key."]
+    assert warned() == ["Requests turned away from track with 401: 1; no key."]
 
 
 def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
@@ -79,13 +86,12 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
 
 
 def test_repeats_that_are_dropped_are_warned_of(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    warned: Callable[[], list[str]],
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("tap_autopilot"), "propagate", True)
     one = Notices()
     for total in (0, 3, 3, 5):
         one.repeated(total)
-    assert [text.partition(";")[0] for text in warned(caplog)] == [
+    assert [text.partition(";")[0] for text in warned()] == [
         "Events dropped as repeats: 3",
         "Events dropped as repeats: 2",
     ]
