@@ -5,15 +5,14 @@ from __future__ import annotations
 import hypothesis
 from hypothesis import strategies as st
 
-from tests.histories import NIGHTS, Night, play
+from tests.histories import NIGHTS, TABLES, Night, play
 
 BROKEN_OFF = Night(kill_after=2)
 
 
 @hypothesis.given(st.lists(NIGHTS, min_size=3, max_size=12))
-@hypothesis.example([BROKEN_OFF, Night(setting=("tables", ("lists_contacts", "lists")),
-                                       full_refresh=True, kill_after=3), Night()])  # fmt: skip
-@hypothesis.example([Night(setting=("digests", True)), Night(full_refresh=True), Night()])
+@hypothesis.example([Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)])
+@hypothesis.example([Night(setting=("digests", True)), Night(full_refresh=TABLES), Night()])
 @hypothesis.example([Night(setting=("without", "company")), BROKEN_OFF,
                      Night(setting=("without", ""))])  # fmt: skip
 @hypothesis.example([Night(setting=("digests", True)), BROKEN_OFF, Night(setting=("digests", False)),

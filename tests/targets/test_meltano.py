@@ -161,6 +161,40 @@ def test_events_are_loaded_between_the_nights(project: Project, serve: Serve) ->
     }
 
 
+def test_a_full_refresh_of_another_table_does_not_confuse_an_interrupted_pass(
+    project: Project, serve: Serve
+) -> None:
+    """Meltano merges the state of the full refresh into that of the interrupted run."""
+
+    def select(stream: str) -> dict[str, str]:
+        return {"_select": json.dumps([f"{stream}.*"])}
+
+    sandbox = serve(ACCOUNT)
+    assert project.run(serve(ACCOUNT, "/contacts@2-:500"), **select("contacts")).returncode != 0
+    first = {row["contact_id"] for row in project.stored()["contacts"]}
+    broken = serve(ACCOUNT, "/contacts@4-:500")
+    refreshed = project.run(broken, "--full-refresh", **select("lists_contacts"))
+    assert refreshed.returncode != 0
+    done = project.run(sandbox, **select("contacts"))
+    assert done.returncode == 0, done.stderr
+    assert "contacts: cannot resume from the state; starting over" in done.stderr
+    rows = project.stored()["contacts"][len(first) :]
+    assert {row["contact_id"] for row in rows} == set(ACCOUNT.contact_ids)
+
+
+def test_digests_are_not_trusted_after_a_full_refresh_without_them(
+    project: Project, serve: Serve
+) -> None:
+    sandbox, digests = serve(ACCOUNT), str(project.folder / "digests")
+    assert project.run(sandbox, digests=digests).returncode == 0
+    assert project.run(sandbox, "--full-refresh").returncode == 0
+    project.forget()
+    done = project.run(sandbox, digests=digests)
+    assert done.returncode == 0, done.stderr
+    assert "everything is sent again" in done.stderr
+    assert keys(project.stored()) == everything(ACCOUNT)
+
+
 def test_config_test_and_select(project: Project, serve: Serve) -> None:
     sandbox = serve(ACCOUNT)
     assert project.meltano(sandbox, "config", "test", "tap-autopilot").returncode == 0
