@@ -71,8 +71,8 @@ class Report:
         """Note that a page of a stream was written, and what share of the stream is done."""
         self._written[stream] = self.tallies[stream].rows
         if share is not None:
+            self._first_shares.setdefault(stream, share)  # first, because a thread reads both
             self._shares[stream] = share
-            self._first_shares.setdefault(stream, share)
         self._latest, self._moved = stream, time.monotonic()
         if time.monotonic() - self._measured > METRICS_EVERY:
             self._measured = time.monotonic()
