@@ -6,6 +6,7 @@ the same in all its events, so a store keeps them once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -23,12 +24,12 @@ _MILLISECOND = timedelta(milliseconds=1)
 _PLAIN = re.compile(rb'"([!#-\[\]-~]{1,200})"')  # a JSON string that reads as it is written
 
 _PERSON = ("anonymousId", "userId")
-_EMAIL = ("email",)
-_CONTACT = ("contact_id",)
+_CONTACT = frozenset({"contactid"})
+_WHO = _CONTACT | {"email"}
 _TIMES = ("timestamp", "sentAt", "originalTimestamp", "receivedAt")
-_MESSAGE = (
-    "email_id", "email_name", "email_subject", "campaign_id", "campaign_name", "transactional",
-)  # fmt: skip
+_MESSAGE = frozenset(
+    {"emailid", "emailname", "emailsubject", "campaignid", "campaignname", "transactional"}
+)
 
 
 class Remnant(NamedTuple):
@@ -72,11 +73,11 @@ def remains(source: str, body: bytes) -> Remnant:
     contact = _plain_text([*_only(inner, _CONTACT).values(), *_only(properties, _CONTACT).values()])
     if contact is None:
         rest |= {name: call[name] for name in _PERSON if name in call}
-        traits = _only(inner, _EMAIL + _CONTACT)
+        traits = _only(inner, _WHO)
         if traits:
             rest["context"] = raw_json.build({"traits": raw_json.build(traits)})
         for name, found in (("traits", outer), ("properties", properties)):
-            kept = _only(found, _EMAIL + _CONTACT)
+            kept = _only(found, _WHO)
             if kept:
                 rest[name] = raw_json.build(kept)
     message = _only(properties, _MESSAGE)
@@ -127,12 +128,12 @@ def _plain_text(values: Sequence[bytes]) -> str | None:
     return None
 
 
-def _only(found: dict[str, bytes], names: Sequence[str]) -> dict[str, bytes]:
+def _only(found: dict[str, bytes], names: frozenset[str]) -> dict[str, bytes]:
     """The members with these names, in any spelling."""
-    wanted = {_spelled_plainly(name) for name in names}
-    return {name: value for name, value in found.items() if _spelled_plainly(name) in wanted}
+    return {name: value for name, value in found.items() if _spelled_plainly(name) in names}
 
 
+@functools.lru_cache(maxsize=1000)
 def _spelled_plainly(name: str) -> str:
     return name.replace("_", "").lower()
 

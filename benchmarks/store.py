@@ -1,0 +1,109 @@
+"""How long the collector's commands take on a large store: `python -m benchmarks.store [EVENTS]`.
+
+It fills a store in a temporary folder with events of Autopilot's own form, then measures --check,
+--stats, the start, --prune of all of them and what remains on the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from pathlib import Path
+
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import open_reader
+from tap_autopilot.collector.writing import Received
+
+COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
+MESSAGES = 500
+PART = 20_000
+BODY = (
+    '{"type":"track","event":"Email Opened","messageId":"%(id)s","timestamp":"%(time)s",'
+    '"anonymousId":"somebody.%(n)d@example.com","context":{"traits":{"email":'
+    '"somebody.%(n)d@example.com","contact_id":"person_%(person)s"}},"properties":{"event":"opened",'
+    '"campaign_id":"campaign_CBD5C1FA-3532-42AB-B498-7A93F9CCC72B","campaign_name":"Onboarding",'
+    '"email_id":"batchcampaign_1477963234959-639D1900-9FD1-11E6-95FC-1DF74F%(m)06d","email_name":'
+    '"Onboarding Email %(m)d","email_subject":"Welcome","transactional":false,"link_id":"%(n)d",'
+    '"link_url":"https://www.example.com/welcome?utm_source=autopilot&person=%(person)s"}}'
+)
+
+
+def fill(path: str, events: int) -> None:
+    """A store with this many events."""
+    store = SqliteStore(path)
+    start = int(time.time() * 1000) - events
+    for first in range(0, events, PART):
+        store.append([event(number, start) for number in range(first, min(first + PART, events))])
+    store.close()
+
+
+def event(number: int, start: int) -> Received:
+    """One of Autopilot's own events."""
+    unique = hashlib.blake2b(b"%d" % number, digest_size=16).digest()
+    moment = time.gmtime((start + number) / 1000)
+    fields = {
+        "id": uuid.UUID(bytes=unique), "n": number, "m": number % MESSAGES,
+        "person": str(uuid.UUID(int=number)).upper(), "time": time.strftime("%FT%TZ", moment),
+    }  # fmt: skip
+    body = (BODY % fields).encode()
+    return Received(start + number, "segment", "segment", "Email Opened", body, unique, True)
+
+
+def run(*options: str) -> tuple[float, str]:
+    """How many seconds a command takes, and what it says."""
+    began = time.monotonic()
+    done = subprocess.run([*COMMAND, *options], capture_output=True, text=True, check=True)
+    return time.monotonic() - began, done.stdout.strip().splitlines()[-1]
+
+
+def start_and_stop(database: str) -> float:
+    """How many seconds a collector takes to listen."""
+    environment = {**os.environ, "TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS": "key-of-the-benchmark"}
+    began = time.monotonic()
+    with subprocess.Popen(
+        [*COMMAND, "--database", database, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, env=environment,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        seconds = time.monotonic() - began
+        process.terminate()
+    return seconds
+
+
+def main(events: int) -> None:
+    """Print a line for each measurement."""
+    with tempfile.TemporaryDirectory() as folder:
+        database = str(Path(folder) / "events.db")
+        began = time.monotonic()
+        fill(database, events)
+        print(f"{events:,} events, {size(database)}; filled in {time.monotonic() - began:.0f} s")
+        for option in ("--check", "--stats"):
+            print(f"{option}: {run('--database', database, option)[0]:.2f} s")
+        print(f"start: {start_and_stop(database):.2f} s")
+        with open_reader(database) as reader:
+            position = [reader.store_id, events, reader.fingerprint(events)]
+        state = Path(folder) / "state.json"
+        state.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": position}}}))
+        for _ in range(2):
+            seconds, said = run("--database", database, "--prune", "--state", str(state))
+            print(f"--prune: {seconds:.1f} s. {said}")
+        left = Path(database).stat().st_size
+        print(f"{size(database)} remain, {left / events:.0f} bytes an event")
+        for option in ("--check", "--stats"):
+            print(f"{option}: {run('--database', database, option)[0]:.2f} s")
+
+
+def size(database: str) -> str:
+    """The size of a store, for people."""
+    return f"{Path(database).stat().st_size / 1e6:,.0f} MB"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5_000_000)
