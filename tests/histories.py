@@ -48,7 +48,7 @@ SETTINGS: dict[str, list[Any]] = {
     "digests": [False, True],
     "store": ["", "one", "two"],
     "contacts": ["FULL_TABLE", "INCREMENTAL"],
-    "email_opened": ["FULL_TABLE", "INCREMENTAL"],
+    "email_opened": ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"],
     "without": ["", *OPTIONAL_COLUMNS],  # a deselected column
     "tables": [TABLES, ("contacts",), ("lists_contacts", "lists"), TABLES[2:4], TABLES[4:]],
     "start_date": ["", "2020-01-01T12:00:00Z"],
@@ -270,7 +270,7 @@ class History:
         catalog["streams"] = [one for one in catalog["streams"]
                               if one["stream"] in self.tables]  # fmt: skip
         for name in () if whole else TIMED:
-            if name in self.tables:
+            if name in self.tables and (settings["store"] or settings[name] != "LOG_BASED"):
                 choose(catalog, name, replication_method=settings[name])
         if settings["without"] and "contacts" in self.tables:
             choose(catalog, "contacts", "properties", settings["without"], selected=False)
@@ -327,6 +327,10 @@ class History:
             if key and self.settings["start_date"]:
                 wanted = {one: row for one, row in wanted.items()
                           if row[key] is None or row[key] >= self.settings["start_date"]}  # fmt: skip
+            if (
+                self.settings.get(name) == "LOG_BASED" and self.settings["store"]
+            ):  # pushed events only
+                wanted = {one: row for one, row in wanted.items() if row["received_at"]}
             self.counts["rows"] += len(wanted)
             missing = wanted.keys() - mine.keys()
             self.counts["lost"] += len(missing)
