@@ -327,9 +327,7 @@ class History:
             if key and self.settings["start_date"]:
                 wanted = {one: row for one, row in wanted.items()
                           if row[key] is None or row[key] >= self.settings["start_date"]}  # fmt: skip
-            if (
-                self.settings.get(name) == "LOG_BASED" and self.settings["store"]
-            ):  # pushed events only
+            if self.settings["store"] and self.settings.get(name) == "LOG_BASED":
                 wanted = {one: row for one, row in wanted.items() if row["received_at"]}
             self.counts["rows"] += len(wanted)
             missing = wanted.keys() - mine.keys()
