@@ -64,11 +64,11 @@ test-more-targets: $(VENV)/installed $(MORE_TARGETS:%=.venv-target-%/installed)
 #                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10" HISTORIES="--histories 30"
 #                       COLLECTOR="--kills 100"
 soak: $(VENV)/installed
-	$(BIN)/python -m tests.soak $(SOAK)
-	$(BIN)/python -m tests.churn $(CHURN)
-	$(BIN)/python -m tests.nights $(NIGHTS)
-	$(BIN)/python -m tests.histories $(HISTORIES)
-	$(BIN)/python -m tests.collector.soak $(COLLECTOR)
+	$(BIN)/python -m tests.soak.kills $(SOAK)
+	$(BIN)/python -m tests.soak.churn $(CHURN)
+	$(BIN)/python -m tests.soak.nights $(NIGHTS)
+	$(BIN)/python -m tests.soak.histories $(HISTORIES)
+	$(BIN)/python -m tests.soak.collector $(COLLECTOR)
 
 # One of them only: make fuzz FUZZ="-k paging"
 fuzz: $(VENV)/installed

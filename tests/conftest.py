@@ -19,7 +19,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.streams import STREAMS
-from tests.forks import Fork, hasty, no_name_server
+from tests.fork_server import Fork, hasty, no_name_server
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"

@@ -100,7 +100,7 @@ MUTANTS = (
         "sources/completeness.py",
         'SHORT = "short", (False, False, False)',
         'SHORT = "short", (True, False, False)',
-        "test_living.py -k small_shortage",
+        "test_changing_accounts.py -k small_shortage",
     ),
     Mutant(
         "the bookmark moves despite a shortage",
@@ -114,21 +114,21 @@ MUTANTS = (
         "sources/completeness.py",
         'VERY_SHORT = "very short", (False, False, True)',
         'VERY_SHORT = "very short", (False, False, False)',
-        "test_living.py -k large_shortage",
+        "test_changing_accounts.py -k large_shortage",
     ),
     Mutant(
         "repeated contacts count twice",
         "sources/completeness.py",
         "        return len(new)\n",
         "        return len(ids)\n",
-        "test_living.py -k repeat",
+        "test_changing_accounts.py -k repeat",
     ),
     Mutant(
         "a short listing is not read again",
         "sources/reading.py",
         "if census.is_short and census.reading == 1:",
         "if census.is_short and census.reading == 0:",
-        "test_living.py -k short_once",
+        "test_changing_accounts.py -k short_once",
     ),
     Mutant(
         "an empty response to an outdated bookmark counts as the end",
@@ -137,7 +137,7 @@ MUTANTS = (
         "            elif response.page and not response.next_bookmark:\n"
         "                page = response.page\n"
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
-        "test_living.py -k churn_raises_no_doubt",
+        "test_changing_accounts.py -k churn_raises_no_doubt",
     ),
     Mutant(
         "a known page is followed wherever it leads",

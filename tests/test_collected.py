@@ -24,9 +24,9 @@ from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run
+from tests.pushed_store import PushedStore
 from tests.scripted import Scripted
-from tests.soak import TABLES
-from tests.stores import PushedStore
+from tests.soak.kills import TABLES
 from tests.test_selection import choose, entry
 
 ONLY_PUSHED = ("email_messages", "contact_events", "activities")

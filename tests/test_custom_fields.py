@@ -11,7 +11,7 @@ import pytest
 from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
-from tests.inline import logged
+from tests.in_process import logged
 from tests.invariants import Run
 from tests.scripted import Scripted, page
 from tests.test_selection import choose, entry

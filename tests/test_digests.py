@@ -13,6 +13,7 @@ import pytest
 
 from tap_autopilot.digests import Digests
 from tap_autopilot.sandbox.account import Account
+from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.digests import (
     DELETED_AT,
@@ -26,10 +27,9 @@ from tests.digests import (
     warned,
 )
 from tests.invariants import Run, forms
-from tests.living import Living
+from tests.pushed_store import PushedStore
 from tests.scripted import Scripted
-from tests.soak import everything
-from tests.stores import PushedStore
+from tests.soak.kills import everything
 from tests.test_collected import call
 
 
@@ -56,7 +56,9 @@ def test_after_faulty_runs_the_target_matches_a_full_load(
 
 def account() -> Account:
     """Contacts a to d; a and b are on list l, b and c in segment s."""
-    return Living("abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}).account
+    return ChangingSandbox(
+        "abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}
+    ).account
 
 
 def records(run: Run) -> set[tuple[str, ...]]:

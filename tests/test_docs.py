@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import definitions
+from tools import meltano_definitions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -43,8 +43,8 @@ def test_every_error_is_in_troubleshooting() -> None:
 
 
 def test_the_meltano_definitions_are_up_to_date() -> None:
-    """To update them: python -m tests.definitions --write."""
-    for path, text in definitions.files().items():
+    """To update them: python -m tools.meltano_definitions --write."""
+    for path, text in meltano_definitions.files().items():
         assert path.read_text() == text, path.name
 
 

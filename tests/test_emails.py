@@ -14,7 +14,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams import STREAMS
 from tap_autopilot.streams.base import Merge
-from tests.inline import logged
+from tests.in_process import logged
 
 SCHEMA = load_schema("email_bounced")
 START = datetime(1970, 1, 2, tzinfo=timezone.utc)

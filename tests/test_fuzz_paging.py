@@ -24,7 +24,7 @@ from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of
 from tap_autopilot.sources.reading import pages
-from tests.living import KEY, Living
+from tests.changing_sandbox import KEY, ChangingSandbox
 
 NOW = datetime(2024, 2, 29, tzinfo=timezone.utc)
 LETTERS = "abcdefghijkl"
@@ -123,11 +123,11 @@ NUMBERS = st.sets(st.integers(1, 15), max_size=4)
 
 def careful(
     changes: dict[int, list[tuple[str, str]]], listing: str
-) -> dict[Any, list[Callable[[Living], None]]]:
+) -> dict[Any, list[Callable[[ChangingSandbox], None]]]:
     """The changes, without the impossible ones."""
 
-    def step(what: str, one: str) -> Callable[[Living], None]:
-        def do(living: Living) -> None:
+    def step(what: str, one: str) -> Callable[[ChangingSandbox], None]:
+        def do(living: ChangingSandbox) -> None:
             is_there = one in living.account
             if what == "create" and not is_there:
                 living.create(one)
@@ -163,7 +163,7 @@ def test_what_exists_throughout_is_read_or_there_is_a_doubt(
     failing: set[int], of_segment: bool,
 ) -> None:  # fmt: skip
     walk = members_of("s") if of_segment else CONTACTS
-    sandbox = Living(
+    sandbox = ChangingSandbox(
         LETTERS[:size], changes=careful(changes, walk.path), totals=totals, total_off=off,
         segments={"s": LETTERS[:size]}, **chosen,
     )  # fmt: skip
@@ -187,7 +187,7 @@ def test_what_exists_throughout_is_read_or_there_is_a_doubt(
 def test_a_lost_page_raises_a_doubt(
     size: int, chosen: Any, kills: set[int], failing: set[int], seed: int, once: bool
 ) -> None:
-    sandbox = Living(LETTERS[:size], lose="contacts", lose_once=once, seed=seed, **chosen)
+    sandbox = ChangingSandbox(LETTERS[:size], lose="contacts", lose_once=once, seed=seed, **chosen)
     with answering(sandbox) as respond:
         found = read(CONTACTS, Direct(respond, failing, 600), kills)
     missing = set(LETTERS[:size]) - set(found.ids)

@@ -22,7 +22,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams import STREAMS, Stream
-from tests import texts
+from tests import json_strategies
 from tests.invariants import Run, check_messages
 
 NOW = datetime(2024, 2, 29, 12, tzinfo=timezone.utc)
@@ -40,25 +40,25 @@ COLUMNS = [*SCHEMAS["contacts"]["properties"]]
 FIELDS = st.sampled_from(
     [*COLUMNS, "FirstName", "Email", "ContactId", "Lists", "custom-fields", "kind", "min"]
 ).map(lambda name: json.dumps(name).encode())
-FIELD_NAMES = st.one_of(FIELDS, texts.strings(st.sampled_from([b"\xff", b"\x00", b"\n"])))
+FIELD_NAMES = st.one_of(FIELDS, json_strategies.strings(st.sampled_from([b"\xff", b"\x00", b"\n"])))
 FIELD_VALUES = st.one_of(
-    texts.values(names=FIELD_NAMES, most=6),
-    texts.strings(st.sampled_from([b"\xff", b"\x00", b"\n"])),
+    json_strategies.values(names=FIELD_NAMES, most=6),
+    json_strategies.strings(st.sampled_from([b"\xff", b"\x00", b"\n"])),
     st.sampled_from([b"NaN", b"-Infinity", b"1482221012000", b'"2016-12-20T07:31:12Z"']),
 )
-DOCUMENTS = st.one_of(texts.objects(FIELD_NAMES, FIELD_VALUES, most=8), FIELD_VALUES)
+DOCUMENTS = st.one_of(json_strategies.objects(FIELD_NAMES, FIELD_VALUES, most=8), FIELD_VALUES)
 LISTINGS = st.builds(
     lambda documents, bookmark, total: (
         b'{"contacts":%s,"bookmark":%s,"total_contacts":%s}' % (documents, bookmark, total)
     ),
-    texts.arrays(DOCUMENTS),
-    st.one_of(st.just(b"null"), texts.values(most=2)),
-    st.one_of(st.just(b"5"), texts.values(most=2)),
+    json_strategies.arrays(DOCUMENTS),
+    st.one_of(st.just(b"null"), json_strategies.values(most=2)),
+    st.one_of(st.just(b"5"), json_strategies.values(most=2)),
 )
 ANSWERS = st.one_of(
     LISTINGS,
-    texts.damaged(LISTINGS),
-    texts.values(),
+    json_strategies.damaged(LISTINGS),
+    json_strategies.values(),
     st.binary(max_size=30),
     st.builds(
         lambda depth, end: b'{"contacts":[{"contact_id":"a","x":' + b"[" * depth + end,

@@ -17,9 +17,9 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE
-from tests import inline
+from tests import in_process
+from tests.changing_sandbox import KEY, ChangingSandbox
 from tests.invariants import Run, check_together
-from tests.living import KEY, Living
 from tests.test_fuzz_paging import CHANGES, NUMBERS, careful
 
 FEWER = settings(max_examples=settings().max_examples // 2)
@@ -29,11 +29,11 @@ TABLES = ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lis
 CONTACTS, MEMBERS = "/contacts", "/smart_segments/s/contacts"
 
 
-def account(draw: Any, changes: Any = None) -> Living:
+def account(draw: Any, changes: Any = None) -> ChangingSandbox:
     """A small account on some kind of server."""
     there = LETTERS[: draw(st.integers(0, len(LETTERS)))]
     style = draw(st.sampled_from(sorted(BOOKMARKS)))
-    sandbox = Living(
+    sandbox = ChangingSandbox(
         there,
         page_size=draw(st.integers(2 if style == "repeat" else 1, 4)),
         style=style,
@@ -76,7 +76,7 @@ def test_a_pass_over_many_runs_loses_nothing_silently(data: st.DataObject) -> No
     for kill_after in [*draw(st.lists(st.integers(1, 6), max_size=4)), *[-1] * 6]:
         state = runs[-1].state if runs else None
         runs.append(
-            inline.run(
+            in_process.run(
                 sandbox, catalog=catalog, state=state, choose=chooser(draw),
                 kill_after=kill_after, failing=failing,
             )
@@ -139,11 +139,11 @@ def test_a_damaged_state_loses_nothing(data: st.DataObject) -> None:
     draw = data.draw
     sandbox = account(draw)
     assume(sandbox.account.contact_ids)
-    first = inline.run(sandbox, choose=chooser(draw), kill_after=draw(st.integers(1, 9)))
+    first = in_process.run(sandbox, choose=chooser(draw), kill_after=draw(st.integers(1, 9)))
     assume(first.killed)
     state = damaged(draw, first.state, 2)
-    rest = inline.run(sandbox, state=state, choose=chooser(draw))
-    whole = inline.run(sandbox)
+    rest = in_process.run(sandbox, state=state, choose=chooser(draw))
+    whole = in_process.run(sandbox)
     assert rest.code == whole.code == 0
     for stream in whole.selected:
         sent = {json.dumps(row) for one in (first, rest) for row in one.rows(stream)}
@@ -160,7 +160,7 @@ def test_a_damaged_catalog_is_an_error_or_works(data: st.DataObject) -> None:
         if isinstance(streams, list):
             catalog["streams"] = data.draw(st.lists(st.sampled_from(streams or JUNK), max_size=4))
     sandbox = account(data.draw)
-    assert inline.run(sandbox, catalog=catalog, choose=chooser(data.draw)).code in (0, 2)
+    assert in_process.run(sandbox, catalog=catalog, choose=chooser(data.draw)).code in (0, 2)
 
 
 VALUES = st.one_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hypothesis
 from hypothesis import strategies as st
 
-from tests.histories import NIGHTS, TABLES, Night, play
+from tests.soak.histories import NIGHTS, TABLES, Night, play
 
 BROKEN_OFF = Night(kill_after=2)
 

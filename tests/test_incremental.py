@@ -14,9 +14,9 @@ import pytest
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sandbox.account import Account
+from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run, check
-from tests.living import Living
 from tests.scripted import Scripted
 from tests.test_from_contacts import expected_events
 from tests.test_selection import choose, entry
@@ -392,7 +392,7 @@ def test_a_clock_that_is_wrong_by_an_hour_loses_no_change(
     """Contact a changes after it was read, h before; the next run must send a."""
     catalog = only(incremental, "contacts")
     changes: Any = {3: [("change", "a", {"Name": "new"})], 4: [("change", "h")]}
-    with Living("abcdefgh", changes=changes, clock_skew=skew) as sandbox:
+    with ChangingSandbox("abcdefgh", changes=changes, clock_skew=skew) as sandbox:
         first = tap.sync(sandbox, catalog=catalog)
         second = tap.sync(sandbox, catalog=catalog, state=first.state)
     assert first.code == second.code == 0

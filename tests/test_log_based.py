@@ -13,7 +13,7 @@ from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 from tests.test_collected import CALL, MESSAGE, call, keys, read
 from tests.test_merged_states import merge
 from tests.test_selection import choose, entry

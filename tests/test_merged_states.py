@@ -16,7 +16,7 @@ from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
 from tests.digests import Replica
 from tests.invariants import Run
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 from tests.test_collected import call
 from tests.test_selection import choose
 from tests.test_state import STREAMS, interrupted, keys

@@ -12,8 +12,8 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
+from tests.pushed_store import PushedStore
 from tests.scripted import Scripted
-from tests.stores import PushedStore
 from tests.test_collected import call
 from tests.test_selection import choose, entry
 

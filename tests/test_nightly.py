@@ -18,7 +18,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Serve, Tap
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=2, members=20)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, Serve, Tap
 from tests.digests import Nights, difference
-from tests.living import Living
 
 # Whatever is on disk for certain: each file as it was when it was last synced.
 SYNCED = r"""
@@ -62,7 +62,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nights(tap: Tap, serve: Serve) -> Nights:
-    account = Living("abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}).account
+    account = ChangingSandbox(
+        "abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}
+    ).account
     account.change("a", {"Company": "As before"})
     return Nights(tap, serve, account)
 

@@ -29,7 +29,7 @@ from tap_autopilot.sources.listings import (
     members_of,
 )
 from tap_autopilot.streams import EMAILS, STREAMS
-from tests.inline import logged
+from tests.in_process import logged
 
 SOURCES = ("contacts", "lists", "smart_segments", "custom_fields", "smart_segments_contacts")
 START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.released import RECORD, broken, contract
+from tools.released import RECORD, broken, contract
 
 RELEASED = json.loads(RECORD.read_text(encoding="utf-8"))
 

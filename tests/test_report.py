@@ -19,8 +19,8 @@ from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
+from tests.pushed_store import PushedStore
 from tests.scripted import Scripted, page
-from tests.stores import PushedStore
 from tests.test_collected import CALL, read, store  # noqa: F401
 from tests.test_incremental import incremental  # noqa: F401
 from tests.test_signals import finished, running, wait_for_requests

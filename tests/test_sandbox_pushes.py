@@ -24,7 +24,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import MAPS, key_of
 from tap_autopilot.sandbox.pushes import Pushing, Truth
 from tap_autopilot.sandbox.server import Options, Sandbox
-from tests.living import KEY, Living
+from tests.changing_sandbox import KEY, ChangingSandbox
 
 HEADERS = {"autopilotapikey": KEY}
 SECRET, WRITE_KEY = "webhook secret", "write-key"
@@ -247,7 +247,7 @@ def test_emails_sent_meanwhile_are_pushed_too() -> None:
     sent = {"batchdelivery_X_1482219072777-48a06f90": 1482221012000}
     with a_receiver() as receiver:
         chosen = Pushing(webhook=receiver.url, rate=0, withheld=0, repeated=0)
-        with Living(changes={1: [("change", "a", {"mail_received": sent, "Email": "a@example.com"})]}, pushing=chosen) as sandbox:  # fmt: skip
+        with ChangingSandbox(changes={1: [("change", "a", {"mail_received": sent, "Email": "a@example.com"})]}, pushing=chosen) as sandbox:  # fmt: skip
             assert sandbox.pusher is not None
             assert sandbox.pusher.wait(10)
             assert not receiver.got
@@ -263,7 +263,7 @@ def register(sandbox: Sandbox, event: str, url: str) -> requests.Response:
 
 
 def test_hooks_are_registered_listed_and_deleted() -> None:
-    with Living() as sandbox:
+    with ChangingSandbox() as sandbox:
         answer = register(sandbox, "contact_added", "http://127.0.0.1:1/a")
         assert answer.status_code == 201
         hook_id = answer.json()["id"]
@@ -305,7 +305,7 @@ EXPECTED = {
 def test_hooks_deliver_changes(shape: str) -> None:
     with (
         a_receiver() as receiver,
-        Living(lists={"l": "cf"}, segments={"s": "ef"}, changes={1: STEPS}, hook_shape=shape) as sandbox,
+        ChangingSandbox(lists={"l": "cf"}, segments={"s": "ef"}, changes={1: STEPS}, hook_shape=shape) as sandbox,
     ):  # fmt: skip
         for event in (*EXPECTED, "contact_updated"):
             register(sandbox, event, f"{receiver.url}/{event}")
@@ -333,7 +333,7 @@ def wait_for(sandbox: Sandbox, deliveries: int) -> None:
 def test_a_failed_delivery_is_retried_and_then_lost() -> None:
     steps = [("create", one) for one in "xyz"]
     with a_receiver(*[500] * 3, 204, *[302] * 6) as receiver:
-        with Living(changes={1: steps}, hook_wait=0.01) as sandbox:
+        with ChangingSandbox(changes={1: steps}, hook_wait=0.01) as sandbox:
             register(sandbox, "contact_added", receiver.url)
             requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
             wait_for(sandbox, 3)
@@ -345,7 +345,7 @@ def test_a_failed_delivery_is_retried_and_then_lost() -> None:
 
 
 def test_410_deletes_the_hook() -> None:
-    with a_receiver(410) as receiver, Living(changes={1: [("create", "x"), ("create", "y")]}) as sandbox:  # fmt: skip
+    with a_receiver(410) as receiver, ChangingSandbox(changes={1: [("create", "x"), ("create", "y")]}) as sandbox:  # fmt: skip
         register(sandbox, "contact_added", receiver.url)
         requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
         wait_for(sandbox, 2)

@@ -14,7 +14,7 @@ from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import EMAILS, STREAMS
 from tests.conftest import USUAL_STREAMS, Serve, Tap
-from tests.inline import logged
+from tests.in_process import logged
 from tests.invariants import Run
 
 ACCOUNT = Account(contacts=60, lists=2, segments=2, members=3)

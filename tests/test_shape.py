@@ -20,7 +20,7 @@ from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import MAX_NESTED, as_key, converter, shallow
 from tap_autopilot.streams.contacts import MAPS
-from tests.inline import logged
+from tests.in_process import logged
 
 SCHEMA = discover({})["streams"][0]["schema"]
 

@@ -25,7 +25,7 @@ from tap_autopilot.sources.listings import (
     members_of,
 )
 from tap_autopilot.sources.reading import pages
-from tests.inline import logged
+from tests.in_process import logged
 from tests.scripted import page
 
 ARRIVED, SENT = (datetime(2024, 2, 29, 12, minute, tzinfo=timezone.utc) for minute in (1, 2))

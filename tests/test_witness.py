@@ -17,11 +17,11 @@ import pytest
 from tap_autopilot.sandbox.account import CONTACTS
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.server import Sandbox
-from tests import churn
+from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run, check_together
-from tests.living import Living
 from tests.scripted import Scripted, page
+from tests.soak import churn
 from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 MEMBERS = "smart_segments_contacts"
@@ -93,13 +93,13 @@ def assert_found_out(run: Run, why: str) -> None:
 
 def test_an_honest_run_on_a_changing_account() -> None:
     changes = {2: [("create", "a1"), ("delete", "f")], 3: [("change", "a"), ("delete", "b")]}
-    sandbox = Living(changes=changes)
+    sandbox = ChangingSandbox(changes=changes)
     read(sandbox)
     judge(run_of(sandbox, "contacts", "abcde", activates=True))
 
 
 def test_rows_that_were_never_served() -> None:
-    sandbox = Living(segments={"s": "ab", "t": "c"})
+    sandbox = ChangingSandbox(segments={"s": "ab", "t": "c"})
     read(sandbox, CONTACTS, "/smart_segments", "/smart_segments/s/contacts", "/smart_segments/t/contacts")  # fmt: skip
     assert_found_out(run_of(sandbox, "contacts", "abcdefg"), "never served: 1, such as .*'g'")
     judge(run_of(sandbox, MEMBERS, ["sa", "sb", "tc"], activates=True))
@@ -109,7 +109,7 @@ def test_rows_that_were_never_served() -> None:
 
 @pytest.mark.parametrize("settings", [{}, {"start_date": "2016-01-01"}, {"digests": "file"}])
 def test_served_but_not_a_row(settings: dict[str, Any]) -> None:
-    sandbox = Living(changes={2: [("create", "c1"), ("delete", "f")]})
+    sandbox = ChangingSandbox(changes={2: [("create", "c1"), ("delete", "f")]})
     read(sandbox)
     run = run_of(sandbox, "contacts", "abcde", **settings)  # c1 was served, so a doubt is no excuse
     if settings:
@@ -120,7 +120,7 @@ def test_served_but_not_a_row(settings: dict[str, Any]) -> None:
 
 
 def test_responses_that_did_not_arrive_need_no_rows() -> None:
-    sandbox = Living("abcd")
+    sandbox = ChangingSandbox("abcd")
     read(sandbox)
     sandbox.served[0].delivered = False
     sandbox.served[1].fault = "cut"
@@ -128,8 +128,8 @@ def test_responses_that_did_not_arrive_need_no_rows() -> None:
     assert_found_out(run_of(sandbox, "contacts", ""), "4 of 4 missing at exit 0, without a warning")
 
 
-def lossy() -> Living:
-    sandbox = Living("abcdefgh", lose="contacts@2", segments={"s": "abcd"})
+def lossy() -> ChangingSandbox:
+    sandbox = ChangingSandbox("abcdefgh", lose="contacts@2", segments={"s": "abcd"})
     read(sandbox)
     return sandbox
 
@@ -154,7 +154,7 @@ def test_a_lost_page_must_be_admitted_and_nothing_deleted() -> None:
 
 
 def test_a_large_shortage_is_not_exit_0() -> None:
-    sandbox = Living("abcdefgh", end_early=True)
+    sandbox = ChangingSandbox("abcdefgh", end_early=True)
     read(sandbox)
     said = "WARNING contacts: read 4 of the 8 contacts the API reported\n"
     assert_found_out(run_of(sandbox, "contacts", "abcd", log=said), "too much for exit 0")
@@ -162,14 +162,14 @@ def test_a_large_shortage_is_not_exit_0() -> None:
 
 
 def test_a_segment_that_is_gone_has_no_members() -> None:
-    sandbox = Living(segments={"s": "ab", "t": "c"}, changes={("/smart_segments/t/contacts", 1): [("delete_segment", "t")]})  # fmt: skip
+    sandbox = ChangingSandbox(segments={"s": "ab", "t": "c"}, changes={("/smart_segments/t/contacts", 1): [("delete_segment", "t")]})  # fmt: skip
     read(sandbox, "/smart_segments", "/smart_segments/s/contacts", "/smart_segments/t/contacts")
     judge(run_of(sandbox, MEMBERS, ["sa", "sb"], activates=True))
     assert_found_out(run_of(sandbox, MEMBERS, ["sa"], activates=True), "served, but not a row")
 
 
 def test_memberships_of_lists_are_those_that_stayed() -> None:
-    sandbox = Living(lists={"l": "abc", "m": ""}, changes={2: [("change", "d", {"lists": ["m"]}), ("change", "c", {"lists": ["m"]})]})  # fmt: skip
+    sandbox = ChangingSandbox(lists={"l": "abc", "m": ""}, changes={2: [("change", "d", {"lists": ["m"]}), ("change", "c", {"lists": ["m"]})]})  # fmt: skip
     read(sandbox)
     judge(run_of(sandbox, "lists_contacts", ["la", "lb"], activates=True))
     assert_found_out(run_of(sandbox, "lists_contacts", ["la"], activates=True), "1 of 2 missing")
@@ -177,7 +177,7 @@ def test_memberships_of_lists_are_those_that_stayed() -> None:
 
 @pytest.mark.parametrize("skew", [0, -7200, 7200])
 def test_a_bookmark_is_no_later_than_the_start_on_the_apis_clock(skew: float) -> None:
-    sandbox = Living(clock_skew=skew)
+    sandbox = ChangingSandbox(clock_skew=skew)
     read(sandbox)
     began = sandbox.requests[0].clock
     for late in (0.001, 3600):
@@ -191,7 +191,7 @@ def test_a_bookmark_is_no_later_than_the_start_on_the_apis_clock(skew: float) ->
 
 
 def test_runs_that_are_one_pass() -> None:
-    sandbox = Living(changes={4: [("create", "b1"), ("delete", "e")]})
+    sandbox = ChangingSandbox(changes={4: [("create", "b1"), ("delete", "e")]})
     read(sandbox)
     asked = len(sandbox.requests)
     first = run_of(sandbox, "contacts", "abcd", code=1)
@@ -239,7 +239,7 @@ def test_the_harness_counts_passes(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_tombstone_for_an_existing_row_is_caught() -> None:
-    sandbox = Living(changes={2: [("delete", "a")]})
+    sandbox = ChangingSandbox(changes={2: [("delete", "a")]})
     read(sandbox)
 
     def judge_tombstone(contact_id: str, *, given: Any = None, **more: Any) -> None:

@@ -22,7 +22,7 @@ import requests
 
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.store import Event, open_reader
-from tests.forks import Fork
+from tests.fork_server import Fork
 from tests.invariants import untimed
 
 ROOT = Path(__file__).parents[2]

@@ -24,7 +24,7 @@ from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteStore
 from tests.collector.conftest import KEY, TOKEN, Collector, Start
-from tests.collector.soak import kill_under_load
+from tests.soak.collector import kill_under_load
 
 
 def test_acknowledged_events_survive_kills(tmp_path: Path) -> None:

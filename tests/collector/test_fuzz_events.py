@@ -19,7 +19,7 @@ from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.writing import Received
 from tap_autopilot.rows.values import as_key
-from tests import texts
+from tests import json_strategies
 
 NOW = 1_700_000_000_000
 LIMIT = 8 << 20
@@ -29,14 +29,14 @@ NAMES = st.one_of(
         [b'"messageId"', b'"writeKey"', b'"write\\u004bey"', b'"type"', b'"event"', b'"batch"',
          b'"context"', b'"integrations"', b'"sentAt"', b'"a"']
     ),
-    texts.strings(),
+    json_strategies.strings(),
 )  # fmt: skip
 VALUES = st.one_of(
-    texts.values(names=NAMES),
-    texts.objects(NAMES, texts.values(most=3)),
+    json_strategies.values(names=NAMES),
+    json_strategies.objects(NAMES, json_strategies.values(most=3)),
     st.sampled_from([b'"track"', b'"page"', b'""', b'"\\ud800"', b'"a\\u0000b"']),
 )
-CALLS = texts.objects(NAMES, VALUES, most=6)
+CALLS = json_strategies.objects(NAMES, VALUES, most=6)
 BATCHES = st.builds(
     lambda shared, items: (
         b'{%s"batch":%s}' % (shared[1:-1] + b"," if shared != b"{}" else b"", items)
@@ -44,18 +44,18 @@ BATCHES = st.builds(
     st.lists(st.tuples(NAMES, VALUES), max_size=4).map(
         lambda found: b"{%s}" % b",".join(b"%s:%s" % pair for pair in found)
     ),
-    texts.arrays(st.one_of(CALLS, VALUES)),
+    json_strategies.arrays(st.one_of(CALLS, VALUES)),
 )
 BODIES = st.one_of(
     CALLS,
     BATCHES,
-    texts.arrays(CALLS),
+    json_strategies.arrays(CALLS),
     VALUES,
-    st.lists(st.one_of(CALLS, VALUES, texts.damaged(CALLS)), max_size=5).map(b"\n".join),
+    st.lists(st.one_of(CALLS, VALUES, json_strategies.damaged(CALLS)), max_size=5).map(b"\n".join),
 )
 ANYTHING = st.one_of(
     BODIES,
-    texts.damaged(BODIES),
+    json_strategies.damaged(BODIES),
     st.binary(max_size=40),
     st.builds(lambda depth, end: b"[" * depth + end, st.integers(1, 3000), st.binary(max_size=3)),
 )
@@ -144,7 +144,7 @@ def test_a_call_is_stored_unchanged_except_for_its_write_key(body: bytes) -> Non
         assert event.body == body.strip()
 
 
-@given(st.one_of(texts.strings(), texts.NUMBERS, VALUES))
+@given(st.one_of(json_strategies.strings(), json_strategies.NUMBERS, VALUES))
 @example(b"-0")
 @example(b"1e400")
 @example(b"1E-99999999999999999999")
@@ -172,7 +172,7 @@ def test_events_of_a_batch_include_its_shared_fields(body: bytes) -> None:
     assert [parsed(event.body) for event in found.events] == expected
 
 
-@given(st.one_of(texts.arrays(VALUES), CALLS), st.sampled_from(["hook", "activity"]))
+@given(st.one_of(json_strategies.arrays(VALUES), CALLS), st.sampled_from(["hook", "activity"]))
 def test_events_of_a_delivery_are_unchanged(body: bytes, reader: str) -> None:
     found = read(reader, body)
     assert found is not None
@@ -183,7 +183,7 @@ def test_events_of_a_delivery_are_unchanged(body: bytes, reader: str) -> None:
     assert len({event.key for event in found.events}) == len(found.events)
 
 
-@given(texts.arrays(st.one_of(CALLS, VALUES)))
+@given(json_strategies.arrays(st.one_of(CALLS, VALUES)))
 def test_events_of_a_webhook_are_unchanged(body: bytes) -> None:
     found, signed = events.from_webhook(body, NOW)
     expected = parsed(body)
@@ -194,7 +194,13 @@ def test_events_of_a_webhook_are_unchanged(body: bytes) -> None:
     assert signed is None if not expected else signed is not None and signed in body
 
 
-@given(st.lists(st.one_of(CALLS, texts.damaged(CALLS), texts.NUMBERS), min_size=1, max_size=6))
+@given(
+    st.lists(
+        st.one_of(CALLS, json_strategies.damaged(CALLS), json_strategies.NUMBERS),
+        min_size=1,
+        max_size=6,
+    )
+)
 def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
     lines = [part for one in found for part in one.split(b"\n") if part.strip()]
     body = b"\n".join(lines)
@@ -211,7 +217,7 @@ def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
         assert got.malformed == malformed
 
 
-@given(st.one_of(VALUES, texts.damaged(VALUES)))
+@given(st.one_of(VALUES, json_strategies.damaged(VALUES)))
 @example(b"[1e400]")
 @example(b'"\\ud800"')
 def test_only_standard_json_is_accepted(body: bytes) -> None:

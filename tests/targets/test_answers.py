@@ -22,7 +22,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
 from tests.conftest import Serve, Tap
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 from tests.targets import test_targets as targets
 from tests.targets.answers import Answers, Night, event_of
 from tests.targets.test_targets import ENVIRONMENT, ROOT, Pipeline, Postgres, program

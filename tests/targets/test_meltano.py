@@ -19,8 +19,8 @@ from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.streams import EMAILS
 from tests.conftest import KEY, Serve
-from tests.soak import everything
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
+from tests.soak.kills import everything
 from tests.targets.test_targets import ROOT, keys, program
 
 pytestmark = pytest.mark.targets

@@ -17,8 +17,8 @@ import requests
 
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
 from tap_autopilot.sandbox.server import BOOKMARKS, STALE, Options, Sandbox
+from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve
-from tests.living import Living
 from tests.scripted import Scripted
 
 HEADERS = {"autopilotapikey": KEY}
@@ -129,7 +129,7 @@ def test_a_walk_during_changes_finds_every_contact_that_stayed(style: str, stale
 @pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
 def test_an_outdated_bookmark_on_a_changing_account(style: str, stale: str) -> None:
     gone = "c" if style == "next" else "b"
-    sandbox = Living(style=style, stale=stale, changes={2: [("delete", gone)]})
+    sandbox = ChangingSandbox(style=style, stale=stale, changes={2: [("delete", gone)]})
     first = ask(sandbox, CONTACTS)
     second = ask(sandbox, CONTACTS, first["bookmark"])
     if stale in ("400", "404"):
@@ -146,7 +146,7 @@ def test_an_outdated_bookmark_on_a_changing_account(style: str, stale: str) -> N
 @pytest.mark.parametrize("style", BOOKMARKS)
 def test_an_empty_last_page(style: str) -> None:
     for contacts, sizes in (("abcd", [2, 2, 0]), ("abc", [2, 1, 0]), ("", [0])):
-        pages = walk(Living(contacts, style=style, empty_end=True))
+        pages = walk(ChangingSandbox(contacts, style=style, empty_end=True))
         found = [len(page["contacts"]) for page in pages]
         if style != "repeat":
             assert found == sizes
@@ -157,13 +157,13 @@ def test_an_empty_last_page(style: str) -> None:
 @pytest.mark.parametrize("style", BOOKMARKS)
 def test_a_lost_page(style: str) -> None:
     lose: dict[str, Any] = {"page_size": 3, "style": style, "lose": "contacts@2"}
-    sandbox = Living("abcdefghi", **lose)
+    sandbox = ChangingSandbox("abcdefghi", **lose)
     for _ in range(2):
         pages = walk(sandbox)
         assert set("abcdefghi") - set(ids(pages)) == set("def")
         assert {page["total_contacts"] for page in pages} == {9}
     assert {one.lost for one in sandbox.served if one.lost} == {tuple("def")}
-    once = Living("abcdefghi", lose_once=True, **lose)
+    once = ChangingSandbox("abcdefghi", lose_once=True, **lose)
     assert len(set(ids(walk(once)))) == 6
     assert len(set(ids(walk(once)))) == 9
 
@@ -183,7 +183,7 @@ def test_the_seed_picks_the_lost_page_of_a_segment() -> None:
 
 def test_every_kind_of_total() -> None:
     def totals(**options: Any) -> list[int | None]:
-        return [page.get("total_contacts") for page in walk(Living("abcdefgh", **options))]
+        return [page.get("total_contacts") for page in walk(ChangingSandbox("abcdefgh", **options))]
 
     assert totals() == [8, 8, 8, 8]
     assert totals(totals="missing") == [None] * 4
@@ -195,7 +195,7 @@ def test_every_kind_of_total() -> None:
 
 
 def test_the_record_has_what_was_served_and_what_existed() -> None:
-    sandbox = Living(
+    sandbox = ChangingSandbox(
         "abcd",
         segments={"s": "abc"},
         lists={"l": "a"},
@@ -221,7 +221,7 @@ def test_the_record_has_what_was_served_and_what_existed() -> None:
 
 def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
     steps = [("delete_list", "l"), ("delete_segment", "s")]
-    sandbox = Living("ab", segments={"s": "a", "t": ""}, lists={"l": "ab", "m": "b"}, changes={1: steps})  # fmt: skip
+    sandbox = ChangingSandbox("ab", segments={"s": "a", "t": ""}, lists={"l": "ab", "m": "b"}, changes={1: steps})  # fmt: skip
     assert ask(sandbox, "/list/l/contacts")
     contacts = ask(sandbox, CONTACTS)["contacts"]
     assert [one["lists"] for one in contacts] == [[], ["m"]]

@@ -1,12 +1,12 @@
 """Histories: settings change, runs are interrupted, states are merged, files are lost or restored.
 
-`python -m tests.histories` plays many. After each run that ends with exit code 0, and whose rows
+`python -m tests.soak.histories` plays many. After each run that ends with exit code 0, and whose rows
 and state reached the target, the target must hold every row that exists, in its present form, and
 in tables of which the run saw all rows, no other. A failure is shrunk to the shortest history.
 
 Settings change rarely, so that most interrupted passes are resumed. Times are those of the account,
 hours apart, so that a bookmark that moves too far skips changes. The runs are inside this process;
-`tests.nights` kills real ones.
+`tests.soak.nights` kills real ones.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.server import Options, Sandbox
-from tests import inline
+from tests import in_process
 from tests.digests import Replica
 from tests.invariants import Run
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 from tests.test_selection import choose
 
 HISTORIES = 300
@@ -274,10 +274,10 @@ class History:
                 choose(catalog, name, replication_method=settings[name])
         if settings["without"] and "contacts" in self.tables:
             choose(catalog, "contacts", "properties", settings["without"], selected=False)
-        sandbox = Sandbox(self.account, Options(api_key=inline.KEY, page=3))
+        sandbox = Sandbox(self.account, Options(api_key=in_process.KEY, page=3))
         sandbox._loop.close()
         self.counts["runs"] += 1
-        return inline.run(sandbox, catalog=catalog, state=state, date=self.now, **how, **chosen)
+        return in_process.run(sandbox, catalog=catalog, state=state, date=self.now, **how, **chosen)
 
     def play(self, night: Night) -> None:
         """One night. Raises AssertionError if the target is wrong afterwards."""
@@ -367,7 +367,7 @@ def play(nights: list[Night], counts: Counter[str] | None = None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Play the histories; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.histories", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.histories", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--histories", type=int, default=HISTORIES)
     args = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """The tap's definitions for Meltano, generated from `--about`.
 
 `docs/meltano/tap-autopilot.yml` is ready for Meltano's hub, which wants everything sorted by name.
-`python -m tests.definitions --write` updates the files; a test fails if they are out of date.
+`python -m tools.meltano_definitions --write` updates the files; a test fails if they are outdated.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kills a collector repeatedly under load, and checks that every acknowledged event is stored.
 
-python -m tests.collector.soak --kills 100
+python -m tests.soak.collector --kills 100
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Kill the tap, break its API and signal it, thousands of times, and count what was lost.
 
-`python -m tests.soak` runs the real command against sandboxes and prints one line of figures; its
+`python -m tests.soak.kills` runs the real command against sandboxes and prints one line of figures; its
 exit code is 0 only if no row was lost, no line broken and no key leaked. The seed determines
 everything except the exact moment at which a kill strikes.
 """
@@ -32,7 +32,7 @@ from tap_autopilot.streams import STREAMS
 from tap_autopilot.streams.emails import EmailEvent
 from tests.conftest import COMMAND, KEY
 from tests.invariants import Run, check, forms
-from tests.stores import PushedStore
+from tests.pushed_store import PushedStore
 
 KEYS = {name: stream.key_properties for name, stream in STREAMS.items()}
 MAPS = {name: stream.maps for name, stream in STREAMS.items() if issubclass(stream, EmailEvent)}
@@ -328,7 +328,7 @@ def percentile(values: list[float] | list[int], percent: int) -> float:
 
 def main() -> int:
     """Run everything; returns 0 if it succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.kills", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--accounts", type=int, default=5, help="accounts whose STATEs are replayed"

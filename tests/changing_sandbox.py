@@ -15,14 +15,14 @@ KEY = "s3cr3t+key/of=the~account!"
 LONG_AGO = "2016-01-01T00:00:00.000Z"
 
 
-class Living(Sandbox):
+class ChangingSandbox(Sandbox):
     """Contacts a to f, two per page, and a script of changes between responses:
 
-        Living("abcdef", style="next", changes={3: [("delete", "a"), ("create", "c1")]})
+        ChangingSandbox("abcdef", style="next", changes={3: [("delete", "a"), ("create", "c1")]})
 
     `3` means before the third response about all contacts, `("/smart_segments/s/contacts", 2)`
     before the second about the members of s. A change is the name of an Account method and its
-    arguments, or a function of the Living. `create` and `change` take only the fields that matter,
+    arguments, or a function of the ChangingSandbox. `create` and `change` take only the fields that matter,
     and add the API's time.
     """
 

@@ -32,7 +32,7 @@ class Killed(BaseException):
     """Ends a run, as a kill does."""
 
 
-class Direct(Client):
+class DirectClient(Client):
     """A client that calls the sandbox directly; the requests numbered in `failing` fail.
 
     `date` is the API's time, now by default.
@@ -62,7 +62,7 @@ class Direct(Client):
             raise RunError(str(problem)) from None
 
 
-class Inline:
+class InProcessPool:
     """A pool that reads one page at a time, of the walk that `choose` picks."""
 
     def __init__(self, client: Client, choose: Callable[[int], int], kill_after: int) -> None:
@@ -73,7 +73,7 @@ class Inline:
         self._walks: list[tuple[Walk, Iterator[Page]]] = []
         self._cancelled: set[str] = set()
 
-    def __call__(self, *_: object, check_totals: bool) -> Inline:
+    def __call__(self, *_: object, check_totals: bool) -> InProcessPool:
         self._check_totals = check_totals
         return self
 
@@ -123,10 +123,10 @@ def run(
 ) -> Run:
     """Run once from a sandbox, which need not be running, with the checks of a real run."""
     before = len(sandbox.requests)
-    client = Direct(sandbox, failing or set(), date)
+    client = DirectClient(sandbox, failing or set(), date)
     code, killed = 0, False
     with tempfile.TemporaryFile() as stdout, logged() as lines, mock.patch.multiple(
-        module, Pool=Inline(client, choose, kill_after), Client=lambda _: client,
+        module, Pool=InProcessPool(client, choose, kill_after), Client=lambda _: client,
         read_definitions=lambda _: sandbox.account.custom_fields,
     ):  # fmt: skip
         try:

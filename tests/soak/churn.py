@@ -1,6 +1,6 @@
 """Hundreds of passes over accounts that change while they are read, each checked for false claims.
 
-`python -m tests.churn --passes 1000 --lost 1000` runs the real command against changing accounts,
+`python -m tests.soak.churn --passes 1000 --lost 1000` runs the real command against changing accounts,
 with every style of bookmark, and prints one line of figures. Its exit code is 0 only if 99 % of the
 passes sent every ACTIVATE_VERSION and moved every bookmark, none of them wrongly, and none of the
 passes with a lost page did so for a table that page feeds. The seed determines accounts and changes.
@@ -68,7 +68,7 @@ class Command:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         assert self._read() == "ready"
 
@@ -166,7 +166,7 @@ def makes_false_claim(run: Run, words: str) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the passes; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.churn", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.churn", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--passes", type=int, default=1000)
     parser.add_argument("--lost", type=int, default=1000, help="passes in which a page is lost")

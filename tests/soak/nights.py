@@ -1,6 +1,6 @@
 """Nights with digests: kills, faults, doubts and changing accounts, and what the target ends up with.
 
-`python -m tests.nights` runs the real command for several nights on each of many accounts, which
+`python -m tests.soak.nights` runs the real command for several nights on each of many accounts, which
 change between responses. The command is killed at random, as is its target, which may have stored
 more than it confirmed; responses break, pages are lost, the digests file is damaged. After two quiet
 nights the target must hold what a full load holds. It prints one line of figures; its exit code is 0
@@ -28,7 +28,7 @@ from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
 from tests.conftest import COMMAND, KEY
 from tests.digests import TABLES, Replica, damage
 from tests.invariants import Run, check
-from tests.soak import SOUP
+from tests.soak.kills import SOUP
 
 HISTORIES = 100
 
@@ -141,7 +141,7 @@ class History:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the histories; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.nights", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.nights", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--histories", type=int, default=HISTORIES)
     args = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """The contract of the last release: its tables, keys, columns, types and settings.
 
 Within a major version none of them is removed or changed; tests/test_released.py makes sure.
-`python -m tests.released --write` records the present contract when a release is prepared. Without
+`python -m tools.released --write` records the present contract when a release is prepared. Without
 `--write` its exit code is 1 if the record is out of date.
 """
 
@@ -85,7 +85,7 @@ def main() -> int:
     if "--write" in sys.argv:
         RECORD.write_text(text, encoding="utf-8")
     elif RECORD.read_text(encoding="utf-8") != text:
-        print(f"{RECORD.name} is out of date; python -m tests.released --write updates it.")
+        print(f"{RECORD.name} is out of date; python -m tools.released --write updates it.")
         return 1
     return 0
 

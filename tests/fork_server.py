@@ -31,7 +31,7 @@ _forks.set_forkserver_preload(
         "tap_autopilot.run.sync",
         "tap_autopilot.collector.server",
         "tap_autopilot.collector.sqlite",
-        "tests.forks",
+        "tests.fork_server",
     ]
 )
 
