@@ -10,12 +10,12 @@
 #                 the folder rows, which must exist: {"destination_path": "rows"}
 #   catalog.json  optional: which streams and columns to read
 #   tap, target   the two programs, each in its own virtual environment
-# cron mails what the script prints: nothing after a good night, the tap's warnings about data, or why
-# a run failed. The next run resumes after what the target has stored.
+# cron mails what the script prints: nothing after a good night, otherwise the tap's warnings about
+# data, or why the run failed. The next run resumes after what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
-# With an argument, the catalog is events.json, say (see collector.md), and the logs are in
-# logs-events. The state is the same. Such a run is skipped while another one is under way, and the
-# nightly run waits for it.
+# With an argument such as events, it uses the catalog events.json (see collector.md) and the folder
+# logs-events, but the same state. Such a run is skipped if another run is under way; the nightly run
+# waits instead.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -73,8 +73,8 @@ fi
 if [ "${codes[0]}" != 0 ]; then
   echo "The tap failed with exit code ${codes[0]}. See $tap_log:" >&2
   tail -n 1 "$tap_log" >&2
-elif found=$(warnings); then
-  printf 'The tap has warnings. See %s:\n%s\n' "$tap_log" "$found" >&2
+elif messages=$(warnings); then
+  printf 'The tap has warnings. See %s:\n%s\n' "$tap_log" "$messages" >&2
 fi
 for program in tap target; do
   for old in $(ls -1 "$LOGS" | grep "^$program-" | head -n "-$KEEP"); do rm "$LOGS/$old"; done
