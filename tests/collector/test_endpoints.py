@@ -108,6 +108,7 @@ def test_a_write_key_in_the_body_is_accepted_but_not_stored(
         ("/v1/track", b'{"writeKey": "wrong"}', None, {}, 401),
         ("/v1/track", b'{"writeKey": 5}', None, {}, 401),
         ("/v1/track", b"{}", None, {"Authorization": "Basic ====="}, 401),
+        ("/v1/track", b"{}", None, {"Authorization": "Bearer \xff\xfe"}, 401),
         ("/v1/track", b"{}", None, {"Authorization": "Digest x"}, 401),
         ("/segment", b"{}", None, {}, 401),
         ("/segment", b"{}", KEY, {}, 401),
