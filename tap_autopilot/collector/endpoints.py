@@ -83,6 +83,7 @@ class Endpoints:
             request.route = self._route(parts, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")
+        request.is_known = request.route.is_known
         if path == "segment" and b"x-signature" not in request.headers:
             raise Refusal(401, "X-Signature is missing")
         return True
@@ -101,7 +102,7 @@ class Endpoints:
             return
         try:
             read = partial(self._read_in_thread, request)
-            self._threads.run(request, request.route.is_known, read, partial(self._store, request))
+            self._threads.run(request, request.is_known, read, partial(self._store, request))
         except Refusal as refusal:
             self.refuse(request, refusal)
 

@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
         self._unanswered: deque[Request] = deque()
         self._reading = False  # a request has begun and is not complete
         self._reading_headers = False
-        self._began_now = False  # a request has begun in the bytes being parsed
+        self._progressed = False  # a request has begun or a body grown in the bytes being parsed
         self._handling = False  # the first request is complete and will be answered
         self._deaf = False  # nothing more is read
         self._refusal = b""  # the last response, if others come first
@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
         self._header_lines = 0
-        self._unparsed_bytes = 0  # of headers that are not complete
+        self._unparsed_bytes = 0  # of headers or trailers that are not complete
 
     # ---- the transport
 
@@ -150,11 +150,11 @@ class Connection(asyncio.Protocol):
         """Parse incoming bytes, within the limits."""
         if self._deaf:
             return
-        self._began_now = False
+        self._progressed = False
         self._feed(data)
         if not self._handling:
             self._handle_next()
-        if self._reading_headers and not self._began_now:
+        if self._reading and not self._progressed:
             self._unparsed_bytes += len(data)
             self._check_headers()
 
@@ -164,7 +164,7 @@ class Connection(asyncio.Protocol):
         """Start counting the headers of a new request, which has its own time to arrive."""
         if self._deaf:
             return
-        self._reading = self._reading_headers = self._began_now = True
+        self._reading = self._reading_headers = self._progressed = True
         self._url = b""
         self._headers = {}
         self._header_bytes = self._header_lines = self._unparsed_bytes = 0
@@ -194,7 +194,8 @@ class Connection(asyncio.Protocol):
         if len(self._unanswered) >= MAX_UNANSWERED:
             self.refuse(503, f"more than {MAX_UNANSWERED} requests were sent ahead")
             return
-        if int(self._headers.get(b"content-length", b"0")) > self.server.max_body:
+        length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
+        if length and int(length) > self.server.max_body:
             self._refuse_large()
             return
         try:
@@ -217,17 +218,14 @@ class Connection(asyncio.Protocol):
         """Count the body's bytes."""
         if self._deaf:
             return
+        self._progressed = True
+        self._unparsed_bytes = 0
         request = self._unanswered[-1]
         request.received += len(body)
-        pending = self.server.pending
         if request.received > self.server.max_body:
             self._refuse_large()
-        elif not request.keeps_body:
-            return
-        elif pending.bytes + len(body) > pending.limit:
-            self.refuse(503, "too many events are waiting for the disk")
-        else:
-            request.add(body)
+        elif request.keeps_body and (problem := request.add(body)):
+            self.refuse(503, problem)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""

@@ -41,8 +41,9 @@ class Request:
     """A request whose headers are complete. `headers` has names in lower case."""
 
     __slots__ = (
-        "_parts", "_pending", "_reserved", "_send", "gone", "headers", "is_complete", "keep_alive",
-        "keeps_body", "label", "method", "path", "received", "refusal", "route", "waits_for_100",
+        "_parts", "_pending", "_reserved", "_send", "gone", "headers", "is_complete", "is_known",
+        "keep_alive", "keeps_body", "label", "method", "path", "received", "refusal", "route",
+        "waits_for_100",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,7 @@ class Request:
         self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
         self.received = 0  # bytes of the body
         self.is_complete = False
+        self.is_known = False  # the headers or the path have shown a secret
         self.keeps_body = False
         self.refusal: Refusal | None = None  # known before the body has arrived
         self.gone = False  # the sender disconnected, so nobody reads the response
@@ -75,15 +77,23 @@ class Request:
         """The complete body."""
         return self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
 
-    def add(self, data: bytes) -> None:
-        """Keep a part of the body, and reserve memory for it."""
+    def add(self, data: bytes) -> str | None:
+        """Keep a part of the body, and reserve memory for it. Returns why there is none, if so."""
+        pending, size = self._pending, len(data)
+        if pending.bytes + size > pending.limit:
+            return "too many events are waiting for the disk"
+        if not self.is_known and pending.strangers + size > pending.max_strangers:
+            return "too many bodies came without a secret in their headers"
         self._parts.append(data)
-        self._reserved += len(data)
-        self._pending.bytes += len(data)
+        self._reserved += size
+        pending.bytes += size
+        pending.strangers += 0 if self.is_known else size
+        return None
 
     def release(self) -> None:
         """Stop counting the body, which is discarded or counted elsewhere from here on."""
         self._pending.bytes -= self._reserved
+        self._pending.strangers -= 0 if self.is_known else self._reserved
         self._reserved = 0
         self._parts = []
 

@@ -68,7 +68,8 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
     metrics, notices = Metrics(), Notices()
-    pending = Pending(int(config.max_pending_mb * MB))
+    max_body = int(config.max_body_mb * MB)
+    pending = Pending(int(config.max_pending_mb * MB), max_body)
     metrics.watch("pending_bytes", "Received and not on disk yet.", lambda: pending.bytes)
 
     def fail(error: BaseException) -> None:
@@ -80,7 +81,6 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     secrets = Secrets(
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
     )
-    max_body = int(config.max_body_mb * MB)
     endpoints = Endpoints(secrets, writer, metrics, notices, max_body)
     http = Server(endpoints, pending, metrics, notices, max_body, config.request_timeout)
     metrics.watch("connections", "Open connections.", lambda: len(http.connections))

@@ -29,11 +29,16 @@ T = TypeVar("T")
 
 
 class Pending:
-    """How many bytes are in memory but not on disk. For use in the event loop's thread only."""
+    """How many bytes are in memory but not on disk. For use in the event loop's thread only.
 
-    def __init__(self, limit: int) -> None:
+    Of these, senders that have shown no secret get half, or a body of `max_body` bytes.
+    """
+
+    def __init__(self, limit: int, max_body: int = 0) -> None:
         self.limit = limit
+        self.max_strangers = max(limit // 2, max_body)
         self.bytes = 0
+        self.strangers = 0
 
 
 Done = Callable[[Unavailable | None], None]

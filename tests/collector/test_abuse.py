@@ -43,6 +43,9 @@ def memory(collector: Collector, figure: str = "VmRSS:") -> float:
         (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(20_000)) + b"\r\n", 431),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
          + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"a" * 3_000_000, 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 3_000_000, 431),
+        (HEAD + b"Content-Length: %s9999999999\r\n\r\n{" % (b"0" * 9000), 413),
         (HEAD + b"Content-Length: 99999999\r\n\r\n{", 413),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 40, 413),
         (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
@@ -58,7 +61,7 @@ def memory(collector: Collector, figure: str = "VmRSS:") -> float:
         (b"hello\r\n\r\n", 400),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
     ],
-    ids=range(20),
+    ids=range(23),
 )  # fmt: skip
 def test_requests_beyond_the_limits_are_refused(start: Start, data: bytes, status: int) -> None:
     collector = start(max_body_mb=2)
@@ -397,6 +400,23 @@ def test_memory_stays_bounded_under_many_large_requests(start: Start) -> None:
     assert b"HTTP/1.1 503" in answers
     assert collector.post("/v1/track", b"{}").status_code == 200
     assert collector.metric("pending_bytes") == 0
+
+
+def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Start) -> None:
+    collector = start(max_pending_mb=16)
+    connections = [collector.connect() for _ in range(4)]
+    for connection in connections:  # 28 MB that never end
+        connection.sendall(b"POST /v1/track HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(b" " * 7_000_000)
+    assert collector.metric("pending_bytes") <= 8 * 2**20
+    assert collector.post("/v1/track", b"%s{}" % (b" " * 7_000_000)).status_code == 200
+    for connection in connections:
+        connection.close()
+    deadline = time.monotonic() + 20
+    while collector.metric("pending_bytes"):
+        assert time.monotonic() < deadline
+    assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
 
 
 @pytest.mark.parametrize(
