@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import ciso8601
 
 from tap_autopilot.settings import (
-    OneOf,
     Settings,
     boolean,
+    log_format,
+    log_level,
     number,
     setting,
     store_address,
@@ -153,15 +154,5 @@ class Config(Settings):
         "Column that marks deleted rows if `digests` is set; some targets drop names with `_sdc_`.",
         default="_sdc_deleted_at",
     )
-    log_level: str | None = setting(
-        "string",
-        OneOf(("debug", "info", "warning", "error")),
-        "Minimum log level: `debug`, `info`, `warning` or `error`; default `info`.",
-        default=None,
-    )
-    log_format: str | None = setting(
-        "string",
-        OneOf(("text", "json")),
-        "Log format: `text` or `json`; default `text`, or the format that Meltano requests.",
-        default=None,
-    )
+    log_level: str | None = log_level()
+    log_format: str | None = log_format()

@@ -62,6 +62,10 @@ class _Json(_Text):
     Meltano's SDK logs the same fields. Meltano before 4.4 rejects lines without `stream_name`.
     """
 
+    def __init__(self, secrets: Iterable[str], app: str) -> None:
+        super().__init__(secrets)
+        self._app = app
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         super().formatMessage(record)
         fields: dict[str, Any] = {
@@ -70,7 +74,7 @@ class _Json(_Text):
             "logger_name": record.name,
             "ts": record.created,
             "thread_name": record.threadName,
-            "app_name": "tap-autopilot",
+            "app_name": self._app,
             "stream_name": getattr(record, "stream_name", None),
             "message": record.message,
             "extra": {},
@@ -225,16 +229,22 @@ def _forms(secret: str) -> list[str]:
 
 
 def set_up(
-    secret: str | Iterable[str] = "", level: str | None = None, form: str | None = None
+    secret: str | Iterable[str] = "",
+    level: str | None = None,
+    form: str | None = None,
+    *,
+    app: str = "tap-autopilot",
 ) -> None:
     """Log to stderr, HTTP libraries included, without secrets.
 
     `level` and `form` ("text" or "json") default to what Meltano asks for, then to INFO and text.
+    `app` is the program's name in JSON lines.
     """
     asked_level, asked_form = _asked_by_meltano()
     handler = _Handler()
     secrets = [secret] if isinstance(secret, str) else secret
-    handler.setFormatter((_Json if (form or asked_form) == "json" else _Text)(secrets))
+    is_json = (form or asked_form) == "json"
+    handler.setFormatter(_Json(secrets, app) if is_json else _Text(secrets))
     for name in OURS:
         logger = logging.getLogger(name)
         logger.handlers = [handler]

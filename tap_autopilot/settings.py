@@ -121,6 +121,26 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def log_level() -> Any:
+    """The field `log_level`, the same in all programs."""
+    return setting(
+        "string",
+        OneOf(("debug", "info", "warning", "error")),
+        "Minimum log level: `debug`, `info`, `warning` or `error`; default `info`.",
+        default=None,
+    )
+
+
+def log_format() -> Any:
+    """The field `log_format`, the same in all programs."""
+    return setting(
+        "string",
+        OneOf(("text", "json")),
+        "Log format: `text` or `json`; default `text`, or the format that Meltano requests.",
+        default=None,
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of a program, checked. The names of its environment variables have `prefix`."""

@@ -108,7 +108,7 @@ def _run(args: argparse.Namespace) -> None:
     overrides = {"database": args.database, "listen": args.listen}
     given |= {name: value for name, value in overrides.items() if value is not None}
     config = CollectorConfig.from_mapping(given)
-    logs.set_up(config.secrets)
+    logs.set_up(config.secrets, config.log_level, config.log_format, app=NAME)
     if args.stats:
         with open_reader(config.database) as reader:
             print(json.dumps(reader.stats(), indent=2))

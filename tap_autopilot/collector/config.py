@@ -12,6 +12,8 @@ from tap_autopilot.collector.store import kind_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import (
     Settings,
+    log_format,
+    log_level,
     number,
     passwords,
     setting,
@@ -206,6 +208,8 @@ class CollectorConfig(Settings):
         "Base URL of Autopilot's API.",
         default="https://api2.autopilothq.com/v1",
     )
+    log_level: str | None = log_level()
+    log_format: str | None = log_format()
 
     def __post_init__(self) -> None:
         if self.max_pending_mb <= self.max_body_mb:

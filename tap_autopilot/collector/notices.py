@@ -33,10 +33,10 @@ class Notices:
         if self._is_due(kind):
             self._tell(kind)
 
-    def tell_rest(self) -> None:
-        """Warn of what came after the first one. Call it now and then."""
+    def tell_rest(self, *, at_end: bool = False) -> None:
+        """Warn of what came after the first one. Call it now and then, and at the end."""
         for kind in [*self._counts]:
-            if self._is_due(kind):
+            if at_end or self._is_due(kind):
                 self._tell(kind)
 
     def repeated(self, total: int) -> None:

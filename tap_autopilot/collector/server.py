@@ -42,7 +42,7 @@ SUM_UP_EVERY = 60.0  # seconds
 ENDPOINTS = {
     "write_keys": "/v1",
     "webhook_secrets": "/segment",
-    "hook_tokens": "/hooks and /activity",
+    "hook_tokens": "/hooks, /activity",
 }
 
 
@@ -90,11 +90,11 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     names = [one.name for one in config.destinations]
     errands = ErrandServer(config.database, writer, lambda asked: errand_of(asked, names))
     host, port = listener.getsockname()[:2]
-    _log_what_is_on(config, store)
+    _log_endpoints(config, store)
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
     jobs = [
         loop.create_task(errands.run()),
-        loop.create_task(_sum_up(metrics, notices)),
+        loop.create_task(_sum_up_regularly(metrics, notices)),
     ]
     for destination in config.destinations:
         forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
@@ -111,6 +111,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(writer.close(), LAST_COMMIT)
         store.close()
+    _sum_up(metrics, notices, at_end=True)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -154,20 +155,24 @@ def _error_of(job: asyncio.Task[None]) -> BaseException:
     return job.exception() or RuntimeError("a job ended")
 
 
-def _log_what_is_on(config: CollectorConfig, store: Store) -> None:
+def _log_endpoints(config: CollectorConfig, store: Store) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
     LOG.info("Storing events in %s, store %s.", shown(config.database), store.store_id)
     for name, path in ENDPOINTS.items():
         if count := len(getattr(config, name)):
-            LOG.info("%s is on; number of %s: %d.", path, name, count)
+            LOG.info("%s: on; number of %s: %d.", path, name, count)
         else:
-            LOG.info("%s is off, because %s is not set.", path, name)
+            LOG.info("%s: off; %s is not set.", path, name)
 
 
-async def _sum_up(metrics: Metrics, notices: Notices) -> None:
-    """Log every minute what was not logged at once, since this process runs forever."""
+async def _sum_up_regularly(metrics: Metrics, notices: Notices) -> None:
     while True:
         await asyncio.sleep(SUM_UP_EVERY)
-        notices.tell_rest()
-        notices.repeated(metrics.repeated)
-        logs.sum_up()
+        _sum_up(metrics, notices)
+
+
+def _sum_up(metrics: Metrics, notices: Notices, *, at_end: bool = False) -> None:
+    """Log what was not logged at once."""
+    notices.tell_rest(at_end=at_end)
+    notices.repeated(metrics.repeated)
+    logs.sum_up()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 
@@ -63,13 +64,16 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
     collector.post(f"/hooks/{TOKEN}", b"{}")
     collector.post("/v1/track", b"{")
     collector.raw(b"hello\r\n\r\n")
+    for _ in range(3):
+        collector.post("/v1/track", b'{"messageId":"1"}')
     collector.stop()
     log = collector.log.read_text()
+    assert "WARNING Events dropped as repeats: 2;" in log
     for line in (
         f"Storing events in {collector.database}, store ",
-        "/v1 is on; number of write_keys: 2.",
-        "/segment is on; number of webhook_secrets: 1.",
-        "/hooks and /activity is off, because hook_tokens is not set.",
+        "/v1: on; number of write_keys: 2.",
+        "/segment: on; number of webhook_secrets: 1.",
+        "/hooks, /activity: off; hook_tokens is not set.",
     ):
         assert log.count(line) == 1
     away = [line for line in log.splitlines() if "turned away" in line]
@@ -79,10 +83,21 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
         "from hooks with 404: 1",
         "from track with 400: 1",
         "before they were read with 400: 1",
+        "from track with 401: 39",  # told when it ends, or they would be told nowhere
     ]
     assert all("WARNING" in line for line in away)
     for secret in (KEY, "another", SECRET, TOKEN, "wrong"):
         assert secret not in log
+
+
+def test_the_log_can_be_json_without_information(start: Start) -> None:
+    collector = start(log_level="warning", log_format="json")
+    collector.post("/v1/track", b"{}", key="wrong")
+    collector.stop()
+    (line,) = map(json.loads, collector.log.read_text().splitlines())
+    assert line["level"] == "warning"
+    assert line["app_name"] == "tap-autopilot-collector"
+    assert line["message"].startswith("Requests turned away from track with 401: 1;")
 
 
 def test_repeats_that_are_dropped_are_warned_of(
