@@ -16,9 +16,9 @@ import time
 import uuid
 from pathlib import Path
 
+from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import open_reader
-from tap_autopilot.collector.writing import Received
+from tap_autopilot.collector.store import Received
 
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
 MESSAGES = 500

@@ -2,13 +2,13 @@
 
 TapError
 ├── UserError              the user must fix something: exit 2
-│   └── InUse              another collector uses the store (collector.writing)
+│   └── InUse              another collector uses the store (collector.store)
 ├── RunError               the run failed; a later run may succeed: exit 1
 │   ├── Refused            the API refused one request, and a retry would not help
 │   ├── Unreachable        the API does not respond at all
 │   ├── NotTried           a walk was cancelled before it began (sources.pool)
-│   ├── Unavailable        nothing can be stored right now (collector.writing)
-│   └── StoreLost          the collector must restart (collector.writing)
+│   ├── Unavailable        nothing can be stored right now (collector.store)
+│   └── StoreLost          the collector must restart (collector.store)
 └── Stopped                a signal asked the run to end: exit 128 + signal
 
 Retryable                  one attempt at a request failed; never leaves the client

@@ -13,7 +13,7 @@ from tap_autopilot.collector.errands import carry_out
 from tap_autopilot.collector.events import from_activity, from_call, from_hook, from_webhook
 from tap_autopilot.collector.prune import loaded, pruning
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.writing import Received
+from tap_autopilot.collector.store import Received
 
 
 class PushedStore:

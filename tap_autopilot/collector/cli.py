@@ -19,8 +19,8 @@ from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.backup import backup
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.hooks import Hooks
-from tap_autopilot.collector.store import open_reader, shown
-from tap_autopilot.collector.writing import Store, Unavailable
+from tap_autopilot.collector.reader import open_reader, shown
+from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 
 LOG = logging.getLogger(__name__)

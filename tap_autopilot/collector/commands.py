@@ -13,9 +13,9 @@ from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.erase import erasing
 from tap_autopilot.collector.errands import Errand, ask, carry_out
 from tap_autopilot.collector.prune import checked, loaded, pruning
+from tap_autopilot.collector.reader import NO_DRIVER, POSTGRES, open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import NO_DRIVER, POSTGRES, open_reader
-from tap_autopilot.collector.writing import InUse, Store
+from tap_autopilot.collector.store import InUse, Store
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import read_json
 

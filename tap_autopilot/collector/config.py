@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from tap_autopilot.collector.store import kind_of
+from tap_autopilot.collector.reader import kind_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import (
     Settings,

@@ -24,9 +24,9 @@ from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.events import CALLS
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.store import Event, Reader, kind_of
+from tap_autopilot.collector.reader import Event, Reader, kind_of
+from tap_autopilot.collector.store import Cursor, Store
 from tap_autopilot.collector.writer import Writer
-from tap_autopilot.collector.writing import Cursor, Store
 from tap_autopilot.exceptions import TapError
 from tap_autopilot.rfc3339 import rfc3339
 

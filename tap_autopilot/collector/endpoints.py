@@ -15,9 +15,9 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.raw_json import NotJson, TooSlow, is_array, text_of, trim
 from tap_autopilot.collector.request import Refusal, Request
+from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.collector.threads import Threads
 from tap_autopilot.collector.writer import Writer
-from tap_autopilot.collector.writing import Unavailable
 
 # Bytes; larger bodies are decompressed and parsed in a thread, not in the event loop.
 SMALL = 128 * 1024

@@ -8,7 +8,7 @@ from typing import Any
 
 from tap_autopilot.collector.errands import Errand, Step
 from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.writing import Pruner
+from tap_autopilot.collector.store import Pruner
 
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}

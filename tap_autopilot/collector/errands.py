@@ -18,8 +18,8 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tap_autopilot.collector.store import POSTGRES
-from tap_autopilot.collector.writing import Store, Unavailable
+from tap_autopilot.collector.reader import POSTGRES
+from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 
 if TYPE_CHECKING:

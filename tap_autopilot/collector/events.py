@@ -14,7 +14,7 @@ import msgspec
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.writing import DELIVERY, Received
+from tap_autopilot.collector.store import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
 SHORT = {

@@ -39,9 +39,9 @@ from tap_autopilot.collector.postgres_sql import (
     TAKE_LOCK,
     WIPE,
 )
+from tap_autopilot.collector.reader import MAX_BYTES, Event, pruned_by_table, shown, summary
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
-from tap_autopilot.collector.store import MAX_BYTES, Event, pruned_by_table, shown, summary
-from tap_autopilot.collector.writing import (
+from tap_autopilot.collector.store import (
     DELIVERY,
     FORMAT,
     PRUNE_SLICE,
@@ -78,7 +78,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class PostgresReader:
-    """Reads a store in PostgreSQL; see `tap_autopilot.collector.store.Reader`."""
+    """Reads a store in PostgreSQL; see `reader.Reader`."""
 
     def __init__(self, database: str) -> None:
         self._shown = shown(database)
@@ -160,7 +160,7 @@ class PostgresReader:
 
 
 class PostgresStore:
-    """A store in PostgreSQL open for writing, created if missing. See `writing.Store`."""
+    """A store in PostgreSQL open for writing, created if missing. See `store.Store`."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -390,7 +390,7 @@ def _connect(database: str, options: str) -> Connection:
 def _check(connection: Connection, name: str) -> tuple[str, int]:
     """The id and format of a store. Raises UserError for any other database."""
     try:  # with the schema's name, or it is skipped if permission for it is missing
-        row = connection.execute("SELECT id, format FROM autopilot_collector.store").fetchone()
+        row = connection.execute("SELECT id, format FROM autopilot_collector.reader").fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
     except psycopg.Error as problem:

@@ -9,7 +9,7 @@ import urllib.parse
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from tap_autopilot.collector.store import shown
+from tap_autopilot.collector.reader import shown
 from tap_autopilot.exceptions import UserError
 
 ENCRYPTED = ("require", "verify-ca", "verify-full")

@@ -10,9 +10,9 @@ import ciso8601
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.errands import Errand
 from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.reader import Reader, table_of
 from tap_autopilot.collector.remnant import Remnant, remains
-from tap_autopilot.collector.store import Reader, table_of
-from tap_autopilot.collector.writing import Loaded, Pruner, Slice, Store
+from tap_autopilot.collector.store import Loaded, Pruner, Slice, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1

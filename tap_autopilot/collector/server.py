@@ -25,9 +25,9 @@ from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
-from tap_autopilot.collector.store import open_reader, shown
+from tap_autopilot.collector.reader import open_reader, shown
+from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.writer import Pending, Writer
-from tap_autopilot.collector.writing import Store
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
+from tap_autopilot.collector.reader import MAX_BYTES, Event, pruned_by_table, summary
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
-from tap_autopilot.collector.store import MAX_BYTES, Event, pruned_by_table, summary
-from tap_autopilot.collector.writing import (
+from tap_autopilot.collector.store import (
     DELIVERY,
     FORMAT,
     PRUNE_SLICE,
@@ -89,7 +89,7 @@ T = TypeVar("T")
 
 
 class SqliteReader:
-    """Reads a store's file; see `tap_autopilot.collector.store.Reader`."""
+    """Reads a store's file; see `reader.Reader`."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -178,7 +178,7 @@ class SqliteReader:
 
 
 class SqliteStore:
-    """A store's file open for writing, created if missing. See `writing.Store`."""
+    """A store's file open for writing, created if missing. See `store.Store`."""
 
     def __init__(self, database: str, patience: float = 0) -> None:
         self._path = Path(database).absolute()

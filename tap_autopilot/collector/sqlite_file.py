@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.remnant import fingerprint
-from tap_autopilot.collector.writing import FORMAT, InUse
+from tap_autopilot.collector.store import FORMAT, InUse
 from tap_autopilot.exceptions import UserError
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.writing import Received, Store, Unavailable
+from tap_autopilot.collector.store import Received, Store, Unavailable
 
 LOG = logging.getLogger(__name__)
 

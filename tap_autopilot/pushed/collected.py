@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.api.parsing import decode_document
-from tap_autopilot.collector.store import open_reader, table_of
+from tap_autopilot.collector.reader import open_reader, table_of
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow

@@ -21,7 +21,7 @@ import pytest
 import requests
 
 from tap_autopilot.collector.cli import main
-from tap_autopilot.collector.store import Event, open_reader
+from tap_autopilot.collector.reader import Event, open_reader
 from tests.fork_server import Fork
 from tests.invariants import untimed
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import open_reader
 from tests.collector.conftest import ROOT, TOKEN, Collector, Start
 
 ADA, CONTACT = "Ada@example.com", "person_ADA"

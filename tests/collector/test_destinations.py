@@ -21,10 +21,10 @@ from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import destination_list
 from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.store import Event
+from tap_autopilot.collector.store import Cursor, Received
 from tap_autopilot.collector.writer import Pending, Writer
-from tap_autopilot.collector.writing import Cursor, Received
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import COMMAND, KEY, ROOT, TOKEN, Collector, Start, signature
 

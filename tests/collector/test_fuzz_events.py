@@ -17,7 +17,7 @@ from tap_autopilot.collector import compression, events, raw_json
 from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
 from tap_autopilot.collector.events import Found
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.writing import Received
+from tap_autopilot.collector.store import Received
 from tap_autopilot.rows.values import as_key
 from tests import json_strategies
 

@@ -15,10 +15,10 @@ import pytest
 
 from tap_autopilot.collector.errands import reachable
 from tap_autopilot.collector.prune import pruning
+from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.remnant import NOTHING, body_of, remains
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import open_reader
-from tap_autopilot.collector.writing import Loaded, Received, Slice
+from tap_autopilot.collector.store import Loaded, Received, Slice
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.pushed.rows import Pushed, compile_email
 from tap_autopilot.rows.times import as_datetime
@@ -294,8 +294,8 @@ def test_a_full_disk_while_pruning_is_reported(start: Start, tmp_path: Path) -> 
     path = state(tmp_path / "state.json", email_opened=[store_id, 1])
     program = (
         "import sys\n"
-        "from tap_autopilot.collector import cli, sqlite, writing\n"
-        "def full(*_): raise writing.Unavailable('database or disk is full')\n"
+        "from tap_autopilot.collector import cli, sqlite, store\n"
+        "def full(*_): raise store.Unavailable('database or disk is full')\n"
         "sqlite.SqliteStore.prune = full\n"
         "cli.main(sys.argv[1:])"
     )

@@ -15,10 +15,10 @@ import pytest
 
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.postgres_address import check_address
+from tap_autopilot.collector.reader import Event, open_reader
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import Event, open_reader
-from tap_autopilot.collector.writing import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Received
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 
@@ -278,7 +278,7 @@ def test_a_store_that_is_deleted_while_in_use_ends_the_collector(database: str) 
 
 def test_reading_a_store_does_not_import_the_extra() -> None:
     program = (
-        "import sys; from tap_autopilot.collector.store import open_reader\n"
+        "import sys; from tap_autopilot.collector.reader import open_reader\n"
         "from tap_autopilot.collector.sqlite import SqliteReader\n"
         "print(sorted({'httptools', 'prometheus_client', 'psycopg', 'uvloop'}"
         " & set(sys.modules)))"
