@@ -390,7 +390,7 @@ def _connect(database: str, options: str) -> Connection:
 def _check(connection: Connection, name: str) -> tuple[str, int]:
     """The id and format of a store. Raises UserError for any other database."""
     try:  # with the schema's name, or it is skipped if permission for it is missing
-        row = connection.execute("SELECT id, format FROM autopilot_collector.reader").fetchone()
+        row = connection.execute("SELECT id, format FROM autopilot_collector.store").fetchone()
     except psycopg.errors.UndefinedTable:
         row = None
     except psycopg.Error as problem:

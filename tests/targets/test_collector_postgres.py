@@ -121,7 +121,7 @@ def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
     other.forget_cursor("x")
     assert other.cursors() == {}
     with psycopg.connect(database) as connection:
-        connection.execute("UPDATE autopilot_collector.reader SET format = 3")
+        connection.execute("UPDATE autopilot_collector.store SET format = 3")
     for opened in (PostgresReader, PostgresStore):
         with pytest.raises(UserError, match="newer version"):
             opened(database)
@@ -260,7 +260,7 @@ def test_a_missing_permission_is_not_a_missing_store(database: str) -> None:
         connection.execute(f"GRANT USAGE ON SCHEMA autopilot_collector TO {role}".encode())
         with pytest.raises(UserError, match="permission denied for table"):
             open_reader(as_role)
-        connection.execute(f"GRANT SELECT ON autopilot_collector.reader TO {role}".encode())
+        connection.execute(f"GRANT SELECT ON autopilot_collector.store TO {role}".encode())
         open_reader(as_role).close()
 
 
