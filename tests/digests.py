@@ -1,82 +1,15 @@
-"""An in-memory target, and nights that try to make it differ from the account."""
+"""Nights with digests that try to make the target differ from the account."""
 
 from __future__ import annotations
 
-import copy
 import random
 from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.streams import STREAMS
-from tests.conftest import USUAL_STREAMS, Serve, Tap
-from tests.invariants import Message, Run
-
-DELETED_AT = "_sdc_deleted_at"
-KEYS = {
-    name: stream.key_properties
-    for name, stream in STREAMS.items()
-    if stream.setting in (None, "digests")
-}
-TABLES = list(USUAL_STREAMS)
-
-Key = tuple[str, ...]
-
-
-class Replica:
-    """A target that upserts by key, deletes on tombstones and obeys ACTIVATE_VERSION.
-
-    It may have stored more than its last `state` covers.
-    """
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[Key, dict[str, Any]]] = {name: {} for name in KEYS}
-        self.versions: dict[str, dict[Key, Any]] = {name: {} for name in KEYS}
-        self.state: Any = None
-
-    def copy(self) -> Replica:
-        return copy.deepcopy(self)
-
-    def take(self, messages: list[Message], *, also: int = 0) -> None:
-        """Store everything up to the last STATE, and the next `also` messages."""
-        states = [number for number, one in enumerate(messages) if one["type"] == "STATE"]
-        stop = states[-1] + 1 if states else 0
-        for message in messages[: stop + also]:
-            self.store(message)
-        if states:
-            self.state = messages[states[-1]]["value"]
-
-    def store(self, message: Message) -> None:
-        """Store one message."""
-        kind, stream = message["type"], message.get("stream", "")
-        if kind == "RECORD":
-            row = dict(message["record"])
-            key = tuple(row[name] for name in KEYS[stream])
-            if row.pop(DELETED_AT, None) is not None:
-                self.rows[stream].pop(key, None)
-                self.versions[stream].pop(key, None)
-            else:
-                self.rows[stream][key] = row
-                self.versions[stream][key] = message.get("version")
-        elif kind == "ACTIVATE_VERSION":
-            for key, version in list(self.versions[stream].items()):
-                if self.is_old(version, message["version"]):
-                    del self.rows[stream][key], self.versions[stream][key]
-
-    def is_old(self, version: Any, activated: int) -> bool:
-        """Whether ACTIVATE_VERSION deletes a row. A strict target deletes all other versions."""
-        return bool(version != activated)
-
-
-def difference(one: Replica, other: Replica) -> dict[str, list[Any]]:
-    """The differences between two targets, by table."""
-    found = {}
-    for name in TABLES:
-        mine, others = one.rows[name], other.rows[name]
-        if mine != others:
-            keys = {key for key in mine.keys() | others.keys() if mine.get(key) != others.get(key)}
-            found[name] = [(key, mine.get(key), others.get(key)) for key in sorted(keys)[:3]]
-    return found
+from tests.conftest import Serve, Tap
+from tests.invariants import Run
+from tests.replica import TABLES, Replica
 
 
 class Nights:

@@ -25,8 +25,8 @@ from tap_autopilot.streams import EMAILS
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.replica import EVENT_TABLES
 from tests.scripted import Scripted
-from tests.soak.kills import TABLES
 from tests.test_selection import choose, entry
 
 ONLY_PUSHED = ("email_messages", "contact_events", "activities")
@@ -416,7 +416,7 @@ def test_pushed_and_polled_events_together_match_the_account(
     store.webhook([*calls[::-1], *calls[:50]], at=0)
     run = tap.sync(serve(account), collector_database=store.path)
     assert run.code == 0
-    for kind, table in TABLES.items():
+    for kind, table in EVENT_TABLES.items():
         pushed = {one.message_id for one in sent if one.kind == kind}
         rows = run.rows(table)
         assert len({row["id"] for row in rows}) == len(rows)

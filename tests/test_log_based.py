@@ -14,8 +14,8 @@ from tap_autopilot.streams import EMAILS
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.replica import merge_states
 from tests.test_collected import CALL, MESSAGE, call, keys, read
-from tests.test_merged_states import merge
 from tests.test_selection import choose, entry
 
 LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
@@ -274,7 +274,7 @@ def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
     assert pushed(before, "store A") == {*LOGS}
     whole = catalog_of(tap, dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
     refresh = read(tap, store, catalog=whole, collector_database=None)
-    state = merge(before.state, refresh.state)
+    state = merge_states(before.state, refresh.state)
     again = read(tap, store, catalog=catalog, state=state)
     assert pushed(again, "store A") >= {*EMAILS}, "the refresh has deleted these rows"
 

@@ -14,18 +14,12 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
-from tests.digests import Replica
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.replica import Replica, merge_states
 from tests.test_collected import call
 from tests.test_selection import choose
 from tests.test_state import STREAMS, interrupted, keys
-
-
-def merge(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {key: merge(old.get(key), new.get(key, old.get(key))) for key in {*old, *new}}
-    return new
 
 
 def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
@@ -36,8 +30,8 @@ def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
     whole = tap.sync(serve(account))
     every = cut_short
     for one in whole.of("STATE"):
-        every = merge(every, one["value"])
-    for state in (merge(cut_short, whole.state), every):
+        every = merge_states(every, one["value"])
+    for state in (merge_states(cut_short, whole.state), every):
         again = tap.sync(serve(account), state=state)
         for stream in STREAMS:
             assert sorted(keys(again, stream)) == sorted(keys(whole, stream))  # walks interleave
@@ -47,7 +41,7 @@ def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve
     account = Account(contacts=250)
     whole = tap.sync(serve(account, "/contacts@2-:405"))
     filtered = tap.sync(serve(account, "/contacts@2-:405"), start_date="2016-06-01")
-    state = merge(whole.state, filtered.state)
+    state = merge_states(whole.state, filtered.state)
     rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
     assert rest.code == 0
     assert not rest.of("ACTIVATE_VERSION", "contacts")
@@ -60,7 +54,7 @@ def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, se
     whole = tap.sync(sandbox)
     run = interrupted(tap, serve, account, page=20)
     for older in (one["value"] for one in whole.of("STATE")):
-        rest = tap.sync(sandbox, state=merge(older, run.state))
+        rest = tap.sync(sandbox, state=merge_states(older, run.state))
         for stream in STREAMS:
             assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
 
@@ -90,7 +84,7 @@ class Story:
         )
         assert run.code == (1 if faults else 0), run.stderr
         self.target.take(run.messages)
-        self.state = merge(self.state, run.state)
+        self.state = merge_states(self.state, run.state)
         return run
 
     def rows(self, stream: str) -> set[str]:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, Serve, Tap
-from tests.digests import Nights, difference
+from tests.digests import Nights
+from tests.replica import difference
 
 # Whatever is on disk for certain: each file as it was when it was last synced.
 SYNCED = r"""

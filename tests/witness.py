@@ -23,18 +23,16 @@ from tap_autopilot.sandbox.account import (
     whose_members,
 )
 from tap_autopilot.sandbox.record import Served, listing_of
+from tap_autopilot.streams import STREAMS
 
 if TYPE_CHECKING:
     from tests.invariants import Run
 
 Key = tuple[str, ...]
 
-KEYS: dict[str, tuple[str, ...]] = {
-    "contacts": ("contact_id",),
-    "lists": ("list_id",),
-    "smart_segments": ("segment_id",),
-    "smart_segments_contacts": ("segment_id", "contact_id"),
-    "lists_contacts": ("list_id", "contact_id"),
+KEYS = {
+    name: STREAMS[name].key_properties
+    for name in ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lists_contacts")
 }
 PLAIN = {"contacts": CONTACTS, "lists": LISTS, "smart_segments": SEGMENTS}
 MEMBERS = "smart_segments_contacts"

@@ -9,24 +9,19 @@ passes with a lost page did so for a table that page feeds. The seed determines 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import itertools
-import json
-import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
 from tap_autopilot.sandbox.server import Sandbox
-from tests.conftest import KEY
+from tests.conftest import KEY, Tap
 from tests.invariants import Run
 from tests.witness import check_bookmarks, check_complete, check_served
 
@@ -38,73 +33,6 @@ FED = {
     "members": ("smart_segments_contacts",),
 }
 TABLES = ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lists_contacts")
-
-# A process that has imported everything and forks for each command takes a tenth of the time.
-FORKER = """
-import json, os, sys
-import tap_autopilot.cli, tap_autopilot.run.sync, singer.metrics
-print("ready", flush=True)
-for line in sys.stdin:
-    arguments, stdout, stderr = json.loads(line)
-    if not (child := os.fork()):
-        os.dup2(os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
-        os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-        try:
-            code = tap_autopilot.cli.main(arguments)
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-class Command:
-    """The tap, run any number of times in a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", FORKER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        )
-        assert self._read() == "ready"
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def close(self) -> None:
-        """End it."""
-        self._process.communicate()
-
-    def run(self, sandbox: Sandbox, catalog: Any) -> Run:
-        """Run once, without a state."""
-        settings = {"api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000}
-        (self._folder / "config.json").write_text(json.dumps(settings))
-        (self._folder / "catalog.json").write_text(json.dumps(catalog))
-        out, log = self._folder / "stdout", self._folder / "stderr"
-        arguments = ["--config", f"{self._folder}/config.json", "--catalog", f"{self._folder}/catalog.json"]  # fmt: skip
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([arguments, str(out), str(log)]) + "\n")
-        self._process.stdin.flush()
-        code = int(self._read())
-        run = Run(code, out.read_bytes(), log.read_text(), KEY)
-        run.watch(sandbox, 0)
-        return run
-
-
-@contextlib.contextmanager
-def open_command() -> Iterator[Command]:
-    """The command in a temporary folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = Command(Path(folder))
-        try:
-            yield command
-        finally:
-            command.close()
 
 
 def catalog(*, incremental: bool) -> dict[str, Any]:
@@ -118,7 +46,7 @@ def catalog(*, incremental: bool) -> dict[str, Any]:
     return {"streams": streams}
 
 
-def one_pass(command: Command, number: int, seed: int, lose: str = "") -> tuple[Run, str]:
+def one_pass(tap: Tap, number: int, seed: int, lose: str = "") -> tuple[Run, str]:
     """A pass over a new account, and a description of the pass."""
     ways = list(itertools.product(BOOKMARKS, STALE))
     style, stale = ways[number % len(ways)]
@@ -137,7 +65,9 @@ def one_pass(command: Command, number: int, seed: int, lose: str = "") -> tuple[
     )
     account = Account(contacts=CONTACTS, segments=SEGMENTS, members=MEMBERS, seed=number % 50)
     with Sandbox(account, options) as sandbox:
-        run = command.run(sandbox, catalog(incremental=number // len(ways) % 2 == 1))
+        streams = catalog(incremental=number // len(ways) % 2 == 1)
+        run = tap.run(*tap.arguments(sandbox, catalog=streams, state=None, config={}))
+        run.watch(sandbox, 0)
     return run, f"pass {number}: {style}/{stale}, {lose or 'no'} page lost, churn {share:.1%}"
 
 
@@ -174,9 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     started = time.monotonic()
-    with open_command() as command:
+    with tempfile.TemporaryDirectory() as folder:
+        tap = Tap(Path(folder))
         for number in range(args.passes):
-            run, words = one_pass(command, number, args.seed)
+            run, words = one_pass(tap, number, args.seed)
             whole = run.code == 0 and all(claims(run).values())
             counts["whole"] += whole
             counts["wrong"] += makes_false_claim(run, words)
@@ -186,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(words, f"exit {run.code}", *doubted, *said, sep="\n  ", file=sys.stderr)
         for number in range(args.lost):
             lose = ("contacts", "members")[number % 2]
-            run, words = one_pass(command, number, args.seed + 1, lose)
+            run, words = one_pass(tap, number, args.seed + 1, lose)
             lost = any(page.lost for page in run.served)
             counts["lost"] += lost
             counts["missed"] += lost and any(claims(run)[name] for name in FED[lose])

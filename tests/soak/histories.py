@@ -31,9 +31,9 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tests import in_process
-from tests.digests import Replica
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.replica import Replica, merge_states
 from tests.test_selection import choose
 
 HISTORIES = 300
@@ -115,21 +115,6 @@ NIGHTS = st.builds(
 )  # fmt: skip
 
 
-def merge(old: Any, new: Any) -> Any:
-    """A state merged into an older one, as Meltano does."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
-    return new
-
-
-class Target(Replica):
-    """A target that deletes rows of an older version, and those without one."""
-
-    def is_old(self, version: Any, activated: int) -> bool:
-        """Whether ACTIVATE_VERSION deletes a row."""
-        return version is None or version < activated
-
-
 @dataclass
 class Kept:
     """What can be restored: the target with its state, and the files.
@@ -156,7 +141,7 @@ class History:
     def __post_init__(self) -> None:
         self.now = START
         self.made = self.pushed = 0
-        self.target: Replica = Target()
+        self.target = Replica(strict=False)
         self.tables: tuple[str, ...] = ()  # of this night's run
         self.kept: list[Kept] = []
         self.began: dict[str, datetime] = {}
@@ -302,7 +287,7 @@ class History:
         old, messages = self.target.state, run.messages
         self.target.take(messages[: night.keep], also=night.unconfirmed)
         if self.target.state is not old:
-            self.target.state = merge(old, self.target.state)
+            self.target.state = merge_states(old, self.target.state)
         complete = run.code == 0 and not run.killed
         if complete and (night.keep is None or night.keep >= len(messages)):
             self.counts["complete"] += 1

@@ -10,25 +10,21 @@ only if no row was missing, outdated or left behind.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import BOOKMARKS, Options, Sandbox
-from tests.conftest import COMMAND, KEY
-from tests.digests import TABLES, Replica, damage
+from tests.conftest import KEY
+from tests.digests import damage
 from tests.invariants import Run, check
-from tests.soak.kills import SOUP
+from tests.replica import TABLES, Replica
+from tests.soak.runner import Runner, soup
 
 HISTORIES = 100
 
@@ -37,7 +33,7 @@ class History:
     """One account, its target and its digests file over several nights."""
 
     def __init__(self, folder: Path, seed: int, counts: Counter[str]) -> None:
-        self.folder, self.counts = folder, counts
+        self.runner, self.counts = Runner(folder), counts
         self.rng = random.Random(seed)
         self.path = folder / f"digests{seed}"
         self.replica = Replica()
@@ -53,37 +49,11 @@ class History:
     def run(self, options: Options, *, kill: bool = False, state: Any = ..., **more: Any) -> Run:
         """Run the real command once, perhaps killing it, without storing any of its output."""
         state = self.replica.state if state is ... else state
+        settings = {"request_timeout": 1, "retry_timeout": 5, **more}
         with Sandbox(self.account, options) as sandbox:
-            settings = {
-                "api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000,
-                "request_timeout": 1, "retry_timeout": 5, **more,
-            }  # fmt: skip
-            (self.folder / "config.json").write_text(json.dumps(settings))
-            (self.folder / "state.json").write_text(json.dumps(state))
-            arguments = ["-c", f"{self.folder}/config.json", "-s", f"{self.folder}/state.json"]
-            with (self.folder / "log").open("wb") as log:
-                process = subprocess.Popen(
-                    [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=log
-                )
-            timer = threading.Timer(0.15 + self.rng.random() * 0.6, process.kill)
-            at_byte = self.rng.randrange(400_000)
-            how = self.rng.choice(("time", "bytes")) if kill else ""
-            if how == "time":
-                timer.start()
-            stdout = b""
-            assert process.stdout is not None
-            for line in process.stdout:
-                stdout += line
-                if how == "bytes" and len(stdout) > at_byte:
-                    process.kill()
-            process.wait()
-            timer.cancel()
-            killed = process.returncode == -signal.SIGKILL
-            text = (self.folder / "log").read_text()
-            run = Run(process.returncode, stdout, text, KEY, killed=killed)
-            run.watch(sandbox, 0, state, settings)
+            run = self.runner.run(sandbox, state, kill=self.rng if kill else None, **settings)
         self.counts["runs"] += 1
-        self.counts["kills"] += killed
+        self.counts["kills"] += run.killed
         try:
             return check(run)
         except AssertionError as problem:
@@ -94,7 +64,6 @@ class History:
     def strange_night(self) -> None:
         """A night on which anything may go wrong."""
         rng = self.rng
-        chance = rng.choice((0, 0, 4)) / len(SOUP)
         options = Options(
             api_key=KEY,
             page=20,
@@ -102,9 +71,7 @@ class History:
             churn=rng.choice((0, 0.2, 1.0)),
             lose=rng.choice(("", "", "", "contacts", "members")),
             seed=rng.randrange(10**6),
-            faults=Faults(
-                (Fault.parse(f"{chance}%:{what}") for what in SOUP), rng.randrange(10**6)
-            ),
+            faults=soup(rng.choice((0, 0, 4)), rng.randrange(10**6)),
         )
         if self.path.exists() and rng.random() < 0.1:
             damage(self.path, rng)

@@ -15,7 +15,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import USUAL_STREAMS, Serve, Tap
-from tests.soak.kills import everything
+from tests.replica import everything
 from tests.targets import test_targets as targets
 from tests.targets.test_targets import (
     Pipeline,

@@ -20,7 +20,7 @@ from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.streams import EMAILS
 from tests.conftest import KEY, Serve
 from tests.pushed_store import PushedStore
-from tests.soak.kills import everything
+from tests.replica import everything
 from tests.targets.test_targets import ROOT, keys, program
 
 pytestmark = pytest.mark.targets
