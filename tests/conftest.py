@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -65,6 +66,14 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(Sandbox(account or Account(contacts=250), chosen))
 
         yield start
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something to happen, long enough for a busy machine."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
 
 
 class Tap:

@@ -25,6 +25,7 @@ from tap_autopilot.sandbox.mail import MAPS, key_of
 from tap_autopilot.sandbox.pushes import Pushing, Truth
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tests.changing_sandbox import KEY, ChangingSandbox
+from tests.conftest import wait_until
 
 HEADERS = {"autopilotapikey": KEY}
 SECRET, WRITE_KEY = "webhook secret", "write-key"
@@ -324,10 +325,8 @@ def test_hooks_deliver_changes(shape: str) -> None:
 
 
 def wait_for(sandbox: Sandbox, deliveries: int) -> None:
-    give_up = time.monotonic() + 10
-    while [bool(one.outcome) for one in sandbox.hooks.deliveries] != [True] * deliveries:
-        assert time.monotonic() < give_up, sandbox.hooks.deliveries
-        time.sleep(0.01)
+    done = [True] * deliveries
+    wait_until(lambda: [bool(one.outcome) for one in sandbox.hooks.deliveries] == done)
 
 
 def test_a_failed_delivery_is_retried_and_then_lost() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.run import signals
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
-from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import COMMAND, KEY, Serve, Tap, wait_until
 from tests.invariants import Run, check, untimed
 
 ROOT = Path(__file__).parents[1]
@@ -50,13 +50,6 @@ def finished(tap: Tap, process: subprocess.Popen[bytes]) -> Run:
     process.wait(30)
     out, err = (tap.folder / name for name in ("out", "err"))
     return check(Run(process.returncode, out.read_bytes(), err.read_text(), KEY))
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    give_up = time.monotonic() + 10
-    while not condition() and time.monotonic() < give_up:
-        time.sleep(0.01)
-    assert condition()
 
 
 def wait_for_requests(sandbox: Sandbox, count: int) -> None:
@@ -239,8 +232,8 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_the_run(
     with full_pipe() as stderr, (tap.folder / "out").open("wb") as out:
         process = subprocess.Popen([*COMMAND, "-c", config], stdout=out, stderr=stderr, cwd=ROOT)
         if faults:
+            wait_until(lambda: b'"RECORD","stream":"contacts"' in (tap.folder / "out").read_bytes())
             wait_for_requests(sandbox, 4)
-            time.sleep(0.5)
             process.terminate()
         try:
             assert process.wait(60) == (143 if faults else 0)
