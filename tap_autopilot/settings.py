@@ -26,8 +26,11 @@ LOG = logging.getLogger(__name__)
 
 ENVIRONMENT = "ENV"
 
+# With a scheme, as user:password@host, or as a list of parameters, separated in whatever way.
 _ADDRESS = re.compile(
-    r"://|(?:^|\s)(?:host|hostaddr|port|dbname|user|password|passfile|service|sslmode)\s*=",
+    r"://|^postgres\w*:|(?:^|/)[^:@/]+:[^@]+@"
+    r"|(?:^|[\s;,?&])(?:(?:host|hostaddr|port|dbname|user|passfile|service|sslmode|server|user id)"
+    r"|\w*(?:passw(?:or)?d|pwd))\s*=",
     re.IGNORECASE,
 )
 _BOOLEANS = {"true": True, "false": False}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
+from itertools import zip_longest
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -36,20 +37,29 @@ def check_address(database: str) -> None:
     try:
         given = conninfo_to_dict(database)
     except psycopg.ProgrammingError:
-        raise UserError(
-            f"Cannot open the store {shown(database)}: the URL is invalid; special characters in"
-            " the password must be percent-encoded."
-        ) from None
+        raise _invalid(database) from None
     default = {one.keyword.decode(): one.val.decode() for one in defaults if one.val is not None}
     whole = {**default, **given}
-    hosts = str(whole.get("hostaddr") or whole.get("host") or "").split(",")
+    names, addresses = (str(whole.get(one) or "").split(",") for one in ("host", "hostaddr"))
+    if any("@" in name[1:] for name in names):  # a piece of the password
+        raise _invalid(database)
+    hosts = [found or name for name, found in zip_longest(names, addresses, fillvalue="")]
     is_here = all(map(_is_this_machine, hosts)) and not whole.get("service")
-    if not is_here and whole.get("sslmode") not in ENCRYPTED:
+    # The file that defines a service overrides libpq's environment variables.
+    sslmode = (given if given.get("service") else whole).get("sslmode")
+    if not is_here and sslmode not in ENCRYPTED:
         raise UserError(
             f"The store {shown(database)} is on another machine, where events and the password may"
             " only be sent encrypted: add the parameter sslmode=require to the URL, or"
             " sslmode=verify-full, which also checks the certificate."
         )
+
+
+def _invalid(database: str) -> UserError:
+    return UserError(
+        f"Cannot open the store {shown(database)}: the URL is invalid; special characters in the"
+        " password must be percent-encoded."
+    )
 
 
 def _is_this_machine(host: str) -> bool:

@@ -320,7 +320,9 @@ def test_any_file_name_is_only_a_file_name(
     "address",
     ["host=db.example.com password=s3cret-of-the-test", "dbname = x  PASSWORD=s3cret-of-the-test",
      "mysql://u:s3cret-of-the-test@db/x", "jdbc:postgresql://db/x?password=s3cret-of-the-test",
-     "postgresql+psycopg://u:s3cret-of-the-test@db/x"],
+     "postgresql+psycopg://u:s3cret-of-the-test@db/x", "postgresql:u:s3cret-of-the-test@db/x",
+     "u:s3cret-of-the-test@db/x", "Server=db;User Id=u;Pwd=s3cret-of-the-test",
+     "x.db?password=s3cret-of-the-test", "pgpassword=s3cret-of-the-test"],
 )  # fmt: skip
 @pytest.mark.parametrize("read", [CollectorConfig.from_mapping, Config.from_mapping])
 def test_another_kind_of_address_is_refused_without_being_quoted(read: Any, address: str) -> None:
@@ -352,6 +354,8 @@ def test_addresses_of_postgresql_that_are_safe(url: str) -> None:
         (f"{PG}/x?host=db.example.com", "add the parameter sslmode=require"),
         (f"{PG}localhost/x?hostaddr=10.0.0.1", "add the parameter sslmode=require"),
         ("postgresql:///x?service=far", "add the parameter sslmode=require"),
+        (f"{PG}here,db.example.com/x?hostaddr=127.0.0.1,", "add the parameter sslmode=require"),
+        ("postgresql://u:p@s3cret@localhost/x?sslmode=require", "percent-encoded"),
         (f"{PG}localhost/x?pgbouncer=true", "no parameter pgbouncer"),
         ("postgresql://u:s3cret-of-the-test%zz@localhost/x", "percent-encoded"),
         ("postgresql://u:p?s3cret=1@localhost/x?pgbouncer=1", "percent-encoded"),
@@ -369,3 +373,5 @@ def test_libpqs_environment_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
         check_address("postgresql:///x")
     monkeypatch.setenv("PGSSLMODE", "verify-full")
     check_address("postgresql:///x")
+    with pytest.raises(UserError, match="sslmode=require"):  # the service's file may disable it
+        check_address("postgresql:///x?service=far")
