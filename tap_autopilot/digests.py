@@ -31,6 +31,7 @@ from zlib import crc32
 import msgspec
 
 from tap_autopilot.exceptions import RunError, UserError
+from tap_autopilot.files import open_or_create
 
 TABLES = {
     "rows": """("table" integer, key text, digest integer, sent integer, new integer,
@@ -156,7 +157,7 @@ class Digests:
         self._compared: set[str] = set()  # tables with rows in the next step
         self._changed = self._sends = False  # since the last step
         self.doubt: str | None = None
-        self._db = _open(self._path)
+        self._db = _open(Path(path))  # not resolved: nothing is created at the end of a link
 
     def load(self, given: Any) -> None:
         """Read the file, and go back to the step that a state names; `begin` makes it permanent.
@@ -471,7 +472,7 @@ def _token(number: int, content: str) -> str:
 def _open(path: Path) -> sqlite3.Connection:
     """Open or create a file, and lock it. The connection is closed if the file is damaged."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(open_or_create(path, os.O_RDWR, 0o600))
     except OSError as problem:
         raise UserError(f"Cannot open the digests file {path}: {problem.strerror}.") from None
     if not path.is_file():

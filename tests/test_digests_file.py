@@ -301,6 +301,10 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:
     (tmp_path / "link").symlink_to(path)
+    with pytest.raises(UserError, match="Cannot open the digests file"):
+        fill(tmp_path / "link", 3)
+    assert not path.exists()
+    path.touch()
     fill(tmp_path / "link", 3)
     assert (tmp_path / "link").is_symlink()
     assert path.stat().st_size

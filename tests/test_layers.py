@@ -15,6 +15,7 @@ GROUND = {
     "__version__",
     "arguments",
     "exceptions",
+    "files",
     "logs",
     "rfc3339",
     "setting_facts",

@@ -163,13 +163,19 @@ def test_an_unwritable_file_ends_the_run_before_it_begins(
     tap: Tap, serve: Serve, tmp_path: Path
 ) -> None:
     sandbox = serve(ACCOUNT)
-    for path, said in ((tmp_path, "Is a directory"), (tmp_path / "no/such.jsonl", "No such file")):
+    (tmp_path / "planted").symlink_to(tmp_path / "elsewhere")
+    for path, said in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no/such.jsonl", "No such file"),
+        (tmp_path / "planted", "No such file"),
+    ):
         config = tap.config(sandbox, report_file=str(path))
         run = check(tap.run("--config", tap.file("config.json", config)))
         assert run.code == 2
         assert f"Cannot write the report file {path}: {said}" in run.last_words
         assert sandbox.requests == []
         assert not run.stdout
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_file_that_is_unwritable_at_the_end_is_a_warning(tap: Tap, file: Path) -> None:

@@ -13,6 +13,7 @@ from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.remnant import fingerprint
 from tap_autopilot.collector.store import FORMAT, InUse
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.files import open_or_create
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
@@ -86,17 +87,11 @@ def lock(path: Path, patience: float) -> int:
     locks on it. Waits up to `patience` seconds for another process, which may be about to end.
     """
     try:
-        try:
-            descriptor = os.open(path, os.O_RDWR)
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                shown = shown_file(str(path))
-                raise UserError(
-                    f"Cannot open the store {shown}: its folder does not exist."
-                ) from None
-            # Someone else may have planted a link here.
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
+        descriptor = open_or_create(path, os.O_RDWR, 0o640)
     except OSError as problem:
+        if not path.parent.is_dir():
+            shown = shown_file(str(path))
+            raise UserError(f"Cannot open the store {shown}: its folder does not exist.") from None
         raise UserError(
             f"Cannot open the store {path}: {problem.strerror}{_whose(path)}."
         ) from None

@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.files import open_or_create
 from tap_autopilot.logs import redactor
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.run.terminal import duration
@@ -108,4 +109,4 @@ def _append(path: str, line: bytes) -> None:
 
 def _open(path: str) -> int:
     """Open for appending; a pipe without a reader raises an error instead of blocking."""
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)
+    return open_or_create(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK, 0o644)
