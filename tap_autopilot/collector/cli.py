@@ -114,16 +114,16 @@ def _run(args: argparse.Namespace) -> None:
             print(json.dumps(reader.stats(), indent=2))
     elif args.prune:
         is_given = given.get("destinations") not in (None, "")
-        print(
+        _print(
             commands.prune(config.database, args.state, config.destinations if is_given else None)
         )
     elif args.erase is not None:
-        print(commands.erase(config.database, args.erase))
+        _print(commands.erase(config.database, args.erase))
     elif args.forget_destination is not None:
         names = [one.name for one in config.destinations]
-        print(commands.forget(config.database, args.forget_destination, names))
+        _print(commands.forget(config.database, args.forget_destination, names))
     elif args.backup is not None:
-        print(backup(config.database, args.backup))
+        _print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
         _print_count("registered", Hooks(config, args.register_hooks, _print).register())
     elif args.unregister_hooks is not None:
@@ -136,11 +136,11 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    print(logs.printable(line), flush=True)
 
 
 def _print_count(done: str, count: int) -> None:
-    print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
+    _print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
 
 
 def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
@@ -175,6 +175,6 @@ def _check(config: CollectorConfig, store: Store) -> None:
             f" ({config.min_free_mb})."
         )
     store.close()
-    print(f"The store {name} works: {stats['events']} events, id {stats['store_id']}.")
+    _print(f"The store {name} works: {stats['events']} events, id {stats['store_id']}.")
     if not config.secrets:
         LOG.warning("No secrets are set yet; the collector needs at least one to start.")

@@ -155,6 +155,15 @@ def test_odd_entries_end_nothing(tmp_path: Path, autopilot: Autopilot) -> None:
     assert "DELETE /v1/hook/None" not in autopilot.requests
 
 
+def test_a_hooks_event_is_printed_on_one_line(tmp_path: Path, autopilot: Autopilot) -> None:
+    url = f"{BASE}/hooks/{TOKEN}/contact_added"
+    autopilot.hooks["h"] = {"hook_id": "h", "event": "\x1b[2J\nforged", "target_url": url}
+    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run(
+        "--unregister-hooks", BASE
+    )
+    assert done.stdout == "removed \\x1b[2J\\nforged\n1 hook removed.\n"
+
+
 @pytest.mark.parametrize(
     ("settings", "url", "code", "said"),
     [
