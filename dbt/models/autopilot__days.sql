@@ -2,7 +2,7 @@ with deliveries as (
     {{ autopilot.deliveries() }}
 ),
 
--- A second open of the same message by the same person is no news, so only the first one counts.
+-- A second open of the same message by the same person adds nothing, so only the first one counts.
 firsts as (
 
     {%- for event in autopilot.events() %}
