@@ -434,7 +434,7 @@ def test_a_version_on_some_rows_only_is_not_resumed(more: Any, setting: Any) -> 
 def test_a_pass_of_another_plan_starts_over() -> None:
     progress = resumed(["reading", {"version": 5, "plan": "of other columns"}])
     assert progress.log == [
-        "WARNING contacts: the state's pass had other columns or settings; starting over."
+        "WARNING contacts: the state is for other columns or settings; starting over."
     ]
     assert progress.pass_of("contacts").version != 5
     assert progress.start() == [(CONTACTS, Position())]
@@ -628,12 +628,12 @@ def test_what_was_complete_is_not_read_again() -> None:
     [
         (None, None),
         ({}, None),
-        ([], "The state is not a Singer tap's; starting without it."),
-        (5, "The state is not a Singer tap's; starting without it."),
-        ({"walks": {}}, "The state is not a Singer tap's; starting without it."),
-        ({"bookmarks": []}, "The state is not a Singer tap's; starting without it."),
+        ([], "The state is not a Singer state; starting without it."),
+        (5, "The state is not a Singer state; starting without it."),
+        ({"walks": {}}, "The state is not a Singer state; starting without it."),
+        ({"bookmarks": []}, "The state is not a Singer state; starting without it."),
         ({"type": "STATE"}, None),
-        ({"type": "STATE", "value": 5}, "The state is not a Singer tap's; starting without it."),
+        ({"type": "STATE", "value": 5}, "The state is not a Singer state; starting without it."),
         ({"bookmarks": {}}, None),
         ({"bookmarks": {"deals": {}}}, "The state has an unknown stream 'deals'; ignored."),
         (

@@ -25,7 +25,7 @@ def backup(database: str, path: str) -> str:
     with open_reader(database) as reader:
         store_id = reader.store_id
     if os.path.lexists(target):
-        raise UserError(f"{path} exists already; --backup never overwrites a file.")
+        raise UserError(f"{path} already exists; --backup never overwrites a file.")
     try:
         with tempfile.TemporaryDirectory(
             dir=target.parent, prefix=f".{target.name[:100]}-"
@@ -38,7 +38,7 @@ def backup(database: str, path: str) -> str:
             os.link(draft, target)  # unlike a rename, it never replaces a file
         sync_folder(target.parent)
     except FileExistsError:
-        raise UserError(f"{path} exists already; --backup never overwrites a file.") from None
+        raise UserError(f"{path} already exists; --backup never overwrites a file.") from None
     except OSError as problem:
         raise UserError(
             f"Cannot write the backup {shown_file(path)}: {problem.strerror}."

@@ -42,19 +42,19 @@ def _parser() -> Parser:
     add("--stats", action="store_true", help="print statistics about the store, as JSON")
     add(
         "--prune", action="store_true",
-        help="drop the bodies of events that have been loaded, according to --state",
+        help="delete the bodies of events that have been loaded, according to --state",
     )  # fmt: skip
     add(
         "--state",
         metavar="FILE",
         help="for --prune: file with the last STATE that the target printed",
     )
-    add("--backup", metavar="FILE", help="copy a SQLite store, also while it is being written to")
+    add("--backup", metavar="FILE", help="copy a SQLite store, even while it is in use")
     add(
         "--erase", metavar="WHO",
         help="remove every event of a person, given by email address or contact id",
     )  # fmt: skip
-    add("--forget-destination", metavar="NAME", help="drop the cursor of a former destination")
+    add("--forget-destination", metavar="NAME", help="forget how far a former destination has got")
     add(
         "--register-hooks", metavar="URL",
         help="register Autopilot's REST hooks; URL is the public URL of the collector",

@@ -49,7 +49,7 @@ def errand_of(request: Any, destinations: Collection[str]) -> Errand:
                 return forgetting(name, destinations)
     except (TypeError, ValueError) as problem:
         raise UserError(f"The request to prune is malformed: {problem}.") from None
-    raise UserError("The collector does not know this request; it may be of an older version.")
+    raise UserError("The collector does not know this request; it may be an older version.")
 
 
 def forgetting(name: str, destinations: Collection[str]) -> Errand:
@@ -82,7 +82,7 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     for name, seq in forwarded.items():
         if seq < newest:
             LOG.warning(
-                "Not pruning what still has to be forwarded to destination %s (lag: %d). If it is"
+                "Not pruning events that destination %s has not received yet (lag: %d). If it is"
                 " gone for good, use --forget-destination.",
                 name, last_seq - seq,
             )  # fmt: skip

@@ -75,7 +75,7 @@ def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
         LOG.warning(
             "Destination %s is no longer in the settings, but the store still has its cursor, which"
             " holds up --prune. If it is gone for good, use --forget-destination; if it was"
-            " renamed, the new name begins anew.",
+            " renamed, the new name starts over.",
             name,
         )
 
@@ -143,9 +143,7 @@ class Forwarder:
                 except _NotOurs:
                     continue
                 except TapError as problem:
-                    self._warn(
-                        "store", "trouble with the store: %s", str(problem).removesuffix(".")
-                    )
+                    self._warn("store", "cannot use the store: %s", str(problem).removesuffix("."))
                     self._ours = False  # another collector may have taken over
                     if self._reader is not None:
                         self._reader.close()
@@ -173,7 +171,7 @@ class Forwarder:
                 return
         refused = await self._deliver(batch)
         if len(refused) == len(batch):  # not an event's fault
-            self._warn("all", "refuses every event, such as %s; retrying", _id_of(batch[0]))
+            self._warn("all", "rejects every event, such as %s; retrying", _id_of(batch[0]))
             await self._pause(None)
             return
         self._succeeded()
@@ -288,7 +286,7 @@ class Forwarder:
         """Log the events that are skipped: always, because they are lost."""
         item, status = refused[0]
         LOG.warning(
-            f"Destination {self._destination.name}: skipped %d of %d events, which it refused"
+            f"Destination {self._destination.name}: skipped %d of %d events, which it rejected"
             " (HTTP %d); the first one's messageId is %s.",
             len(refused), of, status, _id_of(item),
         )  # fmt: skip

@@ -74,9 +74,9 @@ def ask(database: str, request: dict[str, Any]) -> dict[str, Any]:
         raise RunError(f"Another command is using the store {database}. Try again later.") from None
     except (OSError, ValueError) as problem:
         raise RunError(
-            f"The collector that is using {database} did not answer ({problem}); see its log."
+            f"The collector that is using {database} did not respond ({problem}); see its log."
         ) from None
-    raise RunError(f"The collector that is using {database} ended. Try again.")
+    raise RunError(f"The collector that is using {database} exited. Try again.")
 
 
 def _connect(connection: socket.socket, path: Path) -> None:
@@ -128,7 +128,7 @@ class ErrandServer:
             async with self._one_at_a_time:
                 answer = await self._carry_out(self._errand(request), writer)
         except (UserError, Unavailable) as problem:
-            LOG.error("Cannot do what a command asked for: %s", problem)
+            LOG.error("A command failed: %s", problem)
             answer = {"error": str(problem)}
         except (OSError, ValueError, asyncio.TimeoutError):
             answer = {"error": "The request is malformed."}

@@ -102,7 +102,7 @@ class Hooks:
                 self._remove(hook)
         if self._request("POST", "/hook", body).status == EXISTS:
             raise RunError(
-                f"POST /hook: Autopilot says that the URL for {event} is registered already, but"
+                f"POST /hook: Autopilot says that the URL for {event} is already registered, but"
                 " does not list it. Try again later."
             )
 

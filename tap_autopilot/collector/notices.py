@@ -43,7 +43,7 @@ class Notices:
         """Warn of repeats since the last call; `total` are all since the start."""
         if total > self._repeated:
             LOG.warning(
-                "Events dropped as repeats: %d; the same messageId again, or the same delivery"
+                "Duplicate events dropped: %d; the same messageId again, or the same delivery"
                 " within an hour.",
                 total - self._repeated,
             )

@@ -21,7 +21,7 @@ MAX_SEQ = 2**63 - 1
 def checked(seq: Any, since: Any = None) -> Loaded:
     """A `Loaded` from JSON. Raises ValueError."""
     if not isinstance(seq, int) or isinstance(seq, bool) or not 0 <= seq <= MAX_SEQ:
-        raise ValueError(f"{seq!r:.60} is no position in a store")
+        raise ValueError(f"{seq!r:.60} is not a position in a store")
     if since is not None:
         if not isinstance(since, str):
             raise ValueError(f"{since!r:.60} is not a time")
@@ -68,7 +68,7 @@ def _check_event(reader: Reader, seq: int, told: Any) -> None:
         if found is None:
             why = f"it has no event {seq}"
         elif found != told:
-            why = "it has another event there"
+            why = "it has a different event there"
     if why is not None:
         raise UserError(
             f"This STATE names event {seq} of the store, but {why}: the store was restored from a"

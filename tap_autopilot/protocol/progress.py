@@ -244,7 +244,7 @@ class Progress:
             LOG.warning("%s: cannot resume from the state; starting over.", name)
             return None
         if found.plan != fresh.plan:
-            LOG.warning("%s: the state's pass had other columns or settings; starting over.", name)
+            LOG.warning("%s: the state is for other columns or settings; starting over.", name)
             return None
         if COLLECTED in self._sources_of(self._streams[name]) and self._mismatch(entry):
             return None

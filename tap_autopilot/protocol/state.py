@@ -187,7 +187,7 @@ def read_state(state: Any) -> State:
         return State()
     given = state.get("bookmarks") if isinstance(state, dict) else None
     if not isinstance(given, dict):
-        LOG.warning("The state is not a Singer tap's; starting without it.")
+        LOG.warning("The state is not a Singer state; starting without it.")
         return State()
     streams = {}
     for name, entry in given.items():

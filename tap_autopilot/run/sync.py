@@ -369,8 +369,8 @@ def _reason(page: Page) -> str:
             return f"the API does not offer this account's {page.walk}, or the key lacks permission"
         case _:
             return (
-                f"{page.walk} were not in order, so after the interruption it is unclear whether"
-                f" the {census.read:,} that were read are all of them"
+                f"{page.walk} were not in order, so after the interruption the"
+                f" {census.read:,} that were read may not be all of them"
             )
 
 

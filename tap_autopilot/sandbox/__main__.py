@@ -21,7 +21,7 @@ EXAMPLES = """examples:
   python -m tap_autopilot.sandbox --requests-per-second 5 --fault '/contacts@3-5:503'
   python -m tap_autopilot.sandbox --churn 1 --push-tracking http://127.0.0.1:8787/v1 --write-key KEY
 
-It prints the settings with which the tap reads it."""
+It prints the settings that point the tap at it."""
 
 
 def _fault(text: str) -> Fault:

@@ -212,7 +212,7 @@ def _show_odd(folder: Path) -> None:
     kept = json.dumps(odd[0]["additional_fields"], ensure_ascii=False)
     print(
         "\nSome values are odd on purpose, because real accounts have such values too: text where"
-        f" a number\nbelongs, dates that are none, fields nobody knows. {len(odd)} contacts keep"
+        f" a number\nbelongs, dates that are not dates, unknown fields. {len(odd)} contacts keep"
         " theirs in additional_fields:\n\n"
         f"  {_fit(kept, WIDE - 2).rstrip()}\n\n"
         f"The {warnings} warnings in {folder}/tap.log are about them."

@@ -157,7 +157,7 @@ def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> N
             other.write_text("mine")
     done = collector.run("--backup", str(target))
     assert done.returncode == 2
-    assert "exists already" in done.stderr
+    assert "already exists" in done.stderr
     assert not other.exists() or other.read_text() == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
 

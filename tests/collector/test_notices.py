@@ -107,8 +107,8 @@ def test_repeats_that_are_dropped_are_warned_of(
     for total in (0, 3, 3, 5):
         one.repeated(total)
     assert [text.partition(";")[0] for text in warned()] == [
-        "Events dropped as repeats: 3",
-        "Events dropped as repeats: 2",
+        "Duplicate events dropped: 3",
+        "Duplicate events dropped: 2",
     ]
 
 

@@ -194,7 +194,7 @@ def test_a_state_that_names_another_event_prunes_nothing(
     if not running:
         collector.stop()
     for position, said in (
-        ([store_id, 1, fingerprint], "it has another event there"),
+        ([store_id, 1, fingerprint], "it has a different event there"),
         ([store_id, 2, right], "it ends at event 1"),
         ([store_id, 2], "it ends at event 1"),
     ):
