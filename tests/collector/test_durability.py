@@ -27,10 +27,11 @@ from tests.collector.conftest import KEY, TOKEN, Collector, Start
 from tests.soak.collector import kill_under_load
 
 
-def test_acknowledged_events_survive_kills(tmp_path: Path) -> None:
-    acknowledged, stored = kill_under_load(tmp_path, kills=3)
-    assert acknowledged > 50
-    assert stored >= acknowledged
+def test_acknowledged_events_survive_kills_and_are_forwarded(tmp_path: Path) -> None:
+    done = kill_under_load(tmp_path, kills=4)
+    assert done.acknowledged > 50
+    assert done.stored >= done.acknowledged
+    assert done.answers > 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

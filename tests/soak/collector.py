@@ -1,4 +1,6 @@
-"""Kills a collector repeatedly under load, and checks that every acknowledged event is stored.
+"""Kills a collector repeatedly while it receives and forwards.
+
+Every acknowledged event must be stored once, and reach a destination that does everything wrong.
 
 python -m tests.soak.collector --kills 100
 """
@@ -13,53 +15,94 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import requests
 
 from tests.collector.conftest import TOKEN, Collector
+from tests.soak.destination import WildDestination, wild_destination
 
 WORKERS = 4
+LAG = 'destination_lag_events{destination="wild"}'
 
 
-def kill_under_load(folder: Path, kills: int) -> tuple[int, int]:
-    """Returns how many events were acknowledged and how many are stored.
+class Figures(NamedTuple):
+    """How many events there were, and how many different answers the destination gave."""
 
-    Fails if an acknowledged event is missing, if an event is stored twice, or if only a part of a
-    batch is stored.
+    acknowledged: int
+    stored: int
+    forwarded: int
+    refused: int
+    answers: int
+
+
+def kill_under_load(folder: Path, kills: int) -> Figures:
+    """Fails if an acknowledged event is missing, if an event is stored twice, if only a part of a
+    batch is stored, or if a destination does not get each event at least once and in order.
     """
-    collector = Collector(folder)
-    acknowledged: set[str] = set()
-    serial = iter(range(10**9))
-    for _ in range(kills):
-        collector.start()
-        over = threading.Event()
-        threads = [
-            threading.Thread(target=_send, args=(collector, serial, acknowledged, over))
-            for _ in range(WORKERS)
-        ]
-        for thread in threads:
-            thread.start()
-        time.sleep(random.uniform(0.05, 0.6))
-        collector.stop(signal.SIGKILL)
-        over.set()
-        for thread in threads:
-            thread.join()
-    stored = Counter(json.loads(body)["n"] for body in collector.bodies())
-    assert acknowledged <= stored.keys()
-    assert all(count == 1 for count in stored.values())
-    parts = Counter(name.rpartition(".")[0] for name in stored if "." in name)
-    assert all(count == 10 for count in parts.values())
-    return len(acknowledged), len(stored)
+    with wild_destination() as destination:
+        setting = {"name": "wild", "url": destination.url, "write_key": "k3y"}
+        collector = Collector(folder, destinations=[setting])
+        acknowledged: set[str] = set()
+        serial = iter(range(10**9))
+        for _ in range(kills):
+            collector.start()
+            over = threading.Event()
+            threads = [
+                threading.Thread(target=_send, args=(collector, serial, acknowledged, over))
+                for _ in range(WORKERS)
+            ]
+            for thread in threads:
+                thread.start()
+            time.sleep(random.uniform(0.05, 1.5))
+            collector.stop(signal.SIGKILL)
+            over.set()
+            for thread in threads:
+                thread.join()
+        bodies = [json.loads(body) for body in collector.bodies()]
+        stored = Counter(body["n"] for body in bodies)
+        assert acknowledged <= stored.keys()
+        assert all(count == 1 for count in stored.values())
+        parts = Counter(name.rpartition(".")[0] for name in stored if "." in name)
+        assert all(count == 10 for count in parts.values())
+        _forward_the_rest(collector, destination)
+        _check_forwarded([body["n"] for body in bodies if "event" in body], destination)
+        return Figures(
+            len(acknowledged),
+            len(stored),
+            len(destination.accepted),
+            len(destination.refused_alone - destination.accepted.keys()),
+            len(destination.answers),
+        )
+
+
+def _forward_the_rest(collector: Collector, destination: WildDestination) -> None:
+    destination.is_wild = False
+    collector.start()
+    deadline = time.monotonic() + 300
+    time.sleep(2)  # by then the metric is there
+    while collector.metric(LAG):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert collector.stop() == 0
+
+
+def _check_forwarded(stored: list[str], destination: WildDestination) -> None:
+    """Each of these events was accepted, in this order, or refused alone."""
+    assert set(stored) == destination.accepted.keys() | destination.refused_alone
+    accepted = [name for name in destination.accepted if name not in destination.refused_alone]
+    assert accepted == [name for name in stored if name not in destination.refused_alone]
 
 
 def _send(
-    collector: Collector, serial: object, acknowledged: set[str], over: threading.Event
+    collector: Collector, serial: Iterator[int], acknowledged: set[str], over: threading.Event
 ) -> None:
     while not over.is_set():
-        number = next(serial)  # type: ignore[call-overload]
+        number = next(serial)
         names = [f"{number}.{part}" for part in range(10)] if number % 3 == 0 else [f"{number}"]
-        events = [{"messageId": name, "n": name} for name in names]
+        events = [{"messageId": name, "n": name, "event": "E"} for name in names]
         for _ in range(2):  # without a response, a sender tries again
             try:
                 if number % 3 == 0:
@@ -81,10 +124,11 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        acknowledged, stored = kill_under_load(Path(folder), args.kills)
+        done = kill_under_load(Path(folder), args.kills)
     print(
-        f"{args.kills} kills: all {acknowledged:,} acknowledged events are among the {stored:,} stored,"
-        " each once"
+        f"{args.kills} kills: all {done.acknowledged:,} acknowledged events are among the"
+        f" {done.stored:,} stored, each once; a destination with {done.answers} kinds of answers"
+        f" accepted {done.forwarded:,} in order and refused {done.refused:,} alone"
     )
 
 

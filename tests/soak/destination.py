@@ -1,0 +1,132 @@
+"""A destination that does everything wrong: slow, endless, dripping, silent, with every status."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FINAL = (400, 402, 406, 409, 413, 414, 415, 418, 422, 431, 451)  # the events are at fault
+OTHER = (  # the request, or the moment
+    300, 301, 302, 304, 307, 401, 403, 404, 405, 407, 408, 425, 429, 500, 501, 502, 503, 504, 507,
+)  # fmt: skip
+
+
+def endless(response: BaseHTTPRequestHandler) -> None:
+    """A body that never ends."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        response.wfile.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+
+
+def dripping(response: BaseHTTPRequestHandler) -> None:
+    """A body that comes byte by byte."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+    while True:
+        response.wfile.write(b"x")
+        time.sleep(0.1)
+
+
+def cut_off(response: BaseHTTPRequestHandler) -> None:
+    """A body that ends too early."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc")
+    response.close_connection = True
+
+
+def slow(response: BaseHTTPRequestHandler) -> None:
+    """A proper answer, but late."""
+    time.sleep(random.uniform(0.1, 1))
+    answer(response, 200)
+
+
+ACCEPTS: tuple[Callable[[BaseHTTPRequestHandler], None], ...] = (endless, dripping, cut_off, slow)
+
+
+def silent(response: BaseHTTPRequestHandler) -> None:
+    """Headers that never end."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        response.wfile.write(b"X-More: x\r\n")
+        time.sleep(0.5)
+
+
+def hung_up(response: BaseHTTPRequestHandler) -> None:
+    """No answer at all."""
+    response.close_connection = True
+
+
+def answer(response: BaseHTTPRequestHandler, status: int) -> None:
+    """An ordinary answer."""
+    response.send_response(status)
+    response.send_header("Content-Length", "0")
+    response.end_headers()
+
+
+class WildDestination:
+    """Notes which events it accepted, in order, and which it refused alone."""
+
+    def __init__(self) -> None:
+        self.is_wild = True
+        self.accepted: dict[str, None] = {}  # in the order in which they were accepted first
+        self.refused_alone: set[str] = set()
+        self.answers: set[str] = set()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with contextlib.suppress(OSError):
+                    outer.answer(self, [event["messageId"] for event in body["batch"]])
+
+            def log_message(self, *_: object) -> None: ...
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def answer(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
+        """Answer a batch, well every third time."""
+        kind = random.randrange(9) if self.is_wild else 0
+        if kind < 3:
+            self._accept(ids, "200")
+            answer(response, 200)
+        elif kind < 5:
+            behave = random.choice(ACCEPTS)
+            self._accept(ids, behave.__name__)
+            behave(response)
+        elif kind < 6:
+            behave = random.choice((silent, hung_up))
+            self.answers.add(behave.__name__)
+            behave(response)
+        else:
+            status = random.choice(FINAL if kind < 8 else OTHER)
+            if status in FINAL and len(ids) == 1:
+                self.refused_alone.update(ids)
+            self.answers.add(str(status))
+            answer(response, status)
+
+    def _accept(self, ids: list[str], answer: str) -> None:
+        self.answers.add(answer)
+        self.accepted.update(dict.fromkeys(name for name in ids if name not in self.accepted))
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextlib.contextmanager
+def wild_destination() -> Iterator[WildDestination]:
+    """A destination, while it serves."""
+    destination = WildDestination()
+    try:
+        yield destination
+    finally:
+        destination.close()
