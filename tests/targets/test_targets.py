@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -181,12 +182,12 @@ def test_stitch_accepts_every_batch(tap: Tap, serve: Serve) -> None:
 class Postgres:
     """A running PostgreSQL, with the target that loads into it."""
 
-    def __init__(self, process: subprocess.Popen[str], tap: Tap) -> None:
+    def __init__(self, address: str, process: subprocess.Popen[str], tap: Tap) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self._ask, self._answer = process.stdin, process.stdout
         self._tap = tap
-        self.uri = self._answer.readline().strip().replace("postgresql:", "postgresql+psycopg:")
+        self.uri = address.replace("postgresql:", "postgresql+psycopg:")
 
     def pipeline(self, schema: str, **settings: Any) -> Pipeline:
         known = {"sqlalchemy_url": self.uri, "default_target_schema": schema, **settings}
@@ -211,21 +212,29 @@ class Postgres:
         }
 
 
-@pytest.fixture
-def postgres(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    folder = tmp_path_factory.mktemp("pg")
+@contextmanager
+def postgres_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server's address, and the process of `postgres.py`."""
     python = program("postgres").parent / "python"
     with subprocess.Popen(
         [python, Path(__file__).with_name("postgres.py"), folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
         text=True,
         env=ENVIRONMENT,
     ) as process:
-        yield Postgres(process, tap)
         assert process.stdin is not None
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        assert address, "PostgreSQL did not start; its messages are above"
+        yield address, process
         process.stdin.close()
+
+
+@pytest.fixture
+def postgres(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with postgres_server(tmp_path_factory.mktemp("pg")) as (address, process):
+        yield Postgres(address, process, tap)
 
 
 def check_tables(stored: dict[str, list[dict[str, Any]]], account: Account) -> None:
