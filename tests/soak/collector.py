@@ -48,6 +48,7 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
         acknowledged: set[str] = set()
         serial = iter(range(10**9))
         for _ in range(kills):
+            destination.wildness = random.choice((0.0, 0.1, 0.7))
             collector.start()
             over = threading.Event()
             threads = [
@@ -79,7 +80,7 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
 
 
 def _forward_the_rest(collector: Collector, destination: WildDestination) -> None:
-    destination.is_wild = False
+    destination.wildness, destination.is_strict = 0.0, False
     collector.start()
     deadline = time.monotonic() + 300
     time.sleep(2)  # by then the metric is there

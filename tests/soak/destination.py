@@ -67,10 +67,15 @@ def answer(response: BaseHTTPRequestHandler, status: int) -> None:
 
 
 class WildDestination:
-    """Notes which events it accepted, in order, and which it refused alone."""
+    """Notes which events it accepted, in order, and which it refused alone.
+
+    `wildness` is the share of requests that get an odd answer. While it is strict, it refuses
+    events whose id ends in 7.
+    """
 
     def __init__(self) -> None:
-        self.is_wild = True
+        self.wildness = 0.0
+        self.is_strict = True
         self.accepted: dict[str, None] = {}  # in the order in which they were accepted first
         self.refused_alone: set[str] = set()
         self.answers: set[str] = set()
@@ -96,25 +101,39 @@ class WildDestination:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def answer(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
-        """Answer a batch, well every third time."""
-        kind = random.randrange(9) if self.is_wild else 0
-        if kind < 3:
+        """Answer a batch."""
+        is_wild = random.random() < self.wildness
+        if self.is_strict and any(name.endswith("7") for name in ids):
+            self._refuse(response, ids)
+        elif is_wild:
+            random.choice((self._accept_oddly, self._refuse, self._reject, self._fail))(
+                response, ids
+            )
+        else:
             self._accept(ids, "200")
             answer(response, 200)
-        elif kind < 5:
-            behave = random.choice(ACCEPTS)
-            self._accept(ids, behave.__name__)
-            behave(response)
-        elif kind < 6:
-            behave = random.choice((silent, hung_up))
-            self.answers.add(behave.__name__)
-            behave(response)
-        else:
-            status = random.choice(FINAL if kind < 8 else OTHER)
-            if status in FINAL and len(ids) == 1:
-                self.refused_alone.update(ids)
-            self.answers.add(str(status))
-            answer(response, status)
+
+    def _accept_oddly(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
+        behave = random.choice(ACCEPTS)
+        self._accept(ids, behave.__name__)
+        behave(response)
+
+    def _refuse(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
+        status = random.choice(FINAL)
+        if len(ids) == 1:
+            self.refused_alone.update(ids)
+        self.answers.add(str(status))
+        answer(response, status)
+
+    def _reject(self, response: BaseHTTPRequestHandler, _: list[str]) -> None:
+        status = random.choice(OTHER)
+        self.answers.add(str(status))
+        answer(response, status)
+
+    def _fail(self, response: BaseHTTPRequestHandler, _: list[str]) -> None:
+        behave = random.choice((silent, hung_up))
+        self.answers.add(behave.__name__)
+        behave(response)
 
     def _accept(self, ids: list[str], answer: str) -> None:
         self.answers.add(answer)
