@@ -312,6 +312,38 @@ def cut_off(response: BaseHTTPRequestHandler) -> bool:
     return True
 
 
+def test_of_a_body_that_nobody_needs_little_is_read(destination: Destination) -> None:
+    sent: list[int] = []
+    over = threading.Event()
+
+    def count(response: BaseHTTPRequestHandler) -> bool:
+        response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for megabyte in range(1000):
+                response.wfile.write(b"x" * 1_000_000)
+                sent.append(megabyte)
+        over.set()
+        return True
+
+    destination.behave = count
+    response = Client(destination.setting()["url"]).send("POST", "/batch", b'{"batch":[]}')
+    assert (response.status, response.body) == (200, None)
+    assert over.wait(20)
+    assert len(sent) < 50  # what the system's buffers hold
+
+
+def test_a_destination_that_hangs_does_not_delay_the_end(
+    start: Start, destination: Destination
+) -> None:
+    destination.behave = silent
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: bool(destination.tries))
+    began = time.monotonic()
+    assert collector.stop() == 0
+    assert time.monotonic() - began < 5
+
+
 @pytest.mark.parametrize("behave", [endless, dripping, cut_off])
 def test_the_status_decides_whatever_the_body_does(
     start: Start, destination: Destination, behave: Any

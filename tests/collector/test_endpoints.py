@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import requests
 
+from tap_autopilot.collector.request import Refusal
 from tests.collector.conftest import KEY, TOKEN, Collector, Start, signature
 
 
@@ -371,3 +372,20 @@ def test_health_and_metrics_need_no_key(shared: Collector) -> None:
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "tap_autopilot_collector_events_stored_total" in metrics.text
     assert requests.get(shared.url + "/v1/track", timeout=9).status_code == 405
+
+
+def test_metrics_name_nobody(shared: Collector) -> None:
+    person = {"email": "ada@example.com", "contact_id": "person_1"}
+    call = track(messageId="named", context={"traits": person}, event="ada@example.com")
+    assert shared.post("/v1/track", call).status_code == 200
+    assert shared.post("/v1/ada@example.com", call).status_code == 404
+    assert shared.post(f"/hooks/{TOKEN}/ada@example.com", person).status_code == 200
+    metrics = requests.get(shared.url + "/metrics", timeout=9).text
+    assert "ada" not in metrics
+    assert "person_1" not in metrics
+
+
+def test_no_refusal_can_be_a_410() -> None:
+    """Autopilot deletes a hook that gets one."""
+    with pytest.raises(KeyError):
+        Refusal(410, "gone").body  # noqa: B018

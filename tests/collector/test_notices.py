@@ -131,3 +131,11 @@ def test_an_asterisk_means_every_interface(start: Start) -> None:
             connection.settimeout(10)
             connection.connect((host, port))
     assert server._listen("*", 0).getsockname()[0] in ("::", "0.0.0.0")
+
+
+def test_an_address_of_ipv6(start: Start) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("needs IPv6")
+    collector = start(listen="[::1]:0")
+    assert collector.url.startswith("http://[::1]:")
+    assert collector.post("/v1/track", b"{}").status_code == 200

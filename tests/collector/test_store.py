@@ -18,6 +18,7 @@ from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.reader import Event, open_reader
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Received
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
@@ -273,6 +274,23 @@ def test_a_store_that_is_deleted_while_in_use_ends_the_collector(database: str) 
     Path(database).unlink()
     with pytest.raises(Exception, match="moved or deleted"):
         store.append([event()])
+    store.close()
+
+
+def test_commits_are_synced_and_the_wal_does_not_stay_large(database: str) -> None:
+    store = SqliteStore(database)
+    assert store._query("PRAGMA synchronous") == [(2,)]  # FULL
+    assert store._query("PRAGMA journal_mode") == [("wal",)]
+    wal = Path(f"{database}-wal")
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchall()  # holds up the checkpoint
+        for _ in range(5):
+            store.append([event(b"x" * 10_000_000)])
+        assert wal.stat().st_size > 50_000_000
+    for _ in range(3):
+        store.append([event()])
+    assert wal.stat().st_size <= MAX_WAL
     store.close()
 
 

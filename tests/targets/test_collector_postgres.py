@@ -347,4 +347,6 @@ def test_an_unreachable_database(tmp_path: Path) -> None:
         done = collector.run(*options)
         assert done.returncode == 2
         assert "s3cret" not in done.stderr
-        assert "CRITICAL Cannot open the store postgresql:" in done.stderr.splitlines()[-1]
+        last = done.stderr.splitlines()[-1]
+        assert "CRITICAL Cannot open the store postgresql:" in last
+        assert "Connection refused" in last  # libpq's first line
