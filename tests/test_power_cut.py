@@ -1,4 +1,4 @@
-"""Digests on a disk that loses power, or has no room left."""
+"""Digests and a collector on a disk that loses power, or has no room left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.collector.sqlite import SqliteStore
 from tests.changing_sandbox import ChangingSandbox
+from tests.collector.conftest import Collector
 from tests.conftest import COMMAND, Serve, Tap
 from tests.digests import Nights
 from tests.replica import difference
@@ -116,6 +118,28 @@ def test_rows_that_were_sent_before_the_power_went_out(
     assert nights.night().code == 0
     assert nights.night().code == 0
     assert not difference(nights.replica, nights.full_load())
+
+
+def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    synced = tmp_path / "synced"
+    synced.mkdir()
+    process = subprocess.Popen(
+        collector.command(),
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        env={**os.environ, "LD_PRELOAD": str(library), "SYNCED": str(synced)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    collector.url = process.stdout.readline().split()[-1]
+    for number in range(30):
+        assert collector.post("/v1/track", {"messageId": str(number)}).status_code == 200
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    collector.database = str(synced / "events.db")
+    SqliteStore(collector.database).close()  # as the next start does
+    stored = [json.loads(body)["messageId"] for body in collector.bodies()]
+    assert stored == [str(number) for number in range(30)]
 
 
 def test_a_full_disk_ends_the_run_and_harms_nothing(nights: Nights) -> None:

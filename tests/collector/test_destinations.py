@@ -336,7 +336,7 @@ def test_a_destination_that_hangs_does_not_delay_the_end(
     start: Start, destination: Destination
 ) -> None:
     destination.behave = silent
-    collector = start(destinations=[destination.setting()])
+    collector = start(fork=False, destinations=[destination.setting()])
     send(collector, "a")
     wait_until(lambda: bool(destination.tries))
     began = time.monotonic()

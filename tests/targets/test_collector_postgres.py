@@ -24,7 +24,8 @@ from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import REPEAT_WINDOW, Cursor, Loaded, Received, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
-from tests.conftest import Tap
+from tests.collector.test_destinations import send, serving
+from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
 from tests.targets.test_targets import postgres_server
 
@@ -242,6 +243,33 @@ def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Pat
     assert len(acknowledged) > 50
     for collector in collectors:
         assert collector.stop() == 0
+
+
+def test_one_collector_forwards_and_another_takes_over(database: str, tmp_path: Path) -> None:
+    with serving() as destination:
+        collectors = []
+        for number in range(2):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            settings: dict[str, Any] = {"destinations": [destination.setting()]}
+            collectors.append(Collector(folder, database=database, **settings).start())
+        first, second = collectors
+        send(first, "a", "b")
+        send(second, "c")
+        destination.wait_for(3)
+        sent, lag = (f'destination_{name}_events{{destination="one"}}' for name in ("sent", "lag"))
+        for collector in collectors:  # the one that does not forward shows the store's cursor
+            wait_until(lambda one=collector: (one.metric(sent), one.metric(lag)) == (3, 0))  # type: ignore[misc]
+        first.stop(signal.SIGKILL)
+        send(second, "d")
+        destination.wait_for(4)
+        first.start()
+        send(first, "e")
+        destination.wait_for(5)
+        assert destination.ids == ["a", "b", "c", "d", "e"]
+        wait_until(lambda: (first.metric(sent), first.metric(lag)) == (5, 0))
+        for collector in collectors:
+            assert collector.stop() == 0
 
 
 def test_a_database_that_goes_away_and_comes_back(
