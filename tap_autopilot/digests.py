@@ -55,8 +55,8 @@ COUNT = """
 select count(*), sum(digest >> 32), sum(digest & 0xffffffff) from
     (select digest from rows where "table" = ? and key between ? and ? limit ?)"""
 LOOK_UP = """
-select json_group_object(rows.key, json_array(digest, sent, new)) from json_each(?2) as one
-    cross join rows where "table" = ?1 and rows.key = one.value"""
+select json_group_object(rows.key, json_array(digest, sent, new)) from json_each(?2) as wanted
+    cross join rows where "table" = ?1 and rows.key = wanted.value"""
 SEND = """
 insert into rows select ?1, key, value, ?2, ?2 from json_each(?3) where true
     on conflict ("table", key) do update set digest = excluded.digest, sent = excluded.sent,
@@ -159,21 +159,21 @@ class Digests:
         self.doubt: str | None = None
         self._db = _open(Path(path))  # not resolved: nothing is created at the end of a link
 
-    def load(self, given: Any) -> None:
+    def load(self, position: Any) -> None:
         """Read the file, and go back to the step that a state names; `begin` makes it permanent.
 
         A missing file is no reason for doubt if the state does not name a step.
         """
         try:
-            self.doubt = self._load(given)
+            self.doubt = self._load(position)
         except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError):
             self._db.close()  # `begin` will replace the file
             self.doubt = f"{self._path} is damaged, or from another version of the tap"
 
-    def _load(self, given: Any) -> str | None:
+    def _load(self, position: Any) -> str | None:
         tables = dict(self._db.execute("select name, sql from sqlite_master"))
         if not tables:
-            return f"{self._path} is missing" if given is not None else None
+            return f"{self._path} is missing" if position is not None else None
         if tables.keys().isdisjoint(TABLES):
             raise UserError(f"The digests file {self._path} is another program's database.")
         if tables != {name: f"CREATE TABLE {name} {columns}" for name, columns in TABLES.items()}:
@@ -181,17 +181,17 @@ class Digests:
         if self._db.execute("pragma integrity_check").fetchall() != [("ok",)]:
             raise ValueError
         self._db.execute("delete from gone where key is null")  # fails if it seems to be read-only
-        _, text, checksum = self._one("select * from steps order by number desc limit 1")
+        _, text, checksum = self._row("select * from steps order by number desc limit 1")
         content = _decode(text, type=_Content)
         rows = self._sum_of_rows(len(content.tables))
         if checksum != (rows + self._sum_of_others()) % LIMIT:
             raise ValueError
-        if given is None:
+        if position is None:
             return "the state does not record what the target has"
         if content.account != self._mark(content.salt):
             return f"{self._path} belongs to another account or API key"
         for number, text in self._db.execute("select number, content from steps order by 1 desc"):
-            if given == [number, _token(number, text)]:
+            if position == [number, _token(number, text)]:
                 break
         else:
             return f"{self._path} is not the file that the state refers to"
@@ -205,7 +205,7 @@ class Digests:
         """Return to the step that the target has confirmed; `rows` is the checksum of the rows."""
         number = self._number
         with self._step():
-            if self._one("select max(number) from steps") != (number,):
+            if self._row("select max(number) from steps") != (number,):
                 for statement in GO_BACK:
                     self._db.execute(statement, (number,))
                 rows = self._sum_of_rows(len(self._content.tables))
@@ -241,7 +241,7 @@ class Digests:
         now = self._number
         self._resumable = [now if table.began is None else table.since for table in tables]
         for name, start in starts.items():
-            table = self.kept(name)
+            table = self.table(name)
             table.born = table.born if table.shape else start.born
             table.shape = start.shape
             if table.began is None or not start.resumed:
@@ -266,13 +266,13 @@ class Digests:
 
     # The pass.
 
-    def kept(self, name: str) -> Table:
+    def table(self, name: str) -> Table:
         """What is known about a table besides its rows."""
         return self._content.tables[self._numbers[name]]
 
     def began(self, name: str, at: str) -> None:
         """Note when a pass began, unless that is already noted."""
-        table = self.kept(name)
+        table = self.table(name)
         if table.began is None:
             table.began, self._changed = at, True
 
@@ -289,7 +289,7 @@ class Digests:
         if name in self._compared:
             self.flush()  # rows are compared with those of earlier steps
         self._compared.add(name)
-        salt = self._content.salt + self.kept(name).shape
+        salt = self._content.salt + self.table(name).shape
         hashes = [blake2b(row, digest_size=8, salt=salt).digest() for row in rows]
         digests = array("q", b"".join(hashes))
         places = dict(zip(keys, range(len(keys)), strict=True))
@@ -308,7 +308,7 @@ class Digests:
         """Compare sorted rows with those in the file from the first to the last of them."""
         low, high = keys[0], keys[-1]
         digests = [page.digests[key] for key in keys]
-        count, upper, lower = self._one(COUNT, page.table, low, high, len(keys) + 1)
+        count, upper, lower = self._row(COUNT, page.table, low, high, len(keys) + 1)
         if not count:
             page.differ.update(dict.fromkeys(keys))
         elif count == len(keys) and (upper << 32) + lower == sum(digests):
@@ -318,7 +318,7 @@ class Digests:
             self._compare(page, keys[:half])
             self._compare(page, keys[half:])
         else:
-            known: dict[str, list[int]] = _decode(self._one(LOOK_UP, page.table, _encode(keys))[0])
+            known: dict[str, list[int]] = _decode(self._row(LOOK_UP, page.table, _encode(keys))[0])
             same = [key for key in keys if key in known and known[key][DIGEST] == page.digests[key]]
             page.differ.update({key: known.get(key) for key in keys if key not in same})
             alone = count > len(known)  # there are rows between them that the page does not have
@@ -345,11 +345,11 @@ class Digests:
     def leave(self, name: str) -> Iterator[list[str]]:
         """Note that the rows which the pass did not see get tombstones; their keys, in batches."""
         self.flush()
-        table, since, step = self._numbers[name], self.kept(name).since, self._number + 1
+        table, since, step = self._numbers[name], self.table(name).since, self._number + 1
         self._sends = True
         with self._step():
             for gaps in self._gaps(table, since):
-                while rows := _decode(self._one(UNSEEN, table, gaps, since, MANY)[0]):
+                while rows := _decode(self._row(UNSEEN, table, gaps, since, MANY)[0]):
                     keys = _encode(list(rows))
                     self._db.execute(BURY, (table, keys, step))
                     self._db.execute(DELETE, (table, keys))
@@ -366,7 +366,7 @@ class Digests:
     def _gaps(self, table: int, since: int) -> Iterator[str]:
         """The gaps between the ranges of keys that the pass has seen, in batches."""
         reach, last = "", ("", "", 0)
-        while ranges := _decode(self._one(SEEN, table, *last, MANY)[0]):
+        while ranges := _decode(self._row(SEEN, table, *last, MANY)[0]):
             gaps = []
             for low, high, step in ranges:
                 if step > since:
@@ -378,7 +378,7 @@ class Digests:
 
     def end(self, name: str, *, whole: bool, activated: bool) -> None:
         """Note that a pass ended; `whole` if every row that it did not see got a tombstone."""
-        table = self.kept(name)
+        table = self.table(name)
         table.passes, table.began = table.passes + 1, None
         table.settled, table.activated = table.settled or whole, table.activated or activated
         self._changed = True
@@ -429,7 +429,7 @@ class Digests:
             self._db.close()
             raise RunError(f"Cannot write the digests file {self._path}: {problem}.") from None
 
-    def _one(self, statement: str, *values: Any) -> Any:
+    def _row(self, statement: str, *values: Any) -> Any:
         return self._db.execute(statement, values).fetchone()
 
     # Checksums find what SQLite does not: flipped bits, or an old file beside a newer `-wal`.
@@ -438,8 +438,8 @@ class Digests:
         total = 0
         for table in range(tables):
             after = ""
-            while (found := self._one(SUM, table, after, 10 * MANY))[0]:
-                count, upper, lower, sent, new, text = found
+            while (totals := self._row(SUM, table, after, 10 * MANY))[0]:
+                count, upper, lower, sent, new, text = totals
                 keys = text.split(b"\0")
                 after = keys[-1].decode()
                 total += (upper << 32) + lower + sum(map(crc32, keys)) * OF_KEY

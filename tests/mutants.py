@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "the local clock decides, even if it is wrong",
         "protocol/progress.py",
-        "found.started = min(self._now, date or self._now)",
-        "found.started = self._now",
+        "current.started = min(self._now, date or self._now)",
+        "current.started = self._now",
         "test_incremental.py -k clock",
     ),
     Mutant(
@@ -234,14 +234,14 @@ MUTANTS = (
     Mutant(
         "a pass resumes at the position of another reading",
         "protocol/positions.py",
-        "if found is None or marks != {found[2]}:",
-        "if found is None:",
+        "if saved is None or marks != {saved[2]}:",
+        "if saved is None:",
         "test_merged_states.py -k another_pass",
     ),
     Mutant(
         "a pass resumes with other columns",
         "protocol/progress.py",
-        "        if found.plan != fresh.plan:\n",
+        "        if interrupted.plan != fresh.plan:\n",
         "        if False:\n",
         "test_merged_states.py -k mid_pass",
     ),
@@ -364,7 +364,7 @@ MUTANTS = (
     Mutant(
         "a pass resumes that the digests file does not have",
         "protocol/progress.py",
-        "begun = found.is_complete or name in self._remembered.begun",
+        "begun = interrupted.is_complete or name in self._remembered.begun",
         "begun = True",
         "test_progress.py -k digests_cover",
     ),

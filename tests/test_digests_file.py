@@ -450,7 +450,7 @@ def test_a_table_first_sent_by_a_run_that_is_thrown_away(path: Path) -> None:
         assert digests.remembered() == {"one": 1}
         assert not digests.reshaped({"one": SHAPE, name: SHAPE})
         digests.begin({name: Start(SHAPE, 7, False)})
-        assert digests.kept(name).born == 7
+        assert digests.table(name).born == 7
         found = digests.compare(name, ["a"], contents(["a"], ["a"]))
         digests.flush()
         assert list(digests.leave(name)) == []

@@ -150,7 +150,7 @@ def test_invalid_member_positions_are_not_resumed(value: Any) -> None:
 
 def ids(members: EachSegment, segments: str) -> list[tuple[str | None, Position]]:
     """The segments to read, in order, and from where."""
-    walks = members.found(segments.split())
+    walks = members.walks_over(segments.split())
     assert all(walk == members_of(str(walk.segment_id)) for walk, _ in walks)
     return [(walk.segment_id, position) for walk, position in walks]
 

@@ -687,7 +687,7 @@ def test_segments_are_listed_first_if_their_members_were_begun() -> None:
 
 def test_the_members_of_each_segment() -> None:
     progress = begin(MEMBERS)
-    assert progress.found(["b", "a"]) == [(members_of(one), Position()) for one in "ab"]
+    assert progress.walks_over(["b", "a"]) == [(members_of(one), Position()) for one in "ab"]
     assert write(progress, members_of("a"), HALFWAY, 2) == []
     assert progress.shown()["walks"] == walks(**{MEMBERS: ["a", 2, 0, [["a", "x", COUNTS, 0]]]})
     progress.failed(members_of("a"))
@@ -701,13 +701,13 @@ def test_the_members_of_each_segment() -> None:
 
 def test_members_start_over_if_all_segments_are_gone() -> None:
     progress = begin(MEMBERS)
-    progress.found("ab")
+    progress.walks_over("ab")
     progress.gone(members_of("a"))
     with pytest.raises(RunError, match=r"^smart_segments_contacts: all 2 segments returned 404\.$"):
         progress.gone(members_of("b"))
     assert progress.incomplete() == {MEMBERS}
     assert progress.shown()["walks"] == walks(**{MEMBERS: ["", 0, 0, []]})
-    assert progress.found("c") == [(members_of("c"), Position())]
+    assert progress.walks_over("c") == [(members_of("c"), Position())]
     assert write(progress, members_of("c"), None) == [MEMBERS]
 
 

@@ -26,11 +26,15 @@ def discover(
     `nested_as_text`, columns that hold arrays or objects are text, but their parts keep their
     metadata, so that they can be deselected.
     """
-    streams = [one for one in STREAMS.values() if one.setting is None or one.setting in settings]
-    schemas = {one.name: load_schema(one.name) for one in streams}
+    streams = [
+        stream
+        for stream in STREAMS.values()
+        if stream.setting is None or stream.setting in settings
+    ]
+    schemas = {stream.name: load_schema(stream.name) for stream in streams}
     properties = schemas["contacts"]["properties"]
     properties.update(columns(definitions, list(properties)))
-    entries = [_entry(one, schemas[one.name]) for one in streams]
+    entries = [_entry(stream, schemas[stream.name]) for stream in streams]
     for entry in entries if nested_as_text else ():
         entry["schema"] = with_nested_as_text(entry["schema"])
     return {"streams": entries}

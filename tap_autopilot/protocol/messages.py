@@ -77,22 +77,22 @@ class Writer:
         return self._unwritten.count(_record_of(stream))
 
     def _write(self, pieces: list[bytes]) -> None:
-        left = [memoryview(piece) for piece in pieces]
+        remaining = [memoryview(piece) for piece in pieces]
         done = 0
-        while left:
+        while remaining:
             if self._stopped is not None:
                 self._end(b"".join(pieces), done)
                 raise self._stopped
             try:
-                written = os.writev(self._descriptor, left[:MAX_PIECES])
+                written = os.writev(self._descriptor, remaining[:MAX_PIECES])
             except BlockingIOError:
                 self._is_writable(POLL)
                 continue
             done += written
-            while left and written >= len(left[0]):
-                written -= len(left.pop(0))
+            while remaining and written >= len(remaining[0]):
+                written -= len(remaining.pop(0))
             if written:
-                left[0] = left[0][written:]
+                remaining[0] = remaining[0][written:]
 
     def _end(self, text: bytes, done: int) -> None:
         """Write the rest of the current line, and the previous STATE if there is room."""

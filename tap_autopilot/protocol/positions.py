@@ -39,10 +39,10 @@ class OneListing:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading that all of `marks` name; False if that is not the state's."""
-        found = as_type(value, tuple[Bookmark, Counts, str])
-        if found is None or marks != {found[2]}:
+        saved = as_type(value, tuple[Bookmark, Counts, str])
+        if saved is None or marks != {saved[2]}:
             return False
-        self.position, self.mark = _position(*found[:2]), found[2]
+        self.position, self.mark = _position(*saved[:2]), saved[2]
         self.read = self.position.census.read
         return True
 
@@ -89,10 +89,10 @@ class EachSegment:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading that all of `marks` name; False if that is not the state's."""
-        found = as_type(value, tuple[str, Count, Count, list[Segment], str])
-        if found is None or marks != {found[4]}:
+        saved = as_type(value, tuple[str, Count, Count, list[Segment], str])
+        if saved is None or marks != {saved[4]}:
             return False
-        self._through, self.read, self._gone, segments, self.mark = found
+        self._through, self.read, self._gone, segments, self.mark = saved
         self._open = {name: _position(bookmark, counts) for name, bookmark, counts, _ in segments}
         self._failed = {name for name, _, _, failed in segments if failed}
         return True
@@ -107,20 +107,20 @@ class EachSegment:
         """Whether the members of all segments have been read."""
         return self._known and self._next == len(self._ids) and not self._open
 
-    def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+    def walks_over(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks to read, given all segments. Those that failed last time come last.
 
         Segments created since the pass began are not part of it.
         """
         self._ids = ids = sorted(set(segment_ids))
         self._known = True
-        self._next = sum(one <= self._through for one in ids)
-        self._open = {one: at for one, at in self._open.items() if one in set(ids)}
-        begun = {one: at for one, at in self._open.items() if one not in self._failed}
+        self._next = sum(segment <= self._through for segment in ids)
+        self._open = {segment: at for segment, at in self._open.items() if segment in set(ids)}
+        begun = {segment: at for segment, at in self._open.items() if segment not in self._failed}
         fresh = dict.fromkeys(ids[self._next :], Position())
-        last = {one: self._open[one] for one in self._open if one in self._failed}
+        last = {segment: self._open[segment] for segment in self._open if segment in self._failed}
         self._failed.clear()
-        return [(members_of(one), at) for one, at in {**begun, **fresh, **last}.items()]
+        return [(members_of(segment), at) for segment, at in {**begun, **fresh, **last}.items()]
 
     def advance(self, walk: Walk, after: Position | None, *, read: int) -> None:
         """Note that a page of `read` members is written; `after` is None at the end."""
@@ -160,7 +160,10 @@ class EachSegment:
         """Its entry in the state; None if there is nothing to resume."""
         if self.is_complete:
             return None
-        entries = [[one, *_written(at), int(one in self._failed)] for one, at in self._open.items()]
+        entries = [
+            [segment, *_written(at), int(segment in self._failed)]
+            for segment, at in self._open.items()
+        ]
         return [self._through, self.read, self._gone, entries, self.mark]
 
 

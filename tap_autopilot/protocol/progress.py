@@ -67,28 +67,29 @@ class Progress:
         self._store = store
         self._sent: dict[str, int] = {}
         self._entries = state.streams
-        self._logs = {one.stream.name for one in selected if one.log_based}
+        self._logs = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
         self._untouched = as_type(state.walks, dict) if len(self._logs) == len(selected) else None
-        self._streams = {one.stream.name: one.stream for one in selected}
-        self._columns = {one.stream.name: _digest(one.selected) for one in selected}
+        self._streams = {table.stream.name: table.stream for table in selected}
+        self._columns = {table.stream.name: _digest(table.selected) for table in selected}
         for name in self._streams:
             self._entries.setdefault(name, StreamState())
         passes = [self._entries[name].progress for name in self._streams.keys() - self._logs]
         is_interrupted = None not in passes or any(
-            one is not None and not one.is_complete for one in passes
+            current is not None and not current.is_complete for current in passes
         )
         resumed: dict[str, Pass | None] = {}
         fresh = {}
-        for one in selected:
-            name, entry = one.stream.name, self._entries[one.stream.name]
-            entry.is_incremental = one.incremental
-            self._check_bookmark(one.stream, entry)
-            fresh[name] = self._fresh(one, entry, versions=versions)
-            found = None if one.log_based else self._resume(name, entry, fresh[name])
-            resumed[name] = found if is_interrupted else None  # else another run has ended since
-            if resumed[name] is None and one.incremental:
-                self._check_columns(one.stream, entry)
+        for table in selected:
+            name, entry = table.stream.name, self._entries[table.stream.name]
+            entry.is_incremental = table.incremental
+            self._check_bookmark(table.stream, entry)
+            fresh[name] = self._fresh(table, entry, versions=versions)
+            interrupted = None if table.log_based else self._resume(name, entry, fresh[name])
+            # Otherwise another run has ended since.
+            resumed[name] = interrupted if is_interrupted else None
+            if resumed[name] is None and table.incremental:
+                self._check_columns(table.stream, entry)
         for entry in self._entries.values() if self._untouched is None else ():
             entry.progress = None
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
@@ -110,13 +111,13 @@ class Progress:
                 self._passes.update({name: fresh[name] for name in names})
             for name in names:
                 self._passes[name].reading = positions.mark
-        self._resumed = {name for name, one in resumed.items() if one is self._passes[name]}
+        self._resumed = {name for name, current in resumed.items() if current is self._passes[name]}
         if self._needs(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
         self._unread = {name: self._sources_of(stream) for name, stream in self._streams.items()}
         begun = {name for name in self._streams if self._passes[name] is fresh[name]}
         self._place(begun - self._logs)
-        done = [name for name, found in self._passes.items() if found.is_complete]
+        done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
 
@@ -159,7 +160,9 @@ class Progress:
         return has_store or self._entries.get(name, StreamState()).append_only
 
     def _sources_of(self, stream: type[Stream]) -> set[str]:
-        return {one for one in stream.sources if one != COLLECTED or self._store is not None}
+        return {
+            source for source in stream.sources if source != COLLECTED or self._store is not None
+        }
 
     def _place(self, fresh: Collection[str]) -> None:
         """Find each stream's position in the store; a new full pass begins at 0.
@@ -214,50 +217,51 @@ class Progress:
         assert self._store is not None
         return StorePosition(self._store.id, seq, self._store.fingerprint(seq) if seq else None)
 
-    def _fresh(self, one: Selected, entry: StreamState, *, versions: bool) -> Pass:
+    def _fresh(self, table: Selected, entry: StreamState, *, versions: bool) -> Pass:
         """A new pass."""
-        stream = one.stream
+        stream = table.stream
         bounds = [self._start_date] if stream.replication_key else []
         sent_before = self._remembered is None or self._remembered.knows(stream.name)
-        if one.incremental and sent_before:
+        if table.incremental and sent_before:
             bounds.append(entry.bookmark and _before(entry.bookmark, stream.look_back))
         store = self._store.id if self._store and COLLECTED in stream.sources else ""
         plan = [stream.key_properties, self._columns[stream.name], self._remembered is not None]
-        found = Pass(
+        fresh = Pass(
             plan=_digest([*plan, store]),
-            incremental=one.incremental,
+            incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
         )
         is_log = self.is_log(stream.name)
-        if versions and not found.incremental and found.since is None and not is_log:
+        if versions and not fresh.incremental and fresh.since is None and not is_log:
             now = int(self._now.timestamp() * 1000)
             known = self._remembered.versions if self._remembered is not None else {}
-            found.version = known.get(stream.name, now)
-        return found
+            fresh.version = known.get(stream.name, now)
+        return fresh
 
     def _resume(self, name: str, entry: StreamState, fresh: Pass) -> Pass | None:
         """The state's pass, if a new one would be the same."""
-        found = entry.progress
-        if found is None and "progress" not in entry.invalid:
+        interrupted = entry.progress
+        if interrupted is None and "progress" not in entry.invalid:
             return None
-        if found is None or (found.incremental, found.since) != (fresh.incremental, fresh.since):
+        bounds = fresh.incremental, fresh.since
+        if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
             LOG.warning("%s: cannot resume from the state; starting over.", name)
             return None
-        if found.plan != fresh.plan:
+        if interrupted.plan != fresh.plan:
             LOG.warning("%s: the state is for other columns or settings; starting over.", name)
             return None
         if COLLECTED in self._sources_of(self._streams[name]) and self._mismatch(entry):
             return None
         if fresh.version is None:
-            found.version = None
-        return found if self._can_go_on(name, found, fresh) else None
+            interrupted.version = None
+        return interrupted if self._can_resume(name, interrupted, fresh) else None
 
-    def _can_go_on(self, name: str, found: Pass, fresh: Pass) -> bool:
+    def _can_resume(self, name: str, interrupted: Pass, fresh: Pass) -> bool:
         """Whether the digests, if there are any, know what a pass has sent so far."""
         if self._remembered is None:
             return True
-        begun = found.is_complete or name in self._remembered.begun
-        return begun and self._remembered.knows(name) and found.version == fresh.version
+        begun = interrupted.is_complete or name in self._remembered.begun
+        return begun and self._remembered.knows(name) and interrupted.version == fresh.version
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""
@@ -271,7 +275,7 @@ class Progress:
         return bool(self.fed_by(source))
 
     def start(self) -> list[tuple[Walk, Position]]:
-        """The walks to start with, interrupted ones first; walks over members come from `found`.
+        """Walks to start with, interrupted ones first; those of members come from `walks_over`.
 
         Segments are listed even if only their members are needed.
         """
@@ -284,9 +288,9 @@ class Progress:
         walks.sort(key=itemgetter(0))
         return [(walk, positions.position) for _, walk, positions in walks]
 
-    def found(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+    def walks_over(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks over the members of these segments, which must be all of the account's."""
-        return self._members.found(segment_ids)
+        return self._members.walks_over(segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
         """How the pass of a stream is going."""
@@ -298,9 +302,9 @@ class Progress:
 
     def began(self, stream: str, date: datetime | None) -> None:
         """Note when the pass began: by our clock or the API's, whichever is earlier."""
-        found = self._passes[stream]
-        if found.incremental and found.started is None:
-            found.started = min(self._now, date or self._now)
+        current = self._passes[stream]
+        if current.incremental and current.started is None:
+            current.started = min(self._now, date or self._now)
 
     def advance(self, page: Page) -> list[str]:
         """Note that a page is written. Returns the streams that it completes."""
@@ -322,8 +326,8 @@ class Progress:
                 self._members = self._sources[source] = EachSegment(positions.mark)
                 raise RunError(f"{source}: {reason}.")
         for name in names:
-            found = self._passes[name]
-            found.doubts = {**doubts, **found.doubts}
+            current = self._passes[name]
+            current.doubts = {**doubts, **current.doubts}
         return self._finish_source(source)
 
     def _finish_source(self, source: str) -> list[str]:
@@ -369,7 +373,7 @@ class Progress:
 
     def incomplete(self) -> set[str]:
         """The selected streams that are not complete."""
-        return {name for name, found in self._passes.items() if not found.is_complete}
+        return {name for name, current in self._passes.items() if not current.is_complete}
 
     def finish(self) -> None:
         """End complete passes and move their bookmarks; the others resume next time.
@@ -377,12 +381,12 @@ class Progress:
         This way, a stream that never succeeds does not hold up the others.
         """
         for name in list(self._streams):
-            found, entry = self._passes[name], self._entries[name]
-            if not found.is_complete:
+            current, entry = self._passes[name], self._entries[name]
+            if not current.is_complete:
                 continue
             del self._streams[name]
-            if found.newest and found.started and moves_bookmark(found.doubts):
-                bookmark = min(found.newest, _before(found.started, MARGIN))
+            if current.newest and current.started and moves_bookmark(current.doubts):
+                bookmark = min(current.newest, _before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
                 entry.start_date, entry.columns = self._start_date, self._columns[name]
 
@@ -405,17 +409,17 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
     that stored them without storing the state would delete them when the full pass resumes.
     """
     streams = []
-    for one in selected:
-        progress = state.streams.get(one.stream.name, StreamState()).progress
-        if one.incremental and progress is not None and not progress.incremental:
+    for table in selected:
+        progress = state.streams.get(table.stream.name, StreamState()).progress
+        if table.incremental and progress is not None and not progress.incremental:
             LOG.info(
                 "%s: completing the interrupted full pass; incremental replication starts with the"
                 " next run.",
-                one.stream.name,
+                table.stream.name,
             )
-            streams.append(dataclasses.replace(one, incremental=False))
+            streams.append(dataclasses.replace(table, incremental=False))
         else:
-            streams.append(one)
+            streams.append(table)
     return streams
 
 

@@ -88,8 +88,8 @@ def select(
     Raises UserError for anything that is not a catalog, or needs a setting that is missing.
     """
     ours = dict(_entries(ours))
-    asked = ours if catalog is None else dict(_entries(catalog))
-    for name, entry in asked.items():
+    requested = ours if catalog is None else dict(_entries(catalog))
+    for name, entry in requested.items():
         if name in ours:
             continue
         setting = STREAMS[name].setting if name in STREAMS else None
@@ -99,17 +99,17 @@ def select(
             raise UserError(
                 f"Stream {name} needs the setting {setting}; set it or deselect {name}."
             )
-    if asked and not asked.keys() & ours.keys():
+    if requested and not requested.keys() & ours.keys():
         raise UserError(f"The catalog contains none of this tap's streams: {', '.join(ours)}.")
     chosen = []
     for name, entry in ours.items():
-        if name in asked:
+        if name in requested:
             defaults = _by_breadcrumb(entry["metadata"])
-            choices = {**defaults, **_choices(name, asked[name])}
+            choices = {**defaults, **_choices(name, requested[name])}
             if _is_selected(choices, (), defaults):
                 _warn_of_unknown(name, choices, defaults)
                 stream, schema = STREAMS[name], entry["schema"]
-                method = _method(stream, asked[name], choices[()])
+                method = _method(stream, requested[name], choices[()])
                 if method == INCREMENTAL:
                     defaults["properties", str(stream.replication_key)] = AUTOMATIC
                 if method == LOG_BASED:
@@ -120,7 +120,7 @@ def select(
                         )
                     stream = log_of(stream)
                 part = _prune(schema, choices, defaults)
-                _limit(part, asked[name], nested_as_text=nested_as_text)
+                _limit(part, requested[name], nested_as_text=nested_as_text)
                 is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
                 chosen.append(
                     Selected(stream, schema, part, is_incremental, nested_as_text, is_log_based)
@@ -137,11 +137,11 @@ def select(
 def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:
     """Whether a stream is selected. Raises UserError for an invalid catalog; logs nothing."""
     entry = dict(_entries(ours))[name]
-    asked = {name: entry} if catalog is None else dict(_entries(catalog))
-    if name not in asked:
+    requested = {name: entry} if catalog is None else dict(_entries(catalog))
+    if name not in requested:
         return False
     defaults = _by_breadcrumb(entry["metadata"])
-    return _is_selected({**defaults, **_choices(name, asked[name])}, (), defaults)
+    return _is_selected({**defaults, **_choices(name, requested[name])}, (), defaults)
 
 
 def _entries(catalog: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -204,26 +204,26 @@ def _method(stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str,
         stream.name,
         method,
         f" by {key or 'any column'}" if method == INCREMENTAL else "",
-        " or ".join(by.get(one, one) for one in methods),
+        " or ".join(by.get(supported, supported) for supported in methods),
     )
     return FULL_TABLE
 
 
 def _by_breadcrumb(metadata: Any) -> dict[Breadcrumb, dict[str, Any]]:
-    return {tuple(one["breadcrumb"]): one["metadata"] for one in metadata}
+    return {tuple(entry["breadcrumb"]): entry["metadata"] for entry in metadata}
 
 
 def _legacy(schema: Mapping[str, Any], above: Breadcrumb = ()) -> dict[Breadcrumb, dict[str, Any]]:
     """The `selected` flags inside a schema, by breadcrumb."""
-    found = {above: {"selected": schema["selected"]}} if "selected" in schema else {}
+    choices = {above: {"selected": schema["selected"]}} if "selected" in schema else {}
     if isinstance(schema.get("items"), dict):
-        found.update(_legacy(schema["items"], (*above, "items")))
+        choices.update(_legacy(schema["items"], (*above, "items")))
     properties = schema.get("properties")
     if isinstance(properties, dict):
         for name, part in properties.items():
             if isinstance(part, dict):
-                found.update(_legacy(part, (*above, "properties", name)))
-    return found
+                choices.update(_legacy(part, (*above, "properties", name)))
+    return choices
 
 
 def _is_selected(choices: Metadata, breadcrumb: Breadcrumb, defaults: Metadata) -> bool:
@@ -255,11 +255,11 @@ def _prune(
 def _limit(part: Mapping[str, Any], entry: Mapping[str, Any], *, nested_as_text: bool) -> None:
     """Add the `maxLength` of text columns in a catalog's entry, for targets that need it."""
     schema = entry.get("schema")
-    theirs = schema.get("properties") if isinstance(schema, dict) else None
+    their_columns = schema.get("properties") if isinstance(schema, dict) else None
     texts = {"string", "array", "object"} if nested_as_text else {"string"}
     for name, column in part["properties"].items():
-        given = theirs.get(name) if isinstance(theirs, dict) else None
-        length = given.get(MAX_LENGTH) if isinstance(given, dict) else None
+        their_column = their_columns.get(name) if isinstance(their_columns, dict) else None
+        length = their_column.get(MAX_LENGTH) if isinstance(their_column, dict) else None
         is_text = "format" not in column and type_of(column) in texts
         if is_text and type(length) is int and length > 0:
             column[MAX_LENGTH] = length

@@ -77,13 +77,13 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     def is_sound(self) -> bool:
         """Whether its parts can be those of one pass."""
         is_whole = not self.incremental and self.since is None
-        times = [one for one in (self.since, self.started, self.newest) if one is not None]
+        times = [time for time in (self.since, self.started, self.newest) if time is not None]
         return (
             bool(self.plan)
             and (self.version is None or is_whole)
             and (self.incremental or (self.started or self.newest) is None)
             and (self.newest is None or self.started is not None)
-            and all(one.tzinfo is not None for one in times)
+            and all(time.tzinfo is not None for time in times)
         )
 
 
@@ -130,7 +130,7 @@ class StreamState(msgspec.Struct):
             written["columns"] = self.columns
         if COLLECTED in stream.sources:
             position = self.collected
-            written["collected"] = position and [one for one in position if one is not None]
+            written["collected"] = position and [part for part in position if part is not None]
             written["collected_from"] = _time(self.collected_from)
             written["append_only"] = self.append_only
         return written
@@ -148,7 +148,7 @@ class State(msgspec.Struct):
 
         Streams that were being read together with them start over too: one listing feeds them all.
         """
-        sources = {one for name in names for one in STREAMS[name].sources} - {COLLECTED}
+        sources = {source for name in names for source in STREAMS[name].sources} - {COLLECTED}
         together = []
         for name, entry in self.streams.items():
             if name in names:
@@ -166,11 +166,11 @@ class State(msgspec.Struct):
 
     def logs(self) -> set[str]:
         """The streams whose tables have pushed events, and so are append-only."""
-        return {name for name, one in self.streams.items() if one.append_only}
+        return {name for name, entry in self.streams.items() if entry.append_only}
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        bookmarks = {name: one.value(STREAMS[name]) for name, one in self.streams.items()}
+        bookmarks = {name: entry.value(STREAMS[name]) for name, entry in self.streams.items()}
         return {"bookmarks": bookmarks, "walks": self.walks, "digests": self.digests}
 
 
@@ -185,12 +185,12 @@ def read_state(state: Any) -> State:
             return State()
     if state is None or state == {}:
         return State()
-    given = state.get("bookmarks") if isinstance(state, dict) else None
-    if not isinstance(given, dict):
+    bookmarks = state.get("bookmarks") if isinstance(state, dict) else None
+    if not isinstance(bookmarks, dict):
         LOG.warning("The state is not a Singer state; starting without it.")
         return State()
     streams = {}
-    for name, entry in given.items():
+    for name, entry in bookmarks.items():
         if name not in STREAMS:
             LOG.warning("The state has an unknown stream %.60r; ignored.", name)
         elif not isinstance(entry, dict):
@@ -203,7 +203,7 @@ def read_state(state: Any) -> State:
 
 def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
     """A stream's entry in a state."""
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "progress": _progress(entry.get("progress")),
         "bookmark": _moment(entry.get(str(stream.replication_key))),
         "start_date": _moment(entry.get("start_date")),
@@ -211,28 +211,28 @@ def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
         "collected": as_type(entry.get("collected"), StorePosition),
         "collected_from": _moment(entry.get("collected_from")),
     }
-    keys = {name: name for name in found} | {"bookmark": str(stream.replication_key)}
+    keys = {name: name for name in fields} | {"bookmark": str(stream.replication_key)}
     invalid = {name for name, key in keys.items()
-               if found[name] is None and entry.get(key) is not None}  # fmt: skip
-    has_pushed = found["collected"] is not None or "collected" in invalid
+               if fields[name] is None and entry.get(key) is not None}  # fmt: skip
+    has_pushed = fields["collected"] is not None or "collected" in invalid
     is_log = has_pushed or entry.get("append_only") is True
-    return StreamState(**found, append_only=is_log, invalid=frozenset(invalid))
+    return StreamState(**fields, append_only=is_log, invalid=frozenset(invalid))
 
 
 def _progress(value: Any) -> Pass | None:
     """The pass that a state's progress describes, if it is one."""
     match value:
         case ["reading" | "complete" as status, dict(details)]:
-            found = as_type(details, Pass)
-            if found is not None and found.is_sound:
-                found.is_complete = status == COMPLETE
-                return found
+            restored = as_type(details, Pass)
+            if restored is not None and restored.is_sound:
+                restored.is_complete = status == COMPLETE
+                return restored
     return None
 
 
-def _written(found: Pass) -> list[Any]:
+def _written(progress: Pass) -> list[Any]:
     """A pass as a state's progress: a list, which tools do not merge into an older one."""
-    details = msgspec.to_builtins(found)
+    details = msgspec.to_builtins(progress)
     is_complete = details.pop("is_complete", False)
     return [COMPLETE if is_complete else READING, details]
 

@@ -96,9 +96,9 @@ class PushedEvents:
                 if (rows := self._rows(name, events, positions.get(name, last)))
             }
             for name in streams & page.events.keys():
-                told = max(positions[name], sent.get(name, 0))
+                sent_up_to = max(positions[name], sent.get(name, 0))
                 self._pruned[name] += sum(
-                    event.pruned and event.seq > told for event in page.events[name]
+                    event.pruned and event.seq > sent_up_to for event in page.events[name]
                 )
             yield PushedPage(rows, streams, page.last, page.fetched_at)
         if MESSAGES in positions:

@@ -71,7 +71,11 @@ class PushedIndex:
                 if at is not None:
                     seen.append(at)
         if only_known:
-            times = {one: seen for one, seen in times.items() if self._knows(one[0])}
+            times = {
+                description: seen
+                for description, seen in times.items()
+                if self._knows(description[0])
+            }
         messages = [
             (*description, min(seen, default=None), max(seen, default=None))
             for description, seen in times.items()
@@ -146,7 +150,7 @@ class PushedIndex:
 def _email(row: Row) -> str:
     """The email address by which a push names its contact: in its own field, or as another id."""
     ids = (row["anonymous_id"], row["user_id"])
-    another = next((one for one in ids if one and "@" in one), row["anonymous_id"])
+    another = next((address for address in ids if address and "@" in address), row["anonymous_id"])
     return row["context_traits_email"] or another or ""
 
 

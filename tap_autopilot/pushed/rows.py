@@ -209,9 +209,9 @@ def compile_contact_event(
     """
     ours = ("id", "received_at")
     inner = {name: part for name, part in schema["properties"].items() if name not in ours}
-    kept = {name: part for name, part in selected["properties"].items() if name not in ours}
+    chosen = {name: part for name, part in selected["properties"].items() if name not in ours}
     shape = compile_shape(
-        {**schema, "properties": inner}, {**selected, "properties": kept}, (), tally
+        {**schema, "properties": inner}, {**selected, "properties": chosen}, (), tally
     )
     pick = compile_pick(("contact", "contact_id", "email"))
     blank = dict.fromkeys(selected["properties"])

@@ -47,8 +47,8 @@ class Changes:
         """Read the file as of the state's position; returns what it remembers."""
         digests, logs = self._digests, state.logs()
         digests.load(state.digests)
-        every = {one.stream.name: one for one in selected}
-        taken = {column.lower() for one in selected for column in one.schema["properties"]}
+        every = {table.stream.name: table for table in selected}
+        taken = {column.lower() for table in selected for column in table.schema["properties"]}
         if self._config.deleted_at_column.lower() in taken:
             raise UserError("deleted_at_column is the name of another column; choose a new name.")
         self._memberships = every.pop(MembershipChanges.name, None)
@@ -58,9 +58,13 @@ class Changes:
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
         if self._config.collector_database is not None:
-            logs = logs | {name for name, one in every.items() if COLLECTED in one.stream.sources}
+            logs = logs | {
+                name for name, table in every.items() if COLLECTED in table.stream.sources
+            }
         self._logs = logs
-        reshaped = digests.reshaped({name: self._shape(one) for name, one in self._tables.items()})
+        reshaped = digests.reshaped(
+            {name: self._shape(table) for name, table in self._tables.items()}
+        )
         if digests.doubt is not None:
             LOG.warning("%s: everything is sent again.", digests.doubt)
         elif reshaped:
@@ -70,14 +74,14 @@ class Changes:
             )
         return Remembered(digests.remembered(), reshaped, digests.begun())
 
-    def _shape(self, one: Selected) -> bytes:
+    def _shape(self, table: Selected) -> bytes:
         """What a table's rows look like, and whether they have a version."""
-        whole = not one.incremental and not (
-            one.stream.replication_key and self._config.start_date is not None
+        whole = not table.incremental and not (
+            table.stream.replication_key and self._config.start_date is not None
         )
-        is_log = one.stream.name in self._logs
+        is_log = table.stream.name in self._logs
         versions = self._config.emit_activate_version_messages and whole and not is_log
-        shape = msgspec.json.encode([one.stream.key_properties, self.schema(one), versions])
+        shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), versions])
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
@@ -87,18 +91,21 @@ class Changes:
         self._digests.begin(
             {
                 name: Start(
-                    self._shape(one),
+                    self._shape(table),
                     progress.pass_of(name).version or now,
                     progress.is_resumed(name),
                 )
-                for name, one in self._tables.items()
+                for name, table in self._tables.items()
             }
         )
 
-    def schema(self, one: Selected) -> dict[str, Any]:
+    def schema(self, table: Selected) -> dict[str, Any]:
         """A table's schema with the column that marks deleted rows."""
-        columns = {**one.selected["properties"], self._config.deleted_at_column: DELETED_AT_SCHEMA}
-        return {**one.selected, "properties": columns}
+        columns = {
+            **table.selected["properties"],
+            self._config.deleted_at_column: DELETED_AT_SCHEMA,
+        }
+        return {**table.selected, "properties": columns}
 
     def position(self) -> list[Any]:
         """The position in the file, for the next STATE."""
@@ -116,7 +123,7 @@ class Changes:
         self,
         name: str,
         rows: Sequence[Row],
-        found: Pass,
+        current: Pass,
         fetched_at: datetime,
         date: datetime | None,
     ) -> list[bytes]:
@@ -137,12 +144,12 @@ class Changes:
         sent = [rows[at] for at, _ in differ]
         self._tallies[name].sent(sent)
         self._tallies[name].unchanged += len(rows) - len(sent)
-        messages = records(name, self._not_deleted(sent), found.version, fetched_at)
+        messages = records(name, self._not_deleted(sent), current.version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
     def end(
-        self, name: str, found: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
+        self, name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
     ) -> bool:
         """End a pass; if it is `whole`, `write` tombstones for the rows it did not see, in batches.
 
@@ -156,10 +163,12 @@ class Changes:
             self._tallies[name].rows += len(rows)
             self._tallies[name].deleted += len(rows)
             write(
-                records(name, rows, found.version, now)
+                records(name, rows, current.version, now)
                 + self._membership_changes(name, keys, LEFT, now)
             )
-        announces = whole and found.version is not None and not self._digests.kept(name).activated
+        announces = (
+            whole and current.version is not None and not self._digests.table(name).activated
+        )
         self._digests.end(name, whole=whole, activated=announces)
         return announces
 
@@ -195,11 +204,11 @@ class Changes:
         self, name: str, keys: Sequence[str], change: str, extracted: datetime
     ) -> list[bytes]:
         """The RECORD messages for members who joined or left; none in the first pass."""
-        kept = self._digests.kept(name)
-        if self._memberships is None or name not in MembershipChanges.tables or not kept.settled:
+        known = self._digests.table(name)
+        if self._memberships is None or name not in MembershipChanges.tables or not known.settled:
             return []
         selected = self._memberships.selected["properties"]
-        seen_at, seen_in = kept.began or _iso(extracted), f"{kept.born}.{kept.passes}"
+        seen_at, seen_in = known.began or _iso(extracted), f"{known.born}.{known.passes}"
         rows = []
         for key in keys:
             row = MembershipChanges.row(name, self._key_of(name, key), change, seen_at, seen_in)

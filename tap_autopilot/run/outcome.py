@@ -91,7 +91,7 @@ class Outcome:
     def complete(self, report: dict[str, Any]) -> str:
         """The last line of a complete run."""
         streams = report["streams"].values()
-        rows = sum(one["rows"] for one in streams)
+        rows = sum(stream["rows"] for stream in streams)
         tables = "1 table" if len(streams) == 1 else f"{len(streams)} tables"
         took = duration(time.monotonic() - self._began)
         return f"Complete: {rows:,} rows in {tables}, {took}."

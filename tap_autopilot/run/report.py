@@ -88,15 +88,15 @@ class Report:
         rows, share = self._written[name], self._shares.get(name)
         seconds, waits = now - self._began, self._waits(now)
         rate = f"{rows / seconds:,.0f}/s" if rows and not waits else ""
-        left = ""
+        remaining = ""
         if share is not None and not waits:
-            left = time_left(seconds, self._first_shares[name], share)
+            remaining = time_left(seconds, self._first_shares[name], share)
         return [
             (8, name),
             (4, f"{rows:,} rows"),
             (1, rate),
             (6, "" if share is None else f"{min(share, 1):.0%}"),
-            (7, left),
+            (7, remaining),
             (9, waits),
             (5, "throttled" if self._api.pacer.is_throttled() else ""),
             (2, f"{done} of {len(self._streams)} tables done" if done else ""),
@@ -113,12 +113,12 @@ class Report:
         """What the run has been waiting for, if for long."""
         if now - self._moved < SILENCE:
             return ""
-        asked = list(self._api.awaited.values())
+        awaited = list(self._api.awaited.values())
         if self._writer.is_writing:
             return f"waiting for the target, {duration(now - self._moved)}"
-        if not asked:
+        if not awaited:
             return ""
-        since, path = min(asked)
+        since, path = min(awaited)
         return f"waiting for {path}, {duration(now - since)}"
 
     def _so_far(self, name: str) -> str:
@@ -172,12 +172,12 @@ class Report:
     def facts(self, incomplete: set[str]) -> dict[str, Any]:
         """The run's results, as numbers and names."""
         traffic = list(self._api.traffic.values())
-        statuses = sum((one.statuses for one in traffic), start=collections.Counter[str]())
+        statuses = sum((source.statuses for source in traffic), start=collections.Counter[str]())
         return {
             "streams": {name: self._facts_of(name, incomplete) for name in self._streams},
             "requests": dict(sorted(statuses.items())),
-            "retries": sum(one.retries for one in traffic),
-            "throttled_seconds": round(sum(one.throttled for one in traffic), 3),
+            "retries": sum(source.retries for source in traffic),
+            "throttled_seconds": round(sum(source.throttled for source in traffic), 3),
             "requests_per_second": round(self._api.pacer.rate, 2),
         }
 
@@ -202,7 +202,7 @@ class Report:
     def _first_streams(self) -> dict[str, str]:
         """The first stream of each source that is read through the API."""
         reverse = reversed(list(self._streams.items()))
-        firsts = {one.sources[0]: name for name, one in reverse}
+        firsts = {stream.sources[0]: name for name, stream in reverse}
         return {source: name for source, name in firsts.items() if source in ENDPOINTS}
 
     def _count_rows(self) -> None:

@@ -26,14 +26,14 @@ class Sending(Protocol):
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
         """Start or resume the passes, as the state says."""
 
-    def schema(self, one: Selected) -> Mapping[str, Any]:
+    def schema(self, table: Selected) -> Mapping[str, Any]:
         """The schema of a table's SCHEMA message."""
 
     def records(
         self,
         name: str,
         rows: Sequence[Row],
-        found: Pass,
+        current: Pass,
         fetched_at: datetime,
         date: datetime | None,
     ) -> list[bytes]:
@@ -46,14 +46,14 @@ class Sending(Protocol):
         """The RECORD messages for new rows of the collector's store."""
 
     def end(
-        self, name: str, found: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
+        self, name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
     ) -> bool:
         """End a complete pass, which is `whole` if the rows it did not see are deleted ones.
 
         Messages about those are passed to `write`. Returns whether to send ACTIVATE_VERSION.
         """
 
-    def withheld(self, found: Pass) -> str | None:
+    def withheld(self, current: Pass) -> str | None:
         """Why the target does not learn which rows a whole pass did not see; None if it does."""
 
     def position(self) -> list[Any] | None:
@@ -85,21 +85,21 @@ class Everything:
         """Start counting."""
         self._tallies = tallies
 
-    def schema(self, one: Selected) -> Mapping[str, Any]:
+    def schema(self, table: Selected) -> Mapping[str, Any]:
         """The selected columns."""
-        return one.selected
+        return table.selected
 
     def records(
         self,
         name: str,
         rows: Sequence[Row],
-        found: Pass,
+        current: Pass,
         fetched_at: datetime,
         _date: datetime | None,
     ) -> list[bytes]:
         """A message for each row."""
         self._tallies[name].sent(rows)
-        return records(name, rows, found.version, fetched_at)
+        return records(name, rows, current.version, fetched_at)
 
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """A message for each row; a log of events has no version."""
@@ -107,15 +107,15 @@ class Everything:
         return records(name, rows, None, fetched_at)
 
     def end(
-        self, _name: str, found: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
+        self, _name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
     ) -> bool:
         """Announce the version after a whole pass."""
         del write
-        return whole and found.version is not None
+        return whole and current.version is not None
 
-    def withheld(self, found: Pass) -> str | None:
+    def withheld(self, current: Pass) -> str | None:
         """The target learns of deletions by the version alone."""
-        return NO_VERSIONS if found.version is None else None
+        return NO_VERSIONS if current.version is None else None
 
     def position(self) -> None:
         """Nothing is known of the target's rows."""

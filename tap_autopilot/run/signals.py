@@ -37,13 +37,13 @@ def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
     ends = [signal.SIGTERM, signal.SIGINT]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         ends.append(signal.SIGHUP)
-    return {one: signal.signal(one, handler) for one in ends}
+    return {number: signal.signal(number, handler) for number in ends}
 
 
 def restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
     """Undo `install`."""
-    for one, handler in handlers.items():
-        signal.signal(one, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def stopped_by(number: int) -> Stopped:

@@ -69,17 +69,19 @@ def sync(
     selected = complete_first(streams, state)
     # Pushed events are new by their position; only a row of email_messages may change again.
     compared = [
-        one for one in selected if not one.log_based or one.stream.name == EmailMessages.name
+        table
+        for table in selected
+        if not table.log_based or table.stream.name == EmailMessages.name
     ]
     progress = Progress(
         state,
-        [one for one in selected if DIGESTS not in one.stream.sources],
+        [table for table in selected if DIGESTS not in table.stream.sources],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=Store(store.store_id, store.last, store.fingerprint) if store is not None else None,
         remembered=sends.load(state, compared),
     )
-    report = Report({one.stream.name: one.stream for one in selected}, api)
+    report = Report({table.stream.name: table.stream for table in selected}, api)
     sends.begin(progress, report.tallies)
     pushed = None
     if store is not None:
@@ -105,7 +107,7 @@ def sync(
 def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
     """The incomplete streams, including those derived from them."""
     names = progress.incomplete()
-    derived = {one.stream.name for one in selected if DIGESTS in one.stream.sources}
+    derived = {table.stream.name for table in selected if DIGESTS in table.stream.sources}
     return names | derived if names & set(MembershipChanges.tables) else names
 
 
@@ -160,13 +162,13 @@ class _Run:
         self._pool = pool
         self._report = report
         self._writer = writer
-        self._streams = {one.stream.name: one.stream for one in selected}
+        self._streams = {table.stream.name: table.stream for table in selected}
         self._make = {
-            one.stream.name: one.compile(report.tallies[one.stream.name])
-            for one in selected
-            if not set(one.stream.sources) <= {COLLECTED, DIGESTS}
+            table.stream.name: table.compile(report.tallies[table.stream.name])
+            for table in selected
+            if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
         }
-        self._pick = compile_pick({field for one in selected for field in one.stream.reads})
+        self._pick = compile_pick({field for table in selected for field in table.stream.reads})
         self._failures = _Failures()
         self._parents: list[str] = []
         self._failed_in_a_row = 0
@@ -174,15 +176,15 @@ class _Run:
     def begin(self, selected: list[Selected]) -> None:
         """Write the SCHEMA messages and a first STATE."""
         schemas = []
-        for one in selected:
+        for table in selected:
             schema: dict[str, Any] = {
                 "type": "SCHEMA",
-                "stream": one.stream.name,
-                "schema": self._sends.schema(one),
-                "key_properties": one.stream.key_properties,
+                "stream": table.stream.name,
+                "schema": self._sends.schema(table),
+                "key_properties": table.stream.key_properties,
             }
-            if one.incremental:
-                schema["bookmark_properties"] = [one.stream.replication_key]
+            if table.incremental:
+                schema["bookmark_properties"] = [table.stream.replication_key]
             schemas.append(message(schema))
         self._write(schemas)
         if selected:
@@ -265,13 +267,13 @@ class _Run:
         merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
-            found = self._progress.pass_of(name)
+            current = self._progress.pass_of(name)
             documents = parts if self._streams[name].reads else page.documents
-            made = self._make[name](documents, found.window, merge)
-            found.saw(made.newest, made.skipped)
+            made = self._make[name](documents, current.window, merge)
+            current.saw(made.newest, made.skipped)
             if page.doubt is not Doubt.NONE:
-                found.doubts[page.doubt] = _reason(page)
-            lines += self._sends.records(name, made.rows, found, page.fetched_at, page.date)
+                current.doubts[page.doubt] = _reason(page)
+            lines += self._sends.records(name, made.rows, current, page.fetched_at, page.date)
         for name in names[:1] if lines else ():
             self._report.tallies[name].clean(page.cleaned)
         return lines
@@ -294,7 +296,7 @@ class _Run:
         if page.doubt is not Doubt.NONE:
             for name in names:
                 self._progress.pass_of(name).doubts[page.doubt] = _reason(page)
-        for walk, start in self._progress.found(self._parents):
+        for walk, start in self._progress.walks_over(self._parents):
             self._pool.add(walk, start)
         return self._progress.completed(source)
 
@@ -303,21 +305,23 @@ class _Run:
         lines = []
         warnings: dict[str, list[str]] = {}
         for name in names:
-            found = self._progress.pass_of(name)
+            current = self._progress.pass_of(name)
             reason = why_kept(
-                found.doubts,
+                current.doubts,
                 is_log=self._progress.is_log(name),
-                incremental=found.incremental,
-                windowed=found.since is not None,
+                incremental=current.incremental,
+                windowed=current.since is not None,
             )
-            if self._sends.end(name, found, whole=reason is None, write=self._write_before):
-                activation = {"type": "ACTIVATE_VERSION", "stream": name, "version": found.version}
-                lines.append(message(activation))
-            self._report.concluded(name, reason or self._sends.withheld(found))
+            if self._sends.end(name, current, whole=reason is None, write=self._write_before):
+                version = current.version
+                lines.append(
+                    message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
+                )
+            self._report.concluded(name, reason or self._sends.withheld(current))
             if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
                 self._report.concluded(MembershipChanges.name, APPEND_ONLY)
-            if found.doubts:
-                warnings.setdefault(_warning(found), []).append(name)
+            if current.doubts:
+                warnings.setdefault(_warning(current), []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
         return lines
@@ -374,13 +378,13 @@ def _reason(page: Page) -> str:
             )
 
 
-def _warning(found: Pass) -> str:
+def _warning(current: Pass) -> str:
     """Why a stream's pass is in doubt, and with what consequence."""
-    reasons = ", and ".join(found.doubts.values())
-    if found.incremental:
-        if moves_bookmark(found.doubts):
+    reasons = ", and ".join(current.doubts.values())
+    if current.incremental:
+        if moves_bookmark(current.doubts):
             return reasons
         return f"{reasons}; the bookmark stays where it was"
-    if found.version is None:
+    if current.version is None:
         return reasons
     return f"{reasons}; deleted rows are kept this time"

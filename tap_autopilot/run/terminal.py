@@ -80,7 +80,7 @@ def fit(parts: Sequence[Part], width: int) -> str:
 
 def columns(text: str) -> int:
     """How many columns of a terminal the text takes."""
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def table(lines: Sequence[tuple[str, int, str]]) -> str:

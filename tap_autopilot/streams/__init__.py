@@ -42,6 +42,6 @@ STREAMS: dict[str, type[Stream]] = {
         MembershipChanges,
     )
 }
-EMAILS = {name: one for name, one in STREAMS.items() if issubclass(one, EmailEvent)}
+EMAILS = {name: stream for name, stream in STREAMS.items() if issubclass(stream, EmailEvent)}
 
 __all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "MakeRows", "PageRows", "Stream"]

@@ -64,7 +64,7 @@ class Stream:
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
         def make(documents: list[Any], *_: object) -> PageRows:
-            rows = [row for one in documents if (row := shape(one)) is not None]
+            rows = [row for document in documents if (row := shape(document)) is not None]
             skipped = len(documents) - len(rows)
             by_key = {tuple(row[key] for key in cls.key_properties): row for row in rows}
             return PageRows([*by_key.values()], skipped)

@@ -40,7 +40,9 @@ class CustomFields(Stream):
         def make(
             definitions: list[Any], window: ChangedSince | None, merge: Merge | None
         ) -> PageRows:
-            live_last = sorted(definitions, key=lambda one: pick(one).get("deleted") is not True)
-            return shaped([renamed(one) for one in live_last], window, merge)
+            live_last = sorted(
+                definitions, key=lambda definition: pick(definition).get("deleted") is not True
+            )
+            return shaped([renamed(definition) for definition in live_last], window, merge)
 
         return make

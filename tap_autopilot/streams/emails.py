@@ -87,14 +87,14 @@ class EmailEvent(Stream):
     @classmethod
     def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:
         """The time of the event by message id; a message in two maps counts once."""
-        found: dict[str, Any] = {}
+        times: dict[str, Any] = {}
         for name in cls.maps:
             events = contact.get(name)
             if events.__class__ is dict:
-                found = _merged(found, events) if found else events
+                times = _merged(times, events) if times else events
             elif events:
                 skip(f"its {name} is not a map")
-        return found
+        return times
 
 
 def _escaped(contact_id: str) -> str:
