@@ -158,6 +158,20 @@ def test_what_is_processed_costs_little(tap: Tap, shape: str) -> None:
     assert cost.cpu < CPU
 
 
+def test_many_custom_fields_as_columns_cost_little(tap: Tap) -> None:
+    fields = [b'{"name":"f%d"}' % number for number in range(1601)]
+    answers = {
+        "/contacts": people(3000, b""),
+        "/contacts/custom_fields": b"[%b]" % b",".join(fields),
+    }
+    assert "room for 1,600 columns" in sync(tap, answers, custom_fields_as_columns=True).run.stderr
+    answers["/contacts/custom_fields"] = b"[%b]" % b",".join(fields[1:])
+    cost = sync(tap, answers, custom_fields_as_columns=True)
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
 @pytest.mark.parametrize("shape", BAD)
 def test_what_is_refused_costs_little(tap: Tap, shape: str) -> None:
     response, said = BAD[shape]

@@ -9,11 +9,14 @@ from tap_autopilot.api.client import Api, Client
 from tap_autopilot.exceptions import Refused, UserError
 from tap_autopilot.sources.listings import CUSTOM_FIELDS
 
+MAX_COLUMNS = 1600  # of a table in PostgreSQL; elsewhere, there are hardly more
+
 
 def read_definitions(api: Api) -> list[Any]:
     """The account's custom fields, as the API defines them, for `custom_fields_as_columns`.
 
-    Raises UserError if the API does not have them, and otherwise what `Client.get` does.
+    Raises UserError if the API does not have them, or too many, and otherwise what `Client.get`
+    does.
     """
     walk = CUSTOM_FIELDS
     try:
@@ -29,4 +32,10 @@ def read_definitions(api: Api) -> list[Any]:
             f"The API does not offer this account's custom fields (GET {walk.path}: status"
             f" {error.status}). Turn custom_fields_as_columns off, or check api_url."
         ) from None
-    return response.value.documents
+    definitions = response.value.documents
+    if len(definitions) > MAX_COLUMNS:
+        raise UserError(
+            f"The account has {len(definitions):,} custom fields, but a table has room for"
+            f" {MAX_COLUMNS:,} columns. Turn custom_fields_as_columns off."
+        )
+    return definitions
