@@ -157,7 +157,7 @@ class Settings:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in raw:
             if name not in fields:
-                LOG.warning("Ignored an unknown setting: %.60r.", name)
+                LOG.warning("Ignored an unknown setting: %s.", shown_name(name))
         values, mistakes = {}, []
         for name, field in fields.items():
             value = raw.get(name)

@@ -67,6 +67,15 @@ def assert_hidden(key: str, text: str) -> None:
         assert not [part for part in parts if part in text], text[:1000]
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_in_the_place_of_a_settings_name_is_not_shown(tmp_path: Path, key: str) -> None:
+    settings = {key: "", "flatten": 1, "destinations": [{key: 1}]}
+    done = Collector(tmp_path, **settings).run("--stats")
+    assert "Ignored an unknown setting: flatten." in done.stderr
+    assert "destinations has an unknown member (not shown)" in done.stderr
+    assert_hidden(key, done.stderr)
+
+
 @pytest.mark.parametrize("name", ["config.json", "/etc/tap/state-1.json", "../x y/events.db"])
 def test_names_of_missing_files_are_shown(name: str) -> None:
     assert shown_file(name) == name

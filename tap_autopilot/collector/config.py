@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from tap_autopilot.arguments import shown_name
 from tap_autopilot.collector.reader import kind_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import (
@@ -93,7 +94,7 @@ def _destination(given: Any) -> Destination:
     if not isinstance(given, dict):
         raise ValueError("must be an array of objects")
     if unknown := given.keys() - {"name", "url", "write_key", "events", "from"}:
-        raise ValueError(f"has an unknown member {min(unknown):.60}")
+        raise ValueError(f"has an unknown member {shown_name(min(unknown))}")
     try:
         name, key = text(given.get("name")), text(given.get("write_key"))
     except ValueError:
