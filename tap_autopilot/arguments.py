@@ -1,7 +1,7 @@
 """What the two command lines have in common, and which arguments a message may show.
 
 An API key typed in the wrong place must not end up in a log. So a message shows only what can't be
-one: names in small letters, files that exist, and what looks like the name of a file.
+a key: lowercase names, existing files, and what looks like a file name.
 """
 
 from __future__ import annotations

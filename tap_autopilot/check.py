@@ -1,4 +1,4 @@
-"""The test before the first run: what the settings name works, and how long a run takes."""
+"""--test: whether the key, files and stores in the settings work, and how long a run takes."""
 
 from __future__ import annotations
 

@@ -342,8 +342,8 @@ class Digests:
         self._waiting.append(("insert into seen values (?, ?, ?, ?)", row))
         self._checksum += _mixed(*row)
 
-    def leave(self, name: str) -> Iterator[list[str]]:
-        """Note that the rows which the pass did not see get tombstones; their keys, in batches."""
+    def bury(self, name: str) -> Iterator[list[str]]:
+        """Mark the rows that the pass did not see as deleted. Yields their keys, in batches."""
         self.flush()
         table, since, step = self._numbers[name], self.table(name).since, self._number + 1
         self._sends = True
@@ -414,7 +414,7 @@ class Digests:
 
     @contextlib.contextmanager
     def _step(self) -> Iterator[None]:
-        """A part of the transaction of a step, of which an error leaves nothing."""
+        """Part of a step's transaction, which an error rolls back as a whole."""
         with self._errors():
             if not self._db.in_transaction:
                 self._db.execute(f"pragma synchronous = {'full' if self._sends else 'normal'}")

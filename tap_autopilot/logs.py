@@ -30,9 +30,9 @@ TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 class _Text(logging.Formatter):
-    """Formats a record without secrets, in all their usual encodings, or unprintable characters.
+    """Formats a record, without secrets in any usual encoding, and without unprintable characters.
 
-    Other people's text is in many messages. None of it starts a new line or controls a terminal.
+    Many messages quote other people's text. None of it starts a new line or controls a terminal.
     Except in a terminal, each line begins with the time in UTC.
     """
 

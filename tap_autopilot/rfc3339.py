@@ -1,4 +1,4 @@
-"""Times as text, as RFC 3339 has them."""
+"""Times as RFC 3339 text."""
 
 from __future__ import annotations
 

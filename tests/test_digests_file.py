@@ -93,7 +93,7 @@ class Night:
         after = max(keys, default=None)
         if after is None or start + PAGE >= len(ordered):
             after = None
-            left = [key for batch in digests.leave(name) for key in batch]
+            left = [key for batch in digests.bury(name) for key in batch]
             assert left == sorted(left)
             pending += [((name, key), None) for key in left]
             digests.end(name, whole=True, activated=True)
@@ -219,7 +219,7 @@ def test_damage_is_noticed_or_harmless(path: Path) -> None:
             assert digests.remembered() == {"one": 1}
             digests.begin({"one": Start(SHAPE, 1, False)})
             assert digests.compare("one", keys, contents(keys, keys)) == [], at
-            assert list(digests.leave("one")) == [], at
+            assert list(digests.bury("one")) == [], at
         else:
             noticed += 1
         digests.close()
@@ -379,7 +379,7 @@ def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list
     digests.load(position)
     assert digests.begun() == {"one"}
     digests.begin({"one": Start(SHAPE, 1, True)})
-    assert list(digests.leave("one")) == [["00000000", "00000002"]]
+    assert list(digests.bury("one")) == [["00000000", "00000002"]]
     digests.close()
 
 
@@ -425,7 +425,7 @@ def test_keys_may_be_any_text(path: Path, key: str) -> None:
     assert digests.doubt is None
     digests.begin({"one": Start(SHAPE, 1, False)})
     assert digests.compare("one", [f"a{key}"], contents([f"a{key}"], [f"a{key}"])) == []
-    assert list(digests.leave("one")) == [sorted([key, f"{key}z"])]
+    assert list(digests.bury("one")) == [sorted([key, f"{key}z"])]
     digests.close()
 
 
@@ -453,7 +453,7 @@ def test_a_table_first_sent_by_a_run_that_is_thrown_away(path: Path) -> None:
         assert digests.table(name).born == 7
         found = digests.compare(name, ["a"], contents(["a"], ["a"]))
         digests.flush()
-        assert list(digests.leave(name)) == []
+        assert list(digests.bury(name)) == []
         digests.close()
         return found
 

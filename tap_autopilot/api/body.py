@@ -1,4 +1,4 @@
-"""Reads a response's body, unpacked, and never more of it than MAX_BODY."""
+"""Reads and decompresses a response's body, up to MAX_BODY."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parses JSON that strict parsers refuse, exactly, as long as there is not too much of it."""
+"""Parses JSON that strict parsers reject, without losing a digit, up to a limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that change a store: --prune, --erase, --forget-destination. They say what they did.
+"""The commands that change a store: --prune, --erase, --forget-destination. They return a summary.
 
 If a collector is using the store, it does the work, see `errands`.
 """

@@ -1,4 +1,4 @@
-"""The endpoints: what each path takes, requires and responds."""
+"""The endpoints: what each path accepts, requires and returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Erases a person: every event about them, body and all. A repetition is still recognized."""
+"""Erases a person: every event about them, body and all. Repeats are still recognized."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Warnings of what happens to senders: for each kind, at most one a minute, with the count.
+"""Warnings about rejected requests and dropped repeats: at most one a minute of each kind.
 
-What Autopilot pushes is not repeated for long, so whoever runs the collector must hear of it.
+Senders soon stop retrying, so whoever runs the collector must hear of it in time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ UNREAD = "refused"  # the route of requests that were refused before they were r
 
 
 class Notices:
-    """What has not been told yet. `clock` returns seconds. For use in the event loop's thread."""
+    """What has not been logged yet. `clock` returns seconds. For use in the event loop's thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -1,4 +1,4 @@
-"""Drops the bodies of events that a target has loaded, according to the STATE it printed."""
+"""Deletes the bodies of events that a target has loaded, according to the STATE it printed."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class OneListing:
         self.read = 0
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
-        """Resume the reading that all of `marks` name; False if that is not the state's."""
+        """Resume the reading if the state's has the one mark in `marks`; returns whether it has."""
         saved = as_type(value, tuple[Bookmark, Counts, str])
         if saved is None or marks != {saved[2]}:
             return False
@@ -88,7 +88,7 @@ class EachSegment:
         self.read = 0
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
-        """Resume the reading that all of `marks` name; False if that is not the state's."""
+        """Resume the reading if the state's has the one mark in `marks`; returns whether it has."""
         saved = as_type(value, tuple[str, Count, Count, list[Segment], str])
         if saved is None or marks != {saved[4]}:
             return False

@@ -27,7 +27,7 @@ MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass b
 
 
 class Store(NamedTuple):
-    """A collector's store: its id, the `seq` of its last event, and what identifies an event."""
+    """A collector's store: its id, the `seq` of its last event, and how to identify an event."""
 
     id: str
     last: int

@@ -1,4 +1,4 @@
-"""What a collector's store tells the tap: its events, their rows, and which polled events they are.
+"""What a collector's store tells the tap: its events, their rows, and the polled events they match.
 
 Knows nothing of HTTP or stdout.
 """

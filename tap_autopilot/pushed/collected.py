@@ -38,7 +38,7 @@ class Collected:
         self.last = self._reader.last_seq
 
     def fingerprint(self, seq: int) -> str | None:
-        """What tells this event from any other with the same `seq`; None if it is missing."""
+        """What distinguishes this event from others with the same `seq`; None if it is missing."""
         return self._reader.fingerprint(seq)
 
     def pages(self, after: Mapping[str, int], up_to: int | None = None) -> Iterator[EventPage]:

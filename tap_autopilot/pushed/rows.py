@@ -183,21 +183,21 @@ def _keep(
 def _happened(row: Row, collected_at: int) -> str:
     """When an event happened, from its other times, by Segment's rule for skewed clocks.
 
-    A zero time, or a clock that is years ahead, is not believed. `collected_at`, in epoch
+    Zero times, and clocks that are years ahead, are ignored. `collected_at`, in epoch
     milliseconds, is when the collector received the event.
     """
     collected = as_datetime(collected_at)
     assert collected is not None
-    believed: dict[str, datetime] = {}
+    plausible: dict[str, datetime] = {}
     for name in ("original_timestamp", "sent_at", "received_at"):
         moment = as_datetime(row[name])
         if moment is not None and EARLIEST <= moment <= collected + YEAR:
-            believed[name] = moment
-    match believed:
+            plausible[name] = moment
+    match plausible:
         case {"original_timestamp": original, "sent_at": sent, "received_at": received}:
             if abs(received - sent) < YEAR:
                 return rfc3339(received - (sent - original))
-    return next((str(row[name]) for name in believed), from_epoch(collected_at))
+    return next((str(row[name]) for name in plausible), from_epoch(collected_at))
 
 
 def compile_contact_event(

@@ -155,7 +155,7 @@ class Changes:
 
         Returns whether the version of the rows has yet to be announced.
         """
-        for keys in self._digests.leave(name) if whole else ():
+        for keys in self._digests.bury(name) if whole else ():
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].selected["properties"])
             deleted = {self._config.deleted_at_column: _iso(now)}
@@ -173,7 +173,7 @@ class Changes:
         return announces
 
     def withheld(self, _found: Pass) -> str | None:
-        """Tombstones tell the target of every deletion."""
+        """Never: tombstones tell the target of every deletion."""
         return None
 
     def close(self) -> None:

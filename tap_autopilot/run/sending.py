@@ -48,13 +48,13 @@ class Sending(Protocol):
     def end(
         self, name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
     ) -> bool:
-        """End a complete pass, which is `whole` if the rows it did not see are deleted ones.
+        """End a complete pass. If it is `whole`, the rows that it did not see have been deleted.
 
-        Messages about those are passed to `write`. Returns whether to send ACTIVATE_VERSION.
+        Messages about those go to `write`. Returns whether to send ACTIVATE_VERSION.
         """
 
     def withheld(self, current: Pass) -> str | None:
-        """Why the target does not learn which rows a whole pass did not see; None if it does."""
+        """Why the target does not learn of deletions after a whole pass; None if it does."""
 
     def position(self) -> list[Any] | None:
         """What the next STATE says about the target's rows."""
@@ -64,7 +64,7 @@ class Sending(Protocol):
 
 
 def sending(config: Config) -> Sending:
-    """What the settings ask for."""
+    """The way of sending that the settings ask for."""
     if config.digests is None:
         return Everything()
     from tap_autopilot.run.changes import Changes  # only imported with digests
@@ -114,7 +114,7 @@ class Everything:
         return whole and current.version is not None
 
     def withheld(self, current: Pass) -> str | None:
-        """The target learns of deletions by the version alone."""
+        """The target learns of deletions only from the version."""
         return NO_VERSIONS if current.version is None else None
 
     def position(self) -> None:

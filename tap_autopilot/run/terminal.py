@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from tap_autopilot import logs
 
 REDRAW_EVERY = 0.2  # seconds
-SILENCE = 5.0  # seconds without an answer, after which the line says what is waited for
+SILENCE = 5.0  # seconds without progress until the line says what the run is waiting for
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
 ROOM = 2  # lines between the cursor and the live line
 BACK = f"\x1b[{ROOM}A\r"
 GAP = "  "
-USUAL_WIDTH = 80  # of a terminal that does not say
+USUAL_WIDTH = 80  # if the terminal does not say
 
 Part = tuple[int, str]  # its importance, and its text
 
@@ -67,7 +67,7 @@ class Live:
 
 
 def fit(parts: Sequence[Part], width: int) -> str:
-    """The parts on one line, without the least important ones if there is no room for all."""
+    """The parts on one line, leaving out the least important ones if they don't all fit."""
     parts = [part for part in parts if part[1]]
     while columns(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
         least = min(parts)
@@ -93,7 +93,7 @@ def table(lines: Sequence[tuple[str, int, str]]) -> str:
 
 
 def time_left(seconds: float, began: float, share: float) -> str:
-    """How long the rest takes, if the share grew from `began` in so many seconds."""
+    """How long the rest takes, if the share grew from `began` in `seconds`."""
     if not began < share < 1:
         return ""
     return f"{duration(max(1, math.ceil(seconds * (1 - share) / (share - began))))} left"

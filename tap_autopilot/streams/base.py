@@ -31,7 +31,7 @@ class PageRows:
     newest: datetime | None = None
 
 
-# Of the rows of a contact's events of one kind: those to send, as they were not also pushed.
+# Returns which rows of a contact's events of one kind to send: those that were not also pushed.
 Merge = Callable[[str, list[Row], ChangedSince | None, Tally], list[Row]]
 MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], PageRows]
 
