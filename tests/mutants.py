@@ -318,10 +318,11 @@ MUTANTS = (
     ),
     Mutant(
         "ids of stored events are kept only in memory",
-        "collector/sqlite.py",
-        "        return execute(MARK_FOR_GOOD, (event.key,)).rowcount > 0\n",
-        "        known = _is_new.__dict__.setdefault('known', set())\n"
-        "        return event.key not in known and not known.add(event.key)\n",
+        "collector/sqlite_insert.py",
+        "    keys = sorted(",
+        "    known = _mark.__dict__.setdefault('known', set())\n"
+        "    return [e for e in events if e.key not in known and not known.add(e.key)]\n"
+        "    keys = sorted(",
         "collector/test_endpoints.py -k repeated_id",
     ),
     Mutant(

@@ -60,6 +60,7 @@ class _Subject(msgspec.Struct):
 
 
 _CALL = msgspec.json.Decoder(_Call)
+_CALLS = msgspec.json.Decoder(list[_Call])
 _BATCH = msgspec.json.Decoder(_Batch)
 _SUBJECT = msgspec.json.Decoder(_Subject)
 _NAMED = msgspec.json.Decoder(_Named)
@@ -94,7 +95,14 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
         raise TooLarge("too much context shared by too many events")
-    events = [_segment_item(item, "batch", now, shared) for item in items]
+    calls = raw_json.pick_each(_CALLS, listed)
+    if calls is None:
+        events = [_segment_item(item, "batch", now, shared) for item in items]
+    else:
+        events = [
+            _segment(item, call, "batch", now, *shared.given_to(call))
+            for item, call in zip(items, calls, strict=True)
+        ]
     return Found(events, raw_json.string(bytes(batch.writeKey)))
 
 
@@ -241,7 +249,7 @@ def _segment(
         body = raw_json.build(found)
     if tail:
         head = body[:-1].rstrip()
-        body = b"%s%s%s}" % (head, b"" if head == b"{" else b",", tail)
+        body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
     name = _name(route, bytes(call.type), bytes(call.event))
     key = _key_of_id(bytes(call.messageId))
     return Received(now, "segment", route, name, bytes(body), key, for_good=True)
@@ -307,11 +315,12 @@ def _clean(name: str) -> str:
 
 def _key_of_id(raw: bytes) -> bytes | None:
     """The digest of a messageId; None if it has none that identifies a row of the tap."""
-    found = _id(raw)
+    is_plain = raw[:1] == b'"' and b"\\" not in raw
+    found = raw[1:-1] if is_plain else _id(raw).encode()
     if not found:
         return None
     digest = _IDS.copy()  # takes half the time of a new one
-    digest.update(found.encode())
+    digest.update(found)
     return digest.digest()
 
 
@@ -321,8 +330,6 @@ def _id(raw: bytes) -> str:
     Numbers become text; NUL is removed; lone surrogates are replaced.
     """
     if raw[:1] == b'"':
-        if b"\\" not in raw:
-            return raw[1:-1].decode()
         return re.sub("[\ud800-\udfff]", "\ufffd", json.loads(raw).replace("\0", ""))
     if raw[:1] in b"[{" or raw == b"null":
         return ""

@@ -60,7 +60,7 @@ PRUNED_IN_FORMAT_1 = """
 SELECT seq, received_at, source, route, name, body FROM events WHERE pruned ORDER BY seq LIMIT %s
 """
 TAKE_LOCK = "SELECT pg_advisory_xact_lock(%s)"
-# `until` is null for keys that never expire. For the others see MARK_FOR_AN_HOUR in sqlite.py.
+# `until` is null for keys that never expire. For others see MARK_FOR_AN_HOUR in sqlite_insert.py.
 MARK_SEEN = """
 INSERT INTO seen (key, until, about)
 SELECT * FROM unnest(%(keys)s::bytea[], %(untils)s::bigint[], %(abouts)s::bytea[])

@@ -135,6 +135,16 @@ def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> tuple[S, bytes]:
     return kind(**{n: found[n] for n in kind.__struct_fields__ if n in found}), data
 
 
+def pick_each(decoder: msgspec.json.Decoder[list[S]], data: bytes) -> list[S] | None:
+    """What `pick` returns of each element of an array; None if they must be read one by one."""
+    if isinstance(data, _Split):
+        return None
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError):  # also if one is not an object
+        return None
+
+
 def raw(value: msgspec.Raw) -> bytes:
     """The bytes of a field that `pick` returned."""
     return value if isinstance(value, bytes) else bytes(value)

@@ -18,11 +18,10 @@ from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
 from tap_autopilot.collector.reader import MAX_BYTES, Event, pruned_by_table, summary
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
+from tap_autopilot.collector.sqlite_insert import Execute, insert_new
 from tap_autopilot.collector.store import (
-    DELIVERY,
     FORMAT,
     PRUNE_SLICE,
-    REPEAT_WINDOW,
     Cursor,
     Loaded,
     Pruner,
@@ -36,18 +35,6 @@ from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 500
 WIPE_SLICE = 2000  # pruned events
-MARK_FOR_GOOD = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
-# Here a key also counts as new once its time has passed, or if its time is so far ahead, by more
-# than another hour, that it must come from a wrong clock.
-MARK_FOR_AN_HOUR = """
-INSERT INTO seen (key, until, about) VALUES (?1, ?2 + ?3, ?4)
-ON CONFLICT (key) DO UPDATE SET until = excluded.until
-WHERE seen.until <= ?2 OR seen.until > ?2 + 2 * ?3
-"""
-FORGET_EARLIER = f"""
-DELETE FROM seen WHERE about = ?1 AND substr(key, 1, {DELIVERY}) <> substr(?2, 1, {DELIVERY})
-"""  # noqa: S608
-INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES (?, ?, ?, ?, ?)"
 COUNT = """
 INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
 VALUES (?, ?, ?, ?, 0, ?)
@@ -202,9 +189,8 @@ class SqliteStore:
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
-        def insert(execute: Callable[..., sqlite3.Cursor]) -> int:
-            new = [event for event in events if _is_new(event, execute)]
-            self._connection.executemany(INSERT, [event[:5] for event in new])
+        def insert(execute: Execute) -> int:
+            new = insert_new(events, execute)
             for kind in counts(new):
                 execute(COUNT, kind)
             return len(new)
@@ -238,7 +224,7 @@ class SqliteStore:
             if (left := prune(row[0], *row[2:])) is not None
         ]
 
-        def move(_: Callable[..., sqlite3.Cursor]) -> None:
+        def move(_: Execute) -> None:
             many = self._connection.executemany
             many("DELETE FROM events WHERE seq = ?", [row[:1] for row in kept])
             many(INSERT_MESSAGE, {(row[7],): None for row in kept if row[7] is not None})
@@ -321,7 +307,7 @@ class SqliteStore:
         self._connection.close()
         os.close(self._lock)
 
-    def _commit(self, change: Callable[[Callable[..., sqlite3.Cursor]], T]) -> T:
+    def _commit(self, change: Callable[[Execute], T]) -> T:
         """Run `change` in a transaction; returns once that is on disk.
 
         Raises Unavailable if nothing was written, StoreLost if that is unknown.
@@ -360,17 +346,3 @@ class SqliteStore:
 
     def _query(self, statement: str, *parameters: object) -> list[Any]:
         return self._connection.execute(statement, parameters).fetchall()
-
-
-def _is_new(event: Received, execute: Callable[..., sqlite3.Cursor]) -> bool:
-    """Whether an event is no duplicate; from now on, a repetition of it is one."""
-    if event.key is None:
-        return True
-    if event.for_good:
-        return execute(MARK_FOR_GOOD, (event.key,)).rowcount > 0
-    marks = (event.key, event.received_at, REPEAT_WINDOW, event.about)
-    if not execute(MARK_FOR_AN_HOUR, marks).rowcount:
-        return False
-    if event.about is not None:
-        execute(FORGET_EARLIER, (event.about, event.key))
-    return True

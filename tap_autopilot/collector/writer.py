@@ -23,6 +23,8 @@ SWEEP_EVERY = 60.0  # seconds
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
 CHECK_EVERY = 5.0  # seconds, while nothing is received
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
+GATHER = 0.005  # seconds at most that a commit waits for more requests
+LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
 OVERHEAD = 200  # bytes per event on top of its body
 
 T = TypeVar("T")
@@ -92,6 +94,9 @@ class Writer:
         self._tasks: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
         self._waiting: deque[_Work] = deque()
         self._wake = threading.Condition()
+        self._enough = 1  # requests in the queue to wake the thread
+        self._expected = 0  # requests that were answered last, or waited meanwhile
+        self._gather_until = 0.0  # when to stop waiting for as many
         self._closing = False
         self._reason: str | None = None  # why nothing can be stored
         self._next_space_check = self._next_sweep = 0.0
@@ -115,7 +120,7 @@ class Writer:
 
         Raises Unavailable if it is known already that they cannot be stored.
         """
-        size = sum(len(event.body) + OVERHEAD for event in events)
+        size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
         if self._pending.bytes + size > self._pending.limit:
             raise Unavailable("too many events are waiting for the disk")
         if (trouble := self.trouble) is not None:
@@ -125,7 +130,8 @@ class Writer:
         self._waiting.append(work)
         with self._wake:
             self._queue.append(work)
-            self._wake.notify()
+            if len(self._queue) >= self._enough:
+                self._wake.notify()
 
     def post(self, task: Callable[[Store], T]) -> asyncio.Future[T]:
         """Have a task run in the store's thread; the future is for its result."""
@@ -175,6 +181,7 @@ class Writer:
                             break  # time to check whether events can be stored
                     if self._closing and not self._queue and not self._tasks:
                         return
+                    self._gather()
                     group, size = [], 0
                     while self._queue and size < MAX_IN_A_COMMIT:
                         work = self._queue.popleft()
@@ -189,6 +196,24 @@ class Writer:
                 self._committing_since = None
         except BaseException as error:  # noqa: BLE001 - the collector must not continue without its store
             self._tell(self._failed, error)
+
+    def _gather(self) -> None:
+        """Wait a moment for more requests, so that the disk has to sync once and not twice.
+
+        Those whose senders were just answered usually come at once.
+        """
+        seconds = self._gather_until - time.monotonic()
+        if 0 < len(self._queue) < self._expected and seconds > 0 and not self._tasks:
+            self._enough = self._expected
+            self._wake.wait(seconds)
+            self._enough = 1
+
+    def _expect(self, group: list[_Work], seconds: float) -> None:
+        """After a commit: expect as many requests again, for less time than they would save."""
+        self._expected = len(group) + len(self._queue)
+        is_light = sum(work.size for work in group) < LIGHT
+        gather = min(GATHER, seconds / 2) if is_light else 0
+        self._gather_until = time.monotonic() + gather
 
     def _commit(self, group: list[_Work]) -> None:
         events = [event for work in group if not work.withdrawn for event in work.events]
@@ -211,6 +236,7 @@ class Writer:
         if group:
             if events and problem is None:
                 took = time.perf_counter() - started
+                self._expect(group, took)
                 self._metrics.committed(len(events), new, took)
             self._tell(self._settle, group, problem)
 

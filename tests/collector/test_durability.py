@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +23,7 @@ import requests
 from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import Received
 from tests.collector.conftest import KEY, TOKEN, Collector, Start
 from tests.soak.collector import kill_under_load
 
@@ -181,6 +182,43 @@ def test_trouble_is_noticed_while_nothing_is_received(
         assert failures == []
 
     asyncio.run(run())
+    store.close()
+
+
+def test_a_commit_waits_a_moment_for_the_senders_just_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "GATHER", 10)  # in effect, half of what a commit takes
+    store = SqliteStore(str(tmp_path / "events.db"))
+    append = store.append
+    commits: list[int] = []
+
+    def append_slowly(events: Sequence[Received]) -> int:
+        commits.append(len(events))
+        time.sleep(0.5)
+        return append(events)
+
+    monkeypatch.setattr(store, "append", append_slowly)
+
+    async def run() -> None:
+        one = writer.Writer(store, writer.Pending(1 << 20), Metrics(), 0, print)
+        loop = asyncio.get_running_loop()
+        done = [loop.create_future() for _ in range(3)]
+        events = [Received(0, "segment", "track", "E", b"{}", None, True)]
+
+        def store_again(_: object) -> None:
+            one.store(events, done[2].set_result)
+
+        done[0].add_done_callback(store_again)
+        one.store(events, done[0].set_result)
+        while not commits:
+            await asyncio.sleep(0.01)
+        one.store(events, done[1].set_result)  # waits for the disk, and then for the first sender
+        assert await asyncio.gather(*done) == [None, None, None]
+        await one.close()
+
+    asyncio.run(run())
+    assert commits == [1, 2]
     store.close()
 
 

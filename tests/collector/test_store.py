@@ -80,6 +80,26 @@ def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
     again.close()
 
 
+@pytest.mark.parametrize("repeated", [None, 0, 57, 122])
+def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
+    database: str, repeated: int | None
+) -> None:
+    store = SqliteStore(database)
+    kept = list(range(123))  # inserted with 1 statement for 100, 2 for 10 each and 3 for one each
+    if repeated is not None:
+        kept.remove(repeated)
+        assert store.append([event(b"first", b"%d" % repeated)]) == 1
+    events = [event(b"%d" % number, b"%d" % number) for number in range(123)]
+    delivery = event(b"delivery", b"d", for_good=False)
+    assert store.append([*events, delivery, events[1]]) == len(kept) + 1
+    assert store.append([delivery, *events]) == 0
+    with open_reader(database) as reader:
+        bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
+        assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
+        assert reader.stats()["events"] == 124
+    store.close()
+
+
 def test_a_delivery_without_an_id_is_stored_again_after_an_hour(database: str) -> None:
     store = SqliteStore(database)
     assert store.append([event(key=b"d", for_good=False)]) == 1
