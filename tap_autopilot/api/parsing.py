@@ -117,7 +117,7 @@ def decode(body: bytes, name: str) -> Listing:
         raise Oversized("the response has a document that is too large")
     if cleaned or body.rfind(_NUL) >= 0:  # searching from the end takes half as long
         for number, document in enumerate(map(bytes, documents)):
-            if any(
+            if b"\\" in document and any(
                 escape[1] or document.startswith(REPLACED, escape.start())
                 for escape in escapes(document)
             ):
