@@ -176,8 +176,10 @@ def _map(schema: Schema, selected: Schema) -> Convert:
         ]
 
     def moments(value: Any) -> list[Row]:
-        if not value or value.__class__ is not dict:
+        if value.__class__ is not dict:
             return pairs(value)
+        if not value:
+            return []
         return [
             {first: key, second: from_epoch(item)}
             if item.__class__ is int
