@@ -132,8 +132,8 @@ class Config(Settings):
     check_totals: bool = setting(
         "boolean",
         boolean,
-        "Compare what was read with the totals that the API reports; turn this off for accounts"
-        " whose totals are inexact.",
+        "Compare what was read with the totals that the API reports; turn this off if an"
+        " account's totals are wrong.",
         default=True,
     )
     report_file: str | None = setting(

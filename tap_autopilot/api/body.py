@@ -11,7 +11,7 @@ PIECE = 2**22  # bytes to read or unpack at a time
 
 
 class Body(NamedTuple):
-    """A body, cut off somewhere above MAX_BODY; `problem` says why it cannot be unpacked."""
+    """A body, cut off somewhere above MAX_BODY; `problem` says why it cannot be decompressed."""
 
     content: bytes = b""
     problem: str | None = None
@@ -44,7 +44,7 @@ def _packed(raw: Any) -> Iterator[bytes]:
 
 
 def _unpacked(raw: Any, unpack: Any) -> Iterator[bytes]:
-    """The unpacked pieces, each of at most PIECE bytes."""
+    """The decompressed pieces, each of at most PIECE bytes."""
     for packed in _packed(raw):
         piece = unpack.decompress(packed, PIECE)
         yield piece

@@ -65,7 +65,7 @@ def values_in(text: bytes) -> int:
 
 
 def parse_leniently(body: bytes) -> tuple[Any, int]:
-    """JSON, even if malformed, parsed; also returns how many characters were replaced."""
+    """Parse JSON, even if malformed; also returns how many characters were replaced."""
     if len(body) > SMALL and weight_of(body) > MAX_WEIGHT:
         raise Retryable("the response is malformed, and too large to be repaired")
     text = body.decode("utf-8-sig", "replace")

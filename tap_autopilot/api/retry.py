@@ -15,7 +15,7 @@ SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off a
 
 
 def may_pass(status: int) -> bool:
-    """Whether an error with this status may be gone when the request is repeated."""
+    """Whether a request that failed with this status may succeed if it is retried."""
     return status in PASSING_STATUSES or status >= 500
 
 

@@ -68,7 +68,7 @@ class Client:
     ) -> Response:
         """The response to a request, within DEADLINE seconds. Raises NoResponse.
 
-        If the response's body is not needed, no more than a little of it is read.
+        If the response's body is not needed, only a little of it is read.
         """
         deadline = time.monotonic() + DEADLINE
         self._watchdog.start(self._watch, deadline)

@@ -226,7 +226,7 @@ class Forwarder:
             raise _NotOurs
 
     def _save(self, store: Store) -> tuple[bool, Cursor, int]:
-        """Save the cursor if it is for us to do so; also the saved cursor and the newest `seq`."""
+        """Save the cursor if we forward. Returns whether, the saved cursor and the newest `seq`."""
         name = self._destination.name
         ours = store.owns(name)
         if ours and self._ours and self._cursor != self._saved:

@@ -289,7 +289,7 @@ class SqliteStore:
         return True
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursors of all destinations that ever were, by name."""
+        """The cursors of all destinations, former ones included, by name."""
         rows = self._query("SELECT destination, seq, sent, refused FROM cursors")
         return {name: Cursor(*cursor) for name, *cursor in rows}
 

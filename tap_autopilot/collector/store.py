@@ -119,7 +119,7 @@ class Store(Protocol):
         """Whether this collector, of all that share the store, is the one to forward events."""
 
     def cursors(self) -> dict[str, Cursor]:
-        """The cursors of all destinations that ever were, by name."""
+        """The cursors of all destinations, former ones included, by name."""
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
         """Save a destination's cursor, unless the saved one is ahead of it."""
