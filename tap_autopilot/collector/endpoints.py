@@ -130,11 +130,9 @@ class Endpoints:
 
     def _read(self, request: Request, limit: int) -> Found | Refusal:
         """The events of a request, or why there are none. Raises TooLarge and TooSlow."""
-        encoding = request.headers.get(b"content-encoding")
-        parts = iter((request.body,))
+        encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
         try:
-            if encoding is not None:
-                parts = compression.unpacked(request.body, encoding.decode("latin-1"), limit)
+            parts = compression.unpacked(request.body, encoding, limit)
             found: Found = request.route.read(parts, int(time.time() * 1000))
         except Refusal as refusal:
             return refusal

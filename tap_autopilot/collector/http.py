@@ -26,6 +26,7 @@ from tap_autopilot.collector.writer import Pending
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
+MAX_CHUNKS = 10_000  # of a body without a secret in the headers; each takes time, however short
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
@@ -99,7 +100,6 @@ class Connection(asyncio.Protocol):
         self._unanswered: deque[Request] = deque()
         self._reading = False  # a request has begun and is not complete
         self._reading_headers = False
-        self._progressed = False  # a request has begun or a body grown in the bytes being parsed
         self._handling = False  # the first request is complete and will be answered
         self._deaf = False  # nothing more is read
         self._refusal = b""  # the last response, if others come first
@@ -150,12 +150,11 @@ class Connection(asyncio.Protocol):
         """Parse incoming bytes, within the limits."""
         if self._deaf:
             return
-        self._progressed = False
+        self._unparsed_bytes += len(data)  # until a request begins, or a body grows
         self._feed(data)
         if not self._handling:
             self._handle_next()
-        if self._reading and not self._progressed:
-            self._unparsed_bytes += len(data)
+        if self._reading:
             self._check_headers()
 
     # ---- the parser
@@ -164,7 +163,7 @@ class Connection(asyncio.Protocol):
         """Start counting the headers of a new request, which has its own time to arrive."""
         if self._deaf:
             return
-        self._reading = self._reading_headers = self._progressed = True
+        self._reading = self._reading_headers = True
         self._url = b""
         self._headers = {}
         self._header_bytes = self._header_lines = self._unparsed_bytes = 0
@@ -218,12 +217,14 @@ class Connection(asyncio.Protocol):
         """Count the body's bytes."""
         if self._deaf:
             return
-        self._progressed = True
         self._unparsed_bytes = 0
         request = self._unanswered[-1]
         request.received += len(body)
+        request.chunks += 1
         if request.received > self.server.max_body:
             self._refuse_large()
+        elif request.chunks > MAX_CHUNKS and not request.is_known:
+            self.refuse(413, f"the body came in more than {MAX_CHUNKS:,} chunks")
         elif request.keeps_body and (problem := request.add(body)):
             self.refuse(503, problem)
 

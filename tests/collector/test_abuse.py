@@ -419,6 +419,21 @@ def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Sta
     assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
 
 
+def test_a_body_in_tiny_chunks_takes_little_memory_and_time(start: Start) -> None:
+    collector = start(fork=False, request_timeout=60)
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\n  \r\n" * 1_000_000
+    with collector.connect() as stranger:
+        stranger.sendall(b"POST /v1/track HTTP/1.1\r\n" + chunks[:140_000])
+        assert stranger.recv(12) == b"HTTP/1.1 413"
+    before = memory(collector)
+    with collector.connect() as connection:
+        connection.sendall(HEAD + chunks)
+        assert collector.post("/v1/track", b"{}").status_code == 200
+        connection.sendall(b"2\r\n{}\r\n0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert memory(collector, "VmHWM:") < before + 25
+
+
 @pytest.mark.parametrize(
     ("line", "status"),
     [
