@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
-from tests.conftest import KEY, Serve, Tap
+from tests.conftest import KEY, Serve, Tap, wait_until
 from tests.pushed_store import PushedStore
 
 ROOT = Path(__file__).parents[1]
@@ -136,8 +135,7 @@ def test_a_catalog_is_used_if_there_is_one(nights: Nights, serve: Serve) -> None
 
 def test_a_second_run_at_the_same_time_is_refused(nights: Nights, serve: Serve) -> None:
     slow = nights.start(serve(ACCOUNT, latency=0.4))
-    while not (nights.folder / "states").exists():
-        time.sleep(0.01)
+    wait_until((nights.folder / "states").exists)
     refused = (75, "The previous run is still running.\n")
     assert nights.run(serve(ACCOUNT), PATIENCE="0") == refused
     assert nights.run(serve(ACCOUNT), "events") == (0, ""), "it is skipped"
@@ -147,8 +145,7 @@ def test_a_second_run_at_the_same_time_is_refused(nights: Nights, serve: Serve) 
 
 def test_the_night_after_a_kill_resumes(nights: Nights, serve: Serve) -> None:
     killed = nights.start(serve(ACCOUNT, latency=0.3))
-    while not nights_states(nights).count("\n") > 3:
-        time.sleep(0.01)
+    wait_until(lambda: nights_states(nights).count("\n") > 3)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait(60)
     with (nights.folder / "lock").open() as lock:  # wait until all its processes have ended

@@ -14,11 +14,11 @@ from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, U
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import CONTACTS, Failure, Page, Position, Walk, members_of
 from tap_autopilot.sources.pool import NotTried, Pool
+from tests.conftest import PATIENCE, wait_until
 from tests.scripted import page
 from tests.test_walks import Script
 
 TOTAL = 9
-PATIENCE = 10  # seconds
 AHEAD = 2  # pages that a thread may have requested before the first is processed
 
 
@@ -79,14 +79,6 @@ def ids(results: list[Page | Failure], walk: Walk) -> list[str]:
     return [document["contact_id"] for one in pages for document in one.documents]
 
 
-def once(true: Callable[[], bool]) -> bool:
-    """Whether something becomes true in time."""
-    give_up = time.monotonic() + PATIENCE
-    while not true() and time.monotonic() < give_up:
-        time.sleep(0.001)
-    return true()
-
-
 SEGMENTS = [members_of(f"s{number}") for number in range(5)]
 
 
@@ -138,7 +130,7 @@ def test_few_pages_are_requested_ahead(pool: Start, failed: int) -> None:
     found.add(CONTACTS, Position())
     results = found.results()
     for number in range(TOTAL - AHEAD):
-        assert once(lambda: len(clients[0].asked) >= failed + AHEAD + max(0, number - 1))  # noqa: B023
+        wait_until(lambda: len(clients[0].asked) >= failed + AHEAD + max(0, number - 1))  # noqa: B023
         time.sleep(0.005)
         assert len(clients[0].asked) == failed + AHEAD + max(0, number - 1)
         next(results)
@@ -191,7 +183,7 @@ def test_a_stop_comes_before_the_pages(pool: Start) -> None:
     found, clients = pool(long(CONTACTS, 9))
     found.check()
     found.add(CONTACTS, Position())
-    assert once(lambda: bool(clients) and len(clients[0].asked) == AHEAD)
+    wait_until(lambda: bool(clients) and len(clients[0].asked) == AHEAD)
     stopped = Stopped(15, "SIGTERM")
     found.stop(stopped)
     for end in (found.check, lambda: next(found.results())):

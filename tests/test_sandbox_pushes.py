@@ -360,9 +360,7 @@ def test_it_pushes_from_the_command_line() -> None:
         command = [sys.executable, "-m", "tap_autopilot.sandbox", "--port", "0", "--contacts", "20"]
         command += ["--push-segment", receiver.url, "--webhook-secret", "s", "--push-rate", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            give_up = time.monotonic() + 10
-            while not receiver.got and time.monotonic() < give_up:
-                time.sleep(0.01)
+            wait_until(lambda: bool(receiver.got))
             process.terminate()
             assert process.wait(10) == 0
         assert "x-signature" in receiver.got[0][1]

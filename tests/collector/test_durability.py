@@ -25,6 +25,7 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received
 from tests.collector.conftest import KEY, TOKEN, Collector, Start
+from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
 
 
@@ -132,10 +133,7 @@ def test_a_locked_database_is_a_503(start: Start) -> None:
         assert requests.get(collector.url + "/health", timeout=9).status_code == 200
         blocker.execute("ROLLBACK")
     blocker.close()
-    deadline = time.monotonic() + 8
-    while requests.get(collector.url + "/ready", timeout=9).status_code != 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    wait_until(lambda: requests.get(collector.url + "/ready", timeout=9).status_code == 200)
     for number in ("1", "2"):
         assert collector.post("/v1/track", {"messageId": number}).status_code == 200
     assert sorted(json.loads(body)["messageId"] for body in collector.bodies()) == ["1", "2"]
@@ -174,7 +172,7 @@ def test_trouble_is_noticed_while_nothing_is_received(
         one = writer.Writer(store, writer.Pending(1), Metrics(), 50, failures.append)
         for free, troubled in ((100, False), (10, True), (100, False)):
             monkeypatch.setattr(store, "free_bytes", partial(int, free))
-            deadline = time.monotonic() + 5
+            deadline = time.monotonic() + PATIENCE
             while (one.trouble is not None) != troubled:
                 assert time.monotonic() < deadline
                 await asyncio.sleep(0.02)
@@ -244,10 +242,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
         assert answer.status_code == 503
         assert [json.loads(body)["messageId"] for body in collector.bodies()] == acknowledged
         subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        deadline = time.monotonic() + 8
-        while collector.post("/v1/track", {"messageId": "after"}).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: collector.post("/v1/track", {"messageId": "after"}).status_code == 200)
         assert collector.stop() == 0
         assert len(collector.events()) == len(acknowledged) + 1
     finally:
