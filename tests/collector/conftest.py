@@ -22,6 +22,7 @@ import requests
 
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.reader import Event, open_reader
+from tests.conftest import PATIENCE
 from tests.fork_server import Fork
 from tests.invariants import untimed
 
@@ -79,7 +80,7 @@ class Collector:
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=10)
+        return self.process.wait(PATIENCE)
 
     def run(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command with these options to completion."""
@@ -87,7 +88,7 @@ class Collector:
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             fork = Fork(main, arguments, ROOT, stdout.fileno(), stderr.fileno(), environment)
             try:
-                code = fork.wait(60)
+                code = fork.wait(PATIENCE)
             finally:
                 fork.kill()
             stdout.seek(0)
@@ -102,7 +103,7 @@ class Collector:
         headers = {"Content-Type": "application/json", **more.pop("headers", {})}
         if key is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
-        return requests.post(self.url + path, data, headers=headers, timeout=20, **more)
+        return requests.post(self.url + path, data, headers=headers, timeout=PATIENCE, **more)
 
     def events(self) -> list[Event]:
         with open_reader(self.database) as reader:
@@ -113,7 +114,7 @@ class Collector:
 
     def connect(self) -> socket.socket:
         host, _, port = self.url.removeprefix("http://").rpartition(":")
-        return socket.create_connection((host, int(port)), timeout=20)
+        return socket.create_connection((host, int(port)), timeout=PATIENCE)
 
     def raw(self, data: bytes) -> bytes:
         """Send these bytes, and read until the connection is closed."""
@@ -122,7 +123,7 @@ class Collector:
             return read_all(connection)
 
     def metric(self, name: str) -> float:
-        text = requests.get(self.url + "/metrics", timeout=20).text
+        text = requests.get(self.url + "/metrics", timeout=PATIENCE).text
         lines = [
             line for line in text.splitlines() if line.startswith(f"tap_autopilot_collector_{name}")
         ]
