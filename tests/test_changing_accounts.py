@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests import in_process
 from tests.conftest import Tap
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths
@@ -100,11 +101,11 @@ EVERY = [
     ids=str,
 )
 def test_what_exists_throughout_is_read_and_churn_raises_no_doubt(
-    tap: Tap, changes: dict[int, list[str]], style: str, stale: str
+    changes: dict[int, list[str]], style: str, stale: str
 ) -> None:
     script = Changing("a b c d e f g h i j", changes, style=style, stale=stale)
     with script as sandbox:
-        run = tap.sync(sandbox)
+        run = in_process.run(sandbox)
     assert run.code == 0, run.stderr
     assert set(ids(run)) >= set("abcdefghij") & set(script.ids)
     assert activated(run), run.stderr

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
+from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.sources.completeness import Census
 from tap_autopilot.streams import COLLECTED
+from tests import in_process
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
@@ -166,9 +167,10 @@ OLD = {
         *({**READING_MEMBERS, "walks": {"smart_segments_contacts": walk}} for walk in NO_MEMBERS),
     ],
 )
-def test_an_unusable_state_loses_nothing(tap: Tap, serve: Serve, state: Any) -> None:
+def test_an_unusable_state_loses_nothing(state: Any) -> None:
     account = Account(contacts=30, lists=2, segments=3, members=5)
-    run = tap.sync(serve(account, page=20), state=state)
+    with Sandbox(account, Options(api_key=KEY, page=20)) as sandbox:
+        run = in_process.run(sandbox, state=state)
     assert run.code == 0
     assert len(run.rows("contacts")) == 30
     assert len(run.rows("lists")) == 2
