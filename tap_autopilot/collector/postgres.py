@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import TracebackType
 from typing import Any
 
 import psycopg
@@ -23,7 +22,6 @@ from tap_autopilot.collector.postgres_sql import (
     FORGET_EARLIER,
     INSERT,
     INSERT_MESSAGE,
-    LAST,
     MARK_SEEN,
     MOVE,
     NAME,
@@ -39,7 +37,7 @@ from tap_autopilot.collector.postgres_sql import (
     TAKE_LOCK,
     WIPE,
 )
-from tap_autopilot.collector.reader import MAX_BYTES, Event, pruned_by_table, shown, summary
+from tap_autopilot.collector.reader import LAST, MAX_BYTES, Event, Reader, shown
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
 from tap_autopilot.collector.store import (
     DELIVERY,
@@ -77,7 +75,7 @@ WIPE_SLICE = 2000  # pruned events
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-class PostgresReader:
+class PostgresReader(Reader):
     """Reads a store in PostgreSQL; see `reader.Reader`."""
 
     def __init__(self, database: str) -> None:
@@ -95,16 +93,6 @@ class PostgresReader:
             self._connection.close()
             raise
 
-    @property
-    def last_seq(self) -> int:
-        """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query(LAST)[0][0])
-
-    @property
-    def probed(self) -> int:
-        """How many times `probe` was committed."""
-        return int(self._query("SELECT probed FROM store")[0][0])
-
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
         rows = self._query(READ, {"after": after, "limit": limit, "bytes": MAX_BYTES})
@@ -120,32 +108,12 @@ class PostgresReader:
         pruned = self._query("SELECT fingerprint FROM pruned WHERE seq = %s", (seq,))
         return pruned[0][0].hex() if pruned else None
 
-    def pruned(self) -> dict[str, int]:
-        """How many events are pruned, by table."""
-        return pruned_by_table(self._query)
-
-    def stats(self) -> dict[str, Any]:
-        """Statistics about the store."""
-        return summary(self._query, self.store_id, int(self._query(SIZE)[0][0]))
-
-    def forwarded(self) -> dict[str, int]:
-        """The `seq` up to which events were forwarded, by destination."""
-        return dict(self._query("SELECT destination, seq FROM cursors"))
-
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
-    def __enter__(self) -> PostgresReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _size(self) -> int:
+        return int(self._query(SIZE)[0][0])
 
     def _query(self, statement: str, parameters: Any = None) -> list[Any]:
         try:

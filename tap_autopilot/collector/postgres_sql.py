@@ -130,10 +130,6 @@ REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > %s ORDER
 WIPE = """
 UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ANY(%s)
 """
-LAST = """
-SELECT greatest(coalesce((SELECT max(seq) FROM events), 0),
-    coalesce((SELECT max(seq) FROM pruned), 0))
-"""
 ONE = "SELECT received_at, source, route, name, body FROM events WHERE seq = %s"
 SAVE_CURSOR = """
 INSERT INTO cursors VALUES (%s, %s, %s, %s) ON CONFLICT (destination)

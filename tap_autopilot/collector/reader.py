@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from datetime import datetime, timezone
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
@@ -36,7 +35,17 @@ _EMAIL_TABLES = {
 }
 _TABLES = {"hook": "contact_events", "activity": "activities"}
 
-R = TypeVar("R")
+# Each of these looks at one end of two indexes.
+_FIRST = """
+SELECT coalesce(min(seq), 0)
+FROM (SELECT min(seq) AS seq FROM events UNION ALL SELECT min(seq) FROM pruned) AS firsts
+"""
+LAST = """
+SELECT coalesce(max(seq), 0)
+FROM (SELECT max(seq) AS seq FROM events UNION ALL SELECT max(seq) FROM pruned) AS lasts
+"""
+
+R = TypeVar("R", bound="Reader")
 
 
 class Event(NamedTuple):
@@ -58,25 +67,19 @@ class Event(NamedTuple):
     pruned: bool
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Reads a store while a collector may be writing to it."""
 
     store_id: str
 
-    @property
-    def last_seq(self) -> int:
-        """The `seq` of the newest event, 0 in an empty store."""
-
+    @abstractmethod
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; none at the end.
 
         Large events come in smaller batches of about 16 MB.
         """
 
-    @property
-    def probed(self) -> int:
-        """How many times a collector has tested the store with a write."""
-
+    @abstractmethod
     def fingerprint(self, seq: int) -> str | None:
         """What tells the event with this number from any other; None if there is no such event.
 
@@ -84,26 +87,77 @@ class Reader(Protocol):
         event does not change its fingerprint.
         """
 
-    def pruned(self) -> dict[str, int]:
-        """How many events are pruned, by table; tables without any are left out."""
-
-    def stats(self) -> dict[str, Any]:
-        """Statistics about the store."""
-
-    def forwarded(self) -> dict[str, int]:
-        """The `seq` up to which events were forwarded, by destination."""
-
+    @abstractmethod
     def close(self) -> None:
         """Close the database."""
 
-    def __enter__(self: R) -> R: ...
+    @abstractmethod
+    def _query(self, statement: str) -> list[Any]: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    @abstractmethod
+    def _size(self) -> int:
+        """Bytes on disk."""
+
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+        return int(self._query(LAST)[0][0])
+
+    @property
+    def probed(self) -> int:
+        """How many times a collector has tested the store with a write."""
+        return int(self._query("SELECT probed FROM store")[0][0])
+
+    def pruned(self) -> dict[str, int]:
+        """How many events are pruned, by table; tables without any are left out."""
+        by_table: dict[str, int] = {}
+        kinds = self._query("SELECT source, name, pruned FROM kinds WHERE pruned > 0")
+        for source, name, count in kinds:
+            table = table_of(source, name)
+            if table is not None:
+                by_table[table] = by_table.get(table, 0) + count
+        return by_table
+
+    def forwarded(self) -> dict[str, int]:
+        """The `seq` up to which events were forwarded, by destination."""
+        return dict(self._query("SELECT destination, seq FROM cursors"))
+
+    def stats(self) -> dict[str, Any]:
+        """What --stats prints. It is made of counts that are kept, so it takes no scan."""
+        kinds = self._query("SELECT source, name, events, pruned, last_received_at FROM kinds")
+        kinds.sort(key=lambda kind: kind[2], reverse=True)
+        by_source: dict[str, int] = {}
+        by_event: dict[str, int] = {}
+        latest: dict[str, int] = {}
+        for source, name, events, _, received_at in kinds:
+            by_source[source] = by_source.get(source, 0) + events
+            by_event[name] = by_event.get(name, 0) + events
+            latest[source] = max(latest.get(source, 0), received_at)
+        last = self.last_seq
+        stats = {
+            "store_id": self.store_id,
+            "events": sum(by_source.values()),
+            "pruned": sum(kind[3] for kind in kinds),
+            "first_seq": int(self._query(_FIRST)[0][0]),
+            "last_seq": last,
+            "by_source": by_source,
+            "by_event": by_event,
+            "last_received_at": {source: _time(at) for source, at in latest.items()},
+            "bytes": self._size(),
+        }
+        cursors = self._query("SELECT destination, seq, sent, refused FROM cursors")
+        if cursors:
+            stats["destinations"] = {
+                name: {"lag": max(last - seq, 0), "sent": sent, "refused": refused}
+                for name, seq, sent, refused in cursors
+            }
+        return stats
+
+    def __enter__(self: R) -> R:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def shown(database: str) -> str:
@@ -147,58 +201,6 @@ def open_reader(database: str) -> Reader:
     return SqliteReader(database)
 
 
-def summary(query: Callable[..., list[Any]], store_id: str, size: int) -> dict[str, Any]:
-    """What --stats prints. `size` is in bytes on disk."""
-    ((first, last),) = query(_ENDS)
-    kinds = query("SELECT source, name, events, pruned, last_received_at FROM kinds")
-    kinds.sort(key=lambda kind: kind[2], reverse=True)
-    by_source: dict[str, int] = {}
-    by_event: dict[str, int] = {}
-    latest: dict[str, int] = {}
-    for source, name, events, _, received_at in kinds:
-        by_source[source] = by_source.get(source, 0) + events
-        by_event[name] = by_event.get(name, 0) + events
-        latest[source] = max(latest.get(source, 0), received_at)
-    found = {
-        "store_id": store_id,
-        "events": sum(by_source.values()),
-        "pruned": sum(kind[3] for kind in kinds),
-        "first_seq": first or 0,
-        "last_seq": last or 0,
-        "by_source": by_source,
-        "by_event": by_event,
-        "last_received_at": {source: _time(at) for source, at in latest.items()},
-        "bytes": size,
-    }
-    cursors = query("SELECT destination, seq, sent, refused FROM cursors")
-    if cursors:
-        found["destinations"] = {
-            name: {"lag": max((last or 0) - seq, 0), "sent": sent, "refused": refused}
-            for name, seq, sent, refused in cursors
-        }
-    return found
-
-
-def pruned_by_table(query: Callable[..., list[Any]]) -> dict[str, int]:
-    """How many events are pruned, by table."""
-    found: dict[str, int] = {}
-    for source, name, count in query("SELECT source, name, pruned FROM kinds WHERE pruned > 0"):
-        table = table_of(source, name)
-        if table is not None:
-            found[table] = found.get(table, 0) + count
-    return found
-
-
 def _time(milliseconds: int) -> str:
     moment = datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
     return rfc3339(moment)
-
-
-# Each of these is a look at one end of an index.
-_ENDS = """
-SELECT
-    (SELECT min(seq) FROM (
-        SELECT min(seq) AS seq FROM events UNION ALL SELECT min(seq) FROM pruned) AS firsts),
-    (SELECT max(seq) FROM (
-        SELECT max(seq) AS seq FROM events UNION ALL SELECT max(seq) FROM pruned) AS lasts)
-"""

