@@ -33,9 +33,9 @@ pytestmark = pytest.mark.targets
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """A server's address."""
-    with postgres_server(tmp_path_factory.mktemp("pg")) as (address, _):
+    with postgres_server() as (address, _):
         yield address
 
 

@@ -213,11 +213,11 @@ class Postgres:
 
 
 @contextmanager
-def postgres_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def postgres_server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """A server's address, and the process of `postgres.py`."""
     python = program("postgres").parent / "python"
     with subprocess.Popen(
-        [python, Path(__file__).with_name("postgres.py"), folder],
+        [python, Path(__file__).with_name("postgres.py")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -232,8 +232,8 @@ def postgres_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]
 
 
 @pytest.fixture
-def postgres(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with postgres_server(tmp_path_factory.mktemp("pg")) as (address, process):
+def postgres(tap: Tap) -> Iterator[Postgres]:
+    with postgres_server() as (address, process):
         yield Postgres(address, process, tap)
 
 
