@@ -55,7 +55,7 @@ class Stopped(TapError):
     """A signal asked the run to end."""
 
     def __init__(self, signal_number: int, name: str) -> None:
-        super().__init__(f"Stopped by {name}; run again with the last STATE to resume.")
+        super().__init__(f"Stopped by {name}; to resume, run again with the last STATE that the target printed.")
         self.exit_code = 128 + signal_number
 
 

@@ -31,6 +31,7 @@ class Writer:
 
     def __init__(self, descriptor: int) -> None:
         self.is_writing = False
+        self.is_broken = False  # whether the reader is gone
         self._descriptor = descriptor
         self._stopped: Stopped | None = None
         self._blocked = False  # whether the descriptor was blocking before `finish_line`
@@ -58,6 +59,7 @@ class Writer:
         try:
             self._write(lines)
         except BrokenPipeError:
+            self.is_broken = True
             raise RunError(
                 "Broken pipe: the reader of stdout closed it. If that was a target, see its log,"
                 " then run again with the last STATE that it printed."

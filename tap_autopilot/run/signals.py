@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tap_autopilot.exceptions import Stopped
+from tap_autopilot.exceptions import RunError, Stopped
 
 if TYPE_CHECKING:
     from tap_autopilot.protocol.messages import Writer
@@ -71,7 +71,8 @@ def graceful_stop(
     """Call `stop` on the first signal; it should end the run after the current page.
 
     Once the time is up, a run that is writing ends after the current line; any other run ends
-    immediately.
+    immediately. Ctrl-C stops the target as well, so what ended the run is the signal, even if the
+    target was faster.
     """
     stopped: Stopped | None = None
     first = 0.0
@@ -100,6 +101,8 @@ def graceful_stop(
     alarm = signal.signal(signal.SIGALRM, tick)
     try:
         yield
+    except RunError as error:
+        raise stopped if stopped is not None and writer.is_broken else error from None
     finally:
         restore(before)  # first, because the handler sets the timer
         signal.setitimer(signal.ITIMER_REAL, 0)
