@@ -19,7 +19,7 @@ from pathlib import Path
 import pyte
 import pytest
 
-from tap_autopilot.run.terminal import columns, duration, fit, time_left
+from tap_autopilot.run.terminal import columns, duration, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, Serve, Tap
 
@@ -192,7 +192,7 @@ def test_a_failed_run_ends_with_the_critical_line(tap: Tap, serve: Serve, run: S
     assert terminal.process.returncode == 1
     lines = terminal.all_lines()
     assert lines[-1].startswith("CRITICAL Not complete: contacts (GET /contacts/…: status 500")
-    assert lines[-2].endswith("NOT complete")
+    assert re.fullmatch(r"contacts +100  NOT complete, .*", lines[-2])
 
 
 def test_a_wrong_key_takes_two_lines(tap: Tap, serve: Serve, run: Start) -> None:
@@ -226,6 +226,23 @@ PARTS = [(3, "contacts"), (1, "5 rows"), (0, ""), (2, "41%")]
 )  # fmt: skip
 def test_the_least_important_parts_go_first(width: int, line: str) -> None:
     assert fit(PARTS, width) == line
+
+
+def test_the_table_breaks_long_notes_between_words() -> None:
+    lines = [("contacts", 2300, "NOT complete, 132 values nulled (company_priority 22)"),
+             ("lists", 8, "")]  # fmt: skip
+    assert table(lines, 200) == (
+        "stream     rows\n"
+        "contacts  2,300  NOT complete, 132 values nulled (company_priority 22)\n"
+        "lists         8\n"
+    )
+    assert table(lines, 40) == (
+        "stream     rows\n"
+        "contacts  2,300  NOT complete, 132\n"
+        "          values nulled\n"
+        "          (company_priority 22)\n"
+        "lists         8\n"
+    )
 
 
 def test_wide_characters_count_twice() -> None:

@@ -15,7 +15,7 @@ from tap_autopilot import logs
 from tap_autopilot.api.client import Api
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.run.terminal import SILENCE, Live, Part, duration, table, time_left
+from tap_autopilot.run.terminal import SILENCE, Live, Part, duration, table, time_left, width
 from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
 
@@ -157,13 +157,13 @@ class Report:
             if first.get(stream.sources[0]) == name:
                 notes.append(str(self._api.traffic[stream.sources[0]]))
             if name in incomplete:
-                notes.append("NOT complete")
+                notes.insert(0, "NOT complete")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))
         if self._live is not None:
             self._live.close()
         if logs.at_terminal() and lines:
             with contextlib.suppress(OSError):
-                logs.stderr().write(table(lines))
+                logs.stderr().write(table(lines, width()))
         else:
             for name, rows, text in lines:
                 notes = list(filter(None, (f"{rows:,} rows", text)))

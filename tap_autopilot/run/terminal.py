@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import textwrap
 import threading
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -48,8 +49,7 @@ class Live:
 
     def _draw(self, above: str = "") -> None:
         erase = logs.ERASE if self._is_drawn else ""
-        width = os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
-        line = fit(self._parts(), width - 1)
+        line = fit(self._parts(), width() - 1)
         self._is_drawn = True
         self._stderr.write(erase + above + "\n" * ROOM + line + BACK)
 
@@ -83,12 +83,26 @@ def columns(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def table(lines: Sequence[tuple[str, int, str]]) -> str:
-    """A table of streams, their rows, and notes."""
+def width() -> int:
+    """How many columns the terminal has. Raises OSError if it is gone."""
+    return os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
+
+
+def table(lines: Sequence[tuple[str, int, str]], room: int) -> str:
+    """A table of streams, their rows, and notes, which are wrapped to `room` columns."""
     texts = [("stream", "rows", ""), *((name, f"{rows:,}", notes) for name, rows, notes in lines)]
     wide, narrow = (max(len(line[column]) for line in texts) for column in (0, 1))
+    indent = min(wide + narrow + 2 * len(GAP), room // 4)
     return "".join(
-        f"{name:{wide}}  {rows:>{narrow}}  {notes}".rstrip() + "\n" for name, rows, notes in texts
+        "\n".join(
+            textwrap.wrap(
+                f"{name:{wide}}{GAP}{rows:>{narrow}}{GAP}{notes}".rstrip(),
+                max(room, 1),
+                subsequent_indent=" " * indent,
+            )
+        )
+        + "\n"
+        for name, rows, notes in texts
     )
 
 
