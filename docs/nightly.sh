@@ -7,7 +7,7 @@
 # It works in its own folder, which holds
 #   config.json   the tap's settings (or put TAP_AUTOPILOT_ variables in the crontab)
 #   target.json   the target's settings, as its README describes them. For target-jsonl, to write into
-#                 the folder rows, which must exist: {"destination_path": "rows"}
+#                 the folder rows: {"destination_path": "rows"}
 #   catalog.json  optional: which streams and columns to read
 #   tap, target   the two programs, each in its own virtual environment
 # cron mails what the script prints: nothing after a good night, otherwise the tap's warnings about
@@ -67,14 +67,16 @@ warnings() {
 }
 
 if [ "${codes[1]}" != 0 ]; then
-  echo "The target failed with exit code ${codes[1]}. See $target_log:" >&2
+  echo "The target failed with exit code ${codes[1]}. See $PWD/$target_log:" >&2
   tail -n 5 "$target_log" >&2
 fi
-if [ "${codes[0]}" != 0 ]; then
-  echo "The tap failed with exit code ${codes[0]}. See $tap_log:" >&2
+if [ "${codes[1]}" != 0 ] && tail -n 1 "$tap_log" | grep -q "Broken pipe"; then
+  : # the target's failure says it all
+elif [ "${codes[0]}" != 0 ]; then
+  echo "The tap failed with exit code ${codes[0]}. See $PWD/$tap_log:" >&2
   tail -n 1 "$tap_log" >&2
 elif messages=$(warnings); then
-  printf 'The tap has warnings. See %s:\n%s\n' "$tap_log" "$messages" >&2
+  printf 'The tap has warnings. See %s:\n%s\n' "$PWD/$tap_log" "$messages" >&2
 fi
 for program in tap target; do
   for old in $(ls -1 "$LOGS" | grep "^$program-" | head -n "-$KEEP"); do rm "$LOGS/$old"; done

@@ -91,7 +91,7 @@ def test_a_good_night_is_silent_and_leaves_nothing_to_resume(nights: Nights, ser
 def test_a_bad_night_says_so_and_the_next_night_resumes(nights: Nights, serve: Serve) -> None:
     code, err = nights.run(serve(ACCOUNT, "/contacts@3-:500"))
     assert code == 1
-    assert err.startswith("The tap failed with exit code 1. See logs/tap-")
+    assert err.startswith(f"The tap failed with exit code 1. See {nights.folder}/logs/tap-")
     assert "CRITICAL Not complete" in err.splitlines()[-1]
     assert KEY not in err
     assert nights.run(serve(ACCOUNT)) == (0, "")
@@ -106,8 +106,15 @@ def test_a_good_night_reports_its_warnings(nights: Nights, serve: Serve, form: s
     )
     code, err = nights.run(serve(ACCOUNT), TAP_AUTOPILOT_START_DATE="2999-01-01", **variables)
     assert code == 0
-    assert err.startswith("The tap has warnings. See logs/tap-")
+    assert err.startswith(f"The tap has warnings. See {nights.folder}/logs/tap-")
     assert "start_date is in the future" in err
+
+
+def test_a_target_that_stops_is_named_alone(nights: Nights, serve: Serve) -> None:
+    nights.tap.file("target.py", "import sys; sys.exit('ERROR no settings')")
+    code, said = nights.run(serve(ACCOUNT, latency=0.3))
+    assert code == 1
+    assert said.splitlines()[1:] == ["ERROR no settings"]
 
 
 def test_what_the_target_logs_is_only_mailed_if_it_fails(nights: Nights, serve: Serve) -> None:
@@ -120,7 +127,7 @@ def test_what_the_target_logs_is_only_mailed_if_it_fails(nights: Nights, serve: 
     code, err = nights.run(serve(ACCOUNT))
     assert code == 1
     said, *lines = err.splitlines()
-    assert said.startswith("The target failed with exit code 1. See logs/target-")
+    assert said.startswith(f"The target failed with exit code 1. See {nights.folder}/logs/target-")
     assert lines == ["WARNING odd", "ERROR no room"]
     logged = [path.read_text() for path in (nights.folder / "logs").glob("tap-*")]
     assert logged
