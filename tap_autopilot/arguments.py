@@ -20,13 +20,13 @@ FORMATS = ("text", "json", "markdown")
 NOT_SHOWN = "(not shown)"
 WIDTH = 78  # of paragraphs in the help
 
-_NAME = re.compile(r"[a-z][a-z_-]{0,29}")  # no digits and no capitals, unlike keys
+_NAME = re.compile(r"[a-z*][a-z_*-]{0,29}")  # no digits and no capitals, unlike keys
 _OPTION = re.compile(rf"--{_NAME.pattern}(?==|$)|-[A-Za-z]")
 _FILE = re.compile(r"[\w ./~-]*\w\.(?:json|jsonl|txt|ya?ml|db|sqlite)")
 
 
 def shown_name(name: str) -> str:
-    """The name of a stream for a message, unless it may be a secret."""
+    """The name of a stream, or a pattern, for a message, unless it may be a secret."""
     return name if _NAME.fullmatch(name) else NOT_SHOWN
 
 

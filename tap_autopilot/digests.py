@@ -427,7 +427,10 @@ class Digests:
             yield
         except sqlite3.Error as problem:
             self._db.close()
-            raise RunError(f"Cannot write the digests file {self._path}: {problem}.") from None
+            raise RunError(
+                f"Cannot write the digests file {self._path}: {problem}. Fix that, and run again"
+                " with the last STATE that the target printed."
+            ) from None
 
     def _row(self, statement: str, *values: Any) -> Any:
         return self._db.execute(statement, values).fetchone()

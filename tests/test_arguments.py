@@ -91,5 +91,6 @@ def test_names_of_files_that_exist_are_shown(tmp_path: Path) -> None:
 
 def test_names_of_streams_are_shown_without_digits() -> None:
     assert shown_name("email_opend") == "email_opend"
+    assert shown_name("email_*") == "email_*"
     for odd in ("k3y", "Key", "a" * 31, "é", ""):
         assert shown_name(odd) == NOT_SHOWN

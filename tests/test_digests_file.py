@@ -323,7 +323,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
     digests._db.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
     keys = [f"new {number}" for number in range(1000)]
     digests.compare("one", keys, contents(keys, keys))
-    with pytest.raises(RunError, match=r"Cannot write the digests file .*disk is full"):
+    with pytest.raises(RunError, match=r"Cannot write the digests file .*disk is full. Fix that,"):
         digests.flush()
     digests.close()
     assert doubt(path, position) is None

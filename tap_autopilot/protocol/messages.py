@@ -66,7 +66,9 @@ class Writer:
             ) from None
         except OSError as problem:
             name = errno.errorcode.get(problem.errno or 0, "unknown error")
-            raise RunError(f"Cannot write to stdout: {problem.strerror} ({name}).") from None
+            raise RunError(
+                f"Cannot write to stdout: {problem.strerror} ({name}). Fix that, and run again."
+            ) from None
         finally:
             self.is_writing = False
             if self._stopped is not None and self._blocked:
