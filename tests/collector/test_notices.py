@@ -68,7 +68,7 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
         collector.post("/v1/track", b'{"messageId":"1"}')
     collector.stop()
     log = collector.log.read_text()
-    assert "WARNING Events dropped as repeats: 2;" in log
+    assert "WARNING Duplicate events dropped: 2;" in log
     for line in (
         f"Storing events in {collector.database}, store ",
         "/v1: on; number of write_keys: 2.",
