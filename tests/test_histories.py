@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis
 from hypothesis import strategies as st
 
-from tests.soak.histories import NIGHTS, TABLES, Night, play
+from tests.soak.histories import FIRST_SETTINGS, NIGHTS, TABLES, Night, play
 
 BROKEN_OFF = Night(kill_after=2)
 
 
-@hypothesis.given(st.lists(NIGHTS, min_size=3, max_size=12))
-@hypothesis.example([Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)])
-@hypothesis.example([Night(setting=("digests", True)), Night(full_refresh=TABLES), Night()])
-@hypothesis.example([Night(setting=("without", "company")), BROKEN_OFF,
+@hypothesis.given(FIRST_SETTINGS, st.lists(NIGHTS, min_size=3, max_size=12))
+@hypothesis.example(
+    {}, [Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)]
+)
+@hypothesis.example({}, [Night(setting=("digests", True)), Night(full_refresh=TABLES), Night()])
+@hypothesis.example({}, [Night(setting=("without", "company")), BROKEN_OFF,
                      Night(setting=("without", ""))])  # fmt: skip
-@hypothesis.example([Night(setting=("digests", True)), BROKEN_OFF, Night(setting=("digests", False)),
+@hypothesis.example({}, [Night(setting=("digests", True)), BROKEN_OFF, Night(setting=("digests", False)),
                      Night(changes=(("delete", "a"),))])  # fmt: skip
-def test_no_history_leaves_the_target_wrong(nights: list[Night]) -> None:
-    play(nights)
+def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
+    play(nights, **settings)

@@ -51,7 +51,7 @@ SETTINGS: dict[str, list[Any]] = {
     "email_opened": ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"],
     "without": ["", *OPTIONAL_COLUMNS],  # a deselected column
     "tables": [TABLES, ("contacts",), ("lists_contacts", "lists"), TABLES[2:4], TABLES[4:]],
-    "start_date": ["", "2020-01-01T12:00:00Z"],
+    "start_date": ["", "2020-01-03T00:00:00Z"],
     "custom_fields_as_columns": [False, True],
 }
 ACCIDENTS = ("older target", "no digests file", "older digests file", "older store", "older state")
@@ -62,6 +62,7 @@ class Night:
     """What happens before a run, and in it.
 
     A `full_refresh` reads these tables without the state, and its STATE is merged into the old one.
+    A run from `elsewhere`, another shell say, has neither digests nor a store.
     The `failing` request and all later ones fail; after `kill_after` pages the run is killed. The
     target gets the first `keep` messages, and of those after the last STATE only `unconfirmed`.
     """
@@ -71,6 +72,7 @@ class Night:
     setting: tuple[str, Any] | None = None
     accident: str = ""
     full_refresh: tuple[str, ...] | None = None
+    elsewhere: bool = False
     thrown_away: bool = False
     failing: int | None = None
     kill_after: int = -1
@@ -88,9 +90,8 @@ QUIET = {name: one.default for name, one in Night.__dataclass_fields__.items()}
 
 def rarely(unusual: st.SearchStrategy[Any], usual: Any, share: int) -> st.SearchStrategy[Any]:
     """The usual value, but once in `share` times another."""
-    return st.integers(0, share - 1).flatmap(
-        lambda number: unusual if number == share - 1 else st.just(usual)
-    )
+    choices = [st.just(usual)] * (share - 1) + [unusual]
+    return st.sampled_from(choices).flatmap(lambda choice: choice)
 
 
 NIGHTS = st.builds(
@@ -107,12 +108,18 @@ NIGHTS = st.builds(
     ),
     accident=rarely(st.sampled_from(ACCIDENTS), "", 8),
     full_refresh=rarely(st.sampled_from(SETTINGS["tables"]), None, 4),
+    elsewhere=rarely(st.just(True), False, 6),
     thrown_away=rarely(st.just(True), False, 8),
     failing=rarely(st.integers(1, 9), None, 3),
     kill_after=rarely(st.integers(1, 9), -1, 3),
     keep=rarely(st.integers(0, 60), None, 4),
     unconfirmed=st.sampled_from([0, 0, 3, 99]),
 )  # fmt: skip
+
+
+FIRST_SETTINGS = st.fixed_dictionaries(
+    {name: st.sampled_from(values) for name, values in SETTINGS.items() if name != "tables"}
+)
 
 
 @dataclass
@@ -150,7 +157,7 @@ class History:
         self.account = Account(contacts=0, lists=0, segments=0)
         for one in "lm":
             self.account.create_list(one, one)
-        for one in LETTERS[:8]:
+        for one in LETTERS[:10]:
             self.create(one)
         for one in "st":
             self.account.create_segment(one, one, LETTERS[:5])
@@ -259,14 +266,14 @@ class History:
                 choose(catalog, name, replication_method=settings[name])
         if settings["without"] and "contacts" in self.tables:
             choose(catalog, "contacts", "properties", settings["without"], selected=False)
-        sandbox = Sandbox(self.account, Options(api_key=in_process.KEY, page=3))
+        sandbox = Sandbox(self.account, Options(api_key=in_process.KEY, page=2))
         sandbox._loop.close()
         self.counts["runs"] += 1
         return in_process.run(sandbox, catalog=catalog, state=state, date=self.now, **how, **chosen)
 
     def play(self, night: Night) -> None:
         """One night. Raises AssertionError if the target is wrong afterwards."""
-        self.now += timedelta(hours=1)
+        self.now += timedelta(hours=12)
         if night.setting is not None:
             self.settings[night.setting[0]] = night.setting[1]
         self.happen(night.accident)
@@ -274,9 +281,18 @@ class History:
             self.change(*change)
         for _ in range(night.pushes):
             self.push()
-        failing = set() if night.failing is None else set(range(night.failing, 200))
         before = self.target.state if night.full_refresh is None else None
         self.tables = night.full_refresh or self.settings["tables"]
+        usual = self.settings
+        if night.elsewhere:
+            self.settings = {**usual, "digests": False, "store": ""}
+        try:
+            self._run(night, before)
+        finally:
+            self.settings = usual
+
+    def _run(self, night: Night, before: Any) -> None:
+        failing = set() if night.failing is None else set(range(night.failing, 200))
         run = self.run(state=before, failing=failing, kill_after=night.kill_after)
         if night.thrown_away:
             return
@@ -301,7 +317,9 @@ class History:
         whole = Replica()
         whole.take(self.run(state=None, whole=True).messages)
         for name in self.tables:
-            moved = {one for one, when in self.changed.items() if when > self.began[name]}
+            # An event is held back for hours, until its push can no longer come.
+            waits = timedelta(hours=6) if name == "email_opened" else timedelta(0)
+            moved = {one for one, at in self.changed.items() if at > self.began[name] - waits}
             mine, wanted = (
                 {key: row for key, row in there.rows[name].items()
                  if moved.isdisjoint((row.get("context_traits_contact_id"), *key))}
@@ -339,11 +357,12 @@ def _is_doubtful(run: Run, name: str) -> bool:
     return any(name in line and "deleted rows are kept" in line for line in run.log)
 
 
-def play(nights: list[Night], counts: Counter[str] | None = None) -> None:
+def play(nights: list[Night], counts: Counter[str] | None = None, **settings: Any) -> None:
     """Play a history in a folder of its own, and two quiet nights after it."""
     folder = Path(tempfile.mkdtemp())
     try:
         history = History(folder, counts=counts if counts is not None else Counter())
+        history.settings |= settings
         for night in [*nights, Night(), Night()]:
             history.play(night)
     finally:
@@ -365,10 +384,10 @@ def main(arguments: list[str] | None = None) -> int:
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
-    @hypothesis.given(st.lists(NIGHTS, min_size=3, max_size=12))
-    def every(nights: list[Night]) -> None:
+    @hypothesis.given(FIRST_SETTINGS, st.lists(NIGHTS, min_size=3, max_size=12))
+    def every(settings: dict[str, Any], nights: list[Night]) -> None:
         counts["histories"] += 1
-        play(nights, counts)
+        play(nights, counts, **settings)
 
     every()
     minutes = (time.monotonic() - started) / 60
