@@ -102,7 +102,7 @@ class PostgresReader(Reader):
         ]
 
     def fingerprint(self, seq: int) -> str | None:
-        """What tells the event with this number from any other; None if there is no such event."""
+        """What distinguishes the event with this number from others; None if there is none."""
         if event := self._query(ONE, (seq,)):
             return fingerprint(*event[0]).hex()
         pruned = self._query("SELECT fingerprint FROM pruned WHERE seq = %s", (seq,))
@@ -287,7 +287,7 @@ def _without_successors(events: Sequence[Received]) -> Iterator[list[Received]]:
 
 
 def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
-    """The events that are no duplicates; from now on, a repetition of them is one."""
+    """The events that are not duplicates; from now on, repeats of them are."""
     keys = {one.key: one for one in reversed(events) if one.key is not None}
     cursor = connection.cursor(binary=True)
     cursor.execute(

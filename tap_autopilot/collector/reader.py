@@ -81,7 +81,7 @@ class Reader(ABC):
 
     @abstractmethod
     def fingerprint(self, seq: int) -> str | None:
-        """What tells the event with this number from any other; None if there is no such event.
+        """What distinguishes the event with this number from others; None if there is none.
 
         A copy of the store, or one restored from a backup, may have another event there. Pruning an
         event does not change its fingerprint.

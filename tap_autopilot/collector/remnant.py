@@ -1,6 +1,6 @@
 """What remains of a pruned event: just enough to recognize the same event in a contact.
 
-Of an email event these are its contact, one time and its message. The message's own properties are
+For an email event, that is its contact, one time and its message. The message's own properties are
 the same in all its events, so a store keeps them once.
 """
 
@@ -49,7 +49,7 @@ NOTHING = Remnant()
 
 
 def fingerprint(received_at: int, source: str, route: str, name: str, body: bytes) -> bytes:
-    """What tells this event from another one that got the same number in a copy of the store."""
+    """What distinguishes this event from one with the same number in a copy of the store."""
     told = (str(received_at), source, route, name)
     head = "\0".join(told).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(head + b"\0" + body, digest_size=8).digest()
