@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.reader import POSTGRES, open_reader
-from tap_autopilot.collector.sqlite_file import open_read_only, sync_folder
+from tap_autopilot.collector.sqlite_file import open_read_only, sync
 from tap_autopilot.exceptions import RunError, UserError
 
 
@@ -34,9 +34,9 @@ def backup(database: str, path: str) -> str:
             draft.touch(0o600)  # SQLite takes an empty file
             with closing(open_read_only(database)) as connection:
                 connection.execute("VACUUM INTO ?", (str(draft),))
-            _sync(draft)
+            sync(draft)
             os.link(draft, target)  # unlike a rename, it never replaces a file
-        sync_folder(target.parent)
+        sync(target.parent)
     except FileExistsError:
         raise UserError(f"{path} already exists; --backup never overwrites a file.") from None
     except OSError as problem:
@@ -46,11 +46,3 @@ def backup(database: str, path: str) -> str:
     except sqlite3.Error as problem:
         raise RunError(f"The backup to {path} failed: {problem}.") from None
     return f"Copied the store {store_id} to {path}."
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

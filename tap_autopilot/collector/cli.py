@@ -9,7 +9,6 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 from tap_autopilot import logs
@@ -129,10 +128,10 @@ def _run(args: argparse.Namespace) -> None:
     elif args.unregister_hooks is not None:
         _print_count("removed", Hooks(config, args.unregister_hooks, _print).remove())
     elif args.check:
-        _with_store(config, _check)
+        _check(config, commands.open_store(config.database, PATIENCE))
     else:
         config.require_secrets(secrets.token_urlsafe(24))
-        _with_store(config, _serve)
+        _serve(config, commands.open_store(config.database, PATIENCE))
 
 
 def _print(line: str) -> None:
@@ -141,10 +140,6 @@ def _print(line: str) -> None:
 
 def _print_count(done: str, count: int) -> None:
     _print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
-
-
-def _with_store(config: CollectorConfig, do: Callable[[CollectorConfig, Store], None]) -> None:
-    do(config, commands.open_store(config.database, PATIENCE))
 
 
 def _serve(config: CollectorConfig, store: Store) -> None:

@@ -84,11 +84,11 @@ class Client:
             if not needs_body:
                 deadline = min(deadline, time.monotonic() + BODY)
                 self._watchdog.start(self._watch, deadline)
-            found = _read(response, deadline, MAX_BODY if needs_body else MAX_IGNORED)
-            cut_off = found is None or self._watch.timed_out
-            if cut_off:
+            content = _read(response, deadline, MAX_BODY if needs_body else MAX_IGNORED)
+            if content is None or self._watch.timed_out:
+                content = None
                 self._session.close()
-            return Response(response.status_code, response.headers, None if cut_off else found)
+            return Response(response.status_code, response.headers, content)
         except _PROBLEMS as problem:
             self._session.close()
             if self._watch.timed_out:

@@ -42,7 +42,7 @@ def errand_of(request: Any, destinations: Collection[str]) -> Errand:
     try:
         match request:
             case {"prune": dict(tables)}:
-                return pruning({name: checked(*found) for name, found in tables.items()})
+                return pruning({name: checked(*table) for name, table in tables.items()})
             case {"erase": str(who)} if who.strip():
                 return erasing(who)
             case {"forget": str(name)}:
@@ -74,11 +74,11 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     with open_reader(database) as reader:
         last_seq = reader.last_seq
         forwarded = reader.forwarded()
-        found = loaded(state, reader)
+        tables = loaded(state, reader)
     if destinations is not None:
-        first = {one.name: 0 if one.from_start else last_seq for one in destinations}
+        first = {to.name: 0 if to.from_start else last_seq for to in destinations}
         forwarded = {name: forwarded.get(name, seq) for name, seq in first.items()}
-    newest = min(last_seq, max(one.seq for one in found.values()))
+    newest = min(last_seq, max(table.seq for table in tables.values()))
     for name, seq in forwarded.items():
         if seq < newest:
             LOG.warning(
@@ -87,8 +87,8 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
                 name, last_seq - seq,
             )  # fmt: skip
     up_to = min([newest, *forwarded.values()])
-    found = {table: one._replace(seq=min(one.seq, up_to)) for table, one in found.items()}
-    done = _carried_out(database, pruning(found), {"prune": found})
+    tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
+    done = _carried_out(database, pruning(tables), {"prune": tables})
     return f"Pruned {done['pruned']:,} events and freed {done['bytes']:,} bytes."
 
 

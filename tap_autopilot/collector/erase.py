@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterator
 from typing import Any
 
 from tap_autopilot.collector.errands import Errand, Step
+from tap_autopilot.collector.prune import prune_slice
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Pruner
 
@@ -41,13 +42,9 @@ def _all_events(last: int, choose: Pruner) -> Generator[Step, Any, int]:
     """Replace the bodies of chosen events; returns how many."""
     after = count = 0
     while after < last:
-        after, done, _ = yield _pruning(after, last, choose)
+        after, done, _ = yield prune_slice(after, last, choose)
         count += done
     return count
-
-
-def _pruning(after: int, last: int, choose: Pruner) -> Step:
-    return lambda store: store.prune(after, last, choose)
 
 
 def _all_pruned(matches: Matches) -> Generator[Step, Any, int]:

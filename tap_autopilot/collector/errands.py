@@ -47,8 +47,8 @@ def carry_out(errand: Errand, store: Store) -> dict[str, Any]:
         try:
             step = errand.send(result)
         except StopIteration as end:
-            found: dict[str, Any] = end.value
-            return found
+            answer: dict[str, Any] = end.value
+            return answer
         result = step(store)
 
 
@@ -64,7 +64,7 @@ def ask(database: str, request: dict[str, Any]) -> dict[str, Any]:
                 stream.flush()
                 for line in stream:
                     if line.strip():
-                        return _told(json.loads(line))
+                        return _successful(json.loads(line))
     except PermissionError:
         raise UserError(
             f"Cannot ask the collector that is using {database}: {path} belongs to {_owners(path)};"
@@ -92,11 +92,11 @@ def _connect(connection: socket.socket, path: Path) -> None:
             time.sleep(LOOK_EVERY)
 
 
-def _told(answer: Any) -> dict[str, Any]:
-    found: dict[str, Any] = answer
-    if "error" in found:
-        raise UserError(str(found["error"]))
-    return found
+def _successful(answer: dict[str, Any]) -> dict[str, Any]:
+    """The answer. Raises UserError if it is an error."""
+    if "error" in answer:
+        raise UserError(str(answer["error"]))
+    return answer
 
 
 class ErrandServer:
@@ -145,8 +145,8 @@ class ErrandServer:
             try:
                 step = errand.send(result)
             except StopIteration as end:
-                found: dict[str, Any] = end.value
-                return found
+                answer: dict[str, Any] = end.value
+                return answer
             began = time.monotonic()
             result = await self._writer.run(step)
             now = time.monotonic()

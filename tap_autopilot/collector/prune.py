@@ -8,11 +8,11 @@ from typing import Any
 import ciso8601
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.errands import Errand
+from tap_autopilot.collector.errands import Errand, Step
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Reader, table_of
 from tap_autopilot.collector.remnant import Remnant, remains
-from tap_autopilot.collector.store import Loaded, Pruner, Slice, Store
+from tap_autopilot.collector.store import Loaded, Pruner, Slice
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
@@ -79,20 +79,18 @@ def _check_event(reader: Reader, seq: int, told: Any) -> None:
 def pruning(tables: Mapping[str, Loaded]) -> Errand:
     """Prune the loaded events of these tables, from where the last pruning stopped."""
     done: Mapping[str, Loaded] = yield lambda store: store.pruned_up_to()
-    ahead = {
-        name: 0 if name not in done or done[name].since != found.since else done[name].seq
-        for name, found in tables.items()
+    pruned_to = {
+        name: done[name].seq if name in done and done[name].since == table.since else 0
+        for name, table in tables.items()
     }
-    ahead = {name: seq for name, seq in ahead.items() if seq < tables[name].seq}
-    after, up_to = (
-        min(ahead.values(), default=0),
-        max((tables[name].seq for name in ahead), default=0),
-    )
+    ahead = {name: seq for name, seq in pruned_to.items() if seq < tables[name].seq}
+    after = min(ahead.values(), default=0)
+    up_to = max((tables[name].seq for name in ahead), default=0)
     count = freed = 0
     choose = pruner(tables)
     while after < up_to:
-        found: Slice = yield _slice(after, up_to, choose)
-        after, count, freed = found.seq, count + found.pruned, freed + found.freed
+        done_now: Slice = yield prune_slice(after, up_to, choose)
+        after, count, freed = done_now.seq, count + done_now.pruned, freed + done_now.freed
     if ahead:
         yield lambda store: store.save_pruned_up_to({name: tables[name] for name in ahead})
     while released := (yield lambda store: store.release()):
@@ -100,21 +98,19 @@ def pruning(tables: Mapping[str, Loaded]) -> Errand:
     return {"pruned": count, "bytes": freed}
 
 
-def _slice(after: int, up_to: int, choose: Pruner) -> Any:
-    def prune(store: Store) -> Slice:
-        return store.prune(after, up_to, choose)
-
-    return prune
+def prune_slice(after: int, up_to: int, choose: Pruner) -> Step:
+    """Prune some of the events with after < seq <= up_to that are chosen."""
+    return lambda store: store.prune(after, up_to, choose)
 
 
 def pruner(tables: Mapping[str, Loaded]) -> Pruner:
     """A function that prunes only events already loaded into their tables."""
 
     def prune_one(seq: int, source: str, _: str, name: str, body: bytes) -> Remnant | None:
-        found = tables.get(table_of(source, name) or "")
-        if found is None or seq > found.seq:
+        table = tables.get(table_of(source, name) or "")
+        if table is None or seq > table.seq:
             return None
-        if found.since is not None and not _happened_since(body, found.since):
+        if table.since is not None and not _happened_since(body, table.since):
             return None
         return remains(source, body)
 

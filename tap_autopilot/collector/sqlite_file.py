@@ -134,7 +134,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
-        sync_folder(path.parent)
+        sync(path.parent)
     elif check(connection, str(path)) < FORMAT:
         connection.create_function("fingerprint", 5, fingerprint, deterministic=True)
         connection.executescript(
@@ -193,9 +193,9 @@ def store_id(connection: sqlite3.Connection) -> str:
     return str(connection.execute("SELECT id FROM store").fetchone()[0])
 
 
-def sync_folder(folder: Path) -> None:
-    """Make sure that a new file in this folder is still there after a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make sure that a file, or a folder's list of files, is the same after a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
