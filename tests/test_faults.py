@@ -62,8 +62,8 @@ def test_transient_faults_are_retried(tap: Tap, serve: Serve, what: str) -> None
 def test_a_persistent_fault_fails_only_its_stream(tap: Tap, serve: Serve, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     started = time.monotonic()
-    run = tap.sync(sandbox, request_timeout=0.3, retry_timeout=0.5)
-    assert time.monotonic() - started < 15
+    run = tap.sync(sandbox, request_timeout=2, retry_timeout=3)
+    assert time.monotonic() - started < 60
     assert run.code == 1
     assert "Not complete: contacts, lists_contacts, " in run.last_words
     assert run.last_words.count("(GET /contacts/…:") == 1

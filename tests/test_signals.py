@@ -70,7 +70,7 @@ def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
         sent = time.monotonic()
         process.send_signal(number)
         run = finished(tap, process)
-        assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 20  # rather than 60, or 300
     assert run.code == 128 + number
     assert run.last_words.startswith(f"CRITICAL Stopped by {number.name}")
     assert len(run.rows("contacts")) == 100
