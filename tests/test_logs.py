@@ -83,27 +83,30 @@ def test_a_secret_with_odd_characters_is_still_removed(
     assert "It is (API key)." in captured.readouterr().err
 
 
-def hostile_files() -> list[tuple[str, Any]]:
+def hostile_files() -> list[tuple[str, Any, bool]]:
+    """Options, their files' contents, and whether the log quotes what is odd in them."""
+
     def stream(**entry: Any) -> Any:
         return {"streams": [{"tap_stream_id": "lists", **entry}]}
 
     odd_metadata = [{"breadcrumb": ["properties", FORGED], "metadata": {"selected": FORGED}}]
     return [
-        ("--catalog", {"streams": [{"tap_stream_id": FORGED, "stream": FORGED}]}),
-        ("--catalog", stream(metadata=odd_metadata)),
-        ("--catalog", stream(replication_method=FORGED, key_properties=[FORGED])),
-        ("--catalog", stream(selected=FORGED)),
-        ("--state", {"bookmarks": {FORGED: {FORGED: 1}, "contacts": {"version": FORGED}}}),
-        ("--state", {"currently_syncing": FORGED, "bookmarks": FORGED}),
+        ("--catalog", {"streams": [{"tap_stream_id": FORGED, "stream": FORGED}]}, True),
+        ("--catalog", stream(metadata=odd_metadata), True),
+        ("--catalog", stream(replication_method=FORGED, key_properties=[FORGED]), True),
+        ("--catalog", stream(selected=FORGED), False),
+        ("--state", {"bookmarks": {FORGED: {FORGED: 1}, "contacts": {"version": FORGED}}}, True),
+        ("--state", {"currently_syncing": FORGED, "bookmarks": FORGED}, False),
     ]
 
 
-@pytest.mark.parametrize(("option", "content"), hostile_files())
-def test_a_hostile_file(tap: Tap, serve: Serve, option: str, content: Any) -> None:
+@pytest.mark.parametrize(("option", "content", "is_quoted"), hostile_files())
+def test_a_hostile_file(tap: Tap, serve: Serve, option: str, content: Any, is_quoted: bool) -> None:
     config = tap.file("c.json", {**tap.config(serve()), FORGED: FORGED})
     run = tap.run("-c", config, option, tap.file("f.json", content))
     assert_clean(run.stderr)
-    assert VISIBLE[:20] in run.stderr
+    assert "Ignored an unknown setting: (not shown)." in run.stderr
+    assert (VISIBLE[:20] in run.stderr) == is_quoted
 
 
 @pytest.mark.parametrize(
