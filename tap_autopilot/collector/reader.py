@@ -171,7 +171,7 @@ def shown(database: str) -> str:
 @functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
 def kind_of(name: str) -> str:
     """What all names of the same Segment event have in common, in any case and spelling."""
-    plain = re.sub(r"[\W_]", "", name).lower()
+    plain = _plain(name)
     return _EMAIL_TABLES.get(plain, plain or name)
 
 
@@ -183,8 +183,13 @@ def table_of(source: str, name: str) -> str | None:
     Autopilot calls such an event.
     """
     if source == "segment":
-        return _EMAIL_TABLES.get(re.sub(r"[\W_]", "", name).lower())
+        return _EMAIL_TABLES.get(_plain(name))
     return _TABLES.get(source)
+
+
+def _plain(name: str) -> str:
+    """A name without what its spellings differ in."""
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def open_reader(database: str) -> Reader:
