@@ -55,7 +55,9 @@ class Stopped(TapError):
     """A signal asked the run to end."""
 
     def __init__(self, signal_number: int, name: str) -> None:
-        super().__init__(f"Stopped by {name}; to resume, run again with the last STATE that the target printed.")
+        super().__init__(
+            f"Stopped by {name}; to resume, run again with the last STATE that the target printed."
+        )
         self.exit_code = 128 + signal_number
 
 

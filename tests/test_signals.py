@@ -371,7 +371,10 @@ def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
 
 @pytest.mark.parametrize(
     ("redirection", "said"),
-    [("> /dev/full", "No space left on device (ENOSPC). Fix that, and run again."), (">&-", "Cannot write to stdout")],
+    [
+        ("> /dev/full", "No space left on device (ENOSPC). Fix that, and run again."),
+        (">&-", "Cannot write to stdout"),
+    ],
 )
 def test_an_unwritable_stdout_fails_the_run(
     tap: Tap, serve: Serve, redirection: str, said: str
