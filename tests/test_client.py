@@ -506,6 +506,13 @@ def test_connecting_times_out(dead: int) -> None:
     assert time.monotonic() - started < 2
 
 
+def test_a_server_without_tls_is_not_said_to_take_the_whole_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(Unreachable, match=rf"connecting to 127\.0\.0\.1:{port} timed out"):
+            get(Client(api(f"https://127.0.0.1:{port}/v1", request_timeout=4, retry_timeout=0)))
+
+
 def drip(connected: socket.socket, data: bytes) -> None:
     for byte in data:
         connected.sendall(bytes([byte]))

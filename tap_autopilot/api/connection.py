@@ -99,14 +99,16 @@ class Connection:
                 ) from None
             if response is None and reused and any(isinstance(one, _DROPPED) for one in causes):
                 raise StaleConnection(describe(causes, self._peer(url), timeout)) from None
-            raise self._explain(causes, url, timeout) from None
+            raise self._explain(causes, url, timeout, deadline) from None
         finally:
             self._watchdog.stop(self._watch)
 
     def _peer(self, url: str) -> str:
         return urllib.parse.urlsplit(url).netloc
 
-    def _explain(self, causes: list[BaseException], url: str, timeout: float) -> Exception:
+    def _explain(
+        self, causes: list[BaseException], url: str, timeout: float, deadline: float
+    ) -> Exception:
         """What to raise for a request that failed with these exceptions, outermost first."""
         text = str(causes[-1])
         proxy = f"proxy {self._proxy}"
@@ -134,6 +136,8 @@ class Connection:
             return UserError(f"The {proxy} rejected the user name or password. Check HTTPS_PROXY.")
         if by_socks is not None and not getattr(by_socks, "socket_err", None):
             return Retryable(f"{proxy} responded: {by_socks}")
+        if isinstance(causes[-1], _TIMEOUTS) and time.monotonic() < deadline:  # while TLS began
+            return Retryable(f"connecting to {peer} timed out")
         return Retryable(describe(causes, peer, timeout))
 
 
@@ -168,6 +172,7 @@ _DROPPED = (
     ssl.SSLZeroReturnError,
 )
 _PROXY_ERRORS = (urllib3.exceptions.ProxyError, requests.exceptions.ProxyError)
+_TIMEOUTS = (TimeoutError, urllib3.exceptions.TimeoutError)
 _CONNECT_TIMEOUT = urllib3.exceptions.ConnectTimeoutError
 _UNTRUSTED = ssl.SSLCertVerificationError
 
@@ -192,7 +197,7 @@ def causes_of(problem: BaseException) -> Iterator[BaseException]:
 def describe(causes: list[BaseException], peer: str, timeout: float) -> str:
     """Why a request failed, in a few words; `peer` is the other end."""
     problem = causes[-1]
-    if isinstance(problem, (TimeoutError, urllib3.exceptions.TimeoutError)):
+    if isinstance(problem, _TIMEOUTS):
         connecting = any(isinstance(one, _CONNECT_TIMEOUT) for one in causes)
         return (
             f"connecting to {peer} timed out"
