@@ -63,7 +63,7 @@ def main(tap: str, target: str, output: str) -> int:
     if code:
         return code
     print(
-        f"\nRead in {asked} responses, while contacts joined, changed and left; at the end there are"
+        f"\nRead in {asked} responses, while contacts joined, changed and left; at the end it has"
         f"\n{len(account.contact_ids):,} contacts, {len(account.lists)} lists and"
         f" {len(account.segments)} smart segments. Loaded:\n"
     )
