@@ -63,8 +63,8 @@ def main(tap: str, target: str, output: str) -> int:
     if code:
         return code
     print(
-        f"\nRead in {asked} responses, while contacts joined, changed and left; at the end it has"
-        f"\n{len(account.contact_ids):,} contacts, {len(account.lists)} lists and"
+        f"\nRead in {asked} responses, while contacts joined, changed and left. At the end"
+        f"\nthe account has {len(account.contact_ids):,} contacts, {len(account.lists)} lists and"
         f" {len(account.segments)} smart segments. Loaded:\n"
     )
     _show_tables(folder)
