@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import hypothesis
-from hypothesis import strategies as st
 
-from tests.soak.histories import FIRST_SETTINGS, NIGHTS, TABLES, Night, play
+from tests.soak.histories import FIRST_SETTINGS, HISTORY, TABLES, Night, play
 
 BROKEN_OFF = Night(kill_after=2)
 
 
-@hypothesis.given(FIRST_SETTINGS, st.lists(NIGHTS, min_size=3, max_size=12))
+@hypothesis.given(FIRST_SETTINGS, HISTORY)
 @hypothesis.example(
     {}, [Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)]
 )

@@ -117,6 +117,28 @@ NIGHTS = st.builds(
 )  # fmt: skip
 
 
+# What people and Meltano do: refresh another table of the same listing while a pass is interrupted,
+# and refresh everything from another shell, without the files that the usual job has.
+REFRESHED = st.tuples(
+    st.sampled_from(SETTINGS["tables"][1:]), st.integers(1, 3), st.integers(2, 5)
+).map(lambda drawn: [Night(kill_after=drawn[1]), Night(full_refresh=drawn[0], kill_after=drawn[2])])
+FROM_ELSEWHERE = st.sampled_from("kl").map(
+    lambda letter: [
+        Night(pushes=1),
+        Night(changes=(("create", letter),), full_refresh=TABLES, elsewhere=True),
+        Night(changes=(("delete", letter),)),
+    ]
+)
+HISTORY = st.lists(
+    st.one_of(
+        NIGHTS.map(lambda night: [night]),
+        NIGHTS.map(lambda night: [night]),
+        REFRESHED,
+        FROM_ELSEWHERE,
+    ),
+    min_size=2,
+    max_size=8,
+).map(lambda parts: [night for part in parts for night in part])
 FIRST_SETTINGS = st.fixed_dictionaries(
     {name: st.sampled_from(values) for name, values in SETTINGS.items() if name != "tables"}
 )
@@ -384,7 +406,7 @@ def main(arguments: list[str] | None = None) -> int:
         phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
         suppress_health_check=list(hypothesis.HealthCheck),
     )  # fmt: skip
-    @hypothesis.given(FIRST_SETTINGS, st.lists(NIGHTS, min_size=3, max_size=12))
+    @hypothesis.given(FIRST_SETTINGS, HISTORY)
     def every(settings: dict[str, Any], nights: list[Night]) -> None:
         counts["histories"] += 1
         play(nights, counts, **settings)
