@@ -160,7 +160,8 @@ class Client:
                 if wait is None:
                     raise self._failure(shown, problem, started) from None
                 self._count(kind, retries=1)
-                LOG.warning("GET %s: %s; retrying in %.1f s.", shown, problem, wait)
+                level = logging.INFO if problem.throttled else logging.WARNING
+                LOG.log(level, "GET %s: %s; retrying in %.1f s.", shown, problem, wait)
                 time.sleep(wait)
             else:
                 self._api.pacer.succeeded()
