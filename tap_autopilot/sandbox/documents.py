@@ -246,10 +246,10 @@ def _huge_numbers(document: Document) -> None:
 
 
 def _other_formats(document: Document) -> None:
-    document["created_at"] = "Fri, 02 Jun 2017 15:18:58 GMT"
-    document["updated_at"] = "2017-06-02 15:18:58 +0000"
-    document["first_visit_at"] = "2017-06-02 15:18:58 UTC"
-    document["first_conversion_at"] = " 2017-06-02T15:18:58.000Z "
+    document["created_at"] = "Fri, 02 Dec 2016 15:18:58 GMT"
+    document["updated_at"] = "2016-12-02 15:18:58 +0000"
+    document["first_visit_at"] = "2016-12-02 15:18:58 UTC"
+    document["first_conversion_at"] = " 2016-12-02T15:18:58.000Z "
 
 
 def _nested_extras(document: Document) -> None:
