@@ -8,7 +8,7 @@ import urllib.parse
 
 import orjson
 import requests
-from bodies import without_lone_surrogates
+from bodies import repaired
 
 url, key, out = sys.argv[1], sys.argv[2], sys.stdout.buffer
 session = requests.Session()
@@ -25,7 +25,7 @@ def walk(path, listing):
         try:
             page = orjson.loads(answer.content)
         except orjson.JSONDecodeError:
-            page = orjson.loads(without_lone_surrogates(answer.content))
+            page = orjson.loads(repaired(answer.content))
         yield page[listing]
         bookmark = page.get("bookmark")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
-from bodies import without_lone_surrogates
+from bodies import repaired
 from singer_sdk import RESTStream, Tap
 from singer_sdk import typing as th
 from singer_sdk.authenticators import APIKeyAuthenticator
@@ -33,7 +33,7 @@ def page_in(response):
     try:
         return msgspec.json.decode(response.content)
     except msgspec.DecodeError:
-        return msgspec.json.decode(without_lone_surrogates(response.content))
+        return msgspec.json.decode(repaired(response.content))
 
 
 class Bookmarks(BaseAPIPaginator):
