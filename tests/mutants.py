@@ -254,9 +254,10 @@ MUTANTS = (
     ),
     Mutant(
         "an older position in the store outlives a run without it",
-        "protocol/progress.py",
-        "                entry.collected = entry.collected_from = None\n",
-        "                pass\n",
+        "protocol/state.py",
+        '            written["collected"] = position and [part for part in position if part is not None]\n',
+        "            if self.collected:\n"
+        '                written["collected"] = list(self.collected)\n',
         "test_merged_states.py -k without_the_store",
     ),
     Mutant(
