@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import math
 import os
 import signal
 import socket
@@ -123,11 +124,12 @@ class Collector:
             return read_all(connection)
 
     def metric(self, name: str) -> float:
+        """The value of a metric; NaN, which equals nothing, while it has none."""
         text = requests.get(self.url + "/metrics", timeout=PATIENCE).text
         lines = [
             line for line in text.splitlines() if line.startswith(f"tap_autopilot_collector_{name}")
         ]
-        return float(lines[0].rpartition(" ")[2])
+        return float(lines[0].rpartition(" ")[2]) if lines else math.nan
 
 
 def read_all(connection: socket.socket) -> bytes:
