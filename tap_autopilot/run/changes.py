@@ -23,7 +23,13 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.streams import COLLECTED
-from tap_autopilot.streams.membership_changes import JOINED, LEFT, MembershipChanges
+from tap_autopilot.streams.membership_changes import (
+    JOINED,
+    LEFT,
+    MEMBERSHIPS,
+    MembershipChanges,
+    membership_change,
+)
 from tap_autopilot.streams.pushed import EmailMessages
 
 LOG = logging.getLogger(__name__)
@@ -53,7 +59,7 @@ class Changes:
             raise UserError("deleted_at_column is the name of another column; choose a new name.")
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
-        if self._memberships is not None and not every.keys() & set(MembershipChanges.tables):
+        if self._memberships is not None and not every.keys() & set(MEMBERSHIPS):
             LOG.warning(
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
@@ -205,13 +211,13 @@ class Changes:
     ) -> list[bytes]:
         """The RECORD messages for members who joined or left; none in the first pass."""
         known = self._digests.table(name)
-        if self._memberships is None or name not in MembershipChanges.tables or not known.settled:
+        if self._memberships is None or name not in MEMBERSHIPS or not known.settled:
             return []
         selected = self._memberships.selected["properties"]
         seen_at, seen_in = known.began or _iso(extracted), f"{known.born}.{known.passes}"
         rows = []
         for key in keys:
-            row = MembershipChanges.row(name, self._key_of(name, key), change, seen_at, seen_in)
+            row = membership_change(name, self._key_of(name, key), change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
         self._tallies[MembershipChanges.name].rows += len(rows)
         return records(MembershipChanges.name, self._not_deleted(rows), None, extracted)

@@ -27,7 +27,7 @@ from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page, shortage
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
-from tap_autopilot.streams.membership_changes import MembershipChanges
+from tap_autopilot.streams.membership_changes import MEMBERSHIPS, MembershipChanges
 from tap_autopilot.streams.pushed import EmailMessages
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
     """The incomplete streams, including those derived from them."""
     names = progress.incomplete()
     derived = {table.stream.name for table in selected if DIGESTS in table.stream.sources}
-    return names | derived if names & set(MembershipChanges.tables) else names
+    return names | derived if names & set(MEMBERSHIPS) else names
 
 
 @dataclass
@@ -318,7 +318,7 @@ class _Run:
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
             self._report.concluded(name, reason or self._sends.withheld(current))
-            if name in MembershipChanges.tables and MembershipChanges.name in self._streams:
+            if name in MEMBERSHIPS and MembershipChanges.name in self._streams:
                 self._report.concluded(MembershipChanges.name, APPEND_ONLY)
             if current.doubts:
                 warnings.setdefault(_warning(current), []).append(name)

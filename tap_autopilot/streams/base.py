@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.shape import compile_shape
@@ -39,17 +39,18 @@ MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], PageRows]
 class Stream:
     """A table: which sources feed it, its key, and how their documents become rows.
 
-    A subclass has only these fields, a docstring and perhaps `compile`.
+    A subclass is these fields and a docstring, with its own `compile` if a document is not exactly
+    one row.
     """
 
-    name: ClassVar[str]
-    sources: ClassVar[tuple[str, ...]]
-    setting: ClassVar[str | None] = None  # required for this table
-    key_properties: ClassVar[tuple[str, ...]]
-    sorted_by: ClassVar[tuple[str, ...]] = ()  # the order of arrival, if not `key_properties`
-    replication_key: ClassVar[str | None] = None  # if it can be replicated incrementally
-    look_back: ClassVar[timedelta] = timedelta(0)  # behind its bookmark, for late rows
-    reads: ClassVar[tuple[str, ...]] = ()  # the fields of a document, if these are all it needs
+    name: str
+    sources: tuple[str, ...]
+    setting: str | None = None  # required for this table
+    key_properties: tuple[str, ...]
+    sorted_by: tuple[str, ...] = ()  # the order of arrival, if not `key_properties`
+    replication_key: str | None = None  # if it can be replicated incrementally
+    look_back: timedelta = timedelta(0)  # behind its bookmark, for late rows
+    reads: tuple[str, ...] = ()  # the fields of a document, if these are all it needs
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:

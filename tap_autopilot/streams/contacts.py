@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.custom_columns import fields_of
@@ -23,10 +23,10 @@ MAPS = (
 class Contacts(Stream):
     """Every contact, with all of its fields."""
 
-    name: ClassVar[str] = "contacts"
-    sources: ClassVar[tuple[str, ...]] = ("contacts",)
-    key_properties: ClassVar[tuple[str, ...]] = ("contact_id",)
-    replication_key: ClassVar[str | None] = "updated_at"
+    name = "contacts"
+    sources = ("contacts",)
+    key_properties = ("contact_id",)
+    replication_key = "updated_at"
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:

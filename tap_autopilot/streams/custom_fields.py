@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
@@ -15,9 +15,9 @@ ALIASES = {"kind": "name", "type": "field_type"}  # other names that the API may
 class CustomFields(Stream):
     """Every custom field of the account."""
 
-    name: ClassVar[str] = "custom_fields"
-    sources: ClassVar[tuple[str, ...]] = ("custom_fields",)
-    key_properties: ClassVar[tuple[str, ...]] = ("name",)
+    name = "custom_fields"
+    sources = ("custom_fields",)
+    key_properties = ("name",)
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:

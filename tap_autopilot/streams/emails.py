@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
@@ -20,12 +20,12 @@ from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, PageRows, Sch
 class EmailEvent(Stream):
     """One kind of event: one row per contact and message, or per push."""
 
-    sources: ClassVar[tuple[str, ...]] = ("contacts", COLLECTED)
-    key_properties: ClassVar[tuple[str, ...]] = ("id",)
-    replication_key: ClassVar[str | None] = "timestamp"
-    look_back: ClassVar[timedelta] = timedelta(days=1)  # events may be imported and synced late
-    event_text: ClassVar[str]
-    maps: ClassVar[tuple[str, ...]]  # a contact's fields that map messages to times
+    sources = ("contacts", COLLECTED)
+    key_properties = ("id",)
+    replication_key = "timestamp"
+    look_back = timedelta(days=1)  # events may be imported and synced late
+    event_text: str
+    maps: tuple[str, ...]  # a contact's fields that map messages to times
 
     def __init_subclass__(cls) -> None:
         cls.reads = ("contact_id", "email", *cls.maps)
@@ -110,54 +110,54 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 class EmailDelivered(EmailEvent):
     """Emails that were delivered."""
 
-    name: ClassVar[str] = "email_delivered"
-    event_text: ClassVar[str] = "Email Delivered"
-    maps: ClassVar[tuple[str, ...]] = ("mail_received",)
+    name = "email_delivered"
+    event_text = "Email Delivered"
+    maps = ("mail_received",)
 
 
 class EmailOpened(EmailEvent):
     """Emails that were opened."""
 
-    name: ClassVar[str] = "email_opened"
-    event_text: ClassVar[str] = "Email Opened"
-    maps: ClassVar[tuple[str, ...]] = ("mail_opened",)
+    name = "email_opened"
+    event_text = "Email Opened"
+    maps = ("mail_opened",)
 
 
 class EmailClicked(EmailEvent):
     """Emails in which a link was clicked."""
 
-    name: ClassVar[str] = "email_clicked"
-    event_text: ClassVar[str] = "Email Clicked"
-    maps: ClassVar[tuple[str, ...]] = ("mail_clicked",)
+    name = "email_clicked"
+    event_text = "Email Clicked"
+    maps = ("mail_clicked",)
 
 
 class EmailBounced(EmailEvent):
     """Emails that bounced, temporarily or permanently."""
 
-    name: ClassVar[str] = "email_bounced"
-    event_text: ClassVar[str] = "Email Bounced"
-    maps: ClassVar[tuple[str, ...]] = ("mail_bounced", "mail_hardbounced")
+    name = "email_bounced"
+    event_text = "Email Bounced"
+    maps = ("mail_bounced", "mail_hardbounced")
 
 
 class EmailMarkedAsSpam(EmailEvent):
     """Emails that were reported as spam."""
 
-    name: ClassVar[str] = "email_marked_as_spam"
-    event_text: ClassVar[str] = "Email Marked as Spam"
-    maps: ClassVar[tuple[str, ...]] = ("mail_complained",)
+    name = "email_marked_as_spam"
+    event_text = "Email Marked as Spam"
+    maps = ("mail_complained",)
 
 
 class EmailUnsubscribed(EmailEvent):
     """Emails through which a contact unsubscribed."""
 
-    name: ClassVar[str] = "email_unsubscribed"
-    event_text: ClassVar[str] = "Email Unsubscribed"
-    maps: ClassVar[tuple[str, ...]] = ("mail_unsubscribed",)
+    name = "email_unsubscribed"
+    event_text = "Email Unsubscribed"
+    maps = ("mail_unsubscribed",)
 
 
 class EmailReplied(EmailEvent):
     """Emails that were replied to."""
 
-    name: ClassVar[str] = "email_replied"
-    event_text: ClassVar[str] = "Email Replied"
-    maps: ClassVar[tuple[str, ...]] = ("mail_replied",)
+    name = "email_replied"
+    event_text = "Email Replied"
+    maps = ("mail_replied",)

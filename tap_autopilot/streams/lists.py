@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import as_key
@@ -12,19 +12,19 @@ from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 class Lists(Stream):
     """Every list."""
 
-    name: ClassVar[str] = "lists"
-    sources: ClassVar[tuple[str, ...]] = ("lists",)
-    key_properties: ClassVar[tuple[str, ...]] = ("list_id",)
+    name = "lists"
+    sources = ("lists",)
+    key_properties = ("list_id",)
 
 
 class ListsContacts(Stream):
     """Which contacts are on which list, one row per membership."""
 
-    name: ClassVar[str] = "lists_contacts"
-    sources: ClassVar[tuple[str, ...]] = ("contacts",)
-    key_properties: ClassVar[tuple[str, ...]] = ("list_id", "contact_id")
-    sorted_by: ClassVar[tuple[str, ...]] = ("contact_id", "list_id")
-    reads: ClassVar[tuple[str, ...]] = ("contact_id", "lists")
+    name = "lists_contacts"
+    sources = ("contacts",)
+    key_properties = ("list_id", "contact_id")
+    sorted_by = ("contact_id", "list_id")
+    reads = ("contact_id", "lists")
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.streams.base import COLLECTED, Stream
 
@@ -16,28 +16,28 @@ def log_of(stream: type[Stream]) -> type[Stream]:
 
 
 class _Pushed(Stream):
-    sources: ClassVar[tuple[str, ...]] = (COLLECTED,)
-    setting: ClassVar[str | None] = COLLECTOR_DATABASE
+    sources = (COLLECTED,)
+    setting = COLLECTOR_DATABASE
 
 
 class EmailMessages(_Pushed):
     """Name, subject and journey of every message mentioned in pushed events."""
 
-    name: ClassVar[str] = "email_messages"
-    key_properties: ClassVar[tuple[str, ...]] = ("email_id",)
+    name = "email_messages"
+    key_properties = ("email_id",)
 
 
 class ContactEvents(_Pushed):
     """Events from Autopilot's REST hooks, one row per delivery."""
 
-    name: ClassVar[str] = "contact_events"
-    key_properties: ClassVar[tuple[str, ...]] = ("id",)
-    replication_key: ClassVar[str | None] = "received_at"
+    name = "contact_events"
+    key_properties = ("id",)
+    replication_key = "received_at"
 
 
 class Activities(_Pushed):
     """Events from Autopilot's Activity Streams, one row per event."""
 
-    name: ClassVar[str] = "activities"
-    key_properties: ClassVar[tuple[str, ...]] = ("id",)
-    replication_key: ClassVar[str | None] = "received_at"
+    name = "activities"
+    key_properties = ("id",)
+    replication_key = "received_at"

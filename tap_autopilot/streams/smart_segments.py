@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
@@ -11,17 +11,17 @@ from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 class SmartSegments(Stream):
     """Every smart segment."""
 
-    name: ClassVar[str] = "smart_segments"
-    sources: ClassVar[tuple[str, ...]] = ("smart_segments",)
-    key_properties: ClassVar[tuple[str, ...]] = ("segment_id",)
+    name = "smart_segments"
+    sources = ("smart_segments",)
+    key_properties = ("segment_id",)
 
 
 class SmartSegmentsContacts(Stream):
     """Which contacts are in which smart segment, one row per membership."""
 
-    name: ClassVar[str] = "smart_segments_contacts"
-    sources: ClassVar[tuple[str, ...]] = ("smart_segments_contacts",)
-    key_properties: ClassVar[tuple[str, ...]] = ("segment_id", "contact_id")
+    name = "smart_segments_contacts"
+    sources = ("smart_segments_contacts",)
+    key_properties = ("segment_id", "contact_id")
 
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
