@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.streams import STREAMS
-from tests.fork_server import Fork, hasty, no_name_server
+from tests.fork_server import finished, hasty, no_name_server
 from tests.invariants import Run, check
 
 KEY = "s3cr3t+key/of=the~account!"
@@ -120,17 +119,9 @@ class Tap:
         return check(run)
 
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
-        """Run the command with any arguments, in a `Fork`."""
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            out, err = stdout.fileno(), stderr.fileno()
-            fork = Fork(hasty, arguments, self.folder, out, err, environment)
-            try:
-                code = fork.wait(PATIENCE)
-            finally:
-                fork.kill()
-            stdout.seek(0)
-            stderr.seek(0)
-            return Run(code, stdout.read(), stderr.read().decode(), key)
+        """Run the command with any arguments, in a fork."""
+        code, stdout, stderr = finished(hasty, arguments, self.folder, environment, PATIENCE)
+        return Run(code, stdout, stderr.decode(), key)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.reduction import DupFd
@@ -89,6 +90,21 @@ class Fork:
         self.wait(10)
 
 
+def finished(
+    main: Main, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], timeout: int
+) -> tuple[int, bytes, bytes]:
+    """Run a command in a fork to its end: its exit code, stdout and stderr. Raises TimeoutExpired."""
+    with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+        fork = Fork(main, arguments, folder, stdout.fileno(), stderr.fileno(), environment)
+        try:
+            code = fork.wait(timeout)
+        finally:
+            fork.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return code, stdout.read(), stderr.read()
+
+
 class _Passed:
     """A descriptor that arrives in the fork as its own number there."""
 
@@ -111,19 +127,23 @@ def _become(
     stdout: int,
     stderr: int,
 ) -> NoReturn:
+    for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
+        os.dup2(source, target)
+    os.closerange(3, 1024)  # the originals, and what connects this process to the tests
+    sys.stdout, sys.stderr = (
+        open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        for number in (1, 2)
+    )
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    no_name_server(setattr)
+    _run_and_exit(main, arguments)
+
+
+def _run_and_exit(main: Main, arguments: list[str]) -> NoReturn:
     code = 70
     try:
-        for source, target in ((os.open(os.devnull, os.O_RDONLY), 0), (stdout, 1), (stderr, 2)):
-            os.dup2(source, target)
-        os.closerange(3, 1024)  # the originals, and what connects this process to the tests
-        sys.stdout, sys.stderr = (
-            open(number, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-            for number in (1, 2)
-        )
-        os.environ.clear()
-        os.environ.update(environment)
-        os.chdir(folder)
-        no_name_server(setattr)
         code = main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
@@ -139,6 +159,18 @@ def hasty(arguments: list[str]) -> int:
     """The tap, with short waits."""
     pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
     return cli.main(arguments)
+
+
+def every(main: Main, commands: list[list[str]], _: list[str]) -> int:
+    """Run a program with each of these arguments, all output to stdout, exit codes between."""
+    os.dup2(1, 2)
+    for command in commands:
+        child = os.fork()
+        if not child:
+            _run_and_exit(main, command)
+        status = os.waitpid(child, 0)[1]
+        os.write(1, f"\0{os.waitstatus_to_exitcode(status)}\0".encode())
+    return 0
 
 
 def no_name_server(replace: Callable[[Any, str, Any], Any]) -> None:

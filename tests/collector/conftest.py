@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,7 +23,7 @@ import requests
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.reader import Event, open_reader
 from tests.conftest import PATIENCE
-from tests.fork_server import Fork
+from tests.fork_server import Fork, finished
 from tests.invariants import untimed
 
 ROOT = Path(__file__).parents[2]
@@ -86,16 +85,8 @@ class Collector:
     def run(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command with these options to completion."""
         arguments = self.arguments(*more)
-        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-            fork = Fork(main, arguments, ROOT, stdout.fileno(), stderr.fileno(), environment)
-            try:
-                code = fork.wait(PATIENCE)
-            finally:
-                fork.kill()
-            stdout.seek(0)
-            stderr.seek(0)
-            out, err = stdout.read().decode(), untimed(stderr.read().decode())
-        return subprocess.CompletedProcess(arguments, code, out, err)
+        code, out, err = finished(main, arguments, ROOT, environment, PATIENCE)
+        return subprocess.CompletedProcess(arguments, code, out.decode(), untimed(err.decode()))
 
     def post(
         self, path: str, body: Any, *, key: str | None = KEY, **more: Any
