@@ -39,7 +39,7 @@ def _check_files(config: Config) -> list[str]:
         if path is not None:
             works.append(setting)
             if problem := _unwritable(Path(path)):
-                mistakes.append(f"{setting} {path}: {problem}")
+                mistakes.append(f"Cannot use {setting} {path}: {problem}.")
     if config.collector_database is not None:
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
 
@@ -47,9 +47,9 @@ def _check_files(config: Config) -> list[str]:
         try:
             Collected(config.collector_database).close()
         except UserError as error:
-            mistakes.append(f"collector_database: {str(error).rstrip('.')}")
+            mistakes.append(f"Cannot use collector_database. {error}")
     if mistakes:
-        raise UserError(f"Cannot use {'; '.join(mistakes)}.")
+        raise UserError(" ".join(mistakes))
     return works
 
 

@@ -155,8 +155,9 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     folder.mkdir()
     run = check(tap.run("--config", tap.file("config.json", config), "--test"))
     assert run.code == 2
-    assert "Cannot use report_file no/such/file: there is no folder no/such; " in run.last_words
-    assert f"digests {folder}: Is a directory; collector_database: There is no" in run.last_words
+    assert "Cannot use report_file no/such/file: there is no folder no/such. " in run.last_words
+    assert f"Cannot use digests {folder}: Is a directory. " in run.last_words
+    assert "Cannot use collector_database. There is no store at missing.db." in run.last_words
     assert not sandbox.requests
     good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
     run = tap.run("--config", tap.file("config.json", good), "--test")

@@ -8,8 +8,7 @@ import logging
 import os
 import secrets
 import signal
-import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tap_autopilot import logs
 from tap_autopilot.arguments import Parser
@@ -17,10 +16,12 @@ from tap_autopilot.collector import commands
 from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.backup import backup
 from tap_autopilot.collector.config import CollectorConfig
-from tap_autopilot.collector.hooks import Hooks
 from tap_autopilot.collector.reader import open_reader, shown
 from tap_autopilot.collector.store import Store, Unavailable
-from tap_autopilot.exceptions import Stopped, TapError, UserError
+from tap_autopilot.exceptions import RunError, Stopped, TapError, UserError
+
+if TYPE_CHECKING:
+    from tap_autopilot.collector.hooks import Hooks
 
 LOG = logging.getLogger(__name__)
 
@@ -32,22 +33,23 @@ def _parser() -> Parser:
         NAME,
         "HTTP receiver that stores what Autopilot pushes, for tap-autopilot to read.",
         prefix=CollectorConfig.prefix,
-        show=print,
+        show=_show,
     )
     add = parser.add_argument
     add("--database", metavar="FILE", help="overrides the setting `database`")
     add("--listen", metavar="HOST:PORT", help="overrides the setting `listen`")
+    add(
+        "--state",
+        metavar="FILE",
+        help="for --prune: file with the last STATE that the target printed",
+    )
+    add = parser.modes.add_argument
     add("--check", action="store_true", help="test the store with a write, and exit")
     add("--stats", action="store_true", help="print statistics about the store, as JSON")
     add(
         "--prune", action="store_true",
         help="delete the bodies of events that have been loaded, according to --state",
     )  # fmt: skip
-    add(
-        "--state",
-        metavar="FILE",
-        help="for --prune: file with the last STATE that the target printed",
-    )
     add("--backup", metavar="FILE", help="copy a SQLite store, even while it is in use")
     add(
         "--erase", metavar="WHO",
@@ -94,14 +96,12 @@ def _stop(number: int, _: object) -> NoReturn:
 def _end(text: str, code: int) -> NoReturn:
     """Log why, and exit without waiting for threads and pending requests."""
     LOG.critical("%s", text)
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 
 def _run(args: argparse.Namespace) -> None:
     if args.about:
-        print(about(args.format))
+        _show(about(args.format))
         return
     given = CollectorConfig.gather(args.config)
     overrides = {"database": args.database, "listen": args.listen}
@@ -110,7 +110,7 @@ def _run(args: argparse.Namespace) -> None:
     logs.set_up(config.secrets, config.log_level, config.log_format, app=NAME)
     if args.stats:
         with open_reader(config.database) as reader:
-            print(json.dumps(reader.stats(), indent=2))
+            _show(json.dumps(reader.stats(), indent=2))
     elif args.prune:
         is_given = given.get("destinations") not in (None, "")
         _print(
@@ -124,9 +124,9 @@ def _run(args: argparse.Namespace) -> None:
     elif args.backup is not None:
         _print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
-        _print_count("registered", Hooks(config, args.register_hooks, _print).register())
+        _print_count("registered", _hooks(config, args.register_hooks).register())
     elif args.unregister_hooks is not None:
-        _print_count("removed", Hooks(config, args.unregister_hooks, _print).remove())
+        _print_count("removed", _hooks(config, args.unregister_hooks).remove())
     elif args.check:
         _check(config, commands.open_store(config.database, PATIENCE))
     else:
@@ -135,11 +135,24 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _print(line: str) -> None:
-    print(logs.printable(line), flush=True)
+    _show(logs.printable(line))
+
+
+def _show(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as problem:  # whoever read it is gone, or its disk is full
+        raise RunError(f"Cannot write to stdout: {problem.strerror}.") from None
 
 
 def _print_count(done: str, count: int) -> None:
     _print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
+
+
+def _hooks(config: CollectorConfig, url: str) -> Hooks:
+    from tap_autopilot.collector.hooks import Hooks  # takes longer to import than the rest
+
+    return Hooks(config, url, _print)
 
 
 def _serve(config: CollectorConfig, store: Store) -> None:
@@ -150,7 +163,6 @@ def _serve(config: CollectorConfig, store: Store) -> None:
             f"{problem.name} is missing: pip install 'tap-autopilot[collector]'."
         ) from None
     serve(config, store)
-    sys.stdout.flush()
     os._exit(0)  # a destination that hangs must not delay the exit
 
 

@@ -130,7 +130,7 @@ class ErrandServer:
         except (UserError, Unavailable) as problem:
             LOG.error("A command failed: %s", problem)
             answer = {"error": str(problem)}
-        except (OSError, ValueError, asyncio.TimeoutError):
+        except (OSError, ValueError, RecursionError, asyncio.TimeoutError):
             answer = {"error": "The request is malformed."}
         with contextlib.suppress(OSError):
             writer.write(json.dumps(answer).encode() + b"\n")

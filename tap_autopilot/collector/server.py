@@ -39,10 +39,11 @@ LAST_COMMIT = 1.0  # seconds for remaining commits after that
 # Seconds that the event loop waits for a busy thread, several times in a request; usually 0.005.
 SWITCH_EVERY = 0.0005
 SUM_UP_EVERY = 60.0  # seconds
-ENDPOINTS = {
-    "write_keys": "/v1",
-    "webhook_secrets": "/segment",
-    "hook_tokens": "/hooks, /activity",
+ENDPOINTS = {  # and the setting that turns each of them on
+    "/v1": "write_keys",
+    "/segment": "webhook_secrets",
+    "/hooks": "hook_tokens",
+    "/activity": "hook_tokens",
 }
 
 
@@ -90,8 +91,10 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     names = [one.name for one in config.destinations]
     errands = ErrandServer(config.database, writer, lambda asked: errand_of(asked, names))
     host, port = listener.getsockname()[:2]
-    _log_endpoints(config, store)
-    print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    _log_start(url, config, store)
+    with contextlib.suppress(OSError):  # nobody needs to read it
+        print(f"listening on {url}", flush=True)
     jobs = [
         loop.create_task(errands.run()),
         loop.create_task(_sum_up_regularly(metrics, notices)),
@@ -145,7 +148,6 @@ def _raise_file_limit() -> None:
 def _stop(number: int, end: asyncio.Future[None]) -> None:
     if end.done():
         logs.write_last(f"Stopped immediately by a second {signal.Signals(number).name}.")
-        sys.stdout.flush()
         os._exit(128 + number)
     end.set_result(None)
 
@@ -155,14 +157,15 @@ def _error_of(job: asyncio.Task[None]) -> BaseException:
     return job.exception() or RuntimeError("a job ended")
 
 
-def _log_endpoints(config: CollectorConfig, store: Store) -> None:
+def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
-    LOG.info("Storing events in %s, store %s.", shown(config.database), store.store_id)
-    for name, path in ENDPOINTS.items():
-        if count := len(getattr(config, name)):
-            LOG.info("%s: on; number of %s: %d.", path, name, count)
+    database = shown(config.database)
+    LOG.info("Listening on %s, storing events in %s, store %s.", url, database, store.store_id)
+    for path, setting in ENDPOINTS.items():
+        if count := len(getattr(config, setting)):
+            LOG.info("%s is on; number of %s: %d.", path, setting, count)
         else:
-            LOG.info("%s: off; %s is not set.", path, name)
+            LOG.info("%s is off, because %s is not set.", path, setting)
 
 
 async def _sum_up_regularly(metrics: Metrics, notices: Notices) -> None:

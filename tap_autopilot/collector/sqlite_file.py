@@ -93,7 +93,7 @@ def lock(path: Path, patience: float) -> int:
             shown = shown_file(str(path))
             raise UserError(f"Cannot open the store {shown}: its folder does not exist.") from None
         raise UserError(
-            f"Cannot open the store {path}: {problem.strerror}{_whose(path)}."
+            f"Cannot open the store {path}: {problem.strerror}{_as_owner(path, '; run this')}."
         ) from None
     deadline = time.monotonic() + patience
     while True:
@@ -110,11 +110,11 @@ def lock(path: Path, patience: float) -> int:
             ) from None
 
 
-def _whose(path: Path) -> str:
+def _as_owner(path: Path, advice: str = "") -> str:
+    """Advice to be the file's owner; nothing if it has none, or we are."""
     try:
-        return (
-            f"; run this as its owner, {path.owner()}" if os.geteuid() != path.stat().st_uid else ""
-        )
+        is_ours = os.geteuid() == path.stat().st_uid
+        return "" if is_ours else f"{advice} as its owner, {path.owner()}"
     except (OSError, KeyError):
         return ""
 
@@ -158,9 +158,16 @@ def open_read_only(database: str) -> sqlite3.Connection:
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.OperationalError:
-        if Path(f"{database}-wal").exists():
+        if Path(f"{database}-wal").exists() and Path(f"{database}-shm").exists():
             return connection
-        connection.close()  # no one is writing to it, and no one can, as on a read-only disk
+        connection.close()
+        if Path(f"{database}-wal").exists():
+            raise UserError(
+                f"The store {database} was not closed properly, as after a power cut, and only a"
+                " writer can recover it: start its collector, or run tap-autopilot-collector"
+                f" --check{_as_owner(Path(database))}."
+            ) from None
+        # No one is writing to it, and no one can, as on a read-only disk.
         connection = sqlite3.connect(
             f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
         )

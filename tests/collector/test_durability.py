@@ -24,7 +24,7 @@ from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received
-from tests.collector.conftest import KEY, TOKEN, Collector, Start
+from tests.collector.conftest import COMMAND, KEY, TOKEN, Collector, Start
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
 
@@ -369,6 +369,33 @@ def test_stats_and_check(start: Start) -> None:
     done = collector.run("--check")
     assert done.returncode == 0
     assert "works" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--stats", "--about", "--help"])
+def test_a_reader_of_stdout_that_has_gone_is_told_in_one_line(start: Start, option: str) -> None:
+    collector = start()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *collector.arguments(option)], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.endswith(b" CRITICAL Cannot write to stdout: Broken pipe.\n")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_it_serves_even_if_nobody_reads_where_it_listens(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with collector.log.open("a") as log:
+        collector.process = subprocess.Popen(collector.command(), stdout=writer, stderr=log)
+    os.close(writer)
+    try:
+        wait_until(lambda: "/activity is on" in collector.log.read_text())
+    finally:
+        assert collector.stop() == 0
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,11 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
     log = collector.log.read_text()
     assert "WARNING Duplicate events dropped: 2;" in log
     for line in (
-        f"Storing events in {collector.database}, store ",
-        "/v1: on; number of write_keys: 2.",
-        "/segment: on; number of webhook_secrets: 1.",
-        "/hooks, /activity: off; hook_tokens is not set.",
+        f"INFO Listening on {collector.url}, storing events in {collector.database}, store ",
+        "/v1 is on; number of write_keys: 2.",
+        "/segment is on; number of webhook_secrets: 1.",
+        "/hooks is off, because hook_tokens is not set.",
+        "/activity is off, because hook_tokens is not set.",
     ):
         assert log.count(line) == 1
     away = [line for line in log.splitlines() if "turned away" in line]

@@ -220,7 +220,7 @@ def test_a_state_that_names_another_event_prunes_nothing(
         '{"prune": {"email_opened": [1, 5]}}', '{"prune": {"email_opened": [1, "soon"]}}',
         '{"prune": {"email_opened": ["1"]}}', '{"prune": {"email_opened": "ab"}}', "",
         '{"prune": {"email_opened": [1e3]}}', '{"prune": {"email_opened": [true]}}',
-        '{"prune": {"email_opened": [9223372036854775808]}}', "x" * 2_000_000,
+        '{"prune": {"email_opened": [9223372036854775808]}}', "x" * 2_000_000, "[" * 500_000,
     ],
 )  # fmt: skip
 def test_a_malformed_request_does_no_harm(start: Start, request_text: str) -> None:
@@ -235,6 +235,7 @@ def test_a_malformed_request_does_no_harm(start: Start, request_text: str) -> No
             assert not answer or "error" in json.loads(answer)
     assert collector.post("/v1/track", OPENED).status_code == 200
     assert collector.stop() == 0
+    assert "RecursionError" not in collector.log.read_text()
 
 
 @pytest.mark.parametrize(
