@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import socket
 import ssl
 import threading
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,14 @@ import trustme
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS
 from tap_autopilot.sandbox.server import Sandbox
-from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
+from tests.conftest import KEY, PATIENCE, USUAL_STREAMS, Serve, Tap
 from tests.invariants import Run
+from tests.scripted import Scripted, page
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
-PASSING = ["408", "425", "429", "500", "502", "503", "504", *(set(ACTIONS) - {"redirect"})]
+PASSING = ["429", "503", *(set(ACTIONS) - {"redirect"})]
 STALE = ["close", "reset"]  # how a server ends an idle keep-alive connection
+SILENT = ["hang", "hang-headers", "hang-body", "hang-end", "drip"]
 
 
 def assert_whole(run: Run, account: Account = ACCOUNT) -> None:
@@ -47,23 +48,23 @@ def assert_whole(run: Run, account: Account = ACCOUNT) -> None:
 @pytest.mark.parametrize("what", sorted(PASSING))
 def test_transient_faults_are_retried(tap: Tap, serve: Serve, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", f"/smart_segments/@1:{what}")
-    patience = 5 if what == "bomb" else 0.6  # unpacking takes a while
-    run = tap.sync(sandbox, request_timeout=patience, retry_timeout=20)
+    patience = 0.6 if what in SILENT else PATIENCE
+    run = tap.sync(sandbox, request_timeout=patience, retry_timeout=PATIENCE)
     assert_whole(run)
     retries = sum("retrying in" in line for line in run.log)
     if what in STALE:
         assert retries <= 2, "requests on stale connections are resent silently"
+    elif what in SILENT:
+        assert retries >= 2, "a slow machine causes more"
     else:
         assert retries == 2
         assert any("retries: 1" in line for line in run.log)
 
 
-@pytest.mark.parametrize("what", ["500", "hang", "drip", "close", "html", "bomb", "cut-gzip"])
+@pytest.mark.parametrize("what", ["500", "drip"])
 def test_a_persistent_fault_fails_only_its_stream(tap: Tap, serve: Serve, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
-    started = time.monotonic()
-    run = tap.sync(sandbox, request_timeout=2, retry_timeout=3)
-    assert time.monotonic() - started < 60
+    run = tap.sync(sandbox, request_timeout=2, retry_timeout=1)
     assert run.code == 1
     assert "Not complete: contacts, lists_contacts, " in run.last_words
     assert run.last_words.count("(GET /contacts/…:") == 1
@@ -82,7 +83,7 @@ def assert_whole_after(run: Run, before: Run) -> None:
     assert [row["contact_id"] for row in contacts] == ACCOUNT.contact_ids
 
 
-@pytest.mark.parametrize("status", [400, 402, 404, 405, 410, 418])
+@pytest.mark.parametrize("status", [400, 404])
 def test_a_refusal_is_not_retried(tap: Tap, serve: Serve, status: int) -> None:
     run = tap.sync(serve(ACCOUNT, f"/lists:{status}"))
     assert run.code == 1
@@ -147,47 +148,24 @@ def test_after_many_broken_segments_the_others_are_not_tried(tap: Tap, serve: Se
     assert len(run.rows("contacts")) == 120
 
 
-@pytest.mark.parametrize(
-    ("header", "least"),
-    [
-        ("1", 1.0),
-        ("soon", 0.0),
-        ("-3", 0.0),
-        ("99999999999999999999", 0.0),
-        ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
-    ],
-)
 @pytest.mark.parametrize("status", [429, 503])
-def test_retry_after_is_obeyed(
-    tap: Tap, serve: Serve, header: str, least: float, status: int
-) -> None:
-    sandbox = serve(ACCOUNT, f"/contacts@2:{status},retry-after={header.replace(',', '')}")
-    run = tap.sync(sandbox, retry_timeout=1.5)
-    assert_whole(run)
-    times = [request.at for request in run.requests]
-    struck = next(n for n, request in enumerate(run.requests) if request.status == status)
-    if least and status == 429:
-        gaps = [
-            later - times[struck] for later in times[struck + 1 :] if later > times[struck] + 0.1
-        ]
-        assert min(gaps) >= least, "a throttled walk pauses the others"
-    assert max(times) - min(times) >= least
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_retry_after_is_obeyed(tap: Tap, status: int, form: str) -> None:
+    asked: list[float] = []
 
+    def throttled(_: str) -> Any:
+        asked.append(time.time())
+        if len(asked) > 1:
+            return page("c", total=1)
+        moment = format_datetime(datetime.fromtimestamp(asked[0] + 2, timezone.utc), usegmt=True)
+        return status, {}, {"Retry-After": "1" if form == "seconds" else moment}
 
-def test_retry_after_as_a_date(tap: Tap, serve: Serve) -> None:
-    moment = datetime.now(timezone.utc) + timedelta(seconds=3)
-    header = format_datetime(moment, usegmt=True)
-
-    class Throttled(Sandbox):
-        def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-            throttled = datetime.now(timezone.utc) < moment - timedelta(seconds=1)
-            return (429, b"{}") if throttled else super().answer(method, target, headers)
-
-    with Throttled(ACCOUNT, serve(ACCOUNT, retry_after=header).options) as sandbox:
-        run = tap.sync(sandbox, retry_timeout=20)
-    assert_whole(run)
-    assert len(run.requests) < 20
-    assert any("throttled for" in line for line in run.log)
+    with Scripted({"/contacts": throttled}) as sandbox:
+        run = tap.sync(sandbox, retry_timeout=PATIENCE)
+    assert run.code == 0
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= 1
+    assert any("throttled for" in line for line in run.log) == (status == 429)
 
 
 def test_a_redirect_within_the_origin_is_followed(tap: Tap, serve: Serve) -> None:
@@ -215,41 +193,29 @@ def test_a_redirect_to_another_origin_never_gets_the_key(tap: Tap, serve: Serve,
     assert other.requests == []
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
-def test_connections_are_refused_for_a_while(tap: Tap) -> None:
-    port = free_port()
+def test_connections_are_refused_for_a_while(tap: Tap, closed_port: int) -> None:
     with contextlib.ExitStack() as stack:
-        sandbox = Sandbox(ACCOUNT, port=port)
-        late = threading.Timer(1.5, lambda: stack.enter_context(sandbox))
+        sandbox = Sandbox(ACCOUNT, port=closed_port)
+        late = threading.Timer(1, lambda: stack.enter_context(sandbox))
         late.start()
-        config = tap.config(api_url=f"http://127.0.0.1:{port}/v1", api_key="sandbox")
-        run = tap.run("-c", tap.file("c.json", {**config, "retry_timeout": 30}), key="sandbox")
+        config = tap.config(api_url=f"http://127.0.0.1:{closed_port}/v1", api_key="sandbox")
+        config["retry_timeout"] = PATIENCE
+        run = tap.run("-c", tap.file("c.json", config), key="sandbox")
         late.join()
     assert_whole(run)
 
 
-def test_connections_are_refused_forever(tap: Tap) -> None:
-    port = free_port()
-    config = tap.config(api_url=f"http://127.0.0.1:{port}/v1", retry_timeout=1)
-    started = time.monotonic()
+def test_connections_are_refused_forever(tap: Tap, closed_port: int) -> None:
+    config = tap.config(api_url=f"http://127.0.0.1:{closed_port}/v1", retry_timeout=0.3)
     run = tap.run("-c", tap.file("c.json", config))
-    assert time.monotonic() - started < 10
     assert run.code == 1
-    assert f"connection refused by 127.0.0.1:{port}; gave up after 1 s" in run.last_words
+    assert f"connection refused by 127.0.0.1:{closed_port}; gave up after" in run.last_words
     assert run.messages[-1]["type"] == "STATE"
 
 
 def test_an_outage_ends_the_run_rather_than_each_of_many_walks(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=120, segments=200, members=5)
-    started = time.monotonic()
-    run = tap.sync(serve(account, "20-:500"), retry_timeout=2)
-    assert time.monotonic() - started < 15
+    run = tap.sync(serve(account, "20-:500"), retry_timeout=1)
     assert run.code == 1
     assert "the API does not respond to other requests either" in run.last_words
 
@@ -284,7 +250,7 @@ def test_the_deadline_holds_over_tls_too(tap: Tap, serve: Serve, tmp_path: Path,
     folder.mkdir()
     tls = certificate(folder, "127.0.0.1")
     sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", tls=tls)
-    config = tap.file("c.json", tap.config(sandbox, request_timeout=0.6, retry_timeout=20))
+    config = tap.file("c.json", tap.config(sandbox, request_timeout=0.6, retry_timeout=PATIENCE))
     run = tap.run("-c", config, REQUESTS_CA_BUNDLE=str(folder / "authority.pem"))
     assert_whole(run)
 
