@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -66,6 +67,15 @@ def serve() -> Iterator[Serve]:
             return stack.enter_context(Sandbox(account or Account(contacts=250), chosen))
 
         yield start
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Replace sleeping; collects the seconds that the client would have slept."""
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
+    monkeypatch.setattr("tap_autopilot.api.client.time", clock)
+    return slept
 
 
 @pytest.fixture

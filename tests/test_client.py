@@ -1,4 +1,4 @@
-"""The client: what it retries, what it reports, and how long it takes, with sockets and mocks."""
+"""The client: what it retries, what it reports, and how long it waits."""
 
 from __future__ import annotations
 
@@ -6,34 +6,26 @@ import contextlib
 import gzip
 import json
 import logging
-import socket
-import ssl
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import responses
-import trustme
 
 from tap_autopilot.api import body as body_module
 from tap_autopilot.api import client as client_module
 from tap_autopilot.api import lenient, retry
 from tap_autopilot.api.client import Api, Client, Response
 from tap_autopilot.api.retry import Retries
-from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
-from tests.conftest import wait_until
 
 URL = "https://api.example/v1"
 KEY = "s3cr3t+key/of=the~account!"
-GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
 
 
 def api(url: str = URL, **settings: Any) -> Api:
@@ -55,15 +47,6 @@ def get(
 def mock() -> Iterator[responses.RequestsMock]:
     with responses.RequestsMock(assert_all_requests_are_fired=False) as mocked:
         yield mocked
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace sleeping; collects the seconds that the client would have slept."""
-    slept: list[float] = []
-    clock = SimpleNamespace(monotonic=time.monotonic, sleep=slept.append)
-    monkeypatch.setattr("tap_autopilot.api.client.time", clock)
-    return slept
 
 
 # Statuses
@@ -285,320 +268,6 @@ def test_without_a_retry_timeout_nothing_is_retried(clock: Clock) -> None:
     assert Retries(clock.now, 0, 300).next_wait(None) is None
 
 
-# Sockets
-
-
-class Server:
-    """A server that handles each connection with a function, in its own thread."""
-
-    def __init__(self, handle: Callable[[socket.socket, int], object]) -> None:
-        self._handle = handle
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self.connections = 0
-        self.asked: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connected, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(
-                    target=self._one, args=(connected, self.connections), daemon=True
-                ).start()
-
-    def _one(self, connected: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), connected:
-            self._handle(connected, number)
-
-    def read_request(self, connected: socket.socket) -> bytes:
-        """A request, up to the end of its headers; empty if the client has hung up."""
-        heard = b""
-        while not heard.endswith(b"\r\n\r\n"):
-            piece = connected.recv(65536)
-            if not piece:
-                return b""
-            heard += piece
-        self.asked.append(heard)
-        return heard
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # otherwise the accepting thread keeps it open
-        self._listener.close()
-
-
-def once(*answers: bytes) -> Server:
-    """A server of one response per connection, in this order; the last repeats forever."""
-
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        connected.sendall(answers[min(number, len(answers)) - 1])
-        connected.shutdown(socket.SHUT_WR)
-        server.read_request(connected)
-
-    server = Server(handle)
-    return server
-
-
-def test_a_stale_connection_is_replaced_silently(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, _: int) -> None:
-        server.read_request(connected)
-        connected.sendall(GOOD)
-        server.read_request(connected)  # and closes without responding
-
-    with Server(handle) as server:
-        shared = api(server.url)
-        client = Client(shared)
-        assert [get(client).value for _ in range(3)] == [True] * 3
-    assert server.connections == 3
-    assert len(server.asked) == 5 == shared.traffic["lists"].requests == len(shared.pacer._sent)
-    assert shared.traffic["lists"].retries == 0
-    assert waits == []
-    assert caplog.text == ""
-
-
-def test_a_request_is_sent_again_silently_only_once(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        if number in (1, 3):
-            connected.sendall(GOOD)
-            server.read_request(connected)
-
-    with Server(handle) as server:
-        client = Client(api(server.url))
-        assert [get(client).value for _ in range(2)] == [True] * 2
-    assert len(server.asked) == 4
-    assert len(waits) == 1
-    assert f"127.0.0.1:{server.port} closed the connection without a response" in caplog.text
-
-
-def test_a_truncated_response_on_a_reused_connection_is_retried_with_a_warning(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        connected.sendall(GOOD)
-        if number == 1:
-            server.read_request(connected)
-            connected.sendall(GOOD[:-1])
-
-    with Server(handle) as server:
-        client = Client(api(server.url))
-        assert [get(client).value for _ in range(2)] == [True] * 2
-    assert "truncated" in caplog.text
-    assert len(waits) == 1
-
-
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        CHUNKED + b"-4\r\ntrue\r\n0\r\n\r\n",
-        CHUNKED + b"-1\r\ntrue\r\n0\r\n\r\n",
-        CHUNKED + b"4\r\ntru",
-        b"HTTP/1.1 200 OK\r\nContent-Len",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nno colon here",
-        b"HTTP/1.1 200 OK\r\n: \r\nContent-Length: 4\r\n\r\ntru",
-        b"HTTP/1.1 2",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 4, 5\r\n\r\ntrue",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n",
-        b"",
-    ],
-)
-def test_a_response_that_is_not_http_is_retried(
-    caplog: pytest.LogCaptureFixture, waits: list[float], answer: bytes
-) -> None:
-    with once(answer, GOOD) as server:
-        assert get(Client(api(server.url))).value is True
-    assert len(waits) == 1
-    assert caplog.text.count("WARNING") == 1
-    assert "Traceback" not in caplog.text
-
-
-def test_bytes_after_an_informational_response_are_not_taken_for_the_next_one(
-    waits: list[float],
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        if number == 1:
-            connected.sendall(b"HTTP/1.1 103 Early Hints\r\n\r\n")
-            time.sleep(0.2)
-            connected.sendall(GOOD.replace(b"true", b"null"))
-        else:
-            connected.sendall(GOOD)
-
-    with Server(handle) as server:
-        assert get(Client(api(server.url))).value in (True, None)
-    assert len(waits) == server.connections - 1
-
-
-def test_a_reset_connection_is_retried(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        if number == 1:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        else:
-            connected.sendall(GOOD)
-
-    with Server(handle) as server:
-        assert get(Client(api(server.url))).value is True
-    assert f"connection reset by 127.0.0.1:{server.port}; retrying in" in caplog.text
-    assert len(waits) == 1
-
-
-def test_a_host_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", fail)
-    with pytest.raises(Unreachable, match=r"GET /lists: could not resolve api\.example; gave up"):
-        get(Client(api(retry_timeout=0)))
-
-
-@pytest.fixture
-def dead() -> Iterator[int]:
-    """A port on 127.0.0.1 that neither accepts nor refuses connections."""
-    with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
-        for _ in range(8):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        time.sleep(0.1)
-        yield listener.getsockname()[1]
-
-
-def test_an_address_that_does_not_respond_leaves_time_for_the_next(
-    monkeypatch: pytest.MonkeyPatch, dead: int, waits: list[float]
-) -> None:
-    with once(GOOD) as server:
-        addresses = [
-            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))
-            for port in (dead, dead, server.port)
-        ]
-        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
-        started = time.monotonic()
-        assert get(Client(api("http://localhost/v1", request_timeout=2))).value is True
-    assert time.monotonic() - started > 0.9
-    assert waits == []
-
-
-def test_connecting_times_out(dead: int) -> None:
-    url = f"http://127.0.0.1:{dead}/v1"
-    with pytest.raises(Unreachable, match=rf"connecting to 127\.0\.0\.1:{dead} timed out"):
-        get(Client(api(url, request_timeout=1, retry_timeout=0)))
-
-
-def test_a_server_without_tls_is_not_said_to_take_the_whole_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-        with pytest.raises(Unreachable, match=rf"connecting to 127\.0\.0\.1:{port} timed out"):
-            get(Client(api(f"https://127.0.0.1:{port}/v1", request_timeout=2, retry_timeout=0)))
-
-
-def drip(connected: socket.socket, data: bytes) -> None:
-    for byte in data:
-        connected.sendall(bytes([byte]))
-        time.sleep(0.1)
-
-
-@pytest.mark.parametrize(
-    ("start", "rest"),
-    [
-        (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
-        (CHUNKED, b"1\r\n \r\n"),
-        (CHUNKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1), b"1\r\n \r\n"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b" "),
-        (b"HTTP/1.1 200 OK\r\n\r\n[]", b" "),
-        (b"HTTP/1.0 200 OK\r\n\r\n[]", b" "),
-        (b"HTTP/1.1 302 Found\r\nLocation: /\r\n\r\n", b" "),
-    ],
-    ids=["headers", "chunks", "closing", "length", "unknown length", "1.0", "redirect"],
-)
-def test_a_dripping_response_times_out(start: bytes, rest: bytes) -> None:
-    def handle(connected: socket.socket, _: int) -> None:
-        server.read_request(connected)
-        connected.sendall(start)
-        drip(connected, rest * (1000 // len(rest)))
-
-    with Server(handle) as server:
-        started = time.monotonic()
-        with pytest.raises(Unreachable, match=r"timed out after 0\.4 s; gave up after \d+ s"):
-            get(Client(api(server.url, request_timeout=0.4, retry_timeout=0)))
-    assert time.monotonic() - started < 30, "rather than 100"
-
-
-@pytest.mark.parametrize("what", ["hang", "drip"])
-def test_a_tls_handshake_times_out(what: str) -> None:
-    def handle(connected: socket.socket, _: int) -> None:
-        connected.recv(65536)
-        if what == "drip":
-            drip(connected, b"\x16\x03\x03\x40\x00" + b"\x02" * 1000)
-        time.sleep(100)
-
-    with Server(handle) as server:
-        started = time.monotonic()
-        url = server.url.replace("http:", "https:")
-        with pytest.raises(Unreachable, match="timed out"):
-            get(Client(api(url, request_timeout=0.6, retry_timeout=0)))
-    assert time.monotonic() - started < 30, "rather than 100"
-
-
-@pytest.mark.parametrize("what", ["headers", "body", "rest"])
-def test_the_deadline_holds_over_tls(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, what: str
-) -> None:
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-
-    def handle(connected: socket.socket, _: int) -> None:
-        with context.wrap_socket(connected, server_side=True) as secured:
-            server.read_request(secured)
-            end = {"headers": b"X: ", "body": b"Content-Length: 1000\r\n\r\n", "rest": b"\r\n[]"}
-            secured.sendall(b"HTTP/1.1 200 OK\r\n" + end[what])
-            drip(secured, b" " * 1000)
-
-    with Server(handle) as server:
-        started = time.monotonic()
-        url = server.url.replace("http:", "https:")
-        with pytest.raises(Unreachable, match="timed out after"):
-            get(Client(api(url, request_timeout=0.6, retry_timeout=0)))
-    assert time.monotonic() - started < 30, "rather than 100"
-
-
-def test_one_watchdog_serves_all_clients_and_then_ends() -> None:
-    def watchdogs() -> set[threading.Thread]:
-        return {one for one in threading.enumerate() if one.name == "watchdog"}
-
-    before, watchdog, watches = watchdogs(), Watchdog(), [Watch() for _ in range(6)]
-    for watch in watches:
-        watchdog.start(watch, time.monotonic() + 0.1)
-    assert len(watchdogs() - before) == 1
-    wait_until(lambda: all(watch.timed_out for watch in watches))
-    assert len(watchdogs() - before) == 1
-    for watch in watches:
-        watchdog.stop(watch)
-    wait_until(lambda: watchdogs() <= before)
-
-
 def in_threads(shared: list[Api]) -> Callable[[], list[BaseException]]:
     """Read from each in a thread. Returns a function that waits for them and returns their errors."""
     errors: list[BaseException] = []
@@ -619,23 +288,6 @@ def in_threads(shared: list[Api]) -> Callable[[], list[BaseException]]:
         return errors
 
     return join
-
-
-# Budgets
-
-
-def test_all_threads_share_the_probes_of_a_hanging_api() -> None:
-    def handle(connected: socket.socket, _: int) -> None:
-        server.read_request(connected)
-        time.sleep(100)
-
-    with Server(handle) as server:
-        started = time.monotonic()
-        ended = in_threads([api(server.url, request_timeout=0.6, retry_timeout=0)] * 6)
-        assert [type(error) for error in ended()] == [Unreachable] * 6
-    assert time.monotonic() - started < 30, "rather than 100"
-    probes = [one for one in server.asked if not one.startswith(b"GET /v1/contacts")]
-    assert 1 <= len(probes) < 6, "the first probe used up the time for both"
 
 
 @pytest.mark.parametrize("status", [200, 404])
@@ -701,27 +353,6 @@ def test_an_impossible_host_name(url: str) -> None:
 )
 def test_api_url_is_normalized(given: str, used: str) -> None:
     assert api(given).config.api_url == used
-
-
-def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
-    with once(GOOD) as server:
-        get(Client(api(server.url)), "/contacts/%2E%2E%2F%7E%20?x")
-    assert server.asked[0].startswith(b"GET /v1/contacts/%2E%2E%2F%7E%20?x HTTP/1.1\r\n")
-    assert waits == []
-
-
-def test_exactly_these_headers_are_sent() -> None:
-    with once(GOOD) as server:
-        get(Client(api(server.url)))
-    lines = server.asked[0].decode().split("\r\n")[1:-2]
-    assert dict(line.split(": ", 1) for line in lines) == {
-        "Host": f"127.0.0.1:{server.port}",
-        "User-Agent": "tap-autopilot",
-        "Accept-Encoding": "gzip",
-        "Accept": "application/json",
-        "Connection": "keep-alive",
-        "autopilotapikey": KEY,
-    }
 
 
 def test_a_failed_decode_is_retried(mock: responses.RequestsMock, waits: list[float]) -> None:
