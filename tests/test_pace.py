@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import collections
 import heapq
 import random
@@ -9,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
 from tap_autopilot.api import pace
 from tap_autopilot.api.pace import Pacer
+from tests.conftest import PATIENCE, wait_until
 
 
 class Clock:
@@ -91,7 +92,7 @@ class Outcome:
     @property
     def most_in_a_second(self) -> int:
         arrivals = sorted(self.answered + self.throttled)
-        return max(sum(at <= other < at + 1 for other in arrivals) for at in arrivals)
+        return max(bisect.bisect_left(arrivals, at + 1) - n for n, at in enumerate(arrivals))
 
 
 def simulate(
@@ -168,30 +169,40 @@ def test_an_outage_of_429s_does_not_leave_it_slow(monkeypatch: pytest.MonkeyPatc
     assert after[99] - after[0] < 45
 
 
-def test_a_pause_holds_for_all_and_is_counted_once() -> None:
+def test_a_pause_holds_for_all_and_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(pace, "time", clock)
     pacer = Pacer(1000)
     sent = [pacer.wait() for _ in range(3)]
-    assert 0.3 <= pacer.throttled(sent[0], 0.4) <= 0.4001
-    assert pacer.throttled(sent[1], 0.4) < 0.05
-    started = time.monotonic()
+    assert pacer.throttled(sent[0], 0.4) == pytest.approx(0.4)
+    clock.now += 0.1
+    assert pacer.throttled(sent[1], 0.4) == pytest.approx(0.1)
+    assert pacer.delay() == pytest.approx(0.4)
+
+
+def test_a_pause_blocks() -> None:
+    pacer, started = Pacer(1000), time.monotonic()
+    pacer.throttled(pacer.wait(), 0.1)
     pacer.wait()
-    assert time.monotonic() - started >= 0.3
+    assert time.monotonic() - started >= 0.1
 
 
 def test_the_most_urgent_goes_first() -> None:
     pacer = Pacer(1000)
-    pacer.throttled(pacer.wait(), 0.3)
-    order: list[float] = []
+    pacer.throttled(pacer.wait(), PATIENCE)
+    order: list[tuple[float, float]] = []
 
     def walk(urgency: float) -> None:
-        pacer.wait(urgency)
-        order.append(urgency)
+        order.append((pacer.wait(urgency), urgency))
 
-    threads: list[Any] = []
-    for urgency in (1.0, 7.0, 3.0, float("inf")):
-        threads.append(threading.Thread(target=walk, args=(urgency,)))
-        threads[-1].start()
-        time.sleep(0.02)
+    urgencies = (1.0, 7.0, 3.0, float("inf"))
+    threads = [threading.Thread(target=walk, args=(urgency,)) for urgency in urgencies]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(pacer._waiting) == len(threads))
+    with pacer._turn:
+        pacer._next = time.monotonic()
+        pacer._turn.notify_all()
     for thread in threads:
         thread.join()
-    assert order == [float("inf"), 7.0, 3.0, 1.0]
+    assert [urgency for _, urgency in sorted(order)] == [float("inf"), 7.0, 3.0, 1.0]

@@ -17,7 +17,7 @@ from tap_autopilot.sandbox.server import Options, Sandbox
 from tap_autopilot.sources.completeness import Census
 from tap_autopilot.streams import COLLECTED
 from tests import in_process
-from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap
 from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
 from tests.scripted import Scripted, page
@@ -290,7 +290,7 @@ def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(
             bookmark = target.rpartition("/contacts/")[2]
             if bookmark in account.contact_ids:
                 page_number = account.contact_ids.index(bookmark) // 100 + 2
-                give_up = time.monotonic() + 5
+                give_up = time.monotonic() + PATIENCE
                 while len(seen) < page_number - 2 and time.monotonic() < give_up:
                     time.sleep(0.001)
                 if len(seen) < page_number - 2:
