@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tap_autopilot.api.parsing import decode, decode_array, decode_keys, keys_of, read
 from tap_autopilot.exceptions import Refused, Retryable
 from tap_autopilot.protocol.catalog import discover
-from tap_autopilot.protocol.messages import message, records
+from tap_autopilot.protocol.messages import encoded, message, records
 from tap_autopilot.protocol.selection import Selected, select
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
@@ -88,7 +88,7 @@ def lines_of(
         assert len(made.rows) + made.skipped == len(documents)
     before = {"type": "SCHEMA", "stream": stream.name, "schema": selected,
               "key_properties": stream.key_properties}  # fmt: skip
-    return message(before) + b"".join(records(stream.name, made.rows, 1, NOW))
+    return message(before) + b"".join(records(stream.name, encoded(made.rows), 1, NOW))
 
 
 def rows_of(stream: type[Stream], documents: list[Any]) -> list[dict[str, Any]]:

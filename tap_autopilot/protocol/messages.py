@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import select
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,7 @@ from tap_autopilot.rfc3339 import rfc3339
 MAX_PIECES = 1000  # the most that one system call accepts
 POLL = 1.0  # seconds
 
-_encoder = msgspec.json.Encoder(decimal_format="number")
-_encode = _encoder.encode
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class Writer:
@@ -130,13 +129,13 @@ def message(value: Mapping[str, Any]) -> bytes:
 
 def encoded(values: Iterable[Any]) -> list[bytes]:
     """Values as JSON, encoded as in messages."""
-    return _encoder.encode_lines(values).split(b"\n")[:-1]
+    return list(map(_encode, values))
 
 
 def records(
-    stream: str, rows: Collection[Mapping[str, Any]], version: int | None, extracted: datetime
+    stream: str, rows: Sequence[bytes], version: int | None, extracted: datetime
 ) -> list[bytes]:
-    """A RECORD message for each row, as pieces of lines.
+    """A RECORD message for each row, given as JSON, as pieces of lines.
 
     `version` is the pass's version, `extracted` when the rows were fetched, in UTC.
     """
@@ -147,7 +146,7 @@ def records(
     if version is not None:
         after += b',"version":' + _encode(version)
     after += b"}\n"
-    return [before, (after + before).join(map(_encode, rows)), after]
+    return [before, (after + before).join(rows), after]
 
 
 def _record_of(stream: str) -> bytes:

@@ -22,6 +22,7 @@ from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
+from tap_autopilot.run.sending import Sending
 from tap_autopilot.streams import COLLECTED
 from tap_autopilot.streams.membership_changes import (
     JOINED,
@@ -37,17 +38,19 @@ LOG = logging.getLogger(__name__)
 DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
 
 
-class Changes:
-    """Decides what a run with digests sends."""
+class Changes(Sending):
+    """Sends only what the target does not have, as far as the digests know."""
 
     def __init__(self, config: Config, path: str) -> None:
+        super().__init__()
         url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
         self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
         self._config = config
         self._tables: dict[str, Selected] = {}
         self._logs: set[str] = set()  # append-only tables
-        self._tallies: Mapping[str, Tally] = {}
         self._memberships: Selected | None = None
+        (not_deleted,) = encoded([{config.deleted_at_column: None}])
+        self._not_deleted = b"," + not_deleted[1:]  # the end of a row
 
     def load(self, state: State, selected: Sequence[Selected]) -> Remembered:
         """Read the file as of the state's position; returns what it remembers."""
@@ -92,7 +95,7 @@ class Changes:
 
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
         """Start or resume the passes, as the state says."""
-        self._tallies = tallies
+        super().begin(progress, tallies)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.begin(
             {
@@ -122,8 +125,8 @@ class Changes:
         """The RECORD messages for pushed events, which are new by their position in the store."""
         if name == EmailMessages.name:
             return self.records(name, rows, Pass(), fetched_at, None)
-        self._tallies[name].rows += len(rows)
-        return records(name, self._not_deleted(rows), None, fetched_at)
+        self.tallies[name].rows += len(rows)
+        return records(name, self._present(encoded(rows)), None, fetched_at)
 
     def records(
         self,
@@ -133,24 +136,18 @@ class Changes:
         fetched_at: datetime,
         date: datetime | None,
     ) -> list[bytes]:
-        """The RECORD messages for the rows of a page that the target does not have.
-
-        `fetched_at` is when the page was fetched by our clock, `date` by the API's.
-        """
+        """The RECORD messages for the rows of a page that the target does not have."""
         now = datetime.now(timezone.utc)
         self._digests.began(name, _iso(min(now, date or now)))
         if not rows:
             return []
         keys = self._keys(name, rows)
-        if len(self._tables[name].selected["properties"]) == len(self._key(name)):
-            contents = [key.encode() for key in keys]  # the key is the whole row
-        else:
-            contents = encoded([*row.values()] for row in rows)
-        differ = self._digests.compare(name, keys, contents)
-        sent = [rows[at] for at, _ in differ]
-        self._tallies[name].sent(sent)
-        self._tallies[name].unchanged += len(rows) - len(sent)
-        messages = records(name, self._not_deleted(sent), current.version, fetched_at)
+        texts = encoded(rows)
+        differ = self._digests.compare(name, keys, texts)
+        self.tallies[name].sent([rows[at] for at, _ in differ])
+        self.tallies[name].unchanged += len(rows) - len(differ)
+        sent = self._present([texts[at] for at, _ in differ])
+        messages = records(name, sent, current.version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
@@ -166,10 +163,10 @@ class Changes:
             blank = dict.fromkeys(self._tables[name].selected["properties"])
             deleted = {self._config.deleted_at_column: _iso(now)}
             rows = [{**blank, **self._key_of(name, key), **deleted} for key in keys]
-            self._tallies[name].rows += len(rows)
-            self._tallies[name].deleted += len(rows)
+            self.tallies[name].rows += len(rows)
+            self.tallies[name].deleted += len(rows)
             write(
-                records(name, rows, current.version, now)
+                records(name, encoded(rows), current.version, now)
                 + self._membership_changes(name, keys, LEFT, now)
             )
         announces = (
@@ -178,7 +175,7 @@ class Changes:
         self._digests.end(name, whole=whole, activated=announces)
         return announces
 
-    def withheld(self, _found: Pass) -> str | None:
+    def withheld(self, _current: Pass) -> str | None:
         """Never: tombstones tell the target of every deletion."""
         return None
 
@@ -186,9 +183,9 @@ class Changes:
         """Close the file."""
         self._digests.close()
 
-    def _not_deleted(self, rows: Iterable[Row]) -> list[Row]:
+    def _present(self, rows: Iterable[bytes]) -> list[bytes]:
         """Rows with a null in the column that marks deleted rows."""
-        return [{**row, self._config.deleted_at_column: None} for row in rows]
+        return [row[:-1] + self._not_deleted for row in rows]
 
     def _key(self, name: str) -> tuple[str, ...]:
         stream = self._tables[name].stream
@@ -219,8 +216,8 @@ class Changes:
         for key in keys:
             row = membership_change(name, self._key_of(name, key), change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
-        self._tallies[MembershipChanges.name].rows += len(rows)
-        return records(MembershipChanges.name, self._not_deleted(rows), None, extracted)
+        self.tallies[MembershipChanges.name].rows += len(rows)
+        return records(MembershipChanges.name, self._present(encoded(rows)), None, extracted)
 
 
 def _iso(moment: datetime) -> str:
