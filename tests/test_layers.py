@@ -37,7 +37,13 @@ ARROWS = {
 }
 FROM_THE_FRONT = {"config"}  # all that other rooms may take from the front door
 # All that the collector may take from the API's client: how to talk HTTP at all.
-FROM_THE_API = {"api.connection", "api.environment", "api.retry", "api.watchdog"}
+FROM_THE_API = {
+    "api.connection",
+    "api.environment",
+    "api.failures",
+    "api.retry",
+    "api.watchdog",
+}
 FROM_THE_COLLECTOR = {"collector.reader"}  # all that the tap may take from the collector
 LIBRARIES = {
     "requests": {"api", "collector", "sandbox"},

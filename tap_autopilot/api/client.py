@@ -17,8 +17,9 @@ from typing import Generic, TypeVar
 from tap_autopilot.api.body import MAX_BODY
 from tap_autopilot.api.connection import Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
+from tap_autopilot.api.failures import REDIRECTS, rule_of
 from tap_autopilot.api.pace import Pacer
-from tap_autopilot.api.retry import Retries, http_date, may_pass, retry_after
+from tap_autopilot.api.retry import Retries, http_date, retry_after
 from tap_autopilot.api.watchdog import Watchdog
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import (
@@ -36,7 +37,6 @@ LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_REDIRECTS = 5
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 NO_RESPONSE = "no response"
 MAX_MESSAGE = 2**16  # bytes of an error's body
 PROBES = ("/lists", "/smart_segments")
@@ -256,31 +256,19 @@ class Client:
 
     def _checked(self, shown: str, received: Received) -> Received:
         """A successful response, decompressed; raises the right error for any other."""
-        status, headers = received.status, received.headers
-        if may_pass(status):
-            wait = retry_after(headers.get("Retry-After"))
-            raise Retryable(f"status {status}", wait, throttled=status == 429)
-        if status in REDIRECTS:
-            raise Retryable(f"redirected with status {status}, but without a Location")
-        if status != 200 and status < 400:
-            raise Retryable(f"unexpected status {status}")
-        body, problem = received.body
+        status, (body, problem) = received.status, received.body
+        rule = None if status == 200 else rule_of(status)
+        if rule is not None and rule.error is Retryable:
+            wait = retry_after(received.headers.get("Retry-After"))
+            raise Retryable(rule.text.format(status), wait, throttled=status == 429)
         if problem is not None:
             raise Retryable(problem)
         if len(body) > MAX_BODY:
             raise RunError(f"GET {shown}: the response exceeds the limit of {MAX_BODY:,} bytes.")
-        if status == 200:
+        if rule is None:
             return received
-        failure = f"GET {shown}: status {status}{self._message(body)}"
-        if status == 401:
-            raise UserError(
-                f"{failure}. Check api_key; create a new one in Autopilot under Settings > API."
-            )
-        if status == 403:
-            raise Refused(status, f"{failure}. The API key has no permission to read this.")
-        if status == 404:
-            raise Refused(status, f"{failure}. Check api_url.")
-        raise Refused(status, f"{failure}.")
+        text = f"GET {shown}: status {status}{self._message(body)}. {rule.text}".rstrip()
+        raise Refused(status, text) if rule.error is Refused else rule.error(text)
 
     def _message(self, body: bytes) -> str:
         """The API's error message, on one line and truncated; empty if it gave no short one."""

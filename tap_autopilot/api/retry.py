@@ -1,4 +1,4 @@
-"""Whether and when to retry a failed request."""
+"""When to retry a failed request; `api.failures` says whether."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from datetime import datetime, timezone
 
 FIRST_WAIT = 1.0  # maximum seconds before the second try; doubles with each retry
 MAX_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
-PASSING_STATUSES = frozenset({408, 425, 429})  # of 4xx: a retry may change these
 SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off anyway
-
-
-def may_pass(status: int) -> bool:
-    """Whether a request that failed with this status may succeed if it is retried."""
-    return status in PASSING_STATUSES or status >= 500
 
 
 class Retries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import time
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,8 +10,9 @@ import requests
 import urllib3
 
 from tap_autopilot import __version__
-from tap_autopilot.api.connection import WatchedAdapter, causes_of, describe
+from tap_autopilot.api.connection import NO_RESPONSE, open_session
 from tap_autopilot.api.environment import read_environment
+from tap_autopilot.api.failures import causes_of, describe
 from tap_autopilot.api.watchdog import Watch, Watchdog
 
 DEADLINE = 30.0  # seconds for a whole exchange
@@ -42,19 +42,12 @@ class Client:
     """
 
     def __init__(self, url: str) -> None:
-        environment = read_environment(url)
         self._url = url
         self._netloc = urllib3.util.parse_url(url).netloc or url
         self._watchdog = Watchdog()
         self._watch = Watch()
-        self._session = requests.Session()
-        self._session.trust_env = False  # already read, and ~/.netrc must not add a header
-        self._session.proxies.update(environment.proxies)
-        self._session.verify = environment.verify
+        self._session = open_session(read_environment(url), self._watch)
         self._session.headers["User-Agent"] = f"tap-autopilot-collector/{__version__}"
-        adapter = WatchedAdapter(self._watch)
-        for scheme in ("https://", "http://"):
-            self._session.mount(scheme, adapter)
 
     def send(
         self,
@@ -89,16 +82,13 @@ class Client:
                 content = None
                 self._session.close()
             return Response(response.status_code, response.headers, content)
-        except _PROBLEMS as problem:
+        except NO_RESPONSE as problem:
             self._session.close()
             if self._watch.timed_out:
                 raise NoResponse(f"timed out after {DEADLINE:g} s") from None
             raise NoResponse(describe(list(causes_of(problem)), self._netloc, DEADLINE)) from None
         finally:
             self._watchdog.stop(self._watch)
-
-
-_PROBLEMS = (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 
 
 def _read(response: requests.Response, deadline: float, most: int) -> bytes | None:
@@ -110,6 +100,6 @@ def _read(response: requests.Response, deadline: float, most: int) -> bytes | No
             size += len(piece)
             if size > most or time.monotonic() > deadline:
                 return None
-    except _PROBLEMS:
+    except NO_RESPONSE:
         return None
     return b"".join(pieces)

@@ -17,7 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import NamedTuple, TypeVar
 
-from tap_autopilot.api.retry import PASSING_STATUSES, retry_after
+from tap_autopilot.api.failures import PASSING_STATUSES
+from tap_autopilot.api.retry import retry_after
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination

@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from tap_autopilot.api.retry import may_pass
+from tap_autopilot.api.failures import may_pass
 from tap_autopilot.collector.client import Client, NoResponse, Response
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import RunError, UserError
