@@ -10,11 +10,19 @@ from pathlib import Path
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
-from tap_autopilot.api.parsing import Listing, keys_of
+from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, UserError
 from tap_autopilot.run.terminal import duration
-from tap_autopilot.sources.listings import CONTACTS, LISTINGS, SEGMENTS, Walk, members_of
+from tap_autopilot.sources.listings import (
+    CONTACTS,
+    LISTINGS,
+    SEGMENTS,
+    Walk,
+    fetch,
+    keys_of,
+    members_of,
+)
 
 PATIENCE = 10.0  # seconds; a person is waiting
 PAGE = 100  # contacts on a page, as the API documents
@@ -96,15 +104,9 @@ class _Account:
     def _first(self, walk: Walk) -> Listing:
         """The first page of a listing."""
         started = time.monotonic()
-        found = self._client.get(
-            walk.path,
-            lambda body: walk.decode(body, walk.documents),
-            shown=walk.path,
-            kind=walk.source,
-            urgency=math.inf,
-        ).value
+        listing = fetch(self._client, walk).value
         self._took.append(time.monotonic() - started)
-        return found
+        return listing
 
     def size(self) -> str:
         """How many contacts, segments and members there are."""

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_autopilot.api.parsing import decode, decode_array, decode_keys, keys_of, read
+from tap_autopilot.api.parsing import decode, decode_array, decode_keys, read
 from tap_autopilot.exceptions import Refused, Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import encoded, message, records
@@ -21,6 +21,7 @@ from tap_autopilot.protocol.selection import Selected, select
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.sources.listings import keys_of
 from tap_autopilot.streams import STREAMS, Stream
 from tests import json_strategies
 from tests.invariants import Run, check_messages

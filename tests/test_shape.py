@@ -12,13 +12,14 @@ import msgspec
 import pytest
 
 from tap_autopilot.api import parsing
-from tap_autopilot.api.parsing import decode, decode_keys, keys_of, read, values
+from tap_autopilot.api.parsing import decode, decode_keys, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.names import plain
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import MAX_NESTED, as_key, converter, shallow
+from tap_autopilot.sources.listings import keys_of
 from tap_autopilot.streams.contacts import MAPS
 from tests.in_process import logged
 

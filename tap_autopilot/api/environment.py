@@ -38,11 +38,11 @@ def read_environment(url: str) -> Environment:
     if not url.startswith("https:"):
         return Environment()  # no proxy may see the key in plain text
     session = requests.Session()
-    found = session.merge_environment_settings(url, {}, None, None, None)
-    verify = found["verify"] or True
+    settings = session.merge_environment_settings(url, {}, None, None, None)
+    verify = settings["verify"] or True
     if isinstance(verify, str):
         _check_bundle(verify)
-    proxy = select_proxy(url, found["proxies"])
+    proxy = select_proxy(url, settings["proxies"])
     if not proxy:
         return Environment(verify=verify)
     try:

@@ -127,14 +127,14 @@ def _loads(text: str) -> Any:
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; if cleaning makes a few names equal, it keeps them all."""
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in pairs:
         for _ in range(MAX_ALIKE):
-            if name not in found:
+            if name not in fields:
                 break
             name += REPLACEMENT
-        found[name] = value
-    return found
+        fields[name] = value
+    return fields
 
 
 def _flattened(text: str) -> str:
@@ -143,12 +143,12 @@ def _flattened(text: str) -> str:
     depth = start = done = 0
     quoted = False
     for match in _TOKEN.finditer(text):
-        found = match[0]
-        if found == '"':
+        mark = match[0]
+        if mark == '"':
             quoted = not quoted
-        elif quoted or found[0] == "\\":
+        elif quoted or mark[0] == "\\":
             continue
-        elif found in "[{":
+        elif mark in "[{":
             depth += 1
             if depth == MAX_NESTED + 1:
                 start = match.start()

@@ -114,7 +114,7 @@ class Pacer:
                 self._sent.remove(sent)  # the others got through, or still will
             if sent > self._cut + 1:  # otherwise the request is from before the cut
                 least = min(SLOWEST, self._ceiling)
-                let_through = sum(sent - WINDOW < one < sent for one in self._sent)
+                let_through = sum(sent - WINDOW < other < sent for other in self._sent)
                 held = min(self._rate, let_through) if let_through else self._rate / 2
                 if self._responses < MIN_SAFE * self._safe < math.inf:  # the safe rate was too high
                     held = min(held, SAFE_CUT * self._safe)

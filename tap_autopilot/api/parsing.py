@@ -113,7 +113,7 @@ def decode(body: bytes, name: str) -> Listing:
     if page is None:
         return _decode_leniently(body, name)
     documents = page.documents
-    if len(body) > SMALL and any(weight_of(bytes(one)) > MAX_WEIGHT for one in documents):
+    if len(body) > SMALL and any(weight_of(bytes(text)) > MAX_WEIGHT for text in documents):
         raise Oversized("the response has a document that is too large")
     if cleaned or body.rfind(_NUL) >= 0:  # searching from the end takes half as long
         for number, document in enumerate(map(bytes, documents)):
@@ -201,29 +201,6 @@ def values(documents: list[Any], name: str) -> Iterator[Any]:
         yield value
 
 
-def keys_of(documents: list[Any], key: str) -> list[Any]:
-    """The key of each document, in any spelling; None if it has none.
-
-    Raises Oversized if one is too long.
-    """
-    keys = []
-    for document, value in zip(documents, values(documents, key), strict=True):
-        if value is None or value == "":
-            (parsed,), _ = read([document])
-            value = _spelled_otherwise(parsed, key)
-        if value.__class__ is str and len(value) > MAX_KEY:
-            raise Oversized(f"the response has an id of more than {MAX_KEY} characters")
-        keys.append(value)
-    return keys
-
-
-def _spelled_otherwise(document: Any, key: str) -> Any:
-    names = document if document.__class__ is dict else ()
-    plain = key.replace("_", "")
-    spelled = (one for one in names if one.replace("_", "").lower() == plain)
-    return next((document[one] for one in spelled if document[one]), None)
-
-
 def decode_document(body: bytes) -> tuple[Any, int]:
     """One JSON value, and how many characters were replaced. Raises Retryable if it is not JSON."""
     if _NUL not in body:
@@ -246,9 +223,9 @@ def decode_array(body: bytes, name: str) -> Listing:
     if isinstance(response, dict):
         if name not in response and "contacts" in response:
             raise Refused(404, f"the response has contacts instead of {name!r}.")
-        members = list(response.values())
-        listed = members if members == [[]] else [one for one in members if _is_listing(one)]
-        response = response.get(name, listed[0] if len(listed) == 1 else None)
+        values = list(response.values())
+        listings = values if values == [[]] else list(filter(_is_listing, values))
+        response = response.get(name, listings[0] if len(listings) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
     return Listing(response, None, None, cleaned)
@@ -256,8 +233,9 @@ def decode_array(body: bytes, name: str) -> Listing:
 
 def _is_listing(value: Any) -> bool:
     """Whether a value is an array with an object that has a name or kind."""
-    objects = [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-    return any(name.lower() in ("name", "kind") for one in objects for name in one)
+    items = value if isinstance(value, list) else ()
+    names = [name for item in items if isinstance(item, dict) for name in item]
+    return any(name.lower() in ("name", "kind") for name in names)
 
 
 def _decoded(body: bytes, decoder: msgspec.json.Decoder[Any]) -> tuple[Any, int]:

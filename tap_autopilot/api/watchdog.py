@@ -47,10 +47,10 @@ class Watch:
     def end(self) -> None:
         """Shut down the socket, which wakes the thread waiting for it."""
         self.timed_out = True
-        for one in (getattr(self._connection, "sock", None), self._socket):
+        for connected in (getattr(self._connection, "sock", None), self._socket):
             with contextlib.suppress(OSError):  # already closed, or not connected yet
-                if one is not None:
-                    _shut_down(one.fileno())
+                if connected is not None:
+                    _shut_down(connected.fileno())
 
 
 def _shut_down(descriptor: int) -> None:

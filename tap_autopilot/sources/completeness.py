@@ -104,13 +104,13 @@ class Census:
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
         """The census after another page, in which `new` documents were not read before."""
         page = max(self.page, documents)
-        found = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
+        census = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
         if total is None:
-            return dataclasses.replace(found, uncounted=self.uncounted or self.least is None)
+            return dataclasses.replace(census, uncounted=self.uncounted or self.least is None)
         if self.latest is None or self.least is None:
-            return dataclasses.replace(found, least=total, latest=total)
+            return dataclasses.replace(census, least=total, latest=total)
         return dataclasses.replace(
-            found,
+            census,
             least=min(self.least, total),
             latest=total,
             changes=self.changes + abs(total - self.latest),
@@ -166,9 +166,9 @@ class Distinct:
         known, highest = self._known, self.highest
         if known is None:
             assert highest is not None
-            new = sorted({one for one in ids if one > highest})
+            new = sorted({each for each in ids if each > highest})
         else:
-            new = [one for one in dict.fromkeys(ids) if hash(one) not in known]
+            new = [each for each in dict.fromkeys(ids) if hash(each) not in known]
             known.update(map(hash, new))
         if new and highest is not None:
             in_order = new[0] > highest and all(map(str.__lt__, new, new[1:]))

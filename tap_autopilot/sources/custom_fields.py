@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.exceptions import Refused, UserError
-from tap_autopilot.sources.listings import CUSTOM_FIELDS
+from tap_autopilot.sources.listings import CUSTOM_FIELDS, fetch
 
 MAX_COLUMNS = 1600  # of a table in PostgreSQL; elsewhere, there are hardly more
 
@@ -18,21 +17,13 @@ def read_definitions(api: Api) -> list[Any]:
     Raises UserError if the API does not have them, or too many, and otherwise what `Client.get`
     does.
     """
-    walk = CUSTOM_FIELDS
     try:
-        response = Client(api).get(
-            walk.path,
-            lambda body: walk.decode(body, walk.documents),
-            shown=walk.path,
-            kind=walk.source,
-            urgency=math.inf,
-        )
+        definitions = fetch(Client(api), CUSTOM_FIELDS).value.documents
     except Refused as error:
         raise UserError(
-            f"The API does not offer this account's custom fields (GET {walk.path}: status"
+            f"The API does not offer this account's custom fields (GET {CUSTOM_FIELDS.path}: status"
             f" {error.status}). Turn custom_fields_as_columns off, or check api_url."
         ) from None
-    definitions = response.value.documents
     if len(definitions) > MAX_COLUMNS:
         raise UserError(
             f"The account has {len(definitions):,} custom fields, but a table has room for"

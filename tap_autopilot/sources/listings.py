@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
 import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.parsing import (
+    MAX_KEY,
     Listing,
     decode,
     decode_array,
     decode_keys,
     read,
+    values,
 )
-from tap_autopilot.exceptions import TapError
+from tap_autopilot.exceptions import Oversized, TapError
+from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.sources.completeness import Census, Doubt
 
 
@@ -62,15 +67,13 @@ ENDPOINTS = {walk.source: walk.path for walk in LISTINGS} | {
 }
 
 
-_members = functools.partial(decode_keys, key="contact_id")
-
-
 def members_of(segment_id: str) -> Walk:
     """The walk over the members of one smart segment."""
     path = f"/smart_segments/{path_segment(segment_id)}/contacts"
     return Walk(
         MEMBERS, path, "contacts", "contact_id",
-        counted=True, segment_id=segment_id, decode=_members,
+        counted=True, segment_id=segment_id,
+        decode=functools.partial(decode_keys, key="contact_id"),
     )  # fmt: skip
 
 
@@ -133,6 +136,39 @@ def shortage(walk: Walk, census: Census) -> str:
     """How much of a listing was read: "998 of the 1,000 contacts that the API reported"."""
     what = walk.documents if walk.segment_id is None else str(walk)
     return f"{census.read:,} of the {census.least or 0:,} {what} that the API reported"
+
+
+def fetch(
+    client: Client, walk: Walk, bookmark: str | None = None, urgency: float = math.inf
+) -> Response[Listing]:
+    """The response for the page at a bookmark, or for the first page."""
+    path, shown = walk.path, walk.path
+    if bookmark is not None:
+        path, shown = f"{path}/{path_segment(bookmark)}", f"{path}/…"
+    return client.get(
+        path,
+        lambda body: walk.decode(body, walk.documents),
+        shown=shown,
+        kind=walk.source,
+        urgency=urgency,
+    )
+
+
+def keys_of(documents: list[Any], key: str) -> list[Any]:
+    """The key of each unread document, in any spelling; None if it has none.
+
+    Raises Oversized if one is too long.
+    """
+    pick = compile_pick([key])
+    keys = []
+    for document, value in zip(documents, values(documents, key), strict=True):
+        if value is None or value == "":
+            (parsed,), _ = read([document])
+            value = pick(parsed).get(key)
+        if value.__class__ is str and len(value) > MAX_KEY:
+            raise Oversized(f"the response has an id of more than {MAX_KEY} characters")
+        keys.append(value)
+    return keys
 
 
 def path_segment(text: str) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.lenient import REPLACEMENT, SMALL
-from tap_autopilot.api.parsing import Listing, keys_of, parts
+from tap_autopilot.api.parsing import Listing, parts
 from tap_autopilot.exceptions import Oversized, Refused, RunError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
-from tap_autopilot.sources.listings import Page, Position, Walk, path_segment, shortage
+from tap_autopilot.sources.listings import Page, Position, Walk, fetch, keys_of, shortage
 
 LOG = logging.getLogger(__name__)
 
@@ -172,13 +172,13 @@ class _Reading:
 
     def _follow(self, bookmark: str | None) -> Page | _Trouble:
         """The page that a bookmark leads to."""
-        shown = self._shown(bookmark)
+        shown = f"GET {self._walk.path}/…: the bookmark"
         try:
             response = self._get(bookmark)
         except Refused as refused:
             if bookmark is None or refused.status not in STALE:
                 raise
-            return _Trouble(f"GET {shown}: the bookmark was rejected with status {refused.status}")
+            return _Trouble(f"{shown} was rejected with status {refused.status}")
         except Unreachable:
             raise
         except RunError as error:
@@ -192,10 +192,10 @@ class _Reading:
         page = self._page(response, documents)
         if bookmark is not None and page.census.read == self._census.read:
             if response.value.documents:
-                text = f"GET {shown}: the bookmark leads to documents already read"
+                text = f"{shown} leads to documents already read"
                 return _Trouble(text, page, response.value)
             if page.after is None:
-                text = f"GET {shown}: the bookmark leads to an empty page"
+                text = f"{shown} leads to an empty page"
                 return _Trouble(text, page, response.value)
         return self._accept(page, response.value)
 
@@ -224,7 +224,7 @@ class _Reading:
         if not response.value.documents and not response.value.bookmark:
             raise _StaleBookmark(trouble)
         known = self._documents
-        new = [one for one in response.value.documents if one not in known]
+        new = [document for document in response.value.documents if document not in known]
         return self._accept(self._page(response, new), response.value)
 
     def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
@@ -234,7 +234,7 @@ class _Reading:
             keys = keys_of(documents, walk.key)
         except Oversized as problem:
             raise RunError(f"GET {walk.path}: {problem}.") from None
-        ids = [str(one) for one in keys if one.__class__ in (str, int)]
+        ids = [str(key) for key in keys if key.__class__ in (str, int)]
         new = self._distinct.count_new(ids)
         self._found_new = new > 0
         census = self._census.after(
@@ -245,7 +245,7 @@ class _Reading:
         )
         self._most = max(self._most, listing.total or 0)
         if walk.segment_id is not None:
-            documents = [{"segment_id": walk.segment_id, "contact_id": one} for one in keys]
+            documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
         after = Position(bookmark, census) if bookmark else None
         return Page(
             walk, documents, after, census, listing.cleaned, response.fetched_at, response.date,
@@ -254,19 +254,9 @@ class _Reading:
 
     def _get(self, bookmark: str | None) -> Response[Listing]:
         walk, census = self._walk, self._census
-        path = walk.path if bookmark is None else f"{walk.path}/{path_segment(bookmark)}"
         known = census.latest is not None or walk.segment_id is not None
-        left = (census.latest or 0) - census.read if known else math.inf
-        return self._client.get(
-            path,
-            lambda body: walk.decode(body, walk.documents),
-            shown=self._shown(bookmark),
-            kind=walk.source,
-            urgency=left,
-        )
-
-    def _shown(self, bookmark: str | None) -> str:
-        return self._walk.path if bookmark is None else f"{self._walk.path}/…"
+        unread = (census.latest or 0) - census.read if known else math.inf
+        return fetch(self._client, walk, bookmark, urgency=unread)
 
     def _checked(self, bookmark: Any) -> str | None:
         if bookmark is None:
