@@ -178,8 +178,8 @@ MUTANTS = (
     Mutant(
         "the local clock decides, even if it is wrong",
         "protocol/progress.py",
-        "current.started = min(self._now, date or self._now)",
-        "current.started = self._now",
+        "current.started = min(now, date or now)",
+        "current.started = now",
         "test_incremental.py -k clock",
     ),
     Mutant(
@@ -205,15 +205,15 @@ MUTANTS = (
     ),
     Mutant(
         "the store's id is ignored",
-        "protocol/progress.py",
-        "if store_id != self._store.id:",
+        "protocol/beginning.py",
+        "if store_id != self.id:",
         "if False:",
         "test_collected.py -k another_store",
     ),
     Mutant(
         "a position in the store is just a number",
-        "protocol/progress.py",
-        "if fingerprint not in (None, self._store.fingerprint(seq)):",
+        "protocol/beginning.py",
+        "if fingerprint not in (None, self.fingerprint(seq)):",
         "if False:",
         "test_collected.py -k restored",
     ),
@@ -240,7 +240,7 @@ MUTANTS = (
     ),
     Mutant(
         "a pass resumes with other columns",
-        "protocol/progress.py",
+        "protocol/beginning.py",
         "        if interrupted.plan != fresh.plan:\n",
         "        if False:\n",
         "test_merged_states.py -k mid_pass",
@@ -365,7 +365,7 @@ MUTANTS = (
     ),
     Mutant(
         "a pass resumes that the digests file does not have",
-        "protocol/progress.py",
+        "protocol/beginning.py",
         "begun = interrupted.is_complete or name in self._remembered.begun",
         "begun = True",
         "test_progress.py -k digests_cover",

@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.progress import Progress, Remembered, Store, complete_first
+from tap_autopilot.protocol.beginning import Remembered, Store, complete_first
+from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, read_state
 from tap_autopilot.rows.changed import ChangedSince

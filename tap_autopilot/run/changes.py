@@ -15,8 +15,9 @@ import msgspec
 from tap_autopilot.config import Config
 from tap_autopilot.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.messages import encoded, records
-from tap_autopilot.protocol.progress import Progress, Remembered
+from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rfc3339 import rfc3339

@@ -7,8 +7,9 @@ from datetime import datetime
 from typing import Any
 
 from tap_autopilot.config import Config
+from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.messages import encoded, records
-from tap_autopilot.protocol.progress import Progress, Remembered
+from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.tally import Tally

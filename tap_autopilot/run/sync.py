@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
+from tap_autopilot.protocol.beginning import Store, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
-from tap_autopilot.protocol.progress import Progress, Store, complete_first
+from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick

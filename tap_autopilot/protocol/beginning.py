@@ -1,0 +1,240 @@
+"""What a run resumes from the state of earlier runs, and what starts over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
+from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
+
+LOG = logging.getLogger(__name__)
+
+
+class Store(NamedTuple):
+    """A collector's store: its id, the `seq` of its last event, and how to identify an event."""
+
+    id: str
+    last: int
+    fingerprint: Callable[[int], str | None]
+
+    def position(self, seq: int) -> StorePosition:
+        """The position after this event; 0 is the beginning."""
+        return StorePosition(self.id, seq, self.fingerprint(seq) if seq else None)
+
+    def mismatch(self, entry: StreamState) -> str:
+        """Why a stream's position is not one in this store; empty if it is, or if it has none."""
+        if "collected" in entry.invalid:
+            return "the state's position in the store is not valid"
+        if entry.collected is None:
+            return ""
+        store_id, seq, fingerprint = entry.collected
+        if store_id != self.id:
+            return "the state is from another store"
+        if not 0 <= seq <= self.last:
+            return "the store has lost events since"
+        if fingerprint not in (None, self.fingerprint(seq)):
+            return f"event {seq} in the store is not the one that the state names"
+        return ""
+
+
+class Remembered(NamedTuple):
+    """The tables in the digests file: their versions, and which changed shape or are in a pass."""
+
+    versions: Mapping[str, int]
+    reshaped: Collection[str]
+    begun: Collection[str]
+
+    def knows(self, name: str) -> bool:
+        """Whether the file has a table's rows in their present shape."""
+        return name in self.versions and name not in self.reshaped
+
+
+class Beginning:
+    """How each stream of a run begins, given the state, the settings and what the target has."""
+
+    def __init__(
+        self,
+        entries: Mapping[str, StreamState],
+        *,
+        versions: bool,
+        start_date: datetime | None,
+        store: Store | None,
+        remembered: Remembered | None,
+    ) -> None:
+        self.now = datetime.now(timezone.utc)
+        self.start_date = start_date and start_date.astimezone(timezone.utc)
+        self.store = store
+        self._entries = entries
+        self._versions = versions
+        self._remembered = remembered
+
+    def sources_of(self, stream: type[Stream]) -> set[str]:
+        """The sources that feed a stream in this run."""
+        return {source for source in stream.sources if source != COLLECTED or self.store}
+
+    def is_log(self, name: str) -> bool:
+        """Whether a stream is an append-only log, because it contains pushed events.
+
+        It remains a log in a run without the store; otherwise its pushed rows would be deleted.
+        """
+        return COLLECTED in self.sources_of(STREAMS[name]) or self._entry(name).append_only
+
+    def _entry(self, name: str) -> StreamState:
+        return self._entries.get(name, StreamState())
+
+    def _knows(self, name: str, *, otherwise: bool) -> bool:
+        """Whether the digests have a stream's rows in their present shape, if there are digests."""
+        return otherwise if self._remembered is None else self._remembered.knows(name)
+
+    def check_bookmark(self, stream: type[Stream]) -> None:
+        """Drop a Singer bookmark that could skip rows."""
+        entry = self._entry(stream.name)
+        bookmark, made_under = entry.bookmark, entry.start_date
+        if "bookmark" in entry.invalid or (bookmark and bookmark > self.now):
+            LOG.warning(
+                "%s: the state's %s is not a time in the past; ignoring it.",
+                stream.name, stream.replication_key,
+            )  # fmt: skip
+        elif not bookmark or not made_under:
+            return
+        elif self.start_date is None or self.start_date < made_under:
+            LOG.warning(
+                "%s: start_date is earlier than %s, or no longer set, so the state's %s could skip"
+                " rows; ignoring it.",
+                stream.name, made_under.isoformat(), stream.replication_key,
+            )  # fmt: skip
+        else:
+            return
+        entry.bookmark = None
+
+    def check_columns(self, name: str, columns: str) -> None:
+        """Warn if rows sent by earlier incremental passes may lack columns."""
+        entry = self._entry(name)
+        knows = self._knows(name, otherwise=True)
+        if entry.bookmark and knows and entry.columns not in (None, columns):
+            LOG.warning(
+                "%s: the selected columns changed, but only rows that change from now on are sent"
+                " with the new columns. To send all rows again, run once with --full-refresh %s.",
+                name, name,
+            )  # fmt: skip
+
+    def fresh(self, table: Selected) -> Pass:
+        """A new pass."""
+        stream, entry = table.stream, self._entry(table.stream.name)
+        bounds = [self.start_date] if stream.replication_key else []
+        if table.incremental and self._knows(stream.name, otherwise=True):
+            bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
+        store = self.store.id if self.store and COLLECTED in stream.sources else ""
+        plan = [stream.key_properties, digest(table.selected), self._remembered is not None, store]
+        fresh = Pass(
+            plan=digest(plan),
+            incremental=table.incremental,
+            since=max(filter(None, bounds), default=None),
+        )
+        is_log = self.is_log(stream.name)
+        if self._versions and not fresh.incremental and fresh.since is None and not is_log:
+            now = int(self.now.timestamp() * 1000)
+            versions = self._remembered.versions if self._remembered is not None else {}
+            fresh.version = versions.get(stream.name, now)
+        return fresh
+
+    def resume(self, stream: type[Stream], fresh: Pass) -> Pass | None:
+        """The state's pass, if a new one would be the same."""
+        name, entry = stream.name, self._entry(stream.name)
+        interrupted = entry.progress
+        if interrupted is None and "progress" not in entry.invalid:
+            return None
+        bounds = fresh.incremental, fresh.since
+        if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
+            LOG.warning("%s: cannot resume from the state; starting over.", name)
+            return None
+        if interrupted.plan != fresh.plan:
+            LOG.warning("%s: the state is for other columns or settings; starting over.", name)
+            return None
+        if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
+            return None
+        if fresh.version is None:
+            interrupted.version = None
+        return interrupted if self._can_resume(name, interrupted, fresh) else None
+
+    def _can_resume(self, name: str, interrupted: Pass, fresh: Pass) -> bool:
+        """Whether the digests, if there are any, know what a pass has sent so far."""
+        if self._remembered is None:
+            return True
+        begun = interrupted.is_complete or name in self._remembered.begun
+        return begun and self._remembered.knows(name) and interrupted.version == fresh.version
+
+    def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
+        """Find the streams' positions in the store; a new full pass begins at 0.
+
+        Without a store, a stream forgets its position: this run may replace all of its rows.
+        Returns the last event that earlier runs have sent for each stream, if any.
+        """
+        sent: dict[str, int] = {}
+        starting_over: dict[str, list[str]] = {}
+        for name, current in passes.items():
+            if COLLECTED not in STREAMS[name].sources:
+                continue
+            entry = self._entries[name]
+            entry.append_only = self.is_log(name)
+            if self.store is None:
+                entry.collected = entry.collected_from = None
+                continue
+            if current.is_complete:
+                continue
+            position, made_under = 0, entry.collected_from
+            start_date = self.start_date if name in EMAILS else None
+            reason = self.store.mismatch(entry)
+            if entry.collected and not reason:
+                sent[name] = entry.collected.seq
+                knows = self._knows(name, otherwise=False)
+                if knows or name not in fresh or current.incremental:
+                    position = entry.collected.seq
+                if position and made_under and (not start_date or start_date < made_under):
+                    position, reason = 0, "start_date is earlier, or no longer set"
+            if reason:
+                starting_over.setdefault(reason, []).append(name)
+            entry.collected = self.store.position(position)
+            entry.collected_from = start_date
+        for reason, names in starting_over.items():
+            LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
+        return sent
+
+
+def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]:
+    """The streams as this run reads them: an interrupted full pass is completed first.
+
+    Otherwise an incremental pass would send rows without the version of the full pass, and a target
+    that stored them without storing the state would delete them when the full pass resumes.
+    """
+    streams = []
+    for table in selected:
+        progress = state.streams.get(table.stream.name, StreamState()).progress
+        if table.incremental and progress is not None and not progress.incremental:
+            LOG.info(
+                "%s: completing the interrupted full pass; incremental replication starts with the"
+                " next run.",
+                table.stream.name,
+            )
+            streams.append(dataclasses.replace(table, incremental=False))
+        else:
+            streams.append(table)
+    return streams
+
+
+def before(moment: datetime, delta: timedelta) -> datetime:
+    """A time earlier by `delta`, if there is one that early."""
+    return max(moment, datetime.min.replace(tzinfo=timezone.utc) + delta) - delta
+
+
+def digest(value: Any) -> str:
+    """A digest of JSON."""
+    return hashlib.blake2b(msgspec.json.encode(value), digest_size=8).hexdigest()
