@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.digests import Digests
+from tap_autopilot.digests.digests import Digests
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap

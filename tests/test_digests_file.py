@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot import digests as module
-from tap_autopilot.digests import Digests, Start
+from tap_autopilot.digests import digests as module
+from tap_autopilot.digests import file as file_module
+from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import RunError, UserError
 
 SHAPE, OTHER_SHAPE = b"a", b"b"
@@ -128,6 +129,7 @@ def test_a_target_never_differs_after_a_quiet_night(
 ) -> None:
     monkeypatch.setattr(module, "FEW", 2)
     monkeypatch.setattr(module, "MANY", 3)
+    monkeypatch.setattr(file_module, "MANY", 3)
     rng = random.Random(seed)
     account: dict[str, dict[str, int]] = {
         name: {f"{rng.randrange(10**4):04}": 0 for _ in range(rng.randrange(120))}
@@ -320,7 +322,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
     digests = Digests(str(path), "somebody")
     digests.load(position)
     digests.begin({"one": Start(SHAPE, 1, False)})
-    digests._db.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
+    digests._file.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
     keys = [f"new {number}" for number in range(1000)]
     digests.compare("one", keys, contents(keys, keys))
     with pytest.raises(RunError, match=r"Cannot write the digests file .*disk is full. Fix that,"):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from tap_autopilot.config import Config
-from tap_autopilot.digests import Digests, Start
+from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.messages import encoded, records
