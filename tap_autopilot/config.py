@@ -48,12 +48,12 @@ def _start_date(value: Any) -> datetime:
     try:
         moment = ciso8601.parse_datetime(text(value))
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
-        found = zoned.astimezone(timezone.utc)
+        start = zoned.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise ValueError("must be a date such as 2024-01-31 or 2024-01-31T00:00:00Z") from None
-    if found > datetime.now(timezone.utc):
+    if start > datetime.now(timezone.utc):
         LOG.warning("start_date is in the future, so all contacts and email events are skipped.")
-    return found
+    return start
 
 
 def _column(value: Any) -> str:
@@ -72,84 +72,63 @@ class Config(Settings):
     foreign: ClassVar[tuple[str, ...]] = ("TAP_AUTOPILOT_COLLECTOR_", "TAP_AUTOPILOT__")
 
     api_key: str = setting(
-        "string", _api_key, "The account's API key (Autopilot: Settings > API).", secret=True
+        _api_key, "The account's API key (Autopilot: Settings > API).", secret=True
     )
     start_date: datetime | None = setting(
-        "date_iso8601",
-        _start_date,
-        "Skip contacts and email events older than this date.",
-        default=None,
+        _start_date, "Skip contacts and email events older than this date.", default=None
     )
     custom_fields_as_columns: bool = setting(
-        "boolean",
-        boolean,
-        "Give each custom field its own column in contacts.",
-        default=False,
+        boolean, "Give each custom field its own column in contacts.", default=False
     )
     nested_as_text: bool = setting(
-        "boolean",
         boolean,
         "Write arrays and objects as JSON text, for targets that cannot store them.",
         default=False,
     )
     collector_database: str | None = setting(
-        "string",
         store_address,
         "A collector's store to read pushed events from: a file, or `postgresql://…`.",
         default=None,
         secret=True,
     )
     api_url: str = setting(
-        "string", base_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
+        base_url, "Base URL of the API.", default="https://api2.autopilothq.com/v1"
     )
-    user_agent: str = setting(
-        "string", _user_agent, "User-Agent header to send.", default="tap-autopilot"
-    )
+    user_agent: str = setting(_user_agent, "User-Agent header to send.", default="tap-autopilot")
     request_timeout: float = setting(
-        "number",
         number(0.01, 86400),
         "Timeout of a single request, in seconds, from connecting to the last byte.",
         default=300.0,
     )
     retry_timeout: float = setting(
-        "number",
-        number(0, 86400),
-        "How long to retry a failing request, in seconds.",
-        default=300.0,
+        number(0, 86400), "How long to retry a failing request, in seconds.", default=300.0
     )
     max_requests_per_second: float = setting(
-        "number", number(0.01, 10000), "Maximum number of requests per second.", default=20.0
+        number(0.01, 10000), "Maximum number of requests per second.", default=20.0
     )
     concurrency: int = setting(
-        "integer", whole_number(1, 64), "How many listings to read in parallel.", default=8
+        whole_number(1, 64), "How many listings to read in parallel.", default=8
     )
     emit_activate_version_messages: bool = setting(
-        "boolean",
         boolean,
         "Send ACTIVATE_VERSION messages, so that targets remove deleted rows.",
         default=True,
     )
     check_totals: bool = setting(
-        "boolean",
         boolean,
         "Compare what was read with the totals that the API reports; turn this off if an"
         " account's totals are wrong.",
         default=True,
     )
     report_file: str | None = setting(
-        "string",
-        text,
-        "File to which each run appends a one-line JSON report.",
-        default=None,
+        text, "File to which each run appends a one-line JSON report.", default=None
     )
     digests: str | None = setting(
-        "string",
         text,
         "File that remembers what was sent, so that later runs send only changes.",
         default=None,
     )
     deleted_at_column: str = setting(
-        "string",
         _column,
         "Column that marks deleted rows if `digests` is set; some targets drop names with `_sdc_`.",
         default="_sdc_deleted_at",

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
+from datetime import datetime
 from typing import Any
 
 from tap_autopilot.settings import OneOf, Settings
 
-_TYPES: dict[str, dict[str, Any]] = {
-    "string": {"type": ["string", "null"]},
-    "date_iso8601": {"type": ["string", "null"], "format": "date-time"},
-    "array": {"type": ["array", "null"]},
-    "number": {"type": ["number", "null"]},
-    "integer": {"type": ["integer", "null"]},
-    "boolean": {"type": ["boolean", "null"]},
-}
+_KINDS = {bool: "boolean", float: "number", int: "integer"}
 
 
 def setting_facts(settings: type[Settings]) -> dict[str, Any]:
     """A JSON schema of the settings, with their titles, defaults and environment variables."""
     properties, required = {}, []
+    hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        metadata = field.metadata
+        metadata, hint = field.metadata, hints[field.name]
+        kind = _kind_of(hint)
         entry: dict[str, Any] = {
-            **_TYPES[metadata["kind"]],
+            "type": [kind, "null"],
+            **({"format": "date-time"} if datetime in typing.get_args(hint) else {}),
             "title": label(field.name),
             "description": metadata["description"],
             "secret": metadata["secret"],
@@ -32,13 +30,21 @@ def setting_facts(settings: type[Settings]) -> dict[str, Any]:
         }
         if field.default is dataclasses.MISSING:
             required.append(field.name)
-            entry["type"] = metadata["kind"]
+            entry["type"] = kind
         elif field.default not in (None, ()):
             entry["default"] = _plain(field.default)
         if isinstance(metadata["read"], OneOf):
             entry["enum"] = list(metadata["read"].choices)
         properties[field.name] = entry
     return {"type": "object", "properties": properties, "required": required}
+
+
+def _kind_of(hint: Any) -> str:
+    """The JSON type of a setting, given the type of its value."""
+    parts = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        return "array" if parts[-1] is ... else "string"  # "string": a host and a port
+    return _KINDS.get(parts[0], "string")
 
 
 def label(name: str) -> str:

@@ -52,10 +52,10 @@ def store_address(value: Any) -> str:
 
     Other kinds of addresses, which may hold a password, are not taken for file names.
     """
-    found = text(value)
-    if not found.startswith(("postgresql://", "postgres://")) and _ADDRESS.search(found):
+    address = text(value)
+    if not address.startswith(("postgresql://", "postgres://")) and _ADDRESS.search(address):
         raise ValueError("must be a file or a postgresql:// URL, not another kind of address")
-    return found
+    return address
 
 
 def boolean(value: Any) -> bool:
@@ -72,12 +72,12 @@ def number(least: float, most: float) -> Callable[[Any], float]:
 
     def read(value: Any) -> float:
         try:
-            found = math.nan if isinstance(value, bool) else float(value)
+            parsed = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
-            found = math.nan
-        if not least <= found <= most:
+            parsed = math.nan
+        if not least <= parsed <= most:
             raise ValueError(f"must be a number from {least:g} to {most:g}")
-        return found
+        return parsed
 
     return read
 
@@ -109,25 +109,20 @@ class OneOf:
 
 
 def setting(
-    kind: str,
     read: Callable[[Any], Any],
     description: str,
     *,
     default: Any = dataclasses.MISSING,
     secret: bool = False,
 ) -> Any:
-    """A field of a `Settings` class.
-
-    `kind` is string, array, date_iso8601, number, integer or boolean.
-    """
-    metadata = {"kind": kind, "read": read, "description": description, "secret": secret}
+    """A field of a `Settings` class."""
+    metadata = {"read": read, "description": description, "secret": secret}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def log_level() -> Any:
     """The field `log_level`, the same in all programs."""
     return setting(
-        "string",
         OneOf(("debug", "info", "warning", "error")),
         "Minimum log level: `debug`, `info`, `warning` or `error`; default `info`.",
         default=None,
@@ -137,7 +132,6 @@ def log_level() -> Any:
 def log_format() -> Any:
     """The field `log_format`, the same in all programs."""
     return setting(
-        "string",
         OneOf(("text", "json")),
         "Log format: `text` or `json`; default `text`, or the format that Meltano requests.",
         default=None,
@@ -191,20 +185,20 @@ class Settings:
         If "ENV" is not among the sources, the environment fills in what the files leave out. Raises
         UserError for a file without settings.
         """
-        found: dict[str, Any] = {}
+        settings: dict[str, Any] = {}
         sources = list(sources)
         for source in sources if ENVIRONMENT in sources else [ENVIRONMENT, *sources]:
             if source == ENVIRONMENT:
-                given: Any = cls._environment()
+                more: Any = cls._environment()
             else:
-                given = read_json(source, "config")
-                if not isinstance(given, dict):
+                more = read_json(source, "config")
+                if not isinstance(more, dict):
                     raise UserError(
                         f"The config file {source} must be a JSON object such as"
                         ' {"api_key": "…"}.'
                     )
-            found |= given
-        return found
+            settings |= more
+        return settings
 
     @classmethod
     def _environment(cls) -> dict[str, Any]:
@@ -218,13 +212,13 @@ class Settings:
                 near = difflib.get_close_matches(variable, names, 1)
                 hint = f" Did you mean {near[0]}?" if near else ""
                 LOG.warning("Ignored an unknown environment variable: %s.%s", shown, hint)
-        return {name: found for one, name in names.items() if (found := os.environ.get(one))}
+        return {name: os.environ[each] for each, name in names.items() if os.environ.get(each)}
 
 
 def passwords(url: str) -> list[str]:
     """The passwords in a URL, even an invalid one, both as written and percent-decoded."""
-    found = re.findall(r"://[^:@/]*:([^@]+)@", url) + re.findall(r"[?&]\w*password=([^&]+)", url)
-    return [*found, *map(urllib.parse.unquote, found)]
+    raw = re.findall(r"://[^:@/]*:([^@]+)@", url) + re.findall(r"[?&]\w*password=([^&]+)", url)
+    return [*raw, *map(urllib.parse.unquote, raw)]
 
 
 def read_json(path: str, what: str) -> Any:

@@ -132,33 +132,26 @@ class CollectorConfig(Settings):
     prefix: ClassVar[str] = "TAP_AUTOPILOT_COLLECTOR_"
 
     database: str = setting(
-        "string",
         store_address,
         "Where to store events: a file, or postgresql://… for several collectors to share.",
         default="autopilot-events.db",
     )
     listen: tuple[str, int] = setting(
-        "string",
-        address,
-        "Host and port to listen on; port 0 picks a free one.",
-        default=("127.0.0.1", 8787),
+        address, "Host and port to listen on; port 0 picks a free one.", default=("127.0.0.1", 8787)
     )
     write_keys: tuple[str, ...] = setting(
-        "array",
         secrets_of(1),
         "Segment-style write keys that senders may use; array or comma-separated.",
         default=(),
         secret=True,
     )
     webhook_secrets: tuple[str, ...] = setting(
-        "array",
         secrets_of(1),
         "Shared secrets of Segment's Webhooks destination; array or comma-separated.",
         default=(),
         secret=True,
     )
     hook_tokens: tuple[str, ...] = setting(
-        "array",
         token_list,
         "Secrets in the URLs given to Autopilot's REST hooks and Activity Streams, of at least 20"
         " characters each; array or comma-separated.",
@@ -166,7 +159,6 @@ class CollectorConfig(Settings):
         secret=True,
     )
     destinations: tuple[Destination, ...] = setting(
-        "array",
         destination_list,
         "Where to forward events: an array of objects with name, url and write_key, and"
         ' optionally events (names) and from ("now" or "start").',
@@ -174,40 +166,33 @@ class CollectorConfig(Settings):
         secret=True,
     )
     max_body_mb: float = setting(
-        "number", number(0.001, 1024), "Largest body accepted, compressed or not.", default=8.0
+        number(0.001, 1024), "Largest body accepted, compressed or not.", default=8.0
     )
     max_pending_mb: float = setting(
-        "number",
         number(0.001, 65536),
         "Maximum memory for events not yet on disk; beyond that, senders get a 503.",
         default=64.0,
     )
     min_free_mb: int = setting(
-        "integer",
         whole_number(0, 2**40),
         "Minimum free disk space; below that, senders get a 503. Not used with PostgreSQL, whose"
         " disk may be elsewhere.",
         default=256,
     )
     request_timeout: float = setting(
-        "number",
         number(0.1, 3600),
         "Timeout for receiving a whole request, headers and body, in seconds.",
         default=15.0,
     )
 
     api_key: str | None = setting(
-        "string",
         text,
         "The account's API key; only for --register-hooks and --unregister-hooks.",
         default=None,
         secret=True,
     )
     api_url: str = setting(
-        "string",
-        base_url,
-        "Base URL of Autopilot's API.",
-        default="https://api2.autopilothq.com/v1",
+        base_url, "Base URL of Autopilot's API.", default="https://api2.autopilothq.com/v1"
     )
     log_level: str | None = log_level()
     log_format: str | None = log_format()
