@@ -67,13 +67,16 @@ ENDPOINTS = {walk.source: walk.path for walk in LISTINGS} | {
 }
 
 
+_decode_members = functools.partial(decode_keys, key="contact_id")  # one, so that walks are equal
+
+
 def members_of(segment_id: str) -> Walk:
     """The walk over the members of one smart segment."""
     path = f"/smart_segments/{path_segment(segment_id)}/contacts"
     return Walk(
         MEMBERS, path, "contacts", "contact_id",
         counted=True, segment_id=segment_id,
-        decode=functools.partial(decode_keys, key="contact_id"),
+        decode=_decode_members,
     )  # fmt: skip
 
 
