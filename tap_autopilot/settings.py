@@ -168,7 +168,7 @@ class Settings:
             raise UserError(f"Invalid config: {'; '.join(mistakes)}.")
         return cls(**values)
 
-    def given(self) -> set[str]:
+    def given_names(self) -> set[str]:
         """The names of the settings that have a value."""
         names = [field.name for field in dataclasses.fields(self)]
         return {name for name in names if getattr(self, name) is not None}

@@ -227,7 +227,7 @@ MUTANTS = (
     Mutant(
         "a run of logs ends the interrupted passes of other streams",
         "protocol/progress.py",
-        "if len(self._logs) == len(selected) else None\n",
+        "if only_log_based else None\n",
         "if False else None\n",
         "test_log_based.py -k interrupted_night",
     ),

@@ -62,7 +62,7 @@ class Beginning:
 
     def __init__(
         self,
-        entries: Mapping[str, StreamState],
+        state: State,
         *,
         versions: bool,
         start_date: datetime | None,
@@ -72,7 +72,8 @@ class Beginning:
         self.now = datetime.now(timezone.utc)
         self.start_date = start_date and start_date.astimezone(timezone.utc)
         self.store = store
-        self._entries = entries
+        self.logs = state.logs(has_store=store is not None)
+        self._entries = state.streams
         self._versions = versions
         self._remembered = remembered
 
@@ -80,23 +81,13 @@ class Beginning:
         """The sources that feed a stream in this run."""
         return {source for source in stream.sources if source != COLLECTED or self.store}
 
-    def is_log(self, name: str) -> bool:
-        """Whether a stream is an append-only log, because it contains pushed events.
-
-        It remains a log in a run without the store; otherwise its pushed rows would be deleted.
-        """
-        return COLLECTED in self.sources_of(STREAMS[name]) or self._entry(name).append_only
-
-    def _entry(self, name: str) -> StreamState:
-        return self._entries.get(name, StreamState())
-
     def _knows(self, name: str, *, otherwise: bool) -> bool:
         """Whether the digests have a stream's rows in their present shape, if there are digests."""
         return otherwise if self._remembered is None else self._remembered.knows(name)
 
     def check_bookmark(self, stream: type[Stream]) -> None:
         """Drop a Singer bookmark that could skip rows."""
-        entry = self._entry(stream.name)
+        entry = self._entries[stream.name]
         bookmark, made_under = entry.bookmark, entry.start_date
         if "bookmark" in entry.invalid or (bookmark and bookmark > self.now):
             LOG.warning(
@@ -117,7 +108,7 @@ class Beginning:
 
     def check_columns(self, name: str, columns: str) -> None:
         """Warn if rows sent by earlier incremental passes may lack columns."""
-        entry = self._entry(name)
+        entry = self._entries[name]
         knows = self._knows(name, otherwise=True)
         if entry.bookmark and knows and entry.columns not in (None, columns):
             LOG.warning(
@@ -128,7 +119,7 @@ class Beginning:
 
     def fresh(self, table: Selected) -> Pass:
         """A new pass."""
-        stream, entry = table.stream, self._entry(table.stream.name)
+        stream, entry = table.stream, self._entries[table.stream.name]
         bounds = [self.start_date] if stream.replication_key else []
         if table.incremental and self._knows(stream.name, otherwise=True):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
@@ -139,8 +130,8 @@ class Beginning:
             incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
         )
-        is_log = self.is_log(stream.name)
-        if self._versions and not fresh.incremental and fresh.since is None and not is_log:
+        is_log = stream.name in self.logs
+        if self._versions and has_version(table, self.start_date, is_log=is_log):
             now = int(self.now.timestamp() * 1000)
             versions = self._remembered.versions if self._remembered is not None else {}
             fresh.version = versions.get(stream.name, now)
@@ -148,7 +139,7 @@ class Beginning:
 
     def resume(self, stream: type[Stream], fresh: Pass) -> Pass | None:
         """The state's pass, if a new one would be the same."""
-        name, entry = stream.name, self._entry(stream.name)
+        name, entry = stream.name, self._entries[stream.name]
         interrupted = entry.progress
         if interrupted is None and "progress" not in entry.invalid:
             return None
@@ -184,7 +175,7 @@ class Beginning:
             if COLLECTED not in STREAMS[name].sources:
                 continue
             entry = self._entries[name]
-            entry.append_only = self.is_log(name)
+            entry.append_only = name in self.logs
             if self.store is None:
                 entry.collected = entry.collected_from = None
                 continue
@@ -228,6 +219,12 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
         else:
             streams.append(table)
     return streams
+
+
+def has_version(table: Selected, start_date: datetime | None, *, is_log: bool) -> bool:
+    """Whether a pass reads all of a table, so that the rows it did not see can be deleted."""
+    bounded = table.stream.replication_key is not None and start_date is not None
+    return not (table.incremental or bounded or is_log)
 
 
 def before(moment: datetime, delta: timedelta) -> datetime:

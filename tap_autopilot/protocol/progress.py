@@ -40,16 +40,17 @@ class Progress:
         self.digests: Any = None  # the position in their file; an older one is never left in place
         self._entries = entries = state.streams
         self._beginning = beginning = Beginning(
-            entries, versions=versions, start_date=start_date, store=store, remembered=remembered
+            state, versions=versions, start_date=start_date, store=store, remembered=remembered
         )
-        self._logs = {table.stream.name for table in selected if table.log_based}
+        self._log_based = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
-        self._untouched = as_type(state.walks, dict) if len(self._logs) == len(selected) else None
+        only_log_based = len(self._log_based) == len(selected)
+        self._untouched = as_type(state.walks, dict) if only_log_based else None
         self._streams = {table.stream.name: table.stream for table in selected}
         self._columns = {table.stream.name: digest(table.selected) for table in selected}
         for name in self._streams:
             entries.setdefault(name, StreamState())
-        passes = [entries[name].progress for name in self._streams.keys() - self._logs]
+        passes = [entries[name].progress for name in self._streams.keys() - self._log_based]
         is_interrupted = None not in passes or any(
             current is not None and not current.is_complete for current in passes
         )
@@ -93,14 +94,14 @@ class Progress:
             name: beginning.sources_of(stream) for name, stream in self._streams.items()
         }
         begun = {name for name in self._streams if self._passes[name] is fresh[name]}
-        self._sent = beginning.place(self._passes, begun - self._logs)
+        self._sent = beginning.place(self._passes, begun - self._log_based)
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
 
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events."""
-        return self._beginning.is_log(name)
+        return name in self._beginning.logs
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""
@@ -230,7 +231,7 @@ class Progress:
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
         for name, entry in self._entries.items() if self._untouched is None else ():
-            under_way = name in self._streams and name not in self._logs
+            under_way = name in self._streams and name not in self._log_based
             entry.progress = self._passes[name] if under_way else None
         walks = self._untouched or {
             source: positions.value() if self.fed_by(source) else None

@@ -164,9 +164,17 @@ class State(msgspec.Struct):
                 ", ".join(together),
             )
 
-    def logs(self) -> set[str]:
-        """The streams whose tables have pushed events, and so are append-only."""
-        return {name for name, entry in self.streams.items() if entry.append_only}
+    def logs(self, *, has_store: bool) -> set[str]:
+        """The streams whose tables are append-only, because they have pushed events.
+
+        They remain so in a run without the store; otherwise their pushed rows would be deleted.
+        """
+        return {
+            name
+            for name, stream in STREAMS.items()
+            if (has_store and COLLECTED in stream.sources)
+            or (name in self.streams and self.streams[name].append_only)
+        }
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""

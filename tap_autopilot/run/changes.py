@@ -15,7 +15,7 @@ import msgspec
 from tap_autopilot.config import Config
 from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.protocol.beginning import Remembered
+from tap_autopilot.protocol.beginning import Remembered, has_version
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
@@ -24,7 +24,6 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.streams import COLLECTED
 from tap_autopilot.streams.membership_changes import (
     JOINED,
     LEFT,
@@ -55,7 +54,7 @@ class Changes(Sending):
 
     def load(self, state: State, selected: Sequence[Selected]) -> Remembered:
         """Read the file as of the state's position; returns what it remembers."""
-        digests, logs = self._digests, state.logs()
+        digests = self._digests
         digests.load(state.digests)
         every = {table.stream.name: table for table in selected}
         taken = {column.lower() for table in selected for column in table.schema["properties"]}
@@ -67,11 +66,7 @@ class Changes(Sending):
             LOG.warning(
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
-        if self._config.collector_database is not None:
-            logs = logs | {
-                name for name, table in every.items() if COLLECTED in table.stream.sources
-            }
-        self._logs = logs
+        self._logs = state.logs(has_store=self._config.collector_database is not None)
         reshaped = digests.reshaped(
             {name: self._shape(table) for name, table in self._tables.items()}
         )
@@ -86,11 +81,10 @@ class Changes(Sending):
 
     def _shape(self, table: Selected) -> bytes:
         """What a table's rows look like, and whether they have a version."""
-        whole = not table.incremental and not (
-            table.stream.replication_key and self._config.start_date is not None
-        )
         is_log = table.stream.name in self._logs
-        versions = self._config.emit_activate_version_messages and whole and not is_log
+        versions = self._config.emit_activate_version_messages and has_version(
+            table, self._config.start_date, is_log=is_log
+        )
         shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), versions])
         return hashlib.blake2b(shape, digest_size=8).digest()
 

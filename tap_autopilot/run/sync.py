@@ -62,7 +62,7 @@ def sync(
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
 
         store = Collected(config.collector_database)
-    settings = config.given()
+    settings = config.given_names()
     discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
