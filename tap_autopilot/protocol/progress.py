@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -54,8 +54,8 @@ class Progress:
         is_interrupted = None not in passes or any(
             current is not None and not current.is_complete for current in passes
         )
+        fresh: dict[str, Pass] = {}
         resumed: dict[str, Pass | None] = {}
-        fresh = {}
         for table in selected:
             name = table.stream.name
             entries[name].is_incremental = table.incremental
@@ -76,17 +76,8 @@ class Progress:
             **self._listings,
             MEMBERS: self._members,
         }
-        for source, positions in self._sources.items():
-            names = self.fed_by(source)
-            resumable = [name for name in names if resumed[name]]
-            marks = {self._passes[name].reading for name in names}
-            if resumable and (
-                resumable != names or not positions.resume(state.walks.get(source), marks)
-            ):
-                LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
-                self._passes.update({name: fresh[name] for name in names})
-            for name in names:
-                self._passes[name].reading = positions.mark
+        for source in self._sources:
+            self._resume_source(source, state.walks.get(source), resumed, fresh)
         self._resumed = {name for name, current in resumed.items() if current is self._passes[name]}
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
@@ -98,6 +89,23 @@ class Progress:
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
+
+    def _resume_source(
+        self,
+        source: str,
+        value: Any,
+        resumed: Mapping[str, Pass | None],
+        fresh: Mapping[str, Pass],
+    ) -> None:
+        """Resume a source where the state's passes left it, or start over with new passes."""
+        names, positions = self.fed_by(source), self._sources[source]
+        resumable = [name for name in names if resumed[name]]
+        marks = {self._passes[name].reading for name in names}
+        if resumable and (resumable != names or not positions.resume(value, marks)):
+            LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
+            self._passes.update({name: fresh[name] for name in names})
+        for name in names:
+            self._passes[name].reading = positions.mark
 
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events."""

@@ -104,27 +104,10 @@ def select(
     chosen = []
     for name, entry in ours.items():
         if name in requested:
-            defaults = _by_breadcrumb(entry["metadata"])
-            choices = {**defaults, **_choices(name, requested[name])}
-            if _is_selected(choices, (), defaults):
-                _warn_of_unknown(name, choices, defaults)
-                stream, schema = STREAMS[name], entry["schema"]
-                method = _method(stream, requested[name], choices[()])
-                if method == INCREMENTAL:
-                    defaults["properties", str(stream.replication_key)] = AUTOMATIC
-                if method == LOG_BASED:
-                    if COLLECTOR_DATABASE not in settings:
-                        raise UserError(
-                            f"Stream {name} is LOG_BASED in the catalog, which needs the setting"
-                            f" {COLLECTOR_DATABASE}; set it or choose another replication method."
-                        )
-                    stream = log_of(stream)
-                part = _prune(schema, choices, defaults)
-                _limit(part, requested[name], nested_as_text=nested_as_text)
-                is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
-                chosen.append(
-                    Selected(stream, schema, part, is_incremental, nested_as_text, is_log_based)
-                )
+            table = _selected(
+                STREAMS[name], entry, requested[name], settings, nested_as_text=nested_as_text
+            )
+            chosen += [] if table is None else [table]
     if not chosen:
         LOG.warning(
             "No stream is selected, so there is nothing to do. To select one, set"
@@ -132,6 +115,36 @@ def select(
             ' Meltano: meltano select tap-autopilot "*" "*"'
         )
     return chosen
+
+
+def _selected(
+    stream: type[Stream],
+    ours: Mapping[str, Any],
+    entry: Mapping[str, Any],
+    settings: Container[str],
+    *,
+    nested_as_text: bool,
+) -> Selected | None:
+    """A stream as the entry of a catalog asks for it; None if it does not."""
+    defaults = _by_breadcrumb(ours["metadata"])
+    choices = {**defaults, **_choices(stream.name, entry)}
+    if not _is_selected(choices, (), defaults):
+        return None
+    _warn_of_unknown(stream.name, choices, defaults)
+    method = _method(stream, entry, choices[()])
+    if method == INCREMENTAL:
+        defaults["properties", str(stream.replication_key)] = AUTOMATIC
+    if method == LOG_BASED:
+        if COLLECTOR_DATABASE not in settings:
+            raise UserError(
+                f"Stream {stream.name} is LOG_BASED in the catalog, which needs the setting"
+                f" {COLLECTOR_DATABASE}; set it or choose another replication method."
+            )
+        stream = log_of(stream)
+    part = _prune(ours["schema"], choices, defaults)
+    _limit(part, entry, nested_as_text=nested_as_text)
+    is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
+    return Selected(stream, ours["schema"], part, is_incremental, nested_as_text, is_log_based)
 
 
 def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:

@@ -62,12 +62,7 @@ def sync(
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
 
         store = Collected(config.collector_database)
-    settings = config.given_names()
-    discovered = discover(settings=settings)
-    if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
-        discovered = discover(read_definitions(api), settings=settings)
-    streams = select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
-    selected = complete_first(streams, state)
+    selected = complete_first(_select(config, catalog, api), state)
     # Pushed events are new by their position; only a row of email_messages may change again.
     compared = [
         table
@@ -103,6 +98,15 @@ def sync(
             tally.rows -= writer.unwritten(name)
         sends.close()
         report.close(_incomplete(progress, selected))
+
+
+def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
+    """The selected streams. Custom fields are only requested if they become columns."""
+    settings = config.given_names()
+    discovered = discover(settings=settings)
+    if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
+        discovered = discover(read_definitions(api), settings=settings)
+    return select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
 
 
 def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
