@@ -24,7 +24,8 @@ from typing import Any
 
 from benchmarks.picture import Bars, draw
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.sandbox.options import Options
+from tests.recording import Sandbox
 
 HERE = Path(__file__).parent
 KEY = "sandbox"

@@ -27,7 +27,8 @@ from typing import Any
 from benchmarks.picture import Bars, draw
 from tap_autopilot.sandbox.account import Account, renamed
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.sandbox.options import Options
+from tap_autopilot.sandbox.server import Sandbox
 
 HERE = Path(__file__).parent
 SERVER = HERE.parent / "tests/targets/postgres.py"

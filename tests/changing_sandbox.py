@@ -8,8 +8,9 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import CONTACTS, Account
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.record import listing_of
-from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.sandbox.options import Options
+from tap_autopilot.sandbox.paging import listing_of
+from tests.recording import Sandbox
 
 KEY = "s3cr3t+key/of=the~account!"
 LONG_AGO = "2016-01-01T00:00:00.000Z"

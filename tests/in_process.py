@@ -17,11 +17,11 @@ from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unr
 from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import sync as module
 from tap_autopilot.run.outcome import Outcome
-from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
 from tap_autopilot.sources.reading import pages
 from tests.invariants import Run, check_messages
+from tests.recording import Sandbox
 from tests.witness import check_bookmarks, check_complete, check_served
 
 KEY = "s3cr3t+key/of=the~account!"

@@ -17,7 +17,7 @@ import jsonschema
 import msgspec
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Request, Sandbox, Served
+from tests.recording import Request, Sandbox, Served
 from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 Message = dict[str, Any]
@@ -61,11 +61,8 @@ class Run:
     @property
     def is_witnessed(self) -> bool:
         """Whether a sandbox recorded this run."""
-        return (
-            self.sandbox is not None
-            and self.sandbox.options.record
-            and self.settings.get("api_url", self.sandbox.url) == self.sandbox.url
-        )
+        url = self.sandbox and self.sandbox.url
+        return url is not None and self.settings.get("api_url", url) == url
 
     @property
     def account(self) -> Account:

@@ -18,9 +18,9 @@ import trustme
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, PATIENCE, USUAL_STREAMS, Serve, Tap
 from tests.invariants import Run
+from tests.recording import Sandbox
 from tests.scripted import Scripted, page
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)

@@ -9,10 +9,10 @@ import pytest
 
 from tap_autopilot.rows.values import type_of
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.recording import Sandbox
 from tests.scripted import Scripted
 from tests.test_collected import call
 from tests.test_selection import choose, entry

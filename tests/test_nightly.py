@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Serve, Tap, wait_until
 from tests.pushed_store import PushedStore
+from tests.recording import Sandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=2, members=20)

@@ -21,9 +21,9 @@ from tap_autopilot.api.client import Api
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, PATIENCE, Serve, Tap
 from tests.invariants import Run
+from tests.recording import Sandbox
 
 ACCOUNT = Account(contacts=250, lists=3, segments=2, members=20)
 USER, PASSWORD = "us er", "p@ss:w/rd"

@@ -8,9 +8,9 @@ import pytest
 
 from tap_autopilot.protocol.state import StreamState, read_state
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import Serve, Tap
 from tests.invariants import Run, check
+from tests.recording import Sandbox
 from tests.test_incremental import incremental  # noqa: F401
 
 ACCOUNT = Account(contacts=250, segments=3, members=20)

@@ -19,8 +19,8 @@ from tap_autopilot.sandbox.documents import MODELS
 from tap_autopilot.sandbox.faults import Fault
 from tap_autopilot.sandbox.options import Options, Size
 from tap_autopilot.sandbox.pushes import Pushing
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, PATIENCE, Serve, wait_until
+from tests.recording import Sandbox
 
 
 def get(sandbox: Sandbox, path: str, key: str | None = KEY, **headers: str) -> requests.Response:

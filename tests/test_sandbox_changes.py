@@ -16,9 +16,10 @@ import pytest
 import requests
 
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
-from tap_autopilot.sandbox.server import BOOKMARKS, STALE, Options, Sandbox
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve
+from tests.recording import Sandbox, existed_ever, existed_throughout
 from tests.scripted import Scripted
 
 HEADERS = {"autopilotapikey": KEY}
@@ -74,9 +75,9 @@ def test_everything_happens_and_the_log_adds_up() -> None:
         for listing in (CONTACTS, LISTS, SEGMENTS):
             assert any(one.what == what and one.listing == listing for one in account.log)
     for listing, there in before.items():
-        assert account.existed_throughout(listing, 0, 0) == there
-        assert account.existed_throughout(listing) <= there
-        assert account.existed_ever(listing) >= there | set(account.ids(listing) or ())
+        assert existed_throughout(account, listing, 0, 0) == there
+        assert existed_throughout(account, listing) <= there
+        assert existed_ever(account, listing) >= there | set(account.ids(listing) or ())
 
 
 def test_members_are_sorted_contacts_and_lists_match_the_contacts() -> None:

@@ -22,10 +22,11 @@ import requests
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import MAPS, key_of
+from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.pushes import Pushing, Truth
-from tap_autopilot.sandbox.server import Options, Sandbox
 from tests.changing_sandbox import KEY, ChangingSandbox
 from tests.conftest import wait_until
+from tests.recording import Sandbox
 
 HEADERS = {"autopilotapikey": KEY}
 SECRET, WRITE_KEY = "webhook secret", "write-key"

@@ -24,9 +24,9 @@ from tap_autopilot.exceptions import Stopped
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.run import signals
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.invariants import Run, check, untimed
+from tests.recording import Sandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=3, members=120)

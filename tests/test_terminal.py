@@ -20,8 +20,9 @@ import pytest
 
 from tap_autopilot.run.terminal import BACK, columns, duration, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.sandbox.options import Options
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
+from tests.recording import Sandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=1000, segments=2, members=50)

@@ -16,10 +16,10 @@ import pytest
 
 from tap_autopilot.sandbox.account import CONTACTS
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.server import Sandbox
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run, check_together
+from tests.recording import Sandbox
 from tests.scripted import Scripted, page
 from tests.soak import churn
 from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones

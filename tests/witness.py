@@ -22,8 +22,9 @@ from tap_autopilot.sandbox.account import (
     members_of_segment,
     whose_members,
 )
-from tap_autopilot.sandbox.record import Served, listing_of
+from tap_autopilot.sandbox.paging import listing_of
 from tap_autopilot.streams import STREAMS
+from tests.recording import Served, existed_throughout
 
 if TYPE_CHECKING:
     from tests.invariants import Run
@@ -185,7 +186,7 @@ def _check_confession(
         by_listing[listing].add(key[-1])
     start, end = runs[0].log_window[0], last.log_window[1]
     for listing, lost in by_listing.items():
-        size = len(last.account.existed_throughout(listing, start, end))
+        size = len(existed_throughout(last.account, listing, start, end))
         churned = sum(len(one.ids) for one in last.account.log[start:end] if one.listing == listing)
         most = max(size * 0.01, options.page + churned)
         assert len(lost) <= most, f"{what}: too much for exit 0"
@@ -217,7 +218,7 @@ def _existed(account: Account, stream: str, runs: Sequence[Run]) -> set[Key]:
     since, until = runs[0].log_window[0], runs[-1].log_window[1]
 
     def throughout(listing: str) -> set[str]:
-        return account.existed_throughout(listing, since, until)
+        return existed_throughout(account, listing, since, until)
 
     if stream in PLAIN:
         return {(one,) for one in throughout(PLAIN[stream])}

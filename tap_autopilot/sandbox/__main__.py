@@ -80,7 +80,6 @@ def main() -> None:
     pushing = Pushing(**values(Pushing, args))
     options = Options(
         **values(Options, args),
-        record=False,
         faults=Faults(args.fault, seed),
         pushing=pushing if pushing.webhook or pushing.tracking else None,
     )

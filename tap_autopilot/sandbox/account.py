@@ -167,39 +167,6 @@ class Account:
             self.segment_members(one["segment_id"])
         _ = self._list_members
 
-    # The past, reconstructed from the log.
-
-    def existed_throughout(
-        self, listing: str, since: int = 0, until: int | None = None
-    ) -> set[str]:
-        """The ids in a listing all the time between two positions in the `log`."""
-        touched = {
-            one
-            for change in self.log[since:until]
-            if change.listing == listing and change.what in ("created", "deleted")
-            for one in change.ids
-        }
-        return self._existed_at(listing, until) - touched
-
-    def existed_ever(self, listing: str, since: int = 0, until: int | None = None) -> set[str]:
-        """The ids in a listing at any time between two positions in the `log`."""
-        touched = {
-            one
-            for change in self.log[since:until]
-            if change.listing == listing
-            for one in change.ids
-        }
-        return self._existed_at(listing, until) | touched
-
-    def _existed_at(self, listing: str, at: int | None) -> set[str]:
-        ids = set(self.ids(listing) or ())
-        for change in reversed(self.log[len(self.log) if at is None else at :]):
-            if change.listing == listing and change.what == "created":
-                ids.difference_update(change.ids)
-            elif change.listing == listing and change.what == "deleted":
-                ids.update(change.ids)
-        return ids
-
     def ids(self, listing: str) -> list[str] | None:
         """The ids in a listing now; None if there is no such listing."""
         if listing == CONTACTS:

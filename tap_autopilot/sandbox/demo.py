@@ -57,9 +57,9 @@ def main(tap: str, target: str, output: str) -> int:
                 f"{len(sandbox.truth.pushed):,} email events and"
                 f" {len(sandbox.hooks.deliveries)} changes of contacts."
             )
-            before = len(sandbox.requests)
+            before = sandbox.responses
             code = _sync(tap, target, folder, sandbox.url, store)
-            asked = len(sandbox.requests) - before
+            asked = sandbox.responses - before
     if code:
         return code
     print(

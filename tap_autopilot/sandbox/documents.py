@@ -6,6 +6,7 @@ The seed determines everything. Each contact is built from a numbered model. The
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
@@ -291,3 +292,13 @@ def iso(moment: datetime) -> str:
 def epoch(moment: datetime) -> int:
     """A moment as epoch milliseconds."""
     return int(moment.timestamp() * 1000)
+
+
+def as_json(value: Any) -> bytes:
+    """A value as the API would write it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which only an escape can carry
+        body = json.dumps(value, separators=(",", ":")).encode()
+    return body.replace(f'"{HUGE}"'.encode(), HUGE.encode())

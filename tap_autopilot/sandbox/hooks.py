@@ -16,9 +16,8 @@ from datetime import datetime
 from typing import Any
 
 from tap_autopilot.sandbox.account import CONTACTS, Account, Change, whose_members
-from tap_autopilot.sandbox.documents import Document, iso, uuid
+from tap_autopilot.sandbox.documents import Document, as_json, iso, uuid
 from tap_autopilot.sandbox.pushes import Post, Receiver
-from tap_autopilot.sandbox.record import as_json
 from tap_autopilot.sandbox.wire import error
 
 EVENTS = (

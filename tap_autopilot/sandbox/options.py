@@ -65,8 +65,7 @@ class Size:
 class Options:
     """How the sandbox behaves.
 
-    `lose` never serves one page: the bookmark before it leads past it. `record` is whether to
-    remember what was served.
+    `lose` never serves one page: the bookmark before it leads past it.
     """
 
     api_key: str = option("sandbox", "the only key it accepts", metavar="KEY")
@@ -114,7 +113,6 @@ class Options:
     hook_wait: float = option(
         1.0, "pause between attempts to deliver to a REST hook", metavar="SECONDS", read=rate
     )
-    record: bool = True
     faults: Faults = field(default_factory=Faults)
     tls: ssl.SSLContext | None = None
     pushing: Pushing | None = None

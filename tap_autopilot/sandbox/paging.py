@@ -5,13 +5,40 @@ from __future__ import annotations
 import base64
 import bisect
 import random
+import urllib.parse
+from typing import NamedTuple
 
 from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
+from tap_autopilot.sandbox.documents import as_json
 from tap_autopilot.sandbox.options import Options
-from tap_autopilot.sandbox.record import Page, as_json
 
 END = "the-end"  # bookmark of the empty last page, in styles that name the next contact
 MAX_CACHED = 1024
+
+
+class Page(NamedTuple):
+    """One page of a listing. `lost` are the ids that it skips."""
+
+    body: bytes
+    ids: tuple[str, ...]
+    total: int | None
+    bookmark: str | None
+    lost: tuple[str, ...]
+
+
+def listing_of(target: str) -> tuple[str, str | None] | None:
+    """The listing that a path asks for, and the bookmark in the path; None for any other path."""
+    path = target.partition("?")[0].removeprefix("/v1").split("/")
+    match [urllib.parse.unquote(part, errors="surrogateescape") for part in path]:
+        case ["", "lists" | "smart_segments" | "contacts" as one]:
+            return f"/{one}", None
+        case ["", "lists" | "smart_segments" | "contacts" as one, bookmark]:
+            return None if bookmark == "custom_fields" else (f"/{one}", bookmark)
+        case ["", "list" | "smart_segments" as kind, one, "contacts"]:
+            return f"/{kind}/{one}/contacts", None
+        case ["", "list" | "smart_segments" as kind, one, "contacts", bookmark]:
+            return f"/{kind}/{one}/contacts", bookmark
+    return None
 
 
 class Pager:

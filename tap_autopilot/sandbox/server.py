@@ -10,39 +10,37 @@ import threading
 import time
 import urllib.parse
 from datetime import datetime, timedelta, timezone
+from typing import TypeVar
 
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account
 from tap_autopilot.sandbox.churn import Churn
+from tap_autopilot.sandbox.documents import as_json
 from tap_autopilot.sandbox.faults import STATUS, Fault
 from tap_autopilot.sandbox.hooks import Hooks
 from tap_autopilot.sandbox.mail import all_occurrences
-from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
-from tap_autopilot.sandbox.paging import Pager
+from tap_autopilot.sandbox.options import Options
+from tap_autopilot.sandbox.paging import Page, Pager, listing_of
 from tap_autopilot.sandbox.pushes import Pusher, Truth
-from tap_autopilot.sandbox.record import Page, Request, Served, as_json, listing_of, parse_page
 from tap_autopilot.sandbox.wire import Connection, Response, error
 
-__all__ = ["BOOKMARKS", "STALE", "Options", "Request", "Sandbox", "Served"]
+S = TypeVar("S", bound="Sandbox")
 
 
 class Sandbox:
     """A running sandbox: `with Sandbox(Account()) as sandbox: … sandbox.url …`.
 
-    The server runs in its own thread. `requests` has every request, and `served` every page of a
-    listing that was served, in order; `existed_throughout` says what was there meanwhile.
+    The server runs in its own thread. `responses` counts its responses.
     """
 
     def __init__(self, account: Account, options: Options | None = None, port: int = 0) -> None:
         self.account = account
         self.options = options or Options()
-        self.requests: list[Request] = []
-        self.served: list[Served] = []
+        self.responses = 0
         self.connections: set[Connection] = set()
-        self.most_connections = 0
+        self.page: Page | None = None  # in the last response, if it has one
         self._port = port
         self._pager = Pager(account, self.options)
         self._churn = Churn(account, self.options.churn, self.options.seed)
-        self._page: Page | None = None  # of the current response
         self._window: collections.deque[float] = collections.deque()
         self._notified = 0  # how much of the account's log has been pushed
         self.hooks = Hooks(
@@ -53,7 +51,7 @@ class Sandbox:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> Sandbox:
+    def __enter__(self: S) -> S:
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
         self._notified = len(self.account.log)
@@ -85,32 +83,13 @@ class Sandbox:
         """The time on the API's clock."""
         return datetime.now(timezone.utc) + timedelta(seconds=self.options.clock_skew)
 
-    def existed_throughout(
-        self, listing: str, since_request: int = 0, until_request: int | None = None
-    ) -> set[str]:
-        """The ids that were in a listing throughout a range of requests.
-
-        Listings are named by their path: `/contacts`, `/lists`, `/smart_segments`,
-        `/smart_segments/<id>/contacts`, `/list/<id>/contacts`.
-        """
-        return self.account.existed_throughout(listing, *self.log_at(since_request, until_request))
-
-    def existed_ever(
-        self, listing: str, since_request: int = 0, until_request: int | None = None
-    ) -> set[str]:
-        """The ids that were in a listing at any time during a range of requests."""
-        return self.account.existed_ever(listing, *self.log_at(since_request, until_request))
-
-    def log_at(self, since_request: int, until_request: int | None) -> tuple[int, int]:
-        """The length of the account's log at the first and the last of a range of requests."""
-        asked = self.requests[since_request:until_request]
-        if not asked:
-            return len(self.account.log), len(self.account.log)
-        return asked[0].changes, asked[-1].changes
-
     async def _listen(self) -> None:
         server = await self._loop.create_server(
-            lambda: Connection(self), "127.0.0.1", self._port, ssl=self.options.tls, backlog=512
+            lambda: Connection(self.options, self.respond, self.connections),
+            "127.0.0.1",
+            self._port,
+            ssl=self.options.tls,
+            backlog=512,
         )
         self._server = server
         self._port = server.sockets[0].getsockname()[1]
@@ -129,8 +108,22 @@ class Sandbox:
         fault: Fault | None = None,
         sent: bytes = b"",
     ) -> Response:
-        """Respond to a request, and record both."""
-        self._page = None
+        """Respond to a request, and push what has changed."""
+        response = self.produce(method, target, headers, fault, sent)
+        self.responses += 1
+        self._notify()
+        return response
+
+    def produce(
+        self,
+        method: str,
+        target: str,
+        headers: dict[str, str],
+        fault: Fault | None = None,
+        sent: bytes = b"",
+    ) -> Response:
+        """The response to a request."""
+        self.page = None
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was asked for this error.")
         elif target.startswith("/v1/hook"):
@@ -138,44 +131,13 @@ class Sandbox:
             status, body = self._refusal(headers) or self.hooks.answer(method, path, sent)
         else:
             status, body = self.answer(method, target, headers)
-        request = Request(
-            time.monotonic(), method, target, headers, status, self.now(), len(self.account.log)
-        )
-        served = None
-        if status == 200 and self.options.record:
-            served = self._note(request, body, fault)
-        self.requests.append(request)
-        self._notify()
-        return Response(status, body, self.headers(), served)
+        return Response(status, body, self.headers())
 
     def headers(self) -> dict[str, str]:
         """The headers that the API itself adds to a response."""
         if not self.options.date:
             return {}
         return {"Date": _http_date(int(time.time() + self.options.clock_skew))}
-
-    def _note(self, request: Request, body: bytes, fault: Fault | None) -> Served | None:
-        asked = listing_of(request.path)
-        if asked is None:
-            return None
-        listing, bookmark = asked
-        page = self._page if self._page and self._page.body is body else parse_page(listing, body)
-        if page is None:
-            return None
-        served = Served(
-            listing,
-            page.ids,
-            page.total,
-            page.bookmark,
-            page.lost,
-            page.nameless,
-            request.clock,
-            len(self.requests),
-            bookmark,
-            fault.what if fault else "",
-        )
-        self.served.append(served)
-        return served
 
     def live(self, _: str) -> None:
         """Apply the account's changes before the response to a path."""
@@ -192,9 +154,9 @@ class Sandbox:
         parts = target.partition("?")[0].split("/")
         match [urllib.parse.unquote(part) for part in parts]:
             case ["", "v1", "lists"]:
-                return self._whole(LISTS, {"lists": self.account.lists})
+                return 200, as_json({"lists": self.account.lists})
             case ["", "v1", "smart_segments"]:
-                return self._whole(SEGMENTS, {"segments": self.account.segments})
+                return 200, as_json({"segments": self.account.segments})
             case ["", "v1", "contacts", "custom_fields"]:
                 return 200, as_json(self.account.custom_fields)
             case ["", "v1", "contact", who]:
@@ -204,7 +166,7 @@ class Sandbox:
             return error(404, "No such path.")
         page = self._pager.page(*asked)
         if isinstance(page, Page):
-            self._page = page
+            self.page = page
             return 200, page.body
         if self.account.ids(asked[0]) is None:
             return error(404, "No such list or segment.")
@@ -233,10 +195,6 @@ class Sandbox:
             if change.listing == CONTACTS and change.what in ("created", "changed"):
                 for contact_id in change.ids:
                     self.pusher.notify(contact_id)
-
-    def _whole(self, listing: str, answer: dict[str, list[dict[str, str]]]) -> tuple[int, bytes]:
-        self._page = Page(as_json(answer), tuple(self.account.ids(listing) or ()))
-        return 200, self._page.body
 
     def _one_contact(self, who: str) -> tuple[int, bytes]:
         for contact_id in [who] if who in self.account else self.account.contact_ids:

@@ -12,35 +12,25 @@ import gzip
 import http
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from tap_autopilot.sandbox.documents import as_json
 from tap_autopilot.sandbox.faults import STATUS, Fault
 from tap_autopilot.sandbox.options import Options
-from tap_autopilot.sandbox.record import Served, as_json
 
 
-@dataclass(frozen=True)
+@dataclass
 class Response:
-    """A response to send, and its entry in the record."""
+    """A response to send; `delivered` if the client had not hung up when it was sent."""
 
     status: int
     body: bytes
     headers: dict[str, str] = field(default_factory=dict)
-    served: Served | None = None
+    delivered: bool = False
 
 
-class Server(Protocol):
-    """What a `Connection` needs of the sandbox."""
-
-    options: Options
-    connections: set[Connection]
-    most_connections: int
-
-    def respond(
-        self, method: str, target: str, headers: dict[str, str], fault: Fault | None, body: bytes
-    ) -> Response:
-        """Respond to a request."""
+Respond = Callable[[str, str, dict[str, str], Fault | None, bytes], Response]
 
 
 def error(status: int, message: str) -> tuple[int, bytes]:
@@ -56,29 +46,30 @@ def phrase(status: int) -> str:
 class Connection(asyncio.Protocol):
     """A connection to one client."""
 
-    def __init__(self, sandbox: Server) -> None:
-        self.sandbox = sandbox
-        self.buffer = b""
+    def __init__(self, options: Options, respond: Respond, connections: set[Connection]) -> None:
+        """`respond` is called with method, target, headers, fault and body of a request."""
+        self._options = options
+        self._respond = respond
+        self._connections = connections
+        self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count the connection."""
+        """Join the open connections."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
-        sandbox = self.sandbox
-        sandbox.connections.add(self)
-        sandbox.most_connections = max(len(sandbox.connections), sandbox.most_connections)
+        self._connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
-        """Stop counting it."""
-        self.sandbox.connections.discard(self)
+        """Leave them."""
+        self._connections.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Respond to a request once it is complete."""
-        self.buffer += data
-        head, end, rest = self.buffer.partition(b"\r\n\r\n")
+        self._buffer += data
+        head, end, rest = self._buffer.partition(b"\r\n\r\n")
         if not end:
             return
-        options = self.sandbox.options
+        options = self._options
         first, *lines = head.decode("latin-1").split("\r\n")
         method, target, _ = first.split(" ", 2)
         headers = {
@@ -88,9 +79,9 @@ class Connection(asyncio.Protocol):
         length = int(headers.get("content-length", "0"))
         if len(rest) < length:
             return
-        body, self.buffer = rest[:length], rest[length:]
+        body, self._buffer = rest[:length], rest[length:]
         fault = options.faults.strike(target.removeprefix("/v1"))
-        answer = self.sandbox.respond(method, target, headers, fault, body)
+        answer = self._respond(method, target, headers, fault, body)
         reply = _Reply(self.transport, answer, target, options, fault)
         reply.gzip = options.gzip and "gzip" in headers.get("accept-encoding", "")
         if options.latency:
@@ -113,8 +104,7 @@ class _Reply:
         return self.answer.body
 
     def send(self) -> None:
-        if self.answer.served is not None:
-            self.answer.served.delivered = not self.transport.is_closing()
+        self.answer.delivered = not self.transport.is_closing()
         what = self.fault.what if self.fault else ""
         if not what or STATUS.fullmatch(what):
             self._whole(self.body)

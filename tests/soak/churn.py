@@ -20,9 +20,9 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import KEY, Tap
 from tests.invariants import Run
+from tests.recording import Sandbox
 from tests.witness import check_bookmarks, check_complete, check_served
 
 PAGE = 20

@@ -29,10 +29,11 @@ from hypothesis import strategies as st
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.server import Options, Sandbox
+from tap_autopilot.sandbox.options import Options
 from tests import in_process
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
+from tests.recording import Sandbox
 from tests.replica import Replica, merge_states
 from tests.test_selection import choose
 

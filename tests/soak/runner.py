@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import COMMAND, KEY
 from tests.invariants import Run
+from tests.recording import Sandbox
 
 PATIENCE = 300  # seconds
 SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]

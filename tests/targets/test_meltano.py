@@ -16,10 +16,10 @@ import pytest
 from tap_autopilot.about import about
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
-from tap_autopilot.sandbox.server import Sandbox
 from tap_autopilot.streams import EMAILS
 from tests.conftest import KEY, Serve
 from tests.pushed_store import PushedStore
+from tests.recording import Sandbox
 from tests.replica import everything
 from tests.targets.test_targets import ROOT, keys, program
 

@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Sandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.conftest import USUAL_STREAMS as STREAMS
+from tests.recording import Sandbox
 from tests.replica import everything
 from tests.test_rows import TIME, expected_row, instant, read_row, served
 from tests.test_selection import choose
