@@ -87,7 +87,7 @@ class Account:
             for n in range(segments)
         ]
         rng.shuffle(self.segments)
-        self._documents = Documents(seed, rng, [one["list_id"] for one in self.lists], odd=odd)
+        self._documents = Documents(seed, rng, [each["list_id"] for each in self.lists], odd=odd)
         self.deleted_lists: set[str] = set()
         self._members = min(members, contacts)
         self._segment_members: dict[str, list[str]] = {}
@@ -117,7 +117,7 @@ class Account:
         lists = document.get("lists")
         if not lists or self.deleted_lists.isdisjoint(lists):
             return document
-        return document | {"lists": [one for one in lists if one not in self.deleted_lists]}
+        return document | {"lists": [each for each in lists if each not in self.deleted_lists]}
 
     @property
     def custom_fields(self) -> list[Document]:
@@ -129,7 +129,7 @@ class Account:
 
         This is the account's own list; do not modify it.
         """
-        if all(segment_id != one["segment_id"] for one in self.segments):
+        if all(segment_id != segment["segment_id"] for segment in self.segments):
             return None
         if segment_id not in self._segment_members:
             self._segment_members[segment_id] = self._draw_members(segment_id)
@@ -144,7 +144,7 @@ class Account:
 
     def list_members(self, list_id: str) -> list[str] | None:
         """The ids of a list's members, in the same way."""
-        if all(list_id != one["list_id"] for one in self.lists):
+        if all(list_id != each["list_id"] for each in self.lists):
             return None
         return self._list_members.setdefault(list_id, [])
 
@@ -163,8 +163,8 @@ class Account:
 
     def settle(self) -> None:
         """Draw all members now, so that later changes to the account do not affect the draw."""
-        for one in self.segments:
-            self.segment_members(one["segment_id"])
+        for segment in self.segments:
+            self.segment_members(segment["segment_id"])
         _ = self._list_members
 
     def ids(self, listing: str) -> list[str] | None:
@@ -172,11 +172,11 @@ class Account:
         if listing == CONTACTS:
             return self.contact_ids
         if listing == LISTS:
-            return [one["list_id"] for one in self.lists]
+            return [each["list_id"] for each in self.lists]
         if listing == SEGMENTS:
-            return [one["segment_id"] for one in self.segments]
-        kind, one = whose_members(listing)
-        return self.list_members(one) if kind == "list" else self.segment_members(one)
+            return [segment["segment_id"] for segment in self.segments]
+        kind, group_id = whose_members(listing)
+        return self.list_members(group_id) if kind == "list" else self.segment_members(group_id)
 
     # Changes.
 
@@ -266,10 +266,10 @@ class Account:
         self._note("deleted", LISTS, list_id)
 
     def _segment(self, segment_id: str) -> Document:
-        return next(one for one in self.segments if one["segment_id"] == segment_id)
+        return next(each for each in self.segments if each["segment_id"] == segment_id)
 
     def _list(self, list_id: str) -> Document:
-        return next(one for one in self.lists if one["list_id"] == list_id)
+        return next(each for each in self.lists if each["list_id"] == list_id)
 
     def _relist(self, contact_id: str, before: Iterable[str], after: Iterable[str]) -> None:
         known = self.__dict__.get("_list_members")  # computed only when needed
@@ -299,8 +299,8 @@ class Account:
         Some contacts are added, deleted or changed; some join or leave a list or segment; some
         receive, open or click an email. Every changed contact has an `updated_at` of that day.
         """
-        for one in self.segments:
-            self.segment_members(one["segment_id"])  # drawn before the contacts change
+        for segment in self.segments:
+            self.segment_members(segment["segment_id"])  # drawn before the contacts change
         rng = random.Random(f"{self.seed} moved on by {seed}")
         self._day += timedelta(days=1)
         few = max(1, len(self.contact_ids) // 25)
@@ -336,7 +336,7 @@ def renamed(rng: random.Random) -> Document:
 
 def relisted(rng: random.Random, lists: list[Document]) -> Document:
     """The fields that change when a contact moves to other lists."""
-    return {"lists": [one["list_id"] for one in lists if rng.random() < 0.25]}
+    return {"lists": [each["list_id"] for each in lists if rng.random() < 0.25]}
 
 
 def mailed(rng: random.Random, document: Document, since: datetime) -> Document:
@@ -356,17 +356,17 @@ def _title(titles: tuple[str, ...], n: int) -> str:
     return titles[n] if n < len(titles) else f"{titles[n % len(titles)]} {n // len(titles) + 1}"
 
 
-def _insert(ids: list[str], one: str) -> bool:
-    place = bisect.bisect_left(ids, one)
-    if place < len(ids) and ids[place] == one:
+def _insert(ids: list[str], contact_id: str) -> bool:
+    place = bisect.bisect_left(ids, contact_id)
+    if place < len(ids) and ids[place] == contact_id:
         return False
-    ids.insert(place, one)
+    ids.insert(place, contact_id)
     return True
 
 
-def _remove(ids: list[str], one: str) -> bool:
-    place = bisect.bisect_left(ids, one)
-    if place == len(ids) or ids[place] != one:
+def _remove(ids: list[str], contact_id: str) -> bool:
+    place = bisect.bisect_left(ids, contact_id)
+    if place == len(ids) or ids[place] != contact_id:
         return False
     del ids[place]
     return True

@@ -57,10 +57,10 @@ class Churn:
         account, rng = self._account, self._rng
         document = account.new_contact(rng, iso(now))
         account.create(document)
-        for one in account.segments:
-            members = account.segment_members(one["segment_id"]) or ()
+        for segment in account.segments:
+            members = account.segment_members(segment["segment_id"]) or ()
             if rng.random() < len(members) / len(account.contact_ids):
-                account.join(one["segment_id"], document["contact_id"])
+                account.join(segment["segment_id"], document["contact_id"])
 
     def _leave(self, _: datetime) -> None:
         contact_id = self._anybody()
@@ -85,7 +85,7 @@ class Churn:
         if contact_id and account.lists:
             before = list(account.contact(contact_id).get("lists") or ())
             other = rng.choice(account.lists)["list_id"]
-            after = [one for one in before if rng.random() < 0.5 and one != other] + [other]
+            after = [each for each in before if rng.random() < 0.5 and each != other] + [other]
             self._update(contact_id, {"lists": after}, now)
 
     def _move_between_segments(self, now: datetime) -> None:
@@ -93,14 +93,14 @@ class Churn:
         account, rng = self._account, self._rng
         if not account.segments:
             return
-        one, other = (rng.choice(account.segments)["segment_id"] for _ in range(2))
-        members = account.segment_members(one)
+        first, second = (rng.choice(account.segments)["segment_id"] for _ in range(2))
+        members = account.segment_members(first)
         contact_id = rng.choice(members) if members else self._anybody()
         if contact_id:
             way = rng.randrange(3)
-            left = way < 2 and account.leave(one, contact_id)
-            joined = way > 0 and account.join(other, contact_id)
-            if left or joined:
+            has_left = way < 2 and account.leave(first, contact_id)
+            has_joined = way > 0 and account.join(second, contact_id)
+            if has_left or has_joined:
                 self._update(contact_id, renamed(rng), now)
 
     def _segment(self, _: datetime) -> None:

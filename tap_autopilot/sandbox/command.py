@@ -23,33 +23,35 @@ def option(
     `choices` are the values and their meanings; `read` converts and checks any other value. A field
     that is True by default becomes an option that turns it off.
     """
-    found = {"help": help, "name": name, "metavar": metavar, "choices": choices, "read": read}
-    return dataclasses.field(default=default, metadata=found)
+    metadata = {"help": help, "name": name, "metavar": metavar, "choices": choices, "read": read}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
     """Add the options of a dataclass."""
     for field in _options(kind):
-        given, default = field.metadata, field.default
+        metadata, default = field.metadata, field.default
         more: dict[str, Any] = {"dest": _dest(kind, field), "default": argparse.SUPPRESS}
         if isinstance(default, bool):
             more["action"] = "store_false" if default else "store_true"
-            more["help"] = given["help"]
+            more["help"] = metadata["help"]
         else:
             number = f"{default:g}" if isinstance(default, float) else default
             shown = f" (default: {number})" if default != "" else ""
-            meanings = explain(given["choices"] or {})
-            more["help"] = ". ".join(filter(None, [given["help"], meanings])) + shown
-            more["metavar"] = given["metavar"] or (None if given["choices"] else "N")
-            more["choices"] = given["choices"]
-            more["type"] = given["read"] or type(default)
-        group.add_argument(f"--{given['name'] or field.name.replace('_', '-')}", **more)
+            meanings = explain(metadata["choices"] or {})
+            more["help"] = ". ".join(filter(None, [metadata["help"], meanings])) + shown
+            more["metavar"] = metadata["metavar"] or (None if metadata["choices"] else "N")
+            more["choices"] = metadata["choices"]
+            more["type"] = metadata["read"] or type(default)
+        group.add_argument(f"--{metadata['name'] or field.name.replace('_', '-')}", **more)
 
 
 def values(kind: type[Any], args: argparse.Namespace) -> dict[str, Any]:
     """What the command line says about the fields of a dataclass."""
-    given = vars(args)
-    return {one.name: given.get(_dest(kind, one), one.default) for one in _options(kind)}
+    arguments = vars(args)
+    return {
+        field.name: arguments.get(_dest(kind, field), field.default) for field in _options(kind)
+    }
 
 
 def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:

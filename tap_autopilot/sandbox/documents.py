@@ -122,7 +122,7 @@ class Documents:
             "updated_at": iso(updated),
             "first_visit_at": iso(created - timedelta(minutes=rng.randrange(9000))),
             "first_conversion_at": iso(created),
-            "lists": [one for one in self._list_ids if rng.random() < 0.25],
+            "lists": [each for each in self._list_ids if rng.random() < 0.25],
             "anywhere_page_visits": {page: True for page in people.PAGES if rng.random() < 0.4},
             "anywhere_form_submits": {"//site/form": True} if rng.random() < 0.3 else {},
             "custom_fields": self._values(rng, updated),

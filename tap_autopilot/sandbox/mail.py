@@ -100,10 +100,12 @@ def key_of(message: str) -> str:
 
 def all_occurrences(account: Account) -> list[Occurrence]:
     """Everything that happened to the account's emails, in order."""
-    found = [
-        one for contact_id in account.contact_ids for one in occurrences_of(account, contact_id)
+    occurrences = [
+        occurrence
+        for contact_id in account.contact_ids
+        for occurrence in occurrences_of(account, contact_id)
     ]
-    return sorted(found, key=lambda one: (one.at, one.message_id))
+    return sorted(occurrences, key=lambda each: (each.at, each.message_id))
 
 
 def _describe(seed: int, message: str) -> dict[str, Any]:
@@ -121,30 +123,30 @@ def _describe(seed: int, message: str) -> dict[str, Any]:
     }
 
 
-def track_call(seed: int, one: Occurrence, *, other_keys: bool = False) -> Document:
+def track_call(seed: int, occurrence: Occurrence, *, other_keys: bool = False) -> Document:
     """The `track` call that reports an occurrence, the same each time.
 
     `seed` is the account's. With `other_keys`, the email's id is unrelated to the one in the
     contact's map.
     """
-    rng = random.Random(one.message_id)
-    who = random.Random(f"{seed} {one.contact_id}")
+    rng = random.Random(occurrence.message_id)
+    who = random.Random(f"{seed} {occurrence.contact_id}")
     through_segment, user_id = who.random() < 0.2, str(who.randrange(10**5))
-    traits = {"email": one.email.upper() if rng.random() < 0.05 else one.email}
+    traits = {"email": occurrence.email.upper() if rng.random() < 0.05 else occurrence.email}
     if rng.random() > 0.1:
-        traits["contact_id"] = one.contact_id
-    known = _describe(seed, one.message)
+        traits["contact_id"] = occurrence.contact_id
+    known = _describe(seed, occurrence.message)
     link_ids = {link: link_id for link_id, link in known.pop("links")}
-    key = _other_key(seed, one.key) if other_keys else one.key
-    properties = {"event": one.kind, "email_id": f"batchcampaign_{key.upper()}", **known}
-    if one.link is not None:
-        properties |= {"link_id": link_ids[one.link], "link_url": one.link}
+    key = _other_key(seed, occurrence.key) if other_keys else occurrence.key
+    properties = {"event": occurrence.kind, "email_id": f"batchcampaign_{key.upper()}", **known}
+    if occurrence.link is not None:
+        properties |= {"link_id": link_ids[occurrence.link], "link_url": occurrence.link}
     return {
         "type": "track",
-        "event": rng.choice(NAMES[one.kind]),
-        "messageId": one.message_id,
-        "timestamp": iso(datetime.fromtimestamp(one.at / 1000, timezone.utc)),
-        **({"userId": user_id} if through_segment else {"anonymousId": one.email}),
+        "event": rng.choice(NAMES[occurrence.kind]),
+        "messageId": occurrence.message_id,
+        "timestamp": iso(datetime.fromtimestamp(occurrence.at / 1000, timezone.utc)),
+        **({"userId": user_id} if through_segment else {"anonymousId": occurrence.email}),
         "context": {"traits": traits, "integration": {"name": "Autopilot"}},
         "properties": properties,
     }

@@ -30,14 +30,14 @@ def listing_of(target: str) -> tuple[str, str | None] | None:
     """The listing that a path asks for, and the bookmark in the path; None for any other path."""
     path = target.partition("?")[0].removeprefix("/v1").split("/")
     match [urllib.parse.unquote(part, errors="surrogateescape") for part in path]:
-        case ["", "lists" | "smart_segments" | "contacts" as one]:
-            return f"/{one}", None
-        case ["", "lists" | "smart_segments" | "contacts" as one, bookmark]:
-            return None if bookmark == "custom_fields" else (f"/{one}", bookmark)
-        case ["", "list" | "smart_segments" as kind, one, "contacts"]:
-            return f"/{kind}/{one}/contacts", None
-        case ["", "list" | "smart_segments" as kind, one, "contacts", bookmark]:
-            return f"/{kind}/{one}/contacts", bookmark
+        case ["", "lists" | "smart_segments" | "contacts" as name]:
+            return f"/{name}", None
+        case ["", "lists" | "smart_segments" | "contacts" as name, bookmark]:
+            return None if bookmark == "custom_fields" else (f"/{name}", bookmark)
+        case ["", "list" | "smart_segments" as kind, group_id, "contacts"]:
+            return f"/{kind}/{group_id}/contacts", None
+        case ["", "list" | "smart_segments" as kind, group_id, "contacts", bookmark]:
+            return f"/{kind}/{group_id}/contacts", bookmark
     return None
 
 
@@ -194,10 +194,10 @@ class Hole:
             return
         listings = [CONTACTS]
         if what == "members":
-            listings = [members_of_segment(one["segment_id"]) for one in self._account.segments]
+            listings = [members_of_segment(each["segment_id"]) for each in self._account.segments]
         page = self._options.page
-        full = {one: len(self._account.ids(one) or ()) // page for one in listings}
-        several = sorted(one for one in listings if full[one] >= int(number or 2))
+        full = {each: len(self._account.ids(each) or ()) // page for each in listings}
+        several = sorted(each for each in listings if full[each] >= int(number or 2))
         if several:
             self._listing = self._rng.choice(several)
             start = (int(number or self._rng.randint(2, full[self._listing])) - 1) * page

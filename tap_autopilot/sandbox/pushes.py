@@ -107,7 +107,7 @@ class Truth:
     @property
     def pushed(self) -> list[Occurrence]:
         """The occurrences known to have been received."""
-        return [one for one in self.occurrences if self.acknowledged[one.message_id]]
+        return [each for each in self.occurrences if self.acknowledged[each.message_id]]
 
 
 class Pusher:
@@ -157,21 +157,26 @@ class Pusher:
     def _plan(self, occurrences: Iterable[Occurrence]) -> list[Occurrence]:
         """The occurrences to push, in order, repeats included."""
         turns: list[tuple[float, Occurrence]] = []
-        for number, one in enumerate(occurrences):
-            self._known.add(one.message_id)
-            self.truth.occurrences.append(one)
-            rng, turn = random.Random(f"{self._pushing.seed} {one.message_id}"), float(number)
+        for number, occurrence in enumerate(occurrences):
+            self._known.add(occurrence.message_id)
+            self.truth.occurrences.append(occurrence)
+            rng, turn = (
+                random.Random(f"{self._pushing.seed} {occurrence.message_id}"),
+                float(number),
+            )
             if rng.random() < self._pushing.withheld:
-                self.truth.withheld.add(one.message_id)
+                self.truth.withheld.add(occurrence.message_id)
                 continue
             if rng.random() < self._pushing.late:
-                self.truth.late.add(one.message_id)
+                self.truth.late.add(occurrence.message_id)
                 turn += rng.uniform(10, 500)
-            turns.append((turn, one))
+            turns.append((turn, occurrence))
             if rng.random() < self._pushing.repeated:
-                self.truth.repeated.add(one.message_id)
-                turns += [(turn + rng.uniform(0, 200), one) for _ in range(rng.randint(1, 3))]
-        return [one for _, one in sorted(turns, key=lambda each: each[0])]
+                self.truth.repeated.add(occurrence.message_id)
+                turns += [
+                    (turn + rng.uniform(0, 200), occurrence) for _ in range(rng.randint(1, 3))
+                ]
+        return [occurrence for _, occurrence in sorted(turns, key=lambda each: each[0])]
 
     def _run(self) -> None:
         self._push(self._first)
@@ -189,8 +194,8 @@ class Pusher:
     def _new_occurrences(self, contact_id: str) -> list[Occurrence]:
         if contact_id not in self._account:  # it has been deleted since
             return []
-        found = occurrences_of(self._account, contact_id)
-        return [one for one in found if one.message_id not in self._known]
+        occurrences = occurrences_of(self._account, contact_id)
+        return [each for each in occurrences if each.message_id not in self._known]
 
     def _push(self, occurrences: list[Occurrence]) -> None:
         due = time.monotonic()
@@ -198,9 +203,9 @@ class Pusher:
             if self._pushing.rate:
                 due += len(batch) / self._pushing.rate
             other, seed = self._pushing.other_keys, self._account.seed
-            calls = [track_call(seed, one, other_keys=other) for one in batch]
+            calls = [track_call(seed, each, other_keys=other) for each in batch]
             for receiver, form in self._receivers:
-                self._deliver(receiver, form(calls), [one.message_id for one in batch])
+                self._deliver(receiver, form(calls), [each.message_id for each in batch])
             if self._stopped.wait(max(0.0, due - time.monotonic())):
                 return
 
