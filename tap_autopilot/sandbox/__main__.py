@@ -7,7 +7,6 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.command import add_options, explain, values
@@ -57,18 +56,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-@contextlib.contextmanager
-def _running(sandbox: Sandbox) -> Iterator[Sandbox]:
-    try:
-        sandbox.__enter__()
-    except OSError as problem:
-        sys.exit(f"Cannot listen on that port: {problem.strerror}; try --port 0.")
-    try:
-        yield sandbox
-    finally:
-        sandbox.__exit__()
-
-
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
     args = _parser().parse_args()
@@ -86,7 +73,11 @@ def main() -> None:
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
-    with _running(Sandbox(account, options, args.port)) as sandbox:
+    with contextlib.ExitStack() as stack:
+        try:
+            sandbox = stack.enter_context(Sandbox(account, options, args.port))
+        except OSError as problem:
+            sys.exit(f"Cannot listen on that port: {problem.strerror}; try --port 0.")
         print(
             f"{len(account.contact_ids)} contacts, {len(account.lists)} lists,"
             f" {len(account.segments)} smart segments.\n"

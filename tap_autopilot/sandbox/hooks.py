@@ -20,16 +20,6 @@ from tap_autopilot.sandbox.documents import Document, as_json, iso, uuid
 from tap_autopilot.sandbox.pushes import Post, Receiver
 from tap_autopilot.sandbox.wire import error
 
-EVENTS = (
-    "contact_added",
-    "contact_updated",
-    "contact_unsubscribed",
-    "contact_unsubscribes",
-    "contact_added_to_list",
-    "contact_removed_from_list",
-    "contact_entered_segment",
-    "contact_left_segment",
-)
 OF_CONTACTS: dict[str, tuple[str, ...]] = {
     "created": ("contact_added",),
     "changed": ("contact_updated",),
@@ -41,6 +31,7 @@ OF_MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("smart_segments", "created"): ("contact_entered_segment",),
     ("smart_segments", "deleted"): ("contact_left_segment",),
 }
+EVENTS = {name for names in (*OF_CONTACTS.values(), *OF_MEMBERS.values()) for name in names}
 
 
 @dataclass(frozen=True)

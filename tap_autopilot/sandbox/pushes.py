@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import http.client
 import json
 import queue
 import random
-import ssl
 import threading
 import time
 import urllib.parse
@@ -23,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+
+import requests
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.command import option, rate, share, url
@@ -279,38 +279,33 @@ class Post:
 
 
 class Receiver:
-    """A receiver's URL, and one keep-alive connection to it."""
+    """A receiver's URL, and one keep-alive connection to it. Raises ValueError for another URL."""
 
     def __init__(self, url: str, timeout: float) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url!r} is not an http or https URL")
-        self._path = parts.path.rstrip("/") + (f"?{parts.query}" if parts.query else "")
-        if parts.scheme == "https":
-            self._connection: http.client.HTTPConnection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context()
-            )
-        else:
-            self._connection = http.client.HTTPConnection(
-                parts.hostname, parts.port, timeout=timeout
-            )
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self._session = requests.Session()
+        self._session.trust_env = False
 
     def post(self, post: Post) -> tuple[int, float]:
         """The status (0 if there was no response) and the seconds in its Retry-After."""
         headers = {"Content-Type": "application/json", **post.headers}
         try:
-            self._connection.request("POST", self._path + post.path or "/", post.body, headers)
-            answer = self._connection.getresponse()
-            answer.read()
-        except (OSError, http.client.HTTPException):
-            self._connection.close()
+            answer = self._session.post(
+                self._url + post.path, post.body, headers=headers, timeout=self._timeout,
+                allow_redirects=False,
+            )  # fmt: skip
+        except requests.RequestException:
             return 0, 0.0
-        wait = answer.headers.get("Retry-After") or ""
-        return answer.status, float(wait) if wait.isdecimal() else 0.0
+        wait = answer.headers.get("Retry-After", "")
+        return answer.status_code, float(wait) if wait.isdecimal() else 0.0
 
     def close(self) -> None:
         """Close the connection."""
-        self._connection.close()
+        self._session.close()
 
 
 def _dump(value: Any) -> bytes:
