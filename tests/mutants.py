@@ -270,8 +270,8 @@ MUTANTS = (
     Mutant(
         "an incremental pass replaces an interrupted full one",
         "run/sync.py",
-        "selected = complete_first(streams, state)",
-        "selected = streams",
+        "selected = complete_first(_select(config, catalog, api), state)",
+        "selected = _select(config, catalog, api)",
         "test_merged_states.py -k between_the_halves",
     ),
     Mutant(
