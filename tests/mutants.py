@@ -319,11 +319,9 @@ MUTANTS = (
     ),
     Mutant(
         "ids of stored events are kept only in memory",
-        "collector/sqlite_insert.py",
-        "    keys = sorted(",
-        "    known = _mark.__dict__.setdefault('known', set())\n"
-        "    return [e for e in events if e.key not in known and not known.add(e.key)]\n"
-        "    keys = sorted(",
+        "collector/sqlite_seen.py",
+        '(b"".join(new),)',
+        '(b"",)',
         "collector/test_endpoints.py -k repeated_id",
     ),
     Mutant(

@@ -17,7 +17,7 @@ from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
 from tap_autopilot.collector.reader import LAST, MAX_BYTES, Event, Reader
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
-from tap_autopilot.collector.sqlite_insert import Execute, insert_new
+from tap_autopilot.collector.sqlite_seen import Execute, Seen, insert
 from tap_autopilot.collector.store import (
     FORMAT,
     PRUNE_SLICE,
@@ -34,6 +34,7 @@ from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 500
 WIPE_SLICE = 2000  # pruned events
+INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES"
 COUNT = """
 INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
 VALUES (?, ?, ?, ?, 0, ?)
@@ -139,6 +140,7 @@ class SqliteStore:
         try:
             self._connection = sqlite_file.open_for_writing(self._path)
             self.store_id = sqlite_file.prepare(self._connection, self._path)
+            self._seen = Seen(self._connection.execute)
         except sqlite3.Error as problem:
             os.close(self._lock)
             raise UserError(f"Cannot open the store {database}: {problem}.") from None
@@ -155,13 +157,16 @@ class SqliteStore:
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
-        def insert(execute: Execute) -> int:
-            new = insert_new(events, execute)
+        def add(execute: Execute) -> int:
+            new = self._seen.add(events, execute)
+            insert(INSERT, [event[:5] for event in new], execute)
             for kind in counts(new):
                 execute(COUNT, kind)
             return len(new)
 
-        return self._commit(insert)
+        new = self._commit(add)
+        self._seen.committed()
+        return new
 
     def probe(self) -> int:
         """Commit something, to check that commits work: how many times this was done."""
@@ -248,7 +253,7 @@ class SqliteStore:
 
     def sweep(self, now: int) -> None:
         """Forget deliveries older than an hour."""
-        self._commit(lambda execute: execute("DELETE FROM seen WHERE until <= ?", (now,)))
+        self._commit(lambda execute: execute("DELETE FROM deliveries WHERE until <= ?", (now,)))
 
     def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
         """True: this collector forwards events, because it is the only one."""

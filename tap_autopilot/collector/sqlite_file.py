@@ -10,6 +10,7 @@ import urllib.parse
 from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
+from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.remnant import fingerprint
 from tap_autopilot.collector.store import FORMAT, InUse
 from tap_autopilot.exceptions import UserError
@@ -20,7 +21,8 @@ CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 16_384
 LOOK_EVERY = 0.05  # seconds, at a lock
-SINCE_FORMAT_2 = """
+SINCE_FORMAT_2 = f"""
+{sqlite_seen.TABLES}
 CREATE TABLE kinds (
     id INTEGER PRIMARY KEY,
     source TEXT NOT NULL,
@@ -54,9 +56,6 @@ CREATE TABLE events (
     name TEXT NOT NULL,
     body BLOB NOT NULL
 );
-CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER, about BLOB) WITHOUT ROWID;
-CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
-CREATE INDEX seen_about ON seen (about) WHERE about IS NOT NULL;
 CREATE TABLE cursors (
     destination TEXT PRIMARY KEY,
     seq INTEGER NOT NULL,
@@ -67,9 +66,12 @@ CREATE TABLE cursors (
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """  # noqa: S608
 UPGRADE = f"""
+ALTER TABLE seen RENAME TO seen_before;
 {SINCE_FORMAT_2}
-ALTER TABLE seen ADD COLUMN about BLOB;
-CREATE INDEX seen_about ON seen (about) WHERE about IS NOT NULL;
+INSERT OR IGNORE INTO seen SELECT in_index(key, 0), in_index(key, 1)
+FROM seen_before WHERE until IS NULL ORDER BY key;
+INSERT INTO deliveries (key, until) SELECT key, until FROM seen_before WHERE until IS NOT NULL;
+DROP TABLE seen_before;
 INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
 SELECT source, route, name, count(*), sum(events.pruned), max(received_at)
 FROM events GROUP BY source, route, name;
@@ -136,7 +138,10 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
     elif check(connection, str(path)) < FORMAT:
-        connection.create_function("fingerprint", 5, fingerprint, deterministic=True)
+        connection.create_function("fingerprint", 5, fingerprint)
+        connection.create_function(
+            "in_index", 2, lambda key, part: sqlite_seen.IN_INDEX.unpack(key)[part]
+        )
         connection.executescript(
             f"BEGIN IMMEDIATE; {UPGRADE} PRAGMA user_version = {FORMAT}; COMMIT;"
         )

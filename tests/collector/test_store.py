@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import subprocess
@@ -15,13 +16,20 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.reader import Event, open_reader
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
-from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Received
+from tap_autopilot.collector.store import (
+    PRUNE_SLICE,
+    REPEAT_WINDOW,
+    Cursor,
+    Received,
+    Unavailable,
+)
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 
@@ -31,6 +39,7 @@ NOW = 1_700_000_000_000
 def event(
     body: bytes = b'{"a": 1}', key: bytes | None = None, *, at: int = NOW, for_good: bool = True
 ) -> Received:
+    key = key and key.ljust(16)
     return Received(at, "segment", "track", "Email Opened", body, key, for_good)
 
 
@@ -80,6 +89,56 @@ def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
     again = SqliteStore(database)
     assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
     again.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ids_are_recognized_wherever_they_are_kept(
+    database: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(sqlite_seen, "LOG", 20)
+    choose = random.Random(seed)
+    store = SqliteStore(database)
+    seen: set[bytes] = set()
+    for _ in range(150):
+        keys = [b"%d" % choose.randrange(3000) for _ in range(choose.randrange(12))]
+        new = len({*keys} - seen)
+        match choose.randrange(12):
+            case 0:  # a power cut
+                store.close()
+                store = SqliteStore(database)
+            case 1:  # a full disk
+                pages = store._query("PRAGMA page_count")[0][0]
+                store._query(f"PRAGMA max_page_count = {pages}")
+                with pytest.raises(Unavailable):
+                    store.append(
+                        [event(b"x" * 20_000, key) for key in keys] or [event(bytes(9999))]
+                    )
+                store._query("PRAGMA max_page_count = 1000000")
+        assert store.append([event(key=key) for key in keys]) == new
+        seen.update(keys)
+    assert store.append([event(key=key) for key in seen]) == 0
+    kept = {key for (keys,) in store._query("SELECT keys FROM seen_log") for key in _split(keys)}
+    ((indexed,),) = store._query("SELECT count(*) FROM seen")
+    assert len(kept) < 60
+    assert len(seen) - len(kept) <= indexed < len(seen)
+    store.close()
+
+
+def _split(keys: bytes) -> list[bytes]:
+    return [keys[at : at + 16] for at in range(0, len(keys), 16)]
+
+
+def test_ids_that_the_index_could_confuse_are_told_apart(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_seen, "LOG", 1)
+    store = SqliteStore(database)
+    for end in (b"abcd", b"abce", b"\xff\xff\xff\xff"):
+        assert store.append([event(key=b"12345678" + end)]) == 1
+        for number in range(9):  # moves it
+            store.append([event(key=end + b"%d" % number)])
+    assert store.append([event(key=b"12345678abcd")]) == 0
+    store.close()
 
 
 @pytest.mark.parametrize("repeated", [None, 0, 57, 122])
@@ -216,7 +275,7 @@ INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
     (1, 'segment', 'track', 'Email Opened', x'7B2261223A317D', 1),
     (2, 'segment', 'track', 'Email Opened', x'7B2261223A327D', 0),
     (3, 'hook', 'hooks', 'contact_added', x'7B7D', 1);
-INSERT INTO seen VALUES (x'6B', NULL);
+INSERT INTO seen VALUES (x'6B202020202020202020202020202020', NULL);
 PRAGMA application_id = 1095779670;
 PRAGMA user_version = 1;
 """
