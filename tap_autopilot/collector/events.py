@@ -100,7 +100,7 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
         events = [_segment_item(item, "batch", now, shared) for item in items]
     else:
         events = [
-            _segment(item, call, "batch", now, *shared.given_to(call))
+            _segment(item, call, "batch", now, shared)
             for item, call in zip(items, calls, strict=True)
         ]
     return Found(events, raw_json.string(bytes(batch.writeKey)))
@@ -110,7 +110,7 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
     """What Segment's Webhooks destination sent, and the first event of an array, the signed one."""
     if raw_json.is_array(body):
         listed = raw_json.items(body)
-        found = [_segment_item(item, "segment", now) for item in listed]
+        found = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
         return Found(_identified(found, body)), listed[0] if listed else None
     found, key, _ = from_call(body, "segment", now)
     return Found(_identified(found, body), key), None
@@ -189,23 +189,25 @@ def _must_be_object(body: bytes) -> None:
         raise NotJson("the body is not a JSON object")
 
 
-def _segment_item(item: bytes, route: str, now: int, shared: _Shared | None = None) -> Received:
-    """An event of a batch, with the fields that apply to all events."""
+def _segment_item(item: bytes, route: str, now: int, shared: _Shared) -> Received:
+    """An event of a batch or array, which may be anything."""
     if not raw_json.is_object(item):  # kept, because it may still be useful
         return Received(now, "segment", route, "", bytes(item), None, for_good=True)
     call, item = raw_json.pick(_CALL, item)
-    if shared is None:
-        return _segment(item, call, route, now)
-    return _segment(item, call, route, now, *shared.given_to(call))
+    return _segment(item, call, route, now, shared)
+
+
+def _members(values: dict[str, bytes]) -> bytes:
+    return b",".join(b'"%s":%s' % (name.encode(), value) for name, value in values.items())
 
 
 class _Shared:
-    """The fields of a batch that apply to all its events."""
+    """The fields of a batch that apply to all its events. An event's own values win."""
 
     def __init__(self, batch: _Batch) -> None:
         values = {name: raw_json.raw(getattr(batch, name)) for name in _SHARED}
         self._values = {name: one for name, one in values.items() if one not in (b"", b"null")}
-        self._objects = {
+        self.objects = {
             name: raw_json.members(one)
             for name, one in self._values.items()
             if raw_json.is_object(one)
@@ -213,46 +215,45 @@ class _Shared:
         self._tail = _members(self._values)
         self.size = len(self._tail)
 
-    def given_to(self, call: _Call) -> tuple[dict[str, bytes], bytes]:
-        """What replaces members of an event, and what is appended. The event's own values win."""
-        own = [name for name in self._values if getattr(call, name) is not _ABSENT]
-        if not own:
-            return {}, self._tail
-        rest = {name: value for name, value in self._values.items() if name not in own}
-        merged = {name: self._merged(name, raw_json.raw(getattr(call, name))) for name in own}
-        return {name: value for name, value in merged.items() if value}, _members(rest)
+    def missing_in(self, call: _Call) -> bytes:
+        """The members to append to an event: those that it does not have."""
+        for name in self._values:
+            if getattr(call, name) is not _ABSENT:
+                break
+        else:
+            return self._tail
+        return _members({n: v for n, v in self._values.items() if getattr(call, n) is _ABSENT})
 
-    def _merged(self, name: str, own: bytes) -> bytes:
-        """The event's own object with what it lacks of the batch's; empty if it lacks nothing."""
-        if name not in self._objects or not raw_json.is_object(own):
-            return b""
-        theirs, ours = raw_json.members(own), self._objects[name]
-        return b"" if ours.keys() <= theirs.keys() else raw_json.build({**ours, **theirs})
+    def merged_with(self, call: _Call) -> dict[str, bytes]:
+        """The members to replace in an event: objects that lack something of the batch's."""
+        found = {}
+        for name, ours in self.objects.items():
+            own = raw_json.raw(getattr(call, name))
+            if raw_json.is_object(own):
+                theirs = raw_json.members(own)
+                if not ours.keys() <= theirs.keys():
+                    found[name] = raw_json.build({**ours, **theirs})
+        return found
 
 
-def _members(values: dict[str, bytes]) -> bytes:
-    return b",".join(b'"%s":%s' % (name.encode(), value) for name, value in values.items())
+_NOTHING = _Shared(_Batch())
 
 
 def _segment(
-    body: bytes,
-    call: _Call,
-    route: str,
-    now: int,
-    replaced: dict[str, bytes] | None = None,
-    tail: bytes = b"",
+    body: bytes, call: _Call, route: str, now: int, shared: _Shared = _NOTHING
 ) -> Received:
-    """An event with an id, without its write key. `tail` are members to append."""
-    if replaced or call.writeKey is not _ABSENT:
-        found = {**raw_json.members(body), **(replaced or {})}
+    """An event with an id, without its write key, with what it lacks of the shared fields."""
+    merged = shared.merged_with(call) if shared.objects else None
+    if merged or call.writeKey is not _ABSENT:
+        found = {**raw_json.members(body), **(merged or {})}
         found.pop("writeKey", None)
         body = raw_json.build(found)
-    if tail:
+    if tail := shared.missing_in(call):
         head = body[:-1].rstrip()
         body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
     name = _name(route, bytes(call.type), bytes(call.event))
     key = _key_of_id(bytes(call.messageId))
-    return Received(now, "segment", route, name, bytes(body), key, for_good=True)
+    return Received(now, "segment", route, name, bytes(body), key, True)
 
 
 def _name_of(route: str, kind: bytes, event: bytes) -> str:
