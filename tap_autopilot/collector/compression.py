@@ -31,6 +31,8 @@ def unpacked(body: bytes, encoding: str, limit: int) -> Iterator[bytes]:
 
     Raises UnknownEncoding, Damaged, and TooLarge as soon as the output exceeds `limit` bytes.
     """
+    if not encoding:
+        return iter((body,))
     names = [name.strip().lower() for name in encoding.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     if len(names) > 1 or (names and names[0] not in ("gzip", "x-gzip", "deflate")):

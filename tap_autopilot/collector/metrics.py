@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import prometheus_client
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
 PREFIX = "tap_autopilot_collector_"
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
@@ -38,7 +40,7 @@ class Metrics:
             "destination_refused_events", "Events that a destination refused.", "destination"
         )
         self.repeated = 0  # events that were not stored because they had been already
-        self._by_status: dict[tuple[str, int], Counter] = {}
+        self._responses: Counter[tuple[str, int]] = Counter()  # since the last scrape
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed at each scrape."""
@@ -46,10 +48,7 @@ class Metrics:
 
     def responded(self, route: str, status: int) -> None:
         """Count a response."""
-        counter = self._by_status.get((route, status))
-        if counter is None:
-            counter = self._by_status[route, status] = self._requests.labels(route, str(status))
-        counter.inc()
+        self._responses[route, status] += 1
 
     def committed(self, events: int, new: int, seconds: float) -> None:
         """Count a commit."""
@@ -70,10 +69,13 @@ class Metrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        for (route, status), count in self._responses.items():
+            self._requests.labels(route, str(status)).inc(count)
+        self._responses.clear()
         return generate_latest(self._registry)
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(PREFIX + name, about, labels, registry=self._registry)
+    def _counter(self, name: str, about: str, *labels: str) -> prometheus_client.Counter:
+        return prometheus_client.Counter(PREFIX + name, about, labels, registry=self._registry)
 
     def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
         return Gauge(PREFIX + name, about, labels, registry=self._registry)

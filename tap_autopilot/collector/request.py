@@ -40,11 +40,17 @@ class Refusal(Exception):
 class Request:
     """A request whose headers are complete. `headers` has names in lower case."""
 
-    __slots__ = (
-        "_body", "_pending", "_send", "chunks", "gone", "headers", "is_complete", "is_known",
-        "keep_alive", "keeps_body", "label", "method", "path", "received", "refusal", "route",
-        "waits_for_100",
-    )  # fmt: skip
+    label = "other"  # the path's name in metrics and logs, without secrets
+    route: Any = None  # for the handler's use
+    keep_alive = True
+    received = 0  # bytes of the body
+    chunks = 0  # pieces in which it came
+    is_complete = False
+    is_known = False  # the headers or the path have shown a secret
+    keeps_body = False
+    refusal: Refusal | None = None  # known before the body has arrived
+    gone = False  # the sender disconnected, so nobody reads the response
+    _body: bytes | bytearray = b""
 
     def __init__(
         self,
@@ -56,21 +62,10 @@ class Request:
     ) -> None:
         self._send = send
         self._pending = pending
-        self._body: bytes | bytearray = b""
         self.method = method
         self.path = path
         self.headers = headers
-        self.label = "other"  # the path's name in metrics and logs, without secrets
-        self.route: Any = None  # for the handler's use
-        self.keep_alive = True
         self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
-        self.received = 0  # bytes of the body
-        self.chunks = 0  # pieces in which it came
-        self.is_complete = False
-        self.is_known = False  # the headers or the path have shown a secret
-        self.keeps_body = False
-        self.refusal: Refusal | None = None  # known before the body has arrived
-        self.gone = False  # the sender disconnected, so nobody reads the response
 
     @property
     def body(self) -> bytes:
