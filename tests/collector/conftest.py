@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import importlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import requests
 
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.reader import Event, open_reader
+from tests.collector.destination import Destination, serving
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, finished
 from tests.invariants import untimed
@@ -37,13 +40,41 @@ SETTINGS = {
     "hook_tokens": [TOKEN],
     "min_free_mb": 0,
 }
+# In forks. What a test would only wait for comes soon; what a busy machine may take long for is not
+# given up.
+CONSTANTS: dict[str, Any] = {
+    "cli.PATIENCE": 0.1,
+    "client.BODY": 0.2,
+    "destinations.FIRST_WAIT": 0.05,
+    "destinations.MAX_WAIT": 0.05,
+    "destinations.LOOK_EVERY": 0.02,
+    "destinations.SYNC_EVERY": 0.05,
+    "hooks.WAITS": (0.05,) * 5,
+    "http.TICK": 0.05,
+    "server.LAST_RESPONSES": PATIENCE,
+    "server.LAST_COMMIT": PATIENCE,
+    "writer.PATIENCE": PATIENCE,
+    "writer.RETRY_EVERY": 0.05,
+}
+
+
+def altered(constants: dict[str, Any], arguments: list[str]) -> int:
+    """The command, with other values for these names of the collector's modules."""
+    for name, value in constants.items():
+        module, _, constant = name.partition(".")
+        found = importlib.import_module(f"tap_autopilot.collector.{module}")
+        assert hasattr(found, constant), name
+        setattr(found, constant, value)
+    return main(arguments)
 
 
 class Collector:
     """A collector in a folder, which tests start and stop."""
 
-    def __init__(self, folder: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, *, constants: Any = None, **settings: Any) -> None:
+        """`constants` replace some of the collector's own, in forks."""
         self.folder = folder
+        self._main = partial(altered, {**CONSTANTS, **(constants or {})})
         self.database = str(settings.get("database", folder / "events.db"))
         self.settings = {**SETTINGS, "database": self.database, **settings}
         self.settings.setdefault("listen", "127.0.0.1:0")
@@ -64,7 +95,7 @@ class Collector:
         with self.log.open("a") as log, os.fdopen(reader) as stdout:
             try:
                 if fork:
-                    self.process = Fork(main, self.arguments(), ROOT, writer, log.fileno())
+                    self.process = Fork(self._main, self.arguments(), ROOT, writer, log.fileno())
                 else:
                     self.process = subprocess.Popen(
                         self.command(), stdout=writer, stderr=log, cwd=ROOT
@@ -82,10 +113,16 @@ class Collector:
             self.process.send_signal(number)
         return self.process.wait(PATIENCE)
 
+    def restart(self, **settings: Any) -> None:
+        """Stop, and start again with these settings changed."""
+        self.stop()
+        self.settings |= settings
+        self.start(fork=True)
+
     def run(self, *more: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the command with these options to completion."""
         arguments = self.arguments(*more)
-        code, out, err = finished(main, arguments, ROOT, environment, PATIENCE)
+        code, out, err = finished(self._main, arguments, ROOT, environment, PATIENCE)
         return subprocess.CompletedProcess(arguments, code, out.decode(), untimed(err.decode()))
 
     def post(
@@ -96,6 +133,9 @@ class Collector:
         if key is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
         return requests.post(self.url + path, data, headers=headers, timeout=PATIENCE, **more)
+
+    def get(self, path: str) -> requests.Response:
+        return requests.get(self.url + path, timeout=PATIENCE)
 
     def events(self) -> list[Event]:
         with open_reader(self.database) as reader:
@@ -116,7 +156,7 @@ class Collector:
 
     def metric(self, name: str) -> float:
         """The value of a metric; NaN, which equals nothing, while it has none."""
-        text = requests.get(self.url + "/metrics", timeout=PATIENCE).text
+        text = self.get("/metrics").text
         lines = [
             line for line in text.splitlines() if line.startswith(f"tap_autopilot_collector_{name}")
         ]
@@ -159,3 +199,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
     collector = Collector(tmp_path_factory.mktemp("collector")).start(fork=True)
     yield collector
     collector.stop()
+
+
+@pytest.fixture
+def destination() -> Iterator[Destination]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture
+def other() -> Iterator[Destination]:
+    with serving() as found:
+        yield found

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import pytest
 
 from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tests.collector.conftest import ROOT, TOKEN, Collector, Start
+from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start
+from tests.conftest import PATIENCE, wait_until
 
 ADA, CONTACT = "Ada@example.com", "person_ADA"
 
@@ -101,13 +101,8 @@ def test_erasing_one_of_many_people_in_an_event_erases_no_other(tmp_path: Path) 
     collector.stop()
 
 
-def test_erase_needs_someone_and_a_store(tmp_path: Path) -> None:
-    collector = Collector(tmp_path)
-    assert collector.run("--erase", " ").returncode == 2
-    done = collector.run("--erase", ADA)
-    assert done.returncode == 2
-    assert "There is no store" in done.stderr
-    assert not Path(collector.database).exists()
+def test_erase_needs_someone(tmp_path: Path) -> None:
+    assert "--erase needs" in Collector(tmp_path).run("--erase", " ").stderr
 
 
 def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: Path) -> None:
@@ -122,8 +117,7 @@ def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: 
 
     sender = threading.Thread(target=send)
     sender.start()
-    while len(collector.events()) < 20:
-        time.sleep(0.05)
+    wait_until(lambda: len(collector.events()) >= 20)
     before = len(collector.events())
     copy = tmp_path / "copy.db"
     done = collector.run("--backup", str(copy))
@@ -169,25 +163,92 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(start: Start, tmp_path: 
     assert "Cannot write the backup" in done.stderr
 
 
-def test_statistics_of_no_store_create_nothing(tmp_path: Path) -> None:
-    for command in ("--stats", "--prune", "--backup"):
-        collector = Collector(tmp_path / "x", database=str(tmp_path / "none.db"))
-        collector.folder.mkdir(exist_ok=True)
-        more = {"--prune": ["--state", os.devnull], "--backup": [str(tmp_path / "copy")]}
+@pytest.mark.parametrize("command", ["--stats", "--prune", "--backup", "--erase", "--check"])
+def test_no_command_touches_what_is_no_store(tmp_path: Path, command: str) -> None:
+    more = {"--prune": ["--state", os.devnull], "--backup": [str(tmp_path / "copy")],
+            "--erase": [ADA]}  # fmt: skip
+    collector = Collector(tmp_path)
+    path = Path(collector.database)
+    if command != "--check":  # which creates one
         done = collector.run(command, *more.get(command, []))
-        assert done.returncode == 2
+        assert (done.returncode, done.stdout) == (2, "")
         assert "There is no store" in done.stderr
-        assert [path.name for path in tmp_path.iterdir()] == ["x"]
+        assert {one.name for one in tmp_path.iterdir()} == {"collector.json"}
+    path.write_text("hello")
+    done = collector.run(command, *more.get(command, []))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("CRITICAL")
+    assert path.read_text() == "hello"
+    assert {one.name for one in tmp_path.iterdir()} == {"collector.json", "events.db"}
+
+
+def test_a_second_collector_on_the_same_file_is_refused(start: Start) -> None:
+    collector = start()
+    done = collector.run()
+    assert done.returncode == 2
+    assert "A collector is using" in done.stderr
+    assert collector.post("/v1/track", b"{}").status_code == 200
+
+
+def test_stats_and_check(start: Start) -> None:
+    collector = start()
+    collector.post("/v1/batch", {"batch": [{"type": "track", "event": "E"}, {"type": "page"}]})
+    collector.post(f"/hooks/{TOKEN}/contact_added", {})
+    found = json.loads(collector.run("--stats").stdout)
+    assert found["bytes"] > 0
+    assert len(found.pop("store_id")) == 32
+    del found["bytes"]
+    assert found.pop("last_received_at").keys() == {"segment", "hook"}
+    assert found == {
+        "events": 3,
+        "pruned": 0,
+        "first_seq": 1,
+        "last_seq": 3,
+        "by_source": {"segment": 2, "hook": 1},
+        "by_event": {"E": 1, "page": 1, "contact_added": 1},
+    }
+    assert collector.run("--check").returncode == 2  # it is in use
+    collector.stop()
+    done = collector.run("--check")
+    assert done.returncode == 0
+    assert "works" in done.stdout
 
 
 def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:
-    collector = Collector(tmp_path)
+    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
     checking = SqliteStore(collector.database)
-    threading.Timer(0.5, checking.close).start()
-    collector.start()
+    threading.Timer(0.3, checking.close).start()
+    collector.start(fork=True)
     assert collector.post("/v1/track", call("1")).status_code == 200
     collector.stop()
     assert collector.run("--check").returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--stats", "--about", "--help"])
+def test_a_reader_of_stdout_that_has_gone_is_told_in_one_line(start: Start, option: str) -> None:
+    collector = start()
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*COMMAND, *collector.arguments(option)], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert done.returncode == 1
+    assert done.stderr.endswith(b" CRITICAL Cannot write to stdout: Broken pipe.\n")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_it_serves_even_if_nobody_reads_where_it_listens(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with collector.log.open("a") as log:
+        collector.process = subprocess.Popen(collector.command(), stdout=writer, stderr=log)
+    os.close(writer)
+    try:
+        wait_until(lambda: "/activity is on" in collector.log.read_text())
+    finally:
+        assert collector.stop() == 0
 
 
 def test_a_store_is_not_created_through_a_link(tmp_path: Path) -> None:
@@ -225,7 +286,7 @@ def test_members_of_the_stores_group_may_ask_the_collector_and_others_are_told_w
             for group, said in (("1234", "{'erased': 0, 'others': 0}"), ("99", "Cannot ask")):
                 done = subprocess.run(
                     [sys.executable, "-c", AS_ANOTHER, collector.database, group],
-                    cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+                    cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE,
                 )  # fmt: skip
                 assert said in done.stdout, done.stderr
         finally:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import requests
 
 from tests.collector.conftest import TOKEN, Collector
+from tests.conftest import wait_until
 from tests.soak.destination import WildDestination, wild_destination
 
 WORKERS = 4
@@ -38,8 +39,10 @@ class Figures(NamedTuple):
     answers: int
 
 
-def kill_under_load(folder: Path, kills: int) -> Figures:
-    """Fails if an acknowledged event is missing, if an event is stored twice, if only a part of a
+def kill_under_load(folder: Path, kills: int, most: int, *, fork: bool = False) -> Figures:
+    """Kill a collector again and again, each time after it has acknowledged up to `most` events.
+
+    Fails if an acknowledged event is missing, if an event is stored twice, if only a part of a
     batch is stored, or if a destination does not get each event at least once and in order.
     """
     with wild_destination() as destination:
@@ -49,7 +52,7 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
         serial = iter(range(10**9))
         for _ in range(kills):
             destination.wildness = random.choice((0.0, 0.1, 0.7))
-            collector.start()
+            collector.start(fork=fork)
             over = threading.Event()
             threads = [
                 threading.Thread(target=_send, args=(collector, serial, acknowledged, over))
@@ -57,7 +60,8 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
             ]
             for thread in threads:
                 thread.start()
-            time.sleep(random.uniform(0.05, 1.5))
+            _wait_for_more(acknowledged, random.randint(1, most))
+            time.sleep(random.uniform(0, 0.02))  # not only just after a response
             collector.stop(signal.SIGKILL)
             over.set()
             for thread in threads:
@@ -68,7 +72,7 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
         assert all(count == 1 for count in stored.values())
         parts = Counter(name.rpartition(".")[0] for name in stored if "." in name)
         assert all(count == 10 for count in parts.values())
-        _forward_the_rest(collector, destination)
+        _forward_the_rest(collector, destination, fork=fork)
         _check_forwarded([body["n"] for body in bodies if "event" in body], destination)
         return Figures(
             len(acknowledged),
@@ -79,14 +83,15 @@ def kill_under_load(folder: Path, kills: int) -> Figures:
         )
 
 
-def _forward_the_rest(collector: Collector, destination: WildDestination) -> None:
+def _wait_for_more(acknowledged: set[str], count: int) -> None:
+    enough = len(acknowledged) + count
+    wait_until(lambda: len(acknowledged) >= enough)
+
+
+def _forward_the_rest(collector: Collector, destination: WildDestination, *, fork: bool) -> None:
     destination.wildness, destination.is_strict = 0.0, False
-    collector.start()
-    deadline = time.monotonic() + 300
-    time.sleep(2)  # by then the metric is there
-    while collector.metric(LAG):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    collector.start(fork=fork)
+    wait_until(lambda: collector.metric(LAG) == 0)
     assert collector.stop() == 0
 
 
@@ -125,7 +130,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        done = kill_under_load(Path(folder), args.kills)
+        done = kill_under_load(Path(folder), args.kills, most=6000)
     print(
         f"{args.kills} kills: all {done.acknowledged:,} acknowledged events are among the"
         f" {done.stored:,} stored, each once; a destination with {done.answers} kinds of answers"

@@ -24,7 +24,8 @@ from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import REPEAT_WINDOW, Cursor, Loaded, Received, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
-from tests.collector.test_destinations import send, serving
+from tests.collector.destination import serving
+from tests.collector.test_destinations import send
 from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
 from tests.targets.test_targets import postgres_server

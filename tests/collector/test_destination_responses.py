@@ -1,0 +1,162 @@
+"""What destinations answer: what is tried again, what is given up, and what the log says."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import threading
+from http.server import BaseHTTPRequestHandler
+from typing import Any
+
+import pytest
+
+from tap_autopilot.collector.client import Client, NoResponse
+from tests.collector import destination as servers
+from tests.collector.conftest import Start
+from tests.collector.destination import Destination
+from tests.collector.test_destinations import progress, send
+from tests.conftest import PATIENCE, wait_until
+from tests.soak.destination import cut_off, dripping, endless, silent
+
+
+def test_of_a_body_that_nobody_needs_little_is_read(destination: Destination) -> None:
+    sent: list[int] = []
+    over = threading.Event()
+
+    def count(response: BaseHTTPRequestHandler) -> None:
+        response.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            for megabyte in range(1000):
+                response.wfile.write(b"x" * 1_000_000)
+                sent.append(megabyte)
+        over.set()
+
+    destination.behave = count
+    response = Client(destination.setting()["url"]).send("POST", "/batch", b'{"batch":[]}')
+    assert (response.status, response.body) == (200, None)
+    assert over.wait(PATIENCE)
+    assert len(sent) < 50  # what the system's buffers hold
+
+
+@pytest.mark.parametrize("behave", [endless, dripping, cut_off])
+def test_the_status_decides_whatever_the_body_does(
+    start: Start, destination: Destination, behave: Any
+) -> None:
+    destination.behave = behave
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') >= 1)
+    assert len(destination.tries) == 1
+
+
+def test_an_exchange_ends_at_its_deadline(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination.behave = silent
+    client = Client(destination.setting()["url"])
+    with monkeypatch.context() as patch:
+        patch.setattr("tap_autopilot.collector.client.DEADLINE", 0.5)
+        with pytest.raises(NoResponse, match=r"timed out after 0\.5 s"):
+            client.send("POST", "/batch", b'{"batch":[]}')
+    destination.behave = None
+    assert client.send("POST", "/batch", b'{"batch":[]}').status == 200
+
+
+def test_a_destination_that_hangs_does_not_delay_the_end(
+    start: Start, destination: Destination
+) -> None:
+    destination.behave = lambda _: threading.Event().wait()
+    collector = start(constants={"client.DEADLINE": 9999}, destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: bool(destination.tries))
+    assert collector.stop() == 0
+
+
+@pytest.mark.parametrize("asked", ["0", "Mon, 01 Jan 2024 00:00:00 GMT", "-5", "soon", None])
+def test_a_destination_that_asks_for_no_wait_is_not_hammered(
+    start: Start, destination: Destination, asked: str | None
+) -> None:
+    destination.answer = lambda _: 503
+    destination.headers = {} if asked is None else {"Retry-After": asked}
+    waits = {"destinations.FIRST_WAIT": 0.1, "destinations.MAX_WAIT": 60}
+    collector = start(constants=waits, destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: len(destination.tries) >= 3)
+    first, second, third = destination.tries[:3]
+    assert second - first >= 0.07
+    assert third - second >= 0.14
+
+
+# What a mended setting or time cures: the key, the path or the moment is wrong, and no event.
+CURABLE = [301, 401, 403, 404, 405, 407, 408, 425, 429, 500, 502, 503]
+
+
+def test_what_a_mended_setting_or_time_cures_skips_nothing(
+    start: Start, destination: Destination
+) -> None:
+    statuses = [*CURABLE]
+    destination.answer = lambda _: statuses.pop(0) if statuses else 200
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", "b")
+    destination.wait_for(2)
+    assert destination.ids == ["a", "b"]
+    wait_until(lambda: "Destination one: works again" in collector.log.read_text())
+    told = re.findall(r"Destination one: HTTP (\d+); retrying", collector.log.read_text())
+    assert told == [str(status) for status in CURABLE]
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 2, "refused": 0})
+
+
+def test_a_destination_that_refuses_every_event_loses_none(
+    start: Start, destination: Destination
+) -> None:
+    statuses = itertools.cycle([400, 402, 406, 409, 410, 413, 415, 422, 451])
+    batches = iter(range(5))
+
+    def answer(ids: list[str]) -> int:
+        if len(ids) == 3 and next(batches) == 4:  # 20 requests later: those three, two, and one
+            destination.answer = lambda _: 200
+            return 200
+        return next(statuses)
+
+    destination.answer = answer
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", "b", "c")
+    destination.wait_for(3)
+    assert destination.ids == ["a", "b", "c"]
+    assert len(destination.tries) == 21
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 3, "refused": 0})
+    log = collector.log.read_text()
+    assert log.count("rejects every event, such as a; retrying") == 1
+    assert "HTTP" not in log
+
+
+def test_rejected_events_are_isolated_and_skipped_and_each_trouble_is_told(
+    start: Start, destination: Destination
+) -> None:
+    statuses = [503, 429]
+    bad = {"n3", "n7", "m1"}
+
+    def answer(ids: list[str]) -> int:
+        if statuses:
+            return statuses.pop()
+        return 200 if bad.isdisjoint(ids) else 400
+
+    destination.answer = answer
+    collector = start(destinations=[destination.setting()])
+    good = [f"n{n}" for n in range(10) if n not in (3, 7)]
+    send(collector, *(f"n{n}" for n in range(10)))
+    destination.wait_for(8)
+    assert destination.ids == good
+    send(collector, "m0", "m1")
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 9, "refused": 3})
+    assert destination.ids == [*good, "m0"]
+    log = collector.log.read_text()
+    for said in (
+        "HTTP 503; retrying",
+        "HTTP 429; retrying",
+        "skipped 2 of 10 events, which it rejected (HTTP 400); the first one's messageId is n3",
+        "skipped 1 of 2 events",  # within the same minute
+    ):
+        assert log.count(said) == 1
+    assert servers.KEY not in log

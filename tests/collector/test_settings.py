@@ -1,0 +1,105 @@
+"""Settings: where they come from, and which are refused, each with one line that says why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.exceptions import UserError
+from tests.collector.conftest import KEY, SETTINGS, Collector
+
+DESTINATION = {
+    "name": "one",
+    "url": "https://example.com/v1",
+    "write_key": "k3y-of-the-destination",
+}
+
+
+def test_it_does_not_start_without_a_secret(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, write_keys=[], webhook_secrets=[], hook_tokens=[])
+    done = collector.run()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("CRITICAL")
+    offered = line.split()[-1]
+    assert len(offered) >= 20
+    assert offered != collector.run().stderr.split()[-1]
+    assert not Path(collector.database).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"max_body_mb": "much"}, "max_body_mb"),
+        ({"database": "/nowhere/at/all.db"}, "/nowhere/at/all.db"),
+        ({"listen": "192.0.2.1:80"}, "Cannot listen"),
+    ],
+)
+def test_it_does_not_start_with_invalid_settings(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    done = Collector(tmp_path, **settings).run()
+    assert done.returncode == 2
+    assert said in done.stderr.splitlines()[-1]
+    assert KEY not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"listen": "nowhere"}, "listen"),
+        ({"hook_tokens": ["short"]}, "20 characters"),
+        ({"hook_tokens": ["with/slash-in-the-middle"]}, "URL"),
+        ({"max_body_mb": 64}, "max_pending_mb must be larger"),
+        ({"write_keys": 5}, "write_keys"),
+        ({"destinations": [1]}, "objects"),
+        ({"destinations": "{"}, "JSON"),
+        ({"destinations": [DESTINATION, DESTINATION]}, "unique names"),
+    ],
+)
+def test_invalid_settings(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        CollectorConfig.from_mapping({**SETTINGS, **settings})
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"url": "http://example.com/v1"}, "https"),
+        ({"url": f"https://{'a' * 70}.example.com/v1"}, r"\(one\): has an invalid host name"),
+        ({"write_key": None}, "write_key"),
+        ({"write_key": "kéy"}, "ASCII"),
+        ({"color": 1}, "color"),
+        ({"from": "then"}, "from"),
+        ({"events": []}, "events"),
+    ],
+)
+def test_invalid_destinations(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        CollectorConfig.from_mapping({**SETTINGS, "destinations": [{**DESTINATION, **changed}]})
+    assert "destinations" in str(caught.value)
+    assert "k3y" not in str(caught.value)
+
+
+def test_an_unusable_proxy_is_reported_at_the_start(tmp_path: Path) -> None:
+    done = Collector(tmp_path, destinations=[DESTINATION]).run(HTTPS_PROXY="http://:x@")
+    assert done.returncode == 2
+    assert "HTTPS_PROXY" in done.stderr
+
+
+def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    done = collector.run("--listen", "nowhere", TAP_AUTOPILOT_COLLECTOR_MAX_BODY_MB="x")
+    assert "max_body_mb" in done.stderr
+    assert "listen" in done.stderr
+    about = collector.run("--about", "--format", "json").stdout
+    assert json.loads(about)["settings"]["properties"]["write_keys"]["secret"] is True
+    assert collector.run("--about", "--format", "markdown").stdout.startswith("| setting")
+    assert collector.run("--version").stdout.startswith("tap-autopilot-collector ")
+    done = collector.run("--unknown=s3cret", "s3cret")
+    assert done.returncode == 2
+    assert "s3cret" not in done.stderr
