@@ -23,9 +23,9 @@ from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending, sending
-from tap_autopilot.sources.completeness import APPEND_ONLY, Doubt, moves_bookmark, why_kept
+from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_kept
 from tap_autopilot.sources.custom_fields import read_definitions
-from tap_autopilot.sources.listings import Failure, Page, shortage
+from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MEMBERSHIPS, MembershipChanges
@@ -276,8 +276,7 @@ class _Run:
             documents = parts if self._streams[name].reads else page.documents
             made = self._make[name](documents, current.window, merge)
             current.saw(made.newest, made.skipped)
-            if page.doubt is not Doubt.NONE:
-                current.doubts[page.doubt] = _reason(page)
+            current.doubts |= page.doubts
             lines += self._sends.records(name, made.rows, current, page.fetched_at, page.date)
         for name in names[:1] if lines else ():
             self._report.tallies[name].clean(page.cleaned)
@@ -298,9 +297,8 @@ class _Run:
                     self._progress.pass_of(name).saw(None, 1)
         if page.after is not None:
             return []
-        if page.doubt is not Doubt.NONE:
-            for name in names:
-                self._progress.pass_of(name).doubts[page.doubt] = _reason(page)
+        for name in names:
+            self._progress.pass_of(name).doubts |= page.doubts
         for walk, start in self._progress.walks_over(self._parents):
             self._pool.add(walk, start)
         return self._progress.completed(source)
@@ -362,25 +360,6 @@ def _share(page: Page) -> float | None:
     if page.walk.segment_id is not None or not page.census.latest:
         return None
     return page.census.read / page.census.latest
-
-
-def _reason(page: Page) -> str:
-    """Why a listing is in doubt although it was read to its end."""
-    census = page.census
-    match page.doubt:
-        case Doubt.SHORT if census.missing:
-            return f"read {shortage(page.walk, census)}"
-        case Doubt.SHORT:
-            return f"the API's total for {page.walk} dropped to {census.least:,}"
-        case Doubt.UNCOUNTED:
-            return f"the API's first page of {page.walk} gave no total to compare with"
-        case Doubt.UNAVAILABLE:
-            return f"the API does not offer this account's {page.walk}, or the key lacks permission"
-        case _:
-            return (
-                f"{page.walk} were not in order, so after the interruption the"
-                f" {census.read:,} that were read may not be all of them"
-            )
 
 
 def _warning(current: Pass) -> str:

@@ -126,6 +126,11 @@ class Page:
         """How many characters of the documents were removed or replaced."""
         return self.replaced + self._read[1]
 
+    @property
+    def doubts(self) -> dict[Doubt, str]:
+        """Its doubt, if any, with the reason."""
+        return {} if self.doubt is Doubt.NONE else {self.doubt: _reason(self)}
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -139,6 +144,25 @@ def shortage(walk: Walk, census: Census) -> str:
     """How much of a listing was read: "998 of the 1,000 contacts that the API reported"."""
     what = walk.documents if walk.segment_id is None else str(walk)
     return f"{census.read:,} of the {census.least or 0:,} {what} that the API reported"
+
+
+def _reason(page: Page) -> str:
+    """Why a listing is in doubt although it was read to its end."""
+    walk, census = page.walk, page.census
+    match page.doubt:
+        case Doubt.SHORT if census.missing:
+            return f"read {shortage(walk, census)}"
+        case Doubt.SHORT:
+            return f"the API's total for {walk} dropped to {census.least:,}"
+        case Doubt.UNCOUNTED:
+            return f"the API's first page of {walk} gave no total to compare with"
+        case Doubt.UNAVAILABLE:
+            return f"the API does not offer this account's {walk}, or the key lacks permission"
+        case _:
+            return (
+                f"{walk} were not in order, so after the interruption the {census.read:,} that were"
+                " read may not be all of them"
+            )
 
 
 def fetch(
