@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.picture import Bars, draw
+from tap_autopilot.sandbox import server
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.options import Options
-from tests.recording import Sandbox
+from tap_autopilot.sandbox.wire import Response
 
 HERE = Path(__file__).parent
 KEY = "sandbox"
@@ -134,17 +135,31 @@ def _old_catalog(old_command: list[str], config: Path, folder: Path) -> Path:
     return path
 
 
+class Sandbox(server.Sandbox):
+    """A sandbox that remembers when it responded to each request, and with what status."""
+
+    def __init__(self, account: Account, options: Options) -> None:
+        super().__init__(account, options)
+        self.answered: list[tuple[float, int]] = []
+
+    def respond(self, *request: Any) -> Response:
+        """Respond to a request."""
+        response = super().respond(*request)
+        self.answered.append((time.monotonic(), response.status))
+        return response
+
+
 def measure(command: list[str], sandbox: Sandbox, *, one_core: bool = False) -> Measure:
     """Run a command to completion under stopwatch.py."""
     if one_core:
         command = ["taskset", "--cpu-list", str(max(os.sched_getaffinity(0))), *command]
-    del sandbox.requests[:]
+    del sandbox.answered[:]
     stopwatch = [sys.executable, "-S", str(HERE / "stopwatch.py"), *command]
     done = subprocess.run(stopwatch, capture_output=True, check=True)
-    asked = list(sandbox.requests)
+    asked = list(sandbox.answered)
     return Measure(
         requests=len(asked),
-        throttled=sum(request.status == 429 for request in asked),
+        throttled=sum(status == 429 for _, status in asked),
         used=_used(sandbox),
         **json.loads(done.stdout),
     )
@@ -153,7 +168,7 @@ def measure(command: list[str], sandbox: Sandbox, *, one_core: bool = False) -> 
 def _used(sandbox: Sandbox) -> float:
     """The share of the API's limit that was used, from a third to nine tenths of the run."""
     limit = sandbox.options.requests_per_second
-    answered = [request.at for request in sandbox.requests if request.status == 200]
+    answered = [at for at, status in sandbox.answered if status == 200]
     if not limit or len(answered) < 10:
         return 0.0
     first, whole = answered[0], answered[-1] - answered[0]

@@ -8,8 +8,8 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import CONTACTS, Account
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.paging import listing_of
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 
 KEY = "s3cr3t+key/of=the~account!"

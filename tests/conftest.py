@@ -19,10 +19,10 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
-from tap_autopilot.sandbox.options import Options
 from tap_autopilot.streams import STREAMS
 from tests.fork_server import finished, hasty, no_name_server
 from tests.invariants import Run, check
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 
 KEY = "s3cr3t+key/of=the~account!"

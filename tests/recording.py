@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from tap_autopilot.sandbox import server
+from tap_autopilot.sandbox import paging, server
 from tap_autopilot.sandbox.account import LISTS, SEGMENTS, Account, Change
 from tap_autopilot.sandbox.faults import Fault
-from tap_autopilot.sandbox.options import Options
-from tap_autopilot.sandbox.paging import Page, listing_of
+from tap_autopilot.sandbox.paging import Pager, listing_of
 from tap_autopilot.sandbox.wire import Response
+from tests.lying_pager import LyingPager, Options
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,17 @@ class Recorded(Response):
 class Sandbox(server.Sandbox):
     """`requests` has every request, and `served` every page of a listing, in order."""
 
+    options: Options
+
     def __init__(self, account: Account, options: Options | None = None, port: int = 0) -> None:
-        super().__init__(account, options, port)
+        super().__init__(account, options or Options(), port)
         self.requests: list[Request] = []
         self.served: list[Served] = []
         self.most_connections = 0
+
+    def open_pager(self) -> Pager:
+        self._lying_pager = LyingPager(self.account, self.options)
+        return self._lying_pager
 
     def produce(
         self,
@@ -118,14 +124,15 @@ class Sandbox(server.Sandbox):
         if asked is None:
             return None
         listing, bookmark = asked
-        ours = self.page is not None and self.page.body is response.body
-        page = self.page if ours else parse_page(listing, response.body)
+        pager = self._lying_pager
+        ours = pager.last is not None and pager.last.body is response.body
+        page = pager.last if ours else parse_page(listing, response.body)
         if page is None:
             return None
-        nameless = 0 if isinstance(page, Page) else page.nameless
+        nameless = 0 if isinstance(page, paging.Page) else page.nameless
         served = Served(
-            listing, page.ids, page.total, page.bookmark, page.lost, nameless, request.clock,
-            len(self.requests), bookmark, fault.what if fault else "", response,
+            listing, page.ids, page.total, page.bookmark, pager.lost if ours else (), nameless,
+            request.clock, len(self.requests), bookmark, fault.what if fault else "", response,
         )  # fmt: skip
         self.served.append(served)
         return served
@@ -155,17 +162,16 @@ class Sandbox(server.Sandbox):
 
 
 @dataclass(frozen=True)
-class ParsedPage:
-    """A page that was not made from an account."""
+class Page:
+    """What a page says."""
 
     ids: tuple[str, ...]
     total: int | None
     bookmark: str | None
     nameless: int
-    lost: tuple[str, ...] = ()
 
 
-def parse_page(listing: str, body: bytes) -> ParsedPage | None:
+def parse_page(listing: str, body: bytes) -> Page | None:
     """Parse a response; None if it is not a listing."""
     field, key = {LISTS: ("lists", "list_id"), SEGMENTS: ("segments", "segment_id")}.get(
         listing, ("contacts", "contact_id")
@@ -178,7 +184,7 @@ def parse_page(listing: str, body: bytes) -> ParsedPage | None:
         return None
     named = tuple(one for one in ids if isinstance(one, str) and one)
     total, bookmark = answer.get("total_contacts"), answer.get("bookmark")
-    return ParsedPage(
+    return Page(
         named,
         total if type(total) is int else None,
         bookmark if isinstance(bookmark, str) else None,

@@ -8,8 +8,8 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import DEFINITIONS
-from tap_autopilot.sandbox.options import Options
 from tests.invariants import Run
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 
 KEY = "s3cr3t+key/of=the~account!"

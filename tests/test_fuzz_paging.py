@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError
 from tap_autopilot.protocol.positions import OneListing
-from tap_autopilot.sandbox.options import BOOKMARKS, STALE, TOTALS
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of
 from tap_autopilot.sources.reading import pages
 from tests.changing_sandbox import KEY, ChangingSandbox
+from tests.lying_pager import TOTALS
 from tests.recording import Sandbox
 
 NOW = datetime(2024, 2, 29, tzinfo=timezone.utc)

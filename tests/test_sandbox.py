@@ -182,14 +182,13 @@ def test_the_command_line_has_the_defaults_of_the_options() -> None:
 
 def test_the_command_line_sets_the_options() -> None:
     args = _parser().parse_args(
-        ["--plain", "--no-date", "--gzip", "--page", "7", "--latency", "0.5", "--totals", "missing",
+        ["--plain", "--no-date", "--gzip", "--page", "7", "--latency", "0.5", "--stale", "first",
          "--churn-seed", "3", "--seed", "4", "--push-seed", "5", "--push-rate", "0", "--days", "2",
-         "--lose-page", "members@2", "--push-segment", "https://here"]
+         "--push-segment", "https://here"]
     )  # fmt: skip
     unset = values(Options, _parser().parse_args([]))
     assert values(Options, args) == unset | {
-        "date": False, "gzip": True, "page": 7, "latency": 0.5, "totals": "missing", "seed": 3,
-        "lose": "members@2",
+        "date": False, "gzip": True, "page": 7, "latency": 0.5, "stale": "first", "seed": 3,
     }  # fmt: skip
     assert Pushing(**values(Pushing, args)) == Pushing(seed=5, rate=0, webhook="https://here")
     assert Size(**values(Size, args)) == Size(odd=False, seed=4, days=2)
@@ -198,7 +197,7 @@ def test_the_command_line_sets_the_options() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [["--page", "0"], ["--churn", "-1"], ["--push-late", "2"], ["--push-segment", "here"],
-     ["--lose-page", "lists"], ["--bookmarks", "none"], ["--fault", "x"]],
+     ["--bookmarks", "none"], ["--fault", "x"]],
 )  # fmt: skip
 def test_wrong_options_are_rejected(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):

@@ -16,9 +16,10 @@ import pytest
 import requests
 
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
-from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve
+from tests.lying_pager import Options
 from tests.recording import Sandbox, existed_ever, existed_throughout
 from tests.scripted import Scripted
 

@@ -22,10 +22,10 @@ import requests
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import MAPS, key_of
-from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.pushes import Pushing, Truth
 from tests.changing_sandbox import KEY, ChangingSandbox
 from tests.conftest import wait_until
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 
 HEADERS = {"autopilotapikey": KEY}

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sources.completeness import Census
 from tap_autopilot.streams import COLLECTED
 from tests import in_process
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap
 from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 from tests.scripted import Scripted, page
 

@@ -20,8 +20,8 @@ import pytest
 
 from tap_autopilot.run.terminal import BACK, columns, duration, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.options import Options
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 
 ROOT = Path(__file__).parents[1]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import ssl
 from dataclasses import dataclass, field
 
-from tap_autopilot.sandbox.command import explain, option, positive, rate
+from tap_autopilot.sandbox.command import option, positive, rate
 from tap_autopilot.sandbox.faults import Faults
 from tap_autopilot.sandbox.pushes import Pushing
 
@@ -23,29 +22,10 @@ STALE = {
     "first": "the first page again",
     "empty": "an empty page without a bookmark",
 }
-TOTALS = {
-    "exact": "the size of the listing, on every page",
-    "missing": "on no page",
-    "first-missing": "on every page but the first",
-    "collapse": "half the size of the listing, from the middle of the listing on",
-}
-LOSE = {
-    "contacts": "a page of the walk over all contacts",
-    "members": "a page of one segment's members",
-}
 SHAPES = {
     "email": "a delivery contains the contact's email",
     "contact": "a delivery contains the whole contact",
 }
-
-
-def _lose(text: str) -> str:
-    what, at, number = text.partition("@")
-    if what not in LOSE or (at and not (number.isdecimal() and int(number) >= 2)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not {' or '.join(LOSE)}, optionally with @ and a page number from 2"
-        )
-    return text
 
 
 @dataclass(frozen=True)
@@ -63,10 +43,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Options:
-    """How the sandbox behaves.
-
-    `lose` never serves one page: the bookmark before it leads past it.
-    """
+    """How the sandbox behaves."""
 
     api_key: str = option("sandbox", "the only key it accepts", metavar="KEY")
     churn: float = option(
@@ -77,7 +54,7 @@ class Options:
         metavar="RATE",
         read=rate,
     )
-    seed: int = option(1, "seed for the changes and for the lost page", name="churn-seed")
+    seed: int = option(1, "seed for the changes", name="churn-seed")
     latency: float = option(0.0, "delay before each response", metavar="SECONDS")
     requests_per_second: float = option(
         0.0, "respond with 429 above this rate; 0 means no limit", metavar="RATE"
@@ -97,18 +74,6 @@ class Options:
     empty_end: bool = option(
         False, "send a bookmark with the last contacts; it leads to an empty page"
     )
-    end_early: bool = option(False, "stop sending bookmarks halfway through a listing")
-    totals: str = option("exact", "total_contacts in pages", choices=TOTALS)
-    total_off: int = option(0, "add N to every total", metavar="N")
-    lose: str = option(
-        "",
-        "never serve one page, although totals count its contacts: page N, or by default any page"
-        " but the first. Reading again misses the same page. WHICH is " + explain(LOSE),
-        name="lose-page",
-        metavar="WHICH[@N]",
-        read=_lose,
-    )
-    lose_once: bool = option(False, "serve that page when the listing is read again")
     hook_shape: str = option("email", "what REST hooks deliver", choices=SHAPES)
     hook_wait: float = option(
         1.0, "pause between attempts to deliver to a REST hook", metavar="SECONDS", read=rate

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import bisect
-import random
 import urllib.parse
 from typing import NamedTuple
 
-from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
+from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import as_json
 from tap_autopilot.sandbox.options import Options
 
@@ -17,13 +16,12 @@ MAX_CACHED = 1024
 
 
 class Page(NamedTuple):
-    """One page of a listing. `lost` are the ids that it skips."""
+    """One page of a listing."""
 
     body: bytes
     ids: tuple[str, ...]
     total: int | None
     bookmark: str | None
-    lost: tuple[str, ...]
 
 
 def listing_of(target: str) -> tuple[str, str | None] | None:
@@ -47,7 +45,6 @@ class Pager:
     def __init__(self, account: Account, options: Options) -> None:
         self._account = account
         self._options = options
-        self._hole = Hole(account, options)
         self._pages: dict[tuple[str, str | None], Page] = {}
         self._models: dict[int, tuple[bytes, bytes]] = {}
         self._changes = 0
@@ -70,7 +67,7 @@ class Pager:
         return page
 
     def _drop_outdated(self) -> None:
-        if self._changes != self._account.changes or self._options.lose:
+        if self._changes != self._account.changes:
             self._changes = self._account.changes
             self._pages.clear()
         for list_id in self._account.deleted_lists - self._deleted_lists:
@@ -78,43 +75,31 @@ class Pager:
             known, name = self._models, list_id.encode()
             self._models = {n: parts for n, parts in known.items() if name not in b"".join(parts)}
 
-    def _read(self, listing: str, ids: list[str], bookmark: str | None) -> Page | int:
-        options = self._options
-        lost = self._hole.lost(listing, ids, bookmark)
-        place = bisect.bisect_left(ids, lost[0]) if lost else 0
-        size, ids = len(ids), (ids[:place] + ids[place + len(lost) :] if lost else ids)
+    def _read(self, _listing: str, ids: list[str], bookmark: str | None) -> Page | int:
         start = 0
         if bookmark is not None:
             try:
                 start = self._start(ids, bookmark)
             except LookupError:
-                return int(options.stale)
-        end = start + options.page
+                return int(self._options.stale)
+        end = start + self._options.page
         served = tuple(ids[start:end])
         body = b'{"contacts":[' + b",".join(map(self._contact, served)) + b"]"
-        total = self._total(size, start, end)
+        total = self._total(start, end, len(ids))
         if total is not None:
             body += b',"total_contacts":%d' % total
         after = self._bookmark(ids, end, is_empty=not served)
         if after is not None:
             body += b',"bookmark":' + as_json(after)
-        passes = start < place <= end
-        return Page(body + b"}", served, total, after, lost if passes else ())
+        return Page(body + b"}", served, total, after)
 
-    def _total(self, size: int, start: int, end: int) -> int | None:
-        match self._options.totals:
-            case "missing":
-                return None
-            case "first-missing" if start == 0:
-                return None
-            case "collapse" if start > 0 and end * 2 > size:
-                size //= 2
-        return max(0, size + self._options.total_off)
+    def _total(self, start: int, end: int, size: int) -> int | None:
+        """The total on the page from `start` to `end`."""
+        del start, end
+        return size
 
     def _bookmark(self, ids: list[str], end: int, *, is_empty: bool) -> str | None:
         options = self._options
-        if options.end_early and end * 2 >= len(ids):
-            return None
         if end >= len(ids) and (is_empty or not options.empty_end):
             return None
         match options.bookmarks:
@@ -158,48 +143,3 @@ def _decoded(bookmark: str) -> str:
         return base64.b85decode(bookmark[:-5]).decode()[:-4]
     except ValueError:
         return ""
-
-
-class Hole:
-    """A page of one listing that is never served, even while contacts join and leave."""
-
-    def __init__(self, account: Account, options: Options) -> None:
-        self._account = account
-        self._options = options
-        self._rng = random.Random(f"hole {options.seed}")
-        self._listing = ""
-        self._ends = ("", "")  # the first and the last missing id
-        self._was_passed = self._is_closed = False
-
-    def lost(self, listing: str, ids: list[str], bookmark: str | None) -> tuple[str, ...]:
-        """The contacts to leave out of a listing, for the page at a bookmark."""
-        if not self._options.lose:
-            return ()
-        if not self._listing:
-            self._choose(listing)
-        if listing != self._listing:
-            return ()
-        if bookmark is None and self._was_passed:
-            self._is_closed = self._options.lose_once
-        self._was_passed = self._was_passed or bookmark is not None
-        if self._is_closed:
-            return ()
-        first, last = self._ends
-        return tuple(ids[bisect.bisect_left(ids, first) : bisect.bisect_right(ids, last)])
-
-    def _choose(self, listing: str) -> None:
-        """Choose the page to lose; any full page but the first unless the option names one."""
-        what, _, number = self._options.lose.partition("@")
-        if (what == "contacts") != (listing == CONTACTS):
-            return
-        listings = [CONTACTS]
-        if what == "members":
-            listings = [members_of_segment(each["segment_id"]) for each in self._account.segments]
-        page = self._options.page
-        full = {each: len(self._account.ids(each) or ()) // page for each in listings}
-        several = sorted(each for each in listings if full[each] >= int(number or 2))
-        if several:
-            self._listing = self._rng.choice(several)
-            start = (int(number or self._rng.randint(2, full[self._listing])) - 1) * page
-            ids = self._account.ids(self._listing) or []
-            self._ends = (ids[start], ids[start + page - 1])

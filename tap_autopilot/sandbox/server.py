@@ -37,9 +37,8 @@ class Sandbox:
         self.options = options or Options()
         self.responses = 0
         self.connections: set[Connection] = set()
-        self.page: Page | None = None  # in the last response, if it has one
         self._port = port
-        self._pager = Pager(account, self.options)
+        self._pager = self.open_pager()
         self._churn = Churn(account, self.options.churn, self.options.seed)
         self._window: collections.deque[float] = collections.deque()
         self._notified = 0  # how much of the account's log has been pushed
@@ -67,6 +66,10 @@ class Sandbox:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def open_pager(self) -> Pager:
+        """What serves the listings of contacts."""
+        return Pager(self.account, self.options)
 
     @property
     def truth(self) -> Truth:
@@ -123,7 +126,6 @@ class Sandbox:
         sent: bytes = b"",
     ) -> Response:
         """The response to a request."""
-        self.page = None
         if fault and STATUS.fullmatch(fault.what):
             status, body = error(int(fault.what), "The sandbox was asked for this error.")
         elif target.startswith("/v1/hook"):
@@ -166,7 +168,6 @@ class Sandbox:
             return error(404, "No such path.")
         page = self._pager.page(*asked)
         if isinstance(page, Page):
-            self.page = page
             return 200, page.body
         if self.account.ids(asked[0]) is None:
             return error(404, "No such list or segment.")

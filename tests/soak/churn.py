@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.options import BOOKMARKS, STALE, Options
+from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tests.conftest import KEY, Tap
 from tests.invariants import Run
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 from tests.witness import check_bookmarks, check_complete, check_served
 

@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.options import Options
 from tests import in_process
 from tests.invariants import Run
+from tests.lying_pager import Options
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 from tests.replica import Replica, merge_states

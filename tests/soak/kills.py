@@ -23,9 +23,10 @@ from typing import Any
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
-from tap_autopilot.sandbox.options import BOOKMARKS, Options
+from tap_autopilot.sandbox.options import BOOKMARKS
 from tests.conftest import KEY
 from tests.invariants import Run, check, forms
+from tests.lying_pager import Options
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 from tests.replica import EVENT_TABLES, Key, Replica, everything, keys

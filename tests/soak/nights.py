@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.options import BOOKMARKS, Options
+from tap_autopilot.sandbox.options import BOOKMARKS
 from tests.conftest import KEY
 from tests.digests import damage
 from tests.invariants import Run, check
+from tests.lying_pager import Options
 from tests.recording import Sandbox
 from tests.replica import TABLES, Replica
 from tests.soak.runner import Runner, soup
