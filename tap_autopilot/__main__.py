@@ -21,7 +21,9 @@ def main() -> int:
     gc.set_threshold(GC_THRESHOLD)
     from tap_autopilot import cli
 
-    return cli.main()
+    exit_code = cli.main()
+    gc.freeze()  # or else Python searches all modules for cycles as it exits
+    return exit_code
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:

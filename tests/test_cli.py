@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -195,3 +197,12 @@ def test_sent_with_every_request(tap: Tap, serve: Serve) -> None:
 
 def test_discovery_is_json_in_any_locale(tap: Tap, catalog_text: str) -> None:
     assert json.loads(tap.run("-d", LC_ALL="C", PYTHONUTF8="0").stdout) == json.loads(catalog_text)
+
+
+def test_the_end_of_a_run_takes_no_search_for_cycles() -> None:
+    program = (
+        "import gc, sys; from tap_autopilot.__main__ import main;"
+        " sys.exit(main() or not gc.get_freeze_count())"
+    )
+    command = [sys.executable, "-c", program, "--about"]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL).returncode == 0
