@@ -71,10 +71,12 @@ class Server:
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
-        for connection in list(self.connections):
-            connection.shut_down()
         end = self.loop.time() + seconds
+        told: set[Connection] = set()
         while self.connections and self.loop.time() < end:
+            for connection in self.connections - told:  # one may just have been accepted
+                connection.shut_down()
+                told.add(connection)
             await asyncio.sleep(0.02)
         self._ticking.cancel()
 

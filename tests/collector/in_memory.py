@@ -1,0 +1,116 @@
+"""The collector's HTTP server without sockets, in an event loop whose time is set by its sleeps."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import selectors
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any
+
+from tap_autopilot.collector.endpoints import Endpoints, Secrets
+from tap_autopilot.collector.http import Server
+from tap_autopilot.collector.keys import Keys, SigningKeys
+from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.notices import Notices
+from tap_autopilot.collector.writer import Pending
+from tests.collector.conftest import KEY, SECRET, TOKEN
+
+MAX_BODY = 8 * 2**20
+
+
+class _Selector(selectors.DefaultSelector):
+    """Instead of waiting, moves the loop's time on."""
+
+    now = 0.0
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(0)
+        if not found and timeout:
+            self.now += timeout
+        return found
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._virtual = _Selector()
+        super().__init__(self._virtual)
+
+    def time(self) -> float:
+        return self._virtual.now
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    """Run a test whose sleeps take no time."""
+    loop = _Loop()
+    try:
+        loop.run_until_complete(test)
+    finally:
+        loop.close()
+
+
+def serve(request_timeout: float = 1) -> Server:
+    """A server that stores nothing, but answers 200 at once."""
+    writer: Any = SimpleNamespace(store=lambda _, done: done(None), trouble=None)
+    metrics, notices = Metrics(), Notices()
+    secrets = Secrets(Keys([KEY]), SigningKeys([SECRET]), Keys([TOKEN]))
+    endpoints = Endpoints(secrets, writer, metrics, notices, MAX_BODY)
+    pending = Pending(8 * MAX_BODY, MAX_BODY)
+    return Server(endpoints, pending, metrics, notices, MAX_BODY, request_timeout)
+
+
+class Sender(asyncio.Transport):
+    """A connection to a server, from the sender's side."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__()
+        self._loop = asyncio.get_running_loop()
+        self._protocol = server.connect()
+        self._unread = 0
+        self.received = b""
+        self.closed_at: float | None = None
+        self._protocol.connection_made(self)
+
+    def send(self, data: bytes) -> None:
+        """Send these bytes, unless the server has closed the connection."""
+        if self.closed_at is None:
+            self._protocol.data_received(data)
+
+    @property
+    def statuses(self) -> list[int]:
+        """The statuses of the responses so far."""
+        return [int(one) for one in re.findall(rb"HTTP/1.1 (\d+)", self.received)]
+
+    def stop_reading(self) -> None:
+        """Read no responses any more."""
+        self._unread = 1
+        self._protocol.pause_writing()
+
+    def go(self) -> None:
+        """Disconnect."""
+        self._protocol.connection_lost(None)
+
+    # ---- what the server sees
+
+    def write(self, data: Any) -> None:
+        self.received += data
+
+    def write_eof(self) -> None:
+        """The sender closes its side, too."""
+        self.close()
+
+    def is_closing(self) -> bool:
+        return self.closed_at is not None
+
+    def get_write_buffer_size(self) -> int:
+        return self._unread
+
+    def pause_reading(self) -> None: ...
+
+    def close(self) -> None:
+        if self.closed_at is None:
+            self.closed_at = self._loop.time()
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    abort = close

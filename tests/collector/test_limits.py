@@ -1,0 +1,109 @@
+"""Requests beyond the limits are refused, and cost the others nothing."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from tests.collector.conftest import KEY, Collector, Start
+from tests.conftest import PATIENCE
+
+HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    """A collector that takes 1 MB, and reads all of what it refuses, however long that takes."""
+    folder = tmp_path_factory.mktemp("strict")
+    collector = Collector(folder, constants={"http.LINGER": PATIENCE}, max_body_mb=1)
+    collector.start(fork=True)
+    yield collector
+    collector.stop()
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431),
+        (HEAD + b"X: " + b"a" * 3_000_000, 431),
+        (b"GET /" + b"a" * 3_000_000, 431),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(20_000)) + b"\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+         + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"a" * 3_000_000, 431),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 3_000_000, 431),
+        (HEAD + b"Content-Length: %s9999999999\r\n\r\n{" % (b"0" * 9000), 413),
+        (HEAD + b"Content-Length: 99999999\r\n\r\n{", 413),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 40, 413),
+        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400),
+        (HEAD + b"Content-Length: -2\r\n\r\n{}", 400),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+        (HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400),
+        (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", 400),
+        (b"hello\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
+    ],
+    ids=range(23),
+)  # fmt: skip
+def test_requests_beyond_the_limits_are_refused(
+    strict: Collector, data: bytes, status: int
+) -> None:
+    before = strict.events()
+    answer = strict.raw(data)
+    assert answer.split(b" ")[1] == b"%d" % status
+    assert {"code", "message"} == set(json.loads(answer.partition(b"\r\n\r\n")[2]))
+    assert strict.post("/v1/track", b"{}").status_code == 200
+    assert [event.body for event in strict.events()[len(before) :]] == [b"{}"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (HEAD + b"Content-Length: 99999999\r\n\r\n{", b"413"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 20, b"413"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"hello\r\n\r\n", b"400"),
+        (b"GET http://: HTTP/1.1\r\n\r\n", b"400"),
+        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", b"431"),
+    ],
+    ids=range(6),
+)  # fmt: skip
+def test_a_refusal_comes_after_the_responses_to_earlier_requests(
+    strict: Collector, bad: bytes, status: bytes
+) -> None:
+    counter = f'requests_total{{route="refused",status="{status.decode()}"}}'
+    before, refused = strict.events(), strict.metric(counter)
+    good = HEAD + b'Content-Length: 8\r\n\r\n{"n": 1}'
+    answer = strict.raw(good * 3 + bad)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * 3 + [status]
+    assert [event.body for event in strict.events()[len(before) :]] == [b'{"n": 1}'] * 3
+    assert strict.metric(counter) == (1 if math.isnan(refused) else refused + 1)
+    assert strict.metric("pending_bytes") == 0
+
+
+def test_a_body_of_exactly_the_limit_is_accepted(strict: Collector) -> None:
+    body = b'{"a": "%s"}' % (b"x" * ((1 << 20) - 9))
+    packed = {"Content-Encoding": "gzip"}
+    for more, status in ((b"", 200), (b" ", 413)):
+        assert strict.post("/v1/track", body + more).status_code == status
+        small = gzip.compress(body + more, 1)
+        assert strict.post("/v1/track", small, headers=packed).status_code == status
+
+
+def test_retry_after_comes_with_503(start: Start) -> None:
+    collector = start(max_pending_mb=0.01, max_body_mb=0.005)
+    answer = collector.post("/v1/batch", {"batch": [{}] * 100})
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) > 0
+    assert collector.get("/health").status_code == 200

@@ -1,0 +1,127 @@
+"""Memory: bounded, whatever is sent."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.collector.conftest import KEY, TOKEN, Collector, Start, read_all
+from tests.collector.test_connections import HEAD, read_responses
+from tests.conftest import PATIENCE, wait_until
+
+
+class Memory:
+    """How much memory a collector takes on top of what it takes now, at its peak, in MB."""
+
+    def __init__(self, collector: Collector) -> None:
+        assert collector.process is not None
+        assert collector.post("/v1/track", b"{}").status_code == 200
+        self._status = Path(f"/proc/{collector.process.pid}/status")
+        self._before = self._figure("VmRSS:")
+
+    @property
+    def growth(self) -> float:
+        return self._figure("VmHWM:") - self._before
+
+    def _figure(self, name: str) -> float:
+        return int(self._status.read_text().split(name)[1].split()[0]) / 1024
+
+
+def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
+    collector = start(max_body_mb=2)
+    memory = Memory(collector)
+    bomb = gzip.compress(bytes(500 << 20), 1)
+    assert len(bomb) < 4 << 20
+    for body in (bomb[: 2 << 20], gzip.compress(bomb, 9)[: 2 << 20]):
+        answer = collector.post("/v1/track", body, headers={"Content-Encoding": "gzip"})
+        assert answer.status_code in (400, 413)
+    assert memory.growth < 32
+
+
+def test_many_gzip_bombs_at_once_take_little_memory(start: Start) -> None:
+    collector = start(max_body_mb=2)
+    memory = Memory(collector)
+    bomb = gzip.compress(b"[%s]" % bytes(2_000_000))
+    head = HEAD + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    connections = [collector.connect() for _ in range(60)]
+    for connection in connections:
+        connection.sendall(head % len(bomb) + bomb)
+    for connection in connections:
+        with connection:
+            assert read_responses(connection, 1).startswith(b"HTTP/1.1 400")
+    assert memory.growth < 24
+
+
+def test_a_large_context_shared_by_many_events_is_refused(start: Start) -> None:
+    collector = start(max_body_mb=2)
+    memory = Memory(collector)
+    items = b",".join([b"{}"] * 300_000)
+    body = b'{"context":{"a":"%s"},"batch":[%s]}' % (b"x" * 1_000_000, items)
+    assert collector.post("/v1/batch", body).status_code == 413
+    assert memory.growth < 64
+    assert len(collector.events()) == 1
+
+
+@pytest.mark.parametrize("item", [b"{}", b"1"])
+def test_too_many_events_in_a_request_are_refused(start: Start, item: bytes) -> None:
+    collector = start()
+    memory = Memory(collector)
+    listed = b",".join([item] * (7_000_000 // (len(item) + 1)))
+    assert collector.post("/v1/batch", b'{"batch":[%s]}' % listed).status_code == 413
+    lines = listed.replace(b",", b"\n")
+    assert collector.post(f"/activity/{TOKEN}", lines, key=None).status_code == 413
+    assert memory.growth < 64
+    assert len(collector.events()) == 1
+
+
+def test_memory_stays_bounded_under_many_large_requests(start: Start) -> None:
+    collector = start(max_pending_mb=16, constants={"http.LINGER": PATIENCE})
+    memory = Memory(collector)
+    connections = [collector.connect() for _ in range(30)]
+    for connection in connections:
+        connection.sendall(HEAD + b"Content-Length: 8000000\r\n\r\n")
+    for connection in connections:  # 210 MB, of bodies that never end
+        connection.sendall(b" " * 7_000_000)
+    for connection in connections:
+        connection.shutdown(socket.SHUT_WR)
+    statuses = []
+    for connection in connections:
+        with connection:
+            statuses.append(read_all(connection)[9:12])
+    assert memory.growth < 80
+    assert statuses.count(b"503") >= 28
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    assert collector.metric("pending_bytes") == 0
+
+
+def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Start) -> None:
+    collector = start(max_pending_mb=16)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):  # 28 MB that never end
+            connection = stack.enter_context(collector.connect())
+            connection.sendall(b"POST /v1/track HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b" " * 7_000_000)
+        assert collector.metric("pending_bytes") <= 8 * 2**20
+        assert collector.post("/v1/track", b"%s{}" % (b" " * 7_000_000)).status_code == 200
+    wait_until(lambda: collector.metric("pending_bytes") == 0)
+    assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
+
+
+def test_a_body_in_tiny_chunks_takes_little_memory_and_time(start: Start) -> None:
+    collector = start(request_timeout=PATIENCE)
+    chunks = b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\n  \r\n" * 1_000_000
+    with collector.connect() as stranger:
+        stranger.sendall(b"POST /v1/track HTTP/1.1\r\n" + chunks[:140_000])
+        assert stranger.recv(12) == b"HTTP/1.1 413"
+    memory = Memory(collector)
+    with collector.connect() as connection:
+        connection.sendall(HEAD + chunks)
+        assert collector.post("/v1/track", b"{}").status_code == 200
+        connection.sendall(b"2\r\n{}\r\n0\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert memory.growth < 25
