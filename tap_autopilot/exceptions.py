@@ -43,7 +43,7 @@ class Refused(RunError):
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
         self.status = status
-        if status == 403:
+        if status in (403, 404):  # not for this key, and not at api_url
             self.exit_code = UserError.exit_code
 
 

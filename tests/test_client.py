@@ -82,7 +82,7 @@ def test_a_refusal_is_raised_with_its_status(mock: responses.RequestsMock, statu
     with pytest.raises(Refused, match=rf'GET /lists: status {status} "Not\\nthat\."') as caught:
         get(Client(api()))
     assert caught.value.status == status
-    assert caught.value.exit_code == (2 if status == 403 else 1)
+    assert caught.value.exit_code == (2 if status in (403, 404) else 1)
     assert len(mock.calls) == 1
 
 

@@ -19,7 +19,7 @@ import trustme
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS
 from tests.conftest import KEY, PATIENCE, USUAL_STREAMS, Serve, Tap
-from tests.invariants import Run
+from tests.invariants import Run, check
 from tests.recording import Sandbox
 from tests.scripted import Scripted, page
 
@@ -58,7 +58,7 @@ def test_transient_faults_are_retried(tap: Tap, serve: Serve, what: str) -> None
         assert retries >= 2, "a slow machine causes more"
     else:
         assert retries == 2
-        assert any("retries: 1" in line for line in run.log)
+        assert any("1 retried" in line for line in run.log)
 
 
 @pytest.mark.parametrize("what", ["500", "drip"])
@@ -83,13 +83,21 @@ def assert_whole_after(run: Run, before: Run) -> None:
     assert [row["contact_id"] for row in contacts] == ACCOUNT.contact_ids
 
 
-@pytest.mark.parametrize("status", [400, 404])
+@pytest.mark.parametrize("status", [400, 410])
 def test_a_refusal_is_not_retried(tap: Tap, serve: Serve, status: int) -> None:
     run = tap.sync(serve(ACCOUNT, f"/lists:{status}"))
     assert run.code == 1
     assert f"lists (GET /lists: status {status}" in run.last_words
     assert sum(request.path == "/v1/lists" for request in run.requests) == 1
     assert len(run.rows("contacts")) == 250
+
+
+def test_a_wrong_path_in_the_url_is_a_user_error(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(ACCOUNT)
+    config = tap.config(sandbox, api_url=f"{sandbox.url}1")
+    run = check(tap.run("--config", tap.file("config.json", config)))
+    assert run.code == 2
+    assert 'GET /contacts: status 404 "No such path.". Check api_url.' in run.last_words
 
 
 def test_a_listing_that_the_key_may_not_read_is_a_user_error(tap: Tap, serve: Serve) -> None:

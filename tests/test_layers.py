@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "tap_autopilot"
 # The arrows between rooms. Data flows from the API to stdout; imports run from the front door down.
 GROUND = {
     "__version__",
+    "amounts",
     "arguments",
     "exceptions",
     "files",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.api.body import MAX_BODY
 from tap_autopilot.api.connection import Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
@@ -62,9 +63,9 @@ class Traffic:
         return self.statuses.total()
 
     def __str__(self) -> str:
-        parts = [f"requests: {self.requests}"]
+        parts = [amount(self.requests, "request")]
         if self.retries:
-            parts.append(f"retries: {self.retries}")
+            parts.append(f"{self.retries:,} retried")
         if self.throttled:
             parts.append(f"throttled for {self.throttled:.1f} s")
         return ", ".join(parts)
