@@ -66,10 +66,10 @@ class Parser(argparse.ArgumentParser):
             f" variables {prefix}…; without it, they fill in what the files leave out",
         )  # fmt: skip
 
-    def add_about(self) -> None:
+    def add_about(self, described: str) -> None:
         """Add --about, --format and --version, which come last in --help."""
         add = self.add_argument
-        self.modes.add_argument("--about", action="store_true", help="print all settings, and exit")
+        self.modes.add_argument("--about", action="store_true", help=f"describe {described}")
         add("--format", choices=FORMATS, help="format of --about; default: text")
         add("--version", action=_Version, nargs=0, help="print the version")
 

@@ -8,12 +8,12 @@ import os
 import time
 from pathlib import Path
 
+from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
 from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, UserError
-from tap_autopilot.run.terminal import duration
 from tap_autopilot.sources.listings import (
     CONTACTS,
     LISTINGS,
@@ -112,13 +112,13 @@ class _Account:
         """How many contacts, segments and members there are."""
         asked = len(self.members)
         text = (
-            f"The account has {_count(self.contacts, 'contact')} and"
-            f" {_count(self.segments, 'smart segment')}"
+            f"The account has {amount(self.contacts, 'contact')} and"
+            f" {amount(self.segments, 'smart segment')}"
         )
         if not self.segments:
             return f"{text}."
         which = "them" if asked == self.segments else f"the first {asked:,} of them"
-        return f"{text}, with {_count(sum(self.members), 'member')} in {which}."
+        return f"{text}, with {amount(sum(self.members), 'member')} in {which}."
 
     def cost(self) -> str:
         """How many requests a run of all tables takes, and how long."""
@@ -132,7 +132,7 @@ class _Account:
             duration(max(1, requests / rate, longest))
             for rate in (min(PUBLISHED_RATE, self._most), self._most)
         )
-        text = f"A run of all tables takes about {requests:,} requests{guess}: {slow}"
+        text = f"A run of all tables takes about {amount(requests, 'request')}{guess}: {slow}"
         if self._most <= PUBLISHED_RATE:
             return f"{text} at max_requests_per_second, {self._most:g}."
         return (
@@ -147,10 +147,6 @@ def _size(listing: Listing) -> int:
 
 def _pages(size: int) -> int:
     return max(1, math.ceil(size / PAGE))
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _list(words: list[str]) -> str:

@@ -58,7 +58,7 @@ def _parser() -> Parser:
     add = parser.modes.add_argument
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
     add("--test", action="store_true", help="check the settings and the key, and estimate a run")
-    parser.add_about()
+    parser.add_about("all settings and streams")
     return parser
 
 

@@ -187,7 +187,7 @@ def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Se
     for url in (sandbox.url.removesuffix("/v1"), sandbox.url.replace("/v1", "/v2")):
         config = tap.file("config.json", tap.config(sandbox, api_url=url))
         run = check(tap.run("--config", config, "--test"))
-        assert run.code != 0
+        assert run.code == 2
         assert "status 404" in run.last_words
         assert "Check api_url" in run.last_words
 

@@ -61,7 +61,7 @@ def _parser() -> Parser:
         help="register Autopilot's REST hooks; URL is the public URL of the collector",
     )  # fmt: skip
     add("--unregister-hooks", metavar="URL", help="remove the hooks registered for this URL")
-    parser.add_about()
+    parser.add_about("all settings")
     return parser
 
 
