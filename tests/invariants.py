@@ -279,7 +279,7 @@ def _check_counts(run: Run) -> None:
             point = json.loads(metric[1])
             if point["metric"] == "record_count":
                 counted[point["tags"]["stream"]] += point["value"]
-    summary = dict(re.findall(r"^INFO (\w+): ([\d,]+) rows", run.stderr, re.MULTILINE))
+    summary = dict(re.findall(r"^INFO (\w+): ([\d,]+) rows?\b", run.stderr, re.MULTILINE))
     for message in run.of("SCHEMA"):
         rows = len(run.rows(message["stream"]))
         assert counted[message["stream"]] == rows

@@ -27,7 +27,7 @@ def test_values_of_rows_that_are_not_sent_are_not_warned_of(nights: Nights) -> N
     assert any("not valid Unicode" in line for line in warnings(first))
     quiet = nights.night()
     assert (quiet.of("RECORD"), warnings(quiet)) == ([], [])
-    assert not any("nulled" in line or "replaced" in line for line in quiet.log)
+    assert not any("did not fit" in line or "replaced" in line for line in quiet.log)
 
 
 def test_values_of_changed_rows_are_warned_of(nights: Nights) -> None:
@@ -39,9 +39,9 @@ def test_values_of_changed_rows_are_warned_of(nights: Nights) -> None:
     run = nights.night()
     assert [row["contact_id"] for row in run.rows("contacts")] == [changed]
     assert warnings(run) == [
-        "WARNING contacts: a value does not fit column company_priority; it is null in that row."
+        "WARNING contacts: a value does not fit column company_priority; kept in additional_fields."
     ]
-    assert any("1 values nulled (company_priority 1)" in line for line in run.log)
+    assert any("1 value did not fit (company_priority 1)" in line for line in run.log)
 
 
 def test_the_mark_of_deleted_rows_has_the_name_that_was_set(nights: Nights) -> None:

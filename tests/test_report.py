@@ -314,6 +314,29 @@ def test_a_complete_run_ends_with_a_line_that_says_so(tap: Tap, serve: Serve) ->
         assert re.fullmatch(said, last)
 
 
+def test_a_resumed_run_says_which_tables_the_interrupted_run_completed(
+    tap: Tap, serve: Serve
+) -> None:
+    sandbox = serve(ACCOUNT)
+    *_, state, _ = tap.sync(sandbox).of("STATE")
+    log = tap.sync(sandbox, state=state["value"]).log
+    for name in STREAMS:
+        assert f"INFO {name}: 0 rows, completed by the interrupted run." in log
+
+
+def test_one_row_is_not_called_rows(tap: Tap) -> None:
+    contact = {"contact_id": "a", "Email": "a", "Score": 1, "created_at": "no time"}
+    with Scripted({"/contacts": (200, {"contacts": [contact], "total_contacts": 1})}) as sandbox:
+        config = tap.config(sandbox)
+        run = tap.run("--config", tap.file("config.json", config), "--select", "contacts")
+    *_, summary, last = run.log
+    assert summary == (
+        "INFO contacts: 1 row, 1 value did not fit (created_at 1), 1 value without a column,"
+        " 1 request."
+    )
+    assert last.startswith("INFO Complete: 1 row in 1 table, ")
+
+
 def test_a_failed_run_says_little_before_its_last_line(tap: Tap, serve: Serve) -> None:
     config = tap.file("config.json", tap.config(serve(ACCOUNT), api_key="wrong"))
     run = check(tap.run("--config", config))

@@ -23,8 +23,8 @@ def test_everything_is_counted_and_each_kind_is_logged_once(
     assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
         ("WARNING", "contacts: replaced characters that are not valid Unicode."),
         ("WARNING", "contacts: skipped a document: it has no id."),
-        ("WARNING", "contacts: a value does not fit column name; it is null in that row."),
-        ("WARNING", "contacts: a value does not fit column title; it is null in that row."),
+        ("WARNING", "contacts: a value does not fit column name; kept in additional_fields."),
+        ("WARNING", "contacts: a value does not fit column title; kept in additional_fields."),
         ("INFO", f"contacts: no column for field '{'x' * 59}; kept in additional_fields."),
         ("INFO", "contacts: no column for field 'Score'; kept in additional_fields."),
     ]
@@ -79,7 +79,7 @@ def test_notes_mention_only_what_happened() -> None:
         "4 skipped as already pushed",
         "5 missed by the collector",
         "6 too recent, left for the next run",
-        "7 values nulled (name 1, title 6)",
+        "7 values did not fit (name 1, title 6)",
         "8 values without a column",
         "9 characters replaced",
     ]

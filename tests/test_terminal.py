@@ -18,7 +18,8 @@ from pathlib import Path
 import pyte
 import pytest
 
-from tap_autopilot.run.terminal import BACK, columns, duration, fit, table, time_left
+from tap_autopilot.amounts import duration
+from tap_autopilot.run.terminal import BACK, columns, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.lying_pager import Options

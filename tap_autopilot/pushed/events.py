@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.pushed.collected import Collected
@@ -107,8 +108,10 @@ class PushedEvents:
             self._index.complete()
         self._collected.close()
         for name, count in (+self._pruned).items():
-            events = "1 event" if count == 1 else f"{count:,} events"
-            LOG.warning("%s: %s can no longer be sent, because the store was pruned.", name, events)
+            LOG.warning(
+                "%s: %s can no longer be sent, because the store was pruned.",
+                name, amount(count, "event"),
+            )  # fmt: skip
 
     def _rows(self, name: str, events: Sequence[Pushed], position: int) -> list[Row]:
         """The rows to send. Events that were already sent or are not selected are only indexed."""

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.names import Names, compile_pick
-from tap_autopilot.rows.shape import ADDITIONAL, compile_shape
+from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time, from_epoch
-from tap_autopilot.rows.values import Convert, Row, Schema, as_key, as_text, converter
+from tap_autopilot.rows.values import ADDITIONAL, Convert, Row, Schema, as_key, as_text, converter
 from tap_autopilot.streams import EMAILS
 from tap_autopilot.streams.pushed import ContactEvents
 

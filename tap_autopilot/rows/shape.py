@@ -13,6 +13,7 @@ from tap_autopilot.rows.names import Names, compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import (
+    ADDITIONAL,
     Convert,
     Partial,
     Row,
@@ -24,8 +25,6 @@ from tap_autopilot.rows.values import (
 )
 
 Document = Any
-
-ADDITIONAL = "additional_fields"
 
 
 def compile_shape(

@@ -6,7 +6,8 @@ import collections
 import logging
 from collections.abc import Sequence
 
-from tap_autopilot.rows.values import Row
+from tap_autopilot.amounts import amount
+from tap_autopilot.rows.values import ADDITIONAL, Row
 
 LOG = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Tally:
         self.cleaned = 0
         self.pushed = self.waiting = self.missed = 0
         self.unfit: collections.Counter[str] = collections.Counter()
-        self._misfits: dict[int, tuple[Row, list[str]]] = {}  # by the id of their row
+        self._misfits: dict[int, tuple[Row, list[tuple[str, str]]]] = {}  # by the id of their row
         self.unknown: collections.Counter[str] = collections.Counter()
 
     def skip(self, reason: str) -> None:
@@ -40,14 +41,14 @@ class Tally:
                         extra=self._extra)  # fmt: skip
         self.skipped += 1
 
-    def note_misfit(self, column: str, row: Row) -> None:
+    def note_misfit(self, column: str, row: Row, kept_in: str = ADDITIONAL) -> None:
         """Note a value that does not fit its column; it counts only if its row is sent."""
-        self._misfits.setdefault(id(row), (row, []))[1].append(column)
+        self._misfits.setdefault(id(row), (row, []))[1].append((column, kept_in))
 
     def count_misfits(self, row: Row) -> None:
         """Count what was noted for a row."""
-        for column in self._misfits.pop(id(row), (row, ()))[1]:
-            self.count_misfit(column)
+        for column, kept_in in self._misfits.pop(id(row), (row, ()))[1]:
+            self.count_misfit(column, kept_in)
 
     def sent(self, rows: Sequence[Row]) -> None:
         """Count the rows of a page that are sent; forget what was noted for its other rows."""
@@ -57,11 +58,11 @@ class Tally:
                 self.count_misfits(row)
             self._misfits.clear()
 
-    def count_misfit(self, column: str) -> None:
-        """Count a value that does not fit its column."""
+    def count_misfit(self, column: str, kept_in: str = ADDITIONAL) -> None:
+        """Count a value that does not fit its column; another column keeps it."""
         if column not in self.unfit:
             LOG.warning(
-                "%s: a value does not fit column %s; it is null in that row.", self.stream, column,
+                "%s: a value does not fit column %s; kept in %s.", self.stream, column, kept_in,
                 extra=self._extra,
             )  # fmt: skip
         self.unfit[column] += 1
@@ -73,7 +74,7 @@ class Tally:
                 name = "(others)"
             else:
                 LOG.info(
-                    "%s: no column for field %.60r; kept in additional_fields.", self.stream, name,
+                    "%s: no column for field %.60r; kept in %s.", self.stream, name, ADDITIONAL,
                     extra=self._extra,
                 )  # fmt: skip
         self.unknown[name] += 1
@@ -89,22 +90,22 @@ class Tally:
         """Everything worth reporting besides the number of rows."""
         parts = []
         if self.deleted:
-            parts.append(f"{self.deleted} of them deleted")
+            parts.append(f"{self.deleted:,} of them deleted")
         if self.unchanged:
-            parts.append(f"{self.unchanged} unchanged")
+            parts.append(f"{self.unchanged:,} unchanged")
         if self.skipped:
-            parts.append(f"{self.skipped} documents skipped")
+            parts.append(f"{amount(self.skipped, 'document')} skipped")
         if self.pushed:
-            parts.append(f"{self.pushed} skipped as already pushed")
+            parts.append(f"{self.pushed:,} skipped as already pushed")
         if self.missed:
-            parts.append(f"{self.missed} missed by the collector")
+            parts.append(f"{self.missed:,} missed by the collector")
         if self.waiting:
-            parts.append(f"{self.waiting} too recent, left for the next run")
+            parts.append(f"{self.waiting:,} too recent, left for the next run")
         if self.unfit:
-            columns = ", ".join(f"{column} {count}" for column, count in self.unfit.items())
-            parts.append(f"{self.unfit.total()} values nulled ({columns})")
+            columns = ", ".join(f"{column} {count:,}" for column, count in self.unfit.items())
+            parts.append(f"{amount(self.unfit.total(), 'value')} did not fit ({columns})")
         if self.unknown:
-            parts.append(f"{self.unknown.total()} values without a column")
+            parts.append(f"{amount(self.unknown.total(), 'value')} without a column")
         if self.cleaned:
-            parts.append(f"{self.cleaned} characters replaced")
+            parts.append(f"{amount(self.cleaned, 'character')} replaced")
         return parts

@@ -15,6 +15,7 @@ Row = dict[str, Any]
 Schema = Mapping[str, Any]
 Convert = Callable[[Any], Any]
 
+ADDITIONAL = "additional_fields"  # the column for everything that fits no other
 MAX_INTEGER = 2**63 - 1  # what an SQL bigint holds
 MAX_NUMBER = 10**308  # what a double holds; parsing turns larger Decimals into text
 MAX_NESTED = 100  # levels of a value; targets fail at a few hundred

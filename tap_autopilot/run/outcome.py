@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from typing import Any
 
+from tap_autopilot.amounts import amount, duration
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import open_or_create
 from tap_autopilot.logs import redactor
 from tap_autopilot.rfc3339 import rfc3339
-from tap_autopilot.run.terminal import duration
 
 LOG = logging.getLogger(__name__)
 
@@ -92,9 +92,8 @@ class Outcome:
         """The last line of a complete run."""
         streams = report["streams"].values()
         rows = sum(stream["rows"] for stream in streams)
-        tables = "1 table" if len(streams) == 1 else f"{len(streams)} tables"
         took = duration(time.monotonic() - self._began)
-        return f"Complete: {rows:,} rows in {tables}, {took}."
+        return f"Complete: {amount(rows, 'row')} in {amount(len(streams), 'table')}, {took}."
 
 
 def _append(path: str, line: bytes) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tap_autopilot import logs
+from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.run.terminal import SILENCE, Live, Part, duration, table, time_left, width
+from tap_autopilot.run.terminal import SILENCE, Live, Part, table, time_left, width
 from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
 
@@ -93,7 +94,7 @@ class Report:
             remaining = time_left(seconds, self._first_shares[name], share)
         return [
             (8, name),
-            (4, f"{rows:,} rows"),
+            (4, amount(rows, "row")),
             (1, rate),
             (6, "" if share is None else f"{min(share, 1):.0%}"),
             (7, remaining),
@@ -123,7 +124,7 @@ class Report:
 
     def _so_far(self, name: str) -> str:
         share = f" ({min(self._shares[name], 1):.0%})" if name in self._shares else ""
-        return f"{name} {self.tallies[name].rows:,} rows{share}"
+        return f"{name} {amount(self.tallies[name].rows, 'row')}{share}"
 
     def read(self, stream: str, page: Page) -> None:
         """Note that a page of the API was read for a stream."""
@@ -154,10 +155,13 @@ class Report:
             if name in incomplete and not self._documents[name] and not self.tallies[name].rows:
                 continue  # the last line says why it was not read
             notes = self.tallies[name].notes()
-            if first.get(stream.sources[0]) == name:
-                notes.append(str(self._api.traffic[stream.sources[0]]))
+            traffic = self._api.traffic[stream.sources[0]]
+            if first.get(stream.sources[0]) == name and traffic.requests:
+                notes.append(str(traffic))
             if name in incomplete:
                 notes.insert(0, "NOT complete")
+            elif name not in self._deletions:
+                notes.insert(0, "completed by the interrupted run")
             lines.append((name, self.tallies[name].rows, ", ".join(notes)))
         if self._live is not None:
             self._live.close()
@@ -166,7 +170,7 @@ class Report:
                 logs.stderr().write(table(lines, width()))
         else:
             for name, rows, text in lines:
-                notes = list(filter(None, (f"{rows:,} rows", text)))
+                notes = list(filter(None, (amount(rows, "row"), text)))
                 LOG.info("%s: %s.", name, ", ".join(notes), extra={"stream_name": name})
 
     def facts(self, incomplete: set[str]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from tap_autopilot import logs
+from tap_autopilot.amounts import duration
 
 REDRAW_EVERY = 0.2  # seconds
 SILENCE = 5.0  # seconds without progress until the line says what the run is waiting for
@@ -111,13 +112,3 @@ def time_left(seconds: float, began: float, share: float) -> str:
     if not began < share < 1:
         return ""
     return f"{duration(max(1, math.ceil(seconds * (1 - share) / (share - began))))} left"
-
-
-def duration(seconds: float) -> str:
-    """A length of time as people read it: "0.4 s", "41 s", "12 min", "3 h 5 min"."""
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

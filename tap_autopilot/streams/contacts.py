@@ -8,9 +8,9 @@ from typing import Any
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.custom_columns import fields_of
 from tap_autopilot.rows.names import compile_pick
-from tap_autopilot.rows.shape import ADDITIONAL, compile_changed, compile_shape
+from tap_autopilot.rows.shape import compile_changed, compile_shape
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.values import Row, as_key, converter, shallow
+from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, converter, shallow
 from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
 
 MAPS = (
@@ -83,6 +83,7 @@ def _compile_fill(
         for column, field in chosen.items()
     }
     keeps = "custom_fields" not in properties and ADDITIONAL in properties
+    kept_in = ADDITIONAL if keeps else "custom_fields"
     pick = compile_pick(("custom_fields",))
 
     def fill(document: Any, row: Row) -> None:
@@ -96,7 +97,7 @@ def _compile_fill(
                 try:
                     row[column] = convert(value)
                 except ValueError:
-                    tally.note_misfit(column, row)
+                    tally.note_misfit(column, row, kept_in)
                     if keeps and value != "":
                         row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), column: shallow(value)}
 

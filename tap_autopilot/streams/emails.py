@@ -13,7 +13,7 @@ from typing import Any
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
-from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, shallow
 from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, PageRows, Schema, Stream
 
 
@@ -66,6 +66,7 @@ class EmailEvent(Stream):
                         try:
                             row["timestamp"] = as_time(when)
                         except ValueError:
+                            row[ADDITIONAL] = {"timestamp": shallow(when)}
                             tally.note_misfit("timestamp", row)
                     rows.append(row)
                 if merge is not None and rows:
