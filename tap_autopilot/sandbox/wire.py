@@ -12,12 +12,16 @@ import gzip
 import http
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from tap_autopilot.sandbox.documents import as_json
-from tap_autopilot.sandbox.faults import STATUS, Fault
+from tap_autopilot.sandbox.faults import Fault
 from tap_autopilot.sandbox.options import Options
+
+END = b"0\r\n\r\n"  # of a body in chunks
+RESETS = ("reset", "reset-body")
+CLOSES = ("close", "cut", "short", "bad-chunk")
 
 
 @dataclass
@@ -99,17 +103,62 @@ class _Reply:
     fault: Fault | None
     gzip: bool = False
 
-    @property
-    def body(self) -> bytes:
-        return self.answer.body
-
     def send(self) -> None:
         self.answer.delivered = not self.transport.is_closing()
         what = self.fault.what if self.fault else ""
-        if not what or STATUS.fullmatch(what):
-            self._whole(self.body)
-        else:
-            getattr(self, "_" + what.replace("-", "_"))()
+        if what == "drip":
+            self._drip(iter(self._chunked(self.answer.body) + END))
+            return
+        self.transport.write(self._content(what, self.answer.body))
+        if what in RESETS:
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            asyncio.get_running_loop().call_later(0.01, self.transport.abort)
+        elif what in CLOSES:
+            self.transport.close()
+
+    def _content(self, what: str, body: bytes) -> bytes:
+        """What to send: the whole response unless a fault changes that."""
+        match what:
+            case "hang" | "close" | "reset":
+                return b""
+            case "hang-headers":
+                return self._head()[:40]
+            case "hang-body" | "cut" | "reset-body":
+                return self._chunked(body)[: -len(body) // 2]
+            case "hang-end":
+                return self._chunked(body)
+            case "short":
+                return self._head(f"Content-Length: {len(body) + 999}") + body
+            case "bad-chunk":
+                return self._head("Transfer-Encoding: chunked") + b"lots\r\n" + body
+            case "empty":
+                return self._whole(b"")
+            case "bad-json":
+                return self._whole(body[: len(body) // 2])
+            case "null":
+                return self._whole(b"null")
+            case "string":
+                return self._whole(b'"contacts"')
+            case "no-listing":
+                return self._whole(b'{"total_contacts":0}')
+            case "error-200":
+                return self._whole(error(500, "The sandbox was asked for this error.")[1])
+            case "html":
+                page = b"<!DOCTYPE html><html><body><h1>Back soon</h1></body></html>"
+                return self._head(f"Content-Length: {len(page)}", kind="text/html") + page
+            case "bad-gzip":
+                return self._packed(body)
+            case "cut-gzip":
+                packed = gzip.compress(body)
+                return self._packed(packed[: len(packed) // 2])
+            case "bomb":
+                return self._packed(_bomb())
+            case "redirect":
+                assert self.fault is not None
+                to = self.fault.settings.get("to", self.target)
+                return self._head(f"Location: {to}", "Content-Length: 0", status=302)
+        return self._whole(body)
 
     def _head(self, *more: str, status: int | None = None, kind: str = "application/json") -> bytes:
         status = self.answer.status if status is None else status
@@ -122,110 +171,24 @@ class _Reply:
         return "\r\n".join([*lines, *more, "", ""]).encode()
 
     def _chunked(self, body: bytes, *more: str) -> bytes:
+        """A response in one chunk, without the END."""
         return self._head("Transfer-Encoding: chunked", *more) + b"%x\r\n%b\r\n" % (len(body), body)
 
-    def _whole(self, body: bytes) -> None:
-        if self.gzip:
-            packed = gzip.compress(body, 1)
-            self.transport.write(self._chunked(packed, "Content-Encoding: gzip") + b"0\r\n\r\n")
-        elif body:
-            self.transport.write(self._chunked(body) + b"0\r\n\r\n")
-        else:
-            self.transport.write(self._head("Content-Length: 0"))
+    def _whole(self, body: bytes) -> bytes:
+        if self.gzip and body:
+            return self._packed(gzip.compress(body, 1))
+        return self._chunked(body) + END if body else self._head("Content-Length: 0")
 
-    def _hang(self) -> None:
-        """Never respond."""
+    def _packed(self, body: bytes) -> bytes:
+        return self._chunked(body, "Content-Encoding: gzip") + END
 
-    def _hang_headers(self) -> None:
-        self.transport.write(self._head()[:40])
-
-    def _hang_body(self) -> None:
-        self.transport.write(self._chunked(self.body)[: -len(self.body) // 2])
-
-    def _hang_end(self) -> None:
-        self.transport.write(self._chunked(self.body))
-
-    def _drip(self) -> None:
+    def _drip(self, answer: Iterator[int]) -> None:
         assert self.fault is not None
-        every = float(self.fault.settings.get("every", "1"))
-        answer = iter(self._chunked(self.body) + b"0\r\n\r\n")
-        loop = asyncio.get_running_loop()
-
-        def drop() -> None:
-            byte = next(answer, None)
-            if byte is not None and not self.transport.is_closing():
-                self.transport.write(bytes([byte]))
-                loop.call_later(every, drop)
-
-        drop()
-
-    def _reset(self) -> None:
-        self._reset_on_close()
-        self.transport.abort()
-
-    def _reset_body(self) -> None:
-        self.transport.write(self._chunked(self.body)[: -len(self.body) // 2])
-        self._reset_on_close()
-        asyncio.get_running_loop().call_later(0.01, self.transport.abort)
-
-    def _reset_on_close(self) -> None:
-        connection = self.transport.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-    def _close(self) -> None:
-        self.transport.close()
-
-    def _cut(self) -> None:
-        self.transport.write(self._chunked(self.body)[: -len(self.body) // 2])
-        self.transport.close()
-
-    def _short(self) -> None:
-        self.transport.write(self._head(f"Content-Length: {len(self.body) + 999}") + self.body)
-        self.transport.close()
-
-    def _bad_chunk(self) -> None:
-        self.transport.write(self._head("Transfer-Encoding: chunked") + b"lots\r\n" + self.body)
-        self.transport.close()
-
-    def _bad_json(self) -> None:
-        self._whole(self.body[: len(self.body) // 2])
-
-    def _html(self) -> None:
-        page = b"<!DOCTYPE html><html><body><h1>Back soon</h1></body></html>"
-        head = self._head(f"Content-Length: {len(page)}", kind="text/html")
-        self.transport.write(head + page)
-
-    def _empty(self) -> None:
-        self.transport.write(self._head("Content-Length: 0"))
-
-    def _null(self) -> None:
-        self._whole(b"null")
-
-    def _string(self) -> None:
-        self._whole(b'"contacts"')
-
-    def _no_listing(self) -> None:
-        self._whole(b'{"total_contacts":0}')
-
-    def _error_200(self) -> None:
-        self._whole(error(500, "The sandbox was asked for this error.")[1])
-
-    def _bad_gzip(self) -> None:
-        self.transport.write(self._chunked(self.body, "Content-Encoding: gzip") + b"0\r\n\r\n")
-
-    def _cut_gzip(self) -> None:
-        packed = gzip.compress(self.body)
-        packed = packed[: len(packed) // 2]
-        self.transport.write(self._chunked(packed, "Content-Encoding: gzip") + b"0\r\n\r\n")
-
-    def _bomb(self) -> None:
-        packed = _bomb()
-        self.transport.write(self._chunked(packed, "Content-Encoding: gzip") + b"0\r\n\r\n")
-
-    def _redirect(self) -> None:
-        assert self.fault is not None
-        to = self.fault.settings.get("to", self.target)
-        self.transport.write(self._head(f"Location: {to}", "Content-Length: 0", status=302))
+        byte = next(answer, None)
+        if byte is not None and not self.transport.is_closing():
+            self.transport.write(bytes([byte]))
+            every = float(self.fault.settings.get("every", "1"))
+            asyncio.get_running_loop().call_later(every, self._drip, answer)
 
 
 @functools.cache
