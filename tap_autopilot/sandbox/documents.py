@@ -6,9 +6,10 @@ The seed determines everything. Each contact is built from a numbered model. The
 
 from __future__ import annotations
 
+import copy
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import Any
@@ -44,8 +45,10 @@ class Documents:
         """The document of a model; its `contact_id` is empty."""
         rng = random.Random(f"{self._seed} {number}")
         document = self._bare(number, rng) if number % 40 == 7 else self._full(number, rng)
-        oddity = _ODDITIES.get(number % 101)
-        if oddity and self._odd:
+        oddity = _ODDITIES.get(number % 101) if self._odd else None
+        if isinstance(oddity, dict):
+            document |= copy.deepcopy(oddity)
+        elif oddity is not None:
             oddity(document)
         return document
 
@@ -196,85 +199,53 @@ def _whole_seconds(document: Document) -> None:
             document[name] = document[name][:19] + "Z"
 
 
-def _other_zone(document: Document) -> None:
-    document["created_at"] = "2016-02-29T23:59:59.500+10:00"
-    document["first_visit_at"] = "2016-02-29T13:59:59"
-
-
-def _unknown_fields(document: Document) -> None:
-    document["lead_score"] = 12345678901234567890
-    document["FavouriteColour"] = "Blau"
-    document["geo"] = {"lat": -33.8688197, "lng": 151.2092955, "tags": ["home", None]}
-    document["balance"] = 10.50
-
-
-def _ill_fitting(document: Document) -> None:
-    document["company_priority"] = "high"
-    document["updated_at"] = "last Tuesday"
-    document["employeesRange"] = {"min": "ten"}
-    document["mail_opened"] = {"batchdelivery_x": "yes"}
-
-
-def _empty_strings(document: Document) -> None:
-    for name in ("updated_at", "unsubscribed", "lists", "employeesRange", "MailingCountry"):
-        document[name] = ""
-
-
-def _nulls(document: Document) -> None:
-    for name in ("Name", "updated_at", "unsubscribed", "lists", "mail_opened", "custom_fields"):
-        document[name] = None
-
-
-def _bad_text(document: Document) -> None:
-    document["Company"] = "nul\x00in the middle"
-    document["Title"] = "half an emoji \ud83d"
-
-
-def _long_text(document: Document) -> None:
-    document["Industry"] = "very " * 4000 + "long"
-
-
-def _extreme_times(document: Document) -> None:
-    document["created_at"] = "0001-01-01T00:00:00Z"
-    document["updated_at"] = "9999-12-31T23:59:59.999Z"
-    document["first_visit_at"] = "10000-01-01T00:00:00Z"
-    document["first_conversion_at"] = 253402300800000
-
-
-def _huge_numbers(document: Document) -> None:
-    document["Score"] = HUGE
-    document["limits"] = {"upper": [HUGE, 1.5]}
-
-
-def _other_formats(document: Document) -> None:
-    document["created_at"] = "Fri, 02 Dec 2016 15:18:58 GMT"
-    document["updated_at"] = "2016-12-02 15:18:58 +0000"
-    document["first_visit_at"] = "2016-12-02 15:18:58 UTC"
-    document["first_conversion_at"] = " 2016-12-02T15:18:58.000Z "
-
-
-def _nested_extras(document: Document) -> None:
-    document["custom_fields"] = [
-        {"kind": "Tags", "value": ["a", "b"], "fieldType": "list", "deleted": False, "order": 3}
-    ]
-
-
-# The odd contacts among every 101, by number.
-_ODDITIES = {
+# The odd contacts among every 101, by number: what happens to them, or the fields they get.
+_ODDITIES: dict[int, Callable[[Document], None] | Document] = {
     3: _respelled,
-    5: _huge_numbers,
+    5: {"Score": HUGE, "limits": {"upper": [HUGE, 1.5]}},
     11: _epoch_times,
-    13: _other_formats,
+    13: {
+        "created_at": "Fri, 02 Dec 2016 15:18:58 GMT",
+        "updated_at": "2016-12-02 15:18:58 +0000",
+        "first_visit_at": "2016-12-02 15:18:58 UTC",
+        "first_conversion_at": " 2016-12-02T15:18:58.000Z ",
+    },
     19: _whole_seconds,
-    23: _other_zone,
-    31: _unknown_fields,
-    42: _ill_fitting,
-    53: _empty_strings,
-    61: _nulls,
-    71: _bad_text,
-    83: _long_text,
-    91: _extreme_times,
-    97: _nested_extras,
+    23: {
+        "created_at": "2016-02-29T23:59:59.500+10:00",
+        "first_visit_at": "2016-02-29T13:59:59",
+    },
+    31: {
+        "lead_score": 12345678901234567890,
+        "FavouriteColour": "Blau",
+        "geo": {"lat": -33.8688197, "lng": 151.2092955, "tags": ["home", None]},
+        "balance": 10.50,
+    },
+    42: {
+        "company_priority": "high",
+        "updated_at": "last Tuesday",
+        "employeesRange": {"min": "ten"},
+        "mail_opened": {"batchdelivery_x": "yes"},
+    },
+    53: dict.fromkeys(
+        ("updated_at", "unsubscribed", "lists", "employeesRange", "MailingCountry"), ""
+    ),
+    61: dict.fromkeys(
+        ("Name", "updated_at", "unsubscribed", "lists", "mail_opened", "custom_fields")
+    ),
+    71: {"Company": "nul\x00in the middle", "Title": "half an emoji \ud83d"},
+    83: {"Industry": "very " * 4000 + "long"},
+    91: {
+        "created_at": "0001-01-01T00:00:00Z",
+        "updated_at": "9999-12-31T23:59:59.999Z",
+        "first_visit_at": "10000-01-01T00:00:00Z",
+        "first_conversion_at": 253402300800000,
+    },
+    97: {
+        "custom_fields": [
+            {"kind": "Tags", "value": ["a", "b"], "fieldType": "list", "deleted": False, "order": 3}
+        ]
+    },
 }
 
 
