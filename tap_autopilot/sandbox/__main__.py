@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         " a status (503; 429,retry-after=2) or a fault. " + explain(ACTIONS),
     )
     pushes = "email events, sent the way Segment sends them; only with one of the two URLs"
-    add_options(parser.add_argument_group("pushes", pushes), Pushing)
+    add_options(parser.add_argument_group("pushes", pushes), Pushing, "push-")
     return parser
 
 

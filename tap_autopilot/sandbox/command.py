@@ -20,15 +20,16 @@ def option(
 ) -> Any:
     """A field that is also an option, by default `--` and the field's name.
 
-    `choices` are the values and their meanings; `read` converts and checks any other value. A field
-    that is True by default becomes an option that turns it off.
+    `choices` are the values and their meanings; `read` converts and checks any other value, and its
+    name describes the value in the help. A field that is True by default becomes an option that
+    turns it off.
     """
     metadata = {"help": help, "name": name, "metavar": metavar, "choices": choices, "read": read}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
-    """Add the options of a dataclass."""
+def add_options(group: argparse._ArgumentGroup, kind: type[Any], prefix: str = "") -> None:
+    """Add the options of a dataclass; those without a name of their own have the prefix."""
     for field in _options(kind):
         metadata, default = field.metadata, field.default
         more: dict[str, Any] = {"dest": _dest(kind, field), "default": argparse.SUPPRESS}
@@ -40,10 +41,12 @@ def add_options(group: argparse._ArgumentGroup, kind: type[Any]) -> None:
             shown = f" (default: {number})" if default != "" else ""
             meanings = explain(metadata["choices"] or {})
             more["help"] = ". ".join(filter(None, [metadata["help"], meanings])) + shown
-            more["metavar"] = metadata["metavar"] or (None if metadata["choices"] else "N")
+            value = metadata["read"].__name__.upper() if metadata["read"] else "N"
+            more["metavar"] = metadata["metavar"] or (None if metadata["choices"] else value)
             more["choices"] = metadata["choices"]
             more["type"] = metadata["read"] or type(default)
-        group.add_argument(f"--{metadata['name'] or field.name.replace('_', '-')}", **more)
+        name = metadata["name"] or prefix + field.name.replace("_", "-")
+        group.add_argument(f"--{name}", **more)
 
 
 def values(kind: type[Any], args: argparse.Namespace) -> dict[str, Any]:

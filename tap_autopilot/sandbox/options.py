@@ -51,7 +51,6 @@ class Options:
         "average number of account changes per response; 0.5 means a change before every other"
         " response. Contacts join, leave, change and move between lists and segments; occasionally"
         " a list or segment is created, renamed or deleted",
-        metavar="RATE",
         read=rate,
     )
     seed: int = option(1, "seed for the changes", name="churn-seed")

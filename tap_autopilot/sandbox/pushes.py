@@ -38,50 +38,26 @@ class Pushing:
     - `patience`: how long to retry a request before its events count as lost.
     """
 
-    webhook: str = option(
-        "", "URL of a Webhooks destination", name="push-segment", metavar="URL", read=url
-    )
+    webhook: str = option("", "URL of a Webhooks destination", name="push-segment", read=url)
     secret: str = option("", "signs the posts to that URL", name="webhook-secret", metavar="SECRET")
     tracking: str = option(
         "",
         "base URL of a tracking API, such as http://127.0.0.1:8787/v1; /batch or /track is added",
-        name="push-tracking",
-        metavar="URL",
         read=url,
     )
-    write_key: str = option("", "sent with pushes to both", metavar="KEY")
-    rate: float = option(
-        100.0,
-        "events per second; 0 is as fast as possible",
-        name="push-rate",
-        metavar="RATE",
-        read=rate,
-    )
+    write_key: str = option("", "sent with pushes to both", name="write-key", metavar="KEY")
+    rate: float = option(100.0, "events per second; 0 is as fast as possible", read=rate)
     batch: int = 50
     repeated: float = option(
-        0.05,
-        "share of events that are sent again, with the same messageId",
-        name="push-repeated",
-        metavar="SHARE",
-        read=share,
+        0.05, "share of events that are sent again, with the same messageId", read=share
     )
-    late: float = option(
-        0.05,
-        "share of events that are sent after newer ones",
-        name="push-late",
-        metavar="SHARE",
-        read=share,
-    )
-    withheld: float = option(
-        0.05,
-        "share of events that are never sent",
-        name="push-withheld",
-        metavar="SHARE",
-        read=share,
-    )
-    seed: int = option(1, "seed that picks the events for each of these", name="push-seed")
+    late: float = option(0.05, "share of events that are sent after newer ones", read=share)
+    withheld: float = option(0.05, "share of events that are never sent", read=share)
+    seed: int = option(1, "seed that picks the events for each of these")
     other_keys: bool = option(
-        False, "give emails ids in pushes that are unrelated to their ids in contacts"
+        False,
+        "give emails ids in pushes that are unrelated to their ids in contacts",
+        name="other-keys",
     )
     timeout: float = 5.0
     patience: float = 4 * 3600.0
