@@ -15,6 +15,7 @@ import requests
 
 from tap_autopilot.collector.hooks import EVENTS
 from tests.collector.conftest import TOKEN, Collector, Start
+from tests.conftest import PATIENCE
 
 API_KEY = "ap1-key-of-the-account"
 
@@ -187,7 +188,9 @@ def test_registered_hooks_deliver_to_the_collector(start: Start, autopilot: Auto
     collector = start(api_key=API_KEY, api_url=autopilot.url)
     assert collector.run("--register-hooks", collector.url).returncode == 0
     for hook in autopilot.hooks.values():
-        answer = requests.post(hook["target_url"], json={"contact_id": "person_1"}, timeout=9)
+        answer = requests.post(
+            hook["target_url"], json={"contact_id": "person_1"}, timeout=PATIENCE
+        )
         assert answer.status_code == 200
     assert [event.route for event in collector.events()] == [f"hooks/{event}" for event in EVENTS]
 
@@ -198,7 +201,7 @@ def test_added_removed_and_added_again_are_three(start: Start) -> None:
     def deliver(event: str, contact: str = "p", where: str = "l") -> None:
         body = {"contact_id": contact, "list_id": where}
         url = f"{collector.url}/hooks/{TOKEN}/{event}"
-        assert requests.post(url, json=body, timeout=9).status_code == 200
+        assert requests.post(url, json=body, timeout=PATIENCE).status_code == 200
 
     added, removed = "contact_added_to_list", "contact_removed_from_list"
     for event in (added, added, removed, removed, added, added):
