@@ -211,3 +211,9 @@ def destination() -> Iterator[Destination]:
 def other() -> Iterator[Destination]:
     with serving() as found:
         yield found
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> str:
+    """The path of a store that does not exist yet."""
+    return str(tmp_path / "events.db")

@@ -1,36 +1,27 @@
-"""The store: what it keeps and recognizes, who may write to it, and what readers see."""
+"""The store: what it keeps, who may write to it, and what readers see."""
 
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tap_autopilot.collector import sqlite_seen
-from tap_autopilot.collector.config import CollectorConfig
-from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.reader import Event, open_reader
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.collector.store import (
     PRUNE_SLICE,
-    REPEAT_WINDOW,
     Cursor,
     Received,
-    Unavailable,
 )
-from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 
 NOW = 1_700_000_000_000
@@ -41,11 +32,6 @@ def event(
 ) -> Received:
     key = key and key.ljust(16)
     return Received(at, "segment", "track", "Email Opened", body, key, for_good)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> str:
-    return str(tmp_path / "events.db")
 
 
 def test_events_are_read_unchanged_and_in_order(database: str) -> None:
@@ -80,109 +66,6 @@ def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: 
     other = SqliteStore(str(tmp_path / "other.db"))
     assert other.store_id != store.store_id
     other.close()
-
-
-def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
-    store.close()
-    again = SqliteStore(database)
-    assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
-    again.close()
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_ids_are_recognized_wherever_they_are_kept(
-    database: str, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    monkeypatch.setattr(sqlite_seen, "LOG", 20)
-    choose = random.Random(seed)
-    store = SqliteStore(database)
-    seen: set[bytes] = set()
-    for _ in range(150):
-        keys = [b"%d" % choose.randrange(3000) for _ in range(choose.randrange(12))]
-        new = len({*keys} - seen)
-        match choose.randrange(12):
-            case 0:  # a power cut
-                store.close()
-                store = SqliteStore(database)
-            case 1:  # a full disk
-                pages = store._query("PRAGMA page_count")[0][0]
-                store._query(f"PRAGMA max_page_count = {pages}")
-                with pytest.raises(Unavailable):
-                    store.append(
-                        [event(b"x" * 20_000, key) for key in keys] or [event(bytes(9999))]
-                    )
-                store._query("PRAGMA max_page_count = 1000000")
-        assert store.append([event(key=key) for key in keys]) == new
-        seen.update(keys)
-    assert store.append([event(key=key) for key in seen]) == 0
-    kept = {key for (keys,) in store._query("SELECT keys FROM seen_log") for key in _split(keys)}
-    ((indexed,),) = store._query("SELECT count(*) FROM seen")
-    assert len(kept) < 60
-    assert len(seen) - len(kept) <= indexed < len(seen)
-    store.close()
-
-
-def _split(keys: bytes) -> list[bytes]:
-    return [keys[at : at + 16] for at in range(0, len(keys), 16)]
-
-
-def test_ids_that_the_index_could_confuse_are_told_apart(
-    database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite_seen, "LOG", 1)
-    store = SqliteStore(database)
-    for end in (b"abcd", b"abce", b"\xff\xff\xff\xff"):
-        assert store.append([event(key=b"12345678" + end)]) == 1
-        for number in range(9):  # moves it
-            store.append([event(key=end + b"%d" % number)])
-    assert store.append([event(key=b"12345678abcd")]) == 0
-    store.close()
-
-
-@pytest.mark.parametrize("repeated", [None, 0, 57, 122])
-def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
-    database: str, repeated: int | None
-) -> None:
-    store = SqliteStore(database)
-    kept = list(range(123))  # inserted with 1 statement for 100, 2 for 10 each and 3 for one each
-    if repeated is not None:
-        kept.remove(repeated)
-        assert store.append([event(b"first", b"%d" % repeated)]) == 1
-    events = [event(b"%d" % number, b"%d" % number) for number in range(123)]
-    delivery = event(b"delivery", b"d", for_good=False)
-    assert store.append([*events, delivery, events[1]]) == len(kept) + 1
-    assert store.append([delivery, *events]) == 0
-    with open_reader(database) as reader:
-        bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
-        assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
-        assert reader.stats()["events"] == 124
-    store.close()
-
-
-def test_a_delivery_without_an_id_is_stored_again_after_an_hour(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"d", for_good=False)]) == 1
-    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW - 1)]) == 0
-    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW)]) == 1
-    store.close()
-
-
-def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
-    store = SqliteStore(database)
-    ahead = int(time.time() * 1000) + 100 * REPEAT_WINDOW
-    assert store.append([event(key=b"d", for_good=False, at=ahead)]) == 1
-    assert store.append([event(key=b"d", for_good=False, at=ahead - 99 * REPEAT_WINDOW)]) == 1
-    store.close()
-
-
-def test_a_clock_that_steps_back_a_little_stores_nothing_twice(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"d", for_good=False)]) == 1
-    for back in (1, REPEAT_WINDOW):
-        assert store.append([event(key=b"d", for_good=False, at=NOW - back)]) == 0
-    store.close()
 
 
 def test_only_one_process_writes(database: str) -> None:
@@ -222,25 +105,6 @@ def test_statistics_come_from_kept_counts(database: str) -> None:
             },
         }  # fmt: skip
         assert reader.pruned() == {"email_opened": 1}
-    store.close()
-
-
-def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
-    store = SqliteStore(database)
-    added, removed, other = (
-        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
-        for n, about in enumerate((b"ada", b"ada", b"bob"))
-    )
-    assert store.append([added, added, other, added]) == 2
-    assert [store.append([one]) for one in (removed, removed, added, added, other)] == [
-        1,
-        0,
-        1,
-        0,
-        0,
-    ]
-    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
-    assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
     store.close()
 
 
@@ -414,80 +278,3 @@ def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
             after = found[-1].seq
     assert reads == [3, 3]
     store.close()
-
-
-@pytest.mark.parametrize("name", [":memory:", "file:x.db", "file:x.db?mode=memory", "a?b#c%41"])
-def test_any_file_name_is_only_a_file_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    store = SqliteStore(name)
-    store.append([event()])
-    assert (tmp_path / name).stat().st_size > 0
-    with open_reader(name) as reader:
-        assert reader.last_seq == 1
-        assert reader.probed == store.probe() - 1
-    with pytest.raises(UserError, match="A collector is using"):
-        SqliteStore(str(tmp_path / name))
-    store.close()
-
-
-@pytest.mark.parametrize(
-    "address",
-    ["host=db.example.com password=s3cret-of-the-test", "dbname = x  PASSWORD=s3cret-of-the-test",
-     "mysql://u:s3cret-of-the-test@db/x", "jdbc:postgresql://db/x?password=s3cret-of-the-test",
-     "postgresql+psycopg://u:s3cret-of-the-test@db/x", "postgresql:u:s3cret-of-the-test@db/x",
-     "u:s3cret-of-the-test@db/x", "Server=db;User Id=u;Pwd=s3cret-of-the-test",
-     "x.db?password=s3cret-of-the-test", "pgpassword=s3cret-of-the-test"],
-)  # fmt: skip
-@pytest.mark.parametrize("read", [CollectorConfig.from_mapping, Config.from_mapping])
-def test_another_kind_of_address_is_refused_without_being_quoted(read: Any, address: str) -> None:
-    given = {"api_key": "k", "database": address, "collector_database": address}
-    with pytest.raises(UserError, match="must be a file or a postgresql:// URL") as caught:
-        read(given)
-    assert "s3cret" not in str(caught.value)
-
-
-PG = "postgresql://u:s3cret-of-the-test@"
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["postgresql:///x", f"{PG}localhost/x", f"{PG}127.0.0.9,[::1]/x", f"{PG}/x?host=/run/pg",
-     f"{PG}%2Frun%2Fpg/x", f"{PG}db.example.com/x?sslmode=require", f"{PG}10.0.0.1/x?ssl=true",
-     f"{PG}db.example.com/x?sslmode=verify-full&sslrootcert=system"],
-)  # fmt: skip
-def test_addresses_of_postgresql_that_are_safe(url: str) -> None:
-    check_address(url)
-
-
-@pytest.mark.parametrize(
-    ("url", "said"),
-    [
-        (f"{PG}db.example.com/x", "add the parameter sslmode=require"),
-        (f"{PG}db.example.com/x?sslmode=prefer", "add the parameter sslmode=require"),
-        (f"{PG}localhost,db.example.com/x", "add the parameter sslmode=require"),
-        (f"{PG}/x?host=db.example.com", "add the parameter sslmode=require"),
-        (f"{PG}localhost/x?hostaddr=10.0.0.1", "add the parameter sslmode=require"),
-        ("postgresql:///x?service=far", "add the parameter sslmode=require"),
-        (f"{PG}here,db.example.com/x?hostaddr=127.0.0.1,", "add the parameter sslmode=require"),
-        ("postgresql://u:p@s3cret@localhost/x?sslmode=require", "percent-encoded"),
-        (f"{PG}localhost/x?pgbouncer=true", "no parameter pgbouncer"),
-        ("postgresql://u:s3cret-of-the-test%zz@localhost/x", "percent-encoded"),
-        ("postgresql://u:p?s3cret=1@localhost/x?pgbouncer=1", "percent-encoded"),
-    ],
-)
-def test_addresses_of_postgresql_that_are_refused(url: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
-        check_address(url)
-    assert "s3cret" not in str(caught.value)
-
-
-def test_libpqs_environment_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGHOST", "db.example.com")
-    with pytest.raises(UserError, match="sslmode=require"):
-        check_address("postgresql:///x")
-    monkeypatch.setenv("PGSSLMODE", "verify-full")
-    check_address("postgresql:///x")
-    with pytest.raises(UserError, match="sslmode=require"):  # the service's file may disable it
-        check_address("postgresql:///x?service=far")

@@ -1,0 +1,136 @@
+"""Events and deliveries that come again: recognized, or stored once more."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+
+from tap_autopilot.collector import sqlite_seen
+from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import REPEAT_WINDOW, Received, Unavailable
+from tests.collector.test_store import NOW, event
+
+
+def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
+    store.close()
+    again = SqliteStore(database)
+    assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
+    again.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ids_are_recognized_wherever_they_are_kept(
+    database: str, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.setattr(sqlite_seen, "LOG", 20)
+    choose = random.Random(seed)
+    store = SqliteStore(database)
+    seen: set[bytes] = set()
+    for _ in range(150):
+        keys = [b"%d" % choose.randrange(3000) for _ in range(choose.randrange(12))]
+        new = len({*keys} - seen)
+        match choose.randrange(12):
+            case 0:  # a power cut
+                store.close()
+                store = SqliteStore(database)
+            case 1:  # a full disk
+                pages = store._query("PRAGMA page_count")[0][0]
+                store._query(f"PRAGMA max_page_count = {pages}")
+                with pytest.raises(Unavailable):
+                    store.append(
+                        [event(b"x" * 20_000, key) for key in keys] or [event(bytes(9999))]
+                    )
+                store._query("PRAGMA max_page_count = 1000000")
+        assert store.append([event(key=key) for key in keys]) == new
+        seen.update(keys)
+    assert store.append([event(key=key) for key in seen]) == 0
+    kept = {key for (keys,) in store._query("SELECT keys FROM seen_log") for key in _split(keys)}
+    ((indexed,),) = store._query("SELECT count(*) FROM seen")
+    assert len(kept) < 60
+    assert len(seen) - len(kept) <= indexed < len(seen)
+    store.close()
+
+
+def _split(keys: bytes) -> list[bytes]:
+    return [keys[at : at + 16] for at in range(0, len(keys), 16)]
+
+
+def test_ids_that_the_index_could_confuse_are_told_apart(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_seen, "LOG", 1)
+    store = SqliteStore(database)
+    for end in (b"abcd", b"abce", b"\xff\xff\xff\xff"):
+        assert store.append([event(key=b"12345678" + end)]) == 1
+        for number in range(9):  # moves it
+            store.append([event(key=end + b"%d" % number)])
+    assert store.append([event(key=b"12345678abcd")]) == 0
+    store.close()
+
+
+@pytest.mark.parametrize("repeated", [None, 0, 57, 122])
+def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
+    database: str, repeated: int | None
+) -> None:
+    store = SqliteStore(database)
+    kept = list(range(123))  # inserted with 1 statement for 100, 2 for 10 each and 3 for one each
+    if repeated is not None:
+        kept.remove(repeated)
+        assert store.append([event(b"first", b"%d" % repeated)]) == 1
+    events = [event(b"%d" % number, b"%d" % number) for number in range(123)]
+    delivery = event(b"delivery", b"d", for_good=False)
+    assert store.append([*events, delivery, events[1]]) == len(kept) + 1
+    assert store.append([delivery, *events]) == 0
+    with open_reader(database) as reader:
+        bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
+        assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
+        assert reader.stats()["events"] == 124
+    store.close()
+
+
+def test_a_delivery_without_an_id_is_stored_again_after_an_hour(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"d", for_good=False)]) == 1
+    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW - 1)]) == 0
+    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW)]) == 1
+    store.close()
+
+
+def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
+    store = SqliteStore(database)
+    ahead = int(time.time() * 1000) + 100 * REPEAT_WINDOW
+    assert store.append([event(key=b"d", for_good=False, at=ahead)]) == 1
+    assert store.append([event(key=b"d", for_good=False, at=ahead - 99 * REPEAT_WINDOW)]) == 1
+    store.close()
+
+
+def test_a_clock_that_steps_back_a_little_stores_nothing_twice(database: str) -> None:
+    store = SqliteStore(database)
+    assert store.append([event(key=b"d", for_good=False)]) == 1
+    for back in (1, REPEAT_WINDOW):
+        assert store.append([event(key=b"d", for_good=False, at=NOW - back)]) == 0
+    store.close()
+
+
+def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
+    store = SqliteStore(database)
+    added, removed, other = (
+        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
+        for n, about in enumerate((b"ada", b"ada", b"bob"))
+    )
+    assert store.append([added, added, other, added]) == 2
+    assert [store.append([one]) for one in (removed, removed, added, added, other)] == [
+        1,
+        0,
+        1,
+        0,
+        0,
+    ]
+    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
+    assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
+    store.close()
