@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.config import Config
 from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
@@ -16,15 +15,6 @@ from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
 NO_VERSIONS = "emit_activate_version_messages is false"
-
-
-def sending(config: Config) -> Sending:
-    """The way of sending that the settings ask for."""
-    if config.digests is None:
-        return Sending()
-    from tap_autopilot.run.changes import Changes  # only imported with digests
-
-    return Changes(config, config.digests)
 
 
 class Sending:

@@ -22,7 +22,7 @@ from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.run.report import Report
-from tap_autopilot.run.sending import Sending, sending
+from tap_autopilot.run.sending import Sending
 from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_kept
 from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page
@@ -56,7 +56,7 @@ def sync(
     """
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
-    sends = sending(config)
+    sends = _sending(config)
     store = None
     if config.collector_database is not None:
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
@@ -98,6 +98,15 @@ def sync(
             tally.rows -= writer.unwritten(name)
         sends.close()
         report.close(_incomplete(progress, selected))
+
+
+def _sending(config: Config) -> Sending:
+    """The way of sending that the settings ask for."""
+    if config.digests is None:
+        return Sending()
+    from tap_autopilot.run.changes import Changes  # only imported with digests
+
+    return Changes(config, config.digests)
 
 
 def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
