@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import KEY, Serve, Tap, wait_until
+from tests.conftest import KEY, PATIENCE, Serve, Tap, wait_until
+from tests.held_sandbox import HeldSandbox
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 
@@ -63,7 +64,7 @@ class Nights:
 
     def run(self, sandbox: Sandbox, *job: str, **variables: str) -> tuple[int, str]:
         process = self.start(sandbox, *job, **variables)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE)
         assert not out
         return process.returncode, err
 
@@ -140,21 +141,23 @@ def test_a_catalog_is_used_if_there_is_one(nights: Nights, serve: Serve) -> None
     assert nights.contacts() == []
 
 
-def test_a_second_run_at_the_same_time_is_refused(nights: Nights, serve: Serve) -> None:
-    slow = nights.start(serve(ACCOUNT, latency=0.4))
-    wait_until((nights.folder / "states").exists)
-    refused = (75, "The previous run is still running.\n")
-    assert nights.run(serve(ACCOUNT), PATIENCE="0") == refused
-    assert nights.run(serve(ACCOUNT), "events") == (0, ""), "it is skipped"
-    assert slow.wait(60) == 0
+def test_a_second_run_at_the_same_time_is_refused(nights: Nights) -> None:
+    with HeldSandbox(ACCOUNT, page=4) as sandbox:
+        first = nights.start(sandbox)
+        wait_until((nights.folder / "states").exists)
+        refused = (75, "The previous run is still running.\n")
+        assert nights.run(sandbox, PATIENCE="0") == refused
+        assert nights.run(sandbox, "events") == (0, ""), "it is skipped"
+        sandbox.released.set()
+        assert first.wait(PATIENCE) == 0
     assert nights.contacts() == ACCOUNT.contact_ids
 
 
 def test_the_night_after_a_kill_resumes(nights: Nights, serve: Serve) -> None:
-    killed = nights.start(serve(ACCOUNT, latency=0.3))
+    killed = nights.start(serve(ACCOUNT, "/contacts@4:hang"))
     wait_until(lambda: nights_states(nights).count("\n") > 3)
     os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait(60)
+    killed.wait(PATIENCE)
     with (nights.folder / "lock").open() as lock:  # wait until all its processes have ended
         fcntl.flock(lock, fcntl.LOCK_EX)
     with (nights.folder / "states").open("a") as states:

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,14 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS as ALL
-from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.pushed_store import PushedStore
 from tests.scripted import Scripted, page
 from tests.test_collected import CALL, read, store  # noqa: F401
 from tests.test_incremental import incremental  # noqa: F401
-from tests.test_signals import finished, running, wait_for_requests
+from tests.test_signals import finished, running
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
 
@@ -194,8 +193,7 @@ def test_a_file_that_is_unwritable_at_the_end_is_a_warning(tap: Tap, file: Path)
 def test_a_signal_is_reported(tap: Tap, serve: Serve, file: Path, what: str) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     with running(tap, sandbox, retry_timeout=300, report_file=str(file)) as process:
-        wait_for_requests(sandbox, 8)
-        time.sleep(0.5)
+        wait_until(lambda: b'"RECORD","stream":"contacts"' in (tap.folder / "out").read_bytes())
         process.send_signal(signal.SIGTERM)
         run = finished(tap, process)
     (report,) = reports(file)
@@ -210,11 +208,10 @@ def test_a_second_signal_is_reported_once_with_the_rows_that_were_written(
     sandbox = serve(ACCOUNT, "/contacts@2-:hang")
     settings = {"retry_timeout": 300, "report_file": str(file), "log_format": "json"}
     with running(tap, sandbox, **settings) as process:
-        wait_for_requests(sandbox, 8)
-        time.sleep(0.5)
+        wait_until(lambda: b'"RECORD","stream":"contacts"' in (tap.folder / "out").read_bytes())
         for _ in range(3):
             process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(PATIENCE)
     (report,) = reports(file)
     assert report["exit_code"] == 143
     last = json.loads((tap.folder / "err").read_text().splitlines()[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import itertools
 import json
@@ -18,7 +19,7 @@ import requests
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tests.changing_sandbox import ChangingSandbox
-from tests.conftest import KEY, Serve
+from tests.conftest import KEY, PATIENCE, Serve, wait_until
 from tests.lying_pager import Options
 from tests.recording import Sandbox, existed_ever, existed_throughout
 from tests.scripted import Scripted
@@ -172,7 +173,7 @@ def test_a_lost_page(style: str) -> None:
 
 def test_the_seed_picks_the_lost_page_of_a_segment() -> None:
     lost = set()
-    for seed in range(20):
+    for seed in range(10):
         sandbox = living(0, seed=seed, lose="members")
         for segment in sandbox.account.segments:
             pages = walk(sandbox, members_of_segment(segment["segment_id"]))
@@ -180,7 +181,7 @@ def test_the_seed_picks_the_lost_page_of_a_segment() -> None:
         assert len(set(ids(walk(sandbox)))) == 400
         page = next(one for one in sandbox.served if one.lost)
         lost.add((page.listing, page.lost))
-    assert len(lost) > 10
+    assert len(lost) > 5
 
 
 def test_every_kind_of_total() -> None:
@@ -235,21 +236,24 @@ def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
 
 
 def test_responses_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
-    sandbox = serve(Account(contacts=5), "/contacts@1:cut", "/contacts@2:503", latency=0.3)
-    for timeout in (1, 1, 0.1, 1):
-        try:
-            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=timeout)
-        except requests.RequestException:
-            time.sleep(0.4)
-    assert [page.whole for page in sandbox.served] == [False, False, True]
+    sandbox = serve(Account(contacts=5), "/contacts@1:cut", "/contacts@2:503")
+    for _ in range(3):
+        with contextlib.suppress(requests.RequestException):
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
+    assert [page.whole for page in sandbox.served] == [False, True]
+    slow = serve(Account(contacts=5), latency=1)
+    with pytest.raises(requests.Timeout):
+        requests.get(f"{slow.url}/contacts", headers=HEADERS, timeout=0.05)
+    wait_until(lambda: bool(slow.served) and not slow.connections)
+    assert [page.whole for page in slow.served] == [False]
 
 
 def test_responses_have_a_date(serve: Serve) -> None:
     for skew in (0, -86_400):
-        answer = requests.get(f"{serve(clock_skew=skew).url}/lists", timeout=5)
+        answer = requests.get(f"{serve(clock_skew=skew).url}/lists", timeout=PATIENCE)
         date = email.utils.parsedate_to_datetime(answer.headers["Date"])
-        assert abs(date.timestamp() - time.time() - skew) < 3
-    assert "Date" not in requests.get(f"{serve(date=False).url}/lists", timeout=5).headers
+        assert abs(date.timestamp() - time.time() - skew) < 60
+    assert "Date" not in requests.get(f"{serve(date=False).url}/lists", timeout=PATIENCE).headers
 
 
 def test_scripts_take_functions_bytes_and_headers() -> None:
@@ -259,11 +263,11 @@ def test_scripts_take_functions_bytes_and_headers() -> None:
         "/c": (200, {}, {"Date": "then"}),
     }
     with Scripted(script) as sandbox:
-        assert requests.get(f"{sandbox.url}/a", timeout=5).json() == {"path": "/a"}
-        assert requests.get(f"{sandbox.url}/b", timeout=5).content == b"not JSON"
-        answer = requests.get(f"{sandbox.url}/b", timeout=5)
+        assert requests.get(f"{sandbox.url}/a", timeout=PATIENCE).json() == {"path": "/a"}
+        assert requests.get(f"{sandbox.url}/b", timeout=PATIENCE).content == b"not JSON"
+        answer = requests.get(f"{sandbox.url}/b", timeout=PATIENCE)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        assert requests.get(f"{sandbox.url}/c", timeout=5).headers["Date"] == "then"
+        assert requests.get(f"{sandbox.url}/c", timeout=PATIENCE).headers["Date"] == "then"
 
 
 def test_a_large_account_changes_at_little_cost() -> None:
@@ -296,7 +300,7 @@ def test_churn_from_the_command_line() -> None:
         process.stdout.readline()
         settings = json.loads(process.stdout.readline().partition(": ")[2])
         headers = {"autopilotapikey": settings["api_key"]}
-        texts = {requests.get(f"{settings['api_url']}/contacts", headers=headers, timeout=5).text for _ in range(9)}  # fmt: skip
+        texts = {requests.get(f"{settings['api_url']}/contacts", headers=headers, timeout=PATIENCE).text for _ in range(9)}  # fmt: skip
         process.terminate()
     assert len(texts) > 1
     assert all(len(json.loads(text)["contacts"]) == 9 for text in texts)

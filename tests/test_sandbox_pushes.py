@@ -24,7 +24,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import MAPS, key_of
 from tap_autopilot.sandbox.pushes import Pushing, Truth
 from tests.changing_sandbox import KEY, ChangingSandbox
-from tests.conftest import wait_until
+from tests.conftest import PATIENCE, wait_until
 from tests.lying_pager import Options
 from tests.recording import Sandbox
 
@@ -89,7 +89,7 @@ def pushed(account: Account, *statuses: int, **pushing: Any) -> tuple[Truth, Rec
         )
         with Sandbox(account, Options(api_key=KEY, pushing=chosen)) as sandbox:
             assert sandbox.pusher is not None
-            assert sandbox.pusher.wait(60)
+            assert sandbox.pusher.wait(PATIENCE)
         return sandbox.truth, receiver
 
 
@@ -251,17 +251,17 @@ def test_emails_sent_meanwhile_are_pushed_too() -> None:
         chosen = Pushing(webhook=receiver.url, rate=0, withheld=0, repeated=0)
         with ChangingSandbox(changes={1: [("change", "a", {"mail_received": sent, "Email": "a@example.com"})]}, pushing=chosen) as sandbox:  # fmt: skip
             assert sandbox.pusher is not None
-            assert sandbox.pusher.wait(10)
+            assert sandbox.pusher.wait(PATIENCE)
             assert not receiver.got
-            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
-            assert sandbox.pusher.wait(10)
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
+            assert sandbox.pusher.wait(PATIENCE)
         (event,) = receiver.events()
         assert event["properties"]["email_id"].lower() == "batchcampaign_1482219072777-48a06f90"
         assert [one.message_id for one in sandbox.truth.pushed] == [event["messageId"]]
 
 
 def register(sandbox: Sandbox, event: str, url: str) -> requests.Response:
-    return requests.post(f"{sandbox.url}/hook", json={"event": event, "target_url": url}, headers=HEADERS, timeout=5)  # fmt: skip
+    return requests.post(f"{sandbox.url}/hook", json={"event": event, "target_url": url}, headers=HEADERS, timeout=PATIENCE)  # fmt: skip
 
 
 def test_hooks_are_registered_listed_and_deleted() -> None:
@@ -274,14 +274,14 @@ def test_hooks_are_registered_listed_and_deleted() -> None:
         assert register(sandbox, "contact_exploded", "http://127.0.0.1:1/b").status_code == 400
         assert register(sandbox, "contact_added", "nowhere").status_code == 400
         url = f"{sandbox.url}/hooks"
-        (hook,) = requests.get(url, headers=HEADERS, timeout=5).json()["hooks"]
+        (hook,) = requests.get(url, headers=HEADERS, timeout=PATIENCE).json()["hooks"]
         assert hook.keys() == {"hook_id", "event", "target_url", "created_at"}
         assert (hook["hook_id"], hook["event"]) == (hook_id, "contact_added")
         gone = f"{sandbox.url}/hook/{hook_id}"
-        assert requests.delete(gone, timeout=5).status_code == 400
-        assert requests.delete(gone, headers=HEADERS, timeout=5).status_code == 200
-        assert requests.delete(gone, headers=HEADERS, timeout=5).status_code == 404
-        assert requests.get(url, headers=HEADERS, timeout=5).json() == {"hooks": []}
+        assert requests.delete(gone, timeout=PATIENCE).status_code == 400
+        assert requests.delete(gone, headers=HEADERS, timeout=PATIENCE).status_code == 200
+        assert requests.delete(gone, headers=HEADERS, timeout=PATIENCE).status_code == 404
+        assert requests.get(url, headers=HEADERS, timeout=PATIENCE).json() == {"hooks": []}
 
 
 STEPS = [
@@ -311,7 +311,7 @@ def test_hooks_deliver_changes(shape: str) -> None:
     ):  # fmt: skip
         for event in (*EXPECTED, "contact_updated"):
             register(sandbox, event, f"{receiver.url}/{event}")
-        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
         wait_for(sandbox, len(EXPECTED) + 3)
         got = [(path, json.loads(body)) for path, _, body in receiver.got]
     for event, (contact_id, more) in EXPECTED.items():
@@ -335,7 +335,7 @@ def test_a_failed_delivery_is_retried_and_then_lost() -> None:
     with a_receiver(*[500] * 3, 204, *[302] * 6) as receiver:
         with ChangingSandbox(changes={1: steps}, hook_wait=0.01) as sandbox:
             register(sandbox, "contact_added", receiver.url)
-            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
             wait_for(sandbox, 3)
         first, second, third = sandbox.hooks.deliveries
         assert (first.tries, first.outcome) == (4, "delivered")
@@ -347,11 +347,11 @@ def test_a_failed_delivery_is_retried_and_then_lost() -> None:
 def test_410_deletes_the_hook() -> None:
     with a_receiver(410) as receiver, ChangingSandbox(changes={1: [("create", "x"), ("create", "y")]}) as sandbox:  # fmt: skip
         register(sandbox, "contact_added", receiver.url)
-        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=5)
+        requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
         wait_for(sandbox, 2)
         assert [one.outcome for one in sandbox.hooks.deliveries] == ["gone", "gone"]
         assert len(receiver.got) == 1
-        assert requests.get(f"{sandbox.url}/hooks", headers=HEADERS, timeout=5).json() == {
+        assert requests.get(f"{sandbox.url}/hooks", headers=HEADERS, timeout=PATIENCE).json() == {
             "hooks": []
         }
 
@@ -363,5 +363,5 @@ def test_it_pushes_from_the_command_line() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             wait_until(lambda: bool(receiver.got))
             process.terminate()
-            assert process.wait(10) == 0
+            assert process.wait(PATIENCE) == 0
         assert "x-signature" in receiver.got[0][1]

@@ -21,9 +21,8 @@ import pytest
 from tap_autopilot.amounts import duration
 from tap_autopilot.run.terminal import BACK, columns, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
-from tests.lying_pager import Options
-from tests.recording import Sandbox
+from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
+from tests.held_sandbox import HeldSandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=1000, segments=2, members=50)
@@ -136,19 +135,11 @@ def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
 
 def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
     """Such as the target's: it writes to the same terminal, whenever it likes."""
-    done = threading.Event()
-
-    class Held(Sandbox):
-        def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
-            if ACCOUNT.contact_ids[199] in target:
-                done.wait(PATIENCE)
-            return super().answer(method, target, headers)
-
     others = [
         f"INFO other program, line {number}, which is wider than the terminal"
         for number in range(5)
     ]
-    with Held(ACCOUNT, Options(api_key=KEY)) as sandbox:
+    with HeldSandbox(ACCOUNT, page=3) as sandbox:
         terminal = run(*config(tap, sandbox), "--select", "contacts", columns=50)
 
         def other() -> None:
@@ -156,7 +147,7 @@ def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
                 drawn = terminal.came.count(BACK.encode())
                 wait_until(lambda: terminal.came.count(BACK.encode()) > drawn + 1)  # noqa: B023
                 os.write(terminal.slave, f"{line}\n".encode())
-            done.set()
+            sandbox.released.set()
 
         writer = threading.Thread(target=other)
         writer.start()
