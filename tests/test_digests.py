@@ -23,7 +23,7 @@ from tests.scripted import Scripted
 from tests.test_collected import call
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_after_faulty_runs_the_target_matches_a_full_load(
     tap: Tap, serve: Serve, seed: int
 ) -> None:
@@ -401,7 +401,7 @@ def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
     """The real process, killed while it reads and while it rewrites its file."""
     rng = random.Random(7)
     nights = Nights(tap, serve, Account(contacts=150, lists=3, segments=3, members=40))
-    for number in range(12):
+    for number in range(5):
         sandbox = serve(nights.account, page=10, churn=0.3, seed=number)
         arguments = tap.arguments(
             sandbox, catalog=None, state=nights.replica.state, config={"digests": str(nights.path)}

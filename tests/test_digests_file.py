@@ -123,7 +123,7 @@ class Night:
                     ] = self.rng.randrange(3)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(30))
 def test_a_target_never_differs_after_a_quiet_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
@@ -213,7 +213,7 @@ def test_damage_is_noticed_or_harmless(path: Path) -> None:
     keys = [f"{number:08}" for number in range(300)]
     rng = random.Random(1)
     noticed = 0
-    for at in (*range(100), *rng.sample(range(100, len(data)), 500)):
+    for at in (*range(100), *rng.sample(range(100, len(data)), 150)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
         digests = Digests(str(path), "somebody")
         digests.load(position)
@@ -225,8 +225,8 @@ def test_damage_is_noticed_or_harmless(path: Path) -> None:
         else:
             noticed += 1
         digests.close()
-    assert noticed > 150
-    for size in rng.sample(range(len(data)), 50):
+    assert noticed > 80
+    for size in rng.sample(range(len(data)), 20):
         path.write_bytes(data[:size])
         assert doubt(path, position), size
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.server import Options, Sandbox
+from tests import in_process
 from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
 
 TEXT = {
@@ -232,10 +234,11 @@ NOT_OF_CONTACTS = ["custom_fields", "lists", "smart_segments"]
 @pytest.mark.parametrize("bookmarks", ["last", "next", "repeat", "opaque"])
 @pytest.mark.parametrize("contacts", [0, 1, 19, 20, 21, 40, 41])
 def test_every_contact_is_sent_once_whatever_a_bookmark_means(
-    tap: Tap, serve: Serve, bookmarks: str, contacts: int
+    bookmarks: str, contacts: int
 ) -> None:
     account = Account(contacts=contacts, lists=1, segments=1, members=250)
-    run = tap.sync(serve(account, bookmarks=bookmarks, page=20))
+    sandbox = Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks, page=20))
+    run = in_process.run(sandbox)
     assert run.code == 0
     assert [row["contact_id"] for row in run.rows("contacts")] == account.contact_ids
     members = [row["contact_id"] for row in run.rows("smart_segments_contacts")]
@@ -244,8 +247,7 @@ def test_every_contact_is_sent_once_whatever_a_bookmark_means(
     assert sorted(activated) == sorted(USUAL_STREAMS if contacts else NOT_OF_CONTACTS)
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(("concurrency", "packed"), [(1, True), (3, False)])
 def test_the_same_rows_at_any_concurrency(
     tap: Tap, serve: Serve, concurrency: int, packed: bool
 ) -> None:

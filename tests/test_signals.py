@@ -59,12 +59,13 @@ def wait_for_requests(sandbox: Sandbox, count: int) -> None:
     wait_until(lambda: len(sandbox.requests) >= count)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "what", ["hang", "drip", "hang-body", "503,retry-after=60", "429,retry-after=60"]
-)
+    ("what", "number"),
+    [("hang", signal.SIGINT), *((what, signal.SIGTERM) for what in
+     ("hang", "drip", "503,retry-after=60", "429,retry-after=60"))],
+)  # fmt: skip
 def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
-    tap: Tap, serve: Serve, number: signal.Signals, what: str
+    tap: Tap, serve: Serve, what: str, number: signal.Signals
 ) -> None:
     sandbox = serve(ACCOUNT, f"/contacts@2-:{what}")
     with running(tap, sandbox, retry_timeout=300) as process:
@@ -82,7 +83,7 @@ def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
     assert ids == ACCOUNT.contact_ids
 
 
-@pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
 def test_a_signal_at_any_time_leaves_whole_lines(tap: Tap, serve: Serve, after: float) -> None:
     sandbox = serve(ACCOUNT, "/contacts@5:hang", latency=0.05)
     with running(tap, sandbox) as process:
@@ -314,12 +315,14 @@ def test_a_signal_just_before_the_end_leaves_no_timer(monkeypatch: pytest.Monkey
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize(
-    "module", ["tap_autopilot.cli", "argparse", "tap_autopilot.run.sync", "requests", "msgspec"]
-)
+    ("module", "number"),
+    [("tap_autopilot.cli", signal.SIGHUP), ("argparse", signal.SIGINT),
+     ("tap_autopilot.run.sync", signal.SIGTERM), ("requests", signal.SIGINT),
+     ("msgspec", signal.SIGTERM)],
+)  # fmt: skip
 def test_a_signal_during_the_imports_is_one_line(
-    tap: Tap, number: signal.Signals, module: str
+    tap: Tap, module: str, number: signal.Signals
 ) -> None:
     """The signal arrives just before that module is imported."""
     script = f"""

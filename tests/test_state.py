@@ -60,7 +60,7 @@ def test_every_state_of_a_run_can_be_resumed(
     assert whole.state == NOTHING_LEFT
     for number, message in enumerate(whole.messages[:-1]):
         if message["type"] == "STATE":
-            rest = tap.sync(sandbox, state=message["value"], concurrency=concurrency)
+            rest = in_process.run(sandbox, state=message["value"])
             assert rest.code == 0
             for stream in STREAMS:
                 before, after = keys(whole, stream, number), keys(rest, stream)
@@ -198,17 +198,14 @@ def interrupted(tap: Tap, serve: Serve, account: Account, **options: Any) -> Run
 
 @pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
 @pytest.mark.parametrize("bookmarks", ["last", "next", "repeat"])
-def test_a_bookmark_that_went_stale_between_runs_loses_nothing(
-    tap: Tap, serve: Serve, stale: str, bookmarks: str
-) -> None:
+def test_a_bookmark_that_went_stale_between_runs_loses_nothing(stale: str, bookmarks: str) -> None:
     account = Account(contacts=70, segments=0)
-    sandbox = serve(account, "/contacts@3-:500", bookmarks=bookmarks, page=20)
-    run = tap.sync(sandbox, retry_timeout=0)
+    options = Options(api_key=KEY, bookmarks=bookmarks, stale=stale, page=20)
+    run = in_process.run(Sandbox(account, options), kill_after=2)
     named = run.state["walks"]["contacts"][0]
     assert named in account.contact_ids
     account.contact_ids = [one for one in account.contact_ids if one != named]
-    sandbox = serve(account, bookmarks=bookmarks, stale=stale, page=20)
-    rest = tap.sync(sandbox, state=run.state)
+    rest = in_process.run(Sandbox(account, options), state=run.state)
     assert rest.code == 0, rest.stderr
     sent = {row["contact_id"] for one in (run, rest) for row in one.rows("contacts")}
     assert sent >= set(account.contact_ids)
