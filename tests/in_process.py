@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.retry import may_pass
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.protocol.state import read_state
@@ -22,7 +23,7 @@ from tap_autopilot.sources.pool import NotTried
 from tap_autopilot.sources.reading import pages
 from tests.invariants import Run, check_messages
 from tests.recording import Sandbox
-from tests.witness import check_bookmarks, check_complete, check_served
+from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 KEY = "s3cr3t+key/of=the~account!"
 MAX_REQUESTS = 2000
@@ -35,7 +36,7 @@ class Killed(BaseException):
 class DirectClient(Client):
     """A client that calls the sandbox directly; the requests numbered in `failing` fail.
 
-    `date` is the API's time, now by default.
+    Nothing is retried. Of faults, it knows statuses only. `date` is the API's time, now by default.
     """
 
     def __init__(self, sandbox: Sandbox, failing: set[int], date: datetime | None = None) -> None:
@@ -46,13 +47,16 @@ class DirectClient(Client):
     def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
         assert number < MAX_REQUESTS, "it never ends"
-        answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
+        fault = self._sandbox.options.faults.strike(path)
+        answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY}, fault)
         if number in self._failing:
             if answer.served is not None:
                 answer.served.fault = "reset"
             raise RunError(f"GET {path}: connection reset.")
         if answer.served is not None:
             answer.served.delivered = True
+        if may_pass(answer.status):
+            raise RunError(f"GET {path}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:
             raise Refused(answer.status, f"GET {path}: status {answer.status}.")
         now = datetime.now(timezone.utc)
@@ -144,6 +148,7 @@ def run(
     check_served(found)
     check_complete([found])
     check_bookmarks([found])
+    check_tombstones(found)
     return found
 
 

@@ -11,6 +11,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
+from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
@@ -84,11 +85,13 @@ def test_a_message_of_new_events_is_described_by_all_events(
         call("b", "Email Bounced", timestamp="2021-01-01T00:00:00Z", properties=old),
         call("c", properties={**old, "email_id": "another"}),
     )
-    first = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    first = in_process.run(sandbox, catalog=catalog, collector_database=store.path)
     assert ids(first, "email_messages") == ["another", "m"]
     new = {**old, "email_name": "First", "campaign_name": "Other"}
     store.track(call("d", "Email Clicked", timestamp="2020-06-01T00:00:00Z", properties=new))
-    second = tap.sync(sandbox, catalog=catalog, state=first.state, collector_database=store.path)
+    second = in_process.run(
+        sandbox, catalog=catalog, state=first.state, collector_database=store.path
+    )
     (row,) = second.rows("email_messages")
     assert row == {
         "email_id": "m",
@@ -111,16 +114,16 @@ def test_the_contacts_add_what_the_collector_missed(
     )  # fmt: skip
     contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "missed": 2000}}
     store.track(call("m"), CALL)
-    day = read(tap, store, contact, catalog=by_day)
+    day = read(store, contact, catalog=by_day)
     assert ids(day, "email_opened") == ["m"]
-    night = read(tap, store, contact, catalog=at_night, state=day.state)
+    night = read(store, contact, catalog=at_night, state=day.state)
     again = ["m"] if method == "FULL_TABLE" else []
     assert ids(night, "email_opened") == [*again, "email_opened:person_1:missed"]
     assert ids(night, "email_clicked") == (["one"] if again else [])
     assert night.of("ACTIVATE_VERSION", "contacts")
     assert not night.of("ACTIVATE_VERSION", "email_opened")
     store.track(call("later"))
-    next_day = read(tap, store, contact, catalog=by_day, state=night.state)
+    next_day = read(store, contact, catalog=by_day, state=night.state)
     assert [(one["stream"], one["record"]["id"]) for one in next_day.of("RECORD")
             if one["stream"] != "email_messages"] == [("email_opened", "later")]  # fmt: skip
 
@@ -134,13 +137,13 @@ def test_an_interrupted_night_resumes_after_a_day_of_logs(
     store.webhook([track_call(account.seed, one) for one in occurrences[::2]], at=0)
     at_night = catalog_of(tap, {"contacts": "FULL_TABLE", "email_opened": method})
     failing = serve(account, "4-:403")
-    night = tap.sync(failing, catalog=at_night, collector_database=store.path)
+    night = in_process.run(failing, catalog=at_night, collector_database=store.path)
     assert night.code == 2
     before = len(night.rows("contacts"))
     assert before
     store.webhook([track_call(account.seed, one) for one in occurrences[1::2]], at=0)
     sandbox = serve(account)
-    day = tap.sync(
+    day = in_process.run(
         sandbox, catalog=logs(tap, "email_opened"), state=night.state, collector_database=store.path
     )
     assert (day.code, day.requests) == (0, [])
@@ -149,7 +152,7 @@ def test_an_interrupted_night_resumes_after_a_day_of_logs(
         assert (
             day.state["bookmarks"][name]["progress"] == night.state["bookmarks"][name]["progress"]
         )
-    rest = tap.sync(sandbox, catalog=at_night, state=day.state, collector_database=store.path)
+    rest = in_process.run(sandbox, catalog=at_night, state=day.state, collector_database=store.path)
     assert rest.code == 0
     assert len(rest.rows("contacts")) == 1000 - before
     assert rest.of("ACTIVATE_VERSION", "contacts")
@@ -165,40 +168,23 @@ def test_a_log_beside_a_table(tap: Tap, store: PushedStore) -> None:
     )
     store.track(call("m"), CALL)
     contact = {"contact_id": "person_1", "mail_opened": {"x": 0}, "mail_clicked": {"y": 0}}
-    first = read(tap, store, contact, catalog=catalog)
+    first = read(store, contact, catalog=catalog)
     assert ids(first, "email_opened") == ["m"]
     assert ids(first, "email_clicked") == ["one", "email_clicked:person_1:y"]
     store.track(call("n"), call("click", "Email Clicked"))
-    second = read(tap, store, contact, catalog=catalog, state=first.state)
+    second = read(store, contact, catalog=catalog, state=first.state)
     assert ids(second, "email_opened") == ["n"]
     assert ids(second, "email_clicked") == ["one", "click", "email_clicked:person_1:y"]
-
-
-def test_a_log_needs_a_store(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(), catalog=catalog_of(tap, {"email_opened": "LOG_BASED"}))
-    assert run.code == 2
-    assert run.log[-1] == (
-        "CRITICAL Stream email_opened is LOG_BASED in the catalog, which needs the setting"
-        " collector_database; set it or choose another replication method."
-    )
-    assert not run.requests
-
-
-def test_a_table_without_a_log_is_read_in_full(tap: Tap, serve: Serve, store: PushedStore) -> None:
-    run = tap.sync(serve(), catalog=logs(tap, "lists"), collector_database=store.path)
-    assert run.of("ACTIVATE_VERSION", "lists")
-    assert any("lists: the catalog asks for LOG_BASED, but the stream supports FULL_TABLE; using"
-               " FULL_TABLE." in line for line in run.log)  # fmt: skip
 
 
 def test_start_date_skips_older_events(tap: Tap, store: PushedStore) -> None:
     catalog = logs(tap, "email_opened", "contact_events")
     store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
     store.hook({"event": "contact_added"}, at=0)
-    first = read(tap, store, catalog=catalog, start_date="2020-06-01")
+    first = read(store, catalog=catalog, start_date="2020-06-01")
     assert ids(first, "email_opened") == ["new"]
     assert first.rows("contact_events")
-    second = read(tap, store, catalog=catalog, state=first.state)
+    second = read(store, catalog=catalog, state=first.state)
     assert ids(second, "email_opened") == ["old", "new"]
     assert not second.rows("contact_events")
 
@@ -211,13 +197,13 @@ def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore) -> None:
         store.webhook(calls[start : start + 100], at=0)
         store.hook({"n": start})
     sandbox, catalog = serve(account), logs(tap)
-    whole = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    whole = in_process.run(sandbox, catalog=catalog, collector_database=store.path)
     lines, everything = whole.messages, keys(whole.messages)
     states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
     assert len(states) > 6
     for place in states:
         state = lines[place]["value"]
-        again = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
+        again = in_process.run(sandbox, catalog=catalog, state=state, collector_database=store.path)
         assert keys(lines[:place]) | keys(again.messages) == everything
         twice = keys(lines[:place]) & keys(again.messages)
         assert {stream for stream, _ in twice} <= {"email_messages"}
@@ -229,19 +215,19 @@ def test_with_digests(tap: Tap, store: PushedStore) -> None:
                                                    "email_opened": "FULL_TABLE"})  # fmt: skip
     contact: Any = {"contact_id": "person_1", "mail_opened": {"x": 1000}}
     store.track(call("a"))
-    night = read(tap, store, contact, catalog=at_night, digests=digests)
+    night = read(store, contact, catalog=at_night, digests=digests)
     store.track(call("b"))
-    day = read(tap, store, contact, catalog=by_day, state=night.state, digests=digests)
+    day = read(store, contact, catalog=by_day, state=night.state, digests=digests)
     assert ids(day, "email_opened") == ["b"]
     assert ids(day, "email_messages") == [f"batchcampaign_{MESSAGE.upper()}"]
     store.track(call("c"))
     fewer = logs(tap, "email_opened")
     choose(fewer, "email_opened", "properties", "link_url", selected=False)
-    less = read(tap, store, contact, catalog=fewer, state=day.state, digests=digests)
+    less = read(store, contact, catalog=fewer, state=day.state, digests=digests)
     assert ids(less, "email_opened") == ["c"]
     store.track(call("d"))
     contact["mail_opened"] |= {"y": 2000}
-    second = read(tap, store, contact, catalog=at_night, state=less.state, digests=digests)
+    second = read(store, contact, catalog=at_night, state=less.state, digests=digests)
     assert ids(second, "email_opened") == ["d", "email_opened:person_1:y"]
     assert not [line for line in second.log if "sent again" in line]
     assert len(second.rows("contacts")) == 1, "its map changed"
@@ -270,12 +256,12 @@ def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
 ) -> None:
     catalog = catalog_of(tap, dict.fromkeys(LOGS, method))
     fill(store, "store A")
-    before = read(tap, store, catalog=catalog)
+    before = read(store, catalog=catalog)
     assert pushed(before, "store A") == {*LOGS}
     whole = catalog_of(tap, dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
-    refresh = read(tap, store, catalog=whole, collector_database=None)
+    refresh = read(store, catalog=whole, collector_database=None)
     state = merge_states(before.state, refresh.state)
-    again = read(tap, store, catalog=catalog, state=state)
+    again = read(store, catalog=catalog, state=state)
     assert pushed(again, "store A") >= {*EMAILS}, "the refresh has deleted these rows"
 
 
@@ -287,12 +273,12 @@ def test_another_store_in_mid_pass_is_read(
     catalog, account = catalog_of(tap, methods), Account(contacts=300, segments=1)
     fill(store, "store A")
     failing = serve(account, "2-:403")
-    before = tap.sync(failing, catalog=catalog, collector_database=store.path)
+    before = in_process.run(failing, catalog=catalog, collector_database=store.path)
     assert before.code == 2
     assert pushed(before, "store A") == {*LOGS}
     other = PushedStore(Path(store.path).with_name("other.db"))
     fill(other, "store B")
-    after = tap.sync(
+    after = in_process.run(
         serve(account), catalog=catalog, state=before.state, collector_database=other.path
     )
     assert after.code == 0

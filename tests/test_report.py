@@ -20,7 +20,7 @@ from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.pushed_store import PushedStore
 from tests.scripted import Scripted, page
-from tests.test_collected import CALL, read, store  # noqa: F401
+from tests.test_collected import CALL, store  # noqa: F401
 from tests.test_incremental import incremental  # noqa: F401
 from tests.test_signals import finished, running
 
@@ -125,7 +125,9 @@ def test_what_a_collector_received_is_reported(
     file: Path,
 ) -> None:
     store.track(CALL)
-    run = read(tap, store, {"contact_id": "person_1"}, report_file=str(file))
+    answer = {"contacts": [{"contact_id": "person_1"}], "total_contacts": 1}
+    with Scripted({"/contacts": answer}) as sandbox:
+        run = tap.sync(sandbox, collector_database=store.path, report_file=str(file))
     (report,) = reports(file)
     pushed = (None, "collector_database")
     assert report["streams"].keys() == {one for one in ALL if ALL[one].setting in pushed}
