@@ -7,25 +7,34 @@ from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import Serve, Tap
+from tap_autopilot.sandbox.faults import Fault, Faults
+from tap_autopilot.sandbox.server import Options, Sandbox
+from tests import in_process
+from tests.conftest import KEY
 from tests.invariants import Run
 from tests.replica import TABLES, Replica
 
 
 class Nights:
-    """Nights of one account, its target and its digests file."""
+    """Nights of one account, its target and its digests file, within the test's process."""
 
-    def __init__(self, tap: Tap, serve: Serve, account: Account) -> None:
-        self.tap, self.serve, self.account = tap, serve, account
+    def __init__(self, folder: Path, account: Account) -> None:
+        self.account = account
         self.replica = Replica()
-        self.path = tap.folder / "kept" / "digests"
+        self.path = folder / "kept" / "digests"
         self.path.parent.mkdir(exist_ok=True)
 
     def run(self, *faults: str, catalog: Any = None, settings: Any = None, **options: Any) -> Run:
         """A night's run, without storing any of it."""
-        sandbox = self.serve(self.account, *faults, **{"page": 20, **options})
-        chosen = {"digests": str(self.path), "retry_timeout": 0.2, **(settings or {})}
-        return self.tap.sync(sandbox, state=self.replica.state, catalog=catalog, **chosen)
+        struck = Faults(map(Fault.parse, faults))
+        options = {"api_key": KEY, "page": 20, "faults": struck, **options}
+        chosen = {"digests": str(self.path), **(settings or {})}
+        return in_process.run(
+            Sandbox(self.account, Options(**options)),
+            state=self.replica.state,
+            catalog=catalog,
+            **chosen,
+        )
 
     def night(self, *faults: str, **options: Any) -> Run:
         """A night's run, with all of its rows stored."""
@@ -36,7 +45,7 @@ class Nights:
     def full_load(self) -> Replica:
         """A new target, loaded in full without digests."""
         loaded = Replica()
-        run = self.tap.sync(self.serve(self.account))
+        run = in_process.run(Sandbox(self.account, Options(api_key=KEY)))
         assert run.code == 0
         loaded.take(run.messages)
         return loaded

@@ -39,8 +39,11 @@ class DirectClient(Client):
     Nothing is retried. Of faults, it knows statuses only. `date` is the API's time, now by default.
     """
 
-    def __init__(self, sandbox: Sandbox, failing: set[int], date: datetime | None = None) -> None:
+    def __init__(
+        self, sandbox: Sandbox, key: str, failing: set[int], date: datetime | None
+    ) -> None:
         self._sandbox = sandbox
+        self._headers = {"autopilotapikey": key}
         self._failing = failing
         self._date = date
 
@@ -48,7 +51,7 @@ class DirectClient(Client):
         number = len(self._sandbox.requests) + 1
         assert number < MAX_REQUESTS, "it never ends"
         fault = self._sandbox.options.faults.strike(path)
-        answer = self._sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY}, fault)
+        answer = self._sandbox.respond("GET", f"/v1{path}", self._headers, fault)
         if number in self._failing:
             if answer.served is not None:
                 answer.served.fault = "reset"
@@ -127,7 +130,7 @@ def run(
 ) -> Run:
     """Run once from a sandbox, which need not be running, with the checks of a real run."""
     before = len(sandbox.requests)
-    client = DirectClient(sandbox, failing or set(), date)
+    client = DirectClient(sandbox, settings.get("api_key", KEY), failing or set(), date)
     code, killed = 0, False
     with tempfile.TemporaryFile() as stdout, logged() as lines, mock.patch.multiple(
         module, Pool=InProcessPool(client, choose, kill_after), Client=lambda _: client,
@@ -138,6 +141,7 @@ def run(
             module.sync(config, catalog, read_state(state), stdout.fileno(), Outcome())
         except TapError as error:
             code = error.exit_code
+            lines.append(f"CRITICAL {error}")
         except Killed:
             killed = True
         size = os.fstat(stdout.fileno()).st_size

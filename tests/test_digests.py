@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,11 +25,9 @@ from tests.test_collected import call
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_after_faulty_runs_the_target_matches_a_full_load(
-    tap: Tap, serve: Serve, seed: int
-) -> None:
+def test_after_faulty_runs_the_target_matches_a_full_load(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    nights = Nights(tap, serve, small_account(rng))
+    nights = Nights(tmp_path, small_account(rng))
     kept: list[tuple[Replica, bytes]] = []
     story = []
     for day in range(rng.randrange(3, 7)):
@@ -62,8 +61,8 @@ def records(run: Run) -> set[tuple[str, ...]]:
 
 
 @pytest.fixture
-def nights(tap: Tap, serve: Serve) -> Nights:
-    return Nights(tap, serve, account())
+def nights(tmp_path: Path) -> Nights:
+    return Nights(tmp_path, account())
 
 
 def test_the_second_night_sends_nothing(nights: Nights) -> None:
@@ -321,15 +320,16 @@ def test_without_versions_there_are_tombstones(nights: Nights) -> None:
     assert len(nights.night().of("ACTIVATE_VERSION")) == len(TABLES), "now that the setting is on"
 
 
-def test_a_night_without_digests_puts_the_file_in_doubt(nights: Nights, serve: Serve) -> None:
+def test_a_night_without_digests_puts_the_file_in_doubt(nights: Nights) -> None:
     nights.night()
-    run = nights.tap.sync(serve(nights.account), state=nights.replica.state)
+    run = nights.run(settings={"digests": None})
     assert run.state["digests"] is None, (
         "some tools would keep the old value if the key were missing"
     )
     nights.replica.take(run.messages)
     assert warned(nights.night(), "everything is sent again")
-    assert nights.tap.sync(serve(nights.account)).state["digests"] is None, "also without a state"
+    nights.replica.state = None
+    assert nights.run(settings={"digests": None}).state["digests"] is None, "also without a state"
 
 
 def test_streams_can_come_and_go(nights: Nights) -> None:
@@ -400,7 +400,7 @@ def test_membership_changes_exist_only_with_digests(tap: Tap, serve: Serve) -> N
 def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
     """The real process, killed while it reads and while it rewrites its file."""
     rng = random.Random(7)
-    nights = Nights(tap, serve, Account(contacts=150, lists=3, segments=3, members=40))
+    nights = Nights(tap.folder, Account(contacts=150, lists=3, segments=3, members=40))
     for number in range(5):
         sandbox = serve(nights.account, page=10, churn=0.3, seed=number)
         arguments = tap.arguments(

@@ -64,17 +64,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def nights(tap: Tap, serve: Serve) -> Nights:
+def nights(tmp_path: Path) -> Nights:
     account = ChangingSandbox(
         "abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}
     ).account
     account.change("a", {"Company": "As before"})
-    return Nights(tap, serve, account)
+    return Nights(tmp_path, account)
 
 
 @pytest.mark.parametrize("what", ["changed", "created", "deleted"])
 def test_rows_that_were_sent_before_the_power_went_out(
-    nights: Nights, library: Path, what: str
+    tap: Tap, serve: Serve, nights: Nights, library: Path, what: str
 ) -> None:
     nights.night()
     if what == "changed":
@@ -83,13 +83,11 @@ def test_rows_that_were_sent_before_the_power_went_out(
         nights.account.create({"contact_id": "e", "Company": "New"})
     else:
         nights.account.delete("a")
-    sandbox = nights.serve(nights.account, page=1)
+    sandbox = serve(nights.account, page=1)
     synced = nights.path.parent / "synced"
     synced.mkdir()
     config = {"digests": str(nights.path), "retry_timeout": 0.2}
-    arguments = nights.tap.arguments(
-        sandbox, catalog=None, state=nights.replica.state, config=config
-    )
+    arguments = tap.arguments(sandbox, catalog=None, state=nights.replica.state, config=config)
     process = subprocess.Popen(
         [*COMMAND, *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -142,13 +140,13 @@ def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_p
     assert stored == [str(number) for number in range(30)]
 
 
-def test_a_full_disk_ends_the_run_and_harms_nothing(nights: Nights) -> None:
+def test_a_full_disk_ends_the_run_and_harms_nothing(tap: Tap, serve: Serve, nights: Nights) -> None:
     nights.night()
     for number in range(100):
         nights.account.create({"contact_id": f"e{number}", "Company": "New"})
     config = {"digests": str(nights.path), "retry_timeout": 0.2}
-    arguments = nights.tap.arguments(
-        nights.serve(nights.account, page=20), catalog=None, state=nights.replica.state,
+    arguments = tap.arguments(
+        serve(nights.account, page=20), catalog=None, state=nights.replica.state,
         config=config,
     )  # fmt: skip
     size = nights.path.stat().st_size

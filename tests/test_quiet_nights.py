@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ def warnings(run: Run) -> list[str]:
 
 
 @pytest.fixture
-def nights(tap: Tap, serve: Serve) -> Nights:
-    return Nights(tap, serve, Account(contacts=210, lists=3, segments=2, members=20))
+def nights(tmp_path: Path) -> Nights:
+    return Nights(tmp_path, Account(contacts=210, lists=3, segments=2, members=20))
 
 
 def test_values_of_rows_that_are_not_sent_are_not_warned_of(nights: Nights) -> None:
