@@ -258,7 +258,7 @@ MUTANTS = (
         '            written["collected"] = position and [part for part in position if part is not None]\n',
         "            if self.collected:\n"
         '                written["collected"] = list(self.collected)\n',
-        "test_merged_states.py -k without_the_store",
+        "test_log_based.py -k without_the_store",
     ),
     Mutant(
         "an older bookmark outlives a full refresh",

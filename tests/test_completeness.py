@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sources.completeness import (
+    APPEND_ONLY,
     ORDER_KNOWN,
     Census,
     Distinct,
@@ -14,6 +15,7 @@ from tap_autopilot.sources.completeness import (
     activates,
     is_large,
     moves_bookmark,
+    why_kept,
 )
 
 
@@ -40,6 +42,25 @@ def test_what_each_doubt_withholds(
     )  # fmt: skip
     assert activates([Doubt.NONE, doubt]) is activating
     assert moves_bookmark([doubt, Doubt.NONE]) is moving
+
+
+@pytest.mark.parametrize(
+    ("doubts", "how", "reason"),
+    [
+        ({}, "", None),
+        ({Doubt.NONE: ""}, "", None),
+        ({Doubt.SKIPPED: "one", Doubt.SHORT: "other"}, "", "one, and other"),
+        ({}, "is_log", APPEND_ONLY),
+        ({}, "incremental", "an incremental pass cannot tell what was deleted"),
+        ({}, "windowed", "start_date is set"),
+    ],
+)
+def test_why_rows_that_a_pass_did_not_see_are_kept(
+    doubts: dict[Doubt, str], how: str, reason: str | None
+) -> None:
+    is_log, incremental, windowed = (how == one for one in ("is_log", "incremental", "windowed"))
+    kept = why_kept(doubts, is_log=is_log, incremental=incremental, windowed=windowed)
+    assert kept == reason
 
 
 def test_a_pass_without_doubts_activates_and_moves() -> None:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import Serve, Tap
+from tap_autopilot.sandbox.faults import Fault, Faults
+from tap_autopilot.sandbox.server import Options, Sandbox
+from tests import in_process
+from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
 from tests.replica import Replica, merge_states
@@ -54,7 +57,7 @@ def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, se
     whole = tap.sync(sandbox)
     run = interrupted(tap, serve, account, page=20)
     for older in (one["value"] for one in whole.of("STATE")):
-        rest = tap.sync(sandbox, state=merge_states(older, run.state))
+        rest = in_process.run(sandbox, state=merge_states(older, run.state))
         for stream in STREAMS:
             assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
 
@@ -65,8 +68,8 @@ class Story:
     The state of each run is merged into the previous one. A full refresh starts without it.
     """
 
-    def __init__(self, tap: Tap, serve: Serve, account: Account, catalog: Any) -> None:
-        self.tap, self.serve, self.account, self.catalog = tap, serve, account, catalog
+    def __init__(self, account: Account, catalog: Any) -> None:
+        self.account, self.catalog = account, catalog
         self.target = Replica()
         self.state: Any = None
 
@@ -76,12 +79,10 @@ class Story:
         """One run of some streams."""
         catalog = {"streams": [one for one in self.catalog["streams"]
                                if streams is None or one["stream"] in streams]}  # fmt: skip
-        run = self.tap.sync(
-            self.serve(self.account, *faults, page=4),
-            state=None if full_refresh else self.state,
-            catalog=catalog,
-            **{"retry_timeout": 0, **settings},
-        )
+        options = Options(api_key=KEY, page=4, faults=Faults(map(Fault.parse, faults)))
+        state = None if full_refresh else self.state
+        sandbox = Sandbox(self.account, options)
+        run = in_process.run(sandbox, state=state, catalog=catalog, **settings)
         assert run.code == (1 if faults else 0), run.stderr
         self.target.take(run.messages)
         self.state = merge_states(self.state, run.state)
@@ -107,8 +108,8 @@ def digests(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def story(tap: Tap, serve: Serve, catalog: Any) -> Story:
-    return Story(tap, serve, Account(contacts=34, segments=2, members=9), catalog)
+def story(catalog: Any) -> Story:
+    return Story(Account(contacts=34, segments=2, members=9), catalog)
 
 
 def warnings(run: Run, text: str) -> list[str]:
@@ -168,25 +169,6 @@ def test_a_contact_made_and_deleted_around_a_run_without_digests_is_removed(
     assert story.rows("contacts") == set(story.account.contact_ids)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> PushedStore:
-    (tmp_path / "store").mkdir()
-    return PushedStore(tmp_path / "store" / "events.db")
-
-
-@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
-def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
-    story: Story, store: PushedStore, method: str
-) -> None:
-    choose(story.catalog, "email_opened", replication_method=method)
-    store.track(call("pushed"))
-    story.run(collector_database=store.path)
-    story.target = Replica()  # the table was dropped, hence the full refresh
-    story.run(full_refresh=True)
-    story.run(collector_database=store.path)
-    assert "pushed" in story.rows("email_opened")
-
-
 def test_columns_selected_in_mid_pass_are_filled_in_all_rows(story: Story) -> None:
     for one in story.account.contact_ids:
         change(story, one, "There")
@@ -214,18 +196,13 @@ def test_an_incremental_table_with_more_columns_says_that_old_rows_lack_them(sto
     assert not warnings(story.run(streams=["contacts"]), "columns")
 
 
-@pytest.mark.parametrize("first", [True, False])
-def test_another_store_in_mid_pass_is_read(
-    story: Story, store: PushedStore, tmp_path: Path, first: bool
-) -> None:
-    (tmp_path / "other").mkdir()
-    other = PushedStore(tmp_path / "other" / "events.db")
-    store.track(call("one"))
-    other.track(call("two"))
-    before: dict[str, Any] = {"collector_database": store.path} if first else {}
-    story.run("/contacts@3-:500", **before)
-    story.run(collector_database=other.path)
-    assert "two" in story.rows("email_opened")
+def test_a_store_that_is_new_in_mid_pass_is_read(story: Story, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    store = PushedStore(tmp_path / "store" / "events.db")
+    store.track(call("pushed"))
+    story.run("/contacts@3-:500")
+    story.run(collector_database=store.path)
+    assert "pushed" in story.rows("email_opened")
 
 
 @pytest.mark.parametrize("begun_with", [True, False])

@@ -153,7 +153,7 @@ def test_a_new_pass_of_a_whole_stream() -> None:
     assert version is not None
     assert before <= version <= time.time() * 1000
     assert plain(found) == plain(progress.pass_of("lists")) == Pass(version=version)
-    assert (found.window, found.activates) == (None, True)
+    assert found.window is None
     assert progress.start() == [(CONTACTS, Position()), (LISTS, Position())]
     assert progress.shown() == {
         "bookmarks": {
@@ -166,10 +166,9 @@ def test_a_new_pass_of_a_whole_stream() -> None:
     assert progress.log == []
 
 
-def test_a_pass_without_a_version_activates_nothing() -> None:
+def test_a_pass_may_have_no_version() -> None:
     progress = begin("lists", versions=False)
     assert plain(progress.pass_of("lists")) == Pass()
-    assert not progress.pass_of("lists").activates
     assert progress.shown()["bookmarks"] == {"lists": {"progress": ["reading", {}]}}
 
 
@@ -736,7 +735,6 @@ def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
     assert progress.pass_of("contacts").doubts == {
         Doubt.EMPTY: reason, Doubt.SKIPPED: "1 documents were skipped",
     }  # fmt: skip
-    assert not progress.pass_of("contacts").activates
     entry = progress.shown()["bookmarks"]["contacts"]["progress"]
     assert entry[1]["doubts"] == {"empty": reason, "skipped": "1 documents were skipped"}
 
@@ -752,15 +750,6 @@ def test_what_a_pass_saw() -> None:
     found.saw(None, 0)
     assert (found.newest, found.skipped) == (day(3), 1234)
     assert found.doubts == {Doubt.SKIPPED: "1,234 documents were skipped"}
-
-
-@pytest.mark.parametrize("version", [None, 5])
-@pytest.mark.parametrize("doubt", [Doubt.SKIPPED, None])
-def test_a_doubt_or_no_version_withholds_the_activation(
-    version: int | None, doubt: Doubt | None
-) -> None:
-    found = Pass(version=version, doubts={doubt: "why"} if doubt else {})
-    assert found.activates is (version == 5 and doubt is None)
 
 
 @pytest.mark.parametrize(

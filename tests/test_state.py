@@ -103,19 +103,7 @@ def test_rows_sent_without_a_version_are_not_deleted(tap: Tap, serve: Serve) -> 
     assert not rest.of("ACTIVATE_VERSION", "contacts")
 
 
-CENSUS = list(dataclasses.astuple(Census()))
 BEGUN = ["reading", {"plan": "p", "reading": "m"}]
-READING = {"bookmarks": {"contacts": {"progress": BEGUN}}}
-READING_MEMBERS = {"bookmarks": {"smart_segments_contacts": {"progress": BEGUN}}}
-NO_POSITIONS: list[Any] = [
-    5, [], ["x"], ["x", 5], ["x", []], ["", CENSUS], ["\ud800", CENSUS], [5, CENSUS],
-    ["x", [-1, *CENSUS[1:]]], ["x", [10**400, *CENSUS[1:]]], ["x", [True, *CENSUS[1:]]],
-    ["x", [*CENSUS[:2], 5, *CENSUS[3:]]], ["x", [*CENSUS, 1]],
-]  # fmt: skip
-NO_MEMBERS: list[Any] = [
-    5, ["", 0, 0], [None, 0, 0, []], ["\ud800", 0, 0, []], ["", -1, 0, []], ["", 0, -1, []],
-    ["", 0, 0, [["s", None]]], ["", 0, 0, [["s", 5, CENSUS, 0]]], ["", 0, 0, 7],
-]  # fmt: skip
 OLD = {
     "bookmarks": {"contacts": {"updated_at": "2017-01-20T00:00:00.000000Z"}},
     "currently_syncing": "lists",
@@ -129,49 +117,19 @@ OLD = {
         None,
         OLD,
         [],
-        5,
         '"state"',
         {"bookmarks": None},
-        {"bookmarks": []},
         {"bookmarks": {"contacts": 5, "lists": None, "deals": {"progress": ["x", 1]}}},
         {"bookmarks": {"contacts": {"progress": 5}, "lists": {"progress": []}}},
-        {"bookmarks": {"contacts": {"progress": ["x", 1]}}},
-        {"bookmarks": {"contacts": {"progress": [["x", 10**400], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [["x", 1], {"newest": "2016-01-01"}]}}},
-        {
-            "bookmarks": {
-                "contacts": {"progress": [["x", 1], {"version": 1, "since": "2016-01-01"}]}
-            }
-        },
-        {"bookmarks": {"contacts": {"progress": [5, {}]}, "lists": {"progress": [[], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [["", 0], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [[None], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [[7, 100], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [["x", -1], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [["x", True], {}]}}},
-        {"bookmarks": {"contacts": {"progress": ["complete", {"version": "x"}]}}},
-        {"bookmarks": {"contacts": {"progress": ["finished", {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [["zzz", 5, []], {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [["zzz", 0, []], {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["no", None, 0]]], {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["no", 5, 0]]], {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [[None, 0], {}]}}},
-        {"bookmarks": {"smart_segments": {"progress": [["", 0, []], {}]}}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": [["", 0, [["s", None, 0]]], {}]}}},
-        {"bookmarks": {"contacts": {"progress": [["\ud800", 1], {}]}}},
-        {"bookmarks": {"lists": {"progress": ["complete", {"doubts": {"short": "\ud800"}}]}}},
-        {"bookmarks": {"lists": {"progress": ["complete", {"doubts": {"new": "?"}}]}}},
         {"bookmarks": {"lists": {"progress": ["complete", {"of a later version": 1}]}}},
-        {"bookmarks": {"contacts": {"progress": ["reading", {}]}}},
-        {"bookmarks": {"contacts": {"progress": ["reading", {}]}}, "walks": 5},
-        *({**READING, "walks": {"contacts": walk}} for walk in NO_POSITIONS),
-        *({**READING_MEMBERS, "walks": {"smart_segments_contacts": walk}} for walk in NO_MEMBERS),
+        {"bookmarks": {"contacts": {"progress": BEGUN}}, "walks": {"contacts": ["x", []]}},
+        {"bookmarks": {"smart_segments_contacts": {"progress": BEGUN}},
+         "walks": {"smart_segments_contacts": ["", -1, 0, []]}},
     ],
-)
+)  # fmt: skip
 def test_an_unusable_state_loses_nothing(state: Any) -> None:
     account = Account(contacts=30, lists=2, segments=3, members=5)
-    with Sandbox(account, Options(api_key=KEY, page=20)) as sandbox:
-        run = in_process.run(sandbox, state=state)
+    run = in_process.run(Sandbox(account, Options(api_key=KEY, page=20)), state=state)
     assert run.code == 0
     assert len(run.rows("contacts")) == 30
     assert len(run.rows("lists")) == 2
@@ -214,16 +172,6 @@ def test_a_bookmark_that_went_stale_between_runs_loses_nothing(stale: str, bookm
 FED = ("lists_contacts", "email_")  # made from contacts, like `contacts` itself
 
 
-def test_a_table_that_joins_a_walk_starts_it_over(tap: Tap, serve: Serve, catalog: Any) -> None:
-    only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
-    first = tap.sync(serve(None, "/contacts/:405"), catalog=only)
-    rest = tap.sync(serve(), state=first.state, catalog=catalog)
-    assert len(rest.rows("contacts")) == 250
-    assert any("cannot resume from the state; starting over" in line for line in rest.log)
-    fresh = tap.sync(serve(), catalog=catalog)
-    assert rest.rows("email_opened") == fresh.rows("email_opened")
-
-
 def test_streams_may_come_and_go_between_runs(tap: Tap, serve: Serve, catalog: Any) -> None:
     account = Account(contacts=250, segments=5, members=120)
     run = interrupted(tap, serve, account)
@@ -257,20 +205,9 @@ def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
     assert any(segment == "contactlist_sseg0" for segment, _ in new)
 
 
-def test_interrupted_walks_come_first(tap: Tap, serve: Serve, catalog: Any) -> None:
-    account = Account(contacts=350, segments=2, members=10)
-    bookmark = account.contact_ids[99]
-    state = tap.sync(serve(account, "/contacts@2-:405"), concurrency=1).state
-    assert state["walks"]["contacts"][0] == bookmark
-    four = [one for one in catalog["streams"] if not one["stream"].startswith(FED)]
-    run = tap.sync(serve(account), state=state, catalog={"streams": four}, concurrency=1)
-    assert run.requests[0].path == f"/v1/contacts/{bookmark}"
-    assert len(run.rows("contacts")) == 250
-
-
-def test_the_state_does_not_grow_with_the_segments(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=150, segments=400, members=11)
-    run = tap.sync(serve(account, page=10))
+def test_the_state_does_not_grow_with_the_segments() -> None:
+    account = Account(contacts=50, segments=150, members=11)
+    run = in_process.run(Sandbox(account, Options(api_key=KEY, page=10)))
     assert run.code == 0
     largest = max(len(str(message["value"])) for message in run.of("STATE"))
     assert largest < 4000
@@ -358,14 +295,13 @@ def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None
 
 
 @pytest.mark.parametrize("total", [0, 2, 400])
-def test_an_empty_response_to_an_old_bookmark_never_ends_a_pass(tap: Tap, total: int) -> None:
+def test_an_empty_response_to_an_old_bookmark_never_ends_a_pass(total: int) -> None:
     answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
     state = {
         "bookmarks": {"contacts": {"progress": ["reading", {"version": 5}]}},
         "walks": {"contacts": ["old", list(dataclasses.astuple(Census(read=2, highest="b")))]},
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, state=state)
+    run = in_process.run(Scripted(answers), state=state)
     assert run.code == 0
     assert keys(run, "contacts") == [("c3",), ("c4",)]
 

@@ -22,7 +22,7 @@ import msgspec
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
-from tap_autopilot.sources.completeness import Doubt, activates
+from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
@@ -59,11 +59,6 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         if self.since is None and not self.incremental:
             return None
         return ChangedSince(self.since, self.started)
-
-    @property
-    def activates(self) -> bool:
-        """Whether it ends with ACTIVATE_VERSION."""
-        return self.version is not None and activates(self.doubts)
 
     def saw(self, newest: datetime | None, skipped: int) -> None:
         """Note a page's newest change and how many of its documents were skipped."""
