@@ -8,10 +8,11 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
-from tap_autopilot.sandbox.server import Options, Sandbox
 from tests import in_process
 from tests.conftest import KEY
 from tests.invariants import Run
+from tests.lying_pager import Options
+from tests.recording import Sandbox
 from tests.replica import TABLES, Replica
 
 

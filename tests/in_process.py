@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from tap_autopilot.api.client import Client, Response
-from tap_autopilot.api.retry import may_pass
+from tap_autopilot.api.failures import may_pass
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.protocol.state import read_state

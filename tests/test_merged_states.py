@@ -14,11 +14,12 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
-from tap_autopilot.sandbox.server import Options, Sandbox
 from tests import in_process
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run
+from tests.lying_pager import Options
 from tests.pushed_store import PushedStore
+from tests.recording import Sandbox
 from tests.replica import Replica, merge_states
 from tests.test_collected import call
 from tests.test_selection import choose

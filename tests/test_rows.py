@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.server import Options, Sandbox
 from tests import in_process
 from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
+from tests.lying_pager import Options
+from tests.recording import Sandbox
 
 TEXT = {
     "contact_id": "contact_id", "type": "type", "Name": "name", "FirstName": "first_name",
