@@ -364,7 +364,7 @@ MUTANTS = (
     Mutant(
         "a pass resumes that the digests file does not have",
         "protocol/beginning.py",
-        "begun = interrupted.is_complete or name in self._remembered.begun",
+        "begun = interrupted.is_complete or name in self.remembered.begun",
         "begun = True",
         "test_progress.py -k digests_cover",
     ),

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.beginning import Remembered, Store, complete_first
+from tap_autopilot.protocol.beginning import Beginning, Remembered, Store, complete_first
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, read_state
@@ -85,9 +85,8 @@ def begin(
     state = of_one_reading(state, selected, **more)
     before = copy.deepcopy(state)
     with logged() as log:
-        progress = Begun(
-            read_state(state), selected, versions=versions, start_date=start_date, **more
-        )
+        beginning = Beginning(read_state(state), versions, start_date, **more)
+        progress = Begun(beginning, selected)
     assert state == before, "a state is left as it is"
     progress.log = log
     return progress
@@ -98,9 +97,8 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
     state = copy.deepcopy(state)
     value = state.get("value", state) if isinstance(state, dict) else None
     if isinstance(value, dict) and isinstance(bookmarks := value.get("bookmarks"), dict):
-        plans = Progress(
-            read_state(None), selected, versions=False, start_date=None, **more
-        ).value()
+        beginning = Beginning(read_state(None), versions=False, start_date=None, **more)
+        plans = Progress(beginning, selected).value()
         for name, entry in bookmarks.items():
             match entry:
                 case {"progress": [_, dict(details), *_]}:
@@ -443,7 +441,9 @@ def test_a_pass_of_another_plan_starts_over() -> None:
 def test_what_a_plan_covers() -> None:
     def plan(name: str = "email_opened", columns: Any = (), **more: Any) -> Any:
         selected = [Selected(STREAMS[name], {}, {"properties": dict.fromkeys(columns)}, False)]
-        progress = Progress(read_state(None), selected, versions=True, start_date=None, **more)
+        progress = Progress(
+            Beginning(read_state(None), versions=True, start_date=None, **more), selected
+        )
         return progress.value()["bookmarks"][name]["progress"][1]["plan"]
 
     remembered = Remembered({}, (), ())

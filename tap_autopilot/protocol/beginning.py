@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -57,25 +58,20 @@ class Remembered(NamedTuple):
         return name in self.versions and name not in self.reshaped
 
 
+@dataclass
 class Beginning:
     """How each stream of a run begins, given the state, the settings and what the target has."""
 
-    def __init__(
-        self,
-        state: State,
-        *,
-        versions: bool,
-        start_date: datetime | None,
-        store: Store | None,
-        remembered: Remembered | None,
-    ) -> None:
+    state: State
+    versions: bool  # whether passes end with ACTIVATE_VERSION
+    start_date: datetime | None
+    store: Store | None = None
+    remembered: Remembered | None = None
+
+    def __post_init__(self) -> None:
         self.now = datetime.now(timezone.utc)
-        self.start_date = start_date and start_date.astimezone(timezone.utc)
-        self.store = store
-        self.logs = state.logs(has_store=store is not None)
-        self._entries = state.streams
-        self._versions = versions
-        self._remembered = remembered
+        self.start_date = self.start_date and self.start_date.astimezone(timezone.utc)
+        self.logs = self.state.logs(has_store=self.store is not None)
 
     def sources_of(self, stream: type[Stream]) -> set[str]:
         """The sources that feed a stream in this run."""
@@ -83,11 +79,11 @@ class Beginning:
 
     def _knows(self, name: str, *, otherwise: bool) -> bool:
         """Whether the digests have a stream's rows in their present shape, if there are digests."""
-        return otherwise if self._remembered is None else self._remembered.knows(name)
+        return otherwise if self.remembered is None else self.remembered.knows(name)
 
     def check_bookmark(self, stream: type[Stream]) -> None:
         """Drop a Singer bookmark that could skip rows."""
-        entry = self._entries[stream.name]
+        entry = self.state.streams[stream.name]
         bookmark, made_under = entry.bookmark, entry.start_date
         if "bookmark" in entry.invalid or (bookmark and bookmark > self.now):
             LOG.warning(
@@ -108,7 +104,7 @@ class Beginning:
 
     def check_columns(self, name: str, columns: str) -> None:
         """Warn if rows sent by earlier incremental passes may lack columns."""
-        entry = self._entries[name]
+        entry = self.state.streams[name]
         knows = self._knows(name, otherwise=True)
         if entry.bookmark and knows and entry.columns not in (None, columns):
             LOG.warning(
@@ -119,27 +115,27 @@ class Beginning:
 
     def fresh(self, table: Selected) -> Pass:
         """A new pass."""
-        stream, entry = table.stream, self._entries[table.stream.name]
+        stream, entry = table.stream, self.state.streams[table.stream.name]
         bounds = [self.start_date] if stream.replication_key else []
         if table.incremental and self._knows(stream.name, otherwise=True):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
-        plan = [stream.key_properties, digest(table.selected), self._remembered is not None, store]
+        plan = [stream.key_properties, digest(table.selected), self.remembered is not None, store]
         fresh = Pass(
             plan=digest(plan),
             incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
         )
         is_log = stream.name in self.logs
-        if self._versions and has_version(table, self.start_date, is_log=is_log):
+        if self.versions and has_version(table, self.start_date, is_log=is_log):
             now = int(self.now.timestamp() * 1000)
-            versions = self._remembered.versions if self._remembered is not None else {}
+            versions = self.remembered.versions if self.remembered is not None else {}
             fresh.version = versions.get(stream.name, now)
         return fresh
 
     def resume(self, stream: type[Stream], fresh: Pass) -> Pass | None:
         """The state's pass, if a new one would be the same."""
-        name, entry = stream.name, self._entries[stream.name]
+        name, entry = stream.name, self.state.streams[stream.name]
         interrupted = entry.progress
         if interrupted is None and "progress" not in entry.invalid:
             return None
@@ -158,10 +154,10 @@ class Beginning:
 
     def _can_resume(self, name: str, interrupted: Pass, fresh: Pass) -> bool:
         """Whether the digests, if there are any, know what a pass has sent so far."""
-        if self._remembered is None:
+        if self.remembered is None:
             return True
-        begun = interrupted.is_complete or name in self._remembered.begun
-        return begun and self._remembered.knows(name) and interrupted.version == fresh.version
+        begun = interrupted.is_complete or name in self.remembered.begun
+        return begun and self.remembered.knows(name) and interrupted.version == fresh.version
 
     def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
         """Find the streams' positions in the store; a new full pass begins at 0.
@@ -174,7 +170,7 @@ class Beginning:
         for name, current in passes.items():
             if COLLECTED not in STREAMS[name].sources:
                 continue
-            entry = self._entries[name]
+            entry = self.state.streams[name]
             entry.append_only = name in self.logs
             if self.store is None:
                 entry.collected = entry.collected_from = None

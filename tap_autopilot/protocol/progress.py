@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.beginning import Beginning, Remembered, Store, before, digest
+from tap_autopilot.protocol.beginning import Beginning, before, digest
 from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, StreamState, as_type
@@ -26,22 +26,11 @@ MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass b
 class Progress:
     """The passes of the selected streams, and the sources that feed them."""
 
-    def __init__(
-        self,
-        state: State,
-        selected: Sequence[Selected],
-        *,
-        versions: bool,
-        start_date: datetime | None,
-        store: Store | None = None,
-        remembered: Remembered | None = None,
-    ) -> None:
+    def __init__(self, beginning: Beginning, selected: Sequence[Selected]) -> None:
         """Decide what the run has to read, given the previous state."""
         self.digests: Any = None  # the position in their file; an older one is never left in place
+        self._beginning, state = beginning, beginning.state
         self._entries = entries = state.streams
-        self._beginning = beginning = Beginning(
-            state, versions=versions, start_date=start_date, store=store, remembered=remembered
-        )
         self._log_based = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
         only_log_based = len(self._log_based) == len(selected)

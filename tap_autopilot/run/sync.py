@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
-from tap_autopilot.protocol.beginning import Store, complete_first
+from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
@@ -69,13 +69,15 @@ def sync(
         for table in selected
         if not table.log_based or table.stream.name == EmailMessages.name
     ]
-    progress = Progress(
+    beginning = Beginning(
         state,
-        [table for table in selected if DIGESTS not in table.stream.sources],
         versions=config.emit_activate_version_messages,
         start_date=config.start_date,
         store=Store(store.store_id, store.last, store.fingerprint) if store is not None else None,
         remembered=sends.load(state, compared),
+    )
+    progress = Progress(
+        beginning, [table for table in selected if DIGESTS not in table.stream.sources]
     )
     report = Report({table.stream.name: table.stream for table in selected}, api)
     sends.begin(progress, report.tallies)
