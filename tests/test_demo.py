@@ -49,6 +49,7 @@ def test_it_fits_on_a_page_and_shows_nothing_alarming(tmp_path: Path) -> None:
     complete = re.search(r"^Complete: ([\d,]+) rows in 16 tables", done.stdout, re.MULTILINE)
     assert complete is not None
     shown = re.findall(r"\b[a-z_]+ +([\d,]+)(?=     [a-z]|$)", done.stdout, re.MULTILINE)
+    assert len(shown) == 16
     total = sum(int(count.replace(",", "")) for count in shown)
     assert total == int(complete[1].replace(",", ""))
     for name in ("contacts.jsonl", "events.db", "tap.log", "target.log", "target.json"):

@@ -165,6 +165,8 @@ def test_it_serves_from_the_command_line() -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("5 contacts,")
         settings = json.loads(process.stdout.readline().partition(": ")[2])
+        said = f"TAP_AUTOPILOT_API_URL={settings['api_url']} TAP_AUTOPILOT_API_KEY=sandbox\n"
+        assert process.stdout.readline() == f"or: export {said}"
         url, headers = settings["api_url"], {"autopilotapikey": settings["api_key"]}
         answer = requests.get(f"{url}/contacts", headers=headers, timeout=PATIENCE)
         assert answer.json()["total_contacts"] == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ EXAMPLES = """examples:
   python -m tap_autopilot.sandbox --requests-per-second 5 --fault '/contacts@3-5:503'
   python -m tap_autopilot.sandbox --churn 1 --push-tracking http://127.0.0.1:8787/v1 --write-key KEY
 
-It prints the settings that point the tap at it."""
+It prints the settings with which the tap reads it."""
 
 
 def _fault(text: str) -> Fault:
@@ -81,7 +82,9 @@ def main() -> None:
         print(
             f"{len(account.contact_ids)} contacts, {len(account.lists)} lists,"
             f" {len(account.segments)} smart segments.\n"
-            f'To read them: {{"api_url": "{sandbox.url}", "api_key": "{options.api_key}"}}',
+            f'To read them: {{"api_url": "{sandbox.url}", "api_key": "{options.api_key}"}}\n'
+            f"or: export TAP_AUTOPILOT_API_URL={sandbox.url}"
+            f" TAP_AUTOPILOT_API_KEY={shlex.quote(options.api_key)}",
             flush=True,
         )
         stop.wait()

@@ -69,7 +69,9 @@ QUESTIONS: list[tuple[str, str, list[Column]]] = [
     ("Which messages got clicks? (autopilot__messages)", f"{MESSAGES} desc limit 4", MESSAGE),
     ("And which did not?", f"{MESSAGES} limit 4", MESSAGE),
     (
-        "Is a list decaying? Joined and left in the last 30 days (autopilot__groups)",
+        """Is a list decaying? (autopilot__groups)
+Active members opened or clicked within 90 days, lapsed ones earlier, the others never;
+joined and left are counts of the last 30 days.""",
         """from autopilot__groups where kind = 'list'
         order by joined_last_30_days - left_last_30_days, lapsed * 1.0 / members desc""",
         [
@@ -217,7 +219,8 @@ def _query(python: str, database: Path, sql: str) -> list[dict[str, Any]]:
 
 def _show(question: str, rows: list[dict[str, Any]], columns: list[Column]) -> None:
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
-    print(f"\n{bold}{question}{plain}\n")
+    title, _, note = question.partition("\n")
+    print(f"\n{bold}{title}{plain}\n{note}\n" if note else f"\n{bold}{title}{plain}\n")
     print("  " + "  ".join(_cell(column, column.title) for column in columns))
     for row in rows:
         print("  " + "  ".join(_cell(column, column.show(row)) for column in columns))

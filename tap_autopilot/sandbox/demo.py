@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def main(tap: str, target: str, output: str) -> int:
         "Next, your own account. Its key is in Autopilot under Settings > API:\n\n"
         "  read -rs TAP_AUTOPILOT_API_KEY; export TAP_AUTOPILOT_API_KEY  # paste it, then Enter"
         f"\n  {tap} --test\n"
-        '  mkdir rows; echo \'{"destination_path": "rows"}\' > target.json\n'
+        '  mkdir -p rows; echo \'{"destination_path": "rows"}\' > target.json\n'
         f"  {tap} | {target} --config target.json > states"
     )
     return 0
@@ -171,9 +172,10 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _show_tables(folder: Path) -> None:
     """The tables and their rows, in two columns."""
-    counts = {path.stem: sum(1 for _ in _rows(path)) for path in sorted(folder.glob("*.jsonl"))}
+    counts = dict.fromkeys(re.findall(r"INFO (\w+): 0 rows", (folder / "tap.log").read_text()), 0)
+    counts |= {path.stem: sum(1 for _ in _rows(path)) for path in folder.glob("*.jsonl")}
     width = max(map(len, counts))
-    cells = [f"{name:{width}} {count:>6,}" for name, count in counts.items()]
+    cells = [f"{name:{width}} {count:>6,}" for name, count in sorted(counts.items())]
     half = (len(cells) + 1) // 2
     for number in range(half):
         print("  " + "     ".join(cells[number::half]))
