@@ -7,10 +7,11 @@ a key: lowercase names, existing files, and what looks like a file name.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from tap_autopilot import __version__
@@ -28,6 +29,12 @@ _FILE = re.compile(r"[\w ./~-]*\w\.(?:json|jsonl|txt|ya?ml|db|sqlite)")
 def shown_name(name: str) -> str:
     """The name of a stream, or a pattern, for a message, unless it may be a secret."""
     return name if _NAME.fullmatch(name) else NOT_SHOWN
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Which of the `names` a misspelt name may stand for: " (did you mean contacts?)", or ""."""
+    near = difflib.get_close_matches(name, names, 1, cutoff=0.7)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def shown_file(path: str) -> str:
@@ -77,7 +84,9 @@ class Parser(argparse.ArgumentParser):
         """The arguments, parsed; None for those of this process. Raises UserError."""
         args, unknown = self.parse_known_args(arguments)
         if unknown:
-            options = [match[0] for word in unknown if (match := _OPTION.match(word))]
+            found = [match[0] for word in unknown if (match := _OPTION.match(word))]
+            known = self._option_string_actions
+            options = [f"{option}{did_you_mean(option, known)}" for option in found]
             self.error(f"unrecognized arguments: {', '.join(options) or NOT_SHOWN}")
         if args.format and not args.about:
             self.error("--format needs --about")

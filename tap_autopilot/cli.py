@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tap_autopilot import __version__, logs
-from tap_autopilot.arguments import Parser, shown_file, shown_name
+from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import TapError, UserError
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
@@ -195,9 +195,8 @@ def _named(names: list[str], option: str) -> list[str]:
     unknown = [name for name in chosen if name not in STREAMS]
     choice = f"choose from {', '.join(STREAMS)}"
     if unknown:
-        raise UserError(
-            f"{option} has unknown streams: {', '.join(map(shown_name, unknown))}; {choice}."
-        )
+        mistakes = [shown_name(name) + did_you_mean(name, STREAMS) for name in unknown]
+        raise UserError(f"{option} has unknown streams: {', '.join(mistakes)}; {choice}.")
     if not chosen:
         raise UserError(f"{option} has no streams; {choice}.")
     return chosen

@@ -8,7 +8,6 @@ ValueError saying what the value must be.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import logging
 import math
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from tap_autopilot.arguments import NOT_SHOWN, shown_file, shown_name
+from tap_autopilot.arguments import NOT_SHOWN, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)
@@ -151,7 +150,8 @@ class Settings:
         fields = {field.name: field for field in dataclasses.fields(cls)}
         for name in raw:
             if name not in fields:
-                LOG.warning("Ignored an unknown setting: %s.", shown_name(name))
+                hint = did_you_mean(name, fields)
+                LOG.warning("Ignored an unknown setting: %s%s.", shown_name(name), hint)
         values, mistakes = {}, []
         for name, field in fields.items():
             value = raw.get(name)
@@ -209,9 +209,10 @@ class Settings:
             if is_ours and variable not in names:
                 name = shown_name(variable.removeprefix(cls.prefix).lower())
                 shown = name if name == NOT_SHOWN else cls.variable(name)
-                near = difflib.get_close_matches(variable, names, 1)
-                hint = f" Did you mean {near[0]}?" if near else ""
-                LOG.warning("Ignored an unknown environment variable: %s.%s", shown, hint)
+                LOG.warning(
+                    "Ignored an unknown environment variable: %s%s.",
+                    shown, did_you_mean(variable, names),
+                )  # fmt: skip
         return {name: os.environ[each] for each, name in names.items() if os.environ.get(each)}
 
 

@@ -98,7 +98,7 @@ def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str)
     [
         (["--nonsense"], "unrecognized arguments: --nonsense; see tap-autopilot --help."),
         (["-x"], "unrecognized arguments: -x;"),
-        (["--conf", "c.json"], "unrecognized arguments: --conf;"),
+        (["--conf", "c.json"], "unrecognized arguments: --conf (did you mean --config?);"),
         (["contacts"], "unrecognized arguments: (not shown);"),
         (["--format", "xml"], "argument --format: invalid choice;"),
         (["--config"], "argument -c/--config: expected one argument;"),

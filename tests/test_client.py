@@ -79,7 +79,7 @@ def test_a_redirect_to_nowhere_is_retried(
 @pytest.mark.parametrize("status", [400, 402, 403, 404, 405, 409, 410, 418, 422, 451])
 def test_a_refusal_is_raised_with_its_status(mock: responses.RequestsMock, status: int) -> None:
     mock.get(f"{URL}/lists", status=status, json={"error": "No", "message": "Not\nthat."})
-    with pytest.raises(Refused, match=rf'GET /lists: status {status} "Not\\nthat\."') as caught:
+    with pytest.raises(Refused, match=rf'GET /lists: status {status} "Not\\nthat"\.') as caught:
         get(Client(api()))
     assert caught.value.status == status
     assert caught.value.exit_code == (2 if status in (403, 404) else 1)

@@ -97,7 +97,7 @@ def test_a_wrong_path_in_the_url_is_a_user_error(tap: Tap, serve: Serve) -> None
     config = tap.config(sandbox, api_url=f"{sandbox.url}1")
     run = check(tap.run("--config", tap.file("config.json", config)))
     assert run.code == 2
-    assert 'GET /contacts: status 404 "No such path.". Check api_url.' in run.last_words
+    assert 'GET /contacts: status 404 "No such path". Check api_url.' in run.last_words
 
 
 def test_a_listing_that_the_key_may_not_read_is_a_user_error(tap: Tap, serve: Serve) -> None:

@@ -79,7 +79,11 @@ def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, op
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [("people,lists", "unknown streams: people; choose from contacts,"), (",", "has no streams")],
+    [
+        ("people,lists", "unknown streams: people; choose from contacts,"),
+        ("contatcs", "unknown streams: contatcs (did you mean contacts?); choose from contacts,"),
+        (",", "has no streams"),
+    ],
 )
 def test_a_stream_that_does_not_exist_is_an_error(
     tap: Tap, serve: Serve, names: str, said: str
@@ -346,8 +350,8 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
     assert run.code == 0
     said = "WARNING Ignored an unknown environment variable: "
     assert [line for line in run.log if "environment" in line] == [
-        f"{said}TAP_AUTOPILOT_CONCURENCY. Did you mean TAP_AUTOPILOT_CONCURRENCY?",
-        f"{said}(not shown). Did you mean TAP_AUTOPILOT_API_KEY?",
+        f"{said}TAP_AUTOPILOT_CONCURENCY (did you mean TAP_AUTOPILOT_CONCURRENCY?).",
+        f"{said}(not shown) (did you mean TAP_AUTOPILOT_API_KEY?).",
     ]
 
 

@@ -279,7 +279,7 @@ class Client:
             return ""
         if not isinstance(message, str):
             return ""
-        return f' "{printable(self._redact(message))[:200]}"'
+        return f' "{printable(self._redact(message))[:200].rstrip(". ")}"'
 
 
 def _decoded(received: Received, decode: Callable[[bytes], T]) -> Response[T]:
