@@ -14,6 +14,7 @@ from tap_autopilot.collector.events import from_activity, from_call, from_hook, 
 from tap_autopilot.collector.prune import loaded, pruning
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Received
+from tap_autopilot.collector.summary import Summary
 
 
 class PushedStore:
@@ -49,6 +50,16 @@ class PushedStore:
 
     def activity(self, lines: bytes, at: int | None = None) -> None:
         self._append(from_activity(lines, _ms(at)).events)
+
+    def summarize(self) -> int:
+        """Summarize what all events say about messages; returns the last event's `seq`."""
+        with self._open() as store:
+            summary = Summary(store.summarized_up_to)
+            with SqliteReader(self.path) as reader:
+                for event in reader.read(summary.up_to, 10_000):
+                    summary.add(event)
+            store.save_summary(summary)
+            return summary.up_to
 
     def prune(self, state: Any) -> int:
         with self._open() as store:

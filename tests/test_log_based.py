@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,62 @@ def test_a_message_of_new_events_is_described_by_all_events(
         "first_seen_at": "2020-01-01T00:00:00.000Z",
         "last_seen_at": "2021-01-01T00:00:00.000Z",
     }
+
+
+TIMES: tuple[dict[str, Any], ...] = (
+    {"timestamp": "2021-02-03T04:05:06.789Z"},
+    {"timestamp": "2019-02-03T04:05:06+05:30"},
+    {"timestamp": "2018-02-03 04:05:06"},
+    {"timestamp": 1600000000000},
+    {"timestamp": "soon", "sentAt": "2022-01-01T00:00:00Z"},
+    {"originalTimestamp": "2017-01-01T00:00:00Z"},
+    {},
+)
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("pruned", [False, True])
+def test_a_summary_says_of_messages_what_all_events_say(
+    tap: Tap, serve: Serve, store: PushedStore, times: dict[str, Any], *, pruned: bool
+) -> None:
+    sandbox = serve()
+    log, full = (
+        catalog_of(tap, {"email_messages": how, "email_opened": how})
+        for how in ("LOG_BASED", "FULL_TABLE")
+    )
+    blank = dict.fromkeys(("timestamp", "sentAt", "originalTimestamp"))
+    for number in range(4):
+        spelling = "email_id" if number % 2 else "emailId"
+        properties = {"email_id": None, spelling: f"m{number % 2}", "email_name": f"name {number}"}
+        store.track(call(str(number), properties=properties, **{**blank, **times}), at=number)
+    first = tap.sync(sandbox, catalog=log, collector_database=store.path)
+    if pruned:
+        assert store.prune(first.state) == 4
+    store.track(call("new", properties={"email_id": "m1", "email_name": "name 3"}))
+    whole = tap.sync(sandbox, catalog=full, collector_database=store.path)
+    assert store.summarize() == 5
+    again = tap.sync(sandbox, catalog=log, state=first.state, collector_database=store.path)
+    assert again.rows("email_messages") == [
+        row for row in whole.rows("email_messages") if row["email_id"] == "m1"
+    ]
+
+
+def test_events_in_the_summary_are_not_read_again(
+    tap: Tap, serve: Serve, store: PushedStore
+) -> None:
+    sandbox, catalog = serve(), logs(tap, "email_messages", "email_opened")
+    properties = {"email_id": "m", "email_subject": "Hello"}
+    store.track(call("a", timestamp="2020-01-01T00:00:00Z", properties=properties), call("last"))
+    first = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    store.summarize()
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute("UPDATE events SET body = x'7B7D' WHERE seq = 1")  # {}
+    store.track(call("b", timestamp="2021-01-01T00:00:00Z", properties=properties))
+    state = first.state
+    second = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
+    (row,) = second.rows("email_messages")
+    assert row["first_seen_at"] == "2020-01-01T00:00:00.000Z"
+    assert row["last_seen_at"] == "2021-01-01T00:00:00.000Z"
 
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])

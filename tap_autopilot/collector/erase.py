@@ -32,6 +32,7 @@ def erasing(who: str) -> Errand:
     yield lambda store: store.wipe(begins=True)
     erased = yield from _all_events(last, lambda *event: NOTHING if matches(event[-1]) else None)
     erased += yield from _all_pruned(matches)
+    yield lambda store: store.forget_summary()
     while (yield lambda store: store.release()):
         pass
     yield lambda store: store.wipe(begins=False)

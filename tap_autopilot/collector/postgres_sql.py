@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-SCHEMA = """
+from tap_autopilot.collector.store import SUMMARY_TABLES
+
+SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS autopilot_collector;
 CREATE TABLE IF NOT EXISTS store (
     id text NOT NULL, format integer NOT NULL, probed bigint NOT NULL DEFAULT 0
@@ -15,7 +17,7 @@ CREATE TABLE IF NOT EXISTS events (
     name text NOT NULL,
     body bytea NOT NULL
 );
-CREATE TABLE IF NOT EXISTS seen (key bytea PRIMARY KEY, until bigint);
+CREATE TABLE IF NOT EXISTS seen (key bytea PRIMARY KEY, until bigint, about bytea);
 CREATE INDEX IF NOT EXISTS seen_until ON seen (until) WHERE until IS NOT NULL;
 CREATE TABLE IF NOT EXISTS cursors (
     destination text PRIMARY KEY, seq bigint NOT NULL, sent bigint NOT NULL, refused bigint NOT NULL
@@ -45,19 +47,12 @@ CREATE TABLE IF NOT EXISTS messages (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS messages_by_body ON messages (sha256(body));
 CREATE TABLE IF NOT EXISTS pruned_up_to (name text PRIMARY KEY, seq bigint NOT NULL, since text);
-ALTER TABLE seen ADD COLUMN IF NOT EXISTS about bytea;
 CREATE INDEX IF NOT EXISTS seen_about ON seen (about) WHERE about IS NOT NULL;
+{SUMMARY_TABLES}
 """
 NAME = """
 INSERT INTO store (id, format)
 SELECT replace(gen_random_uuid()::text, '-', ''), %s WHERE NOT EXISTS (SELECT FROM store)
-"""
-COUNT_ALL = """
-INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
-SELECT source, route, name, count(*), 0, max(received_at) FROM events GROUP BY 1, 2, 3
-"""
-PRUNED_IN_FORMAT_1 = """
-SELECT seq, received_at, source, route, name, body FROM events WHERE pruned ORDER BY seq LIMIT %s
 """
 TAKE_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 # `until` is null for keys that never expire. For others see MARK_FOR_AN_HOUR in sqlite_insert.py.
@@ -87,14 +82,14 @@ ON CONFLICT (source, route, name) DO UPDATE SET events = kinds.events + excluded
 """
 READ = """
 WITH next AS (
-    (SELECT seq, octet_length(body) AS size FROM events WHERE seq > %(after)s
-        ORDER BY seq LIMIT %(limit)s)
+    (SELECT seq, octet_length(body) AS size FROM events WHERE seq > ?
+        ORDER BY seq LIMIT ?)
     UNION ALL
-    (SELECT seq, 0 FROM pruned WHERE seq > %(after)s ORDER BY seq LIMIT %(limit)s)
-    ORDER BY seq LIMIT %(limit)s
+    (SELECT seq, 0 FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?)
+    ORDER BY seq LIMIT ?
 ), chosen AS (
     SELECT seq FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM next) AS sized
-    WHERE before <= %(bytes)s
+    WHERE before <= ?
 )
 SELECT seq, received_at, source, route, name, body, false, NULL, NULL, NULL, NULL
 FROM events JOIN chosen USING (seq)
@@ -125,20 +120,6 @@ FROM gone JOIN kinds USING (source, route, name)
 """
 COUNT_PRUNED = """
 UPDATE kinds SET pruned = pruned + %s WHERE source = %s AND route = %s AND name = %s
-"""
-REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > %s ORDER BY seq LIMIT %s"
-WIPE = """
-UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ANY(%s)
-"""
-ONE = "SELECT received_at, source, route, name, body FROM events WHERE seq = %s"
-SAVE_CURSOR = """
-INSERT INTO cursors VALUES (%s, %s, %s, %s) ON CONFLICT (destination)
-DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused
-WHERE cursors.seq <= excluded.seq
-"""
-SAVE_PRUNED_UP_TO = """
-INSERT INTO pruned_up_to VALUES (%s, %s, %s)
-ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, since = excluded.since
 """
 SIZE = """
 SELECT sum(pg_total_relation_size(format('autopilot_collector.%I', tablename)::regclass))

@@ -8,6 +8,7 @@ reads a body once, and never in an event loop's thread, where it raises TooSlow.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from tap_autopilot.collector.compression import TooLarge
 
 MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
 MAX_VALUES = 1_000_000  # roughly, in all items together
+MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
 MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000
 
@@ -152,9 +154,16 @@ def raw(value: msgspec.Raw) -> bytes:
 
 def build(found: dict[str, bytes]) -> bytes:
     """An object of these members."""
-    return b"{%s}" % b",".join(
-        b"%s:%s" % (json.dumps(name).encode(), value) for name, value in found.items()
-    )
+    return b"{%s}" % b",".join([b"%s:%s" % (_quoted(name), found[name]) for name in found])
+
+
+def _quoted(name: str) -> bytes:
+    return _quoted_before(name) if len(name) <= MAX_KNOWN else json.dumps(name).encode()
+
+
+@functools.lru_cache(maxsize=1000)
+def _quoted_before(name: str) -> bytes:
+    return json.dumps(name).encode()
 
 
 def string(data: bytes) -> str | None:

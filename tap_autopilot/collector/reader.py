@@ -15,9 +15,11 @@ from abc import ABC, abstractmethod
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
+from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
 
+FORMAT = 3  # of the store; those before 1.0 had 1 and 2
 POSTGRES = ("postgresql://", "postgres://")
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
@@ -33,6 +35,7 @@ _EMAIL_TABLES = {
     "unsubscribed": "email_unsubscribed",
     "emailreplied": "email_replied",
 }
+_ANY_EMAIL_EVENT = "Email Opened"
 _TABLES = {"hook": "contact_events", "activity": "activities"}
 
 # Each of these looks at one end of two indexes.
@@ -44,6 +47,12 @@ LAST = """
 SELECT coalesce(max(seq), 0)
 FROM (SELECT max(seq) AS seq FROM events UNION ALL SELECT max(seq) FROM pruned) AS lasts
 """
+_EVENT = "SELECT received_at, source, route, name, body FROM events WHERE seq = ?"
+_PRUNED = "SELECT fingerprint FROM pruned WHERE seq = ?"
+
+_SUMMARIES = "SELECT message, first, last FROM summaries"
+_UNDATED = "SELECT seq FROM undated"
+SUMMARIZED = "SELECT coalesce(max(seq), 0) FROM summarized_up_to"
 
 R = TypeVar("R", bound="Reader")
 
@@ -80,23 +89,52 @@ class Reader(ABC):
         """
 
     @abstractmethod
+    def close(self) -> None:
+        """Close the database."""
+
+    @abstractmethod
+    def _query(self, statement: str, *values: object) -> list[Any]:
+        """The rows that a statement returns, in which "?" stands for a value."""
+
+    @abstractmethod
+    def _size(self) -> int:
+        """Bytes on disk."""
+
     def fingerprint(self, seq: int) -> str | None:
         """What distinguishes the event with this number from others; None if there is none.
 
         A copy of the store, or one restored from a backup, may have another event there. Pruning an
         event does not change its fingerprint.
         """
+        for event in self._query(_EVENT, seq):
+            return fingerprint(*event).hex()
+        for (pruned,) in self._query(_PRUNED, seq):
+            return bytes(pruned).hex()
+        return None
 
-    @abstractmethod
-    def close(self) -> None:
-        """Close the database."""
+    @property
+    def summarized_up_to(self) -> int:
+        """The `seq` up to which there is a summary of what events say about messages."""
+        return int(self._query(SUMMARIZED)[0][0])
 
-    @abstractmethod
-    def _query(self, statement: str) -> list[Any]: ...
-
-    @abstractmethod
-    def _size(self) -> int:
-        """Bytes on disk."""
+    def summary(self) -> list[Event]:
+        """Events, few of them real, that say the same about messages as all up to that `seq`."""
+        events = [
+            Event(
+                0,
+                0,
+                "segment",
+                "track",
+                _ANY_EMAIL_EVENT,
+                body_of(Remnant(None, at, message)),
+                True,
+            )
+            for message, *times in self._query(_SUMMARIES)
+            for at in times
+        ]
+        for (seq,) in self._query(_UNDATED):
+            events += self.read(seq - 1, 1)
+        return events
 
     @property
     def last_seq(self) -> int:
@@ -158,6 +196,19 @@ class Reader(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def check_format(version: int, name: str) -> None:
+    """Raise UserError if this program cannot use a store of that format."""
+    if version > FORMAT:
+        raise UserError(
+            f"The store {name} was written by a newer version of tap-autopilot; upgrade this one."
+        )
+    if version < FORMAT:
+        raise UserError(
+            f"The store {name} was written by a version of tap-autopilot before 1.0, which this one"
+            " cannot read."
+        )
 
 
 def shown(database: str) -> str:

@@ -27,6 +27,7 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.reader import open_reader, shown
 from tap_autopilot.collector.store import Store
+from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.exceptions import UserError
 
@@ -95,12 +96,14 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     _log_start(url, config, store)
     with contextlib.suppress(OSError):  # nobody needs to read it
         print(f"listening on {url}", flush=True)
+    open_store = partial(open_reader, config.database)
     jobs = [
         loop.create_task(errands.run()),
+        loop.create_task(Summarizer(open_store, writer).run()),
         loop.create_task(_sum_up_regularly(metrics, notices)),
     ]
     for destination in config.destinations:
-        forwarder = Forwarder(destination, partial(open_reader, config.database), writer, metrics)
+        forwarder = Forwarder(destination, open_store, writer, metrics)
         jobs.append(loop.create_task(forwarder.run()))
     for job in jobs:
         job.add_done_callback(lambda job: None if job.cancelled() else fail(_error_of(job)))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_seen
-from tap_autopilot.collector.remnant import fingerprint
-from tap_autopilot.collector.store import FORMAT, InUse
+from tap_autopilot.collector.reader import FORMAT, check_format
+from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import open_or_create
 
@@ -21,8 +21,23 @@ CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 16_384
 LOOK_EVERY = 0.05  # seconds, at a lock
-SINCE_FORMAT_2 = f"""
+SCHEMA = f"""
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    received_at INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    route TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body BLOB NOT NULL
+);
 {sqlite_seen.TABLES}
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE kinds (
     id INTEGER PRIMARY KEY,
     source TEXT NOT NULL,
@@ -45,40 +60,8 @@ CREATE TABLE pruned (
 );
 CREATE TABLE messages (id INTEGER PRIMARY KEY, body BLOB NOT NULL UNIQUE);
 CREATE TABLE pruned_up_to (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, since TEXT) WITHOUT ROWID;
-"""
-SCHEMA = f"""
-CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    received_at INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    route TEXT NOT NULL,
-    name TEXT NOT NULL,
-    body BLOB NOT NULL
-);
-CREATE TABLE cursors (
-    destination TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL,
-    sent INTEGER NOT NULL,
-    refused INTEGER NOT NULL
-) WITHOUT ROWID;
-{SINCE_FORMAT_2}
+{SUMMARY_TABLES}
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
-"""  # noqa: S608
-UPGRADE = f"""
-ALTER TABLE seen RENAME TO seen_before;
-{SINCE_FORMAT_2}
-INSERT OR IGNORE INTO seen SELECT in_index(key, 0), in_index(key, 1)
-FROM seen_before WHERE until IS NULL ORDER BY key;
-INSERT INTO deliveries (key, until) SELECT key, until FROM seen_before WHERE until IS NOT NULL;
-DROP TABLE seen_before;
-INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
-SELECT source, route, name, count(*), sum(events.pruned), max(received_at)
-FROM events GROUP BY source, route, name;
-INSERT INTO pruned (seq, received_at, kind, rest, fingerprint)
-SELECT seq, received_at, kinds.id, body, fingerprint(received_at, source, route, name, body)
-FROM events JOIN kinds USING (source, route, name) WHERE events.pruned = 1 ORDER BY seq;
-DELETE FROM events WHERE pruned = 1;
 """  # noqa: S608
 
 
@@ -129,7 +112,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
-    """The id of the store, which is created if the file is empty, and upgraded if it is older."""
+    """The id of the store, which is created if the file is empty. Raises UserError."""
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -137,14 +120,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
-    elif check(connection, str(path)) < FORMAT:
-        connection.create_function("fingerprint", 5, fingerprint)
-        connection.create_function(
-            "in_index", 2, lambda key, part: sqlite_seen.IN_INDEX.unpack(key)[part]
-        )
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {UPGRADE} PRAGMA user_version = {FORMAT}; COMMIT;"
-        )
+    else:
+        check(connection, str(path))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -181,8 +158,8 @@ def open_read_only(database: str) -> sqlite3.Connection:
     return connection
 
 
-def check(connection: sqlite3.Connection, database: str) -> int:
-    """The format of a store. Raises UserError for any other file, and for a newer format."""
+def check(connection: sqlite3.Connection, database: str) -> None:
+    """Raise UserError for anything but a store of our format."""
     try:
         (kind,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -192,12 +169,7 @@ def check(connection: sqlite3.Connection, database: str) -> int:
         kind = None
     if kind != APPLICATION_ID:
         raise UserError(f"{database} is not a collector store.")
-    if version > FORMAT:
-        raise UserError(
-            f"The store {database} was written by a newer version of tap-autopilot; upgrade this"
-            " one."
-        )
-    return int(version)
+    check_format(version, database)
 
 
 def store_id(connection: sqlite3.Connection) -> str:

@@ -1,19 +1,59 @@
-"""The interface of a writable store, for any database."""
+"""A store open for writing, in any database."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tap_autopilot.collector.remnant import Remnant
+from tap_autopilot.collector.reader import LAST, SUMMARIZED, Event
+from tap_autopilot.collector.remnant import Remnant, fingerprint
 from tap_autopilot.exceptions import RunError, UserError
 
-FORMAT = 2  # of the store; an older one is upgraded, a newer one refused
-PRUNE_SLICE = 200  # events that a slice of pruning examines
+if TYPE_CHECKING:
+    from tap_autopilot.collector.summary import Summary
+
+PRUNE_SLICE = 500  # events that a slice of pruning examines
+WIPE_SLICE = 2000  # pruned events
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
+
+# In these statements, "?" stands for a value.
+CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
+SAVE_CURSOR = """
+INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
+DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused
+WHERE cursors.seq <= excluded.seq
+"""
+FORGET_CURSOR = "DELETE FROM cursors WHERE destination = ?"
+SAVE_PRUNED_UP_TO = """
+INSERT INTO pruned_up_to VALUES (?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET seq = excluded.seq, since = excluded.since
+"""
+SUMMARY_TABLES = """
+CREATE TABLE IF NOT EXISTS summaries (
+    digest bytea PRIMARY KEY, message bytea NOT NULL, first bigint NOT NULL, last bigint NOT NULL
+);
+CREATE TABLE IF NOT EXISTS undated (seq bigint PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS summarized_up_to (id integer PRIMARY KEY, seq bigint NOT NULL);
+"""
+SUMMARIZE = """
+INSERT INTO summaries VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET
+    first = CASE WHEN excluded.first < summaries.first THEN excluded.first ELSE summaries.first END,
+    last = CASE WHEN excluded.last > summaries.last THEN excluded.last ELSE summaries.last END
+"""
+NOTE_UNDATED = "INSERT INTO undated VALUES (?) ON CONFLICT DO NOTHING"
+SAVE_SUMMARIZED_UP_TO = """
+INSERT INTO summarized_up_to VALUES (1, ?)
+ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq < excluded.seq
+"""
+FORGET_SUMMARY = (
+    "DELETE FROM summaries", "DELETE FROM undated", "DELETE FROM summarized_up_to",
+)  # fmt: skip
+REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?"
+WIPE = "UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ?"
 
 
 class Received(NamedTuple):
@@ -73,69 +113,143 @@ class Cursor(NamedTuple):
     refused: int
 
 
-class Store(Protocol):
-    """A store open for writing. Use it from one thread only."""
+class Store(ABC):
+    """A store open for writing, created if missing. Use it from one thread only."""
 
     store_id: str
+
+    @abstractmethod
+    def append(self, events: Sequence[Received]) -> int:
+        """Commit these events, all or none, except duplicates; returns how many were new."""
+
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free disk space, if the store is on this machine."""
+
+    @abstractmethod
+    def wipe(self, *, begins: bool) -> None:
+        """Before and after bodies are to vanish from the disk, not only from the tables."""
+
+    @abstractmethod
+    def release(self) -> int:
+        """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
+
+    @abstractmethod
+    def sweep(self, now: int) -> None:
+        """Forget the deliveries whose hour has passed; `now` is in epoch milliseconds."""
+
+    @abstractmethod
+    def owns(self, destination: str) -> bool:
+        """Whether this collector, of all that share the store, is the one to forward events."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the database."""
+
+    @abstractmethod
+    def _query(self, statement: str, *values: object) -> list[Any]:
+        """The rows that a statement returns."""
+
+    @abstractmethod
+    def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+        """Execute statements, each with the values of every one of its rows, in a transaction."""
+
+    @abstractmethod
+    def _prunable(self, after: int, up_to: int) -> list[Event]:
+        """The next events that are not pruned yet, at most PRUNE_SLICE; fewer if they are large."""
+
+    @abstractmethod
+    def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+        """Replace events with what remains of them, and their fingerprints.
+
+        Returns how many bytes that freed, apart from those that `release` will free.
+        """
 
     @property
     def last_seq(self) -> int:
         """The `seq` of the newest event, 0 in an empty store."""
-
-    def append(self, events: Sequence[Received]) -> int:
-        """Commit these events, all or none, except duplicates; returns how many were new."""
+        return int(self._query(LAST)[0][0])
 
     def probe(self) -> int:
         """Commit something, to check that commits work: how many times this was done."""
-
-    def free_bytes(self) -> int | None:
-        """Free disk space, if the store is on this machine."""
+        self._execute(("UPDATE store SET probed = probed + 1", [()]))
+        return int(self._query("SELECT probed FROM store")[0][0])
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
         """Prune some of the events with after < seq <= up_to that are not pruned yet."""
+        events = self._prunable(after, up_to)
+        pruned = [
+            (event, remnant, fingerprint(*event[1:6]))
+            for event in events
+            if (remnant := prune(event.seq, *event[2:6])) is not None
+        ]
+        freed = self._move(pruned) if pruned else 0
+        return Slice(events[-1].seq if events else up_to, len(pruned), freed)
 
-    def wipe(self, *, begins: bool) -> None:
-        """Before and after bodies are to vanish from the disk, not only from the tables."""
+    def pruned_up_to(self) -> dict[str, Loaded]:
+        """What `save_pruned_up_to` last saved."""
+        rows = self._query("SELECT name, seq, since FROM pruned_up_to")
+        return {name: Loaded(*loaded) for name, *loaded in rows}
+
+    def save_pruned_up_to(self, tables: Mapping[str, Loaded]) -> None:
+        """Save that the loaded events of these tables have been pruned."""
+        self._execute((SAVE_PRUNED_UP_TO, [(name, *tables[name]) for name in sorted(tables)]))
 
     def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int | None, int]:
         """Wipe what remains of some of the pruned events after this `seq`, if chosen.
 
         Returns the `seq` of the last one it examined, None at the end, and how many it wiped.
         """
+        rows = self._query(REMNANTS, after, WIPE_SLICE)
+        chosen = [(seq,) for seq, *remnant in rows if choose(Remnant(*remnant))]
+        if chosen:
+            self._execute((WIPE, chosen))
+        return (rows[-1][0] if rows else None), len(chosen)
 
-    def release(self) -> int:
-        """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
+    @property
+    def summarized_up_to(self) -> int:
+        """The `seq` of the last event in the summary."""
+        return int(self._query(SUMMARIZED)[0][0])
 
-    def pruned_up_to(self) -> dict[str, Loaded]:
-        """What `save_pruned_up_to` last saved."""
+    def save_summary(self, summary: Summary) -> None:
+        """Add to the summary of what events say about messages."""
+        self._execute(
+            (SUMMARIZE, summary.rows()),
+            (NOTE_UNDATED, [(seq,) for seq in summary.undated]),
+            (SAVE_SUMMARIZED_UP_TO, [(summary.up_to,)]),
+        )
 
-    def save_pruned_up_to(self, tables: Mapping[str, Loaded]) -> None:
-        """Save that the loaded events of these tables have been pruned."""
-
-    def sweep(self, now: int) -> None:
-        """Forget the deliveries whose hour has passed; `now` is in epoch milliseconds."""
-
-    def owns(self, destination: str) -> bool:
-        """Whether this collector, of all that share the store, is the one to forward events."""
+    def forget_summary(self) -> None:
+        """Forget what erased events say, too; the rest is summarized again."""
+        self._execute(*((statement, [()]) for statement in FORGET_SUMMARY))
 
     def cursors(self) -> dict[str, Cursor]:
         """The cursors of all destinations, former ones included, by name."""
+        return {name: Cursor(*cursor) for name, *cursor in self._query(CURSORS)}
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
         """Save a destination's cursor, unless the saved one is ahead of it."""
+        self._execute((SAVE_CURSOR, [(destination, *cursor)]))
 
     def forget_cursor(self, destination: str) -> None:
         """Delete a destination's cursor."""
-
-    def close(self) -> None:
-        """Close the database."""
+        self._execute((FORGET_CURSOR, [(destination,)]))
 
 
 def counts(events: Sequence[Received]) -> list[tuple[str, str, str, int, int]]:
     """How many events of each source, route and name, and when the last one was received."""
-    found: dict[tuple[str, str, str], tuple[int, int]] = {}
+    by_kind: dict[tuple[str, str, str], tuple[int, int]] = {}
     # Few of these differ: most events came with others of their kind.
     for (received_at, *kind), number in Counter(map(itemgetter(0, 1, 2, 3), events)).items():
-        count, last = found.get(tuple(kind), (0, 0))
-        found[tuple(kind)] = (count + number, max(last, received_at))
-    return [(*kind, *values) for kind, values in sorted(found.items())]
+        count, last = by_kind.get(tuple(kind), (0, 0))
+        by_kind[tuple(kind)] = (count + number, max(last, received_at))
+    return [(*kind, *values) for kind, values in sorted(by_kind.items())]
+
+
+def pruned_counts(events: Sequence[Event]) -> list[tuple[int, str, str, str]]:
+    """How many of these events are of each source, route and name.
+
+    In a fixed order, so that those who update the same rows never wait for each other.
+    """
+    kinds = Counter(event[2:5] for event in events)
+    return [(count, *kind) for kind, count in sorted(kinds.items())]

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.api.parsing import decode_document
-from tap_autopilot.collector.reader import open_reader, table_of
+from tap_autopilot.collector.reader import Event, open_reader, table_of
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
@@ -50,18 +50,35 @@ class Collected:
             stored = [event for event in stored if event.seq <= last]  # numbers may be missing
             fetched_at = datetime.now(timezone.utc)
             events: dict[str, list[Pushed]] = {}
-            for seq, received_at, source, _, name, raw, pruned in stored:
-                done = seq
-                table = table_of(source, name)
-                if table is not None and seq > after.get(table, last):
-                    body, cleaned = _decode(raw)
-                    unique = f"{self.store_id}-{seq}"
-                    events.setdefault(table, []).append(
-                        Pushed(seq, unique, received_at, name, body, pruned, cleaned)
-                    )
+            for event in stored:
+                done = event.seq
+                table = table_of(event.source, event.name)
+                if table is not None and event.seq > after.get(table, last):
+                    events.setdefault(table, []).append(self._pushed(event))
             if not stored:  # the rest is missing
                 done = last
             yield EventPage(events, done, fetched_at)
+
+    def summary(self) -> Iterator[dict[str, list[Pushed]]]:
+        """Events by table that say the same about messages as all up to `summarized_up_to`."""
+        events = self._reader.summary()
+        for first in range(0, len(events), PAGE):
+            by_table: dict[str, list[Pushed]] = {}
+            for event in events[first : first + PAGE]:
+                table = table_of(event.source, event.name)
+                if table is not None:
+                    by_table.setdefault(table, []).append(self._pushed(event))
+            yield by_table
+
+    @property
+    def summarized_up_to(self) -> int:
+        """The last event in the store's summary, see `summary`."""
+        return self._reader.summarized_up_to
+
+    def _pushed(self, event: Event) -> Pushed:
+        body, cleaned = _decode(event.body)
+        unique = f"{self.store_id}-{event.seq}"
+        return Pushed(event.seq, unique, event.received_at, event.name, body, event.pruned, cleaned)
 
     def close(self) -> None:
         """Close the store."""

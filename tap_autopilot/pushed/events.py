@@ -131,15 +131,21 @@ class PushedEvents:
         """The messages in the index, completed by what events up to `described` say of them."""
         index, last = self._index, self._collected.last
         assert index is not None
-        if index.has_messages():
-            for page in self._collected.pages(dict.fromkeys(EMAILS, 0), described):
-                for name, events in page.events.items():
-                    index.describe(list(map(self._note[name], events)), only_known=True)
+        if described > 0 and index.has_messages():
+            summarized = self._collected.summarized_up_to
+            for by_table in self._collected.summary():
+                self._complete(index, by_table)
+            for page in self._collected.pages(dict.fromkeys(EMAILS, summarized), described):
+                self._complete(index, page.events)
                 yield PushedPage({}, frozenset(), page.last, page.fetched_at)
         for rows in index.messages():
             rows = self._as_sent(MESSAGES, rows)
             yield PushedPage({MESSAGES: rows}, frozenset(), last, datetime.now(timezone.utc))
         yield PushedPage({}, frozenset([MESSAGES]), last, datetime.now(timezone.utc))
+
+    def _complete(self, index: PushedIndex, events: Mapping[str, Sequence[Pushed]]) -> None:
+        for name, pushed in events.items():
+            index.describe(map(self._note[name], pushed), only_known=True)
 
     def _as_sent(self, name: str, rows: list[Row]) -> list[Row]:
         for column in self._dropped[name]:

@@ -16,7 +16,7 @@ from tap_autopilot.collector.errands import reachable
 from tap_autopilot.collector.prune import pruning
 from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import Loaded, Received, Slice, Unavailable
+from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector, Start
 from tests.collector.test_remnant import LEFT, OPENED
@@ -244,7 +244,8 @@ def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "events.db"))
     body = json.dumps(OPENED).encode()
     for name in ("page", "Email Opened"):
-        store.append([Received(0, "segment", "track", name, body, None, True)] * 600)
+        store.append([Received(0, "segment", "track", name, body, None, True)] * PRUNE_SLICE)
+    last = 2 * PRUNE_SLICE
     examined = 0
 
     def counting(tables: dict[str, Loaded]) -> dict[str, int]:
@@ -260,13 +261,13 @@ def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
             result = step(store)
             examined += isinstance(result, Slice)
 
-    assert counting({"email_opened": Loaded(1200)})["pruned"] == 600
-    assert examined == 6
+    assert counting({"email_opened": Loaded(last)})["pruned"] == PRUNE_SLICE
+    assert examined == 2
     store.append([Received(0, "segment", "track", "Email Opened", body, None, True)] * 10)
-    assert counting({"email_opened": Loaded(1210)})["pruned"] == 10
+    assert counting({"email_opened": Loaded(last + 10)})["pruned"] == 10
     assert examined == 1
-    assert counting({"email_opened": Loaded(1210)})["pruned"] == 0
+    assert counting({"email_opened": Loaded(last + 10)})["pruned"] == 0
     assert examined == 0
-    assert counting({"email_opened": Loaded(1210, "2025-01-01T00:00:00Z")})["pruned"] == 0
+    assert counting({"email_opened": Loaded(last + 10, "2025-01-01T00:00:00Z")})["pruned"] == 0
     assert examined > 1  # another start_date: from the beginning
     store.close()

@@ -81,7 +81,8 @@ def test_a_slice_of_pruning_is_bounded(database: str) -> None:
     store = SqliteStore(database)
     store.append([event()] * (PRUNE_SLICE + 1))
     assert store.prune(0, 10**9, lambda *_: NOTHING)[:2] == (PRUNE_SLICE, PRUNE_SLICE)
-    assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (10**9, 0)
+    assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (PRUNE_SLICE + 1, 0)
+    assert store.prune(PRUNE_SLICE + 1, 10**9, lambda *_: None)[:2] == (10**9, 0)
     assert store.prune(PRUNE_SLICE, PRUNE_SLICE + 1, lambda *_: NOTHING)[1] == 1
     with open_reader(database) as reader:
         assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
@@ -121,47 +122,15 @@ def test_cursors_never_move_back(database: str) -> None:
     store.close()
 
 
-OF_FORMAT_1 = """
-PRAGMA auto_vacuum = INCREMENTAL;
-CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL, source TEXT NOT NULL,
-    route TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, pruned INTEGER NOT NULL DEFAULT 0
-);
-CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
-CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
-CREATE TABLE cursors (
-    destination TEXT PRIMARY KEY, seq INTEGER NOT NULL, sent INTEGER NOT NULL,
-    refused INTEGER NOT NULL
-) WITHOUT ROWID;
-INSERT INTO store (id) VALUES ('one');
-INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
-    (1, 'segment', 'track', 'Email Opened', x'7B2261223A317D', 1),
-    (2, 'segment', 'track', 'Email Opened', x'7B2261223A327D', 0),
-    (3, 'hook', 'hooks', 'contact_added', x'7B7D', 1);
-INSERT INTO seen VALUES (x'6B202020202020202020202020202020', NULL);
-PRAGMA application_id = 1095779670;
-PRAGMA user_version = 1;
-"""
-
-
-def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
+def test_a_store_of_an_unreleased_version_is_refused_and_left_alone(database: str) -> None:
+    SqliteStore(database).close()
     with closing(sqlite3.connect(database)) as connection:
-        connection.executescript(OF_FORMAT_1)
-    with pytest.raises(UserError, match="older version"):
-        open_reader(database)
-    for _ in range(2):
-        store = SqliteStore(database)
-        assert store.append([event(key=b"k")]) == 0
-        store.close()
-    with open_reader(database) as reader:
-        assert reader.store_id == "one"
-        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 3)] == [
-            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
-        ]  # fmt: skip
-        assert reader.stats()["pruned"] == 2
-        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
-        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+        connection.execute("PRAGMA user_version = 1")
+    before = Path(database).read_bytes()
+    for opened in (open_reader, SqliteStore):
+        with pytest.raises(UserError, match=r"before 1\.0"):
+            opened(database)
+    assert Path(database).read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is not a database", None, "sqlite"])
@@ -187,7 +156,7 @@ def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
 def test_a_newer_store_is_refused(database: str) -> None:
     SqliteStore(database).close()
     with sqlite3.connect(database) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     for opened in (open_reader, SqliteStore):
         with pytest.raises(UserError, match="newer version"):

@@ -1,0 +1,99 @@
+"""Summarizes what pushed events say about email messages.
+
+A run of the tap that reads only new events needs to know what all others said about the same
+messages. A store keeps that in a few rows for each message, except for its newest events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+from tap_autopilot.collector.reader import Event, Reader, table_of
+from tap_autopilot.collector.remnant import remains
+from tap_autopilot.collector.store import Store
+from tap_autopilot.collector.writer import Writer
+from tap_autopilot.exceptions import TapError
+
+EVERY = 10.0  # seconds
+MAX_RECENT = 10_000  # events without a summary, which readers read
+BUSY = 10_000  # new events in EVERY, during which the processor has better things to do
+SLICE = 500  # events
+SLICES = 100  # at most, each time
+
+
+class Summary:
+    """What the events up to `up_to` say, after those of an earlier summary.
+
+    `messages` has the first and last time, in epoch milliseconds, of each description of a message.
+    The times of `undated` events are not clear from their timestamps alone.
+    """
+
+    def __init__(self, up_to: int) -> None:
+        self.up_to = up_to
+        self.messages: dict[bytes, tuple[int, int]] = {}
+        self.undated: list[int] = []
+
+    def add(self, event: Event) -> None:
+        """Add what the next event says."""
+        self.up_to = event.seq
+        if event.source != "segment" or table_of(event.source, event.name) is None:
+            return
+        _, at, message, _ = remains(event.source, event.body)
+        if message is None:
+            return
+        if at is None:
+            self.undated.append(event.seq)
+        else:
+            first, last = self.messages.get(message, (at, at))
+            self.messages[message] = min(first, at), max(last, at)
+
+    def rows(self) -> list[tuple[bytes, bytes, int, int]]:
+        """A digest of each description, the description and its times."""
+        return [
+            (hashlib.blake2b(message, digest_size=16).digest(), message, *times)
+            for message, times in sorted(self.messages.items())
+        ]
+
+
+class Summarizer:
+    """Keeps a store's summary up to date while the collector has little else to do."""
+
+    def __init__(self, open_store: Callable[[], Reader], writer: Writer) -> None:
+        self._open_store = open_store
+        self._writer = writer
+        self._last = 0
+
+    async def run(self) -> None:
+        """Summarize events until cancelled."""
+        while True:
+            await asyncio.sleep(EVERY)
+            with contextlib.suppress(TapError):  # the writer tells of it
+                await self._go_on()
+
+    async def _go_on(self) -> None:
+        before = self._last
+        self._last, done = await self._writer.run(
+            lambda store: (store.last_seq, store.summarized_up_to)
+        )
+        if self._last - before <= BUSY and self._last - done > MAX_RECENT:
+            summary = await asyncio.to_thread(self._summary, done)
+            await self._writer.run(partial(Store.save_summary, summary=summary))
+
+    def _summary(self, after: int) -> Summary:
+        """A summary of some events after this `seq`; half of the time is for what comes in."""
+        summary = Summary(after)
+        with self._open_store() as reader:
+            for _ in range(SLICES):
+                began = time.monotonic()
+                events = reader.read(summary.up_to, SLICE)
+                for event in events:
+                    summary.add(event)
+                if not events:
+                    break
+                time.sleep(time.monotonic() - began)
+        return summary
