@@ -150,14 +150,12 @@ class Beginning:
             return None
         if fresh.version is None:
             interrupted.version = None
-        return interrupted if self._can_resume(name, interrupted, fresh) else None
-
-    def _can_resume(self, name: str, interrupted: Pass, fresh: Pass) -> bool:
-        """Whether the digests, if there are any, know what a pass has sent so far."""
         if self.remembered is None:
-            return True
+            return interrupted
+        # The digests must know what the pass has sent so far.
         begun = interrupted.is_complete or name in self.remembered.begun
-        return begun and self.remembered.knows(name) and interrupted.version == fresh.version
+        is_known = begun and self.remembered.knows(name)
+        return interrupted if is_known and interrupted.version == fresh.version else None
 
     def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
         """Find the streams' positions in the store; a new full pass begins at 0.

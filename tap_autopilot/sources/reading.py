@@ -93,7 +93,7 @@ def _empty_page(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
 
 
 @dataclass(frozen=True)
-class _Trouble:
+class _DeadEnd:
     """A response that the walk cannot continue from.
 
     It is `page`, made from this listing, unless the request failed.
@@ -162,7 +162,7 @@ class _Reading:
                 return
             bookmark = page.after.bookmark
 
-    def _leads_on(self, again: _Trouble, named: str | None, known: set[str | None]) -> bool:
+    def _leads_on(self, again: _DeadEnd, named: str | None, known: set[str | None]) -> bool:
         """Whether a page without new documents, requested twice, is the last or names another."""
         bookmark = again.next_bookmark
         if bookmark is None:
@@ -170,7 +170,7 @@ class _Reading:
         new = bookmark not in known and len(known) < MAX_KNOWN_PAGES
         return new and bookmark == named
 
-    def _follow(self, bookmark: str | None) -> Page | _Trouble:
+    def _follow(self, bookmark: str | None) -> Page | _DeadEnd:
         """The page that a bookmark leads to."""
         shown = f"GET {self._walk.path}/…: the bookmark"
         try:
@@ -178,14 +178,14 @@ class _Reading:
         except Refused as refused:
             if bookmark is None or refused.status not in STALE:
                 raise
-            return _Trouble(f"{shown} was rejected with status {refused.status}")
+            return _DeadEnd(f"{shown} was rejected with status {refused.status}")
         except Unreachable:
             raise
         except RunError as error:
             if bookmark is None or bookmark != self._start.bookmark:
                 raise
             # Maybe only the bookmark from the state is stale.
-            return _Trouble(str(error).rstrip("."))
+            return _DeadEnd(str(error).rstrip("."))
         documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
@@ -193,10 +193,10 @@ class _Reading:
         if bookmark is not None and page.census.read == self._census.read:
             if response.value.documents:
                 text = f"{shown} leads to documents already read"
-                return _Trouble(text, page, response.value)
+                return _DeadEnd(text, page, response.value)
             if page.after is None:
                 text = f"{shown} leads to an empty page"
-                return _Trouble(text, page, response.value)
+                return _DeadEnd(text, page, response.value)
         return self._accept(page, response.value)
 
     def _accept(self, page: Page, listing: Listing) -> Page:
