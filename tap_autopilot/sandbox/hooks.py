@@ -17,9 +17,11 @@ from typing import Any
 
 from tap_autopilot.sandbox.account import CONTACTS, Account, Change, whose_members
 from tap_autopilot.sandbox.documents import Document, as_json, iso, uuid
+from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.pushes import Post, Receiver
 from tap_autopilot.sandbox.wire import error
 
+TIMEOUT = 5.0  # seconds for each try
 OF_CONTACTS: dict[str, tuple[str, ...]] = {
     "created": ("contact_added",),
     "changed": ("contact_updated",),
@@ -60,24 +62,13 @@ class Delivery:
 
 
 class Hooks:
-    """The registered hooks, and a thread that delivers to them, pausing `wait` s between tries."""
+    """The registered hooks, and a thread that delivers to them."""
 
-    def __init__(
-        self,
-        account: Account,
-        now: Callable[[], datetime],
-        *,
-        shape: str = "email",
-        wait: float = 1.0,
-        timeout: float = 5.0,
-        seed: int = 1,
-    ) -> None:
+    def __init__(self, account: Account, options: Options, now: Callable[[], datetime]) -> None:
         self._account = account
+        self._options = options
         self._now = now
-        self._shape = shape
-        self._wait = wait
-        self._timeout = timeout
-        self._rng = random.Random(f"hooks {seed}")
+        self._rng = random.Random("hooks 1")
         self._hooks: dict[str, Hook] = {}
         self._receivers: dict[str, Receiver] = {}
         self._queue: queue.SimpleQueue[Delivery | None] = queue.SimpleQueue()
@@ -102,7 +93,7 @@ class Hooks:
         try:
             asked = json.loads(body)
             event, url = asked["event"], asked["target_url"]
-            Receiver(url, self._timeout)
+            Receiver(url, TIMEOUT)
         except (ValueError, TypeError, KeyError, AttributeError):
             return error(400, "A hook needs an event and a target_url.")
         if event not in EVENTS:
@@ -160,9 +151,7 @@ class Hooks:
         except KeyError:  # the contact has been deleted since
             delivery.outcome = "lost"
             return
-        receiver = self._receivers.setdefault(
-            hook.hook_id, Receiver(hook.target_url, self._timeout)
-        )
+        receiver = self._receivers.setdefault(hook.hook_id, Receiver(hook.target_url, TIMEOUT))
         most = 1 + self._rng.randint(3, 5)
         while not self._stopped.is_set():
             delivery.tries += 1
@@ -176,13 +165,13 @@ class Hooks:
                 return
             if delivery.tries == most:
                 break
-            self._stopped.wait(self._wait)
+            self._stopped.wait(self._options.hook_wait)
         delivery.outcome = "lost"
 
     def _body(self, delivery: Delivery) -> Document:
         contact = self._account.contact(delivery.contact_id)
         body: dict[str, Any] = {"event": delivery.hook.event, "contact_id": delivery.contact_id}
-        if self._shape == "contact":
+        if self._options.hook_shape == "contact":
             body["contact"] = contact
         else:
             body["email"] = contact.get("Email")

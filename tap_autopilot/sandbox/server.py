@@ -42,9 +42,7 @@ class Sandbox:
         self._churn = Churn(account, self.options.churn, self.options.seed)
         self._window: collections.deque[float] = collections.deque()
         self._notified = 0  # how much of the account's log has been pushed
-        self.hooks = Hooks(
-            account, self.now, shape=self.options.hook_shape, wait=self.options.hook_wait
-        )
+        self.hooks = Hooks(account, self.options, self.now)
         pushing = self.options.pushing
         self.pusher = Pusher(account, pushing, self.now) if pushing else None
         self._loop = asyncio.new_event_loop()
