@@ -18,6 +18,7 @@ from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unr
 from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import sync as module
 from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.sources import custom_fields
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
 from tap_autopilot.sources.reading import pages
@@ -47,7 +48,9 @@ class DirectClient(Client):
         self._failing = failing
         self._date = date
 
-    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
+    def get(
+        self, path: str, decode: Callable[[bytes], Any], *, shown: str, **_: Any
+    ) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
         assert number < MAX_REQUESTS, "it never ends"
         fault = self._sandbox.options.faults.strike(path)
@@ -55,18 +58,18 @@ class DirectClient(Client):
         if number in self._failing:
             if answer.served is not None:
                 answer.served.fault = "reset"
-            raise RunError(f"GET {path}: connection reset.")
+            raise RunError(f"GET {shown}: connection reset.")
         if answer.served is not None:
             answer.served.delivered = True
         if may_pass(answer.status):
-            raise RunError(f"GET {path}: status {answer.status}; gave up after 0 s.")
+            raise RunError(f"GET {shown}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:
-            raise Refused(answer.status, f"GET {path}: status {answer.status}.")
+            raise Refused(answer.status, f"GET {shown}: status {answer.status}.")
         now = datetime.now(timezone.utc)
         try:
             return Response(decode(answer.body), now, self._date or now)
         except Retryable as problem:
-            raise RunError(str(problem)) from None
+            raise RunError(f"GET {shown}: {problem}; gave up after 0 s.") from None
 
 
 class InProcessPool:
@@ -132,10 +135,13 @@ def run(
     before = len(sandbox.requests)
     client = DirectClient(sandbox, settings.get("api_key", KEY), failing or set(), date)
     code, killed = 0, False
-    with tempfile.TemporaryFile() as stdout, logged() as lines, mock.patch.multiple(
-        module, Pool=InProcessPool(client, choose, kill_after), Client=lambda _: client,
-        read_definitions=lambda _: sandbox.account.custom_fields,
-    ):  # fmt: skip
+    pool = InProcessPool(client, choose, kill_after)
+    with (
+        tempfile.TemporaryFile() as stdout,
+        logged() as lines,
+        mock.patch.multiple(module, Pool=pool, Client=lambda _: client),
+        mock.patch.object(custom_fields, "Client", return_value=client),
+    ):
         try:
             config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
             module.sync(config, catalog, read_state(state), stdout.fileno(), Outcome())

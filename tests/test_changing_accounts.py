@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from tests import in_process
-from tests.conftest import Tap
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths
 from tests.test_incremental import incremental, only  # noqa: F401
@@ -111,84 +110,76 @@ def test_what_exists_throughout_is_read_and_churn_raises_no_doubt(
     assert activated(run), run.stderr
 
 
-def test_a_matching_count_does_not_make_an_empty_page_the_end(tap: Tap) -> None:
+def test_a_matching_count_does_not_make_an_empty_page_the_end() -> None:
     """As many contacts were read as the total says, but f is still to come."""
     script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]})
-    with script as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(script)
     assert run.code == 0
     assert ids(run) == ["a", "b", "c", "c1", "c2", "d", "f"]
     assert activated(run)
 
 
-def test_a_matching_count_does_not_make_an_empty_page_of_members_the_end(tap: Tap) -> None:
+def test_a_matching_count_does_not_make_an_empty_page_of_members_the_end() -> None:
     path = "/smart_segments/s/contacts"
     script = Changing("a b c d e f", {2: ["-a", "-b", "+c1", "+c2"], 4: ["-e"]}, path=path)
     script.answers["/smart_segments"] = {"segments": [{"segment_id": "s"}]}
-    with script as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(script)
     assert run.code == 0
     rows = run.rows("smart_segments_contacts")
     assert [row["contact_id"] for row in rows] == ["a", "b", "c", "c1", "c2", "d", "f"]
     assert activated(run, "smart_segments_contacts")
 
 
-def test_an_empty_last_page_is_requested_again_but_the_listing_is_not(tap: Tap) -> None:
+def test_an_empty_last_page_is_requested_again_but_the_listing_is_not() -> None:
     answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert (run.code, ids(run), activated(run)) == (0, ["a", "b"], True)
     asked = paths(run, "/contacts")
     assert asked == ["/contacts", "/contacts/x"] * 2
 
 
-def test_a_repeated_contact_does_not_hide_a_missing_one(tap: Tap) -> None:
+def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
     """a, b, a of three."""
     answers = {
         "/contacts": page("a", "b", bookmark="x", total=3),
         "/contacts/x": page("a", total=3),
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert set(ids(run)) == {"a", "b"}
     assert not activated(run)
     assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
 
 
 @pytest.mark.parametrize("order", ["a c b d", "p1 p2 p10 p11", "d c b a"])
-def test_contacts_may_come_in_any_order(tap: Tap, order: str) -> None:
+def test_contacts_may_come_in_any_order(order: str) -> None:
     first, second, third, fourth = order.split()
     answers = {
         "/contacts": page(first, second, bookmark="x", total=4),
         "/contacts/x": page(third, fourth, total=4),
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert (run.code, activated(run)) == (0, True)
     answers["/contacts/x"] = page(third, first, total=4)
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert not activated(run)
 
 
-def test_repeats_after_an_interruption_hide_nothing(tap: Tap) -> None:
+def test_repeats_after_an_interruption_hide_nothing() -> None:
     answers: dict[str, Any] = {
         "/contacts": page("a", "b", bookmark="x", total=4),
         "/contacts/x": (500, {}),
     }
     script = Scripted(answers)
-    with script as sandbox:
-        first = tap.sync(sandbox, retry_timeout=0)
-        script.answers["/contacts/x"] = page("a", "b", "c", total=4)
-        rest = tap.sync(sandbox, state=first.state)
+    first = in_process.run(script)
+    script.answers["/contacts/x"] = page("a", "b", "c", total=4)
+    rest = in_process.run(script, state=first.state)
     assert rest.code == 0
     assert not activated(rest)
     assert any("read 3 of the 4 contacts" in line for line in rest.log)
 
 
-def test_an_empty_account_empties_no_table(tap: Tap) -> None:
-    with Scripted({"/contacts": page(total=0)}) as sandbox:
-        run = tap.sync(sandbox)
+def test_an_empty_account_empties_no_table() -> None:
+    run = in_process.run(Scripted({"/contacts": page(total=0)}))
     assert run.code == 0
     assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
     for what in ("contacts", "lists", "smart segments"):
@@ -203,10 +194,10 @@ def test_an_empty_account_empties_no_table(tap: Tap) -> None:
         (page(total=5), "got only 0 of the 5 contacts"),
     ],
 )
-def test_a_large_shortage_fails_the_run(tap: Tap, answer: Any, text: str) -> None:
-    with Scripted({"/contacts": answer}) as sandbox:
-        run = tap.sync(sandbox)
-        again = tap.sync(sandbox, state=run.state)
+def test_a_large_shortage_fails_the_run(answer: Any, text: str) -> None:
+    sandbox = Scripted({"/contacts": answer})
+    run = in_process.run(sandbox)
+    again = in_process.run(sandbox, state=run.state)
     for one in (run, again):
         assert one.code == 1
         assert text in one.last_words
@@ -214,10 +205,10 @@ def test_a_large_shortage_fails_the_run(tap: Tap, answer: Any, text: str) -> Non
         assert len(paths(one, "/contacts")) == 2
 
 
-def test_a_small_shortage_is_reported_with_both_numbers(tap: Tap) -> None:
-    with Scripted({"/contacts": page(*map(str, range(100, 198)), total=99)}) as sandbox:
-        run = tap.sync(sandbox)
-        off = tap.sync(sandbox, check_totals=False)
+def test_a_small_shortage_is_reported_with_both_numbers() -> None:
+    sandbox = Scripted({"/contacts": page(*map(str, range(100, 198)), total=99)})
+    run = in_process.run(sandbox)
+    off = in_process.run(sandbox, check_totals=False)
     assert (run.code, activated(run)) == (0, False)
     (line,) = [line for line in run.log if line.startswith("WARNING contacts, lists_contacts")]
     assert "read 98 of the 99 contacts that the API reported; deleted rows are kept" in line
@@ -225,30 +216,28 @@ def test_a_small_shortage_is_reported_with_both_numbers(tap: Tap) -> None:
     assert len(paths(off, "/contacts")) == 1
 
 
-def test_a_listing_that_was_short_once_is_read_again(tap: Tap) -> None:
+def test_a_listing_that_was_short_once_is_read_again() -> None:
     answers: dict[str, Any] = {
         "/contacts": [page("a", "b", bookmark="x", total=4), page("a", "b", bookmark="y", total=4)],
         "/contacts/x": page("d", total=4),
         "/contacts/y": page("c", "d", total=4),
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert (run.code, activated(run)) == (0, True)
     assert set(ids(run)) == set("abcd")
     assert any("Read 3 of the 4 contacts that the API reported; reading" in one for one in run.log)
 
 
-def test_a_second_reading_that_is_interrupted_is_still_the_second(tap: Tap) -> None:
+def test_a_second_reading_that_is_interrupted_is_still_the_second() -> None:
     answers: dict[str, Any] = {
         "/contacts": page(*map(str, range(100, 198)), bookmark="x", total=99),
         "/contacts/x": [page(total=99), page(total=99), (500, {})],
     }
     script = Scripted(answers)
-    with script as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0)
-        assert run.code == 1
-        script.answers["/contacts/x"] = page(total=99)
-        rest = tap.sync(sandbox, state=run.state)
+    run = in_process.run(script)
+    assert run.code == 1
+    script.answers["/contacts/x"] = page(total=99)
+    rest = in_process.run(script, state=run.state)
     assert rest.code == 0
     assert not activated(rest)
     assert any("read 98 of the 99 contacts" in line for line in rest.log)
@@ -258,14 +247,14 @@ def test_a_second_reading_that_is_interrupted_is_still_the_second(tap: Tap) -> N
     ("totals", "fine"),
     [([4, 4], True), ([4, 5], True), ([5, 4], True), ([None, 4], False), ([100, 4], False)],
 )
-def test_totals_that_cannot_vouch_for_a_listing(tap: Tap, totals: list[Any], fine: bool) -> None:
+def test_totals_that_cannot_vouch_for_a_listing(totals: list[Any], fine: bool) -> None:
     answers = {
         "/contacts": page("a", "b", bookmark="x", total=totals[0]),
         "/contacts/x": page("c", "d", total=totals[1]),
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
-        off = tap.sync(sandbox, check_totals=False)
+    sandbox = Scripted(answers)
+    run = in_process.run(sandbox)
+    off = in_process.run(sandbox, check_totals=False)
     assert (run.code, activated(run)) == (0, fine)
     assert activated(off)
 
@@ -273,28 +262,28 @@ def test_totals_that_cannot_vouch_for_a_listing(tap: Tap, totals: list[Any], fin
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
 
 
-def test_the_run_fails_if_every_segment_is_gone(tap: Tap) -> None:
+def test_the_run_fails_if_every_segment_is_gone() -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": (404, {}) for one in ("s1", "s2", "s3")
     }
-    with Scripted({"/smart_segments": SEGMENTS, **answers}) as sandbox:
-        run = tap.sync(sandbox)
-        again = tap.sync(sandbox, state=run.state)
+    sandbox = Scripted({"/smart_segments": SEGMENTS, **answers})
+    run = in_process.run(sandbox)
+    again = in_process.run(sandbox, state=run.state)
     for one in (run, again):
         assert one.code == 1
         assert "all 3 segments returned 404" in one.last_words
         assert not activated(one, "smart_segments_contacts")
 
 
-def test_a_segment_deleted_while_it_is_read_fails_only_this_run(tap: Tap) -> None:
+def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page("a", total=1) for one in ("s1", "s3")
     }
     gone: list[Any] = [page("a", "b", bookmark="x", total=4), (404, {})]
     answers |= {"/smart_segments/s2/contacts": gone, "/smart_segments/s2/contacts/x": (404, {})}
-    with Scripted({"/smart_segments": SEGMENTS, **answers}) as sandbox:
-        run = tap.sync(sandbox)
-        again = tap.sync(sandbox, state=run.state)
+    sandbox = Scripted({"/smart_segments": SEGMENTS, **answers})
+    run = in_process.run(sandbox)
+    again = in_process.run(sandbox, state=run.state)
     assert run.code == 1
     assert "was deleted while it was being read" in run.last_words
     assert not activated(run, "smart_segments_contacts")
@@ -302,7 +291,7 @@ def test_a_segment_deleted_while_it_is_read_fails_only_this_run(tap: Tap) -> Non
     assert activated(again, "smart_segments_contacts")
 
 
-def test_broken_segments_do_not_starve_the_others(tap: Tap) -> None:
+def test_broken_segments_do_not_starve_the_others() -> None:
     names = [f"s{number:02d}" for number in range(40)]
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
@@ -310,54 +299,50 @@ def test_broken_segments_do_not_starve_the_others(tap: Tap) -> None:
     answers |= {f"/smart_segments/{one}/contacts": (500, {}) for one in names[:12]}
     answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
     rows: set[str] = set()
-    with Scripted(answers) as sandbox:
-        state = None
-        for _ in range(2):
-            run = tap.sync(sandbox, state=state, retry_timeout=0, concurrency=1)
-            assert run.code == 1
-            rows |= {row["segment_id"] for row in run.rows("smart_segments_contacts")}
-            state = run.state
+    state = None
+    for _ in range(2):
+        run = in_process.run(Scripted(answers), state=state)
+        assert run.code == 1
+        rows |= {row["segment_id"] for row in run.rows("smart_segments_contacts")}
+        state = run.state
     assert rows == set(names[12:])
 
 
 @pytest.mark.parametrize("status", [400, 403, 422])
-def test_refused_segments_do_not_hold_up_the_others(tap: Tap, status: int) -> None:
+def test_refused_segments_do_not_hold_up_the_others(status: int) -> None:
     names = [f"s{number:02d}" for number in range(40)]
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
     }
     answers |= {f"/smart_segments/{one}/contacts": (status, {}) for one in names[:12]}
     answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted(answers))
     assert run.code == (2 if status == 403 else 1)
     assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
 
 
-def test_a_bookmark_from_the_state_that_always_fails_is_abandoned(tap: Tap) -> None:
+def test_a_bookmark_from_the_state_that_always_fails_is_abandoned() -> None:
     script = Scripted(
         {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
     )
-    with script as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0)
-        assert run.code == 1
-        script.answers["/contacts"] = page("a", "b", bookmark="y", total=3)
-        script.answers["/contacts/y"] = page("c", total=3)
-        rest = tap.sync(sandbox, state=run.state, retry_timeout=0)
+    run = in_process.run(script)
+    assert run.code == 1
+    script.answers["/contacts"] = page("a", "b", bookmark="y", total=3)
+    script.answers["/contacts/y"] = page("c", total=3)
+    rest = in_process.run(script, state=run.state)
     assert (rest.code, ids(rest), activated(rest)) == (0, ["a", "b", "c"], True)
 
 
-def test_a_run_says_what_was_already_complete(tap: Tap) -> None:
+def test_a_run_says_what_was_already_complete() -> None:
     script = Scripted(
         {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
     )
     script.answers["/lists"] = {"lists": [{"list_id": "l"}]}
-    with script as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0)
-        for one in run.of("STATE"):
-            if one["value"]["bookmarks"]["lists"]["progress"][0] == "complete":
-                break
-        rest = tap.sync(sandbox, state=one["value"], retry_timeout=0)
+    run = in_process.run(script)
+    for one in run.of("STATE"):
+        if one["value"]["bookmarks"]["lists"]["progress"][0] == "complete":
+            break
+    rest = in_process.run(script, state=one["value"])
     (line,) = [line for line in rest.log if "Already completed" in line]
     assert "lists" in line
     assert not rest.rows("lists")

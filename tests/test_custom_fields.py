@@ -10,6 +10,7 @@ import pytest
 
 from tap_autopilot.rows.custom_columns import columns
 from tap_autopilot.sandbox.account import Account
+from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.in_process import logged
 from tests.invariants import Run
@@ -97,7 +98,7 @@ def test_a_column_can_be_deselected_and_the_array_stays(tap: Tap, serve: Serve) 
         } == other
 
 
-def test_values_that_do_not_fit_are_null_and_counted(tap: Tap) -> None:
+def test_values_that_do_not_fit_are_null_and_counted() -> None:
     def contact(number: int, value: Any) -> dict[str, Any]:
         return {
             "contact_id": f"c{number}",
@@ -113,8 +114,7 @@ def test_values_that_do_not_fit_are_null_and_counted(tap: Tap) -> None:
         "/contacts": {"contacts": [*(contact(n, value) for n, value in enumerate(values)), {"contact_id": "d", "custom_fields": "none"}, {"contact_id": "e", "custom_fields": [{"kind": "Size", "value": 1, "deleted": True}]}]},
         "/contacts/custom_fields": (200, [{"name": "Size", "fieldType": "integer"}]),
     }  # fmt: skip
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, custom_fields_as_columns=True)
+    run = in_process.run(Scripted(answers), custom_fields_as_columns=True)
     assert [row["custom_size"] for row in run.rows("contacts")] == [
         3,
         None,
@@ -133,22 +133,22 @@ def test_values_that_do_not_fit_are_null_and_counted(tap: Tap) -> None:
     "wrap",
     [lambda one: one, lambda one: {"custom_fields": one}, lambda one: {"total": 1, "fields": one}],
 )
-def test_any_form_of_the_response_is_understood(tap: Tap, wrap: Any) -> None:
+def test_any_form_of_the_response_is_understood(wrap: Any) -> None:
     answers = {
         "/contacts/custom_fields": (200, wrap([{"kind": "Age", "field_type": "integer"}])),
         "/contacts": {
             "contacts": [{"contact_id": "a", "custom_fields": [{"kind": "Age", "value": 7}]}]
         },
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, custom_fields_as_columns=True)
+    run = in_process.run(Scripted(answers), custom_fields_as_columns=True)
     assert run.rows("contacts")[0]["custom_age"] == 7
 
 
 @pytest.mark.parametrize("answer", [{}, {"error": "x"}, "text", None, 7])
-def test_a_response_without_definitions_is_an_error(tap: Tap, answer: Any) -> None:
-    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
-        run = tap.sync(sandbox, custom_fields_as_columns=True, retry_timeout=0.3)
+def test_a_response_without_definitions_is_an_error(answer: Any) -> None:
+    run = in_process.run(
+        Scripted({"/contacts/custom_fields": answer}), custom_fields_as_columns=True
+    )
     assert run.code == 1
     assert "GET /contacts/custom_fields" in run.last_words
 
@@ -215,7 +215,7 @@ def test_names_that_differ_only_in_case_are_warned_of() -> None:
 
 
 @pytest.mark.parametrize("columns_too", [False, True])
-def test_a_name_listed_twice_makes_one_row(tap: Tap, columns_too: bool) -> None:
+def test_a_name_listed_twice_makes_one_row(columns_too: bool) -> None:
     served = [
         {"name": "A", "fieldType": "integer"},
         {"name": "A", "fieldType": "string", "deleted": True},
@@ -228,8 +228,7 @@ def test_a_name_listed_twice_makes_one_row(tap: Tap, columns_too: bool) -> None:
         "/contacts/custom_fields": (200, served),
         "/contacts": {"contacts": [{"contact_id": "a"}], "total_contacts": 1},
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, custom_fields_as_columns=columns_too)
+    run = in_process.run(Scripted(answers), custom_fields_as_columns=columns_too)
     rows = [(row["name"], row["field_type"], row["deleted"]) for row in run.rows("custom_fields")]
     assert sorted(rows) == [("A", "integer", None), ("B", "date", True), ("C", "integer", False)]
     assert run.of("ACTIVATE_VERSION", "custom_fields")
@@ -245,16 +244,15 @@ def test_a_name_listed_twice_makes_one_row(tap: Tap, columns_too: bool) -> None:
     ("path", "listing", "key"),
     [("/lists", "lists", "list_id"), ("/smart_segments", "segments", "segment_id")],
 )
-def test_an_id_listed_twice_makes_one_row(tap: Tap, path: str, listing: str, key: str) -> None:
+def test_an_id_listed_twice_makes_one_row(path: str, listing: str, key: str) -> None:
     served = [{key: "x", "title": "old"}, {key: "y", "title": "y"}, {key: "x", "title": "new"}]
-    with Scripted({path: {listing: served}}) as sandbox:
-        run = tap.sync(sandbox)
+    run = in_process.run(Scripted({path: {listing: served}}))
     rows = run.rows(path[1:])
     assert [(row[key], row["title"]) for row in rows] == [("x", "new"), ("y", "y")]
     assert run.of("ACTIVATE_VERSION", path[1:])
 
 
-def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: Any) -> None:
+def test_a_value_that_does_not_fit_is_kept_without_the_array(catalog: Any) -> None:
     choose(catalog, "contacts", "properties", "custom_fields", selected=False)
     unchosen = {"breadcrumb": ["properties", "custom_other"], "metadata": {"selected": False}}
     entry(catalog, "contacts")["metadata"].append(unchosen)
@@ -266,8 +264,7 @@ def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: 
         ),
         "/contacts": {"contacts": [{"contact_id": "a", "custom_fields": served, "x": 1}]},
     }
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, catalog=catalog, custom_fields_as_columns=True)
+    run = in_process.run(Scripted(answers), catalog=catalog, custom_fields_as_columns=True)
     (row,) = run.rows("contacts")
     assert row["custom_score"] is None
     assert row["additional_fields"] == {"x": 1, "custom_score": "high"}
@@ -275,26 +272,24 @@ def test_a_value_that_does_not_fit_is_kept_without_the_array(tap: Tap, catalog: 
     assert not any("does not exist" in line for line in run.log)
 
 
-def test_a_date_in_another_format_fills_its_column(tap: Tap) -> None:
+def test_a_date_in_another_format_fills_its_column() -> None:
     served = [{"kind": "Since", "value": "Fri, 02 Jun 2017 15:18:58 GMT"}]
     answers = {
         "/contacts/custom_fields": (200, [{"name": "Since", "fieldType": "date"}]),
         "/contacts": {"contacts": [{"contact_id": "a", "custom_fields": served}]},
     }
-    with Scripted(answers) as sandbox:
-        (row,) = tap.sync(sandbox, custom_fields_as_columns=True).rows("contacts")
+    (row,) = in_process.run(Scripted(answers), custom_fields_as_columns=True).rows("contacts")
     assert row["custom_since"] == "2017-06-02T15:18:58Z"
     assert [one["value"] for one in row["custom_fields"]] == ["Fri, 02 Jun 2017 15:18:58 GMT"]
 
 
-def test_a_field_whose_column_resembles_the_array_is_not_confused_with_it(tap: Tap) -> None:
+def test_a_field_whose_column_resembles_the_array_is_not_confused_with_it() -> None:
     served = [{"kind": "Field S", "value": "x"}]
     answers = {
         "/contacts/custom_fields": (200, [{"name": "Field S"}]),
         "/contacts": {"contacts": [{"contact_id": "a", "customFields": served}]},
     }
-    with Scripted(answers) as sandbox:
-        (row,) = tap.sync(sandbox, custom_fields_as_columns=True).rows("contacts")
+    (row,) = in_process.run(Scripted(answers), custom_fields_as_columns=True).rows("contacts")
     assert row["custom_field_s"] == "x"
     assert [one["value"] for one in row["custom_fields"]] == ["x"]
 
@@ -323,16 +318,17 @@ def test_the_type_of_a_column(field: str, kind: Any, part: dict[str, Any]) -> No
     assert columns([{"kind": "A", field: kind}], []) == {"custom_a": part | {"title": "A"}}
 
 
-def definitions(tap: Tap, answer: Any, **settings: Any) -> Run:
+def definitions(answer: Any, **settings: Any) -> Run:
     """A run that reads only the definitions, from an API that responds with `answer`."""
     catalog = {"streams": [{"tap_stream_id": "custom_fields"}]}
-    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
-        return tap.sync(sandbox, catalog=catalog, retry_timeout=0.3, **settings)
+    return in_process.run(
+        Scripted({"/contacts/custom_fields": answer}), catalog=catalog, **settings
+    )
 
 
-def test_the_table_has_every_definition(tap: Tap, serve: Serve) -> None:
+def test_the_table_has_every_definition(serve: Serve) -> None:
     account = Account(contacts=5)
-    run = tap.sync(serve(account))
+    run = in_process.run(serve(account))
     assert run.rows("custom_fields") == [
         {
             "name": field["name"],
@@ -346,7 +342,7 @@ def test_the_table_has_every_definition(tap: Tap, serve: Serve) -> None:
     assert run.of("SCHEMA", "custom_fields")[0]["key_properties"] == ["name"]
 
 
-def test_a_definition_may_name_its_fields_as_a_contact_does(tap: Tap) -> None:
+def test_a_definition_may_name_its_fields_as_a_contact_does() -> None:
     served = [
         {"kind": "Age", "type": "integer", "deleted": True},
         {"Name": "Size", "kind": "custom", "field_type": "float", "type": "x"},
@@ -354,7 +350,7 @@ def test_a_definition_may_name_its_fields_as_a_contact_does(tap: Tap) -> None:
         {"fieldType": "string"},
         "text",
     ]
-    run = definitions(tap, {"fields": served})
+    run = definitions({"fields": served})
     assert run.rows("custom_fields") == [
         {"name": "Age", "field_type": "integer", "deleted": True, "additional_fields": None},
         {"name": "Size", "field_type": "float", "deleted": None,
@@ -373,16 +369,16 @@ def test_a_definition_may_name_its_fields_as_a_contact_does(tap: Tap) -> None:
         {"a": [{"name": "x"}], "b": [{"name": "y"}]},
     ],
 )
-def test_an_object_with_other_arrays_is_not_the_custom_fields(tap: Tap, odd: Any) -> None:
-    run = definitions(tap, odd)
+def test_an_object_with_other_arrays_is_not_the_custom_fields(odd: Any) -> None:
+    run = definitions(odd)
     assert run.code == 1
     assert not run.of("ACTIVATE_VERSION")
     assert "the response has no listing 'custom_fields'" in run.last_words
 
 
 @pytest.mark.parametrize("empty", [[], {"custom_fields": []}, {"fields": []}], ids=str)
-def test_an_account_without_custom_fields_is_normal(tap: Tap, empty: Any) -> None:
-    run = definitions(tap, (200, empty))
+def test_an_account_without_custom_fields_is_normal(empty: Any) -> None:
+    run = definitions((200, empty))
     assert run.code == 0
     assert not run.rows("custom_fields")
     assert len(run.of("ACTIVATE_VERSION")) == 1
@@ -395,9 +391,9 @@ def test_an_account_without_custom_fields_is_normal(tap: Tap, empty: Any) -> Non
 )
 @pytest.mark.parametrize("check_totals", [True, False])
 def test_an_api_without_definitions_fails_and_deletes_nothing(
-    tap: Tap, answer: Any, check_totals: bool
+    answer: Any, check_totals: bool
 ) -> None:
-    run = definitions(tap, answer, check_totals=check_totals)
+    run = definitions(answer, check_totals=check_totals)
     assert run.code == 0
     assert not run.rows("custom_fields")
     assert not run.of("ACTIVATE_VERSION")
@@ -410,16 +406,17 @@ def test_an_api_without_definitions_fails_and_deletes_nothing(
 
 
 @pytest.mark.parametrize("answer", [(404, {}), (403, {}), {"contacts": []}])
-def test_columns_need_an_api_with_definitions(tap: Tap, answer: Any) -> None:
-    with Scripted({"/contacts/custom_fields": answer}) as sandbox:
-        run = tap.sync(sandbox, custom_fields_as_columns=True)
+def test_columns_need_an_api_with_definitions(answer: Any) -> None:
+    run = in_process.run(
+        Scripted({"/contacts/custom_fields": answer}), custom_fields_as_columns=True
+    )
     assert run.code == 2
     assert "does not offer this account's custom fields" in run.last_words
     assert "Turn custom_fields_as_columns off" in run.last_words
 
 
 @pytest.mark.parametrize("answer", [(500, {}), {}, "text"])
-def test_an_error_in_reading_definitions_fails_the_run(tap: Tap, answer: Any) -> None:
-    run = definitions(tap, answer)
+def test_an_error_in_reading_definitions_fails_the_run(answer: Any) -> None:
+    run = definitions(answer)
     assert run.code == 1
     assert "custom_fields (GET /contacts/custom_fields:" in run.last_words

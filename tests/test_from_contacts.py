@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
+from tests import in_process
 from tests.conftest import USUAL_STREAMS, Serve, Tap
 from tests.invariants import Run
 from tests.scripted import Scripted
@@ -79,9 +80,9 @@ def test_every_event_is_a_row(tap: Tap, serve: Serve) -> None:
             assert said == {name: value for name, value in wanted.items() if value is not None}
 
 
-def test_every_membership_is_a_row(tap: Tap, serve: Serve) -> None:
+def test_every_membership_is_a_row(serve: Serve) -> None:
     account = Account(contacts=500, lists=6)
-    run = tap.sync(serve(account))
+    run = in_process.run(serve(account))
     expected = {
         (one["list_id"], contact_id)
         for one in account.lists
@@ -92,23 +93,22 @@ def test_every_membership_is_a_row(tap: Tap, serve: Serve) -> None:
     assert set(rows) == expected
 
 
-def test_tables_made_from_contacts_cost_no_extra_requests(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
+def test_tables_made_from_contacts_cost_no_extra_requests(serve: Serve, catalog: Any) -> None:
     sandbox = serve()
     catalog["streams"] = [entry(catalog, stream) for stream in ("contacts", *FED)]
     assert [
-        request.path.count("/contacts") for request in tap.sync(sandbox, catalog=catalog).requests
+        request.path.count("/contacts")
+        for request in in_process.run(sandbox, catalog=catalog).requests
     ] == [1, 1, 1]
     catalog["streams"] = [entry(catalog, "email_opened")]
-    alone = tap.sync(sandbox, catalog=catalog)
+    alone = in_process.run(sandbox, catalog=catalog)
     assert len(alone.requests) == 3
     assert {message["stream"] for message in alone.of("RECORD")} == {"email_opened"}
 
 
-def test_the_same_ids_on_every_run_and_no_id_in_two_tables(tap: Tap, serve: Serve) -> None:
+def test_the_same_ids_on_every_run_and_no_id_in_two_tables(serve: Serve) -> None:
     account = Account(contacts=300)
-    first, second = tap.sync(serve(account)), tap.sync(serve(account), concurrency=1)
+    first, second = in_process.run(serve(account)), in_process.run(serve(account))
     ids: collections.Counter[str] = collections.Counter()
     for stream in EVENTS:
         found = [row["id"] for row in first.rows(stream)]
@@ -117,17 +117,15 @@ def test_the_same_ids_on_every_run_and_no_id_in_two_tables(tap: Tap, serve: Serv
     assert max(ids.values()) == 1
 
 
-def read(tap: Tap, *contacts: Any, catalog: Any = None, **settings: Any) -> Run:
+def read(*contacts: Any, catalog: Any = None, **settings: Any) -> Run:
     answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
-    with Scripted({"/contacts": answer}) as sandbox:
-        run = tap.sync(sandbox, catalog=catalog, **settings)
+    run = in_process.run(Scripted({"/contacts": answer}), catalog=catalog, **settings)
     assert run.code == 0
     return run
 
 
-def test_a_bounce_that_is_in_both_maps_is_one_row(tap: Tap) -> None:
+def test_a_bounce_that_is_in_both_maps_is_one_row() -> None:
     run = read(
-        tap,
         {
             "contact_id": "c",
             "mail_bounced": {"m": 1000, "n": 2000},
@@ -142,16 +140,13 @@ def test_a_bounce_that_is_in_both_maps_is_one_row(tap: Tap) -> None:
     }
 
 
-def test_a_bounce_without_a_time_in_one_map_has_the_time_in_the_other(tap: Tap) -> None:
-    run = read(
-        tap, {"contact_id": "c", "mail_bounced": {"m": None}, "mail_hardbounced": {"m": 3000}}
-    )
+def test_a_bounce_without_a_time_in_one_map_has_the_time_in_the_other() -> None:
+    run = read({"contact_id": "c", "mail_bounced": {"m": None}, "mail_hardbounced": {"m": 3000}})
     assert [row["timestamp"] for row in run.rows("email_bounced")] == ["1970-01-01T00:00:03.000Z"]
 
 
-def test_no_two_events_share_an_id(tap: Tap) -> None:
+def test_no_two_events_share_an_id() -> None:
     run = read(
-        tap,
         {"contact_id": "a", "mail_opened": {"b:c": 1}},
         {"contact_id": "a:b", "mail_opened": {"c": 1}},
         {"contact_id": "a%3Ab", "mail_opened": {"c": 1}},
@@ -159,9 +154,8 @@ def test_no_two_events_share_an_id(tap: Tap) -> None:
     assert len({row["id"] for row in run.rows("email_opened")}) == 3
 
 
-def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
+def test_spellings_and_values_of_every_kind() -> None:
     run = read(
-        tap,
         {
             "ContactId": 17,
             "EMAIL": "a@example.com",
@@ -220,10 +214,8 @@ def test_spellings_and_values_of_every_kind(tap: Tap) -> None:
         (None, {"contacts", *FED}),
     ],
 )  # fmt: skip
-def test_skipped_values_put_their_tables_in_doubt(
-    tap: Tap, contact: Any, doubtful: set[str]
-) -> None:
-    run = read(tap, {"contact_id": "good", "lists": ["a"]}, contact)
+def test_skipped_values_put_their_tables_in_doubt(contact: Any, doubtful: set[str]) -> None:
+    run = read({"contact_id": "good", "lists": ["a"]}, contact)
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
     fed = {name for name, one in USUAL_STREAMS.items() if "contacts" in one.sources}
     assert fed - activated == doubtful
@@ -234,29 +226,27 @@ def test_skipped_values_put_their_tables_in_doubt(
     assert "1 documents were skipped" in warning
 
 
-def test_a_shortage_of_contacts_puts_all_tables_made_from_them_in_doubt(tap: Tap) -> None:
-    with Scripted(
-        {"/contacts": {"contacts": [{"contact_id": "c"}], "total_contacts": 5}}
-    ) as sandbox:
-        run = tap.sync(sandbox)
+def test_a_shortage_of_contacts_puts_all_tables_made_from_them_in_doubt() -> None:
+    run = in_process.run(
+        Scripted({"/contacts": {"contacts": [{"contact_id": "c"}], "total_contacts": 5}})
+    )
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
     assert activated == {"custom_fields"}
     assert "got only 1 of the 5 contacts that the API reported, twice" in run.last_words
 
 
-def test_a_deselected_column_is_gone_from_rows_and_schema(tap: Tap, catalog: Any) -> None:
+def test_a_deselected_column_is_gone_from_rows_and_schema(catalog: Any) -> None:
     for column in ("timestamp", "email_id", "anonymous_id", "id"):
         choose(catalog, "email_opened", "properties", column, selected=False)
-    run = read(tap, {"contact_id": "c", "mail_opened": {"m": 1}}, catalog=catalog)
+    run = read({"contact_id": "c", "mail_opened": {"m": 1}}, catalog=catalog)
     (row,) = run.rows("email_opened")
     assert list(row) == [
         one for one in COLUMNS if one not in ("timestamp", "email_id", "anonymous_id")
     ]
 
 
-def test_start_date_applies_to_each_event(tap: Tap) -> None:
+def test_start_date_applies_to_each_event() -> None:
     run = read(
-        tap,
         {
             "contact_id": "c",
             "updated_at": "2015-01-01",

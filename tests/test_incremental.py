@@ -14,6 +14,7 @@ import pytest
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sandbox.account import Account
+from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, Serve, Tap
 from tests.invariants import Run, check
@@ -100,9 +101,7 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
     assert len(new.rows("email_opened")) < 80
 
 
-def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(
-    tap: Tap, incremental: Any
-) -> None:
+def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(incremental: Any) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
     people = [
         {"contact_id": "old", "updated_at": "2015-12-31T23:59:59.999Z", "created_at": "2016-06-01"},
@@ -114,20 +113,23 @@ def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(
         {"contact_id": "undated"},
         {"contact_id": "unfit", "updated_at": "soon", "created_at": "2015-01-01"},
     ]
-    with Scripted({"/contacts": {"contacts": people}}) as sandbox:
-        run = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=state)
+    run = in_process.run(
+        Scripted({"/contacts": {"contacts": people}}),
+        catalog=only(incremental, "contacts"),
+        state=state,
+    )
     assert ids(run) == ["equal", "epoch", "created", "undated", "unfit"]
 
 
-def test_the_bookmark_never_passes_the_start_of_the_run(tap: Tap, incremental: Any) -> None:
+def test_the_bookmark_never_passes_the_start_of_the_run(incremental: Any) -> None:
     before = datetime.now(timezone.utc)
     soon = (before + timedelta(days=1)).isoformat()
-    with Scripted(
+    sandbox = Scripted(
         contacts(("a", "2016-01-01T00:00:00Z"), ("b", soon), ("c", "9999-12-31T23:59:59Z"))
-    ) as sandbox:
-        run = tap.sync(sandbox, catalog=only(incremental, "contacts"))
-        assert bookmark(run) == "2016-01-01T00:00:00Z"
-        again = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=run.state)
+    )
+    run = in_process.run(sandbox, catalog=only(incremental, "contacts"))
+    assert bookmark(run) == "2016-01-01T00:00:00Z"
+    again = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=run.state)
     assert ids(again) == ["a", "b", "c"]
 
 
@@ -147,36 +149,32 @@ def test_which_changes_move_the_bookmark() -> None:
     ]  # fmt: skip
 
 
-def test_an_incomplete_pass_does_not_move_the_bookmark(
-    tap: Tap, serve: Serve, incremental: Any
-) -> None:
+def test_an_incomplete_pass_does_not_move_the_bookmark(serve: Serve, incremental: Any) -> None:
     account = Account(contacts=350, odd=False)
     old = {"bookmarks": {"contacts": {"updated_at": "2016-06-01T00:00:00Z"}}}
     broken, sandbox = serve(account, "/contacts@3-:405"), serve(account)
-    whole = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=old)
+    whole = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=old)
     assert 0 < len(ids(whole)) < 350
-    first = tap.sync(broken, catalog=only(incremental, "contacts"), state=old)
+    first = in_process.run(broken, catalog=only(incremental, "contacts"), state=old)
     assert first.code == 1
     assert first.state["bookmarks"]["contacts"]["updated_at"] == "2016-06-01T00:00:00Z"
-    rest = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=first.state)
+    rest = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=first.state)
     assert ids(first) + ids(rest) == ids(whole)
     assert rest.state == whole.state, "the newest change may have been in the first half"
 
 
-def test_a_change_during_an_interrupted_pass_comes_with_the_next(
-    tap: Tap, incremental: Any
-) -> None:
+def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: Any) -> None:
     """The bookmark must not move past the start of the pass, before the interruption."""
     people = [{"contact_id": "a", "updated_at": "2016-01-01"}]
     page = {"contacts": people, "bookmark": "a", "total_contacts": 2}
     broken: dict[str, Any] = {"/contacts": page, "/contacts/a": (405, {})}
-    with Scripted(broken) as sandbox:
-        first = tap.sync(sandbox, catalog=only(incremental, "contacts"))
-        assert first.code == 1
+    first = in_process.run(Scripted(broken), catalog=only(incremental, "contacts"))
+    assert first.code == 1
     between = datetime.now(timezone.utc).isoformat()
     last = {"contacts": [{"contact_id": "b", "updated_at": between}]}
-    with Scripted({"/contacts/a": last}) as sandbox:
-        rest = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=first.state)
+    rest = in_process.run(
+        Scripted({"/contacts/a": last}), catalog=only(incremental, "contacts"), state=first.state
+    )
     assert ids(rest) == ["b"]
     assert bookmark(rest) == "2016-01-01T00:00:00Z"
 
@@ -184,39 +182,41 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(
 @pytest.mark.parametrize(
     "bookmark", ["soon", 17, {}, "9999-12-31T00:00:00Z", "10000-01-01T00:00:00Z", ""]
 )
-def test_a_bookmark_that_could_miss_rows_is_dropped(
-    tap: Tap, incremental: Any, bookmark: Any
-) -> None:
+def test_a_bookmark_that_could_miss_rows_is_dropped(incremental: Any, bookmark: Any) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
-    with Scripted(contacts(("a", "2016-01-01T00:00:00Z"))) as sandbox:
-        run = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=state)
+    run = in_process.run(
+        Scripted(contacts(("a", "2016-01-01T00:00:00Z"))),
+        catalog=only(incremental, "contacts"),
+        state=state,
+    )
     assert ids(run) == ["a"]
     assert any("not a time in the past" in line for line in run.log)
 
 
-def test_the_later_of_bookmark_and_start_date_counts(tap: Tap, incremental: Any) -> None:
+def test_the_later_of_bookmark_and_start_date_counts(incremental: Any) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
     served = contacts(("a", "2015-06-01"), ("b", "2016-06-01"), ("c", "2017-01-01"))
-    with Scripted(served) as sandbox:
-        catalog = only(incremental, "contacts")
-        assert ids(tap.sync(sandbox, catalog=catalog, state=state, start_date="2015-01-01")) == [
-            "b",
-            "c",
-        ]
-        assert ids(tap.sync(sandbox, catalog=catalog, state=state, start_date="2017-01-01")) == [
-            "c"
-        ]
+    sandbox = Scripted(served)
+    catalog = only(incremental, "contacts")
+    assert ids(in_process.run(sandbox, catalog=catalog, state=state, start_date="2015-01-01")) == [
+        "b",
+        "c",
+    ]
+    assert ids(in_process.run(sandbox, catalog=catalog, state=state, start_date="2017-01-01")) == [
+        "c"
+    ]
 
 
-def test_a_full_pass_ignores_the_bookmark_but_keeps_it(tap: Tap, catalog: Any) -> None:
+def test_a_full_pass_ignores_the_bookmark_but_keeps_it(catalog: Any) -> None:
     state = {
         "bookmarks": {
             "contacts": {"updated_at": "2016-01-01T00:00:00Z"},
             "email_opened": {"timestamp": "2016-01-01T00:00:00Z"},
         }
     }
-    with Scripted(contacts(("a", "2015-06-01"))) as sandbox:
-        run = tap.sync(sandbox, catalog=only(catalog, "contacts"), state=state)
+    run = in_process.run(
+        Scripted(contacts(("a", "2015-06-01"))), catalog=only(catalog, "contacts"), state=state
+    )
     assert ids(run) == ["a"]
     assert run.of("ACTIVATE_VERSION", "contacts")
     kept = {
@@ -226,15 +226,13 @@ def test_a_full_pass_ignores_the_bookmark_but_keeps_it(tap: Tap, catalog: Any) -
     assert kept == state["bookmarks"]
 
 
-def test_the_bookmark_stays_a_margin_before_the_start_of_the_run(
-    tap: Tap, incremental: Any
-) -> None:
+def test_the_bookmark_stays_a_margin_before_the_start_of_the_run(incremental: Any) -> None:
     """The API's clock may be slow, so the next change may have a slightly earlier time."""
     before = datetime.now(timezone.utc)
     just_now = (before - timedelta(seconds=5)).isoformat()
-    with Scripted(contacts(("a", "2016-01-01T00:00:00Z"), ("b", just_now))) as sandbox:
-        run = tap.sync(sandbox, catalog=only(incremental, "contacts"))
-        again = tap.sync(sandbox, catalog=only(incremental, "contacts"), state=run.state)
+    sandbox = Scripted(contacts(("a", "2016-01-01T00:00:00Z"), ("b", just_now)))
+    run = in_process.run(sandbox, catalog=only(incremental, "contacts"))
+    again = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=run.state)
     behind = before - datetime.fromisoformat(bookmark(run).replace("Z", "+00:00"))
     assert timedelta(seconds=40) < behind < timedelta(seconds=61)
     assert ids(again) == ["b"]
@@ -248,30 +246,27 @@ def test_the_bookmark_stays_a_margin_before_the_start_of_the_run(
         {},
     ],
 )
-def test_a_doubt_holds_back_the_bookmark(tap: Tap, incremental: Any, answer: Any) -> None:
+def test_a_doubt_holds_back_the_bookmark(incremental: Any, answer: Any) -> None:
     served = {"contacts": [{"contact_id": "a", "updated_at": "2016-01-01"}], **answer}
-    with Scripted({"/contacts": served}) as sandbox:
-        run = tap.sync(sandbox, catalog=only(incremental, "contacts"))
+    run = in_process.run(Scripted({"/contacts": served}), catalog=only(incremental, "contacts"))
     assert run.code == 0
     assert bookmark(run) is None
     assert any("the bookmark stays where it was" in line for line in run.log)
 
 
-def test_rows_skipped_by_start_date_do_not_move_the_bookmark(tap: Tap, incremental: Any) -> None:
-    with Scripted(contacts(("a", "2016-01-01"), ("b", "2020-01-01"))) as sandbox:
-        catalog = only(incremental, "contacts")
-        run = tap.sync(sandbox, catalog=catalog, start_date="2025-01-01")
-        assert ids(run) == []
-        assert ids(tap.sync(sandbox, catalog=catalog, state=run.state)) == ["a", "b"]
+def test_rows_skipped_by_start_date_do_not_move_the_bookmark(incremental: Any) -> None:
+    sandbox = Scripted(contacts(("a", "2016-01-01"), ("b", "2020-01-01")))
+    catalog = only(incremental, "contacts")
+    run = in_process.run(sandbox, catalog=catalog, start_date="2025-01-01")
+    assert ids(run) == []
+    assert ids(in_process.run(sandbox, catalog=catalog, state=run.state)) == ["a", "b"]
 
 
-def test_an_incremental_pass_is_not_resumed_as_a_full_one(
-    tap: Tap, serve: Serve, incremental: Any
-) -> None:
-    first = tap.sync(serve(None, "/contacts/:405"), catalog=only(incremental, "contacts"))
+def test_an_incremental_pass_is_not_resumed_as_a_full_one(serve: Serve, incremental: Any) -> None:
+    first = in_process.run(serve(None, "/contacts/:405"), catalog=only(incremental, "contacts"))
     assert first.code == 1
     choose(incremental, "contacts", replication_method="FULL_TABLE")
-    rest = tap.sync(serve(), catalog=only(incremental, "contacts"), state=first.state)
+    rest = in_process.run(serve(), catalog=only(incremental, "contacts"), state=first.state)
     assert len(ids(rest)) == 250
     assert rest.of("ACTIVATE_VERSION")
 
@@ -303,28 +298,28 @@ def test_an_interrupted_full_pass_is_completed_before_incremental_replication(
     ],
 )
 def test_an_unsupported_replication_method_falls_back_to_full_table(
-    tap: Tap, serve: Serve, catalog: Any, stream: str, asked: dict[str, str]
+    serve: Serve, catalog: Any, stream: str, asked: dict[str, str]
 ) -> None:
     choose(catalog, stream, **asked)
-    run = tap.sync(serve(), catalog=only(catalog, stream))
+    run = in_process.run(serve(), catalog=only(catalog, stream))
     assert run.code == 0
     assert run.of("ACTIVATE_VERSION", stream)
     (line,) = [line for line in run.log if "the catalog asks for" in line]
     assert line.startswith(f"WARNING {stream}: ")
 
 
-def test_the_method_may_be_outside_the_metadata(tap: Tap, serve: Serve, catalog: Any) -> None:
+def test_the_method_may_be_outside_the_metadata(serve: Serve, catalog: Any) -> None:
     entry(catalog, "contacts").update(
         replication_method="INCREMENTAL", replication_key="updated_at"
     )
-    run = tap.sync(serve(), catalog=only(catalog, "contacts"))
+    run = in_process.run(serve(), catalog=only(catalog, "contacts"))
     assert "updated_at" in run.state["bookmarks"]["contacts"]
 
 
-def test_the_replication_key_cannot_be_deselected(tap: Tap, serve: Serve, incremental: Any) -> None:
+def test_the_replication_key_cannot_be_deselected(serve: Serve, incremental: Any) -> None:
     for stream, key in KEYS.items():
         choose(incremental, stream, "properties", key, selected=False)
-    run = tap.sync(serve(), catalog=incremental)
+    run = in_process.run(serve(), catalog=incremental)
     for stream, key in KEYS.items():
         assert all(key in row for row in run.rows(stream))
 
@@ -356,15 +351,15 @@ def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> Non
         assert resumed.state == whole.state
 
 
-def test_an_earlier_start_date_starts_over(tap: Tap, incremental: Any) -> None:
+def test_an_earlier_start_date_starts_over(incremental: Any) -> None:
     served = contacts(("a", "2014-06-01"), ("b", "2015-06-01"), ("c", "2016-06-01"))
     catalog = only(incremental, "contacts")
-    with Scripted(served) as sandbox:
-        first = tap.sync(sandbox, catalog=catalog, start_date="2016-01-01")
-        same = tap.sync(sandbox, catalog=catalog, start_date="2016-01-01", state=first.state)
-        later = tap.sync(sandbox, catalog=catalog, start_date="2016-03-01", state=first.state)
-        earlier = tap.sync(sandbox, catalog=catalog, start_date="2015-01-01", state=first.state)
-        without = tap.sync(sandbox, catalog=catalog, state=first.state)
+    sandbox = Scripted(served)
+    first = in_process.run(sandbox, catalog=catalog, start_date="2016-01-01")
+    same = in_process.run(sandbox, catalog=catalog, start_date="2016-01-01", state=first.state)
+    later = in_process.run(sandbox, catalog=catalog, start_date="2016-03-01", state=first.state)
+    earlier = in_process.run(sandbox, catalog=catalog, start_date="2015-01-01", state=first.state)
+    without = in_process.run(sandbox, catalog=catalog, state=first.state)
     assert [ids(run) for run in (first, same, later)] == [["c"]] * 3
     assert ids(earlier) == ["b", "c"]
     assert ids(without) == ["a", "b", "c"]
@@ -372,15 +367,15 @@ def test_an_earlier_start_date_starts_over(tap: Tap, incremental: Any) -> None:
         assert any("start_date is earlier than 2016-01-01" in line for line in run.log)
 
 
-def test_a_late_event_of_the_last_day_is_not_missed(tap: Tap, incremental: Any) -> None:
+def test_a_late_event_of_the_last_day_is_not_missed(incremental: Any) -> None:
     hour, noon = 3_600_000, 1_480_000_000_000
     events = {"m1": noon}
     answer = {"contacts": [{"contact_id": "a", "mail_opened": events}], "total_contacts": 1}
     catalog = only(incremental, "email_opened")
-    with Scripted({"/contacts": answer}) as sandbox:
-        first = tap.sync(sandbox, catalog=catalog)
-        events |= {"late": noon - 20 * hour, "too late": noon - 30 * hour}
-        second = tap.sync(sandbox, catalog=catalog, state=first.state)
+    sandbox = Scripted({"/contacts": answer})
+    first = in_process.run(sandbox, catalog=catalog)
+    events |= {"late": noon - 20 * hour, "too late": noon - 30 * hour}
+    second = in_process.run(sandbox, catalog=catalog, state=first.state)
     assert {row["email_id"] for row in second.rows("email_opened")} == {"m1", "late"}
     assert second.state == first.state
 

@@ -9,6 +9,7 @@ import pytest
 
 from tap_autopilot.rows.values import type_of
 from tap_autopilot.sandbox.account import Account
+from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import PushedStore
@@ -51,33 +52,37 @@ def check_texts(texts: Run, nested: Run) -> int:
     return count
 
 
-def both(tap: Tap, sandbox: Sandbox, **settings: Any) -> tuple[Run, Run]:
+def both(sandbox: Sandbox, **settings: Any) -> tuple[Run, Run]:
     """Two runs with the same settings, with and without `nested_as_text`."""
-    return tap.sync(sandbox, nested_as_text=True, **settings), tap.sync(sandbox, **settings)
+    return in_process.run(sandbox, nested_as_text=True, **settings), in_process.run(
+        sandbox, **settings
+    )
 
 
-def test_every_nested_value_is_the_json_text_of_what_it_was(tap: Tap, serve: Serve) -> None:
+def test_every_nested_value_is_the_json_text_of_what_it_was(serve: Serve) -> None:
     sandbox = serve(Account(contacts=420))
-    assert check_texts(*both(tap, sandbox)) > 4000
-    assert check_texts(*both(tap, sandbox, **CUSTOM)) > 4000
+    assert check_texts(*both(sandbox)) > 4000
+    assert check_texts(*both(sandbox, **CUSTOM)) > 4000
 
 
-def test_numbers_keep_their_digits_in_the_text(tap: Tap) -> None:
+def test_numbers_keep_their_digits_in_the_text() -> None:
     contact = b'{"contact_id": "a", "n": [1.50, 1e400, 12345678901234567890123], "lists": []}'
-    with Scripted({"/contacts": b'{"contacts": [%s], "total_contacts": 1}' % contact}) as sandbox:
-        (row,) = tap.sync(sandbox, nested_as_text=True).rows("contacts")
+    (row,) = in_process.run(
+        Scripted({"/contacts": b'{"contacts": [%s], "total_contacts": 1}' % contact}),
+        nested_as_text=True,
+    ).rows("contacts")
     assert row["additional_fields"] == '{"n":[1.50,"1e400",12345678901234567890123]}'
     assert row["lists"] == "[]"
     assert row["mail_opened"] is None
 
 
-def test_pushed_events(tap: Tap, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_pushed_events(tmp_path_factory: pytest.TempPathFactory) -> None:
     store = PushedStore(tmp_path_factory.mktemp("store") / "events.db")
     store.track({**call("m"), "more": {"a": [1]}})
     store.hook({"event": "contact_added", "contact_id": "c", "contact": {"Email": "e"}})
     store.activity(b'{"event": "email.sent", "n": {"a": 1.50}}')
     with Scripted({}) as sandbox:
-        assert check_texts(*both(tap, sandbox, collector_database=store.path)) == 3
+        assert check_texts(*both(sandbox, collector_database=store.path)) == 3
 
 
 def deselect(catalog: Any) -> None:
@@ -111,16 +116,16 @@ def test_the_parts_of_a_text_can_be_deselected(tap: Tap, serve: Serve, catalog: 
     assert columns["custom_fields"] == columns["employees_range"] == {"type": ["null", "string"]}
     deselect(catalog)
     deselect(flat)
-    nested = tap.sync(sandbox, catalog=catalog)
+    nested = in_process.run(sandbox, catalog=catalog)
     for chosen in (catalog, flat):
-        texts = tap.sync(sandbox, catalog=chosen, nested_as_text=True)
+        texts = in_process.run(sandbox, catalog=chosen, nested_as_text=True)
         assert check_texts(texts, nested) > 3000
         parts = [json.loads(row["custom_fields"] or "[]") for row in texts.rows("contacts")]
         assert {name for fields in parts for one in fields for name in one} == {
             "field_type", "deleted",
         }  # fmt: skip
     state = texts.state
-    again = tap.sync(sandbox, catalog=flat, nested_as_text=True, state=state)
+    again = in_process.run(sandbox, catalog=flat, nested_as_text=True, state=state)
     assert len(again.rows("contacts")) < 100
 
 
@@ -128,10 +133,10 @@ def test_the_parts_of_a_text_can_be_deselected(tap: Tap, serve: Serve, catalog: 
 def test_with_digests(tap: Tap, serve: Serve, before: bool) -> None:
     sandbox = serve(Account(contacts=120))
     path = str(tap.folder.parent / f"{tap.folder.name}-digests")
-    first = tap.sync(sandbox, digests=path, nested_as_text=before)
-    quiet = tap.sync(sandbox, digests=path, nested_as_text=before, state=first.state)
+    first = in_process.run(sandbox, digests=path, nested_as_text=before)
+    quiet = in_process.run(sandbox, digests=path, nested_as_text=before, state=first.state)
     assert not quiet.of("RECORD")
-    other = tap.sync(sandbox, digests=path, nested_as_text=not before, state=quiet.state)
+    other = in_process.run(sandbox, digests=path, nested_as_text=not before, state=quiet.state)
     assert any("columns or settings changed" in line for line in other.log)
     texts, nested = (first, other) if before else (other, first)
     for stream in ("contacts", "email_opened"):
@@ -143,7 +148,7 @@ def test_with_digests(tap: Tap, serve: Serve, before: bool) -> None:
 
 @pytest.mark.parametrize("nested_as_text", [False, True])
 def test_a_catalogs_max_length_is_passed_on(
-    tap: Tap, serve: Serve, catalog: Any, nested_as_text: bool
+    serve: Serve, catalog: Any, nested_as_text: bool
 ) -> None:
     properties = entry(catalog, "contacts")["schema"]["properties"]
     for name in ("contact_id", "email", "created_at", "unsubscribed", "lists"):
@@ -151,7 +156,7 @@ def test_a_catalogs_max_length_is_passed_on(
     properties["name"]["maxLength"] = "50"
     properties["phone"]["maxLength"] = 0
     properties["fax"] = None
-    run = tap.sync(
+    run = in_process.run(
         serve(Account(contacts=5)), catalog=catalog, nested_as_text=nested_as_text
     )  # fmt: skip
     (schema,) = run.of("SCHEMA", "contacts")

@@ -12,14 +12,14 @@ from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sources.listings import CONTACTS, Position
 from tap_autopilot.sources.reading import MAX_KNOWN_PAGES, pages
-from tests.conftest import KEY, Serve, Tap
+from tests import in_process
+from tests.conftest import KEY, Serve
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths
 
 
-def read(tap: Tap, answers: dict[str, Any], **settings: Any) -> Run:
-    with Scripted(answers) as sandbox:
-        return tap.sync(sandbox, **settings)
+def read(answers: dict[str, Any], **settings: Any) -> Run:
+    return in_process.run(Scripted(answers), **settings)
 
 
 def ids(run: Run) -> list[str]:
@@ -27,69 +27,68 @@ def ids(run: Run) -> list[str]:
 
 
 @pytest.mark.parametrize("end", [..., None, ""])
-def test_what_ends_a_walk(tap: Tap, end: Any) -> None:
+def test_what_ends_a_walk(end: Any) -> None:
     first, last = page("a", bookmark="x", total=2), page("b", bookmark=end, total=2)
-    run = read(tap, {"/contacts": first, "/contacts/x": last})
+    run = read({"/contacts": first, "/contacts/x": last})
     assert (run.code, ids(run)) == (0, ["a", "b"])
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
 @pytest.mark.parametrize("bookmark", [5, 0, True, 1.5, [], ["x"], {"next": "x"}])
-def test_a_bookmark_of_the_wrong_type_is_an_error(tap: Tap, bookmark: Any) -> None:
-    run = read(tap, {"/contacts": page("a", bookmark=bookmark)})
+def test_a_bookmark_of_the_wrong_type_is_an_error(bookmark: Any) -> None:
+    run = read({"/contacts": page("a", bookmark=bookmark)})
     assert run.code == 1
     assert "GET /contacts: a bookmark is" in run.last_words
     assert len(run.requests) == 4
 
 
-def test_a_bookmark_that_cannot_be_encoded_is_an_error(tap: Tap) -> None:
-    run = read(tap, {"/contacts": page("a", bookmark="\ud800")})
+def test_a_bookmark_that_cannot_be_encoded_is_an_error() -> None:
+    run = read({"/contacts": page("a", bookmark="\ud800")})
     assert run.code == 1
     assert "not valid Unicode" in run.last_words
 
 
 @pytest.mark.parametrize("length", [1, 2, 5])
-def test_a_loop_of_bookmarks_is_an_error(tap: Tap, length: int) -> None:
+def test_a_loop_of_bookmarks_is_an_error(length: int) -> None:
     answers = {"/contacts": page("start", bookmark="0")}
     for number in range(length):
         answers[f"/contacts/{number}"] = page(number, bookmark=str((number + 1) % length))
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert "leads to documents already read, 3 times" in run.last_words
     assert len(paths(run, "/contacts")) <= 3 * (4 * length + 4)
 
 
 @pytest.mark.parametrize("known", [1, 4, MAX_KNOWN_PAGES])
-def test_known_pages_that_lead_on_are_followed(tap: Tap, known: int) -> None:
+def test_known_pages_that_lead_on_are_followed(known: int) -> None:
     """As for a listing that has moved, or that repeats a whole page, the same way each time."""
     answers = {"/contacts": page("a", "b", bookmark="0", total=6)}
     answers["/contacts/0"] = page("c", "d", bookmark="1", total=6)
     for number in range(1, known + 1):
         answers[f"/contacts/{number}"] = page("a", "b", bookmark=str(number + 1), total=6)
     answers[f"/contacts/{known + 1}"] = page("e", "f", total=6)
-    run = read(tap, answers, check_totals=known < 5)
+    run = read(answers, check_totals=known < 5)
     assert run.code == 0, run.stderr
     assert set(ids(run)) == set("abcdef")
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
     assert paths(run, "/contacts/")[-2:] == [f"/contacts/{known}", f"/contacts/{known + 1}"]
 
 
-def test_a_run_interrupted_among_known_pages_resumes(tap: Tap) -> None:
+def test_a_run_interrupted_among_known_pages_resumes() -> None:
     answers: dict[str, Any] = {
         "/contacts": page("a", "b", bookmark="0", total=4),
         "/contacts/0": page("a", "b", bookmark="1", total=4),
         "/contacts/1": (405, {}),
     }
-    first = read(tap, answers)
+    first = read(answers)
     assert first.code == 1
     answers["/contacts/1"] = page("c", "d", total=4)
-    with Scripted(answers) as sandbox:
-        rest = tap.sync(sandbox, state=first.state)
+    rest = in_process.run(Scripted(answers), state=first.state)
     assert (rest.code, ids(rest)) == (0, ["c", "d"]), rest.stderr
     assert len(rest.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
-def test_members_behind_a_known_page_are_read(tap: Tap) -> None:
+def test_members_behind_a_known_page_are_read() -> None:
     members = "/smart_segments/s/contacts"
     answers = {
         "/smart_segments": {"segments": [{"segment_id": "s"}]},
@@ -97,93 +96,92 @@ def test_members_behind_a_known_page_are_read(tap: Tap) -> None:
         f"{members}/0": page("a", "b", bookmark="1", total=4),
         f"{members}/1": page("b", "c", "d", total=4),
     }
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 0
     rows = run.rows("smart_segments_contacts")
     assert sorted({row["contact_id"] for row in rows}) == ["a", "b", "c", "d"]
 
 
-def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed(tap: Tap) -> None:
+def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed() -> None:
     answers = {
         "/contacts": page("a", bookmark="0"),
         "/contacts/0": [page("a", bookmark=str(number)) for number in range(1, 50)],
     }
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert "leads to documents already read, 3 times" in run.last_words
     assert set(paths(run, "/contacts")) == {"/contacts", "/contacts/0"}
 
 
-def test_known_pages_are_followed_only_so_far(tap: Tap) -> None:
+def test_known_pages_are_followed_only_so_far() -> None:
     answers = {"/contacts": page("a", bookmark="0")}
     for number in range(MAX_KNOWN_PAGES + 1):
         answers[f"/contacts/{number}"] = page("a", bookmark=str(number + 1))
     answers[f"/contacts/{MAX_KNOWN_PAGES + 1}"] = page("b")
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert ids(run)[-1] == "a"
 
 
-def test_a_loop_of_documents_without_ids_is_an_error(tap: Tap) -> None:
+def test_a_loop_of_documents_without_ids_is_an_error() -> None:
     """Without ids or totals, only the number of pages reveals the loop."""
     answers = {
         "/contacts": page("a", bookmark="0"),
         "/contacts/0": page(None, None, bookmark="1"),
         "/contacts/1": page(None, {}, bookmark="0"),
     }
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert "1001 pages in a row contain nothing new" in run.last_words
 
 
-def test_a_negative_total_is_ignored(tap: Tap) -> None:
+def test_a_negative_total_is_ignored() -> None:
     answers: dict[str, Any] = {
         "/contacts": page("a", bookmark="0", total=-1),
         "/contacts/0": (405, {}),
     }
-    first = read(tap, answers)
+    first = read(answers)
     answers["/contacts/0"] = page("b", total=-1)
-    with Scripted(answers) as sandbox:
-        rest = tap.sync(sandbox, state=first.state)
+    rest = in_process.run(Scripted(answers), state=first.state)
     assert (rest.code, ids(rest)) == (0, ["b"]), "it resumes"
     assert any("gave no total to compare with" in line for line in rest.log)
 
 
-def test_new_bookmarks_for_the_same_contact_are_an_error(tap: Tap) -> None:
+def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
     answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=1)}
     answers |= {f"/contacts/{n}": page("a", bookmark=str(n + 1), total=1) for n in range(500)}
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert "leads to documents already read, 3 times" in run.last_words
     assert len(paths(run, "/contacts")) <= 3 * 3 * (MAX_KNOWN_PAGES + 2)
 
 
-def test_endless_new_contacts_are_an_error(tap: Tap) -> None:
+def test_endless_new_contacts_are_an_error() -> None:
     answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=9)}
     answers |= {f"/contacts/{n}": page(f"c{n}", bookmark=str(n + 1), total=9) for n in range(500)}
-    run = read(tap, answers)
+    run = read(answers)
     assert run.code == 1
     assert "read 20 contacts of a listing of 9" in run.last_words
 
 
-def test_empty_pages_are_followed(tap: Tap) -> None:
+def test_empty_pages_are_followed() -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(40)}
     answers |= {"/contacts": page(bookmark="0"), "/contacts/40": page("a", total=1)}
-    run = read(tap, answers)
+    run = read(answers)
     assert (run.code, ids(run)) == (0, ["a"])
 
 
-def test_endless_empty_pages_are_an_error(tap: Tap) -> None:
+def test_endless_empty_pages_are_an_error() -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
-    run = read(tap, {"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
+    run = read({"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
     assert run.code == 1
     assert "1001 pages in a row contain nothing new" in run.last_words
     assert len(run.requests) < 1050
 
 
-def test_an_empty_last_page_ends_a_walk(tap: Tap) -> None:
+def test_an_empty_last_page_ends_a_walk() -> None:
     answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
-    run = read(tap, answers)
+    run = read(answers)
     assert (run.code, ids(run)) == (0, ["a", "b"])
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
 
@@ -204,30 +202,29 @@ def test_an_empty_last_page_ends_a_walk(tap: Tap) -> None:
         "%",
     ],
 )
-def test_a_bookmark_is_one_segment_of_the_path(tap: Tap, bookmark: str) -> None:
+def test_a_bookmark_is_one_segment_of_the_path(bookmark: str) -> None:
     answers = {"/contacts": page("a", bookmark=bookmark, total=1)}
-    with Scripted(answers) as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0)
+    run = in_process.run(Scripted(answers))
     asked = paths(run, "/contacts/")
     assert len(asked) == 2, "an empty page is requested twice"
     assert all(path.count("/") == 2 and "?" not in path for path in asked)
 
 
 @pytest.mark.parametrize("repeated", [["b"], []])
-def test_a_contact_that_the_next_page_repeats_is_sent_once(tap: Tap, repeated: list[str]) -> None:
+def test_a_contact_that_the_next_page_repeats_is_sent_once(repeated: list[str]) -> None:
     answers = {
         "/contacts": page("a", "b", bookmark="b", total=3),
         "/contacts/b": page(*repeated, "c", total=3),
     }
-    run = read(tap, answers)
+    run = read(answers)
     assert (run.code, ids(run)) == (0, ["a", "b", "c"])
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
-def test_a_repeated_contact_that_has_changed_is_sent_again(tap: Tap) -> None:
+def test_a_repeated_contact_that_has_changed_is_sent_again() -> None:
     changed = {"contact_id": "b", "Name": "new"}
     second = {"contacts": [changed], "total_contacts": 2}
-    run = read(tap, {"/contacts": page("a", "b", bookmark="b"), "/contacts/b": second})
+    run = read({"/contacts": page("a", "b", bookmark="b"), "/contacts/b": second})
     assert ids(run) == ["a", "b", "b"]
     assert run.rows("contacts")[-1]["name"] == "new"
 
@@ -246,16 +243,16 @@ class Shrinking(Account):
 @pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
 @pytest.mark.parametrize("bookmarks", ["last", "repeat", "opaque"])
 def test_a_bookmark_that_goes_stale_during_a_run_loses_nothing(
-    tap: Tap, serve: Serve, stale: str, bookmarks: str
+    serve: Serve, stale: str, bookmarks: str
 ) -> None:
     account = Shrinking(contacts=70, segments=0)
-    run = tap.sync(serve(account, stale=stale, bookmarks=bookmarks, page=20))
+    run = in_process.run(serve(account, stale=stale, bookmarks=bookmarks, page=20))
     assert run.code == 0, run.stderr
     assert set(ids(run)) >= set(account.contact_ids)
 
 
 @pytest.mark.parametrize("listing", ["contacts", "lists", "segments"])
-def test_unusable_documents_are_skipped_and_counted(tap: Tap, listing: str) -> None:
+def test_unusable_documents_are_skipped_and_counted(listing: str) -> None:
     key = {"contacts": "contact_id", "lists": "list_id", "segments": "segment_id"}[listing]
     stream = {"segments": "smart_segments"}.get(listing, listing)
     documents: list[Any] = [
@@ -272,7 +269,7 @@ def test_unusable_documents_are_skipped_and_counted(tap: Tap, listing: str) -> N
     ]
     total = {"total_contacts": len(documents)} if listing == "contacts" else {}
     members = {f"/smart_segments/{one}/contacts": page("c", total=1) for one in ("a", "7")}
-    run = read(tap, {f"/{stream}": {listing: documents, **total}, **members})
+    run = read({f"/{stream}": {listing: documents, **total}, **members})
     assert run.code == 0
     assert [row[key] for row in run.rows(stream)] == ["a", "7"]
     assert any(f"{stream}: 2 rows, 8 documents skipped" in line for line in run.log)
@@ -280,11 +277,11 @@ def test_unusable_documents_are_skipped_and_counted(tap: Tap, listing: str) -> N
     assert any("8 documents were skipped; deleted rows are kept" in line for line in run.log)
 
 
-def test_unusable_members_are_skipped_and_counted(tap: Tap) -> None:
+def test_unusable_members_are_skipped_and_counted() -> None:
     members = {"contacts": [None, {"contact_id": "a"}, {"contact_id": ""}, {}, {"contact_id": 7}]}
     segments = {"segments": [{"segment_id": "s"}, {"segment_id": "s"}, {"segment_id": 8}, {}]}
     answers = {"/smart_segments": segments, "/smart_segments/s/contacts": members}
-    run = read(tap, {**answers, "/smart_segments/8/contacts": members})
+    run = read({**answers, "/smart_segments/8/contacts": members})
     assert run.code == 0
     assert sorted(tuple(row.values()) for row in run.rows("smart_segments_contacts")) == [
         (segment, contact) for segment in ("8", "s") for contact in ("7", "a")
@@ -293,18 +290,18 @@ def test_unusable_members_are_skipped_and_counted(tap: Tap) -> None:
 
 
 @pytest.mark.parametrize("segment", ["a/b", "..", "ключ", "100% ?#", "x y"])
-def test_a_segment_id_is_one_segment_of_the_path(tap: Tap, segment: str) -> None:
+def test_a_segment_id_is_one_segment_of_the_path(segment: str) -> None:
     answers = {
         "/smart_segments": {"segments": [{"segment_id": segment}]},
         f"/smart_segments/{segment}/contacts": page("a"),
     }
-    run = read(tap, answers)
+    run = read(answers)
     assert run.rows("smart_segments_contacts") == [{"segment_id": segment, "contact_id": "a"}]
 
 
-def test_a_short_listing_of_segments_puts_their_members_in_doubt(tap: Tap) -> None:
+def test_a_short_listing_of_segments_puts_their_members_in_doubt() -> None:
     answers = {"/smart_segments": {"segments": [{"SegmentId": "s"}], "total_contacts": 2}}
-    run = read(tap, {**answers, "/smart_segments/s/contacts": page("a", total=1)})
+    run = read({**answers, "/smart_segments/s/contacts": page("a", total=1)})
     assert run.rows("smart_segments_contacts") == [{"segment_id": "s", "contact_id": "a"}]
     assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
     warnings = [line for line in run.log if "read 1 of the 2 segments" in line]
@@ -314,13 +311,13 @@ def test_a_short_listing_of_segments_puts_their_members_in_doubt(tap: Tap) -> No
     ]
 
 
-def test_records_carry_the_version_that_is_activated(tap: Tap) -> None:
-    run = read(tap, {"/contacts": page("a", "b", total=2)})
+def test_records_carry_the_version_that_is_activated() -> None:
+    run = read({"/contacts": page("a", "b", total=2)})
     (activation,) = run.of("ACTIVATE_VERSION", "contacts")
     assert {one["version"] for one in run.of("RECORD", "contacts")} == {activation["version"]}
     order = [one["type"] for one in run.messages if one.get("stream", "contacts") == "contacts"]
     assert order.index("ACTIVATE_VERSION") > len(order) - order[::-1].index("RECORD") - 1
-    run = read(tap, {"/contacts": page("a")}, emit_activate_version_messages=False)
+    run = read({"/contacts": page("a")}, emit_activate_version_messages=False)
     assert not run.of("ACTIVATE_VERSION")
     assert "version" not in run.of("RECORD")[0]
 
