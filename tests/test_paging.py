@@ -34,20 +34,6 @@ def test_what_ends_a_walk(end: Any) -> None:
     assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
-@pytest.mark.parametrize("bookmark", [5, 0, True, 1.5, [], ["x"], {"next": "x"}])
-def test_a_bookmark_of_the_wrong_type_is_an_error(bookmark: Any) -> None:
-    run = read({"/contacts": page("a", bookmark=bookmark)})
-    assert run.code == 1
-    assert "GET /contacts: a bookmark is" in run.last_words
-    assert len(run.requests) == 4
-
-
-def test_a_bookmark_that_cannot_be_encoded_is_an_error() -> None:
-    run = read({"/contacts": page("a", bookmark="\ud800")})
-    assert run.code == 1
-    assert "not valid Unicode" in run.last_words
-
-
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_loop_of_bookmarks_is_an_error(length: int) -> None:
     answers = {"/contacts": page("start", bookmark="0")}
@@ -123,18 +109,6 @@ def test_known_pages_are_followed_only_so_far() -> None:
     assert ids(run)[-1] == "a"
 
 
-def test_a_loop_of_documents_without_ids_is_an_error() -> None:
-    """Without ids or totals, only the number of pages reveals the loop."""
-    answers = {
-        "/contacts": page("a", bookmark="0"),
-        "/contacts/0": page(None, None, bookmark="1"),
-        "/contacts/1": page(None, {}, bookmark="0"),
-    }
-    run = read(answers)
-    assert run.code == 1
-    assert "1001 pages in a row contain nothing new" in run.last_words
-
-
 def test_a_negative_total_is_ignored() -> None:
     answers: dict[str, Any] = {
         "/contacts": page("a", bookmark="0", total=-1),
@@ -156,14 +130,6 @@ def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
     assert len(paths(run, "/contacts")) <= 3 * 3 * (MAX_KNOWN_PAGES + 2)
 
 
-def test_endless_new_contacts_are_an_error() -> None:
-    answers: dict[str, Any] = {"/contacts": page("a", bookmark="0", total=9)}
-    answers |= {f"/contacts/{n}": page(f"c{n}", bookmark=str(n + 1), total=9) for n in range(500)}
-    run = read(answers)
-    assert run.code == 1
-    assert "read 20 contacts of a listing of 9" in run.last_words
-
-
 def test_empty_pages_are_followed() -> None:
     answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(40)}
     answers |= {"/contacts": page(bookmark="0"), "/contacts/40": page("a", total=1)}
@@ -179,29 +145,7 @@ def test_endless_empty_pages_are_an_error() -> None:
     assert len(run.requests) < 1050
 
 
-def test_an_empty_last_page_ends_a_walk() -> None:
-    answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
-    run = read(answers)
-    assert (run.code, ids(run)) == (0, ["a", "b"])
-    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
-
-
-@pytest.mark.parametrize(
-    "bookmark",
-    [
-        "../lists",
-        ".",
-        "..",
-        "a/b?c=d#e",
-        "100%",
-        "%2F",
-        " ",
-        "ключ",
-        "a\u0000b",
-        "+",
-        "%",
-    ],
-)
+@pytest.mark.parametrize("bookmark", ["../lists", "a/b?c=d#e%2F", "ключ"])
 def test_a_bookmark_is_one_segment_of_the_path(bookmark: str) -> None:
     answers = {"/contacts": page("a", bookmark=bookmark, total=1)}
     run = in_process.run(Scripted(answers))
