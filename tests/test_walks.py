@@ -313,7 +313,6 @@ def test_a_bookmark_or_an_id_is_one_segment_of_the_path(text: str, encoded: str)
     [
         (0, "is int, not a string"),
         (True, "is bool, not a string"),
-        (1.5, "is float, not a string"),
         (["x"], "is list, not a string"),
         ({"next": "x"}, "is dict, not a string"),
         ("\ud800", "is not valid Unicode"),
