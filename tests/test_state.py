@@ -81,6 +81,20 @@ def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serv
     assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
 
 
+def test_streams_that_start_over_for_one_reason_share_a_warning(
+    tap: Tap, serve: Serve, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sandbox = serve(Account(contacts=5))
+    run = tap.sync(sandbox, api_key="wrong")
+    rest = tap.sync(
+        sandbox, state=run.state, digests=str(tmp_path_factory.mktemp("other") / "digests")
+    )
+    (line,) = [line for line in rest.log if "starting over" in line]
+    assert line == (
+        f"WARNING {', '.join(ALL)}: the state is for other columns or settings; starting over."
+    )
+
+
 def test_doubt_survives_an_interruption(tap: Tap) -> None:
     second = page("b", total=2)
     first = page("a", None, bookmark="x", total=2)

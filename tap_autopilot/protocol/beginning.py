@@ -72,6 +72,7 @@ class Beginning:
         self.now = datetime.now(timezone.utc)
         self.start_date = self.start_date and self.start_date.astimezone(timezone.utc)
         self.logs = self.state.logs(has_store=self.store is not None)
+        self._not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
 
     def sources_of(self, stream: type[Stream]) -> set[str]:
         """The sources that feed a stream in this run."""
@@ -141,10 +142,11 @@ class Beginning:
             return None
         bounds = fresh.incremental, fresh.since
         if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
-            LOG.warning("%s: cannot resume from the state; starting over.", name)
+            self._not_resumed.setdefault("cannot resume from the state", []).append(name)
             return None
         if interrupted.plan != fresh.plan:
-            LOG.warning("%s: the state is for other columns or settings; starting over.", name)
+            why = "the state is for other columns or settings"
+            self._not_resumed.setdefault(why, []).append(name)
             return None
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
@@ -156,6 +158,11 @@ class Beginning:
         begun = interrupted.is_complete or name in self.remembered.begun
         is_known = begun and self.remembered.knows(name)
         return interrupted if is_known and interrupted.version == fresh.version else None
+
+    def warn_of_new_passes(self) -> None:
+        """Say which streams `resume` did not resume, and why."""
+        for why, names in self._not_resumed.items():
+            LOG.warning("%s: %s; starting over.", ", ".join(names), why)
 
     def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
         """Find the streams' positions in the store; a new full pass begins at 0.

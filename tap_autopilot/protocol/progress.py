@@ -57,6 +57,7 @@ class Progress:
                 beginning.check_columns(name, self._columns[name])
         for entry in entries.values() if self._untouched is None else ():
             entry.progress = None
+        beginning.warn_of_new_passes()
         self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
         mark = secrets.token_hex(4)
         self._members = EachSegment(mark)
