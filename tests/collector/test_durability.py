@@ -69,7 +69,9 @@ def test_low_disk_space_is_a_503(start: Start) -> None:
     answer = collector.post("/v1/track", b"{}")
     assert answer.status_code == 503
     assert "min_free_mb" in answer.json()["message"]
-    assert collector.get("/ready").status_code == 503
+    ready = collector.get("/ready")
+    assert ready.status_code == 503
+    assert "min_free_mb" in ready.json()["message"]
     collector.stop()
     assert "min_free_mb" in collector.run("--check").stderr
 

@@ -304,6 +304,14 @@ def test_ids_are_equal_if_they_are_equal_in_the_tables(one: bytes, other: bytes)
     assert None not in keys
 
 
+def test_two_ids_are_two_events_even_if_all_else_is_equal(shared: Collector) -> None:
+    before = len(shared.events())
+    batch = [{**track(), "messageId": f"{uuid.uuid4()}"} for _ in range(2)]
+    for _ in range(2):
+        assert shared.post("/v1/batch", {"batch": batch}).status_code == 200
+    assert len(new(shared, before)) == 2
+
+
 @pytest.mark.parametrize("none", [b"null", b'""', b'"\\u0000"', b"{}", b"[1]"])
 def test_calls_without_an_id_are_all_stored(shared: Collector, none: bytes) -> None:
     before = len(shared.events())

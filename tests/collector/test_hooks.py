@@ -26,6 +26,7 @@ class Autopilot:
     def __init__(self) -> None:
         self.hooks: dict[str, dict[str, str]] = {}
         self.failures = 0
+        self.most = 99  # hooks that it registers
         self.odd: list[Any] = []  # entries of the list that are no hooks
         self.lost: set[str] = set()  # methods whose next response is lost
         self.requests: list[str] = []
@@ -53,6 +54,8 @@ class Autopilot:
                     self.answer(401)
                 elif self.command == "GET" and self.path == "/v1/hooks":
                     self.answer(200, {"hooks": [*outer.odd, *outer.hooks.values()]})
+                elif self.command == "POST" and len(outer.hooks) == outer.most:
+                    self.answer(402)
                 elif self.command == "POST" and self.path == "/v1/hook":
                     if body["target_url"] in {one["target_url"] for one in outer.hooks.values()}:
                         self.answer(409)
@@ -119,6 +122,16 @@ def test_a_lost_response_ends_nothing_half_way(tmp_path: Path, autopilot: Autopi
         "7 hooks removed.",
     ]
     assert not autopilot.hooks
+
+
+def test_what_was_registered_before_a_failure_has_been_told(
+    tmp_path: Path, autopilot: Autopilot
+) -> None:
+    autopilot.most = 2
+    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run("--register-hooks", BASE)
+    assert done.returncode == 1
+    assert done.stdout == f"registered {EVENTS[0]}\nregistered {EVENTS[1]}\n"
+    assert "HTTP 402" in done.stderr
 
 
 def test_a_url_that_another_event_has_is_replaced(tmp_path: Path, autopilot: Autopilot) -> None:
@@ -208,6 +221,17 @@ def test_added_removed_and_added_again_are_three(start: Start) -> None:
         deliver(event)
         deliver(added, contact="other")
         deliver(added, where="other")
+    deliver("contact_updated")
+    deliver("contact_unsubscribed")  # the same body, by another route
     assert [event.route for event in collector.events()] == [
-        f"hooks/{event}" for event in (added, added, added, removed, added)
+        f"hooks/{event}"
+        for event in (
+            added,
+            added,
+            added,
+            removed,
+            added,
+            "contact_updated",
+            "contact_unsubscribed",
+        )
     ]

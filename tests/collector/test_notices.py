@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
+import signal
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tap_autopilot.collector import notices, server
+from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.notices import EVERY, UNREAD, Notices
-from tests.collector.conftest import KEY, SECRET, TOKEN, Start
+from tests.collector.conftest import KEY, ROOT, SECRET, TOKEN, Collector, Start
+from tests.conftest import PATIENCE
+from tests.fork_server import Fork
 
 
 @pytest.fixture
@@ -99,6 +108,30 @@ def test_the_log_can_be_json_without_information(start: Start) -> None:
     assert line["level"] == "warning"
     assert line["app_name"] == "tap-autopilot-collector"
     assert line["message"].startswith("Requests turned away from track with 401: 1;")
+
+
+def test_lines_begin_with_the_time_unless_they_go_to_a_terminal(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    assert collector.start(fork=True).stop() == 0
+    logged = collector.log.read_text().splitlines()
+    terminal, stderr = pty.openpty()
+    stdout, writer = os.pipe()
+    process = Fork(main, collector.arguments(), ROOT, writer, stderr)
+    os.close(writer)
+    os.close(stderr)
+    with os.fdopen(stdout) as lines:
+        assert lines.readline().startswith("listening on ")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(PATIENCE) == 0
+    shown = b""
+    with contextlib.suppress(OSError):  # nobody has it open any more
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    lines_shown = shown.decode().splitlines()
+    assert len(lines_shown) == len(logged) > 1
+    assert all(line.startswith("INFO ") for line in lines_shown)
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO ", line) for line in logged)
 
 
 def test_repeats_that_are_dropped_are_warned_of(

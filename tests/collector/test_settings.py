@@ -85,10 +85,19 @@ def test_invalid_destinations(changed: dict[str, Any], said: str) -> None:
     assert "k3y" not in str(caught.value)
 
 
-def test_an_unusable_proxy_is_reported_at_the_start(tmp_path: Path) -> None:
-    done = Collector(tmp_path, destinations=[DESTINATION]).run(HTTPS_PROXY="http://:x@")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("HTTPS_PROXY", "http://:x@", "HTTPS_PROXY"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere", "The CA bundle /nowhere"),
+    ],
+)
+def test_an_unusable_environment_is_reported_at_the_start(
+    tmp_path: Path, name: str, value: str, said: str
+) -> None:
+    done = Collector(tmp_path, destinations=[DESTINATION]).run(**{name: value})
     assert done.returncode == 2
-    assert "HTTPS_PROXY" in done.stderr
+    assert said in done.stderr
 
 
 def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
