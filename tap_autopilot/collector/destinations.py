@@ -15,18 +15,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from tap_autopilot.api.failures import PASSING_STATUSES
 from tap_autopilot.api.retry import retry_after
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination
-from tap_autopilot.collector.events import CALLS
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.reader import Event, Reader, kind_of
 from tap_autopilot.collector.store import Cursor, Store
+from tap_autopilot.collector.track_calls import TrackCall, TrackCalls
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import TapError
 from tap_autopilot.rfc3339 import rfc3339
@@ -35,7 +33,6 @@ LOG = logging.getLogger(__name__)
 
 MAX_EVENTS = 100  # in a batch; Segment allows 2,500 events and 500 kB
 MAX_BYTES = 475_000
-READ_AT_ONCE = 200
 LOOK_EVERY = 0.5  # seconds, for new events
 SYNC_EVERY = 1.0  # seconds, with the store: the cursor, and which collector forwards
 FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
@@ -59,13 +56,6 @@ class _NotOurs(Exception):
     """Another collector forwards to this destination now."""
 
 
-class _Item(NamedTuple):
-    """An event to send."""
-
-    seq: int
-    body: bytes
-
-
 def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
     """Give new destinations their first cursor, and warn of cursors without a destination."""
     known = store.cursors()
@@ -81,34 +71,6 @@ def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
         )
 
 
-def wanted(event: Event, destination: Destination, store_id: str) -> bytes | None:
-    """The event as sent to this destination; None if it is not sent.
-
-    Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
-    What is a `track` call is decided as when it was stored: a type counts in any case, and without
-    any type, an event's name suffices.
-    """
-    if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
-        return None
-    try:
-        found = raw_json.members(event.body)
-    except NotJson:
-        return None
-    given = raw_json.string(found.get("type", b""))
-    kind = (given or (event.route if event.route in CALLS else "")).lower()
-    name = raw_json.string(found.get("event", b""))
-    if kind != "track" and (kind or not name):
-        return None
-    if destination.events is not None and kind_of(name or "") not in destination.events:
-        return None
-    added = {}
-    if given != "track":
-        added["type"] = b'"track"'
-    if found.get("messageId", b"null") in (b"null", b'""'):
-        added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
-    return raw_json.build({**found, **added}) if added else event.body
-
-
 class Forwarder:
     """Forwards events to one destination, forever.
 
@@ -116,19 +78,17 @@ class Forwarder:
     """
 
     def __init__(
-        self, destination: Destination, open_store: Callable[[], Reader], writer: Writer,
-        metrics: Metrics,
-    ) -> None:  # fmt: skip
+        self, destination: Destination, calls: TrackCalls, writer: Writer, metrics: Metrics
+    ) -> None:
         self._destination = destination
-        self._open_store = open_store
+        self._calls = calls
         self._writer = writer
         self._metrics = metrics
         self._client = Client(destination.url)
         self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
-        self._reader: Reader | None = None
         self._ours = False
         self._cursor = self._saved = Cursor(0, 0, 0)
-        self._unsent: deque[_Item] = deque()
+        self._unsent: deque[TrackCall] = deque()
         self._read_up_to = 0
         self._next_sync = 0.0
         self._wait = FIRST_WAIT
@@ -146,9 +106,6 @@ class Forwarder:
                 except TapError as problem:
                     self._warn("store", "cannot use the store: %s", str(problem).removesuffix("."))
                     self._ours = False  # another collector may have taken over
-                    if self._reader is not None:
-                        self._reader.close()
-                        self._reader = None
                     await asyncio.sleep(FIRST_WAIT)
         finally:  # what was sent just now need not be sent again after a restart
             if self._ours:
@@ -183,8 +140,8 @@ class Forwarder:
         upto = batch[-1].seq if self._unsent else self._read_up_to
         self._advance(upto, len(batch) - len(refused), len(refused))
 
-    def _batch(self) -> list[_Item]:
-        batch: list[_Item] = []
+    def _batch(self) -> list[TrackCall]:
+        batch: list[TrackCall] = []
         size = 0
         for item in self._unsent:
             size += len(item.body) + 1
@@ -195,15 +152,10 @@ class Forwarder:
 
     def _read_ahead(self) -> bool:
         """Read more events from the store; whether there were any."""
-        if self._reader is None:
-            self._reader = self._open_store()
-        events = self._reader.read(self._read_up_to, READ_AT_ONCE)
-        for event in events:
-            body = wanted(event, self._destination, self._reader.store_id)
-            if body is not None:
-                self._unsent.append(_Item(event.seq, body))
-            self._read_up_to = event.seq
-        return bool(events)
+        before, chosen = self._read_up_to, self._destination.events
+        calls, self._read_up_to = self._calls.after(before)
+        self._unsent += [call for call in calls if chosen is None or call.kind in chosen]
+        return self._read_up_to > before
 
     def _advance(self, seq: int, sent: int, refused: int) -> None:
         self._cursor = Cursor(seq, self._cursor.sent + sent, self._cursor.refused + refused)
@@ -234,7 +186,7 @@ class Forwarder:
             store.save_cursor(name, self._cursor)
         return ours, store.cursors().get(name, Cursor(0, 0, 0)), store.last_seq
 
-    async def _deliver(self, batch: Sequence[_Item]) -> list[tuple[_Item, int]]:
+    async def _deliver(self, batch: Sequence[TrackCall]) -> list[tuple[TrackCall, int]]:
         """Send a batch; if it is refused, split it up. Returns what is refused, with the status."""
         while True:
             try:
@@ -261,7 +213,7 @@ class Forwarder:
                 await self._sync()
             await asyncio.sleep(min(left, SYNC_EVERY))
 
-    def _post(self, batch: Sequence[_Item]) -> int:
+    def _post(self, batch: Sequence[TrackCall]) -> int:
         """The status of a final response. Raises _Retry otherwise."""
         now = rfc3339(datetime.now(timezone.utc))
         body = b",".join(item.body for item in batch)
@@ -283,7 +235,7 @@ class Forwarder:
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
-    def _tell_refused(self, refused: Sequence[tuple[_Item, int]], of: int) -> None:
+    def _tell_refused(self, refused: Sequence[tuple[TrackCall, int]], of: int) -> None:
         """Log the events that are skipped: always, because they are lost."""
         item, status = refused[0]
         LOG.warning(
@@ -310,6 +262,6 @@ class Forwarder:
             LOG.info("Destination %s: works again, after %.0f s.", self._destination.name, seconds)
 
 
-def _id_of(item: _Item) -> str:
+def _id_of(item: TrackCall) -> str:
     """The messageId of an event, for messages."""
     return (raw_json.string(raw_json.members(item.body).get("messageId", b"")) or "?")[:100]

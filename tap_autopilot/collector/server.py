@@ -28,6 +28,7 @@ from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.reader import open_reader, shown
 from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.summary import Summarizer
+from tap_autopilot.collector.track_calls import TrackCalls
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.exceptions import UserError
 
@@ -102,8 +103,9 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         loop.create_task(Summarizer(open_store, writer).run()),
         loop.create_task(_sum_up_regularly(metrics, notices)),
     ]
+    calls = TrackCalls(open_store)
     for destination in config.destinations:
-        forwarder = Forwarder(destination, open_store, writer, metrics)
+        forwarder = Forwarder(destination, calls, writer, metrics)
         jobs.append(loop.create_task(forwarder.run()))
     for job in jobs:
         job.add_done_callback(lambda job: None if job.cancelled() else fail(_error_of(job)))
@@ -116,6 +118,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     endpoints.close()
     with contextlib.suppress(asyncio.TimeoutError):
         await asyncio.wait_for(writer.close(), LAST_COMMIT)
+        calls.close()
         store.close()
     _sum_up(metrics, notices, at_end=True)
 

@@ -20,6 +20,7 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.reader import Event, Reader, open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Cursor, Received
+from tap_autopilot.collector.track_calls import TrackCalls
 from tap_autopilot.collector.writer import Pending, Writer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector import destination as servers
@@ -123,6 +124,8 @@ def test_only_selected_and_only_new_events_are_forwarded(
     collector.post("/v1/track", {"event": "Other", "messageId": "other"})
     destination.wait_for(4)
     assert sorted(destination.ids) == ["after", "after", "before", "other"]
+    assert collector.stop() == 0
+    assert not Path(f"{collector.database}-wal").exists()  # no connection was left open
 
 
 def test_an_outage_loses_nothing_and_delays_no_other(
@@ -155,7 +158,7 @@ async def forwarded(
     metrics = Metrics()
     writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
     (to,) = destination_list([destination.setting()])
-    job = asyncio.create_task(Forwarder(to, open_store, writer, metrics).run())
+    job = asyncio.create_task(Forwarder(to, TrackCalls(open_store), writer, metrics).run())
     while len(destination.ids) < len(bodies) and not job.done():
         await asyncio.sleep(0.01)
     job.cancel()
@@ -222,6 +225,30 @@ def test_large_events_are_read_once(destination: Destination, tmp_path: Path) ->
     assert destination.ids == [str(number) for number in range(300)]
     assert sorted(read) == list(range(1, 301))
     assert cursor.seq >= 200  # saved at the end; the last batch may have been under way
+
+
+def test_destinations_that_have_got_equally_far_read_together(tmp_path: Path) -> None:
+    database = str(tmp_path / "events.db")
+    reads: list[int] = []
+
+    class CountingReader(SqliteReader):
+        def read(self, after: int, limit: int) -> list[Event]:
+            reads.append(after)
+            return super().read(after, limit)
+
+    store = SqliteStore(database)
+    event = Received(0, "segment", "track", "Email Opened", b'{"event":"E"}', None, True)
+    store.append([event, event._replace(body=b'{"type":"page"}'), event])
+    calls = TrackCalls(lambda: CountingReader(database))
+    for _ in range(4):
+        found, up_to = calls.after(0)
+        assert ([(one.seq, one.kind) for one in found], up_to) == ([(1, "e"), (3, "e")], 3)
+    assert calls.after(3) == ([], 3)
+    store.append([event])
+    assert calls.after(3)[1] == 4
+    assert reads == [0, 3, 3]
+    calls.close()
+    store.close()
 
 
 def test_a_proxy_never_sees_what_goes_to_this_machine(

@@ -1,0 +1,111 @@
+"""The `track` calls in a store, as destinations get them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.events import CALLS
+from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.reader import Event, Reader, kind_of
+from tap_autopilot.exceptions import TapError
+
+READ_AT_ONCE = 200  # events
+RECENT = 2  # reads whose results are kept for other destinations
+_ABSENT = msgspec.Raw(b"")
+
+
+class TrackCall(NamedTuple):
+    """A call to send. Its `kind` is what all spellings of its event's name have in common."""
+
+    seq: int
+    kind: str
+    body: bytes
+
+
+class _Call(msgspec.Struct):
+    type: msgspec.Raw = _ABSENT
+    event: msgspec.Raw = _ABSENT
+    messageId: msgspec.Raw = _ABSENT  # noqa: N815
+
+
+_CALL = msgspec.json.Decoder(_Call)
+
+
+def as_track_call(event: Event, store_id: str) -> TrackCall | None:
+    """The event as it is sent; None if it is no `track` call.
+
+    Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
+    What is a `track` call is decided as when it was stored: a type counts in any case, and without
+    any type, an event's name suffices.
+    """
+    if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
+        return None
+    try:
+        call, body = raw_json.pick(_CALL, event.body)
+    except NotJson:
+        return None
+    given = raw_json.string(raw_json.raw(call.type))
+    name = raw_json.string(raw_json.raw(call.event)) or ""
+    type_ = (given or (event.route if event.route in CALLS else "")).lower()
+    if type_ != "track" and (type_ or not name):
+        return None
+    added = {}
+    if given != "track":
+        added["type"] = b'"track"'
+    if raw_json.raw(call.messageId) in (b"", b"null", b'""'):
+        added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
+    if added:
+        body = raw_json.build({**raw_json.members(body), **added})
+    return TrackCall(event.seq, kind_of(name), body)
+
+
+class TrackCalls:
+    """Reads a store's `track` calls, once for all destinations that need the same ones."""
+
+    def __init__(self, open_store: Callable[[], Reader]) -> None:
+        self._open_store = open_store
+        self._lock = threading.Lock()
+        self._reader: Reader | None = None
+        self._closed = False
+        self._recent: deque[tuple[int, list[TrackCall], int]] = deque(maxlen=RECENT)
+
+    def after(self, seq: int) -> tuple[list[TrackCall], int]:
+        """The next calls, and the `seq` up to which they were read, the same at the end."""
+        with self._lock:
+            for after, calls, up_to in self._recent:
+                if after == seq:
+                    return calls, up_to
+            if self._closed:
+                return [], seq
+            events, store_id = self._read(seq)
+            if not events:
+                return [], seq
+            calls = [call for one in events if (call := as_track_call(one, store_id)) is not None]
+            self._recent.append((seq, calls, events[-1].seq))
+            return calls, events[-1].seq
+
+    def close(self) -> None:
+        """Stop reading: an open connection would keep a file's WAL from being merged at the end."""
+        with self._lock:
+            self._closed = True
+            self._disconnect()
+
+    def _read(self, after: int) -> tuple[list[Event], str]:
+        try:
+            if self._reader is None:
+                self._reader = self._open_store()
+            return self._reader.read(after, READ_AT_ONCE), self._reader.store_id
+        except TapError:
+            self._disconnect()
+            raise
+
+    def _disconnect(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
