@@ -9,13 +9,14 @@ import time
 import urllib.parse
 from typing import Any
 
+import msgspec
 import pytest
 import requests
 
 from tap_autopilot.sandbox.__main__ import _parser
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.command import values
-from tap_autopilot.sandbox.documents import MODELS
+from tap_autopilot.sandbox.documents import MODELS, as_json
 from tap_autopilot.sandbox.faults import Fault
 from tap_autopilot.sandbox.options import Options, Size
 from tap_autopilot.sandbox.pushes import Pushing
@@ -102,6 +103,22 @@ def test_the_account_is_the_same_every_time_and_odd_on_purpose() -> None:
     assert any(type(document.get("NumberOfEmployees")) is int for document in documents)
     plain = Account(contacts=300, odd=False)
     assert not any("lead_score" in plain.contact(one) for one in plain.contact_ids)
+
+
+def test_strict_parsers_accept_an_account_that_is_meant_for_them() -> None:
+    def refused(account: Account) -> int:
+        count = 0
+        for contact_id in account.contact_ids:
+            try:
+                msgspec.json.decode(as_json(account.contact(contact_id)))
+            except msgspec.DecodeError:
+                count += 1
+        return count
+
+    account = Account(contacts=300, strict=True)
+    assert any("lead_score" in account.contact(one) for one in account.contact_ids)
+    assert refused(account) == 0
+    assert refused(Account(contacts=300)) > 0
 
 
 def test_a_large_account_repeats_everything_but_ids() -> None:

@@ -53,7 +53,8 @@ class Account:
     """What an Autopilot account holds: contacts (sorted by id), lists and smart segments.
 
     `members` is the number of contacts in each smart segment, but with three or more segments one
-    is empty, as in real accounts. `odd` adds the values that clients trip over.
+    is empty, as in real accounts. `odd` adds the values that clients trip over; if also `strict`,
+    only those that strict parsers of JSON accept.
 
     `log` has every change so far.
     """
@@ -67,6 +68,7 @@ class Account:
         segments: int = 6,
         members: int = 120,
         odd: bool = True,
+        strict: bool = False,
     ) -> None:
         self.seed = seed
         self.changes = 0  # incremented with every change, to invalidate caches
@@ -87,7 +89,9 @@ class Account:
             for n in range(segments)
         ]
         rng.shuffle(self.segments)
-        self._documents = Documents(seed, rng, [each["list_id"] for each in self.lists], odd=odd)
+        self._documents = Documents(
+            seed, rng, [each["list_id"] for each in self.lists], odd=odd, strict=strict
+        )
         self.deleted_lists: set[str] = set()
         self._members = min(members, contacts)
         self._segment_members: dict[str, list[str]] = {}
