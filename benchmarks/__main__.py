@@ -1,8 +1,8 @@
-"""`python -m benchmarks PEERS OUTPUT`: compare this tap with its peers on the same sandbox.
+"""`python -m benchmarks PEERS`: compare this tap with its peers on the same sandbox.
 
-PEERS is a folder with a virtual environment for each peer (`make bench` creates them), OUTPUT one
-for `results.json`, `results.md` and `results.svg`. The taps take turns, each as a whole process,
-start-up included, measured by the operating system. Ratios are medians of per-round ratios.
+PEERS is a folder with a virtual environment for each peer (`make bench` creates them). The taps
+take turns, each as a whole process, start-up included, measured by the operating system. Ratios are
+medians of per-round ratios. If all that it shows was measured, `results.svg` is drawn anew.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,18 @@ from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.wire import Response
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 KEY = "sandbox"
 FOUR = "contacts,lists,smart_segments,smart_segments_contacts"  # what the peers implement
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """An account, how its API behaves, which taps read it, and in how many rounds."""
+    """An account, how its API behaves, which taps read it, and in how many rounds.
+
+    `account` says what the account has besides contacts, segments and members, and `settings` what
+    this tap is told besides where the API is.
+    """
 
     name: str
     what: str
@@ -44,37 +50,41 @@ class Scenario:
     members: int
     latency: float = 0.0
     limit: float = 0.0
-    ceiling: float = 10_000.0
-    concurrency: int = 8
-    odd: bool = True
+    account: Mapping[str, bool] = field(default_factory=lambda: {"odd": False})
+    settings: Mapping[str, float] = field(default_factory=dict)
     one_core: bool = False  # the sandbox has the others
-    peers: tuple[str, ...] = ("floor", "singer-sdk", "singer-sdk unchecked")
-    rounds: int = 3
+    peers: tuple[str, ...] = ()
+    rounds: int = 1
 
 
+UNLIMITED = {"max_requests_per_second": 10_000}
+ODD = {"odd": True, "strict": True}  # the peers' parsers refuse other odd documents
+SDK = ("singer-sdk", "singer-sdk unchecked")
 SCENARIOS = (
-    Scenario("wide", "20,000 contacts, 10 segments of 1,000", 20_000, 10, 1_000, rounds=5),
+    Scenario("far", "20,000 contacts, 10 segments of 1,000, 100 ms a response", 20_000, 10, 1_000,
+             latency=0.1, peers=("floor", "singer-sdk", "0.3.0")),
+    Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms a response", 2_000, 60, 500,
+             latency=0.1, peers=("tuned", "floor", "singer-sdk", "0.3.0")),
+    Scenario("wide", "20,000 contacts, 10 segments of 1,000; one contact in eight is odd", 20_000,
+             10, 1_000, account=ODD, settings=UNLIMITED, peers=("floor", *SDK), rounds=5),
     Scenario("one core", "the same, but each tap may use only one core", 20_000, 10, 1_000,
-             one_core=True, rounds=5),
-    Scenario("plain", "wide without odd contacts", 20_000, 10, 1_000, odd=False,
-             peers=("floor", "singer-sdk", "singer-sdk unchecked", "0.3.0 unlimited"), rounds=5),
+             account=ODD, settings=UNLIMITED, one_core=True, peers=("floor", *SDK), rounds=5),
+    Scenario("plain", "wide without odd contacts", 20_000, 10, 1_000, settings=UNLIMITED,
+             peers=("floor", *SDK, "0.3.0 unlimited"), rounds=5),
     Scenario("tables", "20,000 contacts, alone and with all tables made from them", 20_000, 0, 0,
-             peers=("all tables",), rounds=5),
-    Scenario("chain", "20,000 contacts at 100 ms a response", 20_000, 0, 0, latency=0.1,
-             peers=("all tables", "floor"), rounds=1),
-    Scenario("far", "wide at 100 ms a response", 20_000, 10, 1_000, latency=0.1, rounds=1),
-    Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms", 2_000, 60, 500, latency=0.1,
-             concurrency=16, rounds=1),
-    Scenario("throttled", "2,000 contacts, 60 segments of 500, 5 requests a second, 429 above",
-             2_000, 60, 500, limit=5, ceiling=20, odd=False, peers=("0.3.0",), rounds=1),
-    Scenario("limit 20", "2,000 contacts, 60 segments of 2,000, 100 ms, 20 requests a second",
-             2_000, 60, 2_000, latency=0.1, limit=20, ceiling=100, peers=(), rounds=1),
-    Scenario("limit 50", "the same at 50 requests a second", 2_000, 60, 2_000, latency=0.1,
-             limit=50, ceiling=200, peers=(), rounds=1),
-    Scenario("10,000", "10,000 contacts, to compare memory", 10_000, 0, 0, peers=(), rounds=3),
-    Scenario("huge", "1,000,000 contacts", 1_000_000, 0, 0, peers=(), rounds=1),
+             settings=UNLIMITED, peers=("all tables",), rounds=5),
+    Scenario("limit 5", "1,000 contacts, 30 segments of 500, 5 requests a second, 429 above", 1_000,
+             30, 500, limit=5, peers=("0.3.0",)),
+    Scenario("limit 20", "2,000 contacts, 30 segments of 2,000, 100 ms, 20 requests a second",
+             2_000, 30, 2_000, latency=0.1, limit=20, settings={"max_requests_per_second": 100}),
+    Scenario("limit 50", "2,000 contacts, 60 segments of 2,000, 100 ms, 50 requests a second",
+             2_000, 60, 2_000, latency=0.1, limit=50, settings={"max_requests_per_second": 200}),
+    Scenario("10,000", "10,000 contacts, to compare memory", 10_000, 0, 0, settings=UNLIMITED,
+             rounds=3),
+    Scenario("huge", "1,000,000 contacts", 1_000_000, 0, 0, settings=UNLIMITED),
 )  # fmt: skip
-PICTURED = ("wide", "far", "deep")
+PICTURED = ("far", "deep", "wide")  # first what users get without any settings
+TUNED = {**UNLIMITED, "concurrency": 16}
 
 
 @dataclass
@@ -93,27 +103,27 @@ class Measure:
     used: float  # share of the API's limit, once the pace is steady
 
 
+Results = dict[str, dict[str, dict[str, float]]]  # by scenario, tap and figure
+
+
 def commands(peers: Path, folder: Path, url: str, scenario: Scenario) -> dict[str, list[str]]:
     """The command of each tap, by name. Each is installed the way its users install it."""
-    settings = {
-        "api_key": KEY,
-        "api_url": url,
-        "max_requests_per_second": scenario.ceiling,
-        "concurrency": scenario.concurrency,
-    }
-    ours, old = folder / "ours.json", folder / "old.json"
-    ours.write_text(json.dumps(settings))
+    settings = {"api_key": KEY, "api_url": url}
+    ours, tuned, old = folder / "ours.json", folder / "tuned.json", folder / "old.json"
+    ours.write_text(json.dumps({**settings, **scenario.settings}))
+    tuned.write_text(json.dumps({**settings, **TUNED}))
     old.write_text(json.dumps({"api_key": KEY, "start_date": "2010-01-01T00:00:00Z"}))
     sdk = folder / "sdk.json"
-    sdk.write_text(json.dumps({"api_key": KEY, "api_url": url}))
-    ours_command = [str(peers / "ours/bin/tap-autopilot"), "-c", str(ours)]
+    sdk.write_text(json.dumps(settings))
+    tap = str(peers / "ours/bin/tap-autopilot")
     old_command = [str(peers / "old/bin/python"), str(HERE / "peers/old.py"), url]
     sdk_command = [str(peers / "sdk/bin/python"), str(HERE / "peers/sdk_tap.py")]
     sdk_command += ["--config", str(sdk)]
     old_options = ["-c", str(old), "-p", str(_old_catalog(old_command, old, folder))]
     return {
-        "tap-autopilot": [*ours_command, "--select", FOUR],
-        "all tables": ours_command,
+        "tap-autopilot": [tap, "-c", str(ours), "--select", FOUR],
+        "tuned": [tap, "-c", str(tuned), "--select", FOUR],
+        "all tables": [tap, "-c", str(ours)],
         "floor": [str(peers / "floor/bin/python"), str(HERE / "peers/floor.py"), url, KEY],
         "0.3.0": [*old_command, "limited", *old_options],
         "0.3.0 unlimited": [*old_command, "unlimited", *old_options],
@@ -178,12 +188,12 @@ def _used(sandbox: Sandbox) -> float:
 
 def compete(scenario: Scenario, peers: Path, folder: Path) -> Iterator[tuple[str, Measure]]:
     """Measure the taps in turn, round by round."""
-    sizes = {one: getattr(scenario, one) for one in ("contacts", "segments", "members", "odd")}
-    account = Account(**sizes)
+    sizes = {one: getattr(scenario, one) for one in ("contacts", "segments", "members")}
+    account = Account(**sizes, **scenario.account)
     options = Options(latency=scenario.latency, requests_per_second=scenario.limit)
     with Sandbox(account, options) as sandbox:
         by_name = commands(peers, folder, sandbox.url, scenario)
-        if scenario.contacts < 100_000:
+        if scenario.rounds > 1:
             measure(by_name["tap-autopilot"], sandbox)  # fills the sandbox's cache of pages
         for _ in range(scenario.rounds):
             for name in ("tap-autopilot", *scenario.peers):
@@ -213,7 +223,51 @@ def summary(measures: dict[str, list[Measure]]) -> dict[str, dict[str, float]]:
     }  # fmt: skip
 
 
-def table(results: dict[str, Any]) -> str:
+def lines_of(results: Results) -> list[str]:
+    """What the results say, in a list."""
+
+    def ratio(scenario: str, tap: str, figure: str = "cpu") -> float:
+        return results[scenario][tap][f"{figure} ratio"]
+
+    lines = []
+    for name in ("wide", "one core", "plain"):
+        if name in results:
+            old = results[name].get("0.3.0 unlimited")
+            lines.append(
+                f"- *{name}*: {1 / ratio(name, 'floor'):.2f} times the CPU time of the floor; the"
+                f" SDK's tap takes {ratio(name, 'singer-sdk'):.1f} times that of this one, and"
+                f" {ratio(name, 'singer-sdk unchecked'):.1f} times if it checks nothing"
+                + (f", 0.3.0 {old['cpu ratio']:.1f} times" if old else "")
+            )
+    if "tables" in results:
+        times = ratio("tables", "all tables")
+        lines.append(f"- *tables*: all take {times:.2f} times the CPU time of contacts alone")
+    for name in ("far", "deep"):
+        if name in results:
+            walls = {tap: figures["wall"] for tap, figures in results[name].items()}
+            line = (
+                f"- *{name}*, with default settings: {walls['tap-autopilot']:.1f} s; the floor"
+                f" takes {walls['floor']:.1f} s, the SDK's tap {walls['singer-sdk']:.1f} s, and"
+                f" 0.3.0 {walls['0.3.0']:.1f} s"
+            )
+            if "tuned" in walls:
+                line += (
+                    "; with `concurrency` 16 and a higher `max_requests_per_second`, this one"
+                    f" takes {walls['tuned']:.1f} s"
+                )
+            lines.append(line)
+    limits = [name for name in results if name.startswith("limit")]
+    if limits:
+        shares = ", ".join(f"{results[name]['tap-autopilot']['used']:.0%}" for name in limits)
+        names = ", ".join(f"*{name}*" for name in limits)
+        lines.append(f"- {names}: it uses {shares} of what the API allows")
+    if {"10,000", "huge"} <= results.keys():
+        few, many = (results[name]["tap-autopilot"]["memory"] for name in ("10,000", "huge"))
+        lines.append(f"- memory: {few:.0f} MiB for 10,000 contacts, {many:.0f} MiB for 1,000,000")
+    return lines
+
+
+def table(results: Results) -> list[str]:
     """The results as a Markdown table."""
     lines = [
         (
@@ -222,8 +276,8 @@ def table(results: dict[str, Any]) -> str:
         ),
         "| --- | --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    for name, result in results["scenarios"].items():
-        for tap, figures in result["taps"].items():
+    for name, taps in results.items():
+        for tap, figures in taps.items():
             failed = "" if figures["exit_code"] == 0 else " (failed)"
             ratios = (
                 ("", "")
@@ -235,53 +289,53 @@ def table(results: dict[str, Any]) -> str:
                 f"| {figures['memory']:.0f} | {figures['requests']:.0f} "
                 f"| {figures['throttled']:.0f} | {ratios[0]} | {ratios[1]} |"
             )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
-def picture(results: dict[str, Any]) -> str:
-    """The wall-clock times of the scenarios in PICTURED that have been measured, as SVG."""
-    groups = []
-    for name in PICTURED:
-        result = results["scenarios"].get(name)
-        if result is not None:
-            values = {tap: figures["wall"] for tap, figures in result["taps"].items()}
-            groups.append(Bars(f"{name}: {result['what']}", values, frozenset({"tap-autopilot"})))
-    return draw(groups, f"{results['date']}, {results['machine']}; shorter is better")
+def picture(results: Results) -> str:
+    """The wall-clock times of the scenarios in PICTURED, as SVG."""
+    whats = {scenario.name: scenario.what for scenario in SCENARIOS}
+    groups = [
+        Bars(
+            f"{name}: {whats[name]}",
+            {tap: figures["wall"] for tap, figures in results[name].items()},
+            frozenset({"tap-autopilot", "tuned"}),
+        )
+        for name in PICTURED
+    ]
+    today = datetime.now(timezone.utc).date()
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    return draw(groups, f"{today}, {machine}; shorter is better")
 
 
 def main() -> None:
-    """Run the scenarios and write the results."""
+    """Run the scenarios and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("peers", type=Path)
-    parser.add_argument("output", type=Path)
     parser.add_argument("--only", nargs="*", default=[one.name for one in SCENARIOS])
     args = parser.parse_args()
-    path = args.output / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    results["date"] = datetime.now(timezone.utc).date().isoformat()
-    results["machine"] = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    results.setdefault("scenarios", {})
+    peers = args.peers.absolute()
+    install(peers / "ours")
+    results: Results = {}
     with tempfile.TemporaryDirectory() as temporary:
         for scenario in SCENARIOS:
             if scenario.name not in args.only:
                 continue
             measures: dict[str, list[Measure]] = {}
-            for name, one in compete(scenario, args.peers.absolute(), Path(temporary)):
+            for name, one in compete(scenario, peers, Path(temporary)):
                 measures.setdefault(name, []).append(one)
-                print(f"{scenario.name:10} {name:16} {asdict(one)}", flush=True)
-            results["scenarios"][scenario.name] = {
-                "what": scenario.what,
-                "taps": summary(measures),
-            }
-    measured = results["scenarios"]
-    results["scenarios"] = {
-        one.name: measured[one.name] for one in SCENARIOS if one.name in measured
-    }
-    args.output.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "results.md").write_text(table(results))
-    (args.output / "results.svg").write_text(picture(results))
-    print(table(results))
+                print(f"{scenario.name:10} {name:16} {asdict(one)}", file=sys.stderr, flush=True)
+            results[scenario.name] = summary(measures)
+    print(*lines_of(results), "", *table(results), sep="\n")
+    if results.keys() >= set(PICTURED):
+        (HERE / "results.svg").write_text(picture(results))
+
+
+def install(environment: Path) -> None:
+    """Install the code beside this file into a virtual environment, as users do."""
+    shutil.rmtree(ROOT / "build", ignore_errors=True)
+    pip = [str(environment / "bin/pip"), "install", "--quiet", "--force-reinstall", "--no-deps"]
+    subprocess.run([*pip, str(ROOT)], check=True, stdout=sys.stderr)
 
 
 if __name__ == "__main__":
