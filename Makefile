@@ -78,14 +78,10 @@ fuzz: $(VENV)/installed
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants
 
-# One account only: make bench BENCH="--only wide"
+# Records the figures in the README and the docs. Some only: make bench BENCH="tap digests"
+BENCH := bench
 bench: $(VENV)/installed .venv-bench/installed .venv-target-postgres/installed
-	rm -rf build
-	.venv-bench/ours/bin/pip install --quiet --force-reinstall --no-deps .
-	$(BIN)/python -m benchmarks .venv-bench benchmarks $(BENCH)
-	$(BIN)/python -m benchmarks.collector
-	$(BIN)/python -m benchmarks.strangers
-	$(BIN)/python -m benchmarks.pipeline .venv-bench/ours .venv-target-postgres benchmarks
+	$(BIN)/python -m benchmarks.figures $(BENCH)
 
 .venv-bench/installed:
 	$(PYTHON) -m venv .venv-bench/ours && .venv-bench/ours/bin/pip install --quiet .

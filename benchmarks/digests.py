@@ -52,7 +52,7 @@ def run(folder: Path, url: str, **settings: Any) -> tuple[Cost, Any, int]:
 
 
 def main() -> None:
-    """Measure, and print a line for each night."""
+    """Measure, and print the figures."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.digests", description=__doc__)
     parser.add_argument("--contacts", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -72,25 +72,26 @@ def main() -> None:
             url = found[0] if found else ""
         folder = Path(temporary)
         path = folder / "digests"
-        ratios: list[float] = []
+        nights: list[tuple[Cost, Cost]] = []
         total = 0
         for night in range(args.rounds + 1):
             plain, _, _ = run(folder, url)
             ours, state, rows = run(folder, url, digests=str(path))
             (folder / "state.json").write_text(json.dumps(state))
+            assert bool(rows) is not bool(night)
             total = total or rows
-            ratio = ours.seconds / plain.seconds
-            if night:
-                assert rows == 0
-                ratios.append(ratio)
+            nights.append((ours, plain))
             print(
-                f"night {night + 1}: {rows:,} rows sent, CPU {ours.seconds:.2f} s instead of"
-                f" {plain.seconds:.2f} s ({ratio:.2f} times), peak {ours.mebibytes:.0f} MiB instead"
-                f" of {plain.mebibytes:.0f}, {path.stat().st_size / total:.1f} bytes per row",
-                flush=True,
+                f"night {night + 1}: {ours}, without digests {plain}", file=sys.stderr, flush=True
             )
+        first, *others = [ours.seconds / plain.seconds for ours, plain in nights]
+        more = statistics.median(ours.mebibytes - plain.mebibytes for ours, plain in nights)
         print(
-            f"unchanged nights: median {statistics.median(ratios):.2f} times, max {max(ratios):.2f}"
+            f"- a run without changes takes {statistics.median(others):.2f} times the CPU time"
+            f" (median of {len(others)}), and the first run {first:.2f} times",
+            f"- the file takes {path.stat().st_size / total:.0f} bytes per row, of {total:,} rows",
+            f"- it takes {more:.0f} MiB more memory",
+            sep="\n",
         )
         sandbox.terminate()
 

@@ -1,10 +1,10 @@
-"""`python -m benchmarks.pipeline TAP TARGET OUTPUT`: time loads into PostgreSQL.
+"""`python -m benchmarks.pipeline TAP TARGET`: time loads into PostgreSQL.
 
 TAP and TARGET are the virtual environments of the tap and of meltanolabs-target-postgres, which has
-a PostgreSQL server as well (`make bench` creates both). OUTPUT is a folder for `pipeline.json` and
-`pipeline.svg`. Every run is a pipe of two processes, as in Meltano. First come loads into empty
-tables, one for each combination of target settings that matters; then two nights, with and without
-the tap's `digests`, between which one contact in a hundred changes.
+a PostgreSQL server as well (`make bench` creates both). Every run is a pipe of two processes, as in
+Meltano. First come loads into empty tables, one for each combination of target settings that
+matters; then two nights, with and without the tap's `digests`, between which one contact in a
+hundred changes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import os
 import random
 import re
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,10 @@ LOADS: dict[str, dict[str, Any]] = {
 }
 
 
+TARGETS: dict[str, dict[str, Any]] = {"defaults": {}, "both": FAST}
+SETTINGS = {"defaults": "the default settings", "both": "both settings"}
+
+
 @dataclass(frozen=True)
 class Load:
     """One run of the pipeline. Times in seconds, memory in MiB."""
@@ -51,6 +56,9 @@ class Load:
     target_cpu: float
     target_memory: float
     rows: int
+
+
+Loads = dict[str, Load]  # by the settings
 
 
 @contextmanager
@@ -126,15 +134,14 @@ def change(account: Account, share: float, night: int) -> None:
 
 
 def main() -> None:
-    """Measure and write the results."""
+    """Measure, print the results, and draw `pipeline.svg`."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pipeline", description=__doc__)
     parser.add_argument("tap", type=Path)
     parser.add_argument("target", type=Path)
-    parser.add_argument("output", type=Path)
     parser.add_argument("--contacts", type=int, default=20_000)
     args = parser.parse_args()
-    loads: dict[str, Load] = {}
-    nights: dict[str, Load] = {}
+    loads: Loads = {}
+    nights: Loads = {}
     account = Account(contacts=args.contacts, segments=10, members=args.contacts // 20)
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -144,38 +151,82 @@ def main() -> None:
         pipeline = Pipeline(args.tap, args.target, Path(temporary), sandbox.url, server)
         for number, (name, settings) in enumerate(LOADS.items()):
             loads[name] = pipeline.run(f"load_{number}", settings)
-            print(f"{name:30} {loads[name]}", flush=True)
+            print(f"{name:30} {loads[name]}", file=sys.stderr, flush=True)
         for night in ("first night", "second night"):
-            for target, settings in (("defaults", {}), ("both", FAST)):
+            for target, settings in TARGETS.items():
                 for way, digests in (
                     ("", {}), (", digests", {"digests": f"{temporary}/digests {target}"}),
                 ):  # fmt: skip
                     name = f"{night}, {target}{way}"
                     schema = re.sub(r"\W+", "_", f"{target}{way}")
                     nights[name] = pipeline.run(schema, settings, **digests)
-                    print(f"{name:36} {nights[name]}", flush=True)
+                    print(f"{name:36} {nights[name]}", file=sys.stderr, flush=True)
             change(account, 0.01, night=1)
-    results = {
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "what": f"{args.contacts:,} contacts and all tables into PostgreSQL",
-        "loads": {name: asdict(one) for name, one in loads.items()},
-        "nights": {name: asdict(one) for name, one in nights.items()},
-    }
-    (args.output / "pipeline.json").write_text(json.dumps(results, indent=1) + "\n")
-    (args.output / "pipeline.svg").write_text(picture(results))
+    print(*lines_of(args.contacts, loads, nights), "", *tables(loads, nights), sep="\n")
+    (HERE / "pipeline.svg").write_text(picture(args.contacts, loads, nights))
 
 
-def picture(results: dict[str, Any]) -> str:
+def lines_of(contacts: int, loads: Loads, nights: Loads) -> list[str]:
+    """What the results say, in a list."""
+    slow, fast = loads["defaults"], loads["both"]
+    lines = [
+        (
+            f"- with `use_copy` and without `validate_records`, loading {contacts:,} contacts takes"
+            f" {fast.wall:.0f} s instead of {slow.wall:.0f} s, and the target"
+            f" {fast.target_cpu:.0f} s of CPU time instead of {slow.target_cpu:.0f} s"
+        )
+    ]
+    for target in TARGETS:
+        whole, changes = (nights[f"second night, {target}{way}"] for way in ("", ", digests"))
+        lines.append(
+            f"- with `digests`, the second night takes {changes.wall:.1f} s instead of"
+            f" {whole.wall:.0f} s, with {SETTINGS[target]} of the target"
+        )
+    return lines
+
+
+def tables(loads: Loads, nights: Loads) -> list[str]:
+    """The results as Markdown tables."""
+    lines = [
+        "| target settings | target CPU s | tap CPU s | target MiB | seconds |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for name, load in loads.items():
+        lines.append(
+            f"| {name} | {load.target_cpu:.1f} | {load.tap_cpu:.1f} | {load.target_memory:.0f}"
+            f" | {load.wall:.0f} |"
+        )
+    lines += [
+        "",
+        "| | seconds | with `digests` | rows | with `digests` |",
+        "| --- | --: | --: | --: | --: |",
+    ]
+    for name in nights:
+        if f"{name}, digests" in nights:
+            whole, changes = nights[name], nights[f"{name}, digests"]
+            lines.append(
+                f"| {name} | {whole.wall:.1f} | {changes.wall:.1f} | {whole.rows:,}"
+                f" | {changes.rows:,} |"
+            )
+    return lines
+
+
+def picture(contacts: int, loads: Loads, nights: Loads) -> str:
     """The wall-clock times, as SVG."""
-    loads, nights = (
-        {name: one["wall"] for name, one in results[what].items()} for what in ("loads", "nights")
-    )
     changed = frozenset(name for name in nights if "second" in name and "digests" in name)
     groups = [
-        Bars(results["what"], loads, frozenset({"both"})),
-        Bars("two nights, 1% of the contacts changed", nights, changed),
+        Bars(
+            f"{contacts:,} contacts and all tables into PostgreSQL",
+            {name: load.wall for name, load in loads.items()},
+            frozenset({"both"}),
+        ),
+        Bars(
+            "two nights, 1% of the contacts changed",
+            {name: load.wall for name, load in nights.items()},
+            changed,
+        ),
     ]
-    return draw(groups, f"{results['date']}; shorter is better")
+    return draw(groups, f"{datetime.now(timezone.utc).date()}; shorter is better")
 
 
 if __name__ == "__main__":
