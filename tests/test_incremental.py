@@ -179,20 +179,6 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: An
     assert bookmark(rest) == "2016-01-01T00:00:00Z"
 
 
-@pytest.mark.parametrize(
-    "bookmark", ["soon", 17, {}, "9999-12-31T00:00:00Z", "10000-01-01T00:00:00Z", ""]
-)
-def test_a_bookmark_that_could_miss_rows_is_dropped(incremental: Any, bookmark: Any) -> None:
-    state = {"bookmarks": {"contacts": {"updated_at": bookmark}}}
-    run = in_process.run(
-        Scripted(contacts(("a", "2016-01-01T00:00:00Z"))),
-        catalog=only(incremental, "contacts"),
-        state=state,
-    )
-    assert ids(run) == ["a"]
-    assert any("not a time in the past" in line for line in run.log)
-
-
 def test_the_later_of_bookmark_and_start_date_counts(incremental: Any) -> None:
     state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
     served = contacts(("a", "2015-06-01"), ("b", "2016-06-01"), ("c", "2017-01-01"))
@@ -287,33 +273,6 @@ def test_an_interrupted_full_pass_is_completed_before_incremental_replication(
     assert len(ids(last)) == 250
     assert not last.of("ACTIVATE_VERSION")
     assert last.state["bookmarks"]["contacts"]["updated_at"]
-
-
-@pytest.mark.parametrize(
-    ("stream", "asked"),
-    [
-        ("lists", {"replication_method": "INCREMENTAL"}),
-        ("contacts", {"replication_method": "LOG_BASED"}),
-        ("contacts", {"replication_method": "INCREMENTAL", "replication_key": "created_at"}),
-    ],
-)
-def test_an_unsupported_replication_method_falls_back_to_full_table(
-    serve: Serve, catalog: Any, stream: str, asked: dict[str, str]
-) -> None:
-    choose(catalog, stream, **asked)
-    run = in_process.run(serve(), catalog=only(catalog, stream))
-    assert run.code == 0
-    assert run.of("ACTIVATE_VERSION", stream)
-    (line,) = [line for line in run.log if "the catalog asks for" in line]
-    assert line.startswith(f"WARNING {stream}: ")
-
-
-def test_the_method_may_be_outside_the_metadata(serve: Serve, catalog: Any) -> None:
-    entry(catalog, "contacts").update(
-        replication_method="INCREMENTAL", replication_key="updated_at"
-    )
-    run = in_process.run(serve(), catalog=only(catalog, "contacts"))
-    assert "updated_at" in run.state["bookmarks"]["contacts"]
 
 
 def test_the_replication_key_cannot_be_deselected(serve: Serve, incremental: Any) -> None:

@@ -13,9 +13,12 @@ from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import EMAILS, STREAMS
-from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests import in_process
+from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
 from tests.in_process import logged
 from tests.invariants import Run
+from tests.lying_pager import Options
+from tests.recording import Sandbox
 
 ACCOUNT = Account(contacts=60, lists=2, segments=2, members=3)
 NESTED = ["properties", "custom_fields", "items", "properties", "value"]
@@ -57,12 +60,6 @@ def test_selecting_nothing_is_not_an_error(tap: Tap, serve: Serve, catalog: Any)
     assert any(line.startswith("WARNING") and '"selected": true' in line for line in run.log)
 
 
-def test_an_empty_catalog_selects_nothing(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(ACCOUNT), catalog={"streams": []})
-    assert run.code == 0
-    assert not run.of("SCHEMA")
-
-
 def test_meltano_writes_a_choice_at_every_breadcrumb(tap: Tap, serve: Serve, catalog: Any) -> None:
     for stream in catalog["streams"]:
         for one in stream["metadata"]:
@@ -85,62 +82,10 @@ def test_meltano_writes_a_choice_at_every_breadcrumb(tap: Tap, serve: Serve, cat
     assert all(list(field) == ["kind", "field_type", "deleted"] for field in fields)
 
 
-def test_legacy_selection_inside_schema_and_stream_is_obeyed(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
-    for stream in catalog["streams"]:
-        stream.pop("metadata")
-        stream["schema"]["selected"] = stream["stream"] == "lists"
-    entry(catalog, "lists")["schema"]["properties"]["title"]["selected"] = False
-    contacts = entry(catalog, "contacts")
-    contacts["selected"] = True
-    contacts["schema"]["properties"]["custom_fields"]["items"]["properties"]["kind"]["selected"] = (
-        False
-    )
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    assert streams(run) == ["contacts", "lists"]
-    contacts_columns, lists_columns = (one["schema"]["properties"] for one in run.of("SCHEMA"))
-    assert list(lists_columns) == ["list_id", "additional_fields"]
-    assert "kind" not in contacts_columns["custom_fields"]["items"]["properties"]
-
-
-def test_metadata_overrides_legacy_selection(tap: Tap, serve: Serve, catalog: Any) -> None:
-    for stream in catalog["streams"]:
-        stream["selected"] = True
-        choose(catalog, stream["stream"], selected=stream["stream"] == "lists")
-    assert streams(tap.sync(serve(ACCOUNT), catalog=catalog)) == ["lists"]
-
-
-def test_inclusion_and_defaults_in_the_catalog_are_obeyed(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
-    choose(catalog, "contacts", selected_by_default=False)
-    choose(catalog, "lists", "properties", "title", inclusion="unsupported", selected=True)
-    choose(catalog, "smart_segments", "properties", "title", selected_by_default=False)
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    assert streams(run) == ALL[1:]
-    assert list(run.rows("lists")[0]) == ["list_id", "additional_fields"]
-    assert list(run.rows("smart_segments")[0]) == ["segment_id", "additional_fields"]
-
-
-def test_unknown_streams_any_order_and_foreign_schemas(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
-    catalog["streams"].reverse()
-    catalog["streams"].insert(1, {"stream": "deals", "tap_stream_id": "deals", "schema": {}})
-    entry(catalog, "contacts")["schema"] = {"type": "object", "properties": {"FirstName": {}}}
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    assert run.code == 0
-    assert streams(run) == ALL
-    assert any("'deals'" in line and line.startswith("WARNING") for line in run.log)
-    assert "first_name" in run.of("SCHEMA")[0]["schema"]["properties"]
-
-
 @pytest.mark.parametrize("stream", ALL)
-def test_each_stream_can_be_read_alone(tap: Tap, serve: Serve, catalog: Any, stream: str) -> None:
-    sandbox = serve(ACCOUNT)
+def test_each_stream_can_be_read_alone(catalog: Any, stream: str) -> None:
     catalog["streams"] = [entry(catalog, stream)]
-    run = tap.sync(sandbox, catalog=catalog)
+    run = in_process.run(Sandbox(ACCOUNT, Options(api_key=KEY)), catalog=catalog)
     assert run.code == 0
     assert streams(run) == [stream]
     assert run.rows(stream)
@@ -162,17 +107,6 @@ def test_a_deselected_column_leaves_nothing_behind(tap: Tap, serve: Serve, catal
         kept = {name.lower().replace("_", "") for name in row["additional_fields"] or ()}
         assert not kept & {name.replace("_", "") for name in names}
         assert all(list(one) == ["id"] for one in row["mail_received"] or ())
-
-
-def test_selected_may_be_null(tap: Tap, serve: Serve, catalog: Any) -> None:
-    choose(catalog, "lists", selected=None)
-    choose(catalog, "contacts", "properties", "phone", selected=None)
-    entry(catalog, "smart_segments")["selected"] = None
-    run = tap.sync(serve(), catalog=catalog)
-    assert run.code == 0
-    assert run.rows("lists")
-    assert run.rows("smart_segments")
-    assert "phone" in run.rows("contacts")[0]
 
 
 def test_the_selection_warns_once(tap: Tap, serve: Serve, catalog: Any) -> None:
@@ -341,6 +275,15 @@ def test_the_selected_part_of_a_schema() -> None:
 def test_schemas_of_any_form_are_tolerated(schema: Any) -> None:
     found = selected({"stream": "lists", "schema": schema})["lists"]
     assert found.selected == entry(OURS, "lists")["schema"]
+
+
+def test_a_stream_may_be_selected_in_many_ways() -> None:
+    for null in (says("lists", selected=None), {"stream": "lists", "selected": None}):
+        assert selected(null)
+    assert not selected(says("lists", selected_by_default=False))
+    assert selected(says("lists", selected_by_default=False, selected=True))
+    phone = selected(says("contacts", "properties", "phone", selected=None))
+    assert "phone" in phone["contacts"].selected["properties"]
 
 
 def test_metadata_adds_to_the_old_marks() -> None:

@@ -141,13 +141,12 @@ def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
 
 def test_the_test_asks_some_segments_only(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=5, segments=30, members=10), "/smart_segments/@5:404")
-    config = tap.file("config.json", tap.config(sandbox, max_requests_per_second=4))
+    config = tap.file("config.json", tap.config(sandbox))
     run = tap.run("--config", config, "--test")
     assert "30 smart segments, with " in run.stdout.decode()
     assert "in the first 20 of them." in run.stdout.decode()
-    assert "34 requests, if the others are as large: 8 s at max_requests_per_second, 4." in (
-        run.stdout.decode()
-    )
+    said = r"34 requests, if the others are as large: \d+ s at max_requests_per_second, 1000\."
+    assert re.search(said, run.stdout.decode())
 
 
 def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
@@ -293,30 +292,6 @@ def test_an_unwritable_stdout_is_reported_in_one_line(option: str) -> None:
     assert done.returncode == 1
     assert untimed(done.stderr.decode()).startswith("CRITICAL Cannot write to stdout: ")
     assert done.stderr.count(b"\n") == 1
-
-
-def test_a_whole_state_message_is_accepted_as_a_state(tap: Tap, serve: Serve) -> None:
-    broken = tap.sync(serve(ACCOUNT, "/contacts@2-:500"), retry_timeout=0.2)
-    line = {"type": "STATE", "value": broken.state}
-    rest = tap.sync(serve(ACCOUNT), state=line)
-    assert len(broken.rows("contacts")) + len(rest.rows("contacts")) == 250
-
-
-def test_a_catalog_without_known_streams_is_an_error(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(), catalog={"streams": [{"tap_stream_id": "contact"}]})
-    assert run.code == 2
-    assert "none of this tap's streams" in run.last_words
-
-
-def test_a_deselected_column_that_does_not_exist_causes_a_warning(
-    tap: Tap, serve: Serve, catalog: Any
-) -> None:
-    metadata = {"breadcrumb": ["properties", "emial"], "metadata": {"selected": False}}
-    catalog["streams"][0]["metadata"].append(metadata)
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    assert (
-        "WARNING contacts: the catalog deselects properties.emial, which does not exist." in run.log
-    )
 
 
 @pytest.mark.parametrize(
