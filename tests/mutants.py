@@ -98,22 +98,22 @@ MUTANTS = (
     Mutant(
         "rows are deleted despite a shortage",
         "sources/completeness.py",
-        'SHORT = "short", (False, False, False)',
-        'SHORT = "short", (True, False, False)',
+        "if doubts else None",
+        "if doubts.keys() - {Doubt.SHORT} else None",
         "test_changing_accounts.py -k small_shortage",
     ),
     Mutant(
         "the bookmark moves despite a shortage",
         "sources/completeness.py",
-        'SHORT = "short", (False, False, False)',
-        'SHORT = "short", (False, True, False)',
+        "return self is Doubt.SKIPPED",
+        "return self in (Doubt.SKIPPED, Doubt.SHORT)",
         "test_incremental.py -k doubt_holds",
     ),
     Mutant(
         "most of a listing may be missing at exit 0",
         "sources/completeness.py",
-        'VERY_SHORT = "very short", (False, False, True)',
-        'VERY_SHORT = "very short", (False, False, False)',
+        "return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)",
+        "return self is Doubt.ALL_GONE",
         "test_changing_accounts.py -k large_shortage",
     ),
     Mutant(
@@ -427,8 +427,8 @@ MUTANTS = (
     Mutant(
         "tombstones are sent despite a doubt",
         "sources/completeness.py",
-        "return None if activates(doubts) else",
-        "return None if doubts else",
+        "if doubts else None",
+        "if not doubts else None",
         "test_digests.py -k withholds",
     ),
     Mutant(

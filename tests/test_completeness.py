@@ -12,7 +12,6 @@ from tap_autopilot.sources.completeness import (
     Census,
     Distinct,
     Doubt,
-    activates,
     is_large,
     moves_bookmark,
     why_kept,
@@ -20,35 +19,28 @@ from tap_autopilot.sources.completeness import (
 
 
 @pytest.mark.parametrize(
-    ("name", "activating", "moving", "failing"),
+    ("name", "moving", "failing"),
     [
-        ("none", True, True, False),
-        ("skipped", False, True, False),
-        ("short", False, False, False),
-        ("uncounted", False, False, False),
-        ("unordered", False, False, False),
-        ("unavailable", False, False, False),
-        ("empty", False, False, False),
-        ("very short", False, False, True),
-        ("all gone", False, False, True),
+        ("skipped", True, False),
+        ("short", False, False),
+        ("uncounted", False, False),
+        ("unordered", False, False),
+        ("unavailable", False, False),
+        ("empty", False, False),
+        ("very short", False, True),
+        ("all gone", False, True),
     ],
 )
-def test_what_each_doubt_withholds(
-    name: str, activating: bool, moving: bool, failing: bool
-) -> None:
-    doubt = {one.value: one for one in Doubt}[name]
-    assert (activates([doubt]), moves_bookmark([doubt]), doubt.fails) == (
-        activating, moving, failing,
-    )  # fmt: skip
-    assert activates([Doubt.NONE, doubt]) is activating
-    assert moves_bookmark([doubt, Doubt.NONE]) is moving
+def test_what_each_doubt_withholds(name: str, moving: bool, failing: bool) -> None:
+    doubt = Doubt(name)
+    assert (moves_bookmark([doubt]), doubt.fails) == (moving, failing)
+    assert moves_bookmark([Doubt.SKIPPED, doubt]) is moving
 
 
 @pytest.mark.parametrize(
     ("doubts", "how", "reason"),
     [
         ({}, "", None),
-        ({Doubt.NONE: ""}, "", None),
         ({Doubt.SKIPPED: "one", Doubt.SHORT: "other"}, "", "one, and other"),
         ({}, "is_log", APPEND_ONLY),
         ({}, "incremental", "an incremental pass cannot tell what was deleted"),
@@ -63,8 +55,7 @@ def test_why_rows_that_a_pass_did_not_see_are_kept(
     assert kept == reason
 
 
-def test_a_pass_without_doubts_activates_and_moves() -> None:
-    assert activates([])
+def test_a_pass_without_doubts_moves_the_bookmark() -> None:
     assert moves_bookmark([])
 
 
@@ -162,7 +153,7 @@ def test_churn_explains_the_square_root_of_the_changes(
 @pytest.mark.parametrize(
     ("fields", "counted", "doubt"),
     [
-        ({"least": 2, "read": 2}, True, Doubt.NONE),
+        ({"least": 2, "read": 2}, True, None),
         ({"least": 500, "read": 490, "page": 10}, True, Doubt.SHORT),
         ({"least": 500, "read": 489, "page": 10}, True, Doubt.VERY_SHORT),
         ({"least": 500, "read": 489, "page": 10}, False, Doubt.VERY_SHORT),
@@ -170,11 +161,11 @@ def test_churn_explains_the_square_root_of_the_changes(
         ({"least": 1000, "read": 989, "page": 1}, True, Doubt.VERY_SHORT),
         ({"least": 9, "read": 9, "collapsed": True}, True, Doubt.SHORT),
         ({"least": 9, "read": 9, "uncounted": True}, True, Doubt.UNCOUNTED),
-        ({"uncounted": True}, False, Doubt.NONE),
+        ({"uncounted": True}, False, None),
         ({"uncounted": True, "resumed": True, "highest": None}, True, Doubt.UNCOUNTED),
         ({"resumed": True, "highest": None}, True, Doubt.UNORDERED),
-        ({"resumed": True, "highest": "c"}, True, Doubt.NONE),
-        ({"resumed": False, "highest": None}, True, Doubt.NONE),
+        ({"resumed": True, "highest": "c"}, True, None),
+        ({"resumed": False, "highest": None}, True, None),
     ],
 )
 def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doubt) -> None:

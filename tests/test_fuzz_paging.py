@@ -60,7 +60,7 @@ class Outcome:
     """The result of a pass: the documents that were written, and how it ended."""
 
     ids: list[Any] = field(default_factory=list)
-    doubt: Doubt = Doubt.NONE
+    doubt: Doubt | None = None
     error: TapError | None = None
 
 
@@ -172,7 +172,7 @@ def test_what_exists_throughout_is_read_or_there_is_a_doubt(
         found = read(walk, Direct(respond, failing, 600), kills)
     existed = sandbox.existed_throughout(walk.path)
     missing = existed - set(found.ids)
-    assert not missing or found.error or found.doubt is not Doubt.NONE, (missing, found)
+    assert not missing or found.error or found.doubt is not None, (missing, found)
     if (
         found.error is None
         and size
@@ -181,7 +181,7 @@ def test_what_exists_throughout_is_read_or_there_is_a_doubt(
         and not kills
         and not failing
     ):
-        assert found.doubt is Doubt.NONE, found
+        assert found.doubt is None, found
 
 
 @given(st.integers(4, len(LETTERS)), options(), NUMBERS, NUMBERS, st.integers(1, 99), st.booleans())
@@ -192,7 +192,7 @@ def test_a_lost_page_raises_a_doubt(
     with answering(sandbox) as respond:
         found = read(CONTACTS, Direct(respond, failing, 600), kills)
     missing = set(LETTERS[:size]) - set(found.ids)
-    assert not missing or found.error or found.doubt is not Doubt.NONE, (missing, found)
+    assert not missing or found.error or found.doubt is not None, (missing, found)
     if not once and size >= 2 * chosen["page_size"]:
         assert missing
 

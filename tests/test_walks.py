@@ -93,7 +93,7 @@ class Walked:
         return [one["contact_id"] for page in self.pages for one in page.documents]
 
     @property
-    def ended(self) -> tuple[list[Any], Doubt]:
+    def ended(self) -> tuple[list[Any], Doubt | None]:
         """The ids, and the doubt at the end."""
         assert self.error is None, self.error
         assert self.pages[-1].after is None
@@ -103,7 +103,7 @@ class Walked:
 def test_a_walk_page_by_page() -> None:
     first, last = page("a", "b", bookmark="x", total=3), page("c", total=3)
     walked = Walked({"": first, "x": last})
-    assert walked.ended == (["a", "b", "c"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["", "x"]
     begun = Census(read=2, page=2, highest="b", least=3, latest=3)
     ended = Census(read=3, page=2, highest="c", least=3, latest=3)
@@ -118,7 +118,7 @@ def test_a_walk_page_by_page() -> None:
 def test_a_resumed_walk_continues_its_counts() -> None:
     census = Census(read=2, page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": page("c", total=3)}, start=Position("x", census))
-    assert walked.ended == (["c"], Doubt.NONE)
+    assert walked.ended == (["c"], None)
     assert walked.pages[0].census == Census(
         read=3, page=2, highest="c", least=3, latest=3, resumed=True
     )
@@ -220,7 +220,7 @@ def test_an_id_is_found_in_any_spelling(document: Any) -> None:
 def test_a_document_without_an_id_counts_as_read(document: Any) -> None:
     walked = Walked({"": {"contacts": [document, {"contact_id": "a"}], "total_contacts": 2}})
     (only,) = walked.pages
-    assert (only.doubt, only.census.read, only.census.highest) == (Doubt.NONE, 2, "a")
+    assert (only.doubt, only.census.read, only.census.highest) == (None, 2, "a")
     assert only.documents[0] == document
 
 
@@ -235,7 +235,7 @@ def some(count: int, **more: Any) -> dict[str, Any]:
 def test_a_short_listing_is_read_a_second_time() -> None:
     short, whole = page("a", bookmark="x", total=3), page("a", "b", "c", total=3)
     walked = Walked({"": [short, whole], "x": page("b", total=3)})
-    assert walked.ended == (["a", "b", "a", "b", "c"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "a", "b", "c"], None)
     assert walked.asked == ["", "x", ""]
     assert walked.pages[1].after == Position(census=Census(reading=2))
     assert walked.pages[2].census.reading == 2
@@ -271,7 +271,7 @@ def test_a_second_reading_is_not_followed_by_a_third() -> None:
 
 def test_totals_that_are_not_checked_raise_no_doubt() -> None:
     walked = Walked({"": page("a", total=1000)}, check_totals=False)
-    assert walked.ended == (["a"], Doubt.NONE)
+    assert walked.ended == (["a"], None)
     assert walked.asked == [""]
 
 
@@ -285,7 +285,7 @@ def test_contacts_and_members_should_have_totals(walk: Walk, doubt: Doubt) -> No
 def test_lists_and_segments_need_no_totals() -> None:
     for walk in (LISTS, SEGMENTS):
         walked = Walked({"": {walk.documents: [{walk.key: "a"}]}}, walk)
-        assert walked.pages[-1].doubt is Doubt.NONE
+        assert walked.pages[-1].doubt is None
 
 
 # Bookmarks that lead somewhere
@@ -330,7 +330,7 @@ def test_an_invalid_bookmark_is_an_error(bookmark: Any, problem: str) -> None:
 def test_a_rejected_bookmark_is_replaced_by_a_fresh_one(status: int) -> None:
     first, again = page("a", "b", bookmark="x", total=4), page("a", "c", bookmark="y", total=4)
     walked = Walked({"": [first, again], "x": status, "y": page("d", total=4)})
-    assert walked.ended == (["a", "b", "c", "d"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "c", "d"], None)
     assert walked.asked == ["", "x", "", "y"]
     assert walked.log == []
 
@@ -352,7 +352,7 @@ def test_an_error_while_asking_again_is_an_error() -> None:
 def test_a_page_that_has_become_the_last_is_the_end() -> None:
     first, again = page("a", "b", bookmark="x", total=3), page("a", "b", total=2)
     walked = Walked({"": [first, again], "x": 404})
-    assert walked.ended == (["a", "b"], Doubt.NONE)
+    assert walked.ended == (["a", "b"], None)
     assert walked.asked == ["", "x", ""]
 
 
@@ -370,7 +370,7 @@ def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
     starts = [one for one in walked.pages if one.after == Position()]
     assert [
         (one.walk, one.documents, one.census, one.cleaned, one.doubt, one.date) for one in starts
-    ] == [(CONTACTS, [], Census(), 0, Doubt.NONE, None)] * 2
+    ] == [(CONTACTS, [], Census(), 0, None, None)] * 2
 
 
 def test_the_second_reading_stays_the_second_after_a_stale_bookmark() -> None:
@@ -432,7 +432,7 @@ def test_a_good_page_resets_the_count_of_stale_bookmarks() -> None:
 def test_a_page_that_is_gone_too_means_reading_from_the_start(again: Any) -> None:
     first = page("a", bookmark="x", total=2)
     walked = Walked({"": [first, again, page("a", "b", total=2)], "x": 404})
-    assert walked.ended == (["a", "a", "b"], Doubt.NONE)
+    assert walked.ended == (["a", "a", "b"], None)
     assert walked.asked == ["", "x", "", ""]
     (line,) = walked.log
     assert line.endswith("rejected with status 404; reading the contacts from the start.")
@@ -440,7 +440,7 @@ def test_a_page_that_is_gone_too_means_reading_from_the_start(again: Any) -> Non
 
 def test_an_empty_last_page_is_the_end_if_it_comes_twice() -> None:
     walked = Walked({"": page("a", bookmark="x", total=1), "x": page(total=1)})
-    assert walked.ended == (["a"], Doubt.NONE)
+    assert walked.ended == (["a"], None)
     assert walked.asked == ["", "x", "", "x"]
 
 
@@ -448,13 +448,13 @@ def test_an_empty_page_between_others_is_followed_without_asking_again() -> None
     walked = Walked(
         {"": page("a", bookmark="x", total=2), "x": page(bookmark="y"), "y": page("b", total=2)}
     )
-    assert walked.ended == (["a", "b"], Doubt.NONE)
+    assert walked.ended == (["a", "b"], None)
     assert walked.asked == ["", "x", "y"]
 
 
 def test_documents_already_read_are_the_end_if_they_come_twice() -> None:
     walked = Walked({"": page("a", "b", bookmark="x", total=2), "x": page("a", total=2)})
-    assert walked.ended == (["a", "b", "a"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "a"], None)
     assert walked.asked == ["", "x", "", "x"]
 
 
@@ -473,7 +473,7 @@ def test_the_warning_says_what_the_bookmark_led_to() -> None:
 
 def test_a_page_repeats_the_last_document_of_the_page_before() -> None:
     walked = Walked({"": page("a", "b", bookmark="x", total=4), "x": page("b", "c", "d", total=4)})
-    assert walked.ended == (["a", "b", "c", "d"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "c", "d"], None)
     assert [one.census.page for one in walked.pages] == [2, 3]
 
 
@@ -492,7 +492,7 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
 def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
     census = Census(read=2, page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": error, "": page("a", "b", "c", total=3)}, start=Position("x", census))
-    assert walked.ended == (["a", "b", "c"], Doubt.NONE)
+    assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["x", ""]
     assert walked.pages[-1].census == Census(read=3, page=3, highest="c", least=3, latest=3)
     assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
@@ -582,7 +582,7 @@ def test_the_largest_total_bounds_a_listing() -> None:
 def test_totals_that_are_not_checked_bound_nothing() -> None:
     answers = {str(one): page(f"{one}", bookmark=str(one + 1), total=1) for one in range(1, 9)}
     walked = Walked({**answers, "": answers["1"], "9": page("9", total=1)}, check_totals=False)
-    assert walked.ended == ([str(one) for one in (1, *range(2, 10))], Doubt.NONE)
+    assert walked.ended == ([str(one) for one in (1, *range(2, 10))], None)
 
 
 def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
@@ -619,5 +619,5 @@ def test_a_large_listing_in_another_order_is_read_again_id_by_id(
 ) -> None:
     monkeypatch.setattr(completeness, "ORDER_KNOWN", 1)
     walked = Walked({"": page("m", "n", bookmark="x", total=3), "x": page("a", total=3)})
-    assert walked.ended[1] is Doubt.NONE
+    assert walked.ended[1] is None
     assert walked.asked == ["", "x", "", "x", "", "x"]

@@ -25,36 +25,26 @@ ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detect
 
 
 class Doubt(enum.Enum):
-    """Why a pass may be incomplete, and what to withhold.
+    """Why a pass may be incomplete. Whatever it is, rows that the pass did not see are kept."""
 
-    `activates`: ACTIVATE_VERSION is sent, so that targets remove what was not in the pass.
-    `moves`: the Singer bookmark moves. `fails`: the run ends with exit code 1.
-    """
+    SKIPPED = "skipped"  # a document without its id never becomes a row
+    SHORT = "short"
+    UNCOUNTED = "uncounted"  # no total to compare with
+    UNORDERED = "unordered"  # interrupted, and repeats cannot be detected
+    UNAVAILABLE = "unavailable"  # this account's API does not offer it
+    EMPTY = "empty"  # nothing was read at all
+    VERY_SHORT = "very short"
+    ALL_GONE = "all gone"  # none of several segments exists anymore
 
-    #                                     activates  moves  fails
-    NONE = "none", (True, True, False)
-    SKIPPED = "skipped", (False, True, False)  # a document without its id never becomes a row
-    SHORT = "short", (False, False, False)
-    UNCOUNTED = "uncounted", (False, False, False)  # no total to compare with
-    UNORDERED = "unordered", (False, False, False)  # interrupted, and repeats cannot be detected
-    UNAVAILABLE = "unavailable", (False, False, False)  # this account's API does not offer it
-    EMPTY = "empty", (False, False, False)  # nothing was read at all
-    VERY_SHORT = "very short", (False, False, True)
-    ALL_GONE = "all gone", (False, False, True)  # none of several segments exists anymore
+    @property
+    def moves(self) -> bool:
+        """Whether the Singer bookmark moves all the same."""
+        return self is Doubt.SKIPPED
 
-    def __new__(cls, value: str, _: tuple[bool, bool, bool]) -> Doubt:
-        """Keep only the name as the value, for the state."""
-        member = object.__new__(cls)
-        member._value_ = value
-        return member
-
-    def __init__(self, _: str, follows: tuple[bool, bool, bool]) -> None:
-        self.activates, self.moves, self.fails = follows
-
-
-def activates(doubts: Iterable[Doubt]) -> bool:
-    """Whether a pass with these doubts ends with ACTIVATE_VERSION."""
-    return all(doubt.activates for doubt in doubts)
+    @property
+    def fails(self) -> bool:
+        """Whether the run ends with exit code 1."""
+        return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)
 
 
 def why_kept(
@@ -72,7 +62,7 @@ def why_kept(
         return "an incremental pass cannot tell what was deleted"
     if windowed:
         return "start_date is set"
-    return None if activates(doubts) else ", and ".join(doubts.values())
+    return ", and ".join(doubts.values()) if doubts else None
 
 
 def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
@@ -130,7 +120,7 @@ class Census:
         """Whether the listing has to be read again."""
         return self.missing > 0 or self.collapsed
 
-    def doubt(self, *, counted: bool) -> Doubt:
+    def doubt(self, *, counted: bool) -> Doubt | None:
         """The doubt about the listing at its end; `counted` listings should have a total."""
         if self.missing and is_large(self.missing, self.least or 0, self.page):
             return Doubt.VERY_SHORT
@@ -138,7 +128,7 @@ class Census:
             return Doubt.SHORT
         if self.uncounted and counted:
             return Doubt.UNCOUNTED
-        return Doubt.UNORDERED if self.resumed and self.highest is None else Doubt.NONE
+        return Doubt.UNORDERED if self.resumed and self.highest is None else None
 
 
 def is_large(missing: int, of: int, page: int) -> bool:

@@ -109,7 +109,7 @@ class Page:
     replaced: int
     fetched_at: datetime
     date: datetime | None
-    doubt: Doubt = Doubt.NONE
+    doubt: Doubt | None = None
     size: int = 0
 
     @functools.cached_property
@@ -129,7 +129,7 @@ class Page:
     @property
     def doubts(self) -> dict[Doubt, str]:
         """Its doubt, if any, with the reason."""
-        return {} if self.doubt is Doubt.NONE else {self.doubt: _reason(self)}
+        return {} if self.doubt is None else {self.doubt: _reason(self)}
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                     position = Position(census=Census(reading=2))
                     yield dataclasses.replace(page, after=position)
                     break
-                if doubt.fails:
+                if doubt is not None and doubt.fails:
                     yield dataclasses.replace(page, after=Position())
                     raise RunError(
                         f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again"
@@ -87,7 +87,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             raise RunError(f"{refused} It was deleted while it was being read.") from None
 
 
-def _empty_page(walk: Walk, census: Census, doubt: Doubt = Doubt.NONE) -> Page:
+def _empty_page(walk: Walk, census: Census, doubt: Doubt | None = None) -> Page:
     """A last page that is not from a response."""
     return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
 
