@@ -65,13 +65,13 @@ SCENARIOS = (
              latency=0.1, peers=("floor", "singer-sdk", "0.3.0")),
     Scenario("deep", "2,000 contacts, 60 segments of 500, 100 ms a response", 2_000, 60, 500,
              latency=0.1, peers=("tuned", "floor", "singer-sdk", "0.3.0")),
-    Scenario("wide", "20,000 contacts, 10 segments of 1,000; one contact in eight is odd", 20_000,
+    Scenario("wide", "20,000 contacts, 10 segments of 1,000, one contact in eight odd", 20_000,
              10, 1_000, account=ODD, settings=UNLIMITED, peers=("floor", *SDK), rounds=5),
-    Scenario("one core", "the same, but each tap may use only one core", 20_000, 10, 1_000,
+    Scenario("one core", "wide, on one core", 20_000, 10, 1_000,
              account=ODD, settings=UNLIMITED, one_core=True, peers=("floor", *SDK), rounds=5),
-    Scenario("plain", "wide without odd contacts", 20_000, 10, 1_000, settings=UNLIMITED,
+    Scenario("plain", "wide, without odd contacts", 20_000, 10, 1_000, settings=UNLIMITED,
              peers=("floor", *SDK, "0.3.0 unlimited"), rounds=5),
-    Scenario("tables", "20,000 contacts, alone and with all tables made from them", 20_000, 0, 0,
+    Scenario("tables", "20,000 contacts and all tables made from them", 20_000, 0, 0,
              settings=UNLIMITED, peers=("all tables",), rounds=5),
     Scenario("limit 5", "1,000 contacts, 30 segments of 500, 5 requests a second, 429 above", 1_000,
              30, 500, limit=5, peers=("0.3.0",)),
@@ -229,26 +229,15 @@ def lines_of(results: Results) -> list[str]:
     def ratio(scenario: str, tap: str, figure: str = "cpu") -> float:
         return results[scenario][tap][f"{figure} ratio"]
 
+    whats = {one.name: f"- {one.what} (*{one.name}*" for one in SCENARIOS}
     lines = []
-    for name in ("wide", "one core", "plain"):
-        if name in results:
-            old = results[name].get("0.3.0 unlimited")
-            lines.append(
-                f"- *{name}*: {1 / ratio(name, 'floor'):.2f} times the CPU time of the floor; the"
-                f" SDK's tap takes {ratio(name, 'singer-sdk'):.1f} times that of this one, and"
-                f" {ratio(name, 'singer-sdk unchecked'):.1f} times if it checks nothing"
-                + (f", 0.3.0 {old['cpu ratio']:.1f} times" if old else "")
-            )
-    if "tables" in results:
-        times = ratio("tables", "all tables")
-        lines.append(f"- *tables*: all take {times:.2f} times the CPU time of contacts alone")
     for name in ("far", "deep"):
         if name in results:
             walls = {tap: figures["wall"] for tap, figures in results[name].items()}
             line = (
-                f"- *{name}*, with default settings: {walls['tap-autopilot']:.1f} s; the floor"
-                f" takes {walls['floor']:.1f} s, the SDK's tap {walls['singer-sdk']:.1f} s, and"
-                f" 0.3.0 {walls['0.3.0']:.1f} s"
+                f"{whats[name]}, default settings): {walls['tap-autopilot']:.1f} s; the floor takes"
+                f" {walls['floor']:.1f} s, the SDK's tap {walls['singer-sdk']:.1f} s, 0.3.0"
+                f" {walls['0.3.0']:.1f} s"
             )
             if "tuned" in walls:
                 line += (
@@ -256,6 +245,20 @@ def lines_of(results: Results) -> list[str]:
                     f" takes {walls['tuned']:.1f} s"
                 )
             lines.append(line)
+    for name in ("wide", "one core", "plain"):
+        if name in results:
+            old = results[name].get("0.3.0 unlimited")
+            lines.append(
+                f"{whats[name]}): {1 / ratio(name, 'floor'):.2f} times the CPU time of the floor;"
+                f" the SDK's tap takes {ratio(name, 'singer-sdk'):.1f} times that of this one,"
+                f" {ratio(name, 'singer-sdk unchecked'):.1f} times if it checks nothing"
+                + (f", 0.3.0 {old['cpu ratio']:.1f} times" if old else "")
+            )
+    if "tables" in results:
+        times = ratio("tables", "all tables")
+        lines.append(
+            f"{whats['tables']}): all take {times:.2f} times the CPU time of contacts alone"
+        )
     limits = [name for name in results if name.startswith("limit")]
     if limits:
         shares = ", ".join(f"{results[name]['tap-autopilot']['used']:.0%}" for name in limits)
