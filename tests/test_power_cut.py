@@ -31,18 +31,20 @@ SYNCED = r"""
 static int copied(const char *name, int descriptor) {
     int (*sync)(int) = (int (*)(int)) dlsym(RTLD_NEXT, name);
     int result = sync(descriptor);
-    char link[64], path[4096], copy[8192], block[4096];
+    char link[64], path[4096], copy[8192], part[8192], block[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", descriptor);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 0) return result;
     path[length] = 0;
     snprintf(copy, sizeof copy, "%s/%s", getenv("SYNCED"), strrchr(path, '/') + 1);
-    int to = open(copy, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    snprintf(part, sizeof part, "%s/part", getenv("SYNCED"));
+    int to = open(part, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     if (to < 0) return result;
     off_t at = 0;
     for (ssize_t n; (n = pread(descriptor, block, sizeof block, at)) > 0; at += n)
         if (write(to, block, n) != n) abort();
     close(to);
+    rename(part, copy);  // the process may be killed at any moment
     return result;
 }
 
