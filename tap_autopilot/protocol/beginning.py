@@ -14,6 +14,7 @@ import msgspec
 
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
+from tap_autopilot.sources.completeness import why_kept
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
@@ -223,9 +224,10 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
 
 
 def has_version(table: Selected, start_date: datetime | None, *, is_log: bool) -> bool:
-    """Whether a pass reads all of a table, so that the rows it did not see can be deleted."""
-    bounded = table.stream.replication_key is not None and start_date is not None
-    return not (table.incremental or bounded or is_log)
+    """Whether a pass over a table knows which rows were deleted, unless there is a doubt."""
+    windowed = table.stream.replication_key is not None and start_date is not None
+    why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
+    return why is None
 
 
 def before(moment: datetime, delta: timedelta) -> datetime:
