@@ -3,7 +3,7 @@
 Each event has a key, which is a digest. An index of digests has each new one on another page, so a
 commit that added them to a large index would write a page for each event. Therefore a commit only
 appends its keys to a log, as one row, and they stay in memory as well. Once there are many, they
-are moved to the index in order, a few with each commit, so that neighbors share a page.
+are moved to the index in order, some now and then, so that neighbors share a page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tap_autopilot.collector.store import DELIVERY, REPEAT_WINDOW, Received
 KEY = 16  # bytes
 LOG = 32_768  # keys to collect before they are moved
 PACE = 2  # keys to move for each new one
+STEP = 1000  # keys to move at once
 # The index has 12 bytes of a key: a number to find it by, and the rest. If two keys have the same
 # number, as in three of a million stores with ten million events, it has only the first, so that a
 # repetition of the other one may be stored.
@@ -56,9 +57,11 @@ class Seen:
         self._logged: set[bytes] = set()  # keys that are in the log only
         self._moving: set[bytes] = set()  # keys that are in the log and may be in the index
         self._to_move: list[tuple[int, int]] = []  # what the index lacks of these, last ones first
+        self._due = 0  # how many of these to move by now
         self._end = 0  # the last row of the log with keys that are being moved
+        self._row = 0  # the last row of the log
         self._added: set[bytes] = set()  # by a transaction that is not committed yet
-        self._row = 0
+        self._moved = 0
         for row, keys in execute("SELECT id, keys FROM seen_log ORDER BY id"):
             self._logged.update(keys[at : at + KEY] for at in range(0, len(keys), KEY))
             self._row = row
@@ -80,27 +83,34 @@ class Seen:
         if new:
             row = execute("INSERT INTO seen_log (keys) VALUES (?)", (b"".join(new),)).lastrowid
             self._row = row or 0
-            part = self._to_move[-PACE * len(new) :]
-            insert("INSERT OR IGNORE INTO seen VALUES", part[::-1], execute)
-            if part and len(part) == len(self._to_move):
-                execute("DELETE FROM seen_log WHERE id <= ?", (self._end,))
+        self._moved = self._move(execute) if self._due >= STEP else 0
         return list(events)
 
     def committed(self) -> None:
-        """Remember what was added."""
-        if self._to_move and self._added:
-            del self._to_move[-PACE * len(self._added) :]
+        """Remember what was added and moved."""
+        if self._moved:
+            del self._to_move[-self._moved :]
+            self._due = 0
             if not self._to_move:
                 self._moving = set()
+        if self._to_move:
+            self._due += PACE * len(self._added)
         self._logged |= self._added
-        self._added = set()
         if len(self._logged) >= LOG and not self._to_move:
             self._begin_to_move(set())
+
+    def _move(self, execute: Execute) -> int:
+        """Move the keys that are due; returns how many."""
+        part = self._to_move[-self._due :]
+        insert("INSERT OR IGNORE INTO seen VALUES", part[::-1], execute)
+        if len(part) == len(self._to_move):
+            execute("DELETE FROM seen_log WHERE id <= ?", (self._end,))
+        return len(part)
 
     def _begin_to_move(self, indexed: set[bytes]) -> None:
         """Begin to move the keys of the log, except for those that the index has already."""
         self._moving, self._logged = self._logged, set()
-        self._to_move = sorted(in_index(self._moving - indexed), reverse=True)
+        self._to_move = list(in_index(sorted(self._moving - indexed, reverse=True)))
         self._end = self._row
 
     def _indexed(self, keys: Collection[bytes], execute: Execute) -> set[bytes]:

@@ -28,6 +28,7 @@ def test_ids_are_recognized_wherever_they_are_kept(
     database: str, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(sqlite_seen, "LOG", 20)
+    monkeypatch.setattr(sqlite_seen, "STEP", 7)
     choose = random.Random(seed)
     store = SqliteStore(database)
     seen: set[bytes] = set()
@@ -64,6 +65,7 @@ def test_ids_that_the_index_could_confuse_are_told_apart(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite_seen, "LOG", 1)
+    monkeypatch.setattr(sqlite_seen, "STEP", 1)
     store = SqliteStore(database)
     for end in (b"abcd", b"abce", b"\xff\xff\xff\xff"):
         assert store.append([event(key=b"12345678" + end)]) == 1
