@@ -38,6 +38,18 @@ class _Call(msgspec.Struct):
     sentAt: msgspec.Raw = _ABSENT  # noqa: N815
 
 
+class _UsualCall(msgspec.Struct):
+    """The same for what senders' libraries send, which is quicker to read."""
+
+    messageId: str  # noqa: N815
+    writeKey: msgspec.Raw = _ABSENT  # noqa: N815
+    type: str = ""
+    event: str = ""
+    context: msgspec.Raw = _ABSENT
+    integrations: msgspec.Raw = _ABSENT
+    sentAt: msgspec.Raw = _ABSENT  # noqa: N815
+
+
 class _Batch(msgspec.Struct):
     batch: msgspec.Raw = _ABSENT
     writeKey: msgspec.Raw = _ABSENT  # noqa: N815
@@ -60,7 +72,8 @@ class _Subject(msgspec.Struct):
 
 
 _CALL = msgspec.json.Decoder(_Call)
-_CALLS = msgspec.json.Decoder(list[_Call])
+_USUAL_CALL = msgspec.json.Decoder(_UsualCall)
+_USUAL_CALLS = msgspec.json.Decoder(list[_UsualCall])
 _BATCH = msgspec.json.Decoder(_Batch)
 _SUBJECT = msgspec.json.Decoder(_Subject)
 _NAMED = msgspec.json.Decoder(_Named)
@@ -77,7 +90,9 @@ class Found(NamedTuple):
 def from_call(body: bytes, route: str, now: int) -> Found:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
     _must_be_object(body)
-    call, body = raw_json.pick(_CALL, body)
+    call: _Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
+    if call is None:
+        call, body = raw_json.pick(_CALL, body)
     return Found([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
@@ -95,7 +110,7 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
         raise TooLarge("too much context shared by too many events")
-    calls = raw_json.pick_each(_CALLS, listed)
+    calls = raw_json.decode(_USUAL_CALLS, listed)
     if calls is None:
         events = [_segment_item(item, "batch", now, shared) for item in items]
     else:
@@ -215,7 +230,7 @@ class _Shared:
         self._tail = _members(self._values)
         self.size = len(self._tail)
 
-    def missing_in(self, call: _Call) -> bytes:
+    def missing_in(self, call: _Call | _UsualCall) -> bytes:
         """The members to append to an event: those that it does not have."""
         for name in self._values:
             if getattr(call, name) is not _ABSENT:
@@ -224,7 +239,7 @@ class _Shared:
             return self._tail
         return _members({n: v for n, v in self._values.items() if getattr(call, n) is _ABSENT})
 
-    def merged_with(self, call: _Call) -> dict[str, bytes]:
+    def merged_with(self, call: _Call | _UsualCall) -> dict[str, bytes]:
         """The members to replace in an event: objects that lack something of the batch's."""
         found = {}
         for name, ours in self.objects.items():
@@ -240,7 +255,7 @@ _NOTHING = _Shared(_Batch())
 
 
 def _segment(
-    body: bytes, call: _Call, route: str, now: int, shared: _Shared = _NOTHING
+    body: bytes, call: _Call | _UsualCall, route: str, now: int, shared: _Shared = _NOTHING
 ) -> Received:
     """An event with an id, without its write key, with what it lacks of the shared fields."""
     merged = shared.merged_with(call) if shared.objects else None
@@ -251,24 +266,28 @@ def _segment(
     if tail := shared.missing_in(call):
         head = body[:-1].rstrip()
         body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
-    name = _name(route, bytes(call.type), bytes(call.event))
-    key = _key_of_id(bytes(call.messageId))
-    return Received(now, "segment", route, name, bytes(body), key, True)
-
-
-def _name_of(route: str, kind: bytes, event: bytes) -> str:
-    """The name of an event, for statistics: what a `track` call is about, or the call's kind."""
-    type_ = (_text(kind) or (route if route in CALLS else "")).lower()
-    name = _text(event) if type_ in ("track", "") else None
-    return name or (type_ if type_ in CALLS else "")
-
-
-_short_name = functools.lru_cache(maxsize=1000)(_name_of)  # a sender uses few event names
-
-
-def _name(route: str, kind: bytes, event: bytes) -> str:
+    if isinstance(call, _UsualCall):
+        kind, event, id_ = call.type, call.event, call.messageId.replace("\0", "")
+    else:
+        kind, event, id_ = (
+            _text(bytes(call.type)),
+            _text(bytes(call.event)),
+            _id(bytes(call.messageId)),
+        )
     is_short = len(kind) + len(event) <= MAX_KNOWN
-    return _short_name(route, kind, event) if is_short else _name_of(route, kind, event)
+    name = (_short_name if is_short else _name)(route, kind, event)
+    return Received(now, "segment", route, name, bytes(body), _key_of_id(id_), True)
+
+
+def _name(route: str, kind: str, event: str) -> str:
+    """The name of an event, for statistics: what a `track` call is about, or the call's kind."""
+    kind = (kind or (route if route in CALLS else "")).lower()
+    if event and kind in ("track", ""):
+        return _clean(event)
+    return kind if kind in CALLS else ""
+
+
+_short_name = functools.lru_cache(maxsize=1000)(_name)  # a sender uses few event names
 
 
 def _delivered(
@@ -299,29 +318,27 @@ def _name_in(body: bytes) -> str:
     if not raw_json.is_object(body):
         return ""
     named, _ = raw_json.pick(_NAMED, body)
-    return _text(bytes(named.event)) or _text(bytes(named.type)) or ""
+    return _text(bytes(named.event)) or _text(bytes(named.type))
 
 
-def _text(raw: bytes) -> str | None:
-    """A string that is safe to store and print."""
-    found = raw_json.string(raw)
-    if found and b"\\" in raw:
+def _text(raw: bytes) -> str:
+    """A string that is safe to store and print; empty if it is another value."""
+    found = raw_json.string(raw) or ""
+    if b"\\" in raw:
         found = found.encode("utf-8", "replace").decode()
-    return found and _clean(found)
+    return _clean(found)
 
 
 def _clean(name: str) -> str:
     return name.replace("\0", "\ufffd")[:200]
 
 
-def _key_of_id(raw: bytes) -> bytes | None:
+def _key_of_id(id_: str) -> bytes | None:
     """The digest of a messageId; None if it has none that identifies a row of the tap."""
-    is_plain = raw[:1] == b'"' and b"\\" not in raw
-    found = raw[1:-1] if is_plain else _id(raw).encode()
-    if not found:
+    if not id_:
         return None
     digest = _IDS.copy()  # takes half the time of a new one
-    digest.update(found)
+    digest.update(id_.encode())
     return digest.digest()
 
 
@@ -332,7 +349,7 @@ def _id(raw: bytes) -> str:
     """
     if raw[:1] == b'"':
         return re.sub("[\ud800-\udfff]", "\ufffd", json.loads(raw).replace("\0", ""))
-    if raw[:1] in b"[{" or raw == b"null":
+    if raw[:1] in b"[{" or raw == b"null":  # or there is none
         return ""
     text = raw.decode()
     try:

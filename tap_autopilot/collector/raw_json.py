@@ -36,6 +36,7 @@ _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
 _ANYTHING = msgspec.json.Decoder(msgspec.Raw)
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 class NotJson(ValueError):
@@ -137,13 +138,11 @@ def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> tuple[S, bytes]:
     return kind(**{n: found[n] for n in kind.__struct_fields__ if n in found}), data
 
 
-def pick_each(decoder: msgspec.json.Decoder[list[S]], data: bytes) -> list[S] | None:
-    """What `pick` returns of each element of an array; None if they must be read one by one."""
-    if isinstance(data, _Split):
-        return None
+def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
+    """What the decoder makes of this JSON; None if it is of another form, or for the scanner."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError):  # also if one is not an object
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 

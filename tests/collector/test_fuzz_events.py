@@ -7,7 +7,9 @@ import json
 import zlib
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -37,6 +39,7 @@ VALUES = st.one_of(
     st.sampled_from([b'"track"', b'"page"', b'""', b'"\\ud800"', b'"a\\u0000b"']),
 )
 CALLS = json_strategies.objects(NAMES, VALUES, most=6)
+USUAL = json_strategies.objects(NAMES, json_strategies.strings(), most=6)
 BATCHES = st.builds(
     lambda shared, items: (
         b'{%s"batch":%s}' % (shared[1:-1] + b"," if shared != b"{}" else b"", items)
@@ -44,7 +47,7 @@ BATCHES = st.builds(
     st.lists(st.tuples(NAMES, VALUES), max_size=4).map(
         lambda found: b"{%s}" % b",".join(b"%s:%s" % pair for pair in found)
     ),
-    json_strategies.arrays(st.one_of(CALLS, VALUES)),
+    json_strategies.arrays(st.one_of(CALLS, USUAL, VALUES)),
 )
 BODIES = st.one_of(
     CALLS,
@@ -142,6 +145,19 @@ def test_a_call_is_stored_unchanged_except_for_its_write_key(body: bytes) -> Non
     assert found.write_key == (key if b"writeKey" in body and is_text else found.write_key)
     if key is None and b"\\u004b" not in body and b"writeKey" not in body:
         assert event.body == body.strip()
+
+
+@given(st.one_of(USUAL, BODIES), st.sampled_from(["call", "batch", "webhook"]))
+@example(b'{"messageId":"a\\u0000b","type":"TRACK","event":"\\u0000"}', "call")
+@example(b'{"messageId":"","type":"","event":""}', "webhook")
+@example(b'{"messageId":"\xc3\xa9","messageId":"\\u00e9"}', "call")
+@example(b'{"messageId":"a","type":"page"}', "call")
+@example(b'{"sentAt":1,"batch":[{"messageId":"a","sentAt":null}]}', "batch")
+def test_usual_calls_are_read_like_all_others(body: bytes, reader: str) -> None:
+    found = read(reader, body)
+    no = msgspec.json.Decoder(None)
+    with mock.patch.multiple(events, _USUAL_CALL=no, _USUAL_CALLS=no):
+        assert read(reader, body) == found
 
 
 @given(st.one_of(json_strategies.strings(), json_strategies.NUMBERS, VALUES))
