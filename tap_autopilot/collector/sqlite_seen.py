@@ -8,6 +8,7 @@ are moved to the index in order, some now and then, so that neighbors share a pa
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -118,8 +119,7 @@ class Seen:
         numbers = sorted(number for number, _ in in_index(keys))
         found: set[tuple[int, int]] = set()
         for part in _parts(numbers):
-            places = ", ".join("?" * len(part))
-            found.update(execute(f"SELECT * FROM seen WHERE number IN ({places})", part))  # noqa: S608
+            found.update(execute(_look_up(len(part)), part))
         return {key for key in keys if IN_INDEX.unpack(key) in found} if found else set()
 
 
@@ -131,8 +131,19 @@ def in_index(keys: Iterable[bytes]) -> Iterator[tuple[int, int]]:
 def insert(statement: str, rows: Sequence[tuple[Any, ...]], execute: Execute) -> None:
     """Insert many rows with few statements."""
     for part in _parts(rows):
-        row = f"({', '.join('?' * len(part[0]))})"
-        execute(f"{statement} {', '.join([row] * len(part))}", tuple(chain.from_iterable(part)))
+        values = tuple(chain.from_iterable(part))
+        execute(_insert(statement, len(part), len(values) // len(part)), values)
+
+
+@functools.cache
+def _insert(statement: str, rows: int, columns: int) -> str:
+    row = f"({', '.join('?' * columns)})"
+    return f"{statement} {', '.join([row] * rows)}"
+
+
+@functools.cache
+def _look_up(numbers: int) -> str:
+    return f"SELECT * FROM seen WHERE number IN ({', '.join('?' * numbers)})"  # noqa: S608
 
 
 def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:

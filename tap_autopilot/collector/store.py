@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tap_autopilot.collector.reader import LAST, SUMMARIZED, Event
@@ -238,12 +237,9 @@ class Store(ABC):
 
 def counts(events: Sequence[Received]) -> list[tuple[str, str, str, int, int]]:
     """How many events of each source, route and name, and when the last one was received."""
-    by_kind: dict[tuple[str, str, str], tuple[int, int]] = {}
-    # Few of these differ: most events came with others of their kind.
-    for (received_at, *kind), number in Counter(map(itemgetter(0, 1, 2, 3), events)).items():
-        count, last = by_kind.get(tuple(kind), (0, 0))
-        by_kind[tuple(kind)] = (count + number, max(last, received_at))
-    return [(*kind, *values) for kind, values in sorted(by_kind.items())]
+    kinds = [event[1:4] for event in events]
+    last = dict(zip(kinds, [event.received_at for event in events], strict=True))
+    return [(*kind, number, last[kind]) for kind, number in sorted(Counter(kinds).items())]
 
 
 def pruned_counts(events: Sequence[Event]) -> list[tuple[int, str, str, str]]:
