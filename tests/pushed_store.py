@@ -39,14 +39,14 @@ class PushedStore:
 
     def track(self, *calls: Any, at: int | None = None) -> None:
         bodies = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in calls]
-        self._append(one for body in bodies for one in from_call(body, "track", _ms(at)).events)
+        self._append(one for body in bodies for one in from_call(body, _ms(at), "track").events)
 
     def webhook(self, calls: Iterable[Any], at: int | None = None) -> None:
         self._append(from_webhook(json.dumps(list(calls)).encode(), _ms(at))[0].events)
 
     def hook(self, delivery: Any, event: str = "", at: int | None = None) -> None:
         body = delivery if isinstance(delivery, bytes) else json.dumps(delivery).encode()
-        self._append(from_hook(body, event, _ms(at)).events)
+        self._append(from_hook(body, _ms(at), event).events)
 
     def activity(self, lines: bytes, at: int | None = None) -> None:
         self._append(from_activity(lines, _ms(at)).events)

@@ -157,7 +157,7 @@ class Endpoints:
         if found.malformed:
             self._metrics.malformed(found.malformed)
         if not found.events:
-            self._succeed(request)
+            self._stored(request, None)
             return
         try:
             self._writer.store(found.events, partial(self._stored, request))
@@ -166,22 +166,21 @@ class Endpoints:
 
     def _stored(self, request: Request, problem: Unavailable | None) -> None:
         if problem is None:
-            self._succeed(request)
+            self._metrics.responded(request.label, 200)
+            request.respond(200, SUCCESS)
         else:
             self.refuse(request, Refusal(503, str(problem)))
-
-    def _succeed(self, request: Request) -> None:
-        self._metrics.responded(request.label, 200)
-        request.respond(200, SUCCESS)
 
     def _call_routes(self) -> dict[str, tuple[str, Route, Route]]:
         """By path: the label, and how to read what is sent with and without a key in a header."""
         routes = {}
         for name, call in CALLS.items():
-            parse = self._parser(call)
-            known, unknown = (
-                Route(has_key, partial(self._with_key, has_key, parse)) for has_key in (True, False)
-            )
+            if call == "batch":
+                parse = partial(events.from_batch, most_bytes=self._max_body)
+            else:
+                parse = partial(events.from_call, route=call)
+            known = Route(True, partial(_parsed, parse))
+            unknown = Route(False, partial(self._if_key_in_body, parse))
             routes[f"v1/{name}"] = (call, known, unknown)
         return routes
 
@@ -195,17 +194,12 @@ class Endpoints:
                 return Route(known, partial(self._signed, known, signature))
             case ["hooks", token, *rest] if len(rest) < 2 and secrets.hook_tokens.accept([token]):
                 event = "".join(rest)
-                return Route(True, lambda parts, now: events.from_hook(_text(parts), event, now))
+                return Route(True, partial(_parsed, partial(events.from_hook, event=event)))
             case ["activity", token] if secrets.hook_tokens.accept([token]):
                 return Route(
                     True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
                 )
         raise Refusal(404, "not found")
-
-    def _parser(self, call: str) -> Parse:
-        if call == "batch":
-            return lambda body, now: events.from_batch(body, now, self._max_body)
-        return lambda body, now: events.from_call(body, call, now)
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
         header = headers.get(b"authorization")
@@ -218,10 +212,8 @@ class Endpoints:
             self._accepted.add(header)
         return known
 
-    def _with_key(self, known: bool, parse: Parse, parts: Iterator[bytes], now: int) -> Found:
-        """What a sender with a write key sent. The body is not parsed before there is a key."""
-        if known:
-            return parse(_text(parts), now)
+    def _if_key_in_body(self, parse: Parse, parts: Iterator[bytes], now: int) -> Found:
+        """What was sent with a write key in the body, which is not parsed before there is one."""
         found = parse(text_of(self._after_key(parts)), now)
         if found.write_key is None or not self._secrets.write_keys.accept([found.write_key]):
             raise _no_key()
@@ -257,8 +249,8 @@ class Endpoints:
             raise Refusal(401, f"X-Signature does not match the {what}")
 
 
-def _text(parts: Iterator[bytes]) -> bytes:
-    return text_of(b"".join(parts))
+def _parsed(parse: Parse, parts: Iterator[bytes], now: int) -> Found:
+    return parse(text_of(b"".join(parts)), now)
 
 
 def _no_key() -> Refusal:

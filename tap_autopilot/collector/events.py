@@ -87,11 +87,11 @@ class Found(NamedTuple):
     malformed: int = 0
 
 
-def from_call(body: bytes, route: str, now: int) -> Found:
+def from_call(body: bytes, now: int, route: str) -> Found:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
-    _must_be_object(body)
     call: _Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
     if call is None:
+        _must_be_object(body)
         call, body = raw_json.pick(_CALL, body)
     return Found([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
@@ -127,11 +127,11 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
         listed = raw_json.items(body)
         found = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
         return Found(_identified(found, body)), listed[0] if listed else None
-    found, key, _ = from_call(body, "segment", now)
+    found, key, _ = from_call(body, now, "segment")
     return Found(_identified(found, body), key), None
 
 
-def from_hook(body: bytes, event: str, now: int) -> Found:
+def from_hook(body: bytes, now: int, event: str) -> Found:
     """The delivery of a REST hook. Raises NotJson."""
     if raw_json.is_array(body):
         bodies = raw_json.items(body)

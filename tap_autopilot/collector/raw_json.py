@@ -72,7 +72,8 @@ def check_utf8(data: bytes) -> None:
 def text_of(body: bytes) -> bytes:
     """The trimmed body. Raises NotJson unless it is UTF-8."""
     body = trim(body)
-    check_utf8(body)
+    if not body.isascii():
+        check_utf8(body)
     return body
 
 
@@ -91,11 +92,7 @@ def check(data: bytes) -> bytes:
 
     The other functions read what this returns without another scan.
     """
-    try:
-        _ANYTHING.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        return _scan(data)
-    return data
+    return data if decode(_ANYTHING, data) is not None else _scan(data)
 
 
 def items(data: bytes) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -26,6 +27,7 @@ SLOW = "the database is slow: a commit is taking more than 2 seconds"
 GATHER = 0.005  # seconds at most that a commit waits for more requests
 LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
 OVERHEAD = 200  # bytes per event on top of its body
+NEVER = math.inf
 
 T = TypeVar("T")
 
@@ -93,8 +95,9 @@ class Writer:
         self._queue: deque[_Work] = deque()
         self._tasks: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
         self._waiting: deque[_Work] = deque()
-        self._wake = threading.Condition()
-        self._enough = 1  # requests in the queue to wake the thread
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        self._enough: float = NEVER  # requests in the queue to wake the thread
         self._expected = 0  # requests that were answered last, or waited meanwhile
         self._gather_until = 0.0  # when to stop waiting for as many
         self._closing = False
@@ -128,7 +131,7 @@ class Writer:
         work = _Work(events, size, done)
         self._pending.bytes += size
         self._waiting.append(work)
-        with self._wake:
+        with self._lock:
             self._queue.append(work)
             if len(self._queue) >= self._enough:
                 self._wake.notify()
@@ -136,7 +139,7 @@ class Writer:
     def post(self, task: Callable[[Store], T]) -> asyncio.Future[T]:
         """Have a task run in the store's thread; the future is for its result."""
         future: asyncio.Future[T] = self._loop.create_future()
-        with self._wake:
+        with self._lock:
             self._tasks.append((task, future))
             self._wake.notify()
         return future
@@ -147,7 +150,7 @@ class Writer:
 
     async def close(self) -> None:
         """Commit what was accepted, and end the thread."""
-        with self._wake:
+        with self._lock:
             self._closing = True
             self._wake.notify()
         self._watch.cancel()
@@ -175,9 +178,9 @@ class Writer:
     def _run(self) -> None:
         try:
             while True:
-                with self._wake:
+                with self._lock:
                     while not (self._queue or self._tasks or self._closing):
-                        if not self._wake.wait(RETRY_EVERY if self._reason else CHECK_EVERY):
+                        if not self._wait(1, RETRY_EVERY if self._reason else CHECK_EVERY):
                             break  # time to check whether events can be stored
                     if self._closing and not self._queue and not self._tasks:
                         return
@@ -204,9 +207,14 @@ class Writer:
         """
         seconds = self._gather_until - time.monotonic()
         if 0 < len(self._queue) < self._expected and seconds > 0 and not self._tasks:
-            self._enough = self._expected
-            self._wake.wait(seconds)
-            self._enough = 1
+            self._wait(self._expected, seconds)
+
+    def _wait(self, requests: int, seconds: float) -> bool:
+        """Wait for this many requests, or something else to do; whether it came in time."""
+        self._enough = requests
+        in_time = self._wake.wait(seconds)
+        self._enough = NEVER
+        return in_time
 
     def _expect(self, group: list[_Work], seconds: float) -> None:
         """After a commit: expect as many requests again, for less time than they would save."""

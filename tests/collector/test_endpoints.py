@@ -297,7 +297,7 @@ def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
 )
 def test_ids_are_equal_if_they_are_equal_in_the_tables(one: bytes, other: bytes) -> None:
     keys = {
-        events.from_call(b'{"messageId":%s}' % spelled, "track", 0).events[0].key
+        events.from_call(b'{"messageId":%s}' % spelled, 0, "track").events[0].key
         for spelled in (one, other)
     }
     assert len(keys) == 1

@@ -148,7 +148,7 @@ def test_good_senders_are_served_while_strangers_send_at_full_speed(start: Start
 ODD = b'"\\ud800"'
 SCANNED: dict[str, tuple[Callable[[bytes], Found], bytes]] = {
     "call": (
-        lambda body: events.from_call(body, "track", 0),
+        lambda body: events.from_call(body, 0, "track"),
         b'{"a":%s,"writeKey":"k","event":%s,"context":{"b":%s}}' % (ODD, ODD, ODD),
     ),
     "batch": (
@@ -160,7 +160,7 @@ SCANNED: dict[str, tuple[Callable[[bytes], Found], bytes]] = {
         lambda body: events.from_webhook(body, 0)[0],
         b"[%s]" % b",".join([b'{"messageId":%s,"writeKey":"k","a":%s}' % (ODD, ODD)] * 50),
     ),
-    "hook": (lambda body: events.from_hook(body, "", 0), b'{"event":%s}' % ODD),
+    "hook": (lambda body: events.from_hook(body, 0, ""), b'{"event":%s}' % ODD),
     "activity": (
         lambda body: events.from_activity(body, 0),
         b"[%s]" % b",".join([b'{"event":"e","a":%s}' % ODD] * 50),
@@ -215,7 +215,7 @@ def test_ordinary_bodies_are_within_the_scanners_limit_and_lines_share_it(
     assert 50 * len(batch) > 8 * MB
     assert len(events.from_batch(batch, 0, MB).events) == 710
     with pytest.raises(compression.TooLarge):
-        events.from_call(b'{"a":%s%s}' % (b"[" * 20_000, b"]" * 20_000), "track", 0)
+        events.from_call(b'{"a":%s%s}' % (b"[" * 20_000, b"]" * 20_000), 0, "track")
     line = b"[%s%s]" % (b"[" * 10_000, b"]" * 10_000)
     with pytest.raises(compression.TooLarge):
         events.from_activity(b"\n".join([line] * 3), 0)

@@ -332,7 +332,7 @@ def test_the_tap_reads_it(database: str, tap: Tap) -> None:
     call = {"event": "Email Opened", "context": {"traits": {"contact_id": "c"}}}
     bodies = [json.dumps({**call, "messageId": str(number)}).encode() for number in range(2500)]
     store = PostgresStore(database)
-    store.append([one for body in bodies for one in from_call(body, "track", 1000).events])
+    store.append([one for body in bodies for one in from_call(body, 1000, "track").events])
     contact = {"contact_id": "c", "mail_opened": {"unknown": 10**9}, "mail_clicked": {"m": 6}}
     with Scripted({"/contacts": {"contacts": [contact], "total_contacts": 1}}) as sandbox:
         first = tap.sync(sandbox, collector_database=database)
