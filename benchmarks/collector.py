@@ -117,11 +117,12 @@ def compare(folder: str, size: int, connections: int, seconds: float) -> None:
     """Print the collector's speed beside the other receivers', for requests of `size` events."""
     collector = [sys.executable, "-m", "tap_autopilot.collector", "--listen", "127.0.0.1:0"]
     receivers = [sys.executable, "-m", "benchmarks.receivers"]
-    took: dict[str, list[float]] = {"plain": [], "durable": [], "collector": []}
+    took: dict[str, list[float]] = {"plain": [], "durable": [], "once": [], "collector": []}
     for number in range(ROUNDS):
         commands = {
             "plain": [*receivers, "plain"],
             "durable": [*receivers, "durable", f"{folder}/durable-{size}-{number}.db"],
+            "once": [*receivers, "once", f"{folder}/once-{size}-{number}.db"],
             "collector": [*collector, "--database", f"{folder}/events-{size}-{number}.db"],
         }
         for name, command in commands.items():

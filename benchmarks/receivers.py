@@ -88,7 +88,7 @@ KINDS = {
         events_of,
     ),
     "once": Kind(
-        "CREATE TABLE events (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, body BLOB NOT NULL)",
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY, id TEXT UNIQUE, body BLOB NOT NULL)",
         "INSERT OR IGNORE INTO events (id, body) VALUES (?, ?)",
         events_with_ids,
     ),
