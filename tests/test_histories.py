@@ -6,11 +6,13 @@ from typing import Any
 
 import hypothesis
 
-from tests.soak.histories import FIRST_SETTINGS, HISTORY, TABLES, Night, play
+from tests.soak.happenings import FIRST_SETTINGS, HISTORY, TABLES, Night
+from tests.soak.histories import play
 
 BROKEN_OFF = Night(kill_after=2)
 
 
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(FIRST_SETTINGS, HISTORY)
 @hypothesis.example(
     {}, [Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)]
