@@ -23,6 +23,7 @@ from tap_autopilot.streams import STREAMS
 from tests.fork_server import finished, hasty, no_name_server
 from tests.invariants import Run, check
 from tests.lying_pager import Options
+from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 
 KEY = "s3cr3t+key/of=the~account!"
@@ -149,6 +150,14 @@ class Tap:
 def tap(tmp_path: Path) -> Tap:
     """The command, with its own folder."""
     return Tap(tmp_path)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PushedStore:
+    """A collector's store, in a folder of its own."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    return PushedStore(folder / "events.db")
 
 
 @pytest.fixture(scope="session")

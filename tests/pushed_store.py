@@ -15,6 +15,38 @@ from tap_autopilot.collector.prune import loaded, pruning
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary
+from tests import in_process
+from tests.invariants import Run
+from tests.scripted import Scripted
+
+MESSAGE = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
+CALL = {
+    "type": "track",
+    "event": "Email Clicked",
+    "messageId": "one",
+    "timestamp": "2020-01-02T03:04:05Z",
+    "originalTimestamp": "2020-01-02T03:04:00.5Z",
+    "sentAt": "2020-01-02T03:04:06Z",
+    "receivedAt": "2020-01-02T03:04:08Z",
+    "userId": "12345",
+    "anonymousId": "ada@example.com",
+    "integrations": {"All": True},
+    "context": {
+        "traits": {"email": "ada@example.com", "contact_id": "person_1", "plan": "free"},
+        "ip": "1.2.3.4",
+    },
+    "properties": {
+        "event": "clicked",
+        "campaign_id": "campaign_1",
+        "campaign_name": "Onboarding",
+        "email_id": f"batchcampaign_{MESSAGE.upper()}",
+        "email_name": "First",
+        "email_subject": "Welcome",
+        "transactional": False,
+        "link_id": "7",
+        "link_url": "https://example.com/a?b=c",
+    },
+}
 
 
 class PushedStore:
@@ -71,3 +103,17 @@ class PushedStore:
 
 def _ms(at: int | None) -> int:
     return int(time.time() * 1000) if at is None else at
+
+
+def read(store: PushedStore, *contacts: Any, **options: Any) -> Run:
+    """Read an API that lists these contacts, within the test's process."""
+    answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
+    sandbox = Scripted({"/contacts": answer})
+    run = in_process.run(sandbox, **{"collector_database": store.path, **options})
+    assert run.code == 0, run.stderr
+    return run
+
+
+def call(message_id: str, event: str = "Email Opened", **changes: Any) -> dict[str, Any]:
+    properties = {**CALL["properties"], **changes.pop("properties", {})}  # type: ignore[dict-item]
+    return {**CALL, "messageId": message_id, "event": event, "properties": properties, **changes}

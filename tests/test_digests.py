@@ -18,10 +18,9 @@ from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.digests import Nights, small_account, strange_night, warned
 from tests.invariants import Run, forms
-from tests.pushed_store import PushedStore
+from tests.pushed_store import PushedStore, call
 from tests.replica import DELETED_AT, KEYS, TABLES, Replica, difference, everything
 from tests.scripted import Scripted
-from tests.test_collected import call
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -16,19 +16,12 @@ from tap_autopilot.streams import EMAILS
 from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
-from tests.pushed_store import PushedStore
+from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.replica import merge_states
-from tests.test_collected import CALL, MESSAGE, call, keys, read
 from tests.test_selection import choose, entry
+from tests.test_store_positions import keys
 
 LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> PushedStore:
-    folder = tmp_path / "store"
-    folder.mkdir()
-    return PushedStore(folder / "events.db")
 
 
 def catalog_of(tap: Tap, methods: dict[str, str]) -> Any:

@@ -18,10 +18,9 @@ from tests import in_process
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import Run
 from tests.lying_pager import Options
-from tests.pushed_store import PushedStore
+from tests.pushed_store import PushedStore, call
 from tests.recording import Sandbox
 from tests.replica import Replica, merge_states
-from tests.test_collected import call
 from tests.test_selection import choose
 from tests.test_state import STREAMS, interrupted, keys
 

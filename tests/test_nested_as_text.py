@@ -12,10 +12,9 @@ from tap_autopilot.sandbox.account import Account
 from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
-from tests.pushed_store import PushedStore
+from tests.pushed_store import PushedStore, call
 from tests.recording import Sandbox
 from tests.scripted import Scripted
-from tests.test_collected import call
 from tests.test_selection import choose, entry
 
 NESTED = ("array", "object")

@@ -18,9 +18,8 @@ from tap_autopilot.streams import STREAMS as ALL
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
-from tests.pushed_store import PushedStore
+from tests.pushed_store import CALL, PushedStore
 from tests.scripted import Scripted, page
-from tests.test_collected import CALL, store  # noqa: F401
 from tests.test_incremental import incremental  # noqa: F401
 from tests.test_signals import finished, running
 
@@ -121,7 +120,7 @@ def test_an_incremental_pass_and_a_resumed_one(
 
 def test_what_a_collector_received_is_reported(
     tap: Tap,
-    store: PushedStore,  # noqa: F811
+    store: PushedStore,
     file: Path,
 ) -> None:
     store.track(CALL)

@@ -10,14 +10,14 @@ MUTANTS = (
         "protocol/beginning.py",
         "if store_id != self.id:",
         "if False:",
-        "test_collected.py -k another_store",
+        "test_progress.py -k continues_reading",
     ),
     Mutant(
         "a position in the store is just a number",
         "protocol/beginning.py",
         "if fingerprint not in (None, self.fingerprint(seq)):",
         "if False:",
-        "test_collected.py -k restored",
+        "test_store_positions.py -k restored",
     ),
     Mutant(
         "the messages in the store are done before they are written",
@@ -39,14 +39,14 @@ MUTANTS = (
         "pushed/events.py",
         "if event.seq > position and not event.pruned]",
         "if not position or event.received_at > 1.9e12]",
-        "test_collected.py -k incremental_reads",
+        "test_store_positions.py -k incremental_reads",
     ),
     Mutant(
         "the position in the store is ahead of its rows",
         "run/sync.py",
         "            self._progress.advance_in_store(page.streams, page.last)\n",
         "            self._progress.advance_in_store(page.streams, page.last + 100)\n",
-        "test_collected.py -k state_resumes",
+        "test_store_positions.py -k state_resumes",
     ),
     Mutant(
         "one push stands for any number of polled events",
@@ -60,7 +60,7 @@ MUTANTS = (
         "pushed/index.py",
         "by_contact.setdefault((self._kinds[kind], contact_id), [])",
         "by_contact.setdefault((self._kinds[2], contact_id), [])",
-        "test_collected.py -k kinds",
+        "test_occurrences.py -k kinds",
     ),
     Mutant(
         "the collector responds before it commits",

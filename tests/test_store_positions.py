@@ -1,0 +1,327 @@
+"""What a run reads of the collector's store, after other runs, kills and pruning, or by mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
+from tap_autopilot.streams import EMAILS
+from tests import in_process
+from tests.conftest import COMMAND, Serve, Tap
+from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
+from tests.scripted import Scripted
+from tests.test_selection import choose, entry
+
+ONLY_PUSHED = ("email_messages", "contact_events", "activities")
+HOUR = 3_600_000
+
+
+def incremental(catalog: Any, *streams: str) -> Any:
+    for stream in streams:
+        choose(catalog, stream, **{"replication-method": "INCREMENTAL"})
+    return catalog
+
+
+def test_incremental_reads_only_new_events_and_full_table_all(
+    store: PushedStore, catalog: Any
+) -> None:
+    catalog["streams"] = [entry(catalog, "email_opened"), entry(catalog, "email_clicked")]
+    incremental(catalog, "email_opened")
+    store.track(call("a"), CALL)
+    first = read(store, catalog=catalog)
+    store.track(call("late", timestamp="2001-01-01T00:00:00Z"), call("two", "Email Clicked"))
+    second = read(store, catalog=catalog, state=first.state)
+    assert [row["id"] for row in second.rows("email_opened")] == ["late"]
+    assert [row["id"] for row in second.rows("email_clicked")] == ["one", "two"]
+    assert second.state["bookmarks"]["email_opened"]["collected"][:2] == [store.store_id, 4]
+    third = read(store, catalog=catalog, state=second.state)
+    assert not third.rows("email_opened")
+    assert not [line for line in third.log if "store" in line]
+
+
+def test_incremental_replication_of_a_stream_that_is_only_pushed(
+    tap: Tap, store: PushedStore
+) -> None:
+    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
+    incremental(catalog, "contact_events", "activities")
+    store.hook({"n": 1})
+    first = read(store, catalog=catalog)
+    store.hook({"n": 2})
+    second = read(store, catalog=catalog, state=first.state)
+    assert [row["additional_fields"] for row in second.rows("contact_events")] == [{"n": 2}]
+
+
+@pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
+def test_a_store_restored_from_a_backup_is_read_from_its_start(
+    store: PushedStore, catalog: Any, method: str
+) -> None:
+    choose(catalog, "email_opened", replication_method=method)
+    store.track(call("a"))
+    backup = Path(store.path).read_bytes()
+    store.track(call("lost"))
+    first = read(store, catalog=catalog)
+    Path(store.path).write_bytes(backup)
+    store.track(call("new"), call("newer"))
+    second = read(store, catalog=catalog, state=first.state)
+    assert [row["id"] for row in second.rows("email_opened")] == ["a", "new", "newer"]
+    warning = "event 2 in the store is not the one that the state names; reading all events"
+    assert any(warning in line for line in second.log)
+    third = read(store, catalog=catalog, state=second.state)
+    assert not third.rows("email_opened")
+    assert not [line for line in third.log if "reading all" in line]
+
+
+@pytest.mark.parametrize("later", ["2019-01-01", None])
+def test_an_earlier_start_date_starts_over_without_contacts_too(
+    store: PushedStore, catalog: Any, later: str | None
+) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("a"))
+    store.hook({"event": "contact_added"})
+    first = read(store, catalog=catalog, start_date="2020-06-01")
+    assert not first.rows("email_opened")
+    again = read(store, catalog=catalog, state=first.state, start_date="2020-06-01")
+    assert not again.rows("email_opened")
+    second = read(store, catalog=catalog, state=again.state, start_date=later)
+    assert [row["id"] for row in second.rows("email_opened")] == ["a"]
+    assert any("start_date is earlier, or no longer set" in line for line in second.log)
+    third = read(store, catalog=catalog, state=second.state, start_date=later)
+    assert not third.rows("email_opened")
+
+
+def test_a_run_without_the_store_deletes_no_pushed_rows(store: PushedStore) -> None:
+    contact = {"contact_id": "c", "mail_opened": {"x": 1000}}
+    first = read(store, contact)
+    second = read(store, contact, state=first.state, collector_database=None)
+    assert not second.of("ACTIVATE_VERSION", "email_opened")
+    assert second.of("ACTIVATE_VERSION", "contacts")
+
+
+def test_events_already_loaded_cause_no_states(store: PushedStore, catalog: Any) -> None:
+    incremental(catalog, *EMAILS)
+    store.track(*(call(f"m{n}") for n in range(3000)))
+    first = read(store, catalog=catalog)
+    second = read(store, catalog=catalog, state=first.state)
+    assert len(second.of("STATE")) < 8
+
+
+def test_old_events_are_not_counted_or_warned_about_again(store: PushedStore, catalog: Any) -> None:
+    incremental(catalog, "email_opened")
+    store.track(call("m", properties={"transactional": "yes", "link_url": "\ud800"}))
+    first = read(store, catalog=catalog)
+    assert any("does not fit column transactional" in line for line in first.log)
+    second = read(store, catalog=catalog, state=first.state)
+    assert not any("does not fit" in line or "cleaned" in line for line in second.log)
+
+
+def test_a_value_that_does_not_fit_a_deselected_column_is_dropped(
+    store: PushedStore, catalog: Any
+) -> None:
+    choose(catalog, "email_opened", "properties", "transactional", selected=False)
+    choose(catalog, "email_opened", "properties", "user_id", selected=False)
+    store.track(call("m", userId={"a": 1}, properties={"transactional": "secret"}))
+    run = read(store, catalog=catalog)
+    assert "secret" not in json.dumps(run.rows("email_opened"))
+    assert "userId" not in json.dumps(run.rows("email_opened"))
+
+
+def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStore) -> None:
+    for start in range(0, 20_000, 10_000):
+        store.webhook([
+            call(f"m{n}", properties={"email_id": f"{n}{'x' * 400}"}, integrations={})
+            for n in range(start, start + 10_000)
+        ])  # fmt: skip
+    arguments = [*COMMAND, "--config", tap.file("c.json", {
+        "api_key": "k", "api_url": "http://127.0.0.1:1", "collector_database": store.path,
+    }), "--select", "email_messages"]  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -f 1024; exec "$@"', "bash", *arguments],
+        capture_output=True, cwd=Path(__file__).parents[1], check=False,
+    )  # fmt: skip
+    last = done.stderr.decode().splitlines()[-1]
+    assert "CRITICAL Cannot store pushed events in a temporary file" in last
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
+def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
+    """The rows before any STATE and those of a run resumed from it are, together, all rows."""
+    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
+    for stream in catalog["streams"]:
+        if stream["metadata"][0]["metadata"]["valid-replication-keys"]:
+            choose(catalog, stream["stream"], **{"replication-method": method})
+    account = Account(contacts=300, segments=1)
+    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
+    for start in range(0, len(calls), 100):
+        store.webhook(calls[start : start + 100], at=0)
+    for number in range(30):
+        store.hook({"n": number})
+    sandbox = serve(account)
+    whole = tap.sync(sandbox, collector_database=store.path, catalog=catalog)
+    everything = keys(whole.messages)
+    lines = whole.messages
+    states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
+    assert len(states) > 6
+    for place in states[:: len(states) // 6]:
+        state = lines[place]["value"]
+        again = in_process.run(sandbox, collector_database=store.path, catalog=catalog, state=state)
+        assert again.code == 0
+        assert keys(lines[:place]) | keys(again.messages) == everything
+
+
+def keys(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {
+        (one["stream"], json.dumps(one["record"], sort_keys=True))
+        for one in messages
+        if one["type"] == "RECORD"
+    }
+
+
+# ---- pruning
+
+
+def test_pruned_events_are_not_sent_again_but_still_recognized(store: PushedStore) -> None:
+    contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "other": 2000}}
+    store.track(call("m"))
+    store.hook({"event": "contact_added"})
+    first = read(store, contact)
+    assert store.prune(first.state) == 2
+    second = read(store, contact, state=first.state)
+    assert [row["email_id"] for row in second.rows("email_opened")] == ["other"]
+    assert not second.rows("contact_events")
+    assert second.rows("email_messages") == first.rows("email_messages")
+    assert not [line for line in second.log if "pruned" in line], "they were sent"
+    store.track(call("n"))
+    third = read(store, contact, state=second.state)
+    store.prune(third.state)
+    assert sorted(line for line in read(store, contact).log if "pruned" in line) == [
+        "WARNING contact_events: 1 event can no longer be sent, because the store was pruned.",
+        "WARNING email_opened: 2 events can no longer be sent, because the store was pruned.",
+    ], "to a new target"
+
+
+def test_events_that_no_stream_has_loaded_are_not_pruned(store: PushedStore, catalog: Any) -> None:
+    catalog["streams"] = [entry(catalog, "email_opened")]
+    store.track(call("a"), CALL, call("b", "Order Completed"))
+    store.hook({"event": "contact_added"})
+    first = read(store, catalog=catalog)
+    assert store.prune(first.state) == 1
+    second = read(store)
+    assert [row["id"] for row in second.rows("email_clicked")] == ["one"]
+    assert len(second.rows("contact_events")) == 1
+    assert not second.rows("email_opened")
+
+
+# ---- the settings, and mistakes
+
+
+def test_without_a_collector_its_streams_do_not_exist(tap: Tap, store: PushedStore) -> None:
+    plain = json.loads(tap.run("--discover").stdout)
+    assert {one["stream"] for one in plain["streams"]}.isdisjoint(ONLY_PUSHED)
+    missing = str(Path(store.path).with_name("missing.db"))
+    found = tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=missing)
+    assert {one["stream"] for one in json.loads(found.stdout)["streams"]} >= {*ONLY_PUSHED}
+
+
+def test_selecting_its_streams_without_a_collector_is_an_error(tap: Tap) -> None:
+    with Scripted({}) as sandbox:
+        run = tap.run(
+            "--select", "contact_events", "--config",
+            tap.file("config.json", tap.config(sandbox)),
+        )  # fmt: skip
+        assert not sandbox.requests
+    assert run.code == 2
+    assert "contact_events needs the setting collector_database" in run.last_words
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no store", b"SQLite format 3\0" + bytes(100)])
+def test_a_store_that_cannot_be_read_ends_the_run_before_any_request(
+    tap: Tap, serve: Serve, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "store.db"
+    if content is not None:
+        path.write_bytes(content)
+    sandbox = serve()
+    run = tap.sync(sandbox, collector_database=str(path))
+    assert run.code == 2
+    assert str(path) in run.last_words
+    assert not run.requests
+    assert path.exists() == (content is not None)
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        "postgresql://me:h1dd%65n@127.0.0.1:1/db",
+        "postgresql://me@127.0.0.1:1/db?connect_timeout=2&password=h1dden",
+        "postgresql://me:h1dd[n@127.0.0.1:1/db",
+        "postgresql://me:h1dd%zz@127.0.0.1:1/db",
+    ],
+)
+def test_the_database_password_is_not_shown(tap: Tap, serve: Serve, database: str) -> None:
+    run = tap.sync(serve(), collector_database=database)
+    assert run.code == 2
+    assert "h1dd" not in run.stderr
+    assert "Cannot open the store postgresql://127.0.0.1:1/db: " in run.last_words
+
+
+# ---- kills
+
+
+def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
+    """Despite many SIGKILLs, all rows arrive if each run resumes from the last STATE."""
+    account = Account(contacts=120, segments=1)
+    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
+    for start in range(0, len(calls), 50):
+        store.webhook(calls[start : start + 50], at=0)
+    sandbox = serve(account, latency=0.01)
+    whole = keys(tap.sync(sandbox, collector_database=store.path).messages)
+    config = tap.file("config.json", tap.config(sandbox, collector_database=store.path))
+    state: Any = None
+    arrived: set[tuple[str, str]] = set()
+    for kill in range(20):
+        arguments = [*COMMAND, "--config", config]
+        if state is not None:
+            arguments += ["--state", tap.file("state.json", state)]
+        process = subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tap.folder,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        assert process.stdout is not None
+        pending: list[dict[str, Any]] = []
+        for number, line in enumerate(process.stdout):
+            if not line.endswith(b"\n"):
+                break
+            message = json.loads(line)
+            pending.append(message)
+            if message["type"] == "STATE":
+                state = message["value"]
+                arrived |= keys(pending)
+                pending.clear()
+            if number == 60 + 150 * kill:
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stdout.close()
+        if process.wait() == 0:
+            break
+    else:
+        pytest.fail("it never completed")
+    assert kill > 3
+    assert arrived == whole
+
+
+def test_a_growing_store_does_not_keep_a_run_from_ending(store: PushedStore) -> None:
+    """Events that arrive during a run are left to the next."""
+    store.track(*(call(f"m{n}") for n in range(5)))
+    run = read(store)
+    store.track(call("later"))
+    again = read(store, state=run.state)
+    assert "later" in [row["id"] for row in again.rows("email_opened")]
