@@ -94,30 +94,6 @@ def test_a_signal_at_any_time_leaves_whole_lines(tap: Tap, serve: Serve, after: 
     assert run.code == 143
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("after", [0.05, 0.1, 0.15, 0.2])
-def test_a_signal_during_startup_is_obeyed_as_early_as_possible(
-    tap: Tap, serve: Serve, number: signal.Signals, after: float
-) -> None:
-    with running(tap, serve(ACCOUNT, "1-:hang")) as process:
-        time.sleep(after)
-        process.send_signal(number)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:  # Python may drop the KeyboardInterrupt
-            assert "Exception ignored in" in (tap.folder / "err").read_text()
-            process.send_signal(number)
-            process.wait(PATIENCE)
-    text = untimed((tap.folder / "err").read_text())
-    lines = text.splitlines()
-    if process.returncode in (-number, 1):  # before handlers are installed; 1 while Python starts
-        assert process.returncode == -number or "init_import_site" in text
-        return
-    assert process.returncode == 128 + number
-    critical = [line for line in lines if line.startswith("CRITICAL")]
-    assert critical == lines[-1:]
-
-
 def hasty(line_within: float) -> list[str]:
     """The command with shorter time limits, to keep the tests short."""
     return [sys.executable, "-c", f"""
