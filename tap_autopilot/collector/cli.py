@@ -108,6 +108,8 @@ def _run(args: argparse.Namespace) -> None:
     given |= {name: value for name, value in overrides.items() if value is not None}
     config = CollectorConfig.from_mapping(given)
     logs.set_up(config.secrets, config.log_level, config.log_format, app=NAME)
+    if args.state is not None and not args.prune:
+        raise UserError("--state is only for --prune.")
     if args.stats:
         with open_reader(config.database) as reader:
             _show(json.dumps(reader.stats(), indent=2))
@@ -124,9 +126,11 @@ def _run(args: argparse.Namespace) -> None:
     elif args.backup is not None:
         _print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
-        _print_count("registered", _hooks(config, args.register_hooks).register())
+        count = _hooks(config, args.register_hooks).register()
+        _print(f"{commands.counted(count, 'hook')} registered.")
     elif args.unregister_hooks is not None:
-        _print_count("removed", _hooks(config, args.unregister_hooks).remove())
+        count = _hooks(config, args.unregister_hooks).remove()
+        _print(f"{commands.counted(count, 'hook')} removed.")
     elif args.check:
         _check(config, commands.open_store(config.database, PATIENCE))
     else:
@@ -140,13 +144,9 @@ def _print(line: str) -> None:
 
 def _show(text: str) -> None:
     try:
-        print(text, flush=True)
+        print(text + "\n", end="", flush=True)  # at once, or `--stats | head` might end in between
     except OSError as problem:  # whoever read it is gone, or its disk is full
         raise RunError(f"Cannot write to stdout: {problem.strerror}.") from None
-
-
-def _print_count(done: str, count: int) -> None:
-    _print(f"{count} {'hook' if count == 1 else 'hooks'} {done}.")
 
 
 def _hooks(config: CollectorConfig, url: str) -> Hooks:
@@ -182,6 +182,7 @@ def _check(config: CollectorConfig, store: Store) -> None:
             f" ({config.min_free_mb})."
         )
     store.close()
-    _print(f"The store {name} works: {stats['events']} events, id {stats['store_id']}.")
+    events = commands.counted(stats["events"], "event")
+    _print(f"The store {name} works: {events}, id {stats['store_id']}.")
     if not config.secrets:
         LOG.warning("No secrets are set yet; the collector needs at least one to start.")

@@ -89,7 +89,7 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     up_to = min([newest, *forwarded.values()])
     tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
     done = _carried_out(database, pruning(tables), {"prune": tables})
-    return f"Pruned {done['pruned']:,} events and freed {done['bytes']:,} bytes."
+    return f"Pruned {counted(done['pruned'], 'event')} and freed {done['bytes']:,} bytes."
 
 
 def erase(database: str, who: str) -> str:
@@ -98,8 +98,9 @@ def erase(database: str, who: str) -> str:
         raise UserError("--erase needs an email address or a contact id.")
     open_reader(database).close()  # an existing store
     done = _carried_out(database, erasing(who), {"erase": who})
-    also = f" (and of {done['others']} other ids of this person)" if done["others"] else ""
-    return f"Erased {done['erased']:,} events of {who.strip()}{also}."
+    others = done["others"]
+    also = f" (and of {counted(others, 'other id')} of this person)" if others else ""
+    return f"Erased {counted(done['erased'], 'event')} of {who.strip()}{also}."
 
 
 def forget(database: str, name: str, destinations: Collection[str]) -> str:
@@ -107,6 +108,11 @@ def forget(database: str, name: str, destinations: Collection[str]) -> str:
     open_reader(database).close()
     _carried_out(database, forgetting(name, destinations), {"forget": name})
     return f"Forgot destination {name}."
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in words: "1,000 events"."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _carried_out(database: str, errand: Errand, request: dict[str, Any]) -> dict[str, Any]:

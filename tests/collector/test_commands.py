@@ -61,7 +61,7 @@ def test_a_person_is_erased_from_the_disk(start: Start, running: bool, who: str)
         marks = [reader.fingerprint(seq) for seq in range(1, 13)]
     done = collector.run("--erase", who)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"Erased 8 events of {who} (and of 1 other ids of this person).\n"
+    assert done.stdout == f"Erased 8 events of {who} (and of 1 other id of this person).\n"
     left = [event for event in collector.events() if event.body != b"{}"]
     assert [json.loads(event.body)["messageId"] for event in left] == ["6", "7", "8", "9"]
     with open_reader(collector.database) as reader:
@@ -97,7 +97,7 @@ def test_erasing_one_of_many_people_in_an_event_erases_no_other(tmp_path: Path) 
     both = {"records": [{"contact_id": CONTACT, "Email": ADA}, {"contact_id": "person_BOB"}]}
     collector.post(f"/hooks/{TOKEN}", both)
     collector.post("/v1/batch", {"batch": about_others()})
-    assert collector.run("--erase", ADA).stdout == f"Erased 1 events of {ADA}.\n"
+    assert collector.run("--erase", ADA).stdout == f"Erased 1 event of {ADA}.\n"
     collector.stop()
 
 

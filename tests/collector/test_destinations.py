@@ -14,6 +14,7 @@ import pytest
 
 from tap_autopilot.collector import destinations
 from tap_autopilot.collector.cli import main
+from tap_autopilot.collector.commands import counted
 from tap_autopilot.collector.config import destination_list
 from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
@@ -140,6 +141,7 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     wait_until(lambda: collector.metric('destination_lag_events{destination="one"}') == 3)
     wait_until(lambda: len(destination.tries) >= 2)
     assert destination.tries[1] - destination.tries[0] >= 1
+    collector.stop()  # first, or an accepted try might be cut off, and repeated
     destination.answer = lambda _: 200
     collector.restart()
     destination.wait_for(3)
@@ -309,7 +311,7 @@ def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Dest
             assert stdout.startswith("Pruned 0 events ")
             assert "destination one has not received yet (lag: 1)" in stderr
     collector.settings["destinations"] = []
-    assert collector.run(*prune).stdout.startswith("Pruned 1 events ")
+    assert collector.run(*prune).stdout.startswith("Pruned 1 event ")
 
 
 def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_event(
@@ -321,7 +323,7 @@ def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_ev
     for origin, pruned in (("start", 0), ("now", 1)):
         collector.settings["destinations"] = [destination.setting(**{"from": origin})]
         done = collector.run(*loaded(collector))
-        assert done.stdout.startswith(f"Pruned {pruned} events ")
+        assert done.stdout.startswith(f"Pruned {counted(pruned, 'event')} ")
 
 
 def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory: Any) -> None:

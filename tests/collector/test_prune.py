@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import uuid
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
-from tap_autopilot.collector.commands import prune
+from tap_autopilot.collector.commands import counted, prune
 from tap_autopilot.collector.errands import reachable
 from tap_autopilot.collector.prune import pruning
 from tap_autopilot.collector.reader import open_reader
@@ -95,7 +96,7 @@ def test_loaded_events_are_pruned(start: Start, tmp_path: Path, running: bool) -
     for pruned in (2, 0):
         done = collector.run("--prune", "--state", path)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"Pruned {pruned} events and freed ")
+        assert done.stdout.startswith(f"Pruned {counted(pruned, 'event')} and freed ")
     first, second, *others = collector.events()
     assert (json.loads(first.body), first.pruned) == (LEFT, True)
     assert (second.body, second.pruned) == (b"{}", True)
@@ -150,7 +151,7 @@ def test_a_state_that_names_another_event_prunes_nothing(
 
 def test_a_pruned_event_keeps_its_fingerprint(stored: Stored, tmp_path: Path) -> None:
     path = state(tmp_path / "s", email_opened=[stored.store_id, 1, stored.fingerprint])
-    assert prune(stored.database, path, None).startswith("Pruned 1 events ")
+    assert prune(stored.database, path, None).startswith("Pruned 1 event ")
     assert prune(stored.database, path, None).startswith("Pruned 0 events ")
     with open_reader(stored.database) as reader:
         assert reader.fingerprint(1) == stored.fingerprint
@@ -167,8 +168,22 @@ def test_events_skipped_by_start_date_are_not_pruned(
 ) -> None:
     bookmark = {"collected": [stored.store_id, 2], "collected_from": since}
     path = state(tmp_path / "s", email_opened=bookmark)
-    assert prune(stored.database, path, None).startswith(f"Pruned {pruned} events and freed ")
+    assert prune(stored.database, path, None).startswith(
+        f"Pruned {counted(pruned, 'event')} and freed "
+    )
     assert stored.pruned() == [pruned == 1, False]
+
+
+def test_a_state_alone_starts_no_collector_and_one_command_runs_at_a_time(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    for arguments, said in (
+        (["--state", os.devnull], "--state is only for --prune"),
+        (["--stats", "--check"], "argument --check: not allowed with argument --stats"),
+    ):
+        done = collector.run(*arguments)
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert not Path(collector.database).exists()
 
 
 def test_prune_needs_a_state(stored: Stored, tmp_path: Path) -> None:
@@ -231,7 +246,7 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
     done = collector.run("--prune", "--state", path)
     collector.stop()
     assert (Path(collector.database).stat().st_size - empty) / count < 200
-    assert done.stdout.startswith(f"Pruned {count:,} events and freed ")
+    assert done.stdout.startswith(f"Pruned {counted(count, 'event')} and freed ")
     freed = int(done.stdout.split()[-2].replace(",", ""))
     assert freed > 500 * count
     assert b"@example.com" not in Path(collector.database).read_bytes()
