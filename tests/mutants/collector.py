@@ -10,7 +10,7 @@ MUTANTS = (
         "protocol/beginning.py",
         "if store_id != self.id:",
         "if False:",
-        "test_progress.py -k continues_reading",
+        "test_store_and_digests.py -k continues_reading",
     ),
     Mutant(
         "a position in the store is just a number",

@@ -17,7 +17,7 @@ MUTANTS = (
         "protocol/beginning.py",
         "begun = interrupted.is_complete or name in self.remembered.begun",
         "begun = True",
-        "test_progress.py -k digests_cover",
+        "test_store_and_digests.py -k digests_cover",
     ),
     Mutant(
         "unconfirmed rows are taken for granted",

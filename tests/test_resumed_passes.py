@@ -1,0 +1,358 @@
+"""Passes in a state: those that a run resumes, and those that start over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tap_autopilot.protocol.beginning import Beginning, Remembered, complete_first
+from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass, read_state
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.sources.completeness import Doubt
+from tap_autopilot.sources.listings import (
+    CONTACTS,
+    LISTS,
+    Position,
+)
+from tap_autopilot.streams import STREAMS
+from tests.begun import BOOKMARK, COUNTS, HALFWAY, STORE, begin, day, plain, resumed, walks, write
+from tests.in_process import logged
+
+ALL = {
+    "incremental": True,
+    "since": "2020-01-03T00:00:00Z",
+    "started": "2020-01-05T00:00:00Z",
+    "newest": "2020-01-04T00:00:00Z",
+    "skipped": 2,
+    "doubts": {"short": "why"},
+}
+
+
+def test_an_incremental_pass_resumes() -> None:
+    state = {
+        "bookmarks": {"contacts": {"progress": ["reading", ALL], **BOOKMARK}},
+        "walks": walks(contacts=["x", COUNTS]),
+    }
+    for given in (state, {"type": "STATE", "value": state}):
+        progress = begin("contacts", state=given, incremental=["contacts"])
+        assert plain(progress.pass_of("contacts")) == Pass(
+            incremental=True,
+            since=day(3),
+            started=day(5),
+            newest=day(4),
+            skipped=2,
+            doubts={Doubt.SHORT: "why"},
+        )
+        assert progress.pass_of("contacts").window == ChangedSince(day(3), day(5))
+        assert progress.start() == [(CONTACTS, HALFWAY)]
+        assert progress.is_resumed("contacts")
+        assert json.loads(json.dumps(progress.shown())) == state
+        assert progress.log == []
+
+
+@pytest.mark.parametrize("versions", [True, False])
+def test_a_full_pass_resumes_under_its_version(versions: bool) -> None:
+    progress = resumed(["reading", {"version": 5}], versions=versions)
+    assert progress.pass_of("contacts").version == (5 if versions else None)
+    without = resumed(["reading", {}], versions=versions)
+    assert without.pass_of("contacts").version is None
+    assert without.is_resumed("contacts")
+
+
+@pytest.mark.parametrize(
+    ("progress", "incremental"),
+    [
+        (5, False),
+        ({}, False),
+        ([], False),
+        (["reading"], False),
+        (["reading", 5], False),
+        (["reading", {}, 1], False),
+        (["begun", {}], False),
+        ([5, {}], False),
+        (["reading", {"of a later version": 1}], False),
+        (["reading", {"plan": ""}], False),
+        (["reading", {"plan": 5}], False),
+        (["reading", {"plan": "\ud800"}], False),
+        (["reading", {"reading": 5}], False),
+        (["reading", {"reading": "\ud800"}], False),
+        (["reading", {"version": "5"}], False),
+        (["reading", {"version": True}], False),
+        (["reading", {"version": 5.0}], False),
+        (["reading", {"skipped": "1"}], False),
+        (["reading", {"skipped": True}], False),
+        (["reading", {"skipped": None}], False),
+        (["reading", {"doubts": ["short"]}], False),
+        (["reading", {"doubts": {"vague": "why"}}], False),
+        (["reading", {"doubts": {"short": 5}}], False),
+        (["reading", {"doubts": {"short": "\ud800"}}], False),
+        (["reading", {"version": 5, "since": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"since": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"started": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {"newest": "2020-01-03T00:00:00Z"}], False),
+        (["reading", {}], True),
+        (["reading", {"incremental": True}], False),
+        (["reading", {"incremental": 1, "since": "2020-01-03T00:00:00Z"}], True),
+        (["reading", {"since": "2020-01-03T00:00:00Z"}], True),  # of a pass with a start_date
+        (["reading", {**ALL, "version": 5}], True),
+        (["reading", {**ALL, "since": "2020-01-02T00:00:00Z"}], True),
+        (["reading", {**ALL, "since": "soon"}], True),
+        (["reading", {**ALL, "since": 1577836800000}], True),
+        (["reading", {**ALL, "started": "soon"}], True),
+        (["reading", {**ALL, "newest": 5}], True),
+        (["reading", {**ALL, "started": None}], True),
+    ],
+)
+def test_a_pass_that_cannot_be_resumed_starts_over(progress: Any, incremental: bool) -> None:
+    state = {
+        "bookmarks": {"contacts": {"progress": progress, **BOOKMARK}},
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    found = begin("contacts", state=state, incremental=["contacts"] if incremental else [])
+    fresh = begin("contacts", state={"bookmarks": {"contacts": BOOKMARK}},
+                  incremental=["contacts"] if incremental else [])  # fmt: skip
+    assert found.log == ["WARNING contacts: cannot resume from the state; starting over."]
+    assert (found.pass_of("contacts").version is None) is incremental
+    found.pass_of("contacts").version = fresh.pass_of("contacts").version
+    assert plain(found.pass_of("contacts")) == plain(fresh.pass_of("contacts"))
+    assert found.start() == [(CONTACTS, Position())]
+    assert not found.is_resumed("contacts")
+
+
+@pytest.mark.parametrize(
+    ("more", "setting"),
+    [
+        ({"version": 5}, {"incremental": ["contacts"]}),
+        ({"version": 5, "since": "2020-01-03T00:00:00Z"}, {"start_date": day(3)}),
+    ],
+)
+def test_a_version_on_some_rows_only_is_not_resumed(more: Any, setting: Any) -> None:
+    progress = resumed(["reading", more], **setting)
+    assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
+    assert progress.pass_of("contacts").version is None
+    assert not progress.is_resumed("contacts")
+
+
+def test_a_pass_of_another_plan_starts_over() -> None:
+    progress = resumed(["reading", {"version": 5, "plan": "of other columns"}])
+    assert progress.log == [
+        "WARNING contacts: the state is for other columns or settings; starting over."
+    ]
+    assert progress.pass_of("contacts").version != 5
+    assert progress.start() == [(CONTACTS, Position())]
+
+
+def test_what_a_plan_covers() -> None:
+    def plan(name: str = "email_opened", columns: Any = (), **more: Any) -> Any:
+        selected = [Selected(STREAMS[name], {}, {"properties": dict.fromkeys(columns)}, False)]
+        progress = Progress(
+            Beginning(read_state(None), versions=True, start_date=None, **more), selected
+        )
+        return progress.value()["bookmarks"][name]["progress"][1]["plan"]
+
+    remembered = Remembered({}, (), ())
+    plans = [
+        plan(), plan(columns=["event"]), plan("lists"), plan(remembered=remembered),
+        plan(store=STORE._replace(id="a")), plan(store=STORE._replace(id="b")), plan(store=STORE._replace(id="b"), remembered=remembered),
+    ]  # fmt: skip
+    assert len(set(plans)) == len(plans)
+    assert plan(store=STORE._replace(id="a", last=11)) == plan(store=STORE._replace(id="a"))
+    assert plan("lists", store=STORE._replace(id="a")) == plan("lists"), "no store feeds it"
+
+
+@pytest.mark.parametrize("reading", ["of another run", None])
+def test_a_position_of_another_reading_starts_over(reading: Any) -> None:
+    progress = resumed(["reading", {"version": 5, "reading": reading}])
+    assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
+    assert progress.pass_of("contacts").version != 5
+    assert progress.start() == [(CONTACTS, Position())]
+
+
+def test_tables_of_one_source_resume_only_if_all_belong_to_its_reading() -> None:
+    def state(*readings: str) -> Any:
+        names = ("contacts", "lists_contacts")
+        return {
+            "bookmarks": {
+                name: {"progress": ["reading", {"reading": reading}]}
+                for name, reading in zip(names, readings, strict=True)
+            },
+            "walks": {"contacts": ["x", COUNTS]},
+        }
+
+    for readings, position in (
+        (("m", "m"), HALFWAY), (("m", "n"), Position()), (("n", "n"), Position()),
+    ):  # fmt: skip
+        progress = begin("contacts", "lists_contacts", state=state(*readings))
+        assert progress.start() == [(CONTACTS, position)]
+        entries = progress.value()["bookmarks"].values()
+        assert {one["progress"][1]["reading"] for one in entries} == {
+            progress.value()["walks"]["contacts"][-1]
+        }
+
+
+def test_a_pass_reads_all_of_a_store_that_is_not_the_one_it_read() -> None:
+    entry = {"progress": ["complete", {"incremental": True}], "collected": ["store", 11]}
+    state = {
+        "bookmarks": {"contact_events": entry, "lists": {"progress": ["reading", {}]}},
+        "walks": {"lists": ["x", COUNTS]},
+    }
+    progress = begin(
+        "lists", "contact_events", incremental=["contact_events"], state=state, store=STORE
+    )
+    assert progress.log == [
+        "WARNING contact_events: the store has lost events since; reading all events in the store."
+    ]
+    assert progress.stored() == {"contact_events": 0}
+    assert progress.incomplete() == {"lists", "contact_events"}
+
+
+@pytest.mark.parametrize("details", [{}, {"version": 5}, {"since": "2020-01-03T00:00:00Z"}])
+@pytest.mark.parametrize("status", ["reading", "complete"])
+def test_an_interrupted_full_pass_is_completed_before_an_incremental_one(
+    details: Any, status: str
+) -> None:
+    selected = [Selected(STREAMS[name], {}, {}, True) for name in ("contacts", "email_opened")]
+    state = {"bookmarks": {"contacts": {"progress": [status, {"plan": "p", **details}]}}}
+    with logged() as log:
+        streams = complete_first(selected, read_state(state))
+    assert [one.incremental for one in streams] == [False, True]
+    assert [one.partition(";")[0] for one in log] == [
+        "INFO contacts: completing the interrupted full pass"
+    ]
+    incremental = {"contacts": {"progress": [status, {"incremental": True}]}}
+    for nothing in (None, 5, {"bookmarks": 5}, {"bookmarks": {"contacts": 5}},
+                    {"bookmarks": {"contacts": {"progress": 5}}}, {"bookmarks": incremental}):  # fmt: skip
+        assert complete_first(selected, read_state(nothing)) == selected
+
+
+def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
+    progress = begin("contacts", incremental=["contacts"])
+    found = progress.pass_of("contacts")
+    found.newest, found.started = day(5), day(9)
+    write(progress, CONTACTS, None)
+    progress.finish()
+    columns = progress.value()["bookmarks"]["contacts"]["columns"]
+    warning = (
+        "WARNING contacts: the selected columns changed, but only rows that change from now on"
+    )
+    cases: list[tuple[Any, Any, bool]] = [
+        (columns, BOOKMARK, False), ("others", BOOKMARK, True), ("others", {}, False),
+        (None, BOOKMARK, False),
+    ]  # fmt: skip
+    for before, bookmark, warns in cases:
+        state = {"bookmarks": {"contacts": {"columns": before, **bookmark}}}
+        log = begin("contacts", incremental=["contacts"], state=state).log
+        assert [one.startswith(warning) for one in log] == [True] * warns
+        assert begin("contacts", state=state).log == [], "a full pass sends all rows"
+
+
+def test_an_entry_replaces_all_that_an_older_state_has() -> None:
+    names = ("contacts", "email_opened", "contact_events", "lists")
+    entries = begin(*names, incremental=names[:3]).value()["bookmarks"]
+    singer = {"progress", "start_date", "columns"}
+    store = {"collected", "collected_from", "append_only"}
+    assert {name: entry.keys() for name, entry in entries.items()} == {
+        "contacts": singer | {"updated_at"},
+        "email_opened": singer | {"timestamp"} | store,
+        "contact_events": singer | {"received_at"} | store,
+        "lists": {"progress"},
+    }
+    assert not any(value for entry in entries.values() for value in [*entry.values()][1:])
+
+
+def test_every_doubt_is_resumed() -> None:
+    doubts = {doubt.value: "why" for doubt in Doubt}
+    progress = resumed(["reading", {"doubts": doubts}])
+    assert progress.pass_of("contacts").doubts == dict.fromkeys(Doubt, "why")
+
+
+@pytest.mark.parametrize("walk", [None, 5, ["", COUNTS], ["x", COUNTS[1:]]])
+def test_a_pass_without_its_position_starts_over(walk: Any) -> None:
+    state = {"bookmarks": {"contacts": {"progress": ["reading", {}]}}, "walks": {"contacts": walk}}
+    for given in (state, {**state, "walks": walk}):
+        progress = begin("contacts", state=given)
+        assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
+        assert progress.pass_of("contacts").version is not None
+        assert not progress.is_resumed("contacts")
+
+
+def test_a_table_that_joins_a_source_starts_it_over() -> None:
+    state = {
+        "bookmarks": {
+            name: {"progress": ["reading", {"version": 5}]} for name in ("contacts", "lists")
+        },
+        "walks": {name: ["x", COUNTS] for name in ("contacts", "lists")},
+    }
+    progress = begin("contacts", "lists_contacts", "lists", state=state)
+    assert progress.log == [
+        "WARNING contacts, lists_contacts: cannot resume from the state; starting over."
+    ]
+    assert progress.pass_of("contacts").version == progress.pass_of("lists_contacts").version != 5
+    assert progress.pass_of("lists").version == 5
+    assert progress.start() == [(LISTS, HALFWAY), (CONTACTS, Position())]
+    assert [
+        name for name in ("contacts", "lists_contacts", "lists") if progress.is_resumed(name)
+    ] == ["lists"]
+
+
+def test_a_table_that_leaves_a_source_leaves_its_position() -> None:
+    state = {
+        "bookmarks": {
+            name: {"progress": ["reading", {}]} for name in ("contacts", "lists_contacts")
+        },
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    assert begin("lists_contacts", state=state).start() == [(CONTACTS, HALFWAY)]
+
+
+def test_what_was_complete_is_not_read_again() -> None:
+    state = {
+        "bookmarks": {
+            "contacts": {"progress": ["complete", {"version": 5}]},
+            "lists_contacts": {"progress": ["reading", {"version": 5}]},
+            "lists": {"progress": ["complete", {"version": 5}]},
+        },
+        "walks": walks(contacts=["x", COUNTS]),
+    }
+    progress = begin("contacts", "lists_contacts", "lists", state=state)
+    assert progress.log == ["INFO Already completed by the interrupted run: contacts, lists."]
+    assert progress.start() == [(CONTACTS, HALFWAY)]
+    assert progress.fed_by("contacts") == ["lists_contacts"]
+    assert progress.incomplete() == {"lists_contacts"}
+    assert progress.shown() == state
+    assert write(progress, CONTACTS, None) == ["lists_contacts"]
+    progress.finish()
+    assert progress.shown()["bookmarks"] == {
+        name: {"progress": None} for name in state["bookmarks"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "warning"),
+    [
+        (None, None),
+        ({}, None),
+        ([], "The state is not a Singer state; starting without it."),
+        (5, "The state is not a Singer state; starting without it."),
+        ({"walks": {}}, "The state is not a Singer state; starting without it."),
+        ({"bookmarks": []}, "The state is not a Singer state; starting without it."),
+        ({"type": "STATE"}, None),
+        ({"type": "STATE", "value": 5}, "The state is not a Singer state; starting without it."),
+        ({"bookmarks": {}}, None),
+        ({"bookmarks": {"deals": {}}}, "The state has an unknown stream 'deals'; ignored."),
+        (
+            {"bookmarks": {"lists": 5}},
+            "lists: the state's bookmark is not an object; starting over.",
+        ),
+        ({"bookmarks": {"lists": {"progress": None}}}, None),
+    ],
+)
+def test_what_a_state_may_be(state: Any, warning: str | None) -> None:
+    progress = begin("lists", state=state)
+    assert progress.log == [f"WARNING {warning}"] * (warning is not None)
+    assert progress.shown()["bookmarks"].keys() == {"lists"}
+    assert progress.pass_of("lists").version is not None

@@ -1,0 +1,223 @@
+"""Passes with a collector's store or with digests: positions, and what is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from tap_autopilot.protocol.beginning import Remembered
+from tap_autopilot.protocol.state import read_state
+from tap_autopilot.sources.listings import (
+    CONTACTS,
+    Position,
+)
+from tests.begun import COUNTS, HALFWAY, STORE, Begun, begin, day, resumed, write
+
+# A collector's store
+
+
+def in_store(collected: Any, *names: str, **more: Any) -> Begun:
+    """A run with a store of ten events, and these positions in its state."""
+    names = names or ("email_opened",)
+    entries = {name: dict(collected) if isinstance(collected, dict) else {"collected": collected}
+               for name in names}  # fmt: skip
+    return begin(*names, state={"bookmarks": entries}, store=STORE, **more)
+
+
+@pytest.mark.parametrize(
+    ("collected", "position", "reason"),
+    [
+        (None, 0, None),
+        (["store", 0], 0, None),
+        (["store", 7], 7, None),
+        (["store", 10], 10, None),
+        (["store", 7, "seven"], 7, None),
+        (["store", 7, "another"], 0, "event 7 in the store is not the one that the state names"),
+        (["store", 10, "ten"], 0, "event 10 in the store is not the one that the state names"),
+        (["store", 7, "seven", 1], 0, "the state's position in the store is not valid"),
+        (["store", 7, 7], 0, "the state's position in the store is not valid"),
+        (["another", 7, "seven"], 0, "the state is from another store"),
+        (["store", 11], 0, "the store has lost events since"),
+        (["store", -1], 0, "the store has lost events since"),
+        (["another", 7], 0, "the state is from another store"),
+        ([5, 7], 0, "the state's position in the store is not valid"),
+        (["store", "7"], 0, "the state's position in the store is not valid"),
+        (["store"], 0, "the state's position in the store is not valid"),
+        (7, 0, "the state's position in the store is not valid"),
+    ],
+)
+def test_an_incremental_pass_continues_reading_the_store(
+    collected: Any, position: int, reason: str | None
+) -> None:
+    names = ("email_opened", "contact_events")
+    progress = in_store(collected, *names, incremental=names)
+    assert progress.stored() == dict.fromkeys(names, position)
+    assert progress.log == [
+        f"WARNING email_opened, contact_events: {reason}; reading all events in the store."
+    ] * (reason is not None)
+    entry = progress.shown()["bookmarks"]["contact_events"]
+    assert entry == {
+        "progress": ["reading", {"incremental": True}],
+        "collected": ["store", position, *(["seven"] if position == 7 else [])],
+    }
+
+
+def test_a_full_pass_reads_all_of_its_store() -> None:
+    progress = in_store(["store", 7])
+    assert progress.stored() == {"email_opened": 0}
+    assert progress.log == []
+    assert begin("lists", store=STORE).stored() == {}
+
+
+def test_a_full_pass_that_is_resumed_reads_on_in_its_store() -> None:
+    state = {
+        "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": ["store", 7]}},
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    assert begin("email_opened", state=state, store=STORE).stored() == {"email_opened": 7}
+
+
+@pytest.mark.parametrize(
+    ("made_under", "start_date", "position"),
+    [
+        (None, None, 7),
+        (None, day(1), 7),
+        (day(2), day(2), 7),
+        (day(2), day(3), 7),
+        (day(2), day(1), 0),
+        (day(2), None, 0),
+    ],
+)
+def test_an_earlier_start_date_reads_all_of_the_store(
+    made_under: datetime | None, start_date: datetime | None, position: int
+) -> None:
+    collected: dict[str, Any] = {"collected": ["store", 7]}
+    if made_under:
+        collected["collected_from"] = made_under.isoformat()
+    progress = in_store(collected, incremental=["email_opened"], start_date=start_date)
+    assert progress.stored() == {"email_opened": position}
+    assert progress.log == [
+        "WARNING email_opened: start_date is earlier, or no longer set; reading all events in the store."
+    ] * (not position)
+    entry = progress.value()["bookmarks"]["email_opened"]
+    assert entry["collected_from"] == (
+        start_date.isoformat().replace("+00:00", "Z") if start_date else None
+    )
+
+
+def test_start_date_does_not_skip_hook_events() -> None:
+    progress = in_store(["store", 7], "contact_events", incremental=["contact_events"],
+                        start_date=day(1))  # fmt: skip
+    assert "collected_from" not in progress.shown()["bookmarks"]["contact_events"]
+
+
+def test_the_position_in_the_store_moves_forward_only() -> None:
+    names = ("email_opened", "contact_events")
+    progress = begin(*names, incremental=names, store=STORE,
+                     state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
+    progress.advance_in_store(names, 5)
+    assert progress.stored() == {"email_opened": 7, "contact_events": 5}
+    assert progress.shown()["bookmarks"]["contact_events"]["collected"] == ["store", 5]
+
+
+def test_a_stream_with_two_sources_is_complete_after_both() -> None:
+    progress = in_store(None, "email_opened", "contact_events")
+    assert progress.complete_store() == ["contact_events"]
+    assert write(progress, CONTACTS, None) == ["email_opened"]
+    other = in_store(None, "email_opened", "contact_events")
+    assert write(other, CONTACTS, None) == []
+    assert other.complete_store() == ["email_opened", "contact_events"]
+    without = begin("email_opened")
+    assert write(without, CONTACTS, None) == ["email_opened"]
+
+
+def test_what_a_store_feeds_is_a_log() -> None:
+    progress = begin("email_opened", "contacts", store=STORE)
+    assert (progress.is_log("email_opened"), progress.is_log("contacts")) == (True, False)
+    assert progress.pass_of("email_opened").version is None
+    assert progress.pass_of("contacts").version is not None
+    without = begin("email_opened", "email_clicked",
+                    state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
+    assert (without.is_log("email_opened"), without.is_log("email_clicked")) == (True, False)
+    assert not without.is_log("email_replied"), "it is not selected"
+    entries = without.value()["bookmarks"]
+    assert entries["email_opened"]["collected"] is None, "this run may replace all rows"
+    assert [one["append_only"] for one in entries.values()] == [True, False]
+    again = begin("email_opened", "email_clicked", state=without.value())
+    assert (again.is_log("email_opened"), again.is_log("email_clicked")) == (True, False)
+
+
+def test_the_logs_in_a_state() -> None:
+    state = {
+        "bookmarks": {
+            "email_opened": {"collected": ["store", 7]},
+            "email_clicked": {"collected": None, "append_only": True},
+            "email_replied": {"collected": None, "append_only": False},
+            "email_bounced": {"collected": None},
+            "lists": {},
+            "contacts": 5,
+        }
+    }
+    for given in (state, {"type": "STATE", "value": state}):
+        assert read_state(given).logs(has_store=False) == {"email_opened", "email_clicked"}
+    no_logs: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
+    assert not any(read_state(one).logs(has_store=False) for one in no_logs)
+
+
+# Digests
+
+
+def test_the_position_of_the_digests() -> None:
+    state = {"bookmarks": {}, "digests": [5, "x"]}
+    for given in (state, {"type": "STATE", "value": state}):
+        assert read_state(given).digests == [5, "x"]
+    without: list[Any] = [None, {}, 5, {"bookmarks": {}}, {"type": "STATE"}]
+    assert all(read_state(one).digests is None for one in without)
+
+
+def test_what_the_digests_know() -> None:
+    remembered = Remembered({"lists": 3, "contacts": 4}, {"contacts"}, ())
+    assert remembered.knows("lists")
+    assert not remembered.knows("contacts")
+    assert not remembered.knows("smart_segments")
+
+
+def test_a_new_pass_has_the_version_of_its_digests() -> None:
+    remembered = Remembered({"lists": 3}, (), ())
+    progress = begin("lists", "contacts", remembered=remembered)
+    assert progress.pass_of("lists").version == 3
+    assert progress.pass_of("contacts").version not in (None, 3)
+    assert begin("lists", versions=False, remembered=remembered).pass_of("lists").version is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "reshaped", "begun", "goes_on"),
+    [
+        ({"contacts": 3}, (), ("contacts",), True),
+        ({"contacts": 3}, ("contacts",), ("contacts",), False),
+        ({"contacts": 4}, (), ("contacts",), False),
+        ({"contacts": 3}, (), ("lists",), False),
+        ({}, (), (), False),
+    ],
+)
+def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
+    versions: dict[str, int],
+    reshaped: Collection[str],
+    begun: Collection[str],
+    goes_on: bool,
+) -> None:
+    remembered = Remembered(versions, reshaped, begun)
+    progress = resumed(["reading", {"version": 3}], remembered=remembered)
+    assert progress.is_resumed("contacts") is goes_on
+    assert progress.start() == [(CONTACTS, HALFWAY if goes_on else Position())]
+
+
+@pytest.mark.parametrize("reshaped", [(), ("email_opened",)])
+def test_a_full_pass_with_digests_continues_reading_the_store(
+    reshaped: Collection[str],
+) -> None:
+    progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped, ()))
+    assert progress.stored() == {"email_opened": 0 if reshaped else 7}
