@@ -19,7 +19,7 @@ import pyte
 import pytest
 
 from tap_autopilot.amounts import duration
-from tap_autopilot.run.terminal import BACK, columns, fit, table, time_left
+from tap_autopilot.run.terminal import back, columns, fit, table, time_left
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
 from tests.held_sandbox import HeldSandbox
@@ -135,17 +135,16 @@ def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
 
 def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
     """Such as the target's: it writes to the same terminal, whenever it likes."""
-    others = [
-        f"INFO other program, line {number}, which is wider than the terminal"
-        for number in range(5)
-    ]
+    others = [f"INFO other program, line {number}, {'wide ' * 4}{'x' * 70}" for number in range(5)]
     with HeldSandbox(ACCOUNT, page=3) as sandbox:
         terminal = run(*config(tap, sandbox), "--select", "contacts", columns=50)
 
+        redrawn = back(50).encode()
+
         def other() -> None:
             for line in others:
-                drawn = terminal.came.count(BACK.encode())
-                wait_until(lambda: terminal.came.count(BACK.encode()) > drawn + 1)  # noqa: B023
+                drawn = terminal.came.count(redrawn)
+                wait_until(lambda: terminal.came.count(redrawn) > drawn + 1)  # noqa: B023
                 os.write(terminal.slave, f"{line}\n".encode())
             sandbox.released.set()
 

@@ -16,8 +16,7 @@ from tap_autopilot.amounts import duration
 REDRAW_EVERY = 0.2  # seconds
 SILENCE = 5.0  # seconds without progress until the line says what the run is waiting for
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
-ROOM = 2  # lines between the cursor and the live line
-BACK = f"\x1b[{ROOM}A\r"
+THEIRS = 120  # columns of another program's line, typically
 GAP = "  "
 USUAL_WIDTH = 80  # if the terminal does not say
 
@@ -27,8 +26,8 @@ Part = tuple[int, str]  # its importance, and its text
 class Live:
     """The live line of a run.
 
-    It stands below the cursor, with room for what other programs write: as long as that takes no
-    more than ROOM lines until the next redraw, it stays whole.
+    It stands below the cursor, with room for what other programs write: as long as that fits there
+    until the next redraw, it stays whole.
     """
 
     def __init__(self, parts: Callable[[], Sequence[Part]]) -> None:
@@ -50,9 +49,10 @@ class Live:
 
     def _draw(self, above: str = "") -> None:
         erase = logs.ERASE if self._is_drawn else ""
-        line = fit(self._parts(), width() - 1)
+        columns = width()
+        line = fit(self._parts(), columns - 1)
         self._is_drawn = True
-        self._stderr.write(erase + above + "\n" * ROOM + line + BACK)
+        self._stderr.write(erase + above + "\n" * room(columns) + line + back(columns))
 
     def _write(self, line: str) -> None:
         with contextlib.suppress(*UNUSABLE), self._lock:
@@ -65,6 +65,16 @@ class Live:
         with contextlib.suppress(*UNUSABLE), self._lock:
             if self._is_drawn:
                 self._stderr.write(logs.ERASE)
+
+
+def room(columns: int) -> int:
+    """How many lines there are between the cursor and the live line: at least two."""
+    return max(2, math.ceil(THEIRS / columns))
+
+
+def back(columns: int) -> str:
+    """What moves the cursor from the live line to where other programs write."""
+    return f"\x1b[{room(columns)}A\r"
 
 
 def fit(parts: Sequence[Part], width: int) -> str:
