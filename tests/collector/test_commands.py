@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector.reader import open_reader
-from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start
 from tests.conftest import PATIENCE, wait_until
 
@@ -212,6 +212,18 @@ def test_stats_and_check(start: Start) -> None:
     done = collector.run("--check")
     assert done.returncode == 0
     assert "works" in done.stdout
+
+
+class Stale(SqliteReader):
+    """A second connection that sees none of what the first has written."""
+
+    probed = 0
+
+
+def test_a_check_reads_what_it_has_written_through_another_connection(tmp_path: Path) -> None:
+    done = Collector(tmp_path, constants={"cli.open_reader": Stale}).run("--check")
+    assert done.returncode == 2
+    assert "cannot be read back" in done.stderr
 
 
 def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
     done = collector.run("--listen", "nowhere", TAP_AUTOPILOT_COLLECTOR_MAX_BODY_MB="x")
     assert "max_body_mb" in done.stderr
     assert "listen" in done.stderr
+    done = collector.run("--config", "ENV", TAP_AUTOPILOT_COLLECTOR_WRITE_KEYS="a,b c")
+    assert "write_keys" in done.stderr
     about = collector.run("--about", "--format", "json").stdout
     assert json.loads(about)["settings"]["properties"]["write_keys"]["secret"] is True
     assert collector.run("--about", "--format", "markdown").stdout.startswith("| setting")
