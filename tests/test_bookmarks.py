@@ -1,0 +1,361 @@
+"""Bookmarks that a walk follows, wherever they lead, and listings without an end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from datetime import timezone
+from typing import Any
+
+import pytest
+
+from tap_autopilot.api.client import Response
+from tap_autopilot.exceptions import Refused, RunError, Unreachable
+from tap_autopilot.sources import completeness, reading
+from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.listings import (
+    CONTACTS,
+    CUSTOM_FIELDS,
+    Position,
+    members_of,
+)
+from tap_autopilot.sources.reading import pages
+from tests.scripted import page
+from tests.test_walks import MEMBERS, Script, Walked, some
+
+MAX_RETRACED = 10  # pages in a row
+
+
+# Bookmarks that lead somewhere
+
+
+@pytest.mark.parametrize(
+    ("text", "encoded"),
+    [
+        ("x", "x"),
+        (".", "%2E"),
+        ("..", "%2E%2E"),
+        (".X", ".X"),
+        ("a/b", "a%2Fb"),
+        ("é ?", "%C3%A9%20%3F"),
+    ],
+)
+def test_a_bookmark_or_an_id_is_one_segment_of_the_path(text: str, encoded: str) -> None:
+    walked = Walked({"": page("a", bookmark=text), encoded: page("b")})
+    assert walked.paths == ["/contacts", f"/contacts/{encoded}"]
+    assert members_of(text).path == f"/smart_segments/{encoded}/contacts"
+
+
+@pytest.mark.parametrize(
+    ("bookmark", "problem"),
+    [
+        (0, "is int, not a string"),
+        (True, "is bool, not a string"),
+        (["x"], "is list, not a string"),
+        ({"next": "x"}, "is dict, not a string"),
+        ("\ud800", "is not valid Unicode"),
+    ],
+)
+def test_an_invalid_bookmark_is_an_error(bookmark: Any, problem: str) -> None:
+    walked = Walked({"": page("a", bookmark=bookmark)})
+    assert str(walked.error) == f"GET /contacts: a bookmark {problem}."
+
+
+# Bookmarks that lead nowhere
+
+
+@pytest.mark.parametrize("status", [400, 404, 410, 422])
+def test_a_rejected_bookmark_is_replaced_by_a_fresh_one(status: int) -> None:
+    first, again = page("a", "b", bookmark="x", total=4), page("a", "c", bookmark="y", total=4)
+    walked = Walked({"": [first, again], "x": status, "y": page("d", total=4)})
+    assert walked.ended == (["a", "b", "c", "d"], None)
+    assert walked.asked == ["", "x", "", "y"]
+    assert walked.log == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 405, 409])
+def test_another_refusal_of_a_bookmark_is_an_error(status: int) -> None:
+    walked = Walked({"": page("a", bookmark="x"), "x": status})
+    assert isinstance(walked.error, Refused)
+    assert str(walked.error) == f"GET /contacts/…: status {status}."
+    assert walked.asked == ["", "x"]
+
+
+def test_an_error_while_asking_again_is_an_error() -> None:
+    walked = Walked({"": [page("a", bookmark="x"), 405], "x": 404})
+    assert isinstance(walked.error, Refused)
+    assert (walked.error.status, walked.asked) == (405, ["", "x", ""])
+
+
+def test_a_page_that_has_become_the_last_is_the_end() -> None:
+    first, again = page("a", "b", bookmark="x", total=3), page("a", "b", total=2)
+    walked = Walked({"": [first, again], "x": 404})
+    assert walked.ended == (["a", "b"], None)
+    assert walked.asked == ["", "x", ""]
+
+
+def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
+    walked = Walked({"": page("a", bookmark="x"), "x": 404})
+    assert str(walked.error) == (
+        "GET /contacts/…: the bookmark was rejected with status 404, 3 times. Run again later."
+    )
+    assert walked.asked == ["", "x", "", "x"] * 3
+    warning = (
+        "WARNING GET /contacts/…: the bookmark was rejected with status 404;"
+        " reading the contacts from the start."
+    )
+    assert walked.log == [warning] * 2
+    starts = [one for one in walked.pages if one.after == Position()]
+    assert [
+        (one.walk, one.documents, one.census, one.cleaned, one.doubt, one.date) for one in starts
+    ] == [(CONTACTS, [], Census(), 0, None, None)] * 2
+
+
+def test_the_second_reading_stays_the_second_after_a_stale_bookmark() -> None:
+    first = page("a", bookmark="x", total=2)
+    walked = Walked(
+        {"": [first, first, some(98, total=99)], "x": 404},
+        start=Position(census=Census(reading=2)),
+    )
+    assert walked.ended[1] is Doubt.SHORT
+    assert walked.asked == ["", "x", "", "x", ""]
+
+
+def test_a_walk_continues_normally_after_a_stale_bookmark() -> None:
+    """Also with the stale bookmarks of later pages."""
+    walked = Walked(
+        {
+            "": page("a", bookmark="x"),
+            "x": [page("b", bookmark="y"), page("b", bookmark="z")],
+            "y": 404,
+            "z": [page("c", bookmark="v"), page("c", bookmark="w")],
+            "v": 404,
+            "w": page("d"),
+        }
+    )
+    assert walked.ids == ["a", "b", "c", "d"]
+    assert walked.asked == ["", "x", "y", "x", "z", "v", "z", "w"]
+
+
+def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
+    numbers = itertools.count()
+
+    class Fleeting(Script):
+        def get(self, path: str, decode: Callable[[bytes], Any], **said: Any) -> Response[Any]:
+            self._answers[""] = page("a", bookmark=f"x{next(numbers)}")
+            return super().get(path, decode, **said)
+
+    client = Fleeting({f"x{number}": 404 for number in range(200)})
+    with pytest.raises(RunError, match="3 times"):
+        list(pages(CONTACTS, Position(), client, check_totals=True))
+    asked = [bookmark[:1] for bookmark in client.asked]
+    assert asked == ["", "x", *["", "x"] * MAX_RETRACED] * 3
+
+
+def test_a_good_page_resets_the_count_of_stale_bookmarks() -> None:
+    answers: dict[str, Any] = {"": page("a", bookmark="x0")}
+    for number in range(2 * MAX_RETRACED):
+        answers[f"x{number}"] = [
+            page(f"b{number:02}", bookmark=f"y{number}"),
+            page(f"b{number:02}", bookmark=f"x{number + 1}"),
+        ]
+        answers[f"y{number}"] = 404
+    answers[f"x{2 * MAX_RETRACED}"] = page("c")
+    walked = Walked(answers)
+    assert walked.error is None
+    assert len(walked.ids) == 2 * MAX_RETRACED + 2
+
+
+@pytest.mark.parametrize("again", [404, page()])
+def test_a_page_that_is_gone_too_means_reading_from_the_start(again: Any) -> None:
+    first = page("a", bookmark="x", total=2)
+    walked = Walked({"": [first, again, page("a", "b", total=2)], "x": 404})
+    assert walked.ended == (["a", "a", "b"], None)
+    assert walked.asked == ["", "x", "", ""]
+    (line,) = walked.log
+    assert line.endswith("rejected with status 404; reading the contacts from the start.")
+
+
+def test_an_empty_last_page_is_the_end_if_it_comes_twice() -> None:
+    walked = Walked({"": page("a", bookmark="x", total=1), "x": page(total=1)})
+    assert walked.ended == (["a"], None)
+    assert walked.asked == ["", "x", "", "x"]
+
+
+def test_an_empty_page_between_others_is_followed_without_asking_again() -> None:
+    walked = Walked(
+        {"": page("a", bookmark="x", total=2), "x": page(bookmark="y"), "y": page("b", total=2)}
+    )
+    assert walked.ended == (["a", "b"], None)
+    assert walked.asked == ["", "x", "y"]
+
+
+def test_documents_already_read_are_the_end_if_they_come_twice() -> None:
+    walked = Walked({"": page("a", "b", bookmark="x", total=2), "x": page("a", total=2)})
+    assert walked.ended == (["a", "b", "a"], None)
+    assert walked.asked == ["", "x", "", "x"]
+
+
+def test_the_warning_says_what_the_bookmark_led_to() -> None:
+    first = page("a", "b", bookmark="x", total=9)
+    for last, text in (
+        (page("b", "a", bookmark="x"), "the bookmark leads to documents already read"),
+        (page(), "the bookmark leads to an empty page"),
+    ):
+        walked = Walked({"": [first, 404, page("a", total=1)], "x": last})
+        assert walked.log == [
+            f"WARNING GET /contacts/…: {text}; reading the contacts from the start."
+        ]
+        assert walked.asked == ["", "x", "", ""]
+
+
+def test_a_page_repeats_the_last_document_of_the_page_before() -> None:
+    walked = Walked({"": page("a", "b", bookmark="x", total=4), "x": page("b", "c", "d", total=4)})
+    assert walked.ended == (["a", "b", "c", "d"], None)
+    assert [one.census.page for one in walked.pages] == [2, 3]
+
+
+def test_only_the_first_document_can_repeat_the_last() -> None:
+    walked = Walked({"": page("a", "b", bookmark="x"), "x": page("c", "b")})
+    assert walked.ids == ["a", "b", "c", "b"]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (RunError("GET /contacts/…: status 500."), "status 500"),
+        (404, "the bookmark was rejected with status 404"),
+    ],
+)
+def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
+    census = Census(read=2, page=2, highest="b", least=3, latest=3)
+    walked = Walked({"x": error, "": page("a", "b", "c", total=3)}, start=Position("x", census))
+    assert walked.ended == (["a", "b", "c"], None)
+    assert walked.asked == ["x", ""]
+    assert walked.pages[-1].census == Census(read=3, page=3, highest="c", least=3, latest=3)
+    assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
+
+
+@pytest.mark.parametrize("after", ["", "x"])
+def test_an_error_unrelated_to_the_bookmark_ends_the_walk(after: str) -> None:
+    error = RunError("GET /contacts: status 500.")
+    walked = Walked({"": page("a", bookmark="x"), after: error})
+    assert walked.error is error
+
+
+def test_an_api_that_does_not_respond_ends_the_walk() -> None:
+    error = Unreachable("GET /contacts/…: connection refused.")
+    walked = Walked({"x": error}, start=Position("x"))
+    assert walked.error is error
+
+
+# Listings that are refused
+
+
+@pytest.mark.parametrize("status", [400, 403, 404])
+def test_an_optional_listing_may_be_missing(status: int) -> None:
+    (only,) = Walked({"": status}, CUSTOM_FIELDS).pages
+    assert (only.walk, only.documents, only.after) == (CUSTOM_FIELDS, [], None)
+    assert (only.doubt, only.census) == (Doubt.UNAVAILABLE, Census())
+    assert only.fetched_at.tzinfo is timezone.utc
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_required_listing_must_not_be_missing(status: int) -> None:
+    walked = Walked({"": status})
+    assert isinstance(walked.error, Refused)
+    assert str(walked.error) == f"GET /contacts: status {status}."
+
+
+@pytest.mark.parametrize(
+    ("status", "text"),
+    [
+        (
+            404,
+            "GET /smart_segments/s/contacts: status 404. It was deleted while it was being read.",
+        ),
+        (405, "GET /smart_segments/s/contacts: status 405."),
+    ],
+)
+def test_a_segment_that_is_deleted_while_it_is_read_is_not_gone(status: int, text: str) -> None:
+    first = page("a", bookmark="x")
+    walked = Walked({"": [first, first, status], "x": 404}, MEMBERS)
+    assert str(walked.error) == text
+    assert isinstance(walked.error, Refused) is (status != 404)
+
+
+# Listings without an end
+
+
+@pytest.mark.parametrize(("total", "size", "most"), [(9, 1, 20), (3, 2, 10)])
+def test_reading_more_than_twice_the_total_plus_a_page_is_a_loop(
+    total: int, size: int, most: int
+) -> None:
+    answers = {}
+    for number in range(99):
+        ids = [f"{number:03}{one}" for one in range(size)]
+        answers[str(number)] = page(*ids, bookmark=str(number + 1), total=total)
+    walked = Walked({**answers, "": answers["0"]})
+    start = Position("5", Census(read=4 * size))
+    assert str(walked.error) == (
+        f"GET /contacts: read {most:,} contacts of a listing of {total}, so its bookmarks loop."
+    )
+    assert str(Walked(answers, start=start).error) == str(walked.error)
+
+
+def test_the_largest_total_bounds_a_listing() -> None:
+    answers = {
+        "": page("a", bookmark="1", total=0),
+        "1": page("b", bookmark="2", total=4),
+        "2": page("c", bookmark="3", total=2),
+    }
+    for number in range(3, 9):
+        answers[str(number)] = page(f"d{number}", bookmark=str(number + 1), total=1)
+    walked = Walked({**answers, "9": page("e", total=1)})
+    assert str(walked.error) == (
+        "GET /contacts: read 10 contacts of a listing of 4, so its bookmarks loop."
+    )
+
+
+def test_totals_that_are_not_checked_bound_nothing() -> None:
+    answers = {str(one): page(f"{one}", bookmark=str(one + 1), total=1) for one in range(1, 9)}
+    walked = Walked({**answers, "": answers["1"], "9": page("9", total=1)}, check_totals=False)
+    assert walked.ended == ([str(one) for one in (1, *range(2, 10))], None)
+
+
+def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "MAX_IDLE_PAGES", 20)
+    answers: dict[str, Any] = {"": page("a", bookmark="0")}
+    for number in range(0, 500, 2):
+        answers[str(number)] = [
+            page(bookmark=f"{number}x"),
+            page(bookmark=str(number + 2)),
+        ]
+        answers[f"{number}x"] = 404
+    walked = Walked(answers)
+    assert str(walked.error) == "GET /contacts: 21 pages in a row contain nothing new."
+
+
+@pytest.mark.parametrize(("most", "fails"), [(3, True), (4, False)])
+def test_pages_with_nothing_new(monkeypatch: pytest.MonkeyPatch, most: int, fails: bool) -> None:
+    monkeypatch.setattr(reading, "MAX_IDLE_PAGES", most)
+    answers = {str(number): page(bookmark=str(number + 1)) for number in range(1, 9)}
+    answers[""] = page(bookmark="1")
+    answers |= {"4": page("a", bookmark="5"), "9": page("b")}
+    walked = Walked(answers)
+    if fails:
+        assert str(walked.error) == "GET /contacts: 4 pages in a row contain nothing new."
+        assert walked.asked == ["", "1", "2", "3"]
+    else:
+        assert walked.ids == ["a", "b"]
+
+
+def test_a_large_listing_in_another_order_is_read_again_id_by_id(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completeness, "ORDER_KNOWN", 1)
+    walked = Walked({"": page("m", "n", bookmark="x", total=3), "x": page("a", total=3)})
+    assert walked.ended[1] is None
+    assert walked.asked == ["", "x", "", "x", "", "x"]
