@@ -72,6 +72,8 @@ def test_the_archives_run_outside_the_checkout(
     assert json.loads(run("--discover").stdout) == json.loads(catalog_text)
     done = run("--config", config)
     assert len(check(Run(0, done.stdout, done.stderr.decode())).rows("contacts")) == 120
+    if kind == "sdist":
+        check_documentation(archive)
 
 
 def described(archive: Path) -> tuple[set[str], str]:
@@ -83,8 +85,9 @@ def described(archive: Path) -> tuple[set[str], str]:
         return names, metadata.read().decode()
 
 
-def test_the_source_archive_has_the_documentation(tmp_path: Path) -> None:
-    names, metadata = described(build("sdist", tmp_path))
+def check_documentation(archive: Path) -> None:
+    """The source archive has the documentation, but links to no repository."""
+    names, metadata = described(archive)
     linked = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / "README.md").read_text())
     assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} <= set(linked)
     assert {link for link in linked if not (ROOT / link).is_dir()} <= names
