@@ -58,7 +58,7 @@ class Scenario:
 
 
 UNLIMITED = {"max_requests_per_second": 10_000}
-ODD = {"odd": True, "strict": True}  # the peers' parsers refuse other odd documents
+ODD = {"odd": True, "strict": True}  # the peers cannot parse the others
 SDK = ("singer-sdk", "singer-sdk unchecked")
 SCENARIOS = (
     Scenario("far", "20,000 contacts, 10 segments of 1,000, 100 ms a response", 20_000, 10, 1_000,

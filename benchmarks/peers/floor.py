@@ -8,7 +8,6 @@ import urllib.parse
 
 import orjson
 import requests
-from bodies import repaired
 
 url, key, out = sys.argv[1], sys.argv[2], sys.stdout.buffer
 session = requests.Session()
@@ -22,10 +21,7 @@ def walk(path, listing):
             url + path + (bookmark and "/" + urllib.parse.quote(bookmark, safe=""))
         )
         answer.raise_for_status()
-        try:
-            page = orjson.loads(answer.content)
-        except orjson.JSONDecodeError:
-            page = orjson.loads(repaired(answer.content))
+        page = orjson.loads(answer.content)
         yield page[listing]
         bookmark = page.get("bookmark")
 

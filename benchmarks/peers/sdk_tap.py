@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
-from bodies import repaired
 from singer_sdk import RESTStream, Tap
 from singer_sdk import typing as th
 from singer_sdk.authenticators import APIKeyAuthenticator
@@ -30,10 +29,7 @@ def schema_of(name):
 
 @functools.lru_cache(maxsize=1)
 def page_in(response):
-    try:
-        return msgspec.json.decode(response.content)
-    except msgspec.DecodeError:
-        return msgspec.json.decode(repaired(response.content))
+    return msgspec.json.decode(response.content)
 
 
 class Bookmarks(BaseAPIPaginator):
