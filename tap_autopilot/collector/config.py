@@ -121,7 +121,7 @@ def _is_ascii(secret: str) -> bool:
 def _from_json(value: str) -> Any:
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("is not JSON") from None
 
 

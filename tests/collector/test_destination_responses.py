@@ -50,10 +50,16 @@ def test_the_status_decides_whatever_the_body_does(
     assert len(destination.tries) == 1
 
 
+def never_beginning(response: BaseHTTPRequestHandler) -> None:
+    while True:
+        response.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+@pytest.mark.parametrize("behave", [silent, never_beginning])
 def test_an_exchange_ends_at_its_deadline(
-    destination: Destination, monkeypatch: pytest.MonkeyPatch
+    destination: Destination, monkeypatch: pytest.MonkeyPatch, behave: Any
 ) -> None:
-    destination.behave = silent
+    destination.behave = behave
     client = Client(destination.setting()["url"])
     with monkeypatch.context() as patch:
         patch.setattr("tap_autopilot.collector.client.DEADLINE", 0.5)

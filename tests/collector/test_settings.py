@@ -58,6 +58,7 @@ def test_it_does_not_start_with_invalid_settings(
         ({"write_keys": 5}, "write_keys"),
         ({"destinations": [1]}, "objects"),
         ({"destinations": "{"}, "JSON"),
+        ({"destinations": "[" * 100_000}, "JSON"),
         ({"destinations": [DESTINATION, DESTINATION]}, "unique names"),
     ],
 )
