@@ -19,7 +19,7 @@ from tap_autopilot.files import open_or_create
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
-CACHE_KIB = 16_384
+CACHE_KIB = 4_096
 LOOK_EVERY = 0.05  # seconds, at a lock
 SCHEMA = f"""
 CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);

@@ -18,7 +18,7 @@ from typing import Any
 from tap_autopilot.collector.store import DELIVERY, REPEAT_WINDOW, Received
 
 KEY = 16  # bytes
-LOG = 32_768  # keys to collect before they are moved
+LOG = 16_384  # keys to collect before they are moved
 PACE = 2  # keys to move for each new one
 STEP = 1000  # keys to move at once
 # The index has 12 bytes of a key: a number to find it by, and the rest. If two keys have the same
@@ -57,7 +57,7 @@ class Seen:
         """Read the log."""
         self._logged: set[bytes] = set()  # keys that are in the log only
         self._moving: set[bytes] = set()  # keys that are in the log and may be in the index
-        self._to_move: list[tuple[int, int]] = []  # what the index lacks of these, last ones first
+        self._to_move: list[bytes] = []  # those that the index lacks, in order, last ones first
         self._due = 0  # how many of these to move by now
         self._end = 0  # the last row of the log with keys that are being moved
         self._row = 0  # the last row of the log
@@ -103,7 +103,7 @@ class Seen:
     def _move(self, execute: Execute) -> int:
         """Move the keys that are due; returns how many."""
         part = self._to_move[-self._due :]
-        insert("INSERT OR IGNORE INTO seen VALUES", part[::-1], execute)
+        insert("INSERT OR IGNORE INTO seen VALUES", list(in_index(reversed(part))), execute)
         if len(part) == len(self._to_move):
             execute("DELETE FROM seen_log WHERE id <= ?", (self._end,))
         return len(part)
@@ -111,7 +111,7 @@ class Seen:
     def _begin_to_move(self, indexed: set[bytes]) -> None:
         """Begin to move the keys of the log, except for those that the index has already."""
         self._moving, self._logged = self._logged, set()
-        self._to_move = list(in_index(sorted(self._moving - indexed, reverse=True)))
+        self._to_move = sorted(self._moving - indexed, reverse=True)
         self._end = self._row
 
     def _indexed(self, keys: Collection[bytes], execute: Execute) -> set[bytes]:
