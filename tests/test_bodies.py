@@ -80,14 +80,12 @@ EMOJI = "\U0001f600".encode()
 
 # Processed. The tap must send all of it.
 GOOD: dict[str, Callable[[], Any]] = {
-    "one huge string": lambda: people(1, b',"Notes":"%b"' % (b"x" * (7 * MB))),
     "a huge string with wide characters": lambda: people(
         1, b',"Notes":"%b%b"' % (b"x" * (7 * MB), EMOJI)
     ),
     "127 MB of contacts with NULs and lone surrogates": lambda: people(
         127, rb',"Notes":"%b%b\u0000\ud800"' % (b"x" * (MB - 100), EMOJI)
     ),
-    "100,000 small contacts": lambda: people(100_000, b""),
     "100,000 contacts with values": lambda: people(100_000, b',"a":1.5,"b":"\\n","c":[{}],"d":{}'),
     "many keys": lambda: people(
         1, b"".join(b',"k%d":%d.5' % (number, number) for number in range(170_000))
@@ -111,7 +109,6 @@ GOOD: dict[str, Callable[[], Any]] = {
 
 # Refused, with what the last line says.
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
-    "a body above the limit": (lambda: b"[" + b" " * 2**27 + b"]", "exceeds the limit"),
     "a gzip bomb": (lambda: (200, bomb(400 * MB), PACKED), "exceeds the limit"),
     "a gzip bomb of brackets": (
         lambda: (200, bomb(120 * MB, b'{"contacts":[', b"[],"), PACKED),
@@ -139,7 +136,6 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: contacts(*[b'{"contact_id":[%b]}' % b",".join([b"1.5"] * 99_000)] * 21),
         "more than 2,000,000 values",
     ),
-    "100,001 documents": (lambda: people(100_001, b""), "more than 100,000 documents"),
     "a million documents": (lambda: contacts(*[b"0"] * 1_000_000), "more than 100,000 documents"),
     "deep nesting in an error": (lambda: (400, b"[" * 60_000), "status 400."),
     "a large error": (lambda: (400, b'{"message":"%b"}' % (b"x" * 10 * MB)), "status 400."),

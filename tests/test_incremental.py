@@ -297,12 +297,13 @@ def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> Non
             env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         ) as process:
             assert process.stdout is not None
-            lines: list[bytes] = []
-            while sum(b'"STATE"' in line for line in lines) <= pages:
-                lines.append(process.stdout.readline())
+            out, states = b"", 0
+            while states <= pages and (line := process.stdout.readline()):
+                out += line
+                states += b'"STATE"' in line
             process.send_signal(signal.SIGKILL)
-            rest = process.stdout.read()
-        killed = check(Run(-9, b"".join(lines) + rest, "", killed=True))
+            out += process.stdout.read()
+        killed = check(Run(-9, out, "", killed=True))
         resumed = tap.sync(sandbox, catalog=incremental, state=killed.state)
         for stream in KEYS:
             sent = {str(row) for run in (killed, resumed) for row in run.rows(stream)}

@@ -213,8 +213,9 @@ def assert_through(proxy: Proxy, run: Run, sandbox: Sandbox) -> None:
     assert KEY.encode() not in b"".join(proxy.heard)
 
 
-@pytest.mark.parametrize("login", [False, True])
-@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    ("login", "variable"), [(False, "HTTPS_PROXY"), (False, "https_proxy"), (True, "ALL_PROXY")]
+)
 def test_a_proxy_is_used(
     tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy], login: bool, variable: str
 ) -> None:
