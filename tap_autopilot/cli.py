@@ -251,4 +251,12 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     if args.full_refresh is not None:
         _check_refresh(args, config)
         before.start_over(_named(args.full_refresh, "--full-refresh"))
-    sync(config, catalog, before, STDOUT, outcome, quiet=args.quiet)
+    is_shown = os.isatty(STDOUT)
+    try:
+        sync(config, catalog, before, STDOUT, outcome, quiet=args.quiet or is_shown)
+    finally:
+        if is_shown:
+            LOG.warning(
+                "stdout is a terminal, so the rows were only shown; to load them, pipe them into a"
+                " target, such as: tap-autopilot | target-jsonl"
+            )

@@ -160,6 +160,19 @@ def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
     assert any("left" in line for shot in terminal.shots for line in shot)
 
 
+def test_rows_that_are_shown_are_not_mixed_with_progress(
+    tap: Tap, serve: Serve, run: Start
+) -> None:
+    command = ["sh", "-c", 'exec "$@" >&2', "sh", *COMMAND]  # stdout is the terminal, too
+    sandbox = serve(ACCOUNT, latency=0.3)
+    terminal = run(*config(tap, sandbox), "--select", "lists", command=command, columns=200)
+    terminal.watch()
+    assert b"\x1b" not in terminal.came
+    *_, warning, last = terminal.all_lines()
+    assert warning.startswith("WARNING stdout is a terminal, so the rows were only shown; ")
+    assert last.startswith("INFO Complete: 8 rows in 1 table, ")
+
+
 def test_after_a_while_it_says_what_is_waited_for(tap: Tap, serve: Serve, run: Start) -> None:
     sandbox = serve(ACCOUNT, "/contacts@3-:hang")
     terminal = run(*config(tap, sandbox), "--select", "contacts", command=IMPATIENT, columns=60)

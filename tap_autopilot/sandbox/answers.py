@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.demo import _collector, _fit, _push
+from tap_autopilot.sandbox.demo import fit, push, run_collector
 from tap_autopilot.sandbox.documents import NOW
 from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.pushes import Pushing
@@ -145,7 +145,7 @@ def _load(tap: str, target: str, folder: Path) -> int:
     store, key = folder / "events.db", secrets.token_hex(8)
     with (
         tempfile.TemporaryDirectory() as temporary,
-        _collector(tap, store, key, secrets.token_hex(16)) as url,
+        run_collector(tap, store, key, secrets.token_hex(16)) as url,
         Sandbox(
             Account(),
             Options(churn=1.0, pushing=Pushing(tracking=f"{url}/v1", write_key=key, rate=0)),
@@ -161,7 +161,7 @@ def _load(tap: str, target: str, folder: Path) -> int:
         )
         files["state"].touch()
         for _ in range(NIGHTS):
-            if not _push(sandbox):
+            if not push(sandbox):
                 print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
             code = _night(tap, target, files)
@@ -227,7 +227,7 @@ def _show(question: str, rows: list[dict[str, Any]], columns: list[Column]) -> N
 
 
 def _cell(column: Column, text: str) -> str:
-    return text.rjust(column.width) if column.is_number else _fit(text, column.width)
+    return text.rjust(column.width) if column.is_number else fit(text, column.width)
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ def main(tap: str, target: str, output: str) -> int:
     for old in (*folder.glob("*.jsonl"), *folder.glob("events.db*")):
         old.unlink()
     store, key, token = folder / "events.db", secrets.token_hex(8), secrets.token_hex(16)
-    with _collector(tap, store, key, token) as url:
+    with run_collector(tap, store, key, token) as url:
         pushing = Pushing(tracking=f"{url}/v1", write_key=key, rate=0)
         # The account changes while it is read, as real accounts do.
         account = Account()
         with Sandbox(account, Options(churn=1.0, pushing=pushing)) as sandbox:
             _say(f"A sandbox imitates Autopilot's API, with a made-up account, at {sandbox.url}.")
             _register_hooks(tap, url, token, sandbox.url)
-            if not _push(sandbox):
+            if not push(sandbox):
                 print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
             _say(
@@ -91,7 +91,7 @@ def _say(text: str) -> None:
 
 
 @contextmanager
-def _collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
+def run_collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
     """Run a collector on loopback; yields its URL."""
     settings = {"WRITE_KEYS": key, "HOOK_TOKENS": token, "DATABASE": str(store),
                 "LISTEN": "127.0.0.1:0", "MIN_FREE_MB": "0"}  # fmt: skip
@@ -121,7 +121,7 @@ def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
     )
 
 
-def _push(sandbox: Sandbox) -> bool:
+def push(sandbox: Sandbox) -> bool:
     """Let the account change for a while; False if the collector did not receive every push."""
     for _ in range(REQUESTS):  # something changes before each response
         requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": KEY}, timeout=10)
@@ -185,7 +185,7 @@ def _show_contact(folder: Path) -> None:
     contact = next(_rows(folder / "contacts.jsonl"))
     for column in SHOWN:
         text = json.dumps(contact[column], ensure_ascii=False)
-        print(f"  {column:16} {_fit(text, WIDE - 19).rstrip()}")
+        print(f"  {column:16} {fit(text, WIDE - 19).rstrip()}")
 
 
 def _show_rates(folder: Path) -> None:
@@ -204,7 +204,7 @@ def _show_rates(folder: Path) -> None:
             opened, clicked = (
                 min(len(counts[name]) / delivered, 1) for name in ("email_opened", "email_clicked")
             )
-            print(f"  {_fit(journey, 24)} {delivered:>9,} {opened:>7.0%} {clicked:>7.0%}")
+            print(f"  {fit(journey, 24)} {delivered:>9,} {opened:>7.0%} {clicked:>7.0%}")
 
 
 def _show_odd(folder: Path) -> None:
@@ -216,19 +216,19 @@ def _show_odd(folder: Path) -> None:
         "\nSome values are odd on purpose, because real accounts have such values too: text where"
         f" a number\nbelongs, dates that are not dates, unknown fields. {len(odd)} contacts keep"
         " theirs in additional_fields:\n\n"
-        f"  {_fit(kept, WIDE - 2).rstrip()}\n\n"
+        f"  {fit(kept, WIDE - 2).rstrip()}\n\n"
         f"The {warnings} warnings in {folder}/tap.log are about them."
     )
 
 
-def _fit(text: str, width: int) -> str:
+def fit(text: str, width: int) -> str:
     """Pad or cut text to a width in terminal columns; some characters take two."""
     columns = 0
     for place, character in enumerate(text):
         columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
         if columns > width - (place < len(text) - 1):
             taken = text[:place]
-            return _fit(taken + "…", width)
+            return fit(taken + "…", width)
     return text + " " * (width - columns)
 
 
