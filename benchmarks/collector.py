@@ -3,7 +3,8 @@
     python -m benchmarks.collector [--seconds 5] [--connections 32] [--events 1000000]
 
 The server is pinned to one core; the load comes from another. What is compared takes turns, because
-the disk and the rest of the machine are not equally fast all the time.
+the disk and the rest of the machine are not equally fast all the time. On a busy machine or a slow
+disk, everything waits for the same things; then the CPU time tells more than the speed.
 """
 
 from __future__ import annotations
@@ -103,14 +104,24 @@ async def load(
     return took
 
 
-def measure(command: list[str], size: int, connections: int, seconds: float) -> list[float]:
-    """The seconds that each request took."""
+def measure(
+    command: list[str], size: int, connections: int, seconds: float
+) -> tuple[list[float], float]:
+    """The seconds that each request took, and the seconds of CPU that all of them took."""
     server, port = start(command, 0)
     try:
-        return asyncio.run(load(port, size, connections, seconds))
+        before = cpu_of(server.pid)
+        took = asyncio.run(load(port, size, connections, seconds))
+        return took, cpu_of(server.pid) - before
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait()
+
+
+def cpu_of(process: int) -> float:
+    """The seconds of CPU that a process has taken so far."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def compare(folder: str, size: int, connections: int, seconds: float) -> None:
@@ -118,6 +129,7 @@ def compare(folder: str, size: int, connections: int, seconds: float) -> None:
     collector = [sys.executable, "-m", "tap_autopilot.collector", "--listen", "127.0.0.1:0"]
     receivers = [sys.executable, "-m", "benchmarks.receivers"]
     took: dict[str, list[float]] = {"plain": [], "durable": [], "once": [], "collector": []}
+    cpu = dict.fromkeys(took, 0.0)
     for number in range(ROUNDS):
         commands = {
             "plain": [*receivers, "plain"],
@@ -126,14 +138,19 @@ def compare(folder: str, size: int, connections: int, seconds: float) -> None:
             "collector": [*collector, "--database", f"{folder}/events-{size}-{number}.db"],
         }
         for name, command in commands.items():
-            took[name] += measure(command, size, connections, seconds / ROUNDS)
+            more, more_cpu = measure(command, size, connections, seconds / ROUNDS)
+            took[name] += more
+            cpu[name] += more_cpu
+    each_cpu = {name: cpu[name] / len(each) / size for name, each in took.items()}
     speed = {name: len(each) / seconds for name, each in took.items()}
     p99 = {name: sorted(each)[int(len(each) * 0.99)] * 1000 for name, each in took.items()}
     print("single events:" if size == 1 else f"batches of {size}:")
     for name in took:
         print(
-            f"    {name:9} {speed[name] * size:9,.0f} events/s, p99 {p99[name]:5.1f} ms;"
-            f" the collector has {speed['collector'] / speed[name]:.2f} of it"
+            f"    {name:9} {speed[name] * size:9,.0f} events/s,"
+            f" {each_cpu[name] * 1e6:5.1f} us of CPU each, p99 {p99[name]:5.1f} ms;"
+            f" the collector has {speed['collector'] / speed[name]:.2f} of it,"
+            f" by CPU {each_cpu[name] / each_cpu['collector']:.2f}"
         )
 
 
