@@ -61,7 +61,7 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     assert len(acknowledged) == len(collector.events())
 
 
-def stuck(*_: object) -> None:
+def stuck(*_: object, **__: object) -> None:
     """Parsing that never ends."""
     threading.Event().wait()
 
