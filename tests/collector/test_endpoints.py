@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector import events
 from tap_autopilot.collector.request import Refusal
 from tests.collector.conftest import KEY, TOKEN, Collector, Start, signature
 
@@ -260,79 +259,6 @@ def test_compressed_bodies(shared: Collector, encoding: str, pack: Any) -> None:
     headers = {"Content-Encoding": encoding}
     assert shared.post("/v1/track", pack(body), headers=headers).status_code == 200
     assert new(shared, before) == [body]
-
-
-def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
-    """By whatever route it comes again, however it is spelled, and after a restart."""
-    collector = start()
-    body = json.dumps(track(messageId="the same \u00e9")).encode()
-    other = json.dumps(track(messageId="another"), ensure_ascii=False).encode()
-    again = json.dumps(track(messageId="the same \u00e9"), ensure_ascii=False).encode()
-    assert collector.post("/v1/track", body).status_code == 200
-    for call in ("batch", "import"):
-        batch = b'{"batch":[%s,%s]}' % (again, other)
-        assert collector.post(f"/v1/{call}", batch).status_code == 200
-    collector.restart()
-    for call in ("track", "identify", "import"):
-        batch = b'{"batch":[%s]}' % again if call == "import" else again
-        assert collector.post(f"/v1/{call}", batch).status_code == 200
-    headers = {"X-Signature": signature(again)}
-    assert collector.post("/segment", again, headers=headers).status_code == 200
-    assert collector.bodies() == [body, other]
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (b"1", b'"1"'),
-        (b"-0", b'"0"'),
-        (b"1.50", b'"1.50"'),
-        (b"1e2", b'"1E+2"'),
-        (b"true", b'"true"'),
-        (b'"a"', b'"a\\u0000"'),
-        (b'"a"', b'"\\u0061"'),
-        (b'"\\ud800"', b'"\\ufffd"'),
-        (b'"\\ud83d\\ude00"', '"\U0001f600"'.encode()),
-    ],
-)
-def test_ids_are_equal_if_they_are_equal_in_the_tables(one: bytes, other: bytes) -> None:
-    keys = {
-        events.from_call(b'{"messageId":%s}' % spelled, 0, "track").events[0].key
-        for spelled in (one, other)
-    }
-    assert len(keys) == 1
-    assert None not in keys
-
-
-def test_two_ids_are_two_events_even_if_all_else_is_equal(shared: Collector) -> None:
-    before = len(shared.events())
-    batch = [{**track(), "messageId": f"{uuid.uuid4()}"} for _ in range(2)]
-    for _ in range(2):
-        assert shared.post("/v1/batch", {"batch": batch}).status_code == 200
-    assert len(new(shared, before)) == 2
-
-
-@pytest.mark.parametrize("none", [b"null", b'""', b'"\\u0000"', b"{}", b"[1]"])
-def test_calls_without_an_id_are_all_stored(shared: Collector, none: bytes) -> None:
-    before = len(shared.events())
-    for _ in range(2):
-        assert shared.post("/v1/track", b'{"messageId":%s}' % none).status_code == 200
-    assert len(new(shared, before)) == 2
-
-
-@pytest.mark.parametrize("form", [b"%s", b"[%s]", b"[%s, %s]"])
-def test_a_webhook_without_an_id_is_stored_once(start: Start, form: bytes) -> None:
-    collector = start()
-    events = [b'{"n":1}', b'{"messageId":null,"n":2}', b'{"messageId":"x","n":3}', b'{"n":4}']
-    for _ in range(3):  # sent again by Segment, or by someone who has seen it
-        for event in events:
-            body = form.replace(b"%s", event)
-            headers = {"X-Signature": signature(event)}
-            assert collector.post("/segment", body, headers=headers).status_code == 200
-    copies = form.count(b"%s")  # within a delivery, equal events without ids are several
-    assert collector.bodies() == [
-        event for event in events for _ in range(1 if b'"x"' in event else copies)
-    ]
 
 
 def test_endpoints_without_a_secret_do_not_exist(start: Start) -> None:

@@ -63,12 +63,13 @@ def test_events_are_summarized_while_few_come_in(
 
 def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> None:
     store = SqliteStore(str(tmp_path / "events.db"))
-    store.append([opened("m", "2024-01-01T00:00:00Z")] * (summary.MAX_RECENT + 1))
+    store.append([opened("m", "2024-01-01T00:00:00Z")] * 11)
     store.close()
-    collector = start()
+    collector = start(constants={"summary.EVERY": 0.05, "summary.MAX_RECENT": 10})
     with open_reader(collector.database) as reader:
-        wait_until(lambda: reader.summarized_up_to > summary.MAX_RECENT)
+        wait_until(lambda: reader.summarized_up_to == 11)
     assert b"email_id" in collector.bodies()[0]
+    collector.stop()  # or it would make another one
     collector.run("--erase", "nobody@example.com")
     with open_reader(collector.database) as reader:
         assert (reader.summarized_up_to, reader.summary()) == (0, [])

@@ -75,7 +75,7 @@ MUTANTS = (
         "collector/sqlite_seen.py",
         '(b"".join(new),)',
         '(b"",)',
-        "collector/test_endpoints.py -k repeated_id",
+        "collector/test_repeats.py -k repeated_id",
     ),
     Mutant(
         "signatures are checked on re-encoded JSON, not on the raw bytes",
