@@ -87,14 +87,6 @@ def test_a_matching_count_does_not_make_an_empty_page_of_members_the_end() -> No
     assert activated(run, "smart_segments_contacts")
 
 
-def test_an_empty_last_page_is_requested_again_but_the_listing_is_not() -> None:
-    answers = {"/contacts": page("a", "b", bookmark="x", total=2), "/contacts/x": page(total=2)}
-    run = in_process.run(Scripted(answers))
-    assert (run.code, ids(run), activated(run)) == (0, ["a", "b"], True)
-    asked = paths(run, "/contacts")
-    assert asked == ["/contacts", "/contacts/x"] * 2
-
-
 def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
     """a, b, a of three."""
     answers = {
@@ -276,30 +268,3 @@ def test_refused_segments_do_not_hold_up_the_others(status: int) -> None:
     run = in_process.run(Scripted(answers))
     assert run.code == (2 if status == 403 else 1)
     assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
-
-
-def test_a_bookmark_from_the_state_that_always_fails_is_abandoned() -> None:
-    script = Scripted(
-        {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
-    )
-    run = in_process.run(script)
-    assert run.code == 1
-    script.answers["/contacts"] = page("a", "b", bookmark="y", total=3)
-    script.answers["/contacts/y"] = page("c", total=3)
-    rest = in_process.run(script, state=run.state)
-    assert (rest.code, ids(rest), activated(rest)) == (0, ["a", "b", "c"], True)
-
-
-def test_a_run_says_what_was_already_complete() -> None:
-    script = Scripted(
-        {"/contacts": page("a", "b", bookmark="x", total=3), "/contacts/x": (500, {})}
-    )
-    script.answers["/lists"] = {"lists": [{"list_id": "l"}]}
-    run = in_process.run(script)
-    for one in run.of("STATE"):
-        if one["value"]["bookmarks"]["lists"]["progress"][0] == "complete":
-            break
-    rest = in_process.run(script, state=one["value"])
-    (line,) = [line for line in rest.log if "Already completed" in line]
-    assert "lists" in line
-    assert not rest.rows("lists")

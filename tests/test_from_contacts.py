@@ -14,7 +14,7 @@ from tests import in_process
 from tests.conftest import USUAL_STREAMS, Serve, Tap
 from tests.invariants import Run
 from tests.scripted import Scripted
-from tests.test_selection import choose, entry
+from tests.test_selection import entry
 
 EVENTS = {
     "email_delivered": ("Email Delivered", ["mail_received"]),
@@ -224,25 +224,6 @@ def test_skipped_values_put_their_tables_in_doubt(contact: Any, doubtful: set[st
     ]
     assert set(re.split(", |: ", warning.removeprefix("WARNING "))) >= doubtful
     assert "1 documents were skipped" in warning
-
-
-def test_a_shortage_of_contacts_puts_all_tables_made_from_them_in_doubt() -> None:
-    run = in_process.run(
-        Scripted({"/contacts": {"contacts": [{"contact_id": "c"}], "total_contacts": 5}})
-    )
-    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
-    assert activated == {"custom_fields"}
-    assert "got only 1 of the 5 contacts that the API reported, twice" in run.last_words
-
-
-def test_a_deselected_column_is_gone_from_rows_and_schema(catalog: Any) -> None:
-    for column in ("timestamp", "email_id", "anonymous_id", "id"):
-        choose(catalog, "email_opened", "properties", column, selected=False)
-    run = read({"contact_id": "c", "mail_opened": {"m": 1}}, catalog=catalog)
-    (row,) = run.rows("email_opened")
-    assert list(row) == [
-        one for one in COLUMNS if one not in ("timestamp", "email_id", "anonymous_id")
-    ]
 
 
 def test_start_date_applies_to_each_event() -> None:

@@ -101,26 +101,6 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
     assert len(new.rows("email_opened")) < 80
 
 
-def test_a_contact_is_judged_by_its_last_change_and_sent_in_doubt(incremental: Any) -> None:
-    state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
-    people = [
-        {"contact_id": "old", "updated_at": "2015-12-31T23:59:59.999Z", "created_at": "2016-06-01"},
-        {"contact_id": "equal", "updated_at": "2016-01-01T00:00:00Z"},
-        {"contact_id": "epoch", "UpdatedAt": 1451606400000},
-        {"contact_id": "zone", "updated_at": "2016-01-01T09:59:59+10:00"},
-        {"contact_id": "created", "created_at": "2016-01-01T00:00:00.001Z", "updated_at": None},
-        {"contact_id": "created before", "created_at": "2015-01-01", "updated_at": ""},
-        {"contact_id": "undated"},
-        {"contact_id": "unfit", "updated_at": "soon", "created_at": "2015-01-01"},
-    ]
-    run = in_process.run(
-        Scripted({"/contacts": {"contacts": people}}),
-        catalog=only(incremental, "contacts"),
-        state=state,
-    )
-    assert ids(run) == ["equal", "epoch", "created", "undated", "unfit"]
-
-
 def test_the_bookmark_never_passes_the_start_of_the_run(incremental: Any) -> None:
     before = datetime.now(timezone.utc)
     soon = (before + timedelta(days=1)).isoformat()
@@ -179,51 +159,6 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: An
     assert bookmark(rest) == "2016-01-01T00:00:00Z"
 
 
-def test_the_later_of_bookmark_and_start_date_counts(incremental: Any) -> None:
-    state = {"bookmarks": {"contacts": {"updated_at": "2016-01-01T00:00:00Z"}}}
-    served = contacts(("a", "2015-06-01"), ("b", "2016-06-01"), ("c", "2017-01-01"))
-    sandbox = Scripted(served)
-    catalog = only(incremental, "contacts")
-    assert ids(in_process.run(sandbox, catalog=catalog, state=state, start_date="2015-01-01")) == [
-        "b",
-        "c",
-    ]
-    assert ids(in_process.run(sandbox, catalog=catalog, state=state, start_date="2017-01-01")) == [
-        "c"
-    ]
-
-
-def test_a_full_pass_ignores_the_bookmark_but_keeps_it(catalog: Any) -> None:
-    state = {
-        "bookmarks": {
-            "contacts": {"updated_at": "2016-01-01T00:00:00Z"},
-            "email_opened": {"timestamp": "2016-01-01T00:00:00Z"},
-        }
-    }
-    run = in_process.run(
-        Scripted(contacts(("a", "2015-06-01"))), catalog=only(catalog, "contacts"), state=state
-    )
-    assert ids(run) == ["a"]
-    assert run.of("ACTIVATE_VERSION", "contacts")
-    kept = {
-        name: {key: one for key, one in entry.items() if key in ("updated_at", "timestamp")}
-        for name, entry in run.state["bookmarks"].items()
-    }
-    assert kept == state["bookmarks"]
-
-
-def test_the_bookmark_stays_a_margin_before_the_start_of_the_run(incremental: Any) -> None:
-    """The API's clock may be slow, so the next change may have a slightly earlier time."""
-    before = datetime.now(timezone.utc)
-    just_now = (before - timedelta(seconds=5)).isoformat()
-    sandbox = Scripted(contacts(("a", "2016-01-01T00:00:00Z"), ("b", just_now)))
-    run = in_process.run(sandbox, catalog=only(incremental, "contacts"))
-    again = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=run.state)
-    behind = before - datetime.fromisoformat(bookmark(run).replace("Z", "+00:00"))
-    assert timedelta(seconds=40) < behind < timedelta(seconds=61)
-    assert ids(again) == ["b"]
-
-
 @pytest.mark.parametrize(
     "answer",
     [
@@ -248,15 +183,6 @@ def test_rows_skipped_by_start_date_do_not_move_the_bookmark(incremental: Any) -
     assert ids(in_process.run(sandbox, catalog=catalog, state=run.state)) == ["a", "b"]
 
 
-def test_an_incremental_pass_is_not_resumed_as_a_full_one(serve: Serve, incremental: Any) -> None:
-    first = in_process.run(serve(None, "/contacts/:405"), catalog=only(incremental, "contacts"))
-    assert first.code == 1
-    choose(incremental, "contacts", replication_method="FULL_TABLE")
-    rest = in_process.run(serve(), catalog=only(incremental, "contacts"), state=first.state)
-    assert len(ids(rest)) == 250
-    assert rest.of("ACTIVATE_VERSION")
-
-
 def test_an_interrupted_full_pass_is_completed_before_incremental_replication(
     tap: Tap, serve: Serve, incremental: Any, catalog: Any
 ) -> None:
@@ -273,14 +199,6 @@ def test_an_interrupted_full_pass_is_completed_before_incremental_replication(
     assert len(ids(last)) == 250
     assert not last.of("ACTIVATE_VERSION")
     assert last.state["bookmarks"]["contacts"]["updated_at"]
-
-
-def test_the_replication_key_cannot_be_deselected(serve: Serve, incremental: Any) -> None:
-    for stream, key in KEYS.items():
-        choose(incremental, stream, "properties", key, selected=False)
-    run = in_process.run(serve(), catalog=incremental)
-    for stream, key in KEYS.items():
-        assert all(key in row for row in run.rows(stream))
 
 
 def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
@@ -309,22 +227,6 @@ def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> Non
             sent = {str(row) for run in (killed, resumed) for row in run.rows(stream)}
             assert sent == {str(row) for row in whole.rows(stream)}
         assert resumed.state == whole.state
-
-
-def test_an_earlier_start_date_starts_over(incremental: Any) -> None:
-    served = contacts(("a", "2014-06-01"), ("b", "2015-06-01"), ("c", "2016-06-01"))
-    catalog = only(incremental, "contacts")
-    sandbox = Scripted(served)
-    first = in_process.run(sandbox, catalog=catalog, start_date="2016-01-01")
-    same = in_process.run(sandbox, catalog=catalog, start_date="2016-01-01", state=first.state)
-    later = in_process.run(sandbox, catalog=catalog, start_date="2016-03-01", state=first.state)
-    earlier = in_process.run(sandbox, catalog=catalog, start_date="2015-01-01", state=first.state)
-    without = in_process.run(sandbox, catalog=catalog, state=first.state)
-    assert [ids(run) for run in (first, same, later)] == [["c"]] * 3
-    assert ids(earlier) == ["b", "c"]
-    assert ids(without) == ["a", "b", "c"]
-    for run in (earlier, without):
-        assert any("start_date is earlier than 2016-01-01" in line for line in run.log)
 
 
 def test_a_late_event_of_the_last_day_is_not_missed(incremental: Any) -> None:

@@ -143,7 +143,7 @@ MUTANTS = (
         "rows/changed.py",
         "changed >= self.since",
         "changed > self.since",
-        "test_incremental.py -k judged",
+        "test_start_date.py -k judged",
     ),
     Mutant(
         "the newest change before an interruption is forgotten",
