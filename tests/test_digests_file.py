@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import bisect
-import contextlib
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -175,110 +173,6 @@ def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
     digests.load(position)
     digests.close()
     return digests.doubt
-
-
-def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
-    assert doubt(path, None) is None, "the very first run"
-    assert "missing" in str(doubt(path, [1, "ab"]))
-    first = fill(path, 1500)
-    of_first = path.read_bytes()
-    assert doubt(path, first) is None
-    assert "does not record" in str(doubt(path, None))
-    assert "another account" in str(doubt(path, first, "somebody else"))
-    wrong: list[Any] = [
-        7,
-        [1],
-        [first[0], 3],
-        ["1", first[1]],
-        [first[0], "zz"],
-        [10**30, first[1]],
-        {},
-        [True, first[1]],
-    ]
-    for position in wrong:
-        assert doubt(path, position)
-    assert "not the file that" in str(doubt(path, [first[0] - 1, first[1]]))
-    second = fill(path, 1500, state=first)
-    assert doubt(path, second) is None
-    assert doubt(path, first) is None, "the state before the last run is good too"
-    third = fill(path, 1500, state=second)
-    assert "not the file that" in str(doubt(path, first)), "an older state"
-    path.write_bytes(of_first)
-    assert "not the file that" in str(doubt(path, third)), "an older file"
-
-
-def test_damage_is_noticed_or_harmless(path: Path) -> None:
-    position = fill(path, 300)
-    data = path.read_bytes()
-    keys = [f"{number:08}" for number in range(300)]
-    rng = random.Random(1)
-    noticed = 0
-    for at in (*range(100), *rng.sample(range(100, len(data)), 150)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
-        digests = Digests(str(path), "somebody")
-        digests.load(position)
-        if digests.doubt is None:
-            assert digests.remembered() == {"one": 1}
-            digests.begin({"one": Start(SHAPE, 1, False)})
-            assert digests.compare("one", keys, contents(keys, keys)) == [], at
-            assert list(digests.bury("one")) == [], at
-        else:
-            noticed += 1
-        digests.close()
-    assert noticed > 80
-    for size in rng.sample(range(len(data)), 20):
-        path.write_bytes(data[:size])
-        assert doubt(path, position), size
-
-
-@pytest.mark.parametrize("column", ["key", "digest", "sent", "new"])
-def test_damage_that_sqlite_does_not_see(path: Path, column: str) -> None:
-    position = fill(path, 300)
-    with contextlib.closing(sqlite3.connect(path)) as file:
-        changed = "key || 'x'" if column == "key" else f"{column} + 1"
-        file.execute(f"update rows set {column} = {changed} where key = '00000150'")
-        file.commit()
-    assert "damaged" in str(doubt(path, position))
-
-
-def test_an_old_file_under_a_newer_journal(path: Path) -> None:
-    position = fill(path, 300)
-    old = path.read_bytes()
-    for night in range(3):
-        position = fill(path, 300, state=position, version=str(night))
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    digests.began("one", "now")
-    digests.flush()
-    position = digests.position
-    journal = path.with_name("digests-wal")
-    newer = journal.read_bytes()
-    digests.close()
-    path.write_bytes(old)
-    journal.write_bytes(newer)
-    assert "damaged" in str(doubt(path, position))
-
-
-def test_an_older_format_is_taken_for_damage(path: Path) -> None:
-    path.write_bytes(b"tap-autopilot digests 1\n" + bytes(5000))
-    assert "another version of the tap" in str(doubt(path, [5000, "ab"]))
-    assert fill(path, 3, state=[5000, "ab"])
-
-
-def test_another_database_is_left_alone(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as file:
-        file.execute("create table events (id)")
-    digests = Digests(str(path), "somebody")
-    with pytest.raises(UserError, match="is another program's database"):
-        digests.load(None)
-    digests.close()
-
-
-def test_an_empty_file_counts_as_missing(path: Path) -> None:
-    path.touch()
-    assert doubt(path, None) is None
-    assert "missing" in str(doubt(path, [1, "ab"]))
 
 
 def test_one_run_at_a_time(path: Path) -> None:

@@ -73,7 +73,7 @@ MUTANTS = (
         "digests/digests.py",
         "if checksum != (",
         "if not checksum | (",
-        "test_digests_file.py -k does_not_see",
+        "test_digests_in_doubt.py -k does_not_see",
     ),
     Mutant(
         "tombstones are sent despite a doubt",
