@@ -60,6 +60,7 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         super().__init__(
             prog=prog,
+            usage="%(prog)s [option ...]",
             allow_abbrev=False,
             description=textwrap.fill(description, WIDTH),
             epilog=epilog,

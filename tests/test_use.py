@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot import logs
+from tap_autopilot import cli, logs
+from tap_autopilot.collector import cli as collector_cli
 from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
@@ -330,9 +331,12 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
     ]
 
 
-def test_the_help_ends_with_examples_and_where_to_read_on(tap: Tap) -> None:
-    text = tap.run("--help").stdout.decode()
-    examples = [line for line in text.splitlines() if line.startswith("  tap-autopilot --")]
+@pytest.mark.parametrize("command", [cli, collector_cli])
+def test_the_help_ends_with_examples_and_where_to_read_on(command: Any) -> None:
+    text = command._parser().format_help()
+    name = command._parser().prog
+    assert text.startswith(f"usage: {name} [option ...]\n")
+    examples = [line for line in text.splitlines() if line.startswith(f"  {name} --")]
     assert len(examples) == 2
-    assert "https://" in text.splitlines()[-2]
+    assert "https://" in text.splitlines()[-1]
     assert max(map(len, text.splitlines())) <= 100

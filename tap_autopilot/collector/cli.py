@@ -27,6 +27,12 @@ LOG = logging.getLogger(__name__)
 
 PATIENCE = 3.0  # seconds to wait for a command that is using the store, such as --check
 
+EXAMPLES = """examples, with the secrets in the environment:
+  tap-autopilot-collector --database events.db
+  tap-autopilot-collector --database events.db --prune --state state.json
+
+--about describes the settings; https://pypi.org/project/tap-autopilot/ has the rest."""
+
 
 def _parser() -> Parser:
     parser = Parser(
@@ -34,6 +40,7 @@ def _parser() -> Parser:
         "HTTP receiver that stores what Autopilot pushes, for tap-autopilot to read.",
         prefix=CollectorConfig.prefix,
         show=_show,
+        epilog=EXAMPLES,
     )
     add = parser.add_argument
     add("--database", metavar="FILE", help="overrides the setting `database`")
