@@ -128,7 +128,7 @@ def _run(args: argparse.Namespace) -> None:
     elif args.erase is not None:
         _print(commands.erase(config.database, args.erase))
     elif args.forget_destination is not None:
-        names = [one.name for one in config.destinations]
+        names = [to.name for to in config.destinations]
         _print(commands.forget(config.database, args.forget_destination, names))
     elif args.backup is not None:
         _print(backup(config.database, args.backup))

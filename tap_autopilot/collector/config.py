@@ -42,31 +42,31 @@ def listed(value: Any) -> tuple[str, ...]:
     """A list of strings, given as an array or as one comma-separated string."""
     if isinstance(value, str):
         value = _from_json(value) if value.lstrip().startswith("[") else value.split(",")
-    if not isinstance(value, (list, tuple)) or not all(isinstance(one, str) for one in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ValueError("must be an array of strings, or a comma-separated string")
-    return tuple(one.strip() for one in value if one.strip())
+    return tuple(item.strip() for item in value if item.strip())
 
 
 def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
     """A reader for a list of secrets of at least `least` characters."""
 
     def read(value: Any) -> tuple[str, ...]:
-        found = listed(value)
-        if any(len(one) < least for one in found):
+        secrets = listed(value)
+        if any(len(secret) < least for secret in secrets):
             raise ValueError(f"must each have at least {least} characters")
-        if not all(map(_is_ascii, found)):
+        if not all(map(_is_ascii, secrets)):
             raise ValueError("must be plain ASCII without whitespace")
-        return found
+        return secrets
 
     return read
 
 
 def token_list(value: Any) -> tuple[str, ...]:
     """Secrets that are safe in a URL."""
-    found = secrets_of(MIN_TOKEN)(value)
-    if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", one) for one in found):
+    tokens = secrets_of(MIN_TOKEN)(value)
+    if not all(re.fullmatch(r"[A-Za-z0-9._~-]+", token) for token in tokens):
         raise ValueError("must contain only letters, digits and -._~, because they go into URLs")
-    return found
+    return tokens
 
 
 def address(value: Any) -> tuple[str, int]:
@@ -84,10 +84,10 @@ def destination_list(value: Any) -> tuple[Destination, ...]:
         value = _from_json(value)
     if not isinstance(value, list):
         raise ValueError("must be an array of objects")
-    found = tuple(_destination(one) for one in value)
-    if len({one.name for one in found}) < len(found):
+    destinations = tuple(map(_destination, value))
+    if len({to.name for to in destinations}) < len(destinations):
         raise ValueError("must have unique names")
-    return found
+    return destinations
 
 
 def _destination(given: Any) -> Destination:
@@ -207,7 +207,7 @@ class CollectorConfig(Settings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """All secrets, which must never be shown."""
-        keys = (one.write_key for one in self.destinations)
+        keys = (to.write_key for to in self.destinations)
         others = [self.api_key or "", *passwords(self.database)]
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 

@@ -59,10 +59,10 @@ class _NotOurs(Exception):
 def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
     """Give new destinations their first cursor, and warn of cursors without a destination."""
     known = store.cursors()
-    for one in destinations:
-        if one.name not in known:
-            store.save_cursor(one.name, Cursor(0 if one.from_start else store.last_seq, 0, 0))
-    for name in sorted(known.keys() - {one.name for one in destinations}):
+    for to in destinations:
+        if to.name not in known:
+            store.save_cursor(to.name, Cursor(0 if to.from_start else store.last_seq, 0, 0))
+    for name in sorted(known.keys() - {to.name for to in destinations}):
         LOG.warning(
             "Destination %s is no longer in the settings, but the store still has its cursor, which"
             " holds up --prune. If it is gone for good, use --forget-destination; if it was"
@@ -208,10 +208,10 @@ class Forwarder:
         own = self._wait * random.uniform(0.7, 1)
         self._wait = min(self._wait * 2, MAX_WAIT)
         end = time.monotonic() + max(own, min(asked or 0.0, MAX_RETRY_AFTER))
-        while (left := end - time.monotonic()) > 0:
+        while (rest := end - time.monotonic()) > 0:
             with contextlib.suppress(TapError):
                 await self._sync()
-            await asyncio.sleep(min(left, SYNC_EVERY))
+            await asyncio.sleep(min(rest, SYNC_EVERY))
 
     def _post(self, batch: Sequence[TrackCall]) -> int:
         """The status of a final response. Raises _Retry otherwise."""

@@ -24,11 +24,11 @@ def erasing(who: str) -> Errand:
     events of the other are erased as well.
     """
     ids = {who.strip().casefold()}
+    person = set(ids)  # and whatever else names them
     last: int = yield lambda store: store.last_seq
-    found = set(ids)
-    yield from _all_events(last, _noting(ids, found))
-    yield from _all_pruned(lambda body: _note(body, ids, found))
-    matches = _matching(found)
+    yield from _all_events(last, _noting(ids, person))
+    yield from _all_pruned(lambda body: _note(body, ids, person))
+    matches = _matching(person)
     yield lambda store: store.wipe(begins=True)
     erased = yield from _all_events(last, lambda *event: NOTHING if matches(event[-1]) else None)
     erased += yield from _all_pruned(matches)
@@ -36,7 +36,7 @@ def erasing(who: str) -> Errand:
     while (yield lambda store: store.release()):
         pass
     yield lambda store: store.wipe(begins=False)
-    return {"erased": erased, "others": len(found) - 1}
+    return {"erased": erased, "others": len(person) - 1}
 
 
 def _all_events(last: int, choose: Pruner) -> Generator[Step, Any, int]:
@@ -66,22 +66,22 @@ def _wiping(after: int, matches: Matches) -> Step:
     return lambda store: store.wipe_pruned(after, is_about)
 
 
-def _noting(ids: Collection[str], found: set[str]) -> Pruner:
+def _noting(ids: Collection[str], person: set[str]) -> Pruner:
     """Chooses nothing, and notes who else the person is."""
 
     def note(*event: Any) -> None:
-        _note(event[-1], ids, found)
+        _note(event[-1], ids, person)
 
     return note
 
 
-def _note(body: bytes, ids: Collection[str], found: set[str]) -> bool:
+def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:
     if _may_match(body, ids):
         named = list(_named(_decoded(body)))
         contacts = {value for name, value in named if name in _CONTACT}
         addresses = {value for _, value in named if "@" in value}
         if len(contacts) <= 1 and len(addresses) <= 1 and (contacts | addresses) & set(ids):
-            found |= contacts | addresses
+            person |= contacts | addresses
     return False
 
 
@@ -94,7 +94,7 @@ def _matching(ids: Collection[str]) -> Matches:
         value = _decoded(body)
         if value is None:  # no JSON
             text = body.decode("utf-8", "replace").casefold()
-            return any(one in text for one in ids)
+            return any(name in text for name in ids)
         return any(named in ids for _, named in _named(value))
 
     return matches
@@ -103,7 +103,7 @@ def _matching(ids: Collection[str]) -> Matches:
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
     """Whether to look closer; most bodies need not be decoded."""
     lower = body.lower()
-    return b"\\" in body or any(not one.isascii() or one.encode() in lower for one in ids)
+    return b"\\" in body or any(not name.isascii() or name.encode() in lower for name in ids)
 
 
 def _decoded(body: bytes) -> Any:

@@ -140,7 +140,7 @@ class ErrandServer:
     async def _carry_out(self, errand: Errand, asker: asyncio.StreamWriter) -> dict[str, Any]:
         """Carry out an errand; if the command that asked for it is gone, stop."""
         result: Any = None
-        told = time.monotonic()
+        last_sign = time.monotonic()
         while True:
             try:
                 step = errand.send(result)
@@ -151,8 +151,8 @@ class ErrandServer:
             result = await self._writer.run(step)
             now = time.monotonic()
             await asyncio.sleep(now - began)  # half of the time is for what comes in
-            if now - told > TELL_EVERY:
-                told = now
+            if now - last_sign > TELL_EVERY:
+                last_sign = now
                 asker.write(b"\n")
                 await asker.drain()
 

@@ -156,14 +156,14 @@ def _read(listed: Any) -> Iterator[_Hook]:
     """The hooks in a response, of whatever form. Raises TypeError if it is no list."""
     if not isinstance(listed, list):
         raise TypeError
-    for one in listed:
-        if isinstance(one, dict):
-            number = next((one[name] for name in ("hook_id", "id") if one.get(name)), None)
+    for hook in listed:
+        if isinstance(hook, dict):
+            number = next((hook[name] for name in ("hook_id", "id") if hook.get(name)), None)
             is_id = isinstance(number, (str, int)) and not isinstance(number, bool)
             yield _Hook(
                 str(number) if is_id else None,
-                _text(one.get("event")),
-                _text(one.get("target_url")),
+                _text(hook.get("event")),
+                _text(hook.get("target_url")),
             )
 
 

@@ -13,22 +13,8 @@ from typing import Any
 
 import psycopg
 
+from tap_autopilot.collector import postgres_sql as sql
 from tap_autopilot.collector.postgres_address import check_address
-from tap_autopilot.collector.postgres_sql import (
-    COUNT,
-    COUNT_PRUNED,
-    FORGET_EARLIER,
-    INSERT,
-    INSERT_MESSAGE,
-    MARK_SEEN,
-    MOVE,
-    NAME,
-    PRUNABLE,
-    READ,
-    SCHEMA,
-    SIZE,
-    TAKE_LOCK,
-)
 from tap_autopilot.collector.reader import (
     FORMAT,
     MAX_BYTES,
@@ -86,7 +72,7 @@ class PostgresReader(Reader):
 
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
-        rows = self._query(READ, after, limit, after, limit, limit, MAX_BYTES)
+        rows = self._query(sql.READ, after, limit, after, limit, limit, MAX_BYTES)
         return [
             Event._make((*row[:5], body_of(Remnant._make(row[7:])) if row[6] else row[5], row[6]))
             for row in rows
@@ -97,7 +83,7 @@ class PostgresReader(Reader):
         self._connection.close()
 
     def _size(self) -> int:
-        return int(self._query(SIZE)[0][0])
+        return int(self._query(sql.SIZE)[0][0])
 
     def _query(self, statement: str, *values: object) -> list[Any]:
         try:
@@ -111,16 +97,19 @@ class PostgresReader(Reader):
 
 
 class PostgresStore(Store):
-    """A store in PostgreSQL open for writing, created if missing. See `store.Store`."""
+    """A store in PostgreSQL open for writing, created if missing. See `store.Store`.
+
+    Its space is reused by the server itself, once that has vacuumed the tables.
+    """
 
     def __init__(self, database: str) -> None:
         self._database = database
         self._connection: Connection | None = _connect(database, FOR_WRITING)
         self._owned: set[str] = set()
         try:
-            self._connection.execute(TAKE_LOCK, (LOCK,))
-            self._connection.execute(SCHEMA)
-            self._connection.execute(NAME, (FORMAT,))
+            self._connection.execute(sql.TAKE_LOCK, (LOCK,))
+            self._connection.execute(sql.SCHEMA)
+            self._connection.execute(sql.NAME, (FORMAT,))
             self.store_id, version = _check(self._connection, shown(database))
             check_format(version, shown(database))
             self._connection.commit()
@@ -131,21 +120,18 @@ class PostgresStore(Store):
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
         with self._transaction() as connection:
-            connection.execute(TAKE_LOCK, (LOCK,))
-            new = [one for some in _without_successors(events) for one in _new(some, connection)]
+            connection.execute(sql.TAKE_LOCK, (LOCK,))
+            new = [
+                event for group in _without_successors(events) for event in _new(group, connection)
+            ]
             if new:
-                columns = [list(column) for column in zip(*(one[:5] for one in new), strict=True)]
-                connection.execute(INSERT, columns)
-                connection.cursor().executemany(COUNT, counts(new))
+                connection.execute(sql.INSERT, _columns([event[:5] for event in new]))
+                connection.cursor().executemany(sql.COUNT, counts(new))
         return len(new)
-
-    def free_bytes(self) -> int | None:
-        """None: the server's disk is unknown."""
-        return None
 
     def _prunable(self, after: int, up_to: int) -> list[Event]:
         """The next events that are not pruned yet, at most PRUNE_SLICE; fewer if they are large."""
-        rows = self._query(PRUNABLE, after, up_to, PRUNE_SLICE, MAX_BYTES)
+        rows = self._query(sql.PRUNABLE, after, up_to, PRUNE_SLICE, MAX_BYTES)
         return [Event._make((*row, False)) for row in rows]
 
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
@@ -154,20 +140,13 @@ class PostgresStore(Store):
         moved = []
         with self._transaction() as connection:
             cursor = connection.cursor()
-            cursor.executemany(INSERT_MESSAGE, [(body,) for body in sorted(messages)])
+            cursor.executemany(sql.INSERT_MESSAGE, [(body,) for body in sorted(messages)])
             for event, remnant, mark in pruned:
                 known = {"seq": event.seq, "received_at": event.received_at, "mark": mark}
-                if cursor.execute(MOVE, {**known, **remnant._asdict()}).rowcount:
+                if cursor.execute(sql.MOVE, {**known, **remnant._asdict()}).rowcount:
                     moved.append(event)
-            cursor.executemany(COUNT_PRUNED, pruned_counts(moved))
+            cursor.executemany(sql.COUNT_PRUNED, pruned_counts(moved))
         return sum(len(event.body) for event in moved)
-
-    def wipe(self, *, begins: bool) -> None:
-        """Nothing: what is deleted vanishes from the disk when PostgreSQL reuses its space."""
-
-    def release(self) -> int:
-        """0: PostgreSQL itself reuses the space, once it has vacuumed the table."""
-        return 0
 
     def sweep(self, now: int) -> None:
         """Forget deliveries older than an hour."""
@@ -233,21 +212,21 @@ def _without_successors(events: Sequence[Received]) -> Iterator[list[Received]]:
 
 def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
     """The events that are not duplicates; from now on, repeats of them are."""
-    keys = {one.key: one for one in reversed(events) if one.key is not None}
+    keyed = {event.key: event for event in reversed(events) if event.key is not None}
     cursor = connection.cursor(binary=True)
     cursor.execute(
-        MARK_SEEN,
+        sql.MARK_SEEN,
         {
-            "keys": list(keys),
-            "untils": [_until(one) for one in keys.values()],
-            "abouts": [one.about for one in keys.values()],
+            "keys": list(keyed),
+            "untils": [_until(event) for event in keyed.values()],
+            "abouts": [event.about for event in keyed.values()],
             "window": REPEAT_WINDOW,
         },
     )
     fresh = {key for (key,) in cursor.fetchall()}
-    told = [(one.about, key) for key, one in keys.items() if key in fresh and one.about is not None]
-    if told:
-        cursor.execute(FORGET_EARLIER, (*map(list, zip(*told, strict=True)), DELIVERY, DELIVERY))
+    subjects = [(keyed[key].about, key) for key in fresh if keyed[key].about is not None]
+    if subjects:
+        cursor.execute(sql.FORGET_EARLIER, (*_columns(subjects), DELIVERY, DELIVERY))
     new = []
     for event in events:
         if event.key is None:
@@ -256,6 +235,10 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
             fresh.remove(event.key)
             new.append(event)
     return new
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _until(event: Received) -> int | None:

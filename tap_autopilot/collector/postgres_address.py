@@ -26,7 +26,7 @@ def check_address(database: str) -> None:
     except ValueError:
         query = "@"
     defaults = psycopg.pq.Conninfo.get_defaults()
-    known = {one.keyword.decode() for one in defaults} | {"ssl"}
+    known = {option.keyword.decode() for option in defaults} | {"ssl"}
     for name, _ in urllib.parse.parse_qsl(query, keep_blank_values=True):
         # Anything odder may be a piece of the password.
         if name not in known and "@" not in query and re.fullmatch(r"\w{1,40}", name):
@@ -38,12 +38,16 @@ def check_address(database: str) -> None:
         given = conninfo_to_dict(database)
     except psycopg.ProgrammingError:
         raise _invalid(database) from None
-    default = {one.keyword.decode(): one.val.decode() for one in defaults if one.val is not None}
+    default = {
+        option.keyword.decode(): option.val.decode()
+        for option in defaults
+        if option.val is not None
+    }
     whole = {**default, **given}
-    names, addresses = (str(whole.get(one) or "").split(",") for one in ("host", "hostaddr"))
+    names, addresses = (str(whole.get(option) or "").split(",") for option in ("host", "hostaddr"))
     if any("@" in name[1:] for name in names):  # a piece of the password
         raise _invalid(database)
-    hosts = [found or name for name, found in zip_longest(names, addresses, fillvalue="")]
+    hosts = [address or name for name, address in zip_longest(names, addresses, fillvalue="")]
     is_here = all(map(_is_this_machine, hosts)) and not whole.get("service")
     # The file that defines a service overrides libpq's environment variables.
     sslmode = (given if given.get("service") else whole).get("sslmode")

@@ -42,32 +42,32 @@ def loaded(state: Any, reader: Reader) -> dict[str, Loaded]:
     positions = {}
     for table, bookmark in bookmarks.items() if isinstance(bookmarks, dict) else ():
         match bookmark:
-            case {"collected": [str(store), int(seq), *told]}:
+            case {"collected": [str(store), int(seq), *mark]}:
                 if store != reader.store_id:
                     raise UserError("This STATE belongs to another store; nothing was pruned.")
                 try:
-                    found = checked(seq, bookmark.get("collected_from"))
+                    position = checked(seq, bookmark.get("collected_from"))
                 except ValueError as problem:
                     raise UserError(
                         f"The bookmark of {table:.60} is malformed ({problem}); nothing was pruned."
                     ) from None
-                _check_event(reader, found.seq, told[0] if told else None)
-                positions[table] = found
+                _check_event(reader, position.seq, mark[0] if mark else None)
+                positions[table] = position
     if not positions:
         raise UserError("This STATE mentions no store; nothing was pruned.")
     return positions
 
 
-def _check_event(reader: Reader, seq: int, told: Any) -> None:
+def _check_event(reader: Reader, seq: int, mark: Any) -> None:
     """Raise UserError unless the store has the event that a position names."""
     why = None
     if seq > reader.last_seq:
         why = f"it ends at event {reader.last_seq}"
-    elif told is not None and seq > 0:
-        found = reader.fingerprint(seq)
-        if found is None:
+    elif mark is not None and seq > 0:
+        actual = reader.fingerprint(seq)
+        if actual is None:
             why = f"it has no event {seq}"
-        elif found != told:
+        elif actual != mark:
             why = "it has a different event there"
     if why is not None:
         raise UserError(

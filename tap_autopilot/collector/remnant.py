@@ -50,8 +50,7 @@ NOTHING = Remnant()
 
 def fingerprint(received_at: int, source: str, route: str, name: str, body: bytes) -> bytes:
     """What distinguishes this event from one with the same number in a copy of the store."""
-    told = (str(received_at), source, route, name)
-    head = "\0".join(told).encode("utf-8", "surrogatepass")
+    head = "\0".join((str(received_at), source, route, name)).encode("utf-8", "surrogatepass")
     return hashlib.blake2b(head + b"\0" + body, digest_size=8).digest()
 
 
@@ -76,10 +75,9 @@ def remains(source: str, body: bytes) -> Remnant:
         traits = _only(inner, _WHO)
         if traits:
             rest["context"] = raw_json.build({"traits": raw_json.build(traits)})
-        for name, found in (("traits", outer), ("properties", properties)):
-            kept = _only(found, _WHO)
-            if kept:
-                rest[name] = raw_json.build(kept)
+        for name, members in (("traits", outer), ("properties", properties)):
+            if who := _only(members, _WHO):
+                rest[name] = raw_json.build(who)
     message = _only(properties, _MESSAGE)
     return Remnant(
         contact,
@@ -92,18 +90,18 @@ def remains(source: str, body: bytes) -> Remnant:
 def body_of(remnant: Remnant) -> bytes:
     """A pruned event's body: JSON with what remains in its usual places."""
     contact, at, message, rest = remnant
-    found = raw_json.members(rest) if rest else {}
+    body = raw_json.members(rest) if rest else {}
     if at is not None:
-        found["timestamp"] = b'"%s"' % _text(at).encode()
+        body["timestamp"] = b'"%s"' % _text(at).encode()
     if contact is not None:
-        found["context"] = b'{"traits":{"contact_id":"%s"}}' % contact.encode()
+        body["context"] = b'{"traits":{"contact_id":"%s"}}' % contact.encode()
     if message is not None:
-        if "properties" in found:
+        if "properties" in body:
             message = raw_json.build(
-                {**raw_json.members(found["properties"]), **raw_json.members(message)}
+                {**raw_json.members(body["properties"]), **raw_json.members(message)}
             )
-        found["properties"] = message
-    return raw_json.build(found)
+        body["properties"] = message
+    return raw_json.build(body)
 
 
 def _milliseconds(raw: bytes) -> int | None:
@@ -128,9 +126,9 @@ def _plain_text(values: Sequence[bytes]) -> str | None:
     return None
 
 
-def _only(found: dict[str, bytes], names: frozenset[str]) -> dict[str, bytes]:
+def _only(members: dict[str, bytes], names: frozenset[str]) -> dict[str, bytes]:
     """The members with these names, in any spelling."""
-    return {name: value for name, value in found.items() if _spelled_plainly(name) in names}
+    return {name: value for name, value in members.items() if _spelled_plainly(name) in names}
 
 
 @functools.lru_cache(maxsize=1000)
@@ -138,6 +136,6 @@ def _spelled_plainly(name: str) -> str:
     return name.replace("_", "").lower()
 
 
-def _inner(found: dict[str, bytes], name: str) -> dict[str, bytes]:
-    value = found.get(name, b"")
+def _inner(members: dict[str, bytes], name: str) -> dict[str, bytes]:
+    value = members.get(name, b"")
     return raw_json.members(value) if raw_json.is_object(value) else {}

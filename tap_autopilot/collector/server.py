@@ -90,7 +90,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, number, end)
-    names = [one.name for one in config.destinations]
+    names = [to.name for to in config.destinations]
     errands = ErrandServer(config.database, writer, lambda asked: errand_of(asked, names))
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -77,19 +77,19 @@ class SqliteReader(Reader):
 
     def read(self, after: int, limit: int) -> list[Event]:
         """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
-        found = []
+        events = []
         size = 0
         try:
             for row in self._connection.execute(READ, (after, limit)):
                 body = body_of(Remnant._make(row[7:])) if row[6] else row[5]
                 event = Event._make((*row[:5], body, row[6] == 1))
-                found.append(event)
+                events.append(event)
                 size += len(event.body)
                 if size > MAX_BYTES:
                     break
         except sqlite3.Error as problem:
             raise self._unreadable(problem) from None
-        return found
+        return events
 
     def close(self) -> None:
         """Close the file."""
@@ -232,14 +232,14 @@ class SqliteStore(Store):
 
     def _identity(self) -> list[tuple[int, int] | None]:
         """The identity of the files, because SQLite keeps writing to deleted files."""
-        found: list[tuple[int, int] | None] = []
+        files: list[tuple[int, int] | None] = []
         for path in (str(self._path), f"{self._path}-wal"):
             try:
                 status = os.stat(path)  # noqa: PTH116
-                found.append((status.st_dev, status.st_ino))
+                files.append((status.st_dev, status.st_ino))
             except OSError:
-                found.append(None)
-        return found
+                files.append(None)
+        return files
 
     def _query(self, statement: str, *values: object) -> list[Any]:
         return self._connection.execute(statement, values).fetchall()

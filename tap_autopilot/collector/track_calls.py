@@ -86,7 +86,7 @@ class TrackCalls:
             events, store_id = self._read(seq)
             if not events:
                 return [], seq
-            calls = [call for one in events if (call := as_track_call(one, store_id)) is not None]
+            calls = [call for event in events if (call := as_track_call(event, store_id))]
             self._recent.append((seq, calls, events[-1].seq))
             return calls, events[-1].seq
 
