@@ -100,7 +100,7 @@ class Parser(argparse.ArgumentParser):
 
     def print_help(self, *_: object) -> None:
         """Print the help."""
-        self.show(self.format_help())
+        self.show(self.format_help().rstrip())
 
 
 class _Version(argparse.Action):
