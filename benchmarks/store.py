@@ -1,7 +1,8 @@
 """How long the collector's commands take on a large store: `python -m benchmarks.store [EVENTS]`.
 
 It fills a store in a temporary folder with events of Autopilot's own form, then measures --check,
---stats, the start, --prune of all of them and what remains on the disk.
+--stats, the start, a run of the tap that reads only what is new, --prune of all events, and what
+remains on the disk.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from pathlib import Path
 from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received
+from tap_autopilot.collector.summary import Summary
 
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
+TAP = [sys.executable, "-m", "tap_autopilot"]
 MESSAGES = 500
+NEW = 100  # events before a run of the tap
 PART = 20_000
 BODY = (
     '{"type":"track","event":"Email Opened","messageId":"%(id)s","timestamp":"%(time)s",'
@@ -77,6 +81,44 @@ def start_and_stop(database: str) -> float:
     return seconds
 
 
+def summarize(database: str) -> float:
+    """Summarize all events; how many seconds that takes."""
+    began = time.monotonic()
+    store = SqliteStore(database)
+    summary = Summary(0)
+    with open_reader(database) as reader:
+        while events := reader.read(summary.up_to, 500):
+            for one in events:
+                summary.add(one)
+    store.save_summary(summary)
+    store.close()
+    return time.monotonic() - began
+
+
+def read_new(database: str, folder: Path) -> float:
+    """How many seconds the tap takes to read some new events and the messages they are about."""
+    with open_reader(database) as reader:
+        last = reader.last_seq
+        position = [reader.store_id, last, reader.fingerprint(last)]
+    store = SqliteStore(database)
+    store.append([event(last + number, int(time.time() * 1000)) for number in range(NEW)])
+    store.close()
+    names = ["email_opened", "email_messages"]
+    streams = [{"stream": name, "replication_method": "LOG_BASED"} for name in names]
+    catalog, state = folder / "catalog.json", folder / "state.json"
+    catalog.write_text(json.dumps({"streams": streams}))
+    state.write_text(json.dumps({"bookmarks": {name: {"collected": position} for name in names}}))
+    settings = {"API_KEY": "unused", "COLLECTOR_DATABASE": database}
+    variables = {f"TAP_AUTOPILOT_{name}": value for name, value in settings.items()}
+    began = time.monotonic()
+    done = subprocess.run(
+        [*TAP, "--catalog", str(catalog), "--state", str(state)],
+        env={**os.environ, **variables}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.count('"type":"RECORD"') == 2 * NEW
+    return time.monotonic() - began
+
+
 def main(events: int) -> None:
     """Print a line for each measurement."""
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +129,10 @@ def main(events: int) -> None:
         for option in ("--check", "--stats"):
             print(f"{option}: {run('--database', database, option)[0]:.2f} s")
         print(f"start: {start_and_stop(database):.2f} s")
+        print(f"summary of all messages: {summarize(database):.1f} s")
+        print(f"the tap reads {NEW} new events: {read_new(database, Path(folder)):.2f} s")
         with open_reader(database) as reader:
+            events = reader.last_seq
             position = [reader.store_id, events, reader.fingerprint(events)]
         state = Path(folder) / "state.json"
         state.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": position}}}))

@@ -39,7 +39,8 @@ FIRST_WAIT, MAX_WAIT = 1.0, 60.0  # seconds between tries
 MAX_RETRY_AFTER = 3600.0
 WARN_EVERY = 60.0  # seconds between log lines about the same problem
 # The key, path or timing is wrong, not an event. Since that can be fixed, no event is skipped.
-WHOLE_REQUEST = frozenset({401, 403, 404, 405, 407}) | PASSING_STATUSES
+TO_CHECK = {401: "write_key", 403: "write_key", 404: "url", 405: "url", 407: "proxy"}
+WHOLE_REQUEST = TO_CHECK.keys() | PASSING_STATUSES
 
 T = TypeVar("T")
 
@@ -230,7 +231,8 @@ class Forwarder:
         status = response.status
         if status < 300 or (400 <= status < 500 and status not in WHOLE_REQUEST):
             return status
-        raise _Retry(f"HTTP {status}", retry_after(response.headers.get("Retry-After")))
+        advice = f", so check its {TO_CHECK[status]}" if status in TO_CHECK else ""
+        raise _Retry(f"HTTP {status}{advice}", retry_after(response.headers.get("Retry-After")))
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)

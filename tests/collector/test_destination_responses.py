@@ -108,8 +108,11 @@ def test_what_a_mended_setting_or_time_cures_skips_nothing(
     destination.wait_for(2)
     assert destination.ids == ["a", "b"]
     wait_until(lambda: "Destination one: works again" in collector.log.read_text())
-    told = re.findall(r"Destination one: HTTP (\d+); retrying", collector.log.read_text())
+    log = collector.log.read_text()
+    told = re.findall(r"Destination one: HTTP (\d+)(?:, so check its \w+)?; retrying", log)
     assert told == [str(status) for status in CURABLE]
+    assert "HTTP 401, so check its write_key; retrying." in log
+    assert "HTTP 404, so check its url; retrying." in log
     wait_until(lambda: progress(collector) == {"lag": 0, "sent": 2, "refused": 0})
 
 
