@@ -18,10 +18,6 @@ class HeldSandbox(Sandbox):
         self.released = threading.Event()
         self._bookmark = account.contact_ids[(page - 1) * 100 - 1]
 
-    def __enter__(self) -> HeldSandbox:
-        super().__enter__()
-        return self
-
     def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
         if target.endswith(self._bookmark):
             self.released.wait(PATIENCE)

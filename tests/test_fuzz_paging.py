@@ -7,8 +7,7 @@ ends.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
@@ -99,18 +98,14 @@ def resumed(walk: Walk, page: Page) -> Position:
     return after.position
 
 
-@contextmanager
-def answering(sandbox: Sandbox) -> Iterator[Respond]:
-    """A sandbox that responds without sockets."""
+def answering(sandbox: Sandbox) -> Respond:
+    """How a sandbox responds, without sockets."""
 
     def respond(path: str) -> tuple[int, bytes]:
         answer = sandbox.respond("GET", f"/v1{path}", {"autopilotapikey": KEY})
         return answer.status, answer.body
 
-    try:
-        yield respond
-    finally:
-        sandbox._loop.close()
+    return respond
 
 
 STEPS = st.one_of(
@@ -168,8 +163,7 @@ def test_what_exists_throughout_is_read_or_there_is_a_doubt(
         LETTERS[:size], changes=careful(changes, walk.path), totals=totals, total_off=off,
         segments={"s": LETTERS[:size]}, **chosen,
     )  # fmt: skip
-    with answering(sandbox) as respond:
-        found = read(walk, Direct(respond, failing, 600), kills)
+    found = read(walk, Direct(answering(sandbox), failing, 600), kills)
     existed = sandbox.existed_throughout(walk.path)
     missing = existed - set(found.ids)
     assert not missing or found.error or found.doubt is not None, (missing, found)
@@ -189,8 +183,7 @@ def test_a_lost_page_raises_a_doubt(
     size: int, chosen: Any, kills: set[int], failing: set[int], seed: int, once: bool
 ) -> None:
     sandbox = ChangingSandbox(LETTERS[:size], lose="contacts", lose_once=once, seed=seed, **chosen)
-    with answering(sandbox) as respond:
-        found = read(CONTACTS, Direct(respond, failing, 600), kills)
+    found = read(CONTACTS, Direct(answering(sandbox), failing, 600), kills)
     missing = set(LETTERS[:size]) - set(found.ids)
     assert not missing or found.error or found.doubt is not None, (missing, found)
     if not once and size >= 2 * chosen["page_size"]:

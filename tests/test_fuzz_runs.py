@@ -33,7 +33,7 @@ def account(draw: Any, changes: Any = None) -> ChangingSandbox:
     """A small account on some kind of server."""
     there = LETTERS[: draw(st.integers(0, len(LETTERS)))]
     style = draw(st.sampled_from(sorted(BOOKMARKS)))
-    sandbox = ChangingSandbox(
+    return ChangingSandbox(
         there,
         page_size=draw(st.integers(2 if style == "repeat" else 1, 4)),
         style=style,
@@ -42,8 +42,6 @@ def account(draw: Any, changes: Any = None) -> ChangingSandbox:
         segments={"s": there[:3], "t": "", "u": there[3:]},
         changes=changes,
     )
-    sandbox._loop.close()
-    return sandbox
 
 
 def incremental(draw: Any) -> Any:

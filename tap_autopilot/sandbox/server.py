@@ -45,10 +45,10 @@ class Sandbox:
         self.hooks = Hooks(account, self.options, self.now)
         pushing = self.options.pushing
         self.pusher = Pusher(account, pushing, self.now) if pushing else None
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self: S) -> S:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
         self._notified = len(self.account.log)

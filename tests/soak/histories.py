@@ -194,7 +194,6 @@ class History:
         if settings["without"] and "contacts" in self.tables:
             choose(catalog, "contacts", "properties", settings["without"], selected=False)
         sandbox = Sandbox(self.account, Options(api_key=in_process.KEY, page=2))
-        sandbox._loop.close()
         self.counts["runs"] += 1
         return in_process.run(sandbox, catalog=catalog, state=state, date=self.now, **how, **chosen)
 
