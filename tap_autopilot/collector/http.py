@@ -370,13 +370,8 @@ class Connection(asyncio.Protocol):
         self.refuse(413, f"the body is larger than {self.server.max_body >> 20} MB")
 
     def _check_headers(self) -> None:
-        if self._deaf:
-            return
-        if (
-            self._header_bytes > MAX_HEADER_BYTES
-            or self._unparsed_bytes > MAX_HEADER_BYTES
-            or self._header_lines > MAX_HEADER_LINES
-        ):
+        size = max(self._header_bytes, self._unparsed_bytes)
+        if size > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
             self.refuse(431, "more than 32 KB or 100 lines of headers")
 
     def _restart_timer(self) -> None:

@@ -27,7 +27,6 @@ SLOW = "the database is slow: a commit is taking more than 2 seconds"
 GATHER = 0.005  # seconds at most that a commit waits for more requests
 LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
 OVERHEAD = 200  # bytes per event on top of its body
-NEVER = math.inf
 
 T = TypeVar("T")
 
@@ -97,7 +96,7 @@ class Writer:
         self._waiting: deque[_Work] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
-        self._enough: float = NEVER  # requests in the queue to wake the thread
+        self._enough = math.inf  # requests in the queue to wake the thread
         self._expected = 0  # requests that were answered last, or waited meanwhile
         self._gather_until = 0.0  # when to stop waiting for as many
         self._closing = False
@@ -213,7 +212,7 @@ class Writer:
         """Wait for this many requests, or something else to do; whether it came in time."""
         self._enough = requests
         in_time = self._wake.wait(seconds)
-        self._enough = NEVER
+        self._enough = math.inf
         return in_time
 
     def _expect(self, group: list[_Work], seconds: float) -> None:
