@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Syncs the account into a target: keeps the state, prevents overlapping runs, rotates logs.
 #
+# It needs Linux, for flock and GNU's coreutils.
+#
 # In the crontab:       15 2 * * *    /srv/autopilot/nightly.sh
 # And with a collector: */5 * * * *   /srv/autopilot/nightly.sh events
 #

@@ -234,5 +234,7 @@ def read_json(path: str, what: str) -> Any:
     except OSError as problem:
         raise UserError(f"Cannot read the {what} file {shown}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:
-        place = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) else ""
-        raise UserError(f"The {what} file {shown} is not valid JSON{place}.") from None
+        detail = ""
+        if isinstance(problem, json.JSONDecodeError):
+            detail = f" (line {problem.lineno}: {problem.msg})"
+        raise UserError(f"The {what} file {shown} is not valid JSON{detail}.") from None

@@ -82,7 +82,7 @@ def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: 
         ({"api_key": "k", "emit_activate_version_messages": "si"}, "must be true or false"),
         ([], "must be a JSON object"),
         ("", "must be a JSON object"),
-        ("{", "is not valid JSON (line 1)"),
+        ("{", "is not valid JSON (line 1: Expecting property name enclosed in double quotes)"),
     ],
 )
 def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str) -> None:
@@ -162,6 +162,7 @@ def test_the_sample_config_is_valid(caplog: pytest.LogCaptureFixture) -> None:
         ("--catalog", '{"streams": [{"stream": "lists", "metadata": [1]}]}', "metadata of stream"),
         ("--catalog", '{"streams": [{"stream": "lists", "selected": "no"}]}', "neither true nor"),
         ("--state", "{", "is not valid JSON"),
+        ("--state", "{}\n{}\n", "is not valid JSON (line 2: Extra data)"),
         ("--state", "state.json: what?", "is not valid JSON"),
     ],
 )
