@@ -67,7 +67,6 @@ class Sender(asyncio.Transport):
         super().__init__()
         self._loop = asyncio.get_running_loop()
         self._protocol = server.connect()
-        self._unread = 0
         self.received = b""
         self.closed_at: float | None = None
         self._protocol.connection_made(self)
@@ -81,11 +80,6 @@ class Sender(asyncio.Transport):
     def statuses(self) -> list[int]:
         """The statuses of the responses so far."""
         return [int(one) for one in re.findall(rb"HTTP/1.1 (\d+)", self.received)]
-
-    def stop_reading(self) -> None:
-        """Read no responses any more."""
-        self._unread = 1
-        self._protocol.pause_writing()
 
     def go(self) -> None:
         """Disconnect."""
@@ -104,9 +98,7 @@ class Sender(asyncio.Transport):
         return self.closed_at is not None
 
     def get_write_buffer_size(self) -> int:
-        return self._unread
-
-    def pause_reading(self) -> None: ...
+        return 0
 
     def close(self) -> None:
         if self.closed_at is None:

@@ -67,20 +67,6 @@ def test_each_request_has_its_own_time() -> None:
     in_memory.run(test())
 
 
-def test_a_sender_that_reads_no_responses_is_disconnected() -> None:
-    async def test() -> None:
-        sender = Sender(serve(request_timeout=1))
-        sender.send(REQUEST)
-        await asyncio.sleep(0.9)
-        sender.stop_reading()
-        await asyncio.sleep(0.9)
-        assert sender.closed_at is None
-        await asyncio.sleep(0.9)
-        assert sender.closed_at is not None
-
-    in_memory.run(test())
-
-
 def test_slow_senders_are_cut_off_while_others_are_served(start: Start) -> None:
     collector = start(request_timeout=0.5)
     beginnings = (b"", HEAD, HEAD + b"Content-Length: 20\r\n\r\n{", b"POST /")
