@@ -6,6 +6,7 @@ milliseconds.
 
 from __future__ import annotations
 
+import importlib
 import math
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ _forks.set_forkserver_preload(
     [
         "singer.metrics",
         "tap_autopilot.run.sync",
+        "tap_autopilot.collector.cli",
         "tap_autopilot.collector.server",
         "tap_autopilot.collector.sqlite",
         "tests.fork_server",
@@ -159,6 +161,16 @@ def hasty(arguments: list[str]) -> int:
     """The tap, with short waits."""
     pace.PUBLISHED_RATE, retry.FIRST_WAIT = math.inf, 0.05
     return cli.main(arguments)
+
+
+def altered(main: Main, constants: Mapping[str, object], arguments: list[str]) -> int:
+    """The program, with other values for these names: a module of the collector, a dot, a name."""
+    for name, value in constants.items():
+        module, _, constant = name.partition(".")
+        found = importlib.import_module(f"tap_autopilot.collector.{module}")
+        assert hasattr(found, constant), name
+        setattr(found, constant, value)
+    return main(arguments)
 
 
 def every(main: Main, commands: list[list[str]], _: list[str]) -> int:

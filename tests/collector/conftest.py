@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import importlib
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.reader import Event, open_reader
 from tests.collector.destination import Destination, serving
 from tests.conftest import PATIENCE
-from tests.fork_server import Fork, finished
+from tests.fork_server import Fork, altered, finished
 from tests.invariants import untimed
 
 ROOT = Path(__file__).parents[2]
@@ -58,23 +57,13 @@ CONSTANTS: dict[str, Any] = {
 }
 
 
-def altered(constants: dict[str, Any], arguments: list[str]) -> int:
-    """The command, with other values for these names of the collector's modules."""
-    for name, value in constants.items():
-        module, _, constant = name.partition(".")
-        found = importlib.import_module(f"tap_autopilot.collector.{module}")
-        assert hasattr(found, constant), name
-        setattr(found, constant, value)
-    return main(arguments)
-
-
 class Collector:
     """A collector in a folder, which tests start and stop."""
 
     def __init__(self, folder: Path, *, constants: Any = None, **settings: Any) -> None:
         """`constants` replace some of the collector's own, in forks."""
         self.folder = folder
-        self._main = partial(altered, {**CONSTANTS, **(constants or {})})
+        self._main = partial(altered, main, {**CONSTANTS, **(constants or {})})
         self.database = str(settings.get("database", folder / "events.db"))
         self.settings = {**SETTINGS, "database": self.database, **settings}
         self.settings.setdefault("listen", "127.0.0.1:0")
