@@ -15,7 +15,7 @@ from tap_autopilot.collector.errands import Errand, ask, carry_out
 from tap_autopilot.collector.prune import checked, loaded, pruning
 from tap_autopilot.collector.reader import NO_DRIVER, POSTGRES, open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import InUse, Store
+from tap_autopilot.collector.store import ALONE_SLICE, InUse, Store
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import read_json
 
@@ -121,6 +121,7 @@ def _carried_out(database: str, errand: Errand, request: dict[str, Any]) -> dict
     except InUse:
         return ask(database, request)
     try:
+        store.prune_slice = ALONE_SLICE
         return carry_out(errand, store)
     finally:
         store.close()

@@ -26,7 +26,6 @@ from tap_autopilot.collector.reader import (
 from tap_autopilot.collector.remnant import Remnant, body_of
 from tap_autopilot.collector.store import (
     DELIVERY,
-    PRUNE_SLICE,
     REPEAT_WINDOW,
     Received,
     Store,
@@ -130,8 +129,8 @@ class PostgresStore(Store):
         return len(new)
 
     def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """The next events that are not pruned yet, at most PRUNE_SLICE; fewer if they are large."""
-        rows = self._query(sql.PRUNABLE, after, up_to, PRUNE_SLICE, MAX_BYTES)
+        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
+        rows = self._query(sql.PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
         return [Event._make((*row, False)) for row in rows]
 
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:

@@ -19,7 +19,6 @@ from tap_autopilot.collector.reader import MAX_BYTES, Event, Reader
 from tap_autopilot.collector.remnant import Remnant, body_of
 from tap_autopilot.collector.sqlite_seen import Execute, Seen, insert
 from tap_autopilot.collector.store import (
-    PRUNE_SLICE,
     Received,
     Store,
     StoreLost,
@@ -146,10 +145,10 @@ class SqliteStore(Store):
         return disk.f_bavail * disk.f_frsize
 
     def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """The next events that are not pruned yet, at most PRUNE_SLICE; fewer if they are large."""
+        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
         events = []
         size = 0
-        for row in self._connection.execute(PRUNABLE, (after, up_to, PRUNE_SLICE)):
+        for row in self._connection.execute(PRUNABLE, (after, up_to, self.prune_slice)):
             events.append(Event._make((*row, False)))
             size += len(row[5])
             if size > MAX_BYTES:

@@ -14,7 +14,8 @@ from tap_autopilot.exceptions import RunError, UserError
 if TYPE_CHECKING:
     from tap_autopilot.collector.summary import Summary
 
-PRUNE_SLICE = 500  # events that a slice of pruning examines
+PRUNE_SLICE = 100  # events that a slice of pruning examines, while others wait for the store
+ALONE_SLICE = 2000  # and if nobody does
 WIPE_SLICE = 2000  # pruned events
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
@@ -116,6 +117,7 @@ class Store(ABC):
     """A store open for writing, created if missing. Use it from one thread only."""
 
     store_id: str
+    prune_slice = PRUNE_SLICE
 
     @abstractmethod
     def append(self, events: Sequence[Received]) -> int:
@@ -143,7 +145,7 @@ class Store(ABC):
 
     @abstractmethod
     def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """The next events that are not pruned yet, at most PRUNE_SLICE; fewer if they are large."""
+        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
 
     @abstractmethod
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
