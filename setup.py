@@ -61,7 +61,7 @@ setup(
         "msgspec>=0.19",
         "requests>=2.33.0",
         "singer-python>=6.1",
-        "urllib3>=2.6.3",
+        "urllib3>=2.8.0",
     ],
     extras_require={
         "collector": COLLECTOR,
@@ -81,7 +81,7 @@ setup(
             "responses",
             "ruff",
             "segment-analytics-python",
-            "setuptools>=78.1.1",
+            "setuptools>=83.0.0",
             "singer-tools",
             "trustme",
             "twine",

@@ -16,7 +16,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINNED = (ROOT / ".github/release.txt").read_text()
 
 # The first versions without published vulnerabilities, as of PyPI's advisories.
-SAFE = {"requests": "2.33.0", "setuptools": "78.1.1", "urllib3": "2.6.3"}
+SAFE = {"requests": "2.33.0", "setuptools": "83.0.0", "urllib3": "2.8.0"}
 
 
 def jobs(name: str) -> dict[str, Any]:
