@@ -19,7 +19,7 @@ DEADLINE = 30.0  # seconds for a whole exchange
 CONNECT = 10.0  # seconds
 BODY = 2.0  # seconds for a response's body, if its status says everything
 MAX_IGNORED = 64 * 1024  # bytes of such a body that are read, so that the connection can be reused
-MAX_BODY = 16 * 2**20
+MAX_BODY = 2**20  # bytes of a body that is needed, which is parsed into up to 50 times as much
 PIECE = 65_536
 
 
@@ -74,6 +74,9 @@ class Client:
             )
             if self._watch.timed_out:
                 raise TimeoutError
+            if response.status_code < 200:  # the final response will follow on this connection
+                self._session.close()
+                raise NoResponse(f"unexpected status {response.status_code}")
             if not needs_body:
                 deadline = min(deadline, time.monotonic() + BODY)
                 self._watchdog.start(self._watch, deadline)

@@ -109,10 +109,11 @@ class Hooks:
     def _remove(self, hook: _Hook) -> bool:
         """Remove a hook; False if that is impossible."""
         name = hook.event or "no event"
-        if hook.id is None:
-            LOG.warning("The hook for %s has no id; remove it in Autopilot.", name)
+        if hook.id is None or hook.id in (".", ".."):  # dots would lead to another path
+            LOG.warning("The hook for %s has no usable id; remove it in Autopilot.", name)
             return False
-        self._request("DELETE", f"/hook/{urllib.parse.quote(hook.id, safe='')}")
+        id_ = urllib.parse.quote(hook.id, safe="", errors="replace")
+        self._request("DELETE", f"/hook/{id_}")
         self._tell(f"removed {name}")
         return True
 
@@ -144,7 +145,9 @@ class Hooks:
                     return response
                 if status < 300 and not (method == "GET" and response.body is None):
                     return response
-                trouble = f"HTTP {status}" if status >= 300 else "the response is cut off"
+                trouble = (
+                    f"HTTP {status}" if status >= 300 else "the response is truncated or too large"
+                )
                 if status >= 300 and not may_pass(status):
                     break
             if wait is not None:

@@ -69,6 +69,20 @@ def test_an_exchange_ends_at_its_deadline(
     assert client.send("POST", "/batch", b'{"batch":[]}').status == 200
 
 
+def test_an_interim_status_is_no_response(start: Start, destination: Destination) -> None:
+    statuses = iter([b"103 Early Hints", b"101 Switching Protocols", b"102 Processing"])
+
+    def begin(response: BaseHTTPRequestHandler) -> None:
+        status = next(statuses, b"200 OK")
+        response.wfile.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
+
+    destination.behave = begin
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') == 1)
+    assert len(destination.tries) == 4
+
+
 def test_a_destination_that_hangs_does_not_delay_the_end(
     start: Start, destination: Destination
 ) -> None:

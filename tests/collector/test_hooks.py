@@ -158,15 +158,30 @@ def test_odd_entries_end_nothing(tmp_path: Path, autopilot: Autopilot) -> None:
     url = f"{BASE}/hooks/{TOKEN}/contact_added"
     autopilot.odd = [
         5, None, [], {}, {"event": [], "target_url": {}}, {"hook_id": {}, "target_url": url},
+        {"hook_id": "..", "event": "contact_added", "target_url": f"{BASE}/hooks/o/contact_added"},
+        {"hook_id": "\ud800", "event": "a", "target_url": f"{BASE}/hooks/o/contact_added"},
         {"event": "contact_added", "target_url": f"{BASE}/hooks/{'o' * 20}/contact_added"},
     ]  # fmt: skip
     collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
     for option, said in (("--register-hooks", "7 hooks registered."),
-                         ("--unregister-hooks", "7 hooks removed.")):  # fmt: skip
+                         ("--unregister-hooks", "8 hooks removed.")):  # fmt: skip
         done = collector.run(option, BASE)
         assert said in done.stdout, done.stderr
-        assert "The hook for contact_added has no id" in done.stderr
-    assert "DELETE /v1/hook/None" not in autopilot.requests
+        assert "The hook for contact_added has no usable id" in done.stderr
+    deleted = [asked for asked in autopilot.requests if not asked.startswith(("GET", "POST"))]
+    assert all(asked.startswith("DELETE /v1/hook/") for asked in deleted)
+    assert "DELETE /v1/hook/None" not in deleted
+
+
+def test_a_list_of_hooks_that_is_too_large_is_not_parsed(
+    tmp_path: Path, autopilot: Autopilot
+) -> None:
+    autopilot.odd = [{}] * 300_000
+    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run(
+        "--unregister-hooks", BASE
+    )
+    assert done.returncode == 1
+    assert "GET /hooks: the response is truncated or too large." in done.stderr
 
 
 def test_a_hooks_event_is_printed_on_one_line(tmp_path: Path, autopilot: Autopilot) -> None:
