@@ -319,6 +319,33 @@ def test_the_deadline_holds_over_tls(
     assert time.monotonic() - started < 30, "rather than 100"
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "endless"),
+    [
+        (CHUNKED, b"1\r\n \r\n"),
+        (CHUNKED + b"2\r\n[]\r\n0\r\n", b"A: b\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+    ids=["chunks", "trailers", "continue"],
+)
+def test_a_response_that_keeps_the_cpu_busy_is_ended(
+    monkeypatch: pytest.MonkeyPatch, start: bytes, endless: bytes
+) -> None:
+    def handle(connected: socket.socket, _: int) -> None:
+        server.read_request(connected)
+        connected.sendall(start)
+        while True:
+            connected.sendall(endless * 1000)
+
+    monkeypatch.setattr("tap_autopilot.api.watchdog.MAX_CPU", 0.1)
+    monkeypatch.setattr("tap_autopilot.api.watchdog.LOOK_EVERY", 0.05)
+    with Server(handle) as server, pytest.raises(Unreachable, match="too much CPU"):
+        get(Client(api(server.url, request_timeout=1000, retry_timeout=0)))
+
+
 def test_one_watchdog_serves_all_clients_and_then_ends() -> None:
     def watchdogs() -> set[threading.Thread]:
         return {one for one in threading.enumerate() if one.name == "watchdog"}

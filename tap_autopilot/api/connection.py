@@ -81,6 +81,8 @@ class Connection:
             )
         except NO_RESPONSE as problem:
             peer, causes = urllib.parse.urlsplit(url).netloc, list(causes_of(problem))
+            if self._watch.is_costly:
+                raise Retryable("the response takes too much CPU to read") from None
             if self._watch.timed_out:
                 raise Retryable(TIMED_OUT.format(seconds=round(timeout, 2))) from None
             if response is None and type(problem) in (ValueError, UnicodeDecodeError):

@@ -1,8 +1,11 @@
-"""Ends requests that are past their deadline, whatever they are waiting for.
+"""Ends requests that are past their deadline, whatever they are waiting for, or that cost too much.
 
 The timeouts of `requests` apply to each wait for the socket, so a server that sends a byte now and
 then never times out. Instead, one thread for all clients watches the clock and shuts down the
 socket of a late request. Only resolving a host name is left to the resolver's own timeouts.
+
+A server may also keep the CPU busy until the deadline, with a body in chunks of a byte or endless
+trailers, so a thread gets MAX_CPU seconds of CPU for each request, where the system can tell.
 """
 
 from __future__ import annotations
@@ -17,21 +20,40 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+MAX_CPU = 5.0  # seconds; the largest body takes less than one
+LOOK_EVERY = 1.0  # seconds, at the CPU that requests took
 TRY_AGAIN = 0.05  # seconds; a request may be switching sockets just when it is ended
 
 
 class Watch:
     """What the watchdog knows about a client's current request.
 
-    `connects` counts connection attempts.
+    `connects` counts connection attempts. `timed_out` is whether the request was ended, and
+    `is_costly` whether that was for the CPU it took.
     """
 
     def __init__(self) -> None:
         self.connects = 0
         self.deadline = math.inf
-        self.timed_out = False
+        self.timed_out = self.is_costly = False
+        self._cpu: Callable[[], float] = _no_cpu  # seconds of the thread
+        self._max_cpu = math.inf
         self._connection: Any = None
         self._socket: Any = None  # a connection drops its own before its last response is read
+
+    def begin(self, deadline: float) -> None:
+        """Note that the current thread begins a request."""
+        self.deadline = deadline
+        self.timed_out = self.is_costly = False
+        if hasattr(time, "pthread_getcpuclockid"):  # not on macOS
+            clock = time.pthread_getcpuclockid(threading.get_ident())
+            self._cpu = functools.partial(time.clock_gettime, clock)
+        self._max_cpu = self._cpu() + MAX_CPU
+
+    def is_over(self, now: float) -> bool:
+        """Whether the request is past its deadline, or has cost too much."""
+        self.is_costly = self.is_costly or self._cpu() > self._max_cpu
+        return self.is_costly or self.deadline <= now
 
     def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A connection of this kind, watched from now on."""
@@ -53,6 +75,10 @@ class Watch:
                     _shut_down(connected.fileno())
 
 
+def _no_cpu() -> float:
+    return 0.0
+
+
 def _shut_down(descriptor: int) -> None:
     with socket.socket(fileno=os.dup(descriptor)) as duplicate:
         duplicate.shutdown(socket.SHUT_RDWR)
@@ -69,7 +95,7 @@ class Watchdog:
     def start(self, watch: Watch, deadline: float) -> None:
         """Watch a request that begins now; `deadline` is a time on the monotonic clock."""
         with self._changed:
-            watch.deadline, watch.timed_out = deadline, False
+            watch.begin(deadline)
             self._under_way.add(watch)
             if self._wakes_at is None:
                 self._wakes_at = deadline
@@ -87,9 +113,10 @@ class Watchdog:
             while self._under_way:
                 now = time.monotonic()
                 for watch in self._under_way:
-                    if watch.deadline <= now:
+                    if watch.is_over(now):
                         watch.end()
                 next_deadline = min(watch.deadline for watch in self._under_way)
+                next_deadline = min(next_deadline, now + LOOK_EVERY)
                 self._wakes_at = max(next_deadline, now + TRY_AGAIN)
                 self._changed.wait(self._wakes_at - now)
             self._wakes_at = None

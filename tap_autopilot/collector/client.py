@@ -87,6 +87,8 @@ class Client:
             return Response(response.status_code, response.headers, content)
         except NO_RESPONSE as problem:
             self._session.close()
+            if self._watch.is_costly:
+                raise NoResponse("the response takes too much CPU to read") from None
             if self._watch.timed_out:
                 raise NoResponse(f"timed out after {DEADLINE:g} s") from None
             raise NoResponse(describe(list(causes_of(problem)), self._netloc, DEADLINE)) from None
