@@ -34,9 +34,9 @@ class Memory:
 def test_gzip_bombs_are_refused_before_they_go_off(start: Start) -> None:
     collector = start(max_body_mb=2)
     memory = Memory(collector)
-    bomb = gzip.compress(bytes(500 << 20), 1)
-    assert len(bomb) < 4 << 20
-    for body in (bomb[: 2 << 20], gzip.compress(bomb, 9)[: 2 << 20]):
+    bomb = gzip.compress(bytes(200 << 20), 1)
+    assert len(bomb) < 2 << 20
+    for body in (bomb, gzip.compress(bomb)):
         answer = collector.post("/v1/track", body, headers={"Content-Encoding": "gzip"})
         assert answer.status_code in (400, 413)
     assert memory.growth < 32
