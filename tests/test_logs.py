@@ -14,6 +14,7 @@ import pytest
 from tap_autopilot import logs
 from tests.collector.conftest import TOKEN, Collector, Start, start  # noqa: F401
 from tests.conftest import KEY, Serve, Tap
+from tests.invariants import untimed
 from tests.scripted import Scripted
 from tests.test_proxies import Proxy, Trust, _clean, sync, trust  # noqa: F401
 
@@ -186,3 +187,20 @@ def test_a_collector_with_hostile_destinations(tmp_path: Path, odd: Any) -> None
     done = Collector(tmp_path, destinations=[odd]).run("--check")
     assert done.returncode == 2
     assert_clean(done.stderr)
+
+
+def test_different_messages_are_not_counted_with_them(captured: pytest.CaptureFixture[str]) -> None:
+    logs.set_up()
+    log = logging.getLogger("tap_autopilot")
+    for number in range(30):
+        log.warning("A %s", number)
+        log.warning("%s", f"GET /b/{number}x: no")
+        log.warning("%s", "C" * (number + 1))
+        log.info("D")
+    logs.sum_up()
+    lines = untimed(captured.readouterr().err).splitlines()
+    assert [lines.count(line) for line in ("INFO D", "WARNING A 19", "WARNING A 20")] == [30, 1, 0]
+    assert lines[-2:] == [
+        "WARNING … and 10 more like: A 0", "WARNING … and 10 more like: GET /b/0x: no"
+    ]  # fmt: skip
+    assert len(lines) == 30 + 20 + 20 + 30 + 2

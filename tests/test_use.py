@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import re
 import subprocess
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot import cli, logs
+from tap_autopilot import cli
 from tap_autopilot.collector import cli as collector_cli
 from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
@@ -251,23 +250,6 @@ def test_similar_messages_are_only_counted_after_the_first(tap: Tap, serve: Serv
     errors = [line for line in run.log if line.startswith("ERROR")]
     assert len(errors) < 50
     assert re.match(r"ERROR … and \d\d more like: GET /smart_segments/", run.log[-2])
-
-
-def test_different_messages_are_not_counted_with_them(capfd: pytest.CaptureFixture[str]) -> None:
-    logs.set_up()
-    log = logging.getLogger("tap_autopilot")
-    for number in range(30):
-        log.warning("A %s", number)
-        log.warning("%s", f"GET /b/{number}x: no")
-        log.warning("%s", "C" * (number + 1))
-        log.info("D")
-    logs.sum_up()
-    lines = untimed(capfd.readouterr().err).splitlines()
-    assert [lines.count(line) for line in ("INFO D", "WARNING A 19", "WARNING A 20")] == [30, 1, 0]
-    assert lines[-2:] == [
-        "WARNING … and 10 more like: A 0", "WARNING … and 10 more like: GET /b/0x: no"
-    ]  # fmt: skip
-    assert len(lines) == 30 + 20 + 20 + 30 + 2
 
 
 def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> None:
