@@ -88,7 +88,7 @@ async def load(
         ids = [one.split('"')[0] for one in whole.decode().split('"messageId": "')[1:]]
         places = [whole.index(one.encode()) for one in ids]
         data = bytearray(whole)
-        serial = 0
+        serial = uuid.uuid4().int  # each connection has its own ids
         while time.perf_counter() < end and len(took) < requests:
             for place in places:  # cheap new ids, far apart in the index
                 serial += 1
