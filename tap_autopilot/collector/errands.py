@@ -130,11 +130,15 @@ class ErrandServer:
         except (UserError, Unavailable) as problem:
             LOG.error("A command failed: %s", problem)
             answer = {"error": str(problem)}
+        except ConnectionError:
+            LOG.info("A command was interrupted, so its work stopped.")
+            answer = {}
         except (OSError, ValueError, RecursionError, asyncio.TimeoutError):
             answer = {"error": "The request is malformed."}
-        with contextlib.suppress(OSError):
-            writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
+        if not writer.is_closing():
+            with contextlib.suppress(OSError):
+                writer.write(json.dumps(answer).encode() + b"\n")
+                await writer.drain()
         writer.close()
 
     async def _carry_out(self, errand: Errand, asker: asyncio.StreamWriter) -> dict[str, Any]:
@@ -153,6 +157,8 @@ class ErrandServer:
             await asyncio.sleep(now - began)  # half of the time is for what comes in
             if now - last_sign > TELL_EVERY:
                 last_sign = now
+                if asker.is_closing():
+                    raise ConnectionResetError
                 asker.write(b"\n")
                 await asker.drain()
 

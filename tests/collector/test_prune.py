@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 from tap_autopilot.collector.commands import counted, prune
-from tap_autopilot.collector.errands import reachable
+from tap_autopilot.collector.errands import Errand, reachable
 from tap_autopilot.collector.prune import pruning
 from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
@@ -21,7 +21,7 @@ from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, 
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector, Start
 from tests.collector.test_remnant import LEFT, OPENED
-from tests.conftest import PATIENCE
+from tests.conftest import PATIENCE, wait_until
 
 
 def state(path: Path, **bookmarks: Any) -> str:
@@ -205,6 +205,22 @@ def test_a_full_disk_while_pruning_is_reported(stored: Stored, tmp_path: Path) -
     done = collector.run("--prune", "--state", path)
     assert done.returncode == 1
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
+
+
+def endless(*_: object) -> Errand:
+    while True:
+        yield lambda _: None
+
+
+def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
+    collector = start(constants={"errands.TELL_EVERY": 0, "server.errand_of": endless})
+    with socket.socket(socket.AF_UNIX) as connection:
+        with reachable(Path(f"{collector.database}.sock")) as address:
+            connection.connect(address)
+        connection.sendall(b"{}\n")
+    wait_until(lambda: "A command was interrupted" in collector.log.read_text())
+    assert collector.stop() == 0
+    assert "Unexpected" not in collector.log.read_text()
 
 
 @pytest.mark.parametrize(
