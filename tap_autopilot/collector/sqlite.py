@@ -241,7 +241,10 @@ class SqliteStore(Store):
         return files
 
     def _query(self, statement: str, *values: object) -> list[Any]:
-        return self._connection.execute(statement, values).fetchall()
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as problem:
+            raise self._trouble(problem) from None
 
     def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
         def execute_all(_: Execute) -> None:
