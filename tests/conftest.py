@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import singer.metrics  # noqa: F401  # sets up the root logger, whenever it is imported first
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
