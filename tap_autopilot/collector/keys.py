@@ -15,7 +15,8 @@ WINDOW = 64 * 1024  # bytes searched at a time, so that other threads have their
 REACH = 4096  # bytes that a name and its value may take
 MAX_NAMED = 10_000  # write keys to look at in a body, which may be in each of its events
 MAX_TRIED = 100  # of these, with another value than the one before
-_VALUE = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*")', re.DOTALL)
+# The end of a string is missing if it is too long, which costs as much and so must count as well.
+_VALUE = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*"?)', re.DOTALL)
 _ESCAPED = [
     (b"\\u%s" % code, bytes.fromhex(code.decode()).lstrip(b"\0"))
     for code in (b"0077", b"0072", b"0069", b"0074", b"0065", b"004b", b"004B", b"0079")
@@ -85,7 +86,7 @@ def in_body(parts: Iterable[bytes]) -> Iterator[str]:
     """
     named = tried = 0
     tail = b""
-    seen = b""
+    seen = b""  # the last value, with what leads to it
     for part in parts:
         for start in range(0, len(part), WINDOW):
             window = tail + part[start : start + WINDOW]
@@ -99,12 +100,14 @@ def in_body(parts: Iterable[bytes]) -> Iterator[str]:
                 if named > MAX_NAMED or tried > MAX_TRIED:
                     return
                 at += len(NAME)
-                match = _VALUE.match(window, at)
-                if match is not None and match[1] != seen:
-                    seen = match[1]
+                again = seen and window.startswith(seen, at)
+                match = None if again else _VALUE.match(window, at, at + REACH)
+                if match is not None:
                     tried += 1
                     with contextlib.suppress(ValueError):  # not JSON
-                        yield json.loads(seen.decode())
+                        value = json.loads(match[1].decode())
+                        seen = match[0]
+                        yield value
                 at = window.find(NAME, at)
 
 
