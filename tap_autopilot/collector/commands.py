@@ -5,6 +5,7 @@ If a collector is using the store, it does the work, see `errands`.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -39,6 +40,7 @@ def open_store(database: str, patience: float = 0) -> Store:
 
 def errand_of(request: Any, destinations: Collection[str]) -> Errand:
     """The errand that a command asks of a collector. Raises UserError."""
+    _check_text(request)
     try:
         match request:
             case {"prune": dict(tables)}:
@@ -115,7 +117,16 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+def _check_text(request: Any) -> None:
+    """Raise UserError for text that no store can look up."""
+    try:
+        json.dumps(request, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise UserError("The argument or STATE contains text that is not valid Unicode.") from None
+
+
 def _carried_out(database: str, errand: Errand, request: dict[str, Any]) -> dict[str, Any]:
+    _check_text(request)
     try:
         store = open_store(database)
     except InUse:

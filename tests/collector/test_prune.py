@@ -223,6 +223,14 @@ def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
     assert "Unexpected" not in collector.log.read_text()
 
 
+def test_a_state_that_is_no_text_prunes_nothing(stored: Stored, tmp_path: Path) -> None:
+    path = state(tmp_path / "s", **{"email_opened\ud800": [stored.store_id, 1]})
+    done = Collector(tmp_path, database=stored.database).run("--prune", "--state", path)
+    assert done.returncode == 2
+    assert "not valid Unicode" in done.stderr
+    assert stored.pruned() == [False, False]
+
+
 @pytest.mark.parametrize(
     "request_text",
     [
@@ -230,6 +238,7 @@ def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
         '{"prune": {"email_opened": [1, 5]}}', '{"prune": {"email_opened": [1, "soon"]}}',
         '{"prune": {"email_opened": ["1"]}}', '{"prune": {"email_opened": "ab"}}', "",
         '{"prune": {"email_opened": [1e3]}}', '{"prune": {"email_opened": [true]}}',
+        '{"prune": {"\\ud800": [1, null]}}', '{"erase": "\\udfff"}', '{"forget": "\\ud8ff"}',
         '{"prune": {"email_opened": [9223372036854775808]}}', "x" * 2_000_000, "[" * 500_000,
     ],
 )  # fmt: skip
