@@ -219,6 +219,12 @@ def _forms(secret: str) -> list[str]:
         urllib.parse.quote_plus(secret),
         raw.hex(),
         raw.hex().upper(),
+        secret.lower(),
+        secret.upper(),
+        "".join(f"%{byte:02x}" for byte in raw),
+        "".join(f"%{byte:02X}" for byte in raw),
+        "".join(f"\\u{ord(letter):04x}" for letter in secret),
+        "".join(f"&#{ord(letter)};" for letter in secret),
     }
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for shift in range(3):  # its position in a longer text changes its encoding

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import unicodedata
@@ -82,6 +83,25 @@ def test_a_secret_with_odd_characters_is_still_removed(
     logs.set_up("pass\u200bword")
     logging.getLogger("tap_autopilot").warning("It is %s.", "pass\u200bword")
     assert "It is (API key)." in captured.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "".join(f"%{byte:02x}" for byte in KEY.encode()),
+        "".join(f"%{byte:02X}" for byte in KEY.encode()),
+        "".join(f"\\u{byte:04x}" for byte in KEY.encode()),
+        "".join(f"&#{byte};" for byte in KEY.encode()),
+        KEY.upper(),
+        KEY.lower(),
+        base64.b64encode(f"user:{KEY}".encode()).decode(),
+        KEY.encode().hex(),
+    ],
+)
+def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
+    redacted = logs.redactor(KEY)(f"not {encoded} again")
+    assert "(API key)" in redacted
+    assert len(redacted) < 40
 
 
 def hostile_files() -> list[tuple[str, Any, bool]]:
