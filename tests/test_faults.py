@@ -151,7 +151,8 @@ def test_after_many_broken_segments_the_others_are_not_tried(tap: Tap, serve: Se
     account = Account(contacts=120, segments=60, members=5)
     run = tap.sync(serve(account, "/smart_segments/:500"), concurrency=1, retry_timeout=0)
     assert run.code == 1
-    assert sum("/smart_segments/" in request.path for request in run.requests) <= 12
+    tried = sum("/smart_segments/" in request.path for request in run.requests)
+    assert 10 <= tried < 30, "a walk or two have begun before the main thread cancels the rest"
     assert " more)" in run.last_words
     assert len(run.rows("contacts")) == 120
 
