@@ -133,6 +133,8 @@ class _Account:
             for rate in (min(PUBLISHED_RATE, self._most), self._most)
         )
         text = f"A run of all tables takes about {amount(requests, 'request')}{guess}: {slow}"
+        if slow == fast and self._most > PUBLISHED_RATE:  # bound by the longest listing
+            return f"{text}."
         if self._most <= PUBLISHED_RATE:
             return f"{text} at max_requests_per_second, {self._most:g}."
         return (
