@@ -250,7 +250,9 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     before = read_state(state)
     if args.full_refresh is not None:
         _check_refresh(args, config)
-        before.start_over(_named(args.full_refresh, "--full-refresh"))
+        refreshed = _named(args.full_refresh, "--full-refresh")
+        LOG.info("Starting over: %s.", ", ".join(refreshed))
+        before.start_over(refreshed)
     is_shown = os.isatty(STDOUT)
     try:
         sync(config, catalog, before, STDOUT, outcome, quiet=args.quiet or is_shown)

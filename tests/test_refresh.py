@@ -30,6 +30,7 @@ def test_only_the_named_tables_lose_their_bookmarks(
     first = tap.sync(serve(ACCOUNT), catalog=incremental)
     again = refresh(tap, serve(ACCOUNT), first.state, "email_opened, contacts", incremental)
     assert again.code == 0
+    assert "INFO Starting over: email_opened, contacts." in again.log
     for name in ("contacts", "email_opened"):
         assert again.rows(name) == first.rows(name)
     assert 0 < len(again.rows("email_delivered")) < len(first.rows("email_delivered"))
