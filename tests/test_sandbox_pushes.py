@@ -98,6 +98,12 @@ def account() -> Account:
     return Account(contacts=150)
 
 
+def test_a_request_holds_at_most_a_second_of_events() -> None:
+    _, receiver = pushed(Account(contacts=20), tracking="/v1", rate=20)
+    bodies = [json.loads(body) for _, _, body in receiver.got]
+    assert 1 < max(len(body.get("batch", [body])) for body in bodies) <= 20
+
+
 def test_everything_arrives_except_what_is_withheld(account: Account) -> None:
     truth, receiver = pushed(account)
     times = Counter(event["messageId"] for event in receiver.events())

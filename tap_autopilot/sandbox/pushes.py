@@ -186,9 +186,12 @@ class Pusher:
                 return
 
     def _batches(self, occurrences: list[Occurrence]) -> Iterator[list[Occurrence]]:
-        start = 0
+        """Divide them into requests, none with more than a second's events."""
+        start, most = 0, self._pushing.batch
+        if self._pushing.rate:
+            most = max(1, min(most, int(self._pushing.rate)))
         while start < len(occurrences):
-            size = 1 if self._rng.random() < 0.5 else self._rng.randint(1, self._pushing.batch)
+            size = 1 if self._rng.random() < 0.5 else self._rng.randint(1, most)
             yield occurrences[start : start + size]
             start += size
 
