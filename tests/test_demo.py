@@ -52,6 +52,11 @@ def test_it_fits_on_a_page_and_shows_nothing_alarming(tmp_path: Path) -> None:
     assert len(shown) == 16
     total = sum(int(count.replace(",", "")) for count in shown)
     assert total == int(complete[1].replace(",", ""))
+    received = re.search(r"and (\d+) changes of contacts", done.stdout)
+    loaded = re.search(r"contact_events +(\d+)", done.stdout)
+    assert received is not None
+    assert loaded is not None
+    assert int(received[1]) <= int(loaded[1])
     for name in ("contacts.jsonl", "events.db", "tap.log", "target.log", "target.json"):
         assert (output / name).exists()
     assert (output / "mine").read_text() == "kept"

@@ -53,10 +53,11 @@ def main(tap: str, target: str, output: str) -> int:
             if not push(sandbox):
                 print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
+            received = _received(tap, store)
             _say(
                 f"A collector at {url} received what the account pushes:\n"
-                f"{len(sandbox.truth.pushed):,} email events and"
-                f" {len(sandbox.hooks.deliveries)} changes of contacts."
+                f"{received['segment']:,} email events and {received['hook']:,} changes of"
+                " contacts."
             )
             before = sandbox.responses
             code = _sync(tap, target, folder, sandbox.url, store)
@@ -119,6 +120,13 @@ def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
         check=True,
         env={**os.environ, **variables},
     )
+
+
+def _received(tap: str, store: Path) -> dict[str, int]:
+    """The number of events in the store, by source."""
+    shown = subprocess.check_output([f"{tap}-collector", "--database", store, "--stats"])  # noqa: S603
+    counts: dict[str, int] = json.loads(shown)["by_source"]
+    return counts
 
 
 def push(sandbox: Sandbox) -> bool:
