@@ -9,7 +9,8 @@
 # It works in its own folder, which holds
 #   config.json   the tap's settings (or put TAP_AUTOPILOT_ variables in the crontab)
 #   target.json   the target's settings, as its README describes them. For target-jsonl, to write into
-#                 the folder rows: {"destination_path": "rows"}
+#                 the folder rows: {"destination_path": "rows"}. Another target needs a line in the
+#                 crontab: TARGET=target/bin/target-postgres --config target.json
 #   catalog.json  optional: which streams and columns to read
 #   tap, target   the two programs, each in its own virtual environment
 # cron mails what the script prints: nothing after a good night, otherwise the tap's warnings about
