@@ -182,9 +182,10 @@ def _config(given: dict[str, Any]) -> Config:
 
 def _secrets(given: dict[str, Any]) -> list[str]:
     """The secrets in settings that have not been checked yet."""
-    from tap_autopilot.settings import passwords
+    from tap_autopilot.settings import passwords, proxy_passwords
 
-    return [str(given.get("api_key", "")), *passwords(str(given.get("collector_database", "")))]
+    database = str(given.get("collector_database", ""))
+    return [str(given.get("api_key", "")), *passwords(database), *proxy_passwords()]
 
 
 def _named(names: list[str], option: str) -> list[str]:

@@ -222,6 +222,12 @@ def passwords(url: str) -> list[str]:
     return [*raw, *map(urllib.parse.unquote, raw)]
 
 
+def proxy_passwords() -> list[str]:
+    """The passwords of the environment's proxies, which such a proxy may quote."""
+    proxies = [value for name, value in os.environ.items() if name.lower().endswith("_proxy")]
+    return [one for url in proxies for one in passwords(url if "://" in url else f"://{url}")]
+
+
 def read_json(path: str, what: str) -> Any:
     """The JSON in a file that the user named. Raises UserError if it cannot be read.
 

@@ -290,6 +290,21 @@ def test_a_proxy_that_refuses_to_connect(
     )
 
 
+@pytest.mark.parametrize("padding", [0, 30, 50, 66, 100])
+def test_a_proxy_that_quotes_the_password(
+    tap: Tap, sandbox: Sandbox, trust: Trust, padding: int
+) -> None:
+    encoded = base64.b64encode(b"somebody:dont-say-it").decode()
+    refusal = f"HTTP/1.1 403 {'-' * padding} {encoded} dont-say-it\r\n\r\n".encode()
+    with Proxy(refuse=refusal) as proxy:
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url("somebody:dont-say-it@"))
+    assert run.code == 2
+    assert "status 403" in run.last_words
+    assert "dont-sa" not in run.stderr
+    assert encoded[-12:-4] not in run.stderr
+    assert encoded[12:18] not in run.stderr
+
+
 def test_a_socks_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
     with Socks(refuse=b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00") as proxy:
         run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())

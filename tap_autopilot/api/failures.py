@@ -19,6 +19,7 @@ from tap_autopilot.api.environment import Environment
 from tap_autopilot.exceptions import Refused, Retryable, UserError
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MAX_PHRASE = 80  # characters of a proxy's reason to quote
 PASSING_STATUSES = frozenset({408, 425, 429})  # of 4xx: a retry may change these
 
 
@@ -115,10 +116,12 @@ def explain(
     """
     innermost = causes[-1]
     proxy = f"proxy {environment.proxy}"
-    refused = re.search(r"Tunnel connection failed: (\d+) *(.{0,80})", str(innermost))
+    refused = re.search(r"Tunnel connection failed: (\d+) *(.*)", str(innermost))
     if refused:
         status = int(refused[1])
-        failure = f"{proxy} responded to CONNECT with status {status} {refused[2]}".rstrip()
+        # A part of it might hold a part of a password, which the log would not recognize.
+        phrase = refused[2] if len(refused[2]) <= MAX_PHRASE else ""
+        failure = f"{proxy} responded to CONNECT with status {status} {phrase}".rstrip()
         if status >= 400 and not may_pass(status):
             return UserError(f"The {failure}. Check HTTPS_PROXY and its user name and password.")
         return Retryable(failure)

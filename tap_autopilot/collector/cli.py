@@ -19,6 +19,7 @@ from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.reader import open_reader, shown
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, Stopped, TapError, UserError
+from tap_autopilot.settings import proxy_passwords
 
 if TYPE_CHECKING:
     from tap_autopilot.collector.hooks import Hooks
@@ -114,7 +115,8 @@ def _run(args: argparse.Namespace) -> None:
     overrides = {"database": args.database, "listen": args.listen}
     given |= {name: value for name, value in overrides.items() if value is not None}
     config = CollectorConfig.from_mapping(given)
-    logs.set_up(config.secrets, config.log_level, config.log_format, app=NAME)
+    hidden = [*config.secrets, *proxy_passwords()]
+    logs.set_up(hidden, config.log_level, config.log_format, app=NAME)
     if args.state is not None and not args.prune:
         raise UserError("--state is only for --prune.")
     if args.stats:
