@@ -193,5 +193,5 @@ def _check(config: CollectorConfig, store: Store) -> None:
     store.close()
     events = commands.counted(stats["events"], "event")
     _print(f"The store {name} works: {events}, id {stats['store_id']}.")
-    if not config.secrets:
+    if not config.accepts_senders:
         LOG.warning("No secrets are set yet; the collector needs at least one to start.")

@@ -211,9 +211,14 @@ class CollectorConfig(Settings):
         others = [self.api_key or "", *passwords(self.database)]
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 
+    @property
+    def accepts_senders(self) -> bool:
+        """Whether there is a secret that a sender could show."""
+        return bool(self.write_keys or self.webhook_secrets or self.hook_tokens)
+
     def require_secrets(self, offer: str) -> None:
         """Raise UserError, suggesting a random secret, unless a secret is set."""
-        if not (self.write_keys or self.webhook_secrets or self.hook_tokens):
+        if not self.accepts_senders:
             raise UserError(
                 "No secrets are set, so no sender could authenticate: set write_keys,"
                 f" webhook_secrets or hook_tokens. A random secret to use: {offer}"

@@ -214,6 +214,14 @@ def test_stats_and_check(start: Start) -> None:
     assert "works" in done.stdout
 
 
+@pytest.mark.parametrize("tokens", [[], [TOKEN]])
+def test_a_check_warns_if_no_sender_could_authenticate(tmp_path: Path, tokens: list[str]) -> None:
+    none: dict[str, Any] = {"write_keys": [], "webhook_secrets": []}
+    done = Collector(tmp_path, **none, hook_tokens=tokens, api_key="of-the-account").run("--check")
+    assert done.returncode == 0
+    assert ("No secrets are set yet" in done.stderr) is (not tokens)
+
+
 class Stale(SqliteReader):
     """A second connection that sees none of what the first has written."""
 
