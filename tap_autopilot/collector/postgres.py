@@ -33,6 +33,7 @@ from tap_autopilot.collector.store import (
     counts,
     pruned_counts,
 )
+from tap_autopilot.collector.upgrade import upgrade_postgres
 from tap_autopilot.exceptions import RunError, UserError
 
 LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
@@ -110,7 +111,9 @@ class PostgresStore(Store):
             self._connection.execute(sql.SCHEMA)
             self._connection.execute(sql.NAME, (FORMAT,))
             self.store_id, version = _check(self._connection, shown(database))
-            check_format(version, shown(database))
+            check_format(version, shown(database), oldest=1)
+            if version < FORMAT:
+                upgrade_postgres(self._connection, FORMAT)
             self._connection.commit()
         except psycopg.Error as problem:
             reason = str(problem).partition("\n")[0]

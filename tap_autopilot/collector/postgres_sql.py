@@ -17,7 +17,7 @@ CREATE TABLE IF NOT EXISTS events (
     name text NOT NULL,
     body bytea NOT NULL
 );
-CREATE TABLE IF NOT EXISTS seen (key bytea PRIMARY KEY, until bigint, about bytea);
+CREATE TABLE IF NOT EXISTS seen (key bytea PRIMARY KEY, until bigint);
 CREATE INDEX IF NOT EXISTS seen_until ON seen (until) WHERE until IS NOT NULL;
 CREATE TABLE IF NOT EXISTS cursors (
     destination text PRIMARY KEY, seq bigint NOT NULL, sent bigint NOT NULL, refused bigint NOT NULL
@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS messages (
 );
 CREATE UNIQUE INDEX IF NOT EXISTS messages_by_body ON messages (sha256(body));
 CREATE TABLE IF NOT EXISTS pruned_up_to (name text PRIMARY KEY, seq bigint NOT NULL, since text);
+ALTER TABLE seen ADD COLUMN IF NOT EXISTS about bytea;
 CREATE INDEX IF NOT EXISTS seen_about ON seen (about) WHERE about IS NOT NULL;
 {SUMMARY_TABLES}
 """
@@ -55,7 +56,7 @@ INSERT INTO store (id, format)
 SELECT replace(gen_random_uuid()::text, '-', ''), %s WHERE NOT EXISTS (SELECT FROM store)
 """
 TAKE_LOCK = "SELECT pg_advisory_xact_lock(%s)"
-# `until` is null for keys that never expire. For others see MARK_FOR_AN_HOUR in sqlite_insert.py.
+# `until` is null for keys that never expire. For others see MARK_FOR_AN_HOUR in sqlite_seen.py.
 MARK_SEEN = """
 INSERT INTO seen (key, until, about)
 SELECT * FROM unnest(%(keys)s::bytea[], %(untils)s::bigint[], %(abouts)s::bytea[])

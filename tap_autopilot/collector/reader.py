@@ -19,7 +19,7 @@ from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
 
-FORMAT = 3  # of the store; those before 1.0 had 1 and 2
+FORMAT = 2  # of the store
 POSTGRES = ("postgresql://", "postgres://")
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
@@ -198,16 +198,16 @@ class Reader(ABC):
         self.close()
 
 
-def check_format(version: int, name: str) -> None:
-    """Raise UserError if this program cannot use a store of that format."""
+def check_format(version: int, name: str, oldest: int = FORMAT) -> None:
+    """Raise UserError if a store of that format cannot be used."""
     if version > FORMAT:
         raise UserError(
             f"The store {name} was written by a newer version of tap-autopilot; upgrade this one."
         )
-    if version < FORMAT:
+    if version < oldest:
         raise UserError(
-            f"The store {name} was written by a version of tap-autopilot before 1.0, which this one"
-            " cannot read."
+            f"The store {name} was written by an older version of tap-autopilot: upgrade the"
+            " collector and start it, or run tap-autopilot-collector --check."
         )
 
 

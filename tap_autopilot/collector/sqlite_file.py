@@ -13,6 +13,7 @@ from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.reader import FORMAT, check_format
 from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
+from tap_autopilot.collector.upgrade import upgrade_sqlite
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import open_or_create
 
@@ -21,23 +22,8 @@ CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 4_096
 LOOK_EVERY = 0.05  # seconds, at a lock
-SCHEMA = f"""
-CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
-CREATE TABLE events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    received_at INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    route TEXT NOT NULL,
-    name TEXT NOT NULL,
-    body BLOB NOT NULL
-);
+SINCE_FORMAT_2 = f"""
 {sqlite_seen.TABLES}
-CREATE TABLE cursors (
-    destination TEXT PRIMARY KEY,
-    seq INTEGER NOT NULL,
-    sent INTEGER NOT NULL,
-    refused INTEGER NOT NULL
-) WITHOUT ROWID;
 CREATE TABLE kinds (
     id INTEGER PRIMARY KEY,
     source TEXT NOT NULL,
@@ -61,6 +47,24 @@ CREATE TABLE pruned (
 CREATE TABLE messages (id INTEGER PRIMARY KEY, body BLOB NOT NULL UNIQUE);
 CREATE TABLE pruned_up_to (name TEXT PRIMARY KEY, seq INTEGER NOT NULL, since TEXT) WITHOUT ROWID;
 {SUMMARY_TABLES}
+"""
+SCHEMA = f"""
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    received_at INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    route TEXT NOT NULL,
+    name TEXT NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+{SINCE_FORMAT_2}
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """  # noqa: S608
 
@@ -112,7 +116,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
-    """The id of the store, which is created if the file is empty. Raises UserError."""
+    """The id of the store, which is created if the file is empty, and upgraded if it is older."""
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -120,8 +124,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
-    else:
-        check(connection, str(path))
+    elif check(connection, str(path), oldest=1) < FORMAT:
+        upgrade_sqlite(connection, SINCE_FORMAT_2, FORMAT)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -158,8 +162,8 @@ def open_read_only(database: str) -> sqlite3.Connection:
     return connection
 
 
-def check(connection: sqlite3.Connection, database: str) -> None:
-    """Raise UserError for anything but a store of our format."""
+def check(connection: sqlite3.Connection, database: str, oldest: int = FORMAT) -> int:
+    """The format of a store. Raises UserError for anything but a store, and for other formats."""
     try:
         (kind,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -169,7 +173,8 @@ def check(connection: sqlite3.Connection, database: str) -> None:
         kind = None
     if kind != APPLICATION_ID:
         raise UserError(f"{database} is not a collector store.")
-    check_format(version, database)
+    check_format(version, database, oldest)
+    return int(version)
 
 
 def store_id(connection: sqlite3.Connection) -> str:

@@ -122,17 +122,6 @@ def test_cursors_never_move_back(database: str) -> None:
     store.close()
 
 
-def test_a_store_of_an_unreleased_version_is_refused_and_left_alone(database: str) -> None:
-    SqliteStore(database).close()
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA user_version = 1")
-    before = Path(database).read_bytes()
-    for opened in (open_reader, SqliteStore):
-        with pytest.raises(UserError, match=r"before 1\.0"):
-            opened(database)
-    assert Path(database).read_bytes() == before
-
-
 @pytest.mark.parametrize("content", [b"", b"hello, this is not a database", None, "sqlite"])
 def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
     tmp_path: Path, content: bytes | str | None
@@ -156,11 +145,66 @@ def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
 def test_a_newer_store_is_refused(database: str) -> None:
     SqliteStore(database).close()
     with sqlite3.connect(database) as connection:
-        connection.execute("PRAGMA user_version = 4")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
     for opened in (open_reader, SqliteStore):
         with pytest.raises(UserError, match="newer version"):
             opened(database)
+
+
+OF_FORMAT_1 = """
+PRAGMA auto_vacuum = INCREMENTAL;
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL, source TEXT NOT NULL,
+    route TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, pruned INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY, seq INTEGER NOT NULL, sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO store (id) VALUES ('one');
+INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
+    (1, 'segment', 'track', 'Email Opened', x'7B2261223A317D', 1),
+    (2, 'segment', 'track', 'Email Opened', x'7B2261223A327D', 0),
+    (3, 'hook', 'hooks', 'contact_added', x'7B7D', 1);
+INSERT INTO cursors VALUES ('x', 2, 1, 0);
+INSERT INTO seen VALUES
+    (x'6B202020202020202020202020202020', NULL), (x'68202020202020202020202020202020', 5);
+PRAGMA application_id = 1095779670;
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
+    with sqlite3.connect(database) as connection:
+        connection.executescript(OF_FORMAT_1)
+    connection.close()
+    with pytest.raises(UserError, match="older version"):
+        open_reader(database)
+    known, delivery = b"k".ljust(16), b"h".ljust(16)
+    for _ in range(2):
+        store = SqliteStore(database)
+        assert store.append([event(key=known)]) == 0
+        assert store.append([event(key=delivery, for_good=False)._replace(received_at=4)]) == 0
+        assert store.cursors() == {"x": Cursor(2, 1, 0)}
+        store.close()
+    with open_reader(database) as reader:
+        assert reader.store_id == "one"
+        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 9)] == [
+            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
+        ]  # fmt: skip
+        assert reader.stats()["by_source"] == {"segment": 2, "hook": 1}
+        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
+        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+    store = SqliteStore(database)
+    assert store.append([event(key=b"new".ljust(16))]) == 1
+    assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2
+    store.close()
+    with open_reader(database) as reader:
+        assert all(one.pruned for one in reader.read(0, 9))
 
 
 READ_AS_NOBODY = """

@@ -1,0 +1,58 @@
+"""Upgrades a store of format 1.
+
+Its pruned events stood among the others, nothing was counted, and one index knew all keys.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any
+
+from tap_autopilot.collector import postgres_sql, sqlite_seen
+from tap_autopilot.collector.remnant import Remnant, fingerprint
+
+IN_SQLITE = """
+INSERT OR IGNORE INTO seen SELECT in_index(key, 0), in_index(key, 1)
+FROM seen_before WHERE until IS NULL ORDER BY key;
+INSERT INTO deliveries (key, until) SELECT key, until FROM seen_before WHERE until IS NOT NULL;
+DROP TABLE seen_before;
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+SELECT source, route, name, count(*), sum(pruned), max(received_at)
+FROM events GROUP BY source, route, name;
+INSERT INTO pruned (seq, received_at, kind, rest, fingerprint)
+SELECT seq, received_at, kinds.id, body, fingerprint(received_at, source, route, name, body)
+FROM events JOIN kinds USING (source, route, name) WHERE events.pruned = 1 ORDER BY seq;
+DELETE FROM events WHERE pruned = 1;
+"""
+COUNT = """
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+SELECT source, route, name, count(*), count(*) FILTER (WHERE pruned), max(received_at)
+FROM events GROUP BY source, route, name
+"""
+PRUNED = """
+SELECT seq, received_at, source, route, name, body FROM events WHERE pruned ORDER BY seq LIMIT %s
+"""
+SLICE = 10_000  # pruned events in memory
+
+
+def upgrade_sqlite(connection: sqlite3.Connection, tables: str, version: int) -> None:
+    """Add these tables, fill them, and set the version: all, or nothing if it is interrupted."""
+    connection.create_function("fingerprint", 5, fingerprint)
+    connection.create_function(
+        "in_index", 2, lambda key, part: sqlite_seen.IN_INDEX.unpack(key)[part]
+    )
+    connection.executescript(
+        f"BEGIN IMMEDIATE; ALTER TABLE seen RENAME TO seen_before; {tables} {IN_SQLITE}"
+        f" PRAGMA user_version = {version}; COMMIT;"
+    )
+
+
+def upgrade_postgres(connection: Any, version: int) -> None:
+    """Fill the tables that are new, and set the version; the caller commits."""
+    connection.execute(COUNT)
+    while rows := connection.execute(PRUNED, (SLICE,)).fetchall():
+        for seq, *event in rows:
+            known = {"seq": seq, "received_at": event[0], "mark": fingerprint(*event)}
+            remnant = Remnant(rest=event[-1])
+            connection.execute(postgres_sql.MOVE, {**known, **remnant._asdict()})
+    connection.execute("UPDATE store SET format = %s", (version,))
