@@ -62,7 +62,7 @@ class PushedStore:
 
     @contextmanager
     def _open(self) -> Iterator[SqliteStore]:
-        with closing(SqliteStore(self.path)) as store:
+        with closing(SqliteStore(self.path, 60)) as store:  # forks share its lock
             yield store
 
     def _append(self, found: Iterable[Received]) -> None:
