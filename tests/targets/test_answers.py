@@ -359,7 +359,8 @@ def test_make_answers_shows_every_final_model(tmp_path: Path) -> None:
     for model in columns():
         if model.startswith("autopilot__"):
             place = next(number for number, line in enumerate(lines) if f"({model})" in line)
-            assert all(lines[place + row].startswith("  ") for row in range(2, 6)), model
+            head = lines.index("", place) + 1  # below the question and what explains it
+            assert all(line.startswith("  ") for line in lines[head : head + 4]), model
 
 
 def query(database: Path, *queries: str) -> list[list[dict[str, Any]]]:

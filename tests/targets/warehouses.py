@@ -82,6 +82,7 @@ def compile_models(warehouse, project):
     )
     done = dbtRunner().invoke([
         "--quiet", "--warn-error", "--no-send-anonymous-usage-stats", "compile",
+        "--vars", '{"autopilot_schema": "tap_autopilot"}',
         "--no-populate-cache", "--project-dir", project, "--profiles-dir", project,
         "--target-path", f"target-{warehouse}",
     ])  # fmt: skip
