@@ -1,6 +1,7 @@
 """Upgrades a store of format 1.
 
-Its pruned events stood among the others, nothing was counted, and one index knew all keys.
+That format kept pruned events in the table of the others, and all keys in one index; it had no
+counts.
 """
 
 from __future__ import annotations

@@ -178,6 +178,18 @@ PRAGMA user_version = 1;
 """
 
 
+def assert_upgraded(database: str) -> None:
+    """Fail if the three events of an older store are not what they were."""
+    with open_reader(database) as reader:
+        assert reader.store_id == "one"
+        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 9)] == [
+            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
+        ]  # fmt: skip
+        assert reader.stats()["by_source"] == {"segment": 2, "hook": 1}
+        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
+        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+
+
 def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
     with sqlite3.connect(database) as connection:
         connection.executescript(OF_FORMAT_1)
@@ -191,14 +203,7 @@ def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
         assert store.append([event(key=delivery, for_good=False)._replace(received_at=4)]) == 0
         assert store.cursors() == {"x": Cursor(2, 1, 0)}
         store.close()
-    with open_reader(database) as reader:
-        assert reader.store_id == "one"
-        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 9)] == [
-            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
-        ]  # fmt: skip
-        assert reader.stats()["by_source"] == {"segment": 2, "hook": 1}
-        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
-        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+    assert_upgraded(database)
     store = SqliteStore(database)
     assert store.append([event(key=b"new".ljust(16))]) == 1
     assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2

@@ -27,6 +27,7 @@ from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
 from tests.collector.destination import serving
 from tests.collector.test_destinations import send
+from tests.collector.test_store import assert_upgraded
 from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
 from tests.targets.test_targets import postgres_server
@@ -155,14 +156,7 @@ def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
         assert store.append([event(b"again", b"k")]) == 0
         assert store.cursors() == {"x": Cursor(2, 1, 0)}
         store.close()
-    with open_reader(database) as reader:
-        assert reader.store_id == "one"
-        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 9)] == [
-            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
-        ]  # fmt: skip
-        assert reader.stats()["by_source"] == {"segment": 2, "hook": 1}
-        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
-        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+    assert_upgraded(database)
     store = PostgresStore(database)
     assert store.append([event(b"new", b"n")]) == 1
     assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2
