@@ -81,15 +81,16 @@ def lines_of(
     """The SCHEMA and RECORD messages for documents, as a run would write them."""
     schema = SCHEMAS[stream.name]
     selected = schema if chosen is None else chosen.selected
-    make = stream.compile(schema, selected, Tally(stream.name))
+    tally = Tally(stream.name)
+    make = stream.compile(schema, selected, tally)
     if stream.reads:
         documents = list(map(compile_pick(stream.reads), documents))
-    made = make(documents, window, None)
+    rows = make(documents, window, None)
     if stream.name == "contacts" and window is None:
-        assert len(made.rows) + made.skipped == len(documents)
+        assert len(rows) + tally.skipped == len(documents)
     before = {"type": "SCHEMA", "stream": stream.name, "schema": selected,
               "key_properties": stream.key_properties}  # fmt: skip
-    return message(before) + b"".join(records(stream.name, encoded(made.rows), 1, NOW))
+    return message(before) + b"".join(records(stream.name, encoded(rows), 1, NOW))
 
 
 def rows_of(stream: type[Stream], documents: list[Any]) -> list[dict[str, Any]]:
@@ -310,7 +311,7 @@ def test_each_event_and_each_membership_is_a_row_or_counted(
         schema = SCHEMAS[stream.name]
         parts = list(map(compile_pick(stream.reads), read(decode(body, "contacts").documents)[0]))
         made = stream.compile(schema, schema, tally)(parts, None, None)
-        rows = json.loads(json.dumps(made.rows, default=str))
+        rows = json.loads(json.dumps(made, default=str))
         there = set(atoms(rows))
         names = {name.replace("_", "") for name in stream.reads if name != "contact_id"} - {"email"}
         container = list if stream.name == "lists_contacts" else dict

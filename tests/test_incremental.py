@@ -116,14 +116,17 @@ def test_the_bookmark_never_passes_the_start_of_the_run(incremental: Any) -> Non
 def test_which_changes_move_the_bookmark() -> None:
     start = datetime(2016, 1, 1, tzinfo=timezone.utc)
     before, after = start - timedelta(days=1), start + timedelta(milliseconds=1)
-    window = ChangedSince(None, start)
-    assert window.newer(None, start) == start
-    assert window.newer(before, start) == window.newer(start, before) == start
-    for ignored in (None, after):
-        assert window.newer(None, ignored) is None
-        assert window.newer(before, ignored) == before
-    assert ChangedSince(None, None).newer(None, before) is None
-    assert window.admits(before)
+    for changes, newest in (
+        ([start], start), ([before, start], start), ([start, before], start), ([None], None),
+        ([after], None), ([before, None, after], before),
+    ):  # fmt: skip
+        window = ChangedSince(None, start)
+        assert all(map(window.admits, changes))
+        list(map(window.note, changes))
+        assert window.newest == newest
+    unbounded = ChangedSince(None, None)
+    unbounded.note(before)
+    assert unbounded.newest is None
     assert [ChangedSince(start, None).admits(one) for one in (None, before, start, after)] == [
         True, False, True, True,
     ]  # fmt: skip

@@ -273,7 +273,7 @@ def test_a_source_completes_all_that_it_feeds() -> None:
 
 def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
     progress = begin("contacts", "lists_contacts")
-    progress.pass_of("contacts").saw(None, 1)
+    progress.pass_of("contacts").note(None, 1)
     assert write(progress, CONTACTS, None, 0) == ["contacts", "lists_contacts"]
     reason = "the API listed no contacts at all"
     assert progress.pass_of("lists_contacts").doubts == {Doubt.EMPTY: reason}
@@ -286,13 +286,13 @@ def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
 
 def test_what_a_pass_saw() -> None:
     found = Pass()
-    found.saw(None, 0)
+    found.note(None, 0)
     assert found == Pass()
-    found.saw(day(2), 1)
-    found.saw(day(1), 0)
+    found.note(day(2), 1)
+    found.note(day(1), 0)
     assert (found.newest, found.skipped) == (day(2), 1)
-    found.saw(day(3), 1233)
-    found.saw(None, 0)
+    found.note(day(3), 1233)
+    found.note(None, 0)
     assert (found.newest, found.skipped) == (day(3), 1234)
     assert found.doubts == {Doubt.SKIPPED: "1,234 documents were skipped"}
 

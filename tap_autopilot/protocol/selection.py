@@ -23,7 +23,7 @@ from tap_autopilot.protocol.catalog import (
 from tap_autopilot.protocol.schemas import MAX_LENGTH, nested_columns, with_nested_as_text
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row, as_json, type_of
-from tap_autopilot.streams import STREAMS, MakeRows, PageRows, Stream
+from tap_autopilot.streams import STREAMS, MakeRows, Stream
 from tap_autopilot.streams.pushed import COLLECTOR_DATABASE, log_of
 
 LOG = logging.getLogger(__name__)
@@ -55,13 +55,7 @@ class Selected:
     def compile(self, tally: Tally) -> MakeRows:
         """A function from the documents of a page to the rows to send."""
         make = self.stream.compile(self.schema, self.part, tally)
-
-        def make_texts(*page: Any) -> PageRows:
-            made = make(*page)
-            made.rows = self.as_sent(made.rows)
-            return made
-
-        return make_texts if self.nested_as_text else make
+        return (lambda *page: self.as_sent(make(*page))) if self.nested_as_text else make
 
     def as_sent(self, rows: list[Row]) -> list[Row]:
         """Rows of the selected part, their nested values turned into text if so configured."""

@@ -60,7 +60,7 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
             return None
         return ChangedSince(self.since, self.started)
 
-    def saw(self, newest: datetime | None, skipped: int) -> None:
+    def note(self, newest: datetime | None, skipped: int) -> None:
         """Note a page's newest change and how many of its documents were skipped."""
         if newest is not None:
             self.newest = max(newest, self.newest or newest)

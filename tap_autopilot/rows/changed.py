@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChangedSince:
-    """Admits rows that changed at `since` or later.
+    """Admits rows that changed at `since` or later, and keeps the `newest` change.
 
-    `until` is when the pass began; later times are in the future, so `newer` ignores them.
+    `until` is when the pass began; later times are in the future, so `newest` ignores them.
     """
 
     since: datetime | None
     until: datetime | None
+    newest: datetime | None = None
 
     def admits(self, changed: datetime | None) -> bool:
         """Whether to send a row that changed at this time. Rows without a time are always sent."""
         return changed is None or self.since is None or changed >= self.since
 
-    def newer(self, newest: datetime | None, changed: datetime | None) -> datetime | None:
-        """The newer of two changes, ignoring unknown and future ones."""
-        if changed is None or self.until is None or changed > self.until:
-            return newest
-        return changed if newest is None else max(newest, changed)
+    def note(self, changed: datetime | None) -> None:
+        """Note when a row changed, whether it is sent or not."""
+        if not (changed is None or self.until is None or changed > self.until):
+            self.newest = max(changed, self.newest or changed)

@@ -283,12 +283,13 @@ class _Run:
         merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
-            current = self._progress.pass_of(name)
+            current, tally = self._progress.pass_of(name), self._report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
-            made = self._make[name](documents, current.window, merge)
-            current.saw(made.newest, made.skipped)
+            window, skipped = current.window, tally.skipped
+            rows = self._make[name](documents, window, merge)
+            current.note(window.newest if window else None, tally.skipped - skipped)
             current.doubts |= page.doubts
-            lines += self._sends.records(name, made.rows, current, page.fetched_at, page.date)
+            lines += self._sends.records(name, rows, current, page.fetched_at, page.date)
         for name in names[:1] if lines else ():
             self._report.tallies[name].clean(page.cleaned)
         return lines
@@ -305,7 +306,7 @@ class _Run:
                 self._parents.append(key)
             else:
                 for name in names:
-                    self._progress.pass_of(name).saw(None, 1)
+                    self._progress.pass_of(name).note(None, 1)
         if page.after is not None:
             return []
         for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.streams.base import COLLECTED, DIGESTS, MakeRows, PageRows, Stream
+from tap_autopilot.streams.base import COLLECTED, DIGESTS, MakeRows, Stream
 from tap_autopilot.streams.contacts import Contacts
 from tap_autopilot.streams.custom_fields import CustomFields
 from tap_autopilot.streams.emails import (
@@ -44,4 +44,4 @@ STREAMS: dict[str, type[Stream]] = {
 }
 EMAILS = {name: stream for name, stream in STREAMS.items() if issubclass(stream, EmailEvent)}
 
-__all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "MakeRows", "PageRows", "Stream"]
+__all__ = ["COLLECTED", "DIGESTS", "EMAILS", "STREAMS", "MakeRows", "Stream"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
@@ -18,22 +17,9 @@ DIGESTS = "digests"  # the source name of tables derived from changes in other t
 Schema = Mapping[str, Any]
 
 
-@dataclass
-class PageRows:
-    """The rows made from a page's documents for one table.
-
-    `skipped` counts documents that could not become rows. `newest` is the most recent change in any
-    of the documents, for an incremental pass.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    skipped: int = 0
-    newest: datetime | None = None
-
-
 # Returns which rows of a contact's events of one kind to send: those that were not also pushed.
 Merge = Callable[[str, list[Row], ChangedSince | None, Tally], list[Row]]
-MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], PageRows]
+MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], list[Row]]
 
 
 class Stream:
@@ -56,18 +42,17 @@ class Stream:
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
-        Given a `ChangedSince`, the function makes only the rows that this admits; given a `Merge`,
-        it skips events that were also pushed. If a stream declares the fields it `reads`, its
+        Given a `ChangedSince`, the function makes only the rows that this admits, and notes every
+        change; given a `Merge`, it skips events that were also pushed. Documents that cannot become
+        rows are counted in the tally. If a stream declares the fields it `reads`, its
         documents contain no other fields.
 
         Of documents with the same key, only the last becomes a row.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
-        def make(documents: list[Any], *_: object) -> PageRows:
+        def make(documents: list[Any], *_: object) -> list[Row]:
             rows = [row for document in documents if (row := shape(document)) is not None]
-            skipped = len(documents) - len(rows)
-            by_key = {tuple(row[key] for key in cls.key_properties): row for row in rows}
-            return PageRows([*by_key.values()], skipped)
+            return [*{tuple(row[key] for key in cls.key_properties): row for row in rows}.values()]
 
         return make

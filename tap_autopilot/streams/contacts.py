@@ -11,7 +11,7 @@ from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.shape import compile_changed, compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, converter, shallow
-from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, Schema, Stream
 
 MAPS = (
     "anywhere_page_visits", "anywhere_utm", "anywhere_form_submits", "mail_received",
@@ -42,22 +42,20 @@ class Contacts(Stream):
         changed = compile_changed(("updated_at", "created_at"))
         fill = _compile_fill(selected, custom, tally) if custom else None
 
-        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> PageRows:
-            made = PageRows()
+        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> list[Row]:
+            rows = []
             for document in documents:
                 if window is not None:
                     when = changed(document)
-                    made.newest = window.newer(made.newest, when)
+                    window.note(when)
                     if not window.admits(when):
                         continue
                 row = shape(document)
-                if row is None:
-                    made.skipped += 1
-                    continue
-                if fill is not None:
-                    fill(document, row)
-                made.rows.append(row)
-            return made
+                if row is not None:
+                    if fill is not None:
+                        fill(document, row)
+                    rows.append(row)
+            return rows
 
         return make
 

@@ -7,7 +7,8 @@ from typing import Any
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import MakeRows, Merge, PageRows, Schema, Stream
+from tap_autopilot.rows.values import Row
+from tap_autopilot.streams.base import MakeRows, Merge, Schema, Stream
 
 ALIASES = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
@@ -39,7 +40,7 @@ class CustomFields(Stream):
 
         def make(
             definitions: list[Any], window: ChangedSince | None, merge: Merge | None
-        ) -> PageRows:
+        ) -> list[Row]:
             live_last = sorted(
                 definitions, key=lambda definition: pick(definition).get("deleted") is not True
             )

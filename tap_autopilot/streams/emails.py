@@ -6,7 +6,6 @@ contact gives only an event's message and time, so all other columns are null; a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +13,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, shallow
-from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, PageRows, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, Schema, Stream
 
 
 class EmailEvent(Stream):
@@ -37,28 +36,25 @@ class EmailEvent(Stream):
         blank |= {"event": cls.name, "event_text": cls.event_text}
         dropped = blank.keys() - selected["properties"].keys()
 
-        def make(contacts: list[Any], window: ChangedSince | None, merge: Merge | None) -> PageRows:
-            made = PageRows()
-
-            def skip(reason: str) -> None:
-                tally.skip(reason)
-                made.skipped += 1
-
+        def make(
+            contacts: list[Any], window: ChangedSince | None, merge: Merge | None
+        ) -> list[Row]:
+            made = []
             for contact in contacts:
                 if not contact:
-                    skip("it is not a contact")
+                    tally.skip("it is not a contact")
                 if contact.keys().isdisjoint(cls.maps):
                     continue
                 contact_id, email = as_key(contact.get("contact_id")), as_key(contact.get("email"))
                 if contact_id is None:
-                    skip("it has no contact_id")
+                    tally.skip("it has no contact_id")
                     continue
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
                 prefix = f"{cls.name}:{_escaped(contact_id)}:"
                 rows = []
-                for message, when in cls._events(contact, skip).items():
+                for message, when in cls._events(contact, tally).items():
                     row = head.copy()
                     row["id"] = prefix + message
                     row["email_id"] = message
@@ -74,11 +70,11 @@ class EmailEvent(Stream):
                 for row in rows:
                     if window is not None:
                         at = as_datetime(row["timestamp"])
-                        made.newest = window.newer(made.newest, at)
+                        window.note(at)
                         if not window.admits(at):
                             continue
-                    made.rows.append(row)
-            for row in made.rows if dropped else ():
+                    made.append(row)
+            for row in made if dropped else ():
                 for column in dropped:
                     del row[column]
             return made
@@ -86,7 +82,7 @@ class EmailEvent(Stream):
         return make
 
     @classmethod
-    def _events(cls, contact: Row, skip: Callable[[str], None]) -> dict[str, Any]:
+    def _events(cls, contact: Row, tally: Tally) -> dict[str, Any]:
         """The time of the event by message id; a message in two maps counts once."""
         times: dict[str, Any] = {}
         for name in cls.maps:
@@ -94,7 +90,7 @@ class EmailEvent(Stream):
             if events.__class__ is dict:
                 times = _merged(times, events) if times else events
             elif events:
-                skip(f"its {name} is not a map")
+                tally.skip(f"its {name} is not a map")
         return times
 
 

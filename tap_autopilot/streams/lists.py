@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.values import as_key
-from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
+from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.streams.base import MakeRows, Schema, Stream
 
 
 class Lists(Stream):
@@ -30,25 +30,20 @@ class ListsContacts(Stream):
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A contact has an array of its lists."""
 
-        def make(contacts: list[Any], *_: object) -> PageRows:
-            made = PageRows()
-
-            def skip(reason: str) -> None:
-                tally.skip(reason)
-                made.skipped += 1
-
+        def make(contacts: list[Any], *_: object) -> list[Row]:
+            rows = []
             for contact in contacts:
                 contact_id, lists = as_key(contact.get("contact_id")), contact.get("lists")
                 if contact_id is None:
-                    skip("it has no contact_id")
+                    tally.skip("it has no contact_id")
                 elif lists.__class__ is list:
                     for list_id in dict.fromkeys(map(as_key, lists)):
                         if list_id is not None:
-                            made.rows.append({"list_id": list_id, "contact_id": contact_id})
+                            rows.append({"list_id": list_id, "contact_id": contact_id})
                         else:
-                            skip("an entry in its lists is not a list_id")
+                            tally.skip("an entry in its lists is not a list_id")
                 elif lists:
-                    skip("its lists are not an array")
-            return made
+                    tally.skip("its lists are not an array")
+            return rows
 
         return make

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.streams.base import MakeRows, PageRows, Schema, Stream
+from tap_autopilot.rows.values import Row
+from tap_autopilot.streams.base import MakeRows, Schema, Stream
 
 
 class SmartSegments(Stream):
@@ -28,16 +29,14 @@ class SmartSegmentsContacts(Stream):
         """Almost every document is already a row."""
         shaped = super().compile(schema, selected, tally)
 
-        def make(documents: list[Any], *_: object) -> PageRows:
-            made = PageRows()
+        def make(documents: list[Any], *_: object) -> list[Row]:
+            rows: list[Row] = []
             for document in documents:
                 contact_id = document["contact_id"]
                 if contact_id.__class__ is str and contact_id:
-                    made.rows.append(document)
+                    rows.append(document)
                 else:
-                    odd = shaped([document], None, None)
-                    made.rows += odd.rows
-                    made.skipped += odd.skipped
-            return made
+                    rows += shaped([document], None, None)
+            return rows
 
         return make
