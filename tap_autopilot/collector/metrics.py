@@ -23,6 +23,9 @@ class Metrics:
             "route",
             "status",
         )
+        self._rejected = self._counter(  # without labels, so that it is there before the first one
+            "rejected_requests", "Requests rejected with a 4xx, whose events are lost."
+        )
         self._received = self._counter("events_received", "Events received and committed.")
         self._stored = self._counter("events_stored", "Events stored, without duplicates.")
         self._malformed = self._counter("malformed_lines", "Lines that are not JSON, kept as text.")
@@ -49,6 +52,8 @@ class Metrics:
     def responded(self, route: str, status: int) -> None:
         """Count a response."""
         self._responses[route, status] += 1
+        if 400 <= status < 500:
+            self._rejected.inc()
 
     def committed(self, events: int, new: int, seconds: float) -> None:
         """Count a commit."""

@@ -81,6 +81,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
 
     first_cursors(store, config.destinations)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
+    metrics.watch("ready", "Whether events can be stored.", lambda: writer.trouble is None)
     secrets = Secrets(
         Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
     )

@@ -72,6 +72,7 @@ def test_low_disk_space_is_a_503(start: Start) -> None:
     ready = collector.get("/ready")
     assert ready.status_code == 503
     assert "min_free_mb" in ready.json()["message"]
+    assert collector.metric("ready") == 0
     collector.stop()
     assert "min_free_mb" in collector.run("--check").stderr
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import uuid
 import zlib
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector.request import Refusal
-from tests.collector.conftest import KEY, TOKEN, Collector, Start, signature
+from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start, signature
+from tests.conftest import wait_until
 
 
 def new(collector: Collector, before: int) -> list[bytes]:
@@ -309,6 +311,22 @@ def test_health_and_metrics_need_no_key(shared: Collector) -> None:
     assert metrics.headers["content-type"].startswith("text/plain")
     assert "tap_autopilot_collector_events_stored_total" in metrics.text
     assert shared.get("/v1/track").status_code == 405
+
+
+def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start) -> None:
+    """Prometheus sees no increase in a counter that appears with its first event."""
+    rules = (ROOT / "docs/operating.md").read_text().partition("```yaml")[2].partition("```")[0]
+    named = set(re.findall(r"tap_autopilot_collector_(\w+)", rules))
+    to = {"name": "warehouse", "url": "http://127.0.0.1:9/v1", "write_key": "k3y"}
+    collector = start(destinations=[to])
+    wait_until(lambda: collector.metric("destination_lag_events") == 0)
+    values = {name: collector.metric(name) for name in named}
+    assert values == {**dict.fromkeys(named, 0), "ready": 1}
+    assert len(named) == 5
+    assert collector.post("/v1/track", track(), key="wrong").status_code == 401
+    assert collector.metric("rejected_requests_total") == 1
+    assert collector.post("/v1/track", track()).status_code == 200
+    assert collector.metric("rejected_requests_total") == 1
 
 
 def test_metrics_name_nobody(shared: Collector) -> None:
