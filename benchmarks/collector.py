@@ -21,7 +21,7 @@ import time
 import uuid
 from pathlib import Path
 
-from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.server import Sandbox
 

@@ -17,7 +17,7 @@ import time
 import uuid
 from pathlib import Path
 
-from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary

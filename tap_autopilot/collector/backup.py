@@ -9,7 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
-from tap_autopilot.collector.reader import POSTGRES, open_reader
+from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.reader import POSTGRES
 from tap_autopilot.collector.sqlite_file import open_read_only, sync
 from tap_autopilot.exceptions import RunError, UserError
 

@@ -16,7 +16,8 @@ from tap_autopilot.collector import commands
 from tap_autopilot.collector.about import NAME, about
 from tap_autopilot.collector.backup import backup
 from tap_autopilot.collector.config import CollectorConfig
-from tap_autopilot.collector.reader import open_reader, shown
+from tap_autopilot.collector.database import open_reader, open_store
+from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, Stopped, TapError, UserError
 from tap_autopilot.settings import proxy_passwords
@@ -141,10 +142,10 @@ def _run(args: argparse.Namespace) -> None:
         count = _hooks(config, args.unregister_hooks).remove()
         _print(f"{commands.counted(count, 'hook')} removed.")
     elif args.check:
-        _check(config, commands.open_store(config.database, PATIENCE))
+        _check(config, open_store(config.database, PATIENCE))
     else:
         config.require_secrets(secrets.token_urlsafe(24))
-        _serve(config, commands.open_store(config.database, PATIENCE))
+        _serve(config, open_store(config.database, PATIENCE))
 
 
 def _print(line: str) -> None:

@@ -11,31 +11,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from tap_autopilot.collector.config import Destination
+from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import erasing
 from tap_autopilot.collector.errands import Errand, ask, carry_out
 from tap_autopilot.collector.prune import checked, loaded, pruning
-from tap_autopilot.collector.reader import NO_DRIVER, POSTGRES, open_reader
-from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import ALONE_SLICE, InUse, Store
+from tap_autopilot.collector.store import ALONE_SLICE, InUse
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
-
-
-def open_store(database: str, patience: float = 0) -> Store:
-    """The store, open for writing, created if missing. Raises UserError.
-
-    A file in use raises InUse after `patience` seconds.
-    """
-    if database.startswith(POSTGRES):
-        try:
-            from tap_autopilot.collector.postgres import PostgresStore
-        except ImportError:
-            raise UserError(NO_DRIVER) from None
-
-        return PostgresStore(database)
-    return SqliteStore(database, patience)
 
 
 def errand_of(request: Any, destinations: Collection[str]) -> Errand:

@@ -1,11 +1,4 @@
-"""The store of pushed events, as its readers see it.
-
-    with open_reader("autopilot-events.db") as reader:
-        for event in reader.read(after=0, limit=1000):
-            print(event.seq, event.route, event.body)
-
-A database is a file (SQLite) or a postgresql:// URL. Nothing here writes to it.
-"""
+"""The store of pushed events, as its readers see it. Nothing here writes to it."""
 
 from __future__ import annotations
 
@@ -22,7 +15,6 @@ from tap_autopilot.rfc3339 import rfc3339
 FORMAT = 2  # of the store
 POSTGRES = ("postgresql://", "postgres://")
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
-NO_DRIVER = "A postgresql:// store needs a driver: pip install 'tap-autopilot[postgres]'."
 
 _EMAIL_TABLES = {
     "emaildelivered": "email_delivered",
@@ -241,20 +233,6 @@ def table_of(source: str, name: str) -> str | None:
 def _plain(name: str) -> str:
     """A name without what its spellings differ in."""
     return re.sub(r"[\W_]", "", name).lower()
-
-
-def open_reader(database: str) -> Reader:
-    """A reader of an existing store. Raises UserError if it is missing or unreadable."""
-    if database.startswith(POSTGRES):
-        try:
-            from tap_autopilot.collector.postgres import PostgresReader
-        except ImportError:
-            raise UserError(NO_DRIVER) from None
-
-        return PostgresReader(database)
-    from tap_autopilot.collector.sqlite import SqliteReader
-
-    return SqliteReader(database)
 
 
 def _time(milliseconds: int) -> str:

@@ -18,6 +18,7 @@ import uvloop
 from tap_autopilot import logs
 from tap_autopilot.collector.commands import errand_of
 from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder, first_cursors
 from tap_autopilot.collector.endpoints import Endpoints, Secrets
 from tap_autopilot.collector.errands import ErrandServer
@@ -25,7 +26,7 @@ from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
-from tap_autopilot.collector.reader import open_reader, shown
+from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.collector.track_calls import TrackCalls

@@ -8,7 +8,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from tap_autopilot.api.parsing import decode_document
-from tap_autopilot.collector.reader import Event, open_reader, table_of
+from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.reader import Event, table_of
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow

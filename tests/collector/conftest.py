@@ -22,7 +22,8 @@ import pytest
 import requests
 
 from tap_autopilot.collector.cli import main
-from tap_autopilot.collector.reader import Event, open_reader
+from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.reader import Event
 from tests.collector.destination import Destination, serving
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, altered, finished

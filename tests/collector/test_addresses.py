@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.postgres_address import check_address
-from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start
 from tests.conftest import PATIENCE, wait_until

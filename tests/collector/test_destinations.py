@@ -16,9 +16,10 @@ from tap_autopilot.collector import destinations
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.commands import counted
 from tap_autopilot.collector.config import destination_list
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.reader import Event, Reader, open_reader
+from tap_autopilot.collector.reader import Event, Reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Cursor, Received
 from tap_autopilot.collector.track_calls import TrackCalls

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 from tap_autopilot.collector.commands import counted, prune
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import Errand, reachable
 from tap_autopilot.collector.prune import pruning
-from tap_autopilot.collector.reader import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Unavailable
 from tap_autopilot.exceptions import UserError

@@ -10,7 +10,7 @@ import uuid
 import pytest
 
 from tap_autopilot.collector import events, sqlite_seen
-from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import REPEAT_WINDOW, Received, Unavailable
 from tests.collector.conftest import Collector, Start, signature

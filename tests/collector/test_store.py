@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tap_autopilot.collector.reader import Event, open_reader
+from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL

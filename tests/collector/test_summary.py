@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector import summary
-from tap_autopilot.collector.reader import open_reader
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received, Store
 from tap_autopilot.collector.summary import Summarizer

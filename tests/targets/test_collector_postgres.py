@@ -16,10 +16,11 @@ import psycopg
 import pytest
 import requests
 
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import LOCK, PostgresReader, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
-from tap_autopilot.collector.reader import Event, open_reader
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import REPEAT_WINDOW, Cursor, Loaded, Received, Unavailable
 from tap_autopilot.collector.summary import Summary
