@@ -11,6 +11,7 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from tap_autopilot import logs
+from tap_autopilot.amounts import amount
 from tap_autopilot.arguments import Parser
 from tap_autopilot.collector import commands
 from tap_autopilot.collector.about import NAME, about
@@ -137,10 +138,10 @@ def _run(args: argparse.Namespace) -> None:
         _print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
         count = _hooks(config, args.register_hooks).register()
-        _print(f"{commands.counted(count, 'hook')} registered.")
+        _print(f"{amount(count, 'hook')} registered.")
     elif args.unregister_hooks is not None:
         count = _hooks(config, args.unregister_hooks).remove()
-        _print(f"{commands.counted(count, 'hook')} removed.")
+        _print(f"{amount(count, 'hook')} removed.")
     elif args.check:
         _check(config, open_store(config.database, PATIENCE))
     else:
@@ -192,7 +193,7 @@ def _check(config: CollectorConfig, store: Store) -> None:
             f" ({config.min_free_mb})."
         )
     store.close()
-    events = commands.counted(stats["events"], "event")
+    events = amount(stats["events"], "event")
     _print(f"The store {name} works: {events}, id {stats['store_id']}.")
     if not config.accepts_senders:
         LOG.warning("No secrets are set yet; the collector needs at least one to start.")

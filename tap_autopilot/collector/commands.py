@@ -10,6 +10,7 @@ import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import erasing
@@ -75,7 +76,7 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     up_to = min([newest, *forwarded.values()])
     tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
     done = _carried_out(database, pruning(tables), {"prune": tables})
-    return f"Pruned {counted(done['pruned'], 'event')} and freed {done['bytes']:,} bytes."
+    return f"Pruned {amount(done['pruned'], 'event')} and freed {done['bytes']:,} bytes."
 
 
 def erase(database: str, who: str) -> str:
@@ -85,8 +86,8 @@ def erase(database: str, who: str) -> str:
     open_reader(database).close()  # an existing store
     done = _carried_out(database, erasing(who), {"erase": who})
     others = done["others"]
-    also = f" (and of {counted(others, 'other id')} of this person)" if others else ""
-    return f"Erased {counted(done['erased'], 'event')} of {who.strip()}{also}."
+    also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
+    return f"Erased {amount(done['erased'], 'event')} of {who.strip()}{also}."
 
 
 def forget(database: str, name: str, destinations: Collection[str]) -> str:
@@ -94,11 +95,6 @@ def forget(database: str, name: str, destinations: Collection[str]) -> str:
     open_reader(database).close()
     _carried_out(database, forgetting(name, destinations), {"forget": name})
     return f"Forgot destination {name}."
-
-
-def counted(number: int, what: str) -> str:
-    """A number of things, in words: "1,000 events"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _check_text(request: Any) -> None:

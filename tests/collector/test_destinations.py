@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.collector import destinations
 from tap_autopilot.collector.cli import main
-from tap_autopilot.collector.commands import counted
 from tap_autopilot.collector.config import destination_list
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder
@@ -324,7 +324,7 @@ def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_ev
     for origin, pruned in (("start", 0), ("now", 1)):
         collector.settings["destinations"] = [destination.setting(**{"from": origin})]
         done = collector.run(*loaded(collector))
-        assert done.stdout.startswith(f"Pruned {counted(pruned, 'event')} ")
+        assert done.stdout.startswith(f"Pruned {amount(pruned, 'event')} ")
 
 
 def test_another_collector_can_be_the_destination(start: Start, tmp_path_factory: Any) -> None:

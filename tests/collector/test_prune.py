@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
-from tap_autopilot.collector.commands import counted, prune
+from tap_autopilot.amounts import amount
+from tap_autopilot.collector.commands import prune
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import Errand, reachable
 from tap_autopilot.collector.prune import pruning
@@ -96,7 +97,7 @@ def test_loaded_events_are_pruned(start: Start, tmp_path: Path, running: bool) -
     for pruned in (2, 0):
         done = collector.run("--prune", "--state", path)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.startswith(f"Pruned {counted(pruned, 'event')} and freed ")
+        assert done.stdout.startswith(f"Pruned {amount(pruned, 'event')} and freed ")
     first, second, *others = collector.events()
     assert (json.loads(first.body), first.pruned) == (LEFT, True)
     assert (second.body, second.pruned) == (b"{}", True)
@@ -169,7 +170,7 @@ def test_events_skipped_by_start_date_are_not_pruned(
     bookmark = {"collected": [stored.store_id, 2], "collected_from": since}
     path = state(tmp_path / "s", email_opened=bookmark)
     assert prune(stored.database, path, None).startswith(
-        f"Pruned {counted(pruned, 'event')} and freed "
+        f"Pruned {amount(pruned, 'event')} and freed "
     )
     assert stored.pruned() == [pruned == 1, False]
 
@@ -271,7 +272,7 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
     done = collector.run("--prune", "--state", path)
     collector.stop()
     assert (Path(collector.database).stat().st_size - empty) / count < 200
-    assert done.stdout.startswith(f"Pruned {counted(count, 'event')} and freed ")
+    assert done.stdout.startswith(f"Pruned {amount(count, 'event')} and freed ")
     freed = int(done.stdout.split()[-2].replace(",", ""))
     assert freed > 500 * count
     assert b"@example.com" not in Path(collector.database).read_bytes()
