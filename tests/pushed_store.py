@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tap_autopilot.collector.errands import carry_out
+from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_activity, from_call, from_hook, from_webhook
-from tap_autopilot.collector.prune import loaded, pruning
+from tap_autopilot.collector.prune import loaded, prune_loaded
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary
@@ -97,8 +97,8 @@ class PushedStore:
         with self._open() as store:
             with SqliteReader(self.path) as reader:
                 found = loaded(state, reader)
-            done: int = carry_out(pruning(found), store)["pruned"]
-            return done
+            pruned: int = prune_loaded(alone(store), found)["pruned"]
+            return pruned
 
 
 def _ms(at: int | None) -> int:

@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from tap_autopilot.amounts import amount
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.database import open_reader, open_store
-from tap_autopilot.collector.erase import erasing
-from tap_autopilot.collector.errands import Errand, ask, carry_out
-from tap_autopilot.collector.prune import checked, loaded, pruning
+from tap_autopilot.collector.erase import erase_person
+from tap_autopilot.collector.errands import Do, Errand, alone, ask
+from tap_autopilot.collector.prune import checked, loaded, prune_loaded
 from tap_autopilot.collector.store import ALONE_SLICE, InUse
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import read_json
@@ -28,26 +29,27 @@ def errand_of(request: Any, destinations: Collection[str]) -> Errand:
     _check_text(request)
     try:
         match request:
-            case {"prune": dict(tables)}:
-                return pruning({name: checked(*table) for name, table in tables.items()})
+            case {"prune": dict(asked)}:
+                tables = {name: checked(*table) for name, table in asked.items()}
+                return partial(prune_loaded, tables=tables)
             case {"erase": str(who)} if who.strip():
-                return erasing(who)
+                return partial(erase_person, who=who)
             case {"forget": str(name)}:
-                return forgetting(name, destinations)
+                return partial(forget_destination, name=name, destinations=destinations)
     except (TypeError, ValueError) as problem:
         raise UserError(f"The request to prune is malformed: {problem}.") from None
     raise UserError("The collector does not know this request; it may be an older version.")
 
 
-def forgetting(name: str, destinations: Collection[str]) -> Errand:
+def forget_destination(do: Do, name: str, destinations: Collection[str]) -> dict[str, Any]:
     """Forget a destination that is not among those in the settings."""
     if name in destinations:
         raise UserError(f"Destination {name} is still in the settings; remove it there first.")
-    known = yield lambda store: store.cursors()
+    known = do(lambda store: store.cursors())
     if name not in known:
         listed = ", ".join(sorted(known)) or "none"
         raise UserError(f"The store knows no destination of this name; it knows {listed}.")
-    yield lambda store: store.forget_cursor(name)
+    do(lambda store: store.forget_cursor(name))
     return {}
 
 
@@ -75,7 +77,7 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
             )  # fmt: skip
     up_to = min([newest, *forwarded.values()])
     tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
-    done = _carried_out(database, pruning(tables), {"prune": tables})
+    done = _carry_out(database, {"prune": tables})
     return f"Pruned {amount(done['pruned'], 'event')} and freed {done['bytes']:,} bytes."
 
 
@@ -84,7 +86,7 @@ def erase(database: str, who: str) -> str:
     if not who.strip():
         raise UserError("--erase needs an email address or a contact id.")
     open_reader(database).close()  # an existing store
-    done = _carried_out(database, erasing(who), {"erase": who})
+    done = _carry_out(database, {"erase": who})
     others = done["others"]
     also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
     return f"Erased {amount(done['erased'], 'event')} of {who.strip()}{also}."
@@ -93,7 +95,7 @@ def erase(database: str, who: str) -> str:
 def forget(database: str, name: str, destinations: Collection[str]) -> str:
     """Forget a destination."""
     open_reader(database).close()
-    _carried_out(database, forgetting(name, destinations), {"forget": name})
+    _carry_out(database, {"forget": name}, destinations)
     return f"Forgot destination {name}."
 
 
@@ -105,14 +107,16 @@ def _check_text(request: Any) -> None:
         raise UserError("The argument or STATE contains text that is not valid Unicode.") from None
 
 
-def _carried_out(database: str, errand: Errand, request: dict[str, Any]) -> dict[str, Any]:
-    _check_text(request)
+def _carry_out(
+    database: str, request: dict[str, Any], destinations: Collection[str] = ()
+) -> dict[str, Any]:
+    errand = errand_of(request, destinations)
     try:
         store = open_store(database)
     except InUse:
         return ask(database, request)
+    store.prune_slice = ALONE_SLICE
     try:
-        store.prune_slice = ALONE_SLICE
-        return carry_out(errand, store)
+        return errand(alone(store))
     finally:
         store.close()

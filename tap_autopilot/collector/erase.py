@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from tap_autopilot.collector.errands import Errand, Step
-from tap_autopilot.collector.prune import prune_slice
+from tap_autopilot.collector.errands import Do
+from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.store import Pruner
+from tap_autopilot.collector.store import Store
 
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
@@ -17,7 +17,7 @@ _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previous
 Matches = Callable[[bytes], bool]
 
 
-def erasing(who: str) -> Errand:
+def erase_person(do: Do, who: str) -> dict[str, Any]:
     """Erase the events of an email address or contact id.
 
     An event that names one contact and one address shows that they are the same person, and the
@@ -25,54 +25,37 @@ def erasing(who: str) -> Errand:
     """
     ids = {who.strip().casefold()}
     person = set(ids)  # and whatever else names them
-    last: int = yield lambda store: store.last_seq
-    yield from _all_events(last, _noting(ids, person))
-    yield from _all_pruned(lambda body: _note(body, ids, person))
-    matches = _matching(person)
-    yield lambda store: store.wipe(begins=True)
-    erased = yield from _all_events(last, lambda *event: NOTHING if matches(event[-1]) else None)
-    erased += yield from _all_pruned(matches)
-    yield lambda store: store.forget_summary()
-    while (yield lambda store: store.release()):
+    last = do(lambda store: store.last_seq)
+    _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
+    do(lambda store: store.wipe(begins=True))
+    erased = _erase(do, last, _matching(person))
+    do(lambda store: store.forget_summary())
+    while do(lambda store: store.release()):
         pass
-    yield lambda store: store.wipe(begins=False)
+    do(lambda store: store.wipe(begins=False))
     return {"erased": erased, "others": len(person) - 1}
 
 
-def _all_events(last: int, choose: Pruner) -> Generator[Step, Any, int]:
-    """Replace the bodies of chosen events; returns how many."""
-    after = count = 0
-    while after < last:
-        after, done, _ = yield prune_slice(after, last, choose)
-        count += done
-    return count
+def _erase(do: Do, last: int, matches: Matches) -> int:
+    """Erase the events up to `last` that match; returns how many."""
 
+    def choose(*event: Any) -> Remnant | None:
+        return NOTHING if matches(event[-1]) else None
 
-def _all_pruned(matches: Matches) -> Generator[Step, Any, int]:
-    """Wipe what remains of those pruned events that match; returns how many."""
-    after: int | None = 0
-    count = 0
-    while after is not None:
-        after, done = yield _wiping(after, matches)
-        count += done
-    return count
-
-
-def _wiping(after: int, matches: Matches) -> Step:
     def is_about(remnant: Remnant) -> bool:
         contact = json.dumps({"contact_id": remnant.contact}).encode()
         return matches(contact) or (remnant.rest is not None and matches(remnant.rest))
 
-    return lambda store: store.wipe_pruned(after, is_about)
+    def wipe_slice(store: Store) -> tuple[int, int]:
+        return store.wipe_pruned(after, is_about)
 
-
-def _noting(ids: Collection[str], person: set[str]) -> Pruner:
-    """Chooses nothing, and notes who else the person is."""
-
-    def note(*event: Any) -> None:
-        _note(event[-1], ids, person)
-
-    return note
+    count, _ = prune_range(do, 0, last, choose)
+    after = 0
+    while True:
+        after, wiped = do(wipe_slice)
+        if not after:
+            return count
+        count += wiped
 
 
 def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:

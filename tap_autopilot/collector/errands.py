@@ -7,17 +7,18 @@ between which the collector stores what comes in.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from tap_autopilot import logs
 from tap_autopilot.collector.reader import POSTGRES
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
@@ -34,22 +35,25 @@ START = 3.0  # seconds that a collector may take to start
 LOOK_EVERY = 0.05  # seconds
 MAX_PATH = 100  # bytes of a socket's path; systems allow 104 or 108
 
-Step = Callable[[Store], Any]
-# Yields steps, is sent what each returned, and returns what to tell.
-Errand = Generator[Step, Any, dict[str, Any]]
-R = TypeVar("R")
+T = TypeVar("T")
 
 
-def carry_out(errand: Errand, store: Store) -> dict[str, Any]:
-    """Carry out an errand in a store that no collector is using."""
-    result: Any = None
-    while True:
-        try:
-            step = errand.send(result)
-        except StopIteration as end:
-            answer: dict[str, Any] = end.value
-            return answer
-        result = step(store)
+class Do(Protocol):
+    """Runs a step of an errand in the thread that has the store, and returns its result."""
+
+    def __call__(self, step: Callable[[Store], T], /) -> T: ...  # noqa: D102
+
+
+Errand = Callable[[Do], dict[str, Any]]  # returns what to tell the command
+
+
+def alone(store: Store) -> Do:
+    """Runs steps in a store that no collector is using."""
+
+    def do(step: Callable[[Store], T]) -> T:
+        return step(store)
+
+    return do
 
 
 def ask(database: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -102,65 +106,65 @@ def _successful(answer: dict[str, Any]) -> dict[str, Any]:
 class ErrandServer:
     """Carries out the errands that commands ask of a running collector, one at a time."""
 
-    def __init__(self, database: str, writer: Writer, errand: Callable[[Any], Errand]) -> None:
-        """`errand` makes an errand of a request; it raises UserError if it is malformed."""
+    def __init__(self, database: str, writer: Writer, errand_of: Callable[[Any], Errand]) -> None:
+        """`errand_of` makes an errand of a request; it raises UserError if it is malformed."""
         self._path = _socket_of(database)
         self._writer = writer
-        self._errand = errand
-        self._one_at_a_time = asyncio.Lock()
+        self._errand_of = errand_of
         # Commands can write to PostgreSQL themselves.
-        self._listener = None if database.startswith(POSTGRES) else _listen(self._path)
+        listener = None if database.startswith(POSTGRES) else _listen(self._path)
+        if listener is not None:
+            Thread(target=self._serve, args=(listener,), name="errands", daemon=True).start()
 
-    async def run(self) -> None:
-        """Serve until cancelled."""
-        if self._listener is None:
-            await asyncio.get_running_loop().create_future()
-        server = await asyncio.start_unix_server(self._serve, sock=self._listener, limit=LONGEST)
-        try:
-            await asyncio.get_running_loop().create_future()
-        finally:
-            server.close()
-            self._path.unlink(missing_ok=True)
+    def close(self) -> None:
+        """Accept no more errands."""
+        self._path.unlink(missing_ok=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            request = json.loads(await asyncio.wait_for(reader.readline(), PATIENCE))
-            async with self._one_at_a_time:
-                answer = await self._carry_out(self._errand(request), writer)
-        except (UserError, Unavailable) as problem:
-            LOG.error("A command failed: %s", problem)
-            answer = {"error": str(problem)}
-        except ConnectionError:
-            LOG.info("A command was interrupted, so its work stopped.")
-            answer = {}
-        except (OSError, ValueError, RecursionError, asyncio.TimeoutError):
-            answer = {"error": "The request is malformed."}
-        if not writer.is_closing():
-            with contextlib.suppress(OSError):
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
-        writer.close()
-
-    async def _carry_out(self, errand: Errand, asker: asyncio.StreamWriter) -> dict[str, Any]:
-        """Carry out an errand; if the command that asked for it is gone, stop."""
-        result: Any = None
-        last_sign = time.monotonic()
+    def _serve(self, listener: socket.socket) -> None:
         while True:
             try:
-                step = errand.send(result)
-            except StopIteration as end:
-                answer: dict[str, Any] = end.value
-                return answer
+                connection, _ = listener.accept()
+            except OSError:  # too many files are open
+                time.sleep(LOOK_EVERY)
+                continue
+            with connection, contextlib.suppress(OSError):
+                connection.settimeout(PATIENCE)
+                answer = self._answer(connection)
+                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def _answer(self, connection: socket.socket) -> dict[str, Any]:
+        try:
+            with connection.makefile("rb") as stream:
+                request = json.loads(stream.readline(LONGEST))
+            return self._errand_of(request)(self._steps(connection))
+        except (UserError, Unavailable) as problem:
+            LOG.error("A command failed: %s", problem)
+            return {"error": str(problem)}
+        except ConnectionError:
+            LOG.info("A command was interrupted, so its work stopped.")
+            return {}
+        except (OSError, ValueError, RecursionError):
+            return {"error": "The request is malformed."}
+        except Exception as error:  # noqa: BLE001 - a bug, from which senders must not suffer
+            logs.log_bug(error)
+            return {"error": f"An unexpected {type(error).__name__}; the collector's log has it."}
+
+    def _steps(self, connection: socket.socket) -> Do:
+        """Runs steps between commits, as long as the command is there."""
+        last_sign = time.monotonic()
+
+        def do(step: Callable[[Store], T]) -> T:
+            nonlocal last_sign
             began = time.monotonic()
-            result = await self._writer.run(step)
+            result = self._writer.post(step).result()
             now = time.monotonic()
-            await asyncio.sleep(now - began)  # half of the time is for what comes in
+            time.sleep(now - began)  # half of the time is for what comes in
             if now - last_sign > TELL_EVERY:
                 last_sign = now
-                if asker.is_closing():
-                    raise ConnectionResetError
-                asker.write(b"\n")
-                await asker.drain()
+                connection.sendall(b"\n")
+            return result
+
+        return do
 
 
 def _listen(path: Path) -> socket.socket | None:

@@ -8,11 +8,11 @@ from typing import Any
 import ciso8601
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.errands import Errand, Step
+from tap_autopilot.collector.errands import Do
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Reader, table_of
 from tap_autopilot.collector.remnant import Remnant, remains
-from tap_autopilot.collector.store import Loaded, Pruner, Slice
+from tap_autopilot.collector.store import Loaded, Pruner, Slice, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
@@ -76,31 +76,37 @@ def _check_event(reader: Reader, seq: int, mark: Any) -> None:
         )
 
 
-def pruning(tables: Mapping[str, Loaded]) -> Errand:
+def prune_loaded(do: Do, tables: Mapping[str, Loaded]) -> dict[str, Any]:
     """Prune the loaded events of these tables, from where the last pruning stopped."""
-    done: Mapping[str, Loaded] = yield lambda store: store.pruned_up_to()
+    done = do(lambda store: store.pruned_up_to())
     pruned_to = {
         name: done[name].seq if name in done and done[name].since == table.since else 0
         for name, table in tables.items()
     }
     ahead = {name: seq for name, seq in pruned_to.items() if seq < tables[name].seq}
-    after = min(ahead.values(), default=0)
     up_to = max((tables[name].seq for name in ahead), default=0)
-    count = freed = 0
-    choose = pruner(tables)
-    while after < up_to:
-        done_now: Slice = yield prune_slice(after, up_to, choose)
-        after, count, freed = done_now.seq, count + done_now.pruned, freed + done_now.freed
+    count, freed = prune_range(do, min(ahead.values(), default=0), up_to, pruner(tables))
     if ahead:
-        yield lambda store: store.save_pruned_up_to({name: tables[name] for name in ahead})
-    while released := (yield lambda store: store.release()):
+        do(lambda store: store.save_pruned_up_to({name: tables[name] for name in ahead}))
+    while released := do(lambda store: store.release()):
         freed += released
     return {"pruned": count, "bytes": freed}
 
 
-def prune_slice(after: int, up_to: int, choose: Pruner) -> Step:
-    """Prune some of the events with after < seq <= up_to that are chosen."""
-    return lambda store: store.prune(after, up_to, choose)
+def prune_range(do: Do, after: int, up_to: int, choose: Pruner) -> tuple[int, int]:
+    """Prune the chosen ones of the events with after < seq <= up_to.
+
+    Returns how many that were, and how many bytes it freed.
+    """
+
+    def prune_slice(store: Store) -> Slice:
+        return store.prune(after, up_to, choose)
+
+    count = freed = 0
+    while after < up_to:
+        after, pruned, more = do(prune_slice)
+        count, freed = count + pruned, freed + more
+    return count, freed
 
 
 def pruner(tables: Mapping[str, Loaded]) -> Pruner:

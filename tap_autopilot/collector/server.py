@@ -101,7 +101,6 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         print(f"listening on {url}", flush=True)
     open_store = partial(open_reader, config.database)
     jobs = [
-        loop.create_task(errands.run()),
         loop.create_task(Summarizer(open_store, writer).run()),
         loop.create_task(_sum_up_regularly(metrics, notices)),
     ]
@@ -114,6 +113,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     await end
     for job in jobs:
         job.cancel()
+    errands.close()
     LOG.info("Shutting down.")
     server.close()
     await http.close(LAST_RESPONSES)

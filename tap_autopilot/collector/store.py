@@ -197,16 +197,16 @@ class Store(ABC):
         """Save that the loaded events of these tables have been pruned."""
         self._execute((SAVE_PRUNED_UP_TO, [(name, *tables[name]) for name in sorted(tables)]))
 
-    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int | None, int]:
+    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int, int]:
         """Wipe what remains of some of the pruned events after this `seq`, if chosen.
 
-        Returns the `seq` of the last one it examined, None at the end, and how many it wiped.
+        Returns the `seq` of the last one it examined, 0 at the end, and how many it wiped.
         """
         rows = self._query(REMNANTS, after, WIPE_SLICE)
         chosen = [(seq,) for seq, *remnant in rows if choose(Remnant(*remnant))]
         if chosen:
             self._execute((WIPE, chosen))
-        return (rows[-1][0] if rows else None), len(chosen)
+        return (rows[-1][0] if rows else 0), len(chosen)
 
     @property
     def summarized_up_to(self) -> int:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from tap_autopilot import logs
@@ -72,7 +73,7 @@ class _Work:
 
 
 class Writer:
-    """Commits events in its own thread. Call its methods from the event loop's thread.
+    """Commits events in its own thread. Call its methods, but for `post`, from the event loop's.
 
     `failed` is called there, once, if it is unknown what is on disk.
     """
@@ -92,7 +93,7 @@ class Writer:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Work] = deque()
-        self._tasks: deque[tuple[Callable[[Store], Any], asyncio.Future[Any]]] = deque()
+        self._tasks: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._waiting: deque[_Work] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
@@ -135,9 +136,9 @@ class Writer:
             if len(self._queue) >= self._enough:
                 self._wake.notify()
 
-    def post(self, task: Callable[[Store], T]) -> asyncio.Future[T]:
-        """Have a task run in the store's thread; the future is for its result."""
-        future: asyncio.Future[T] = self._loop.create_future()
+    def post(self, task: Callable[[Store], T]) -> Future[T]:
+        """Have a task run in the store's thread. Any thread may call this."""
+        future: Future[T] = Future()
         with self._lock:
             self._tasks.append((task, future))
             self._wake.notify()
@@ -145,7 +146,7 @@ class Writer:
 
     async def run(self, task: Callable[[Store], T]) -> T:
         """Run a task in the store's thread, and return its result."""
-        return await self.post(task)
+        return await asyncio.wrap_future(self.post(task))
 
     async def close(self) -> None:
         """Commit what was accepted, and end the thread."""
@@ -265,13 +266,12 @@ class Writer:
                 LOG.error("Cannot store events right now: %s; senders get 503.", reason)
         self._reason = reason
 
-    def _run_task(self, task: Callable[[Store], Any], future: asyncio.Future[Any]) -> None:
-        try:
-            result = task(self._store)
-        except Unavailable as error:
-            self._tell(_fail, future, error)
-        else:
-            self._tell(_finish, future, result)
+    def _run_task(self, task: Callable[[Store], Any], future: Future[Any]) -> None:
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(task(self._store))
+            except Unavailable as error:
+                future.set_exception(error)
 
     def _tell(self, function: Callable[..., Any], *arguments: Any) -> None:
         try:
@@ -286,13 +286,3 @@ class Writer:
             work.settle(problem)
         while self._waiting and self._waiting[0].is_settled:
             self._waiting.popleft()
-
-
-def _finish(future: asyncio.Future[T], result: T) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(future: asyncio.Future[Any], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -15,10 +16,10 @@ import pytest
 from tap_autopilot.amounts import amount
 from tap_autopilot.collector.commands import prune
 from tap_autopilot.collector.database import open_reader
-from tap_autopilot.collector.errands import Errand, reachable
-from tap_autopilot.collector.prune import pruning
+from tap_autopilot.collector.errands import Do, Errand, reachable
+from tap_autopilot.collector.prune import prune_loaded
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Unavailable
+from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Store, Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector, Start
 from tests.collector.test_remnant import LEFT, OPENED
@@ -195,22 +196,27 @@ def test_prune_needs_a_state(stored: Stored, tmp_path: Path) -> None:
         assert "state" in done.stderr
 
 
-def full(*_: object) -> NoReturn:
+def full(*_: object, **__: object) -> NoReturn:
     """Pruning that finds no room."""
     raise Unavailable("database or disk is full")
 
 
 def test_a_full_disk_while_pruning_is_reported(stored: Stored, tmp_path: Path) -> None:
     path = state(tmp_path / "s", email_opened=[stored.store_id, 1])
-    collector = Collector(tmp_path, database=stored.database, constants={"commands.pruning": full})
+    collector = Collector(
+        tmp_path, database=stored.database, constants={"commands.prune_loaded": full}
+    )
     done = collector.run("--prune", "--state", path)
     assert done.returncode == 1
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
 
 
 def endless(*_: object) -> Errand:
-    while True:
-        yield lambda _: None
+    def run(do: Do) -> NoReturn:
+        while True:
+            do(lambda _: None)
+
+    return run
 
 
 def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
@@ -289,18 +295,16 @@ def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
     last = 2 * PRUNE_SLICE
     examined = 0
 
+    def do(step: Callable[[Store], Any]) -> Any:
+        nonlocal examined
+        result = step(store)
+        examined += isinstance(result, Slice)
+        return result
+
     def counting(tables: dict[str, Loaded]) -> dict[str, int]:
         nonlocal examined
-        errand = pruning(tables)
-        result: Any = None
         examined = 0
-        while True:
-            try:
-                step = errand.send(result)
-            except StopIteration as end:
-                return {"examined": examined, **end.value}
-            result = step(store)
-            examined += isinstance(result, Slice)
+        return prune_loaded(do, tables)
 
     assert counting({"email_opened": Loaded(last)})["pruned"] == PRUNE_SLICE
     assert examined == 2
