@@ -15,16 +15,11 @@ import psycopg
 
 from tap_autopilot.collector import postgres_sql as sql
 from tap_autopilot.collector.postgres_address import check_address
-from tap_autopilot.collector.reader import (
-    FORMAT,
-    MAX_BYTES,
-    Event,
-    Reader,
-    check_format,
-    shown,
-)
-from tap_autopilot.collector.remnant import Remnant, body_of
+from tap_autopilot.collector.reader import FORMAT, Event, Reader, check_format, shown
+from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import (
+    COUNT,
+    COUNT_PRUNED,
     DELIVERY,
     REPEAT_WINDOW,
     Received,
@@ -69,14 +64,6 @@ class PostgresReader(Reader):
         except BaseException:
             self._connection.close()
             raise
-
-    def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
-        rows = self._query(sql.READ, after, limit, after, limit, limit, MAX_BYTES)
-        return [
-            Event._make((*row[:5], body_of(Remnant._make(row[7:])) if row[6] else row[5], row[6]))
-            for row in rows
-        ]
 
     def close(self) -> None:
         """Close the connection."""
@@ -128,13 +115,8 @@ class PostgresStore(Store):
             ]
             if new:
                 connection.execute(sql.INSERT, _columns([event[:5] for event in new]))
-                connection.cursor().executemany(sql.COUNT, counts(new))
+                connection.cursor().executemany(_translated(COUNT), counts(new))
         return len(new)
-
-    def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
-        rows = self._query(sql.PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
-        return [Event._make((*row, False)) for row in rows]
 
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them; returns the size of the bodies."""
@@ -147,7 +129,7 @@ class PostgresStore(Store):
                 known = {"seq": event.seq, "received_at": event.received_at, "mark": mark}
                 if cursor.execute(sql.MOVE, {**known, **remnant._asdict()}).rowcount:
                     moved.append(event)
-            cursor.executemany(sql.COUNT_PRUNED, pruned_counts(moved))
+            cursor.executemany(_translated(COUNT_PRUNED), pruned_counts(moved))
         return sum(len(event.body) for event in moved)
 
     def sweep(self, now: int) -> None:

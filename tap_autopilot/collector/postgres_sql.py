@@ -75,42 +75,6 @@ FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[]) WITH 
     AS new (received_at, source, route, name, body, place)
 ORDER BY place
 """
-COUNT = """
-INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
-VALUES (%s, %s, %s, %s, 0, %s)
-ON CONFLICT (source, route, name) DO UPDATE SET events = kinds.events + excluded.events,
-    last_received_at = greatest(kinds.last_received_at, excluded.last_received_at)
-"""
-READ = """
-WITH next AS (
-    (SELECT seq, octet_length(body) AS size FROM events WHERE seq > ?
-        ORDER BY seq LIMIT ?)
-    UNION ALL
-    (SELECT seq, 0 FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?)
-    ORDER BY seq LIMIT ?
-), chosen AS (
-    SELECT seq FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM next) AS sized
-    WHERE before <= ?
-)
-SELECT seq, received_at, source, route, name, body, false, NULL, NULL, NULL, NULL
-FROM events JOIN chosen USING (seq)
-UNION ALL
-SELECT seq, received_at, source, route, name, NULL, true, contact, at, messages.body, rest
-FROM pruned JOIN chosen USING (seq) JOIN kinds ON kinds.id = kind
-    LEFT JOIN messages ON messages.id = message
-ORDER BY seq
-"""
-PRUNABLE = """
-SELECT seq, received_at, source, route, name, body FROM events
-WHERE seq IN (
-    SELECT seq FROM (
-        SELECT seq, sum(octet_length(body)) OVER (ORDER BY seq) - octet_length(body) AS before
-        FROM (
-            SELECT seq, body FROM events WHERE seq > %s AND seq <= %s ORDER BY seq LIMIT %s
-        ) AS next
-    ) AS sized WHERE before <= %s
-) ORDER BY seq
-"""
 INSERT_MESSAGE = "INSERT INTO messages (body) VALUES (%s) ON CONFLICT (sha256(body)) DO NOTHING"
 MOVE = """
 WITH gone AS (DELETE FROM events WHERE seq = %(seq)s RETURNING source, route, name)
@@ -118,9 +82,6 @@ INSERT INTO pruned (seq, received_at, kind, contact, at, message, rest, fingerpr
 SELECT %(seq)s, %(received_at)s, kinds.id, %(contact)s, %(at)s,
     (SELECT id FROM messages WHERE sha256(body) = sha256(%(message)s::bytea)), %(rest)s, %(mark)s
 FROM gone JOIN kinds USING (source, route, name)
-"""
-COUNT_PRUNED = """
-UPDATE kinds SET pruned = pruned + %s WHERE source = %s AND route = %s AND name = %s
 """
 SIZE = """
 SELECT sum(pg_total_relation_size(format('autopilot_collector.%I', tablename)::regclass))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +31,28 @@ _EMAIL_TABLES = {
 _ANY_EMAIL_EVENT = "Email Opened"
 _TABLES = {"hook": "contact_events", "activity": "activities"}
 
+# In all statements, "?" stands for a value.
+# Of some events, `next`, with their sizes: the first ones, of that many bytes together.
+FITTING = """
+SELECT seq FROM (SELECT seq, sum(size) OVER (ORDER BY seq) - size AS before FROM next) AS sized
+WHERE before <= ?
+"""
+_READ = f"""
+WITH next AS (
+    SELECT * FROM
+        (SELECT seq, length(body) AS size FROM events WHERE seq > ? ORDER BY seq LIMIT ?) AS whole
+    UNION ALL
+    SELECT * FROM (SELECT seq, 0 FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?) AS remnants
+    ORDER BY seq LIMIT ?
+), fitting AS ({FITTING})
+SELECT seq, received_at, source, route, name, body, false, NULL, NULL, NULL, NULL
+FROM events JOIN fitting USING (seq)
+UNION ALL
+SELECT seq, received_at, source, route, name, NULL, true, contact, at, messages.body, rest
+FROM pruned JOIN fitting USING (seq) JOIN kinds ON kinds.id = kind
+    LEFT JOIN messages ON messages.id = message
+ORDER BY seq
+"""  # noqa: S608
 # Each of these looks at one end of two indexes.
 _FIRST = """
 SELECT coalesce(min(seq), 0)
@@ -74,23 +97,24 @@ class Reader(ABC):
     store_id: str
 
     @abstractmethod
-    def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order; none at the end.
-
-        Large events come in smaller batches of about 16 MB.
-        """
-
-    @abstractmethod
     def close(self) -> None:
         """Close the database."""
 
     @abstractmethod
     def _query(self, statement: str, *values: object) -> list[Any]:
-        """The rows that a statement returns, in which "?" stands for a value."""
+        """The rows that a statement returns."""
 
     @abstractmethod
     def _size(self) -> int:
         """Bytes on disk."""
+
+    def read(self, after: int, limit: int) -> list[Event]:
+        """At most `limit` events with a `seq` above `after`, in order; none at the end.
+
+        Large events come in smaller batches of about 16 MB.
+        """
+        rows = self._query(_READ, after, limit, after, limit, limit, MAX_BYTES)
+        return [_pruned_event(row) if row[6] else Event._make((*row[:6], False)) for row in rows]
 
     def fingerprint(self, seq: int) -> str | None:
         """What distinguishes the event with this number from others; None if there is none.
@@ -188,6 +212,10 @@ class Reader(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _pruned_event(row: Sequence[Any]) -> Event:
+    return Event._make((*row[:5], body_of(Remnant._make(row[7:])), True))
 
 
 def check_format(version: int, name: str, oldest: int = FORMAT) -> None:

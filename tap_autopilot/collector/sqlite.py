@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
-from tap_autopilot.collector.reader import MAX_BYTES, Event, Reader
-from tap_autopilot.collector.remnant import Remnant, body_of
-from tap_autopilot.collector.sqlite_seen import Execute, Seen, insert
+from tap_autopilot.collector.reader import Event, Reader
+from tap_autopilot.collector.remnant import Remnant
+from tap_autopilot.collector.sqlite_seen import Seen, insert
 from tap_autopilot.collector.store import (
+    COUNT,
+    COUNT_PRUNED,
     Received,
     Store,
     StoreLost,
@@ -30,33 +33,12 @@ from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 500
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES"
-COUNT = """
-INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
-VALUES (?, ?, ?, ?, 0, ?)
-ON CONFLICT DO UPDATE SET events = events + excluded.events,
-    last_received_at = max(last_received_at, excluded.last_received_at)
-"""
 INSERT_MESSAGE = "INSERT OR IGNORE INTO messages (body) VALUES (?)"
 INSERT_PRUNED = """
 INSERT INTO pruned (seq, received_at, kind, contact, at, message, rest, fingerprint)
 SELECT ?1, ?2, kinds.id, ?6, ?7, (SELECT id FROM messages WHERE body = ?8), ?9, ?10
 FROM kinds WHERE source = ?3 AND route = ?4 AND name = ?5
 """
-COUNT_PRUNED = "UPDATE kinds SET pruned = pruned + ? WHERE source = ? AND route = ? AND name = ?"
-READ = """
-SELECT seq, received_at, source, route, name, body, 0, NULL, NULL, NULL, NULL
-FROM events WHERE seq > ?1
-UNION ALL
-SELECT seq, received_at, source, route, name, NULL, 1, contact, at, messages.body, rest
-FROM pruned JOIN kinds ON kinds.id = kind LEFT JOIN messages ON messages.id = message
-WHERE seq > ?1 ORDER BY seq LIMIT ?2
-"""
-PRUNABLE = """
-SELECT seq, received_at, source, route, name, body FROM events
-WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
-"""
-
-T = TypeVar("T")
 
 
 class SqliteReader(Reader):
@@ -73,22 +55,6 @@ class SqliteReader(Reader):
         except BaseException:
             self._connection.close()
             raise
-
-    def read(self, after: int, limit: int) -> list[Event]:
-        """At most `limit` events with a `seq` above `after`, in order; fewer if they are large."""
-        events = []
-        size = 0
-        try:
-            for row in self._connection.execute(READ, (after, limit)):
-                body = body_of(Remnant._make(row[7:])) if row[6] else row[5]
-                event = Event._make((*row[:5], body, row[6] == 1))
-                events.append(event)
-                size += len(event.body)
-                if size > MAX_BYTES:
-                    break
-        except sqlite3.Error as problem:
-            raise self._unreadable(problem) from None
-        return events
 
     def close(self) -> None:
         """Close the file."""
@@ -127,47 +93,31 @@ class SqliteStore(Store):
 
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
-
-        def add(execute: Execute) -> int:
+        execute = self._connection.cursor().execute
+        with self._transaction():
             new = self._seen.add(events, execute)
             insert(INSERT, [event[:5] for event in new], execute)
             for kind in counts(new):
                 execute(COUNT, kind)
-            return len(new)
-
-        new = self._commit(add)
         self._seen.committed()
-        return new
+        return len(new)
 
     def free_bytes(self) -> int | None:
         """Free space on the disk."""
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
-        events = []
-        size = 0
-        for row in self._connection.execute(PRUNABLE, (after, up_to, self.prune_slice)):
-            events.append(Event._make((*row, False)))
-            size += len(row[5])
-            if size > MAX_BYTES:
-                break
-        return events
-
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them; `release` then gives their space back."""
         rows = [(*event[:5], *remnant, mark) for event, remnant, mark in pruned]
         messages = {(remnant.message,): None for _, remnant, _ in pruned if remnant.message}
 
-        def move(_: Execute) -> None:
-            many = self._connection.executemany
-            many("DELETE FROM events WHERE seq = ?", [row[:1] for row in rows])
-            many(INSERT_MESSAGE, messages)
-            many(INSERT_PRUNED, rows)
-            many(COUNT_PRUNED, pruned_counts([event for event, _, _ in pruned]))
-
-        self._commit(move)
+        self._execute(
+            ("DELETE FROM events WHERE seq = ?", [row[:1] for row in rows]),
+            (INSERT_MESSAGE, [*messages]),
+            (INSERT_PRUNED, rows),
+            (COUNT_PRUNED, pruned_counts([event for event, _, _ in pruned])),
+        )
         return 0
 
     def wipe(self, *, begins: bool) -> None:
@@ -203,24 +153,23 @@ class SqliteStore(Store):
         self._connection.close()
         os.close(self._lock)
 
-    def _commit(self, change: Callable[[Execute], T]) -> T:
-        """Run `change` in a transaction; returns once that is on disk.
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A transaction, which is on disk afterwards.
 
         Raises Unavailable if nothing was written, StoreLost if that is unknown.
         """
-        execute = self._connection.cursor().execute
         try:
-            execute("BEGIN IMMEDIATE")
-            result = change(execute)
-            execute("COMMIT")
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
         except sqlite3.Error as problem:
             trouble = self._trouble(problem)
             if isinstance(trouble, Unavailable) and self._connection.in_transaction:
-                execute("ROLLBACK")
+                self._connection.execute("ROLLBACK")
             raise trouble from None
         if self._identity() != self._files:
             raise StoreLost(f"The store {self._path} was moved or deleted while in use.")
-        return result
 
     def _trouble(self, problem: sqlite3.Error) -> Unavailable | StoreLost:
         """The exception for an error: nothing was written, or it is unknown what was written."""
@@ -247,8 +196,6 @@ class SqliteStore(Store):
             raise self._trouble(problem) from None
 
     def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
-        def execute_all(_: Execute) -> None:
+        with self._transaction():
             for statement, rows in changes:
                 self._connection.executemany(statement, rows)
-
-        self._commit(execute_all)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tap_autopilot.collector.reader import LAST, SUMMARIZED, Event
+from tap_autopilot.collector.reader import FITTING, LAST, MAX_BYTES, SUMMARIZED, Event
 from tap_autopilot.collector.remnant import Remnant, fingerprint
 from tap_autopilot.exceptions import RunError, UserError
 
@@ -20,7 +20,21 @@ WIPE_SLICE = 2000  # pruned events
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
-# In these statements, "?" stands for a value.
+COUNT = """
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+VALUES (?, ?, ?, ?, 0, ?)
+ON CONFLICT (source, route, name) DO UPDATE SET events = kinds.events + excluded.events,
+    last_received_at = CASE WHEN excluded.last_received_at > kinds.last_received_at
+        THEN excluded.last_received_at ELSE kinds.last_received_at END
+"""
+COUNT_PRUNED = "UPDATE kinds SET pruned = pruned + ? WHERE source = ? AND route = ? AND name = ?"
+PRUNABLE = f"""
+WITH next AS (
+    SELECT seq, length(body) AS size FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?
+)
+SELECT seq, received_at, source, route, name, body FROM events
+WHERE seq IN ({FITTING}) ORDER BY seq
+"""  # noqa: S608
 CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
 SAVE_CURSOR = """
 INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
@@ -144,10 +158,6 @@ class Store(ABC):
         """Execute statements, each with the values of every one of its rows, in a transaction."""
 
     @abstractmethod
-    def _prunable(self, after: int, up_to: int) -> list[Event]:
-        """At most `prune_slice` events that are not pruned yet; fewer if they are large."""
-
-    @abstractmethod
     def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them, and their fingerprints.
 
@@ -179,7 +189,8 @@ class Store(ABC):
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
         """Prune some of the events with after < seq <= up_to that are not pruned yet."""
-        events = self._prunable(after, up_to)
+        rows = self._query(PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
+        events = [Event._make((*row, False)) for row in rows]
         pruned = [
             (event, remnant, fingerprint(*event[1:6]))
             for event in events
