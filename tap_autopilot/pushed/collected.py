@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -11,6 +11,7 @@ from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import Event, table_of
 from tap_autopilot.exceptions import Retryable
+from tap_autopilot.protocol.beginning import Store
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
 
@@ -33,14 +34,10 @@ class Collected:
     """
 
     def __init__(self, database: str) -> None:
-        self._reader = open_reader(database)
-        self.store_id = self._reader.store_id
+        self._reader = reader = open_reader(database)
         self.opened_at = datetime.now(timezone.utc)
-        self.last = self._reader.last_seq
-
-    def fingerprint(self, seq: int) -> str | None:
-        """What distinguishes this event from others with the same `seq`; None if it is missing."""
-        return self._reader.fingerprint(seq)
+        self.last = reader.last_seq
+        self.as_of_now = Store(reader.store_id, self.last, reader.fingerprint)
 
     def pages(self, after: Mapping[str, int], up_to: int | None = None) -> Iterator[EventPage]:
         """The events of each table with a `seq` above the one in `after`, in order."""
@@ -50,26 +47,25 @@ class Collected:
             stored = self._reader.read(done, min(PAGE, last - done))
             stored = [event for event in stored if event.seq <= last]  # numbers may be missing
             fetched_at = datetime.now(timezone.utc)
-            events: dict[str, list[Pushed]] = {}
-            for event in stored:
-                done = event.seq
-                table = table_of(event.source, event.name)
-                if table is not None and event.seq > after.get(table, last):
-                    events.setdefault(table, []).append(self._pushed(event))
-            if not stored:  # the rest is missing
-                done = last
-            yield EventPage(events, done, fetched_at)
+            done = stored[-1].seq if stored else last  # otherwise the rest is missing
+            yield EventPage(self._by_table(stored, after), done, fetched_at)
 
     def summary(self) -> Iterator[dict[str, list[Pushed]]]:
         """Events by table that say the same about messages as all up to `summarized_up_to`."""
         events = self._reader.summary()
         for first in range(0, len(events), PAGE):
-            by_table: dict[str, list[Pushed]] = {}
-            for event in events[first : first + PAGE]:
-                table = table_of(event.source, event.name)
-                if table is not None:
-                    by_table.setdefault(table, []).append(self._pushed(event))
-            yield by_table
+            yield self._by_table(events[first : first + PAGE])
+
+    def _by_table(
+        self, events: Sequence[Event], after: Mapping[str, int] | None = None
+    ) -> dict[str, list[Pushed]]:
+        """These events by table: all, or those after the position of their table."""
+        by_table: dict[str, list[Pushed]] = {}
+        for event in events:
+            table = table_of(event.source, event.name)
+            if table and (after is None or event.seq > after.get(table, event.seq)):
+                by_table.setdefault(table, []).append(self._pushed(event))
+        return by_table
 
     @property
     def summarized_up_to(self) -> int:
@@ -78,7 +74,7 @@ class Collected:
 
     def _pushed(self, event: Event) -> Pushed:
         body, cleaned = _decode(event.body)
-        unique = f"{self.store_id}-{event.seq}"
+        unique = f"{self._reader.store_id}-{event.seq}"
         return Pushed(event.seq, unique, event.received_at, event.name, body, event.pruned, cleaned)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
-from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
+from tap_autopilot.protocol.beginning import Beginning, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
@@ -29,7 +29,6 @@ from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MEMBERSHIPS, MembershipChanges
-from tap_autopilot.streams.pushed import EmailMessages
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
@@ -55,51 +54,15 @@ def sync(
     is a STATE. `quiet` turns live progress off.
     """
     sys.setswitchinterval(SWITCH_EVERY)
-    api = Api(config)
-    sends = _sending(config)
-    store = None
-    if config.collector_database is not None:
-        from tap_autopilot.pushed.collected import Collected  # only imported with a store
-
-        store = Collected(config.collector_database)
-    selected = complete_first(_select(config, catalog, api), state)
-    # Pushed events are new by their position; only a row of email_messages may change again.
-    compared = [
-        table
-        for table in selected
-        if not table.log_based or table.stream.name == EmailMessages.name
-    ]
-    beginning = Beginning(
-        state,
-        versions=config.emit_activate_version_messages,
-        start_date=config.start_date,
-        store=Store(store.store_id, store.last, store.fingerprint) if store is not None else None,
-        remembered=sends.load(state, compared),
-    )
-    progress = Progress(
-        beginning, [table for table in selected if DIGESTS not in table.stream.sources]
-    )
-    report = Report({table.stream.name: table.stream for table in selected}, api)
-    sends.begin(progress, report.tallies)
-    pushed = None
-    if store is not None:
-        from tap_autopilot.pushed.events import PushedEvents
-
-        pushed = PushedEvents(store, selected, report.tallies, config.start_date)
-    pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
-    writer = Writer(stdout)
-    run = _Run(selected, progress, pool, report, writer, pushed, sends, quiet=quiet)
-    outcome.facts = lambda: report.facts(_incomplete(progress, selected))
+    run = _Run(config, catalog, state, stdout)
+    outcome.facts = lambda: run.report.facts(run.incomplete())
     try:
-        with signals.graceful_stop(pool.stop, writer, outcome.end):
-            run.begin(selected)
+        with signals.graceful_stop(run.pool.stop, run.writer, outcome.end):
+            run.begin(quiet=quiet)
             run.read()
             run.end()
     finally:
-        for name, tally in report.tallies.items():
-            tally.rows -= writer.unwritten(name)
-        sends.close()
-        report.close(_incomplete(progress, selected))
+        run.close()
 
 
 def _sending(config: Config) -> Sending:
@@ -118,13 +81,6 @@ def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
     return select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
-
-
-def _incomplete(progress: Progress, selected: list[Selected]) -> set[str]:
-    """The incomplete streams, including those derived from them."""
-    names = progress.incomplete()
-    derived = {table.stream.name for table in selected if DIGESTS in table.stream.sources}
-    return names | derived if names & set(MEMBERSHIPS) else names
 
 
 @dataclass
@@ -158,29 +114,38 @@ class _Failures:
 class _Run:
     """One run, page by page."""
 
-    def __init__(
-        self,
-        selected: list[Selected],
-        progress: Progress,
-        pool: Pool,
-        report: Report,
-        writer: Writer,
-        pushed: PushedEvents | None,
-        sends: Sending,
-        *,
-        quiet: bool,
-    ) -> None:
-        self._quiet = quiet
-        self._pushed = pushed
-        self._sends = sends
-        self._state = b""
-        self._progress = progress
-        self._pool = pool
-        self._report = report
-        self._writer = writer
+    def __init__(self, config: Config, catalog: Any, state: State, stdout: int) -> None:
+        api = Api(config)
+        self._sends = _sending(config)
+        store = None
+        if config.collector_database is not None:
+            from tap_autopilot.pushed.collected import Collected  # only imported with a store
+
+            store = Collected(config.collector_database)
+        self._selected = selected = complete_first(_select(config, catalog, api), state)
+        beginning = Beginning(
+            state,
+            versions=config.emit_activate_version_messages,
+            start_date=config.start_date,
+            store=store.as_of_now if store else None,
+            remembered=self._sends.load(state, selected),
+        )
         self._streams = {table.stream.name: table.stream for table in selected}
+        self._progress = Progress(
+            beginning, [table for table in selected if DIGESTS not in table.stream.sources]
+        )
+        self.report = Report(self._streams, api)
+        self._sends.begin(self._progress, self.report.tallies)
+        self._pushed: PushedEvents | None = None
+        if store is not None:
+            from tap_autopilot.pushed.events import PushedEvents
+
+            self._pushed = PushedEvents(store, selected, self.report.tallies, config.start_date)
+        self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
+        self.writer = Writer(stdout)
+        self._state = b""
         self._make = {
-            table.stream.name: table.compile(report.tallies[table.stream.name])
+            table.stream.name: table.compile(self.report.tallies[table.stream.name])
             for table in selected
             if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
         }
@@ -189,10 +154,10 @@ class _Run:
         self._parents: list[str] = []
         self._failed_in_a_row = 0
 
-    def begin(self, selected: list[Selected]) -> None:
+    def begin(self, *, quiet: bool) -> None:
         """Write the SCHEMA messages and a first STATE."""
         schemas = []
-        for table in selected:
+        for table in self._selected:
             schema: dict[str, Any] = {
                 "type": "SCHEMA",
                 "stream": table.stream.name,
@@ -203,9 +168,8 @@ class _Run:
                 schema["bookmark_properties"] = [table.stream.replication_key]
             schemas.append(message(schema))
         self._write(schemas)
-        if selected:
-            incomplete = _incomplete(self._progress, selected)
-            self._report.begin(incomplete, self._writer, quiet=self._quiet)
+        if self._selected:
+            self.report.begin(self.incomplete(), self.writer, quiet=quiet)
 
     def read(self) -> None:
         """Write pushed events, then the pages of all walks as they arrive.
@@ -213,11 +177,11 @@ class _Run:
         Pushed events come first because they show which of the contacts' events were also pushed.
         """
         for walk, start in self._progress.start():
-            self._pool.add(walk, start)
-        self._report.prepare()
+            self.pool.add(walk, start)
+        self.report.prepare()
         if self._pushed is not None:
             self._write_pushed(self._pushed)
-        for result in self._pool.results():
+        for result in self.pool.results():
             if isinstance(result, Failure):
                 self._fail(result)
             else:
@@ -229,15 +193,28 @@ class _Run:
         self._write([])
         self._failures.check()
 
+    def close(self) -> None:
+        """Release what is open, and log the summary."""
+        for name, tally in self.report.tallies.items():
+            tally.rows -= self.writer.unwritten(name)
+        self._sends.close()
+        self.report.close(self.incomplete())
+
+    def incomplete(self) -> set[str]:
+        """The incomplete streams, including those derived from them."""
+        names = self._progress.incomplete()
+        derived = {name for name, stream in self._streams.items() if DIGESTS in stream.sources}
+        return names | derived if names & set(MEMBERSHIPS) else names
+
     def _write(self, lines: list[bytes]) -> None:
         self._progress.digests = self._sends.position()
         state = message({"type": "STATE", "value": self._progress.value()})
-        self._writer.write([*lines, state])
+        self.writer.write([*lines, state])
         self._state = state
 
     def _write_before(self, lines: Iterable[bytes]) -> None:
         """Write lines ahead of the STATE that covers them."""
-        self._writer.write([*lines, self._state])
+        self.writer.write([*lines, self._state])
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
@@ -248,12 +225,12 @@ class _Run:
             if lines:
                 self._write(lines)
             for name in page.rows:
-                self._report.wrote(name)
-            self._pool.check()
-        self._pool.check()
+                self.report.wrote(name)
+            self.pool.check()
+        self.pool.check()
         for name in self._progress.complete_store():
-            self._report.wrote(name, 1.0)
-            self._report.concluded(name, APPEND_ONLY)
+            self.report.wrote(name, 1.0)
+            self.report.concluded(name, APPEND_ONLY)
         self._write([])
 
     def _write_page(self, page: Page) -> None:
@@ -272,8 +249,8 @@ class _Run:
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
         for name in names:
-            self._report.read(name, page)
-            self._report.wrote(name, 1.0 if name in complete else _share(page))
+            self.report.read(name, page)
+            self.report.wrote(name, 1.0 if name in complete else _share(page))
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page for these streams; updates their passes."""
@@ -283,7 +260,7 @@ class _Run:
         merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.began(name, page.date)
-            current, tally = self._progress.pass_of(name), self._report.tallies[name]
+            current, tally = self._progress.pass_of(name), self.report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
             rows = self._make[name](documents, window, merge)
@@ -291,7 +268,7 @@ class _Run:
             current.doubts |= page.doubts
             lines += self._sends.records(name, rows, current, page.fetched_at, page.date)
         for name in names[:1] if lines else ():
-            self._report.tallies[name].clean(page.cleaned)
+            self.report.tallies[name].clean(page.cleaned)
         return lines
 
     def _open_children(self, source: str, page: Page) -> list[str]:
@@ -312,7 +289,7 @@ class _Run:
         for name in names:
             self._progress.pass_of(name).doubts |= page.doubts
         for walk, start in self._progress.walks_over(self._parents):
-            self._pool.add(walk, start)
+            self.pool.add(walk, start)
         return self._progress.completed(source)
 
     def _conclude(self, names: list[str]) -> list[bytes]:
@@ -332,9 +309,9 @@ class _Run:
                 lines.append(
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
-            self._report.concluded(name, reason or self._sends.withheld(current))
+            self.report.concluded(name, reason or self._sends.withheld(current))
             if name in MEMBERSHIPS and MembershipChanges.name in self._streams:
-                self._report.concluded(MembershipChanges.name, APPEND_ONLY)
+                self.report.concluded(MembershipChanges.name, APPEND_ONLY)
             if current.doubts:
                 warnings.setdefault(_warning(current), []).append(name)
         for warning, streams in warnings.items():
@@ -364,7 +341,7 @@ class _Run:
             if self._failed_in_a_row == MAX_FAILED_SEGMENTS:
                 LOG.error("%d segments in a row failed; leaving the rest for the next run.",
                           MAX_FAILED_SEGMENTS)  # fmt: skip
-                self._pool.cancel(walk.source)
+                self.pool.cancel(walk.source)
 
 
 def _share(page: Page) -> float | None:

@@ -8,16 +8,16 @@ MUTANTS = (
     Mutant(
         "the state is written before its rows",
         "run/sync.py",
-        "self._writer.write([*lines, state])",
-        "self._writer.write([state, *lines])",
+        "self.writer.write([*lines, state])",
+        "self.writer.write([state, *lines])",
         "test_state.py -k every_state",
     ),
     Mutant(
         "the state is a page ahead of the rows",
         "run/sync.py",
-        "        self._writer.write([*lines, state])\n",
+        "        self.writer.write([*lines, state])\n",
         "        held, self.held = getattr(self, 'held', []), lines\n"
-        "        self._writer.write([*held, state])\n",
+        "        self.writer.write([*held, state])\n",
         "test_state.py -k every_state",
     ),
     Mutant(
@@ -59,10 +59,10 @@ MUTANTS = (
     Mutant(
         "the key is logged in base64, inside a header",
         "run/sync.py",
-        "    api = Api(config)\n",
-        "    api = Api(config)\n    import base64, sys\n"
-        "    print(base64.b64encode(('x:' + config.api_key).encode()), file=sys.stderr)\n"
-        "    print(base64.b64encode(config.api_key.encode()), file=sys.stderr)\n",
+        "        api = Api(config)\n",
+        "        api = Api(config)\n        import base64, sys\n"
+        "        print(base64.b64encode(('x:' + config.api_key).encode()), file=sys.stderr)\n"
+        "        print(base64.b64encode(config.api_key.encode()), file=sys.stderr)\n",
         "test_rows.py -k literally",
     ),
     Mutant(
