@@ -9,6 +9,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from tap_autopilot.exceptions import Stopped
 from tap_autopilot.run import signals
 
 STDERR = 2
@@ -27,7 +28,7 @@ def main() -> int:
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
-    stopped = signals.stopped_by(number)
+    stopped = Stopped(number)
     moment = "" if os.isatty(STDERR) else time.strftime("%Y-%m-%dT%H:%M:%SZ ", time.gmtime())
     try:
         os.write(STDERR, f"{moment}CRITICAL {stopped}\n".encode())

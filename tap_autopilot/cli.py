@@ -8,11 +8,11 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot import __version__, logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
-from tap_autopilot.exceptions import TapError, UserError
+from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     _guard_descriptors()
     logs.set_up()
     outcome = Outcome()
-    signals.install(lambda number, _: _stop(number, outcome))
+    # The sync handles signals itself. An exception would not do: an import might swallow it.
+    signals.install(lambda number, _: signals.end_now(Stopped(number), outcome.end))
     try:
         args = _parser().parse(arguments)
         if args.about:
@@ -94,14 +95,6 @@ def main(arguments: list[str] | None = None) -> int:
     if extra:
         LOG.info("%s", outcome.complete(extra["report"]), extra=extra)
     return 0
-
-
-def _stop(number: int, outcome: Outcome) -> NoReturn:
-    """End anything but the sync, which handles signals itself.
-
-    An exception would not do, because an import in progress might swallow it.
-    """
-    signals.end_now(signals.stopped_by(number), outcome.end)
 
 
 def _guard_descriptors() -> None:

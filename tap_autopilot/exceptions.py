@@ -20,6 +20,8 @@ Any other exception stays in the module that raises it, or is a ValueError that 
 
 from __future__ import annotations
 
+import signal
+
 
 class TapError(Exception):
     """An anticipated failure of the run, or of part of it. Its text is one line for the user."""
@@ -40,11 +42,10 @@ class RunError(TapError):
 class Refused(RunError):
     """A 4xx response that a retry would not change. `status` is the HTTP status."""
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, exit_code: int = RunError.exit_code) -> None:
         super().__init__(text)
         self.status = status
-        if status in (403, 404):  # not for this key, and not at api_url
-            self.exit_code = UserError.exit_code
+        self.exit_code = exit_code
 
 
 class Unreachable(RunError):
@@ -54,11 +55,12 @@ class Unreachable(RunError):
 class Stopped(TapError):
     """A signal asked the run to end."""
 
-    def __init__(self, signal_number: int, name: str) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(
-            f"Stopped by {name}; to resume, run again with the last STATE that the target printed."
+            f"Stopped by {signal.Signals(number).name}; to resume, run again with the last STATE"
+            " that the target printed."
         )
-        self.exit_code = 128 + signal_number
+        self.exit_code = 128 + number
 
 
 class Retryable(Exception):

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from tap_autopilot.api.client import Client, Response
-from tap_autopilot.api.failures import may_pass
+from tap_autopilot.api.failures import may_pass, rule_of
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.protocol.state import read_state
@@ -64,7 +64,8 @@ class DirectClient(Client):
         if may_pass(answer.status):
             raise RunError(f"GET {shown}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:
-            raise Refused(answer.status, f"GET {shown}: status {answer.status}.")
+            exit_code = rule_of(answer.status).exit_code
+            raise Refused(answer.status, f"GET {shown}: status {answer.status}.", exit_code)
         now = datetime.now(timezone.utc)
         try:
             return Response(decode(answer.body), now, self._date or now)

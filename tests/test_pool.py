@@ -54,7 +54,7 @@ def pool() -> Iterator[Start]:
                 return clients[-1]
 
             found = Pool(concurrency, client, check_totals=check_totals)
-            timer = threading.Timer(PATIENCE, found.stop, [Stopped(14, "a test that hangs")])
+            timer = threading.Timer(PATIENCE, found.stop, [Stopped(14)])
             timer.start()
             stack.callback(timer.cancel)
             return found, clients
@@ -184,7 +184,7 @@ def test_a_stop_comes_before_the_pages(pool: Start) -> None:
     found.check()
     found.add(CONTACTS, Position())
     wait_until(lambda: bool(clients) and len(clients[0].asked) == AHEAD)
-    stopped = Stopped(15, "SIGTERM")
+    stopped = Stopped(15)
     found.stop(stopped)
     for end in (found.check, lambda: next(found.results())):
         with pytest.raises(Stopped) as raised:
@@ -202,7 +202,7 @@ def test_a_stop_wakes_who_waits_for_a_page(pool: Start) -> None:
 
     found, _ = pool(long(CONTACTS, 3), kind=Hanging)
     found.add(CONTACTS, Position())
-    timer = threading.Timer(0.01, found.stop, [Stopped(15, "SIGTERM")])
+    timer = threading.Timer(0.01, found.stop, [Stopped(15)])
     timer.start()
     with pytest.raises(Stopped):
         next(found.results())

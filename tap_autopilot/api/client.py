@@ -269,7 +269,9 @@ class Client:
         if rule is None:
             return received
         text = f"GET {shown}: status {status}{self._message(body)}. {rule.text}".rstrip()
-        raise Refused(status, text) if rule.error is Refused else rule.error(text)
+        if rule.error is Refused:
+            raise Refused(status, text, rule.exit_code)
+        raise rule.error(text)
 
     def _message(self, body: bytes) -> str:
         """The API's error message, on one line and truncated; empty if it gave no short one."""

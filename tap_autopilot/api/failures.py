@@ -16,7 +16,7 @@ import requests
 import urllib3
 
 from tap_autopilot.api.environment import Environment
-from tap_autopilot.exceptions import Refused, Retryable, UserError
+from tap_autopilot.exceptions import Refused, Retryable, RunError, UserError
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_PHRASE = 80  # characters of a proxy's reason to quote
@@ -24,11 +24,15 @@ PASSING_STATUSES = frozenset({408, 425, 429})  # of 4xx: a retry may change thes
 
 
 class Rule(NamedTuple):
-    """What these statuses mean; `text` says what happened or, of a final response, what to do."""
+    """What these statuses mean; `text` says what happened or, of a final response, what to do.
+
+    Where an error of this kind ends only a walk, `exit_code` is that of the run.
+    """
 
     statuses: Container[int]
     error: type[Exception]
     text: str = ""
+    exit_code: int = RunError.exit_code
 
 
 RULES = (  # the first that has the status counts
@@ -37,8 +41,8 @@ RULES = (  # the first that has the status counts
     Rule(REDIRECTS, Retryable, "redirected with status {}, but without a Location"),
     Rule(range(400), Retryable, "unexpected status {}"),
     Rule({401}, UserError, "Check api_key; create a new one in Autopilot under Settings > API."),
-    Rule({403}, Refused, "The API key has no permission to read this."),
-    Rule({404}, Refused, "Check api_url."),
+    Rule({403}, Refused, "The API key has no permission to read this.", UserError.exit_code),
+    Rule({404}, Refused, "Check api_url.", UserError.exit_code),
     Rule(range(400, 500), Refused),
 )
 

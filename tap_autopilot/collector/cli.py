@@ -100,7 +100,7 @@ def _stop(number: int, _: object) -> NoReturn:
     """Exit immediately; once the server runs, it handles signals itself."""
     name = signal.Signals(number).name
     logs.write_last(f"Stopped by {name}.")
-    os._exit(Stopped(number, name).exit_code)
+    os._exit(Stopped(number).exit_code)
 
 
 def _end(text: str, code: int) -> NoReturn:

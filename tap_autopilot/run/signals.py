@@ -46,11 +46,6 @@ def restore(handlers: dict[signal.Signals, signal._HANDLER]) -> None:
         signal.signal(number, handler)
 
 
-def stopped_by(number: int) -> Stopped:
-    """The error that reports a signal."""
-    return Stopped(number, signal.Signals(number).name)
-
-
 def ignore() -> None:
     """Ignore signals: the run is over, and nothing may change how it ends."""
     install(signal.SIG_IGN)
@@ -82,7 +77,7 @@ def graceful_stop(
         if stopped is not None:
             hurry()
             return
-        stopped, first = stopped_by(number), time.monotonic()
+        stopped, first = Stopped(number), time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, STOP_WITHIN, TICK)
         stop(stopped)
 
