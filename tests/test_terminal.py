@@ -19,7 +19,7 @@ import pyte
 import pytest
 
 from tap_autopilot.amounts import duration
-from tap_autopilot.run.terminal import back, columns, fit, table, time_left
+from tap_autopilot.run.terminal import as_table, back, columns, fit, time_left
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
 from tests.held_sandbox import HeldSandbox
@@ -245,12 +245,12 @@ def test_the_least_important_parts_go_first(width: int, line: str) -> None:
 def test_the_table_breaks_long_notes_between_words() -> None:
     lines = [("contacts", 2300, "NOT complete, 132 values nulled (company_priority 22)"),
              ("lists", 8, "")]  # fmt: skip
-    assert table(lines, 200) == (
+    assert as_table(lines, 200) == (
         "stream     rows\n"
         "contacts  2,300  NOT complete, 132 values nulled (company_priority 22)\n"
         "lists         8\n"
     )
-    assert table(lines, 40) == (
+    assert as_table(lines, 40) == (
         "stream     rows\n"
         "contacts  2,300  NOT complete, 132\n"
         "          values nulled\n"

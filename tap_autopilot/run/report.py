@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tap_autopilot import logs
@@ -16,7 +17,7 @@ from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.run.terminal import SILENCE, Live, Part, table, time_left, width
+from tap_autopilot.run.terminal import SILENCE, Live, Part, as_table, time_left, width
 from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
 
@@ -24,6 +25,22 @@ LOG = logging.getLogger(__name__)
 
 METRICS_EVERY = 60.0  # seconds
 MAX_NAME = 60  # characters of an unknown field's name
+
+
+@dataclass
+class _Table:
+    """What a run has done for one stream so far."""
+
+    stream: type[Stream]
+    written: int = 0  # rows; its tally also counts those not written yet
+    counted: int = 0  # rows already in the metrics
+    documents: int = 0
+    total: int | None = None  # documents, as the API reports them
+    share: float | None = None  # what part is done, if known
+    first_share: float = 0.0
+    ended: float | None = None  # when it was complete
+    # Why its deletions are withheld, if they are.
+    withheld: str | None = "an earlier run completed the stream"
 
 
 class Report:
@@ -36,30 +53,22 @@ class Report:
 
     def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
         self.tallies = {name: Tally(name) for name in streams}
-        self._streams = streams
+        self._tables = {name: _Table(stream) for name, stream in streams.items()}
         self._api = api
         self._live: Live | None = None
-        self._shares: dict[str, float] = {}  # of each stream, if known
-        self._first_shares: dict[str, float] = {}
         self._latest = next(iter(streams), "")  # the stream that was written last
         self._moved = 0.0  # when something was written last
-        self._counted = dict.fromkeys(streams, 0)  # rows already in the metrics
         # Requests and their seconds already in the metrics, by source.
         self._requested: dict[str, tuple[int, float]] = {}
         self._began = self._measured = time.monotonic()
-        self._ended: dict[str, float] = {}
-        self._written = dict.fromkeys(streams, 0)  # rows; tallies also count those not written yet
-        self._documents = dict.fromkeys(streams, 0)
-        self._totals: dict[str, int] = {}  # documents, as the API reports them
         self._open: list[str] = []  # the streams that are not complete yet
-        self._deletions: dict[str, str | None] = {}  # why they are withheld, if they are
 
     def begin(self, incomplete: set[str], writer: Writer, *, quiet: bool) -> None:
         """Announce the streams that are going to be read; unless `quiet`, show live progress."""
         self._began = self._moved = time.monotonic()
         self._writer = writer
-        LOG.info("Reading %s.", ", ".join(filter(incomplete.__contains__, self._streams)))
-        self._open = [name for name in self._streams if name in incomplete]
+        self._open = [name for name in self._tables if name in incomplete]
+        LOG.info("Reading %s.", ", ".join(self._open))
         if self._open and logs.at_terminal() and not quiet and os.environ.get("TERM") != "dumb":
             self._live = Live(self._progress)
 
@@ -68,30 +77,32 @@ class Report:
         if not logs.at_terminal():
             importlib.import_module("singer.metrics")
 
-    def wrote(self, stream: str, share: float | None = None) -> None:
+    def note_written(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""
-        self._written[stream] = self.tallies[stream].rows
+        table = self._tables[stream]
+        table.written = self.tallies[stream].rows
         if share is not None:
-            self._first_shares.setdefault(stream, share)  # first, because a thread reads both
-            self._shares[stream] = share
+            if table.share is None:
+                table.first_share = share  # first, because a thread reads both
+            table.share = share
         self._latest, self._moved = stream, time.monotonic()
         if time.monotonic() - self._measured > METRICS_EVERY:
             self._measured = time.monotonic()
             if logs.are_json():
                 self._measure()
             if self._live is None:
-                LOG.info("So far: %s.", ", ".join(map(self._so_far, self._streams)))
+                LOG.info("So far: %s.", ", ".join(map(self._so_far, self._tables)))
 
     def _progress(self) -> list[Part]:
         """The parts of the live line. Called by another thread."""
         now = time.monotonic()
-        name, done = self._under_way(), len(self._streams) - len(self._open)
-        rows, share = self._written[name], self._shares.get(name)
+        name, done = self._under_way(), len(self._tables) - len(self._open)
+        rows, share = self._tables[name].written, self._tables[name].share
         seconds, waits = now - self._began, self._waits(now)
         rate = f"{rows / seconds:,.0f}/s" if rows and not waits else ""
         remaining = ""
         if share is not None and not waits:
-            remaining = time_left(seconds, self._first_shares[name], share)
+            remaining = time_left(seconds, self._tables[name].first_share, share)
         return [
             (8, name),
             (4, amount(rows, "row")),
@@ -100,15 +111,16 @@ class Report:
             (7, remaining),
             (9, waits),
             (5, "throttled" if self._api.pacer.is_throttled() else ""),
-            (2, f"{done} of {len(self._streams)} tables done" if done else ""),
+            (2, f"{done} of {len(self._tables)} tables done" if done else ""),
         ]
 
     def _under_way(self) -> str:
         """The stream that has the most left, as far as that is known."""
-        known = [name for name in self._open if name in self._shares]
+        shares = {name: self._tables[name].share for name in self._open}
+        known = {name: share for name, share in shares.items() if share is not None}
         if known:
-            return min(known, key=self._shares.__getitem__)
-        return self._latest if self._latest in self._open else next(iter(self._open), self._latest)
+            return min(known, key=known.__getitem__)
+        return self._latest if self._latest in shares else next(iter(shares), self._latest)
 
     def _waits(self, now: float) -> str:
         """What the run has been waiting for, if for long."""
@@ -123,27 +135,29 @@ class Report:
         return f"waiting for {path}, {duration(now - since)}"
 
     def _so_far(self, name: str) -> str:
-        share = f" ({min(self._shares[name], 1):.0%})" if name in self._shares else ""
-        return f"{name} {amount(self.tallies[name].rows, 'row')}{share}"
+        share = self._tables[name].share
+        shown = "" if share is None else f" ({min(share, 1):.0%})"
+        return f"{name} {amount(self.tallies[name].rows, 'row')}{shown}"
 
-    def read(self, stream: str, page: Page) -> None:
+    def note_page(self, stream: str, page: Page) -> None:
         """Note that a page of the API was read for a stream."""
-        self._documents[stream] += len(page.documents)
-        if page.census.latest is not None:
-            if page.walk.segment_id is None:
-                self._totals[stream] = page.census.latest
-            elif page.after is None:
-                self._totals[stream] = self._totals.get(stream, 0) + page.census.latest
+        table, total = self._tables[stream], page.census.latest
+        table.documents += len(page.documents)
+        if total is not None and page.walk.segment_id is None:
+            table.total = total
+        elif total is not None and page.after is None:
+            table.total = (table.total or 0) + total
 
-    def concluded(self, stream: str, withheld: str | None) -> None:
+    def conclude(self, stream: str, withheld: str | None) -> None:
         """Note that a stream is complete, and why its deletions are withheld, if they are."""
-        self._ended[stream] = time.monotonic()
+        table = self._tables[stream]
+        table.ended, table.withheld = time.monotonic(), withheld
         self._open = [name for name in self._open if name != stream]
-        self._deletions[stream] = withheld
 
     def close(self, incomplete: set[str]) -> None:
         """Log the summary: rows per stream, requests, and everything that went wrong."""
-        self._written = {name: tally.rows for name, tally in self.tallies.items()}
+        for name, table in self._tables.items():
+            table.written = self.tallies[name].rows
         if logs.are_json():
             self._measure()
             self._time(incomplete)
@@ -151,23 +165,23 @@ class Report:
             self._count_rows()
         lines = []
         first = self._first_streams()
-        for name, stream in self._streams.items():
-            if name in incomplete and not self._documents[name] and not self.tallies[name].rows:
+        for name, table in self._tables.items():
+            if name in incomplete and not table.documents and not table.written:
                 continue  # the last line says why it was not read
-            notes = self.tallies[name].notes()
-            traffic = self._api.traffic[stream.sources[0]]
-            if first.get(stream.sources[0]) == name and traffic.requests:
+            notes, source = self.tallies[name].notes(), table.stream.sources[0]
+            traffic = self._api.traffic[source]
+            if first.get(source) == name and traffic.requests:
                 notes.append(str(traffic))
             if name in incomplete:
                 notes.insert(0, "NOT complete")
-            elif name not in self._deletions:
+            elif table.ended is None:
                 notes.insert(0, "completed by the interrupted run")
-            lines.append((name, self.tallies[name].rows, ", ".join(notes)))
+            lines.append((name, table.written, ", ".join(notes)))
         if self._live is not None:
             self._live.close()
         if logs.at_terminal() and lines:
             with contextlib.suppress(OSError):
-                logs.stderr().write(table(lines, width()))
+                logs.stderr().write(as_table(lines, width()))
         else:
             for name, rows, text in lines:
                 notes = list(filter(None, (amount(rows, "row"), text)))
@@ -178,7 +192,7 @@ class Report:
         traffic = list(self._api.traffic.values())
         statuses = sum((source.statuses for source in traffic), start=collections.Counter[str]())
         return {
-            "streams": {name: self._facts_of(name, incomplete) for name in self._streams},
+            "streams": {name: self._facts_of(name, incomplete) for name in self._tables},
             "requests": dict(sorted(statuses.items())),
             "retries": sum(source.retries for source in traffic),
             "throttled_seconds": round(sum(source.throttled for source in traffic), 3),
@@ -186,15 +200,12 @@ class Report:
         }
 
     def _facts_of(self, name: str, incomplete: set[str]) -> dict[str, Any]:
-        tally, withheld = self.tallies[name], self._deletions.get(name)
-        if name in incomplete:
-            withheld = "the stream is not complete"
-        elif name not in self._deletions:
-            withheld = "an earlier run completed the stream"
+        table, tally = self._tables[name], self.tallies[name]
+        withheld = "the stream is not complete" if name in incomplete else table.withheld
         return {
-            "rows": self._written[name],
-            "documents": self._documents[name],
-            "reported_total": self._totals.get(name),
+            "rows": table.written,
+            "documents": table.documents,
+            "reported_total": table.total,
             "complete": name not in incomplete,
             "skipped": tally.skipped,
             "nulled": dict(tally.unfit),
@@ -205,17 +216,19 @@ class Report:
 
     def _first_streams(self) -> dict[str, str]:
         """The first stream of each source that is read through the API."""
-        reverse = reversed(list(self._streams.items()))
-        firsts = {stream.sources[0]: name for name, stream in reverse}
-        return {source: name for source, name in firsts.items() if source in ENDPOINTS}
+        firsts: dict[str, str] = {}
+        for name, table in self._tables.items():
+            if table.stream.sources[0] in ENDPOINTS:
+                firsts.setdefault(table.stream.sources[0], name)
+        return firsts
 
     def _count_rows(self) -> None:
         """Log the new rows of each stream, as metrics; in text logs only if there are any."""
         from singer import metrics
 
-        for name, stream in self._streams.items():
-            rows, tags = self.tallies[name].rows, _tags(name, stream.sources[0])
-            new, self._counted[name] = rows - self._counted[name], rows
+        for name, table in self._tables.items():
+            rows, tags = self.tallies[name].rows, _tags(name, table.stream.sources[0])
+            new, table.counted = rows - table.counted, rows
             if new or logs.are_json():
                 metrics.log(LOG, metrics.Point("counter", metrics.Metric.record_count, new, tags))
 
@@ -238,12 +251,13 @@ class Report:
         """Log how long each stream took, as a metric."""
         from singer import metrics
 
-        ended = dict.fromkeys(incomplete, time.monotonic()) | self._ended
-        for name in filter(ended.__contains__, self._streams):
-            status = metrics.Status.failed if name in incomplete else metrics.Status.succeeded
-            tags = _tags(name, self._streams[name].sources[0]) | {metrics.Tag.status: status}
-            seconds = round(ended[name] - self._began, 6)
-            metrics.log(LOG, metrics.Point("timer", "sync_duration", seconds, tags))
+        for name, table in self._tables.items():
+            is_failed, ended = name in incomplete, table.ended
+            if is_failed or ended is not None:
+                status = metrics.Status.failed if is_failed else metrics.Status.succeeded
+                tags = _tags(name, table.stream.sources[0]) | {metrics.Tag.status: status}
+                seconds = round((ended or time.monotonic()) - self._began, 6)
+                metrics.log(LOG, metrics.Point("timer", "sync_duration", seconds, tags))
 
 
 def _tags(stream: str, source: str) -> dict[str, str]:

@@ -225,12 +225,12 @@ class _Run:
             if lines:
                 self._write(lines)
             for name in page.rows:
-                self.report.wrote(name)
+                self.report.note_written(name)
             self.pool.check()
         self.pool.check()
         for name in self._progress.complete_store():
-            self.report.wrote(name, 1.0)
-            self.report.concluded(name, APPEND_ONLY)
+            self.report.note_written(name, 1.0)
+            self.report.conclude(name, APPEND_ONLY)
         self._write([])
 
     def _write_page(self, page: Page) -> None:
@@ -249,8 +249,8 @@ class _Run:
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
         for name in names:
-            self.report.read(name, page)
-            self.report.wrote(name, 1.0 if name in complete else _share(page))
+            self.report.note_page(name, page)
+            self.report.note_written(name, 1.0 if name in complete else _share(page))
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page for these streams; updates their passes."""
@@ -309,9 +309,9 @@ class _Run:
                 lines.append(
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
-            self.report.concluded(name, reason or self._sends.withheld(current))
+            self.report.conclude(name, reason or self._sends.withheld(current))
             if name in MEMBERSHIPS and MembershipChanges.name in self._streams:
-                self.report.concluded(MembershipChanges.name, APPEND_ONLY)
+                self.report.conclude(MembershipChanges.name, APPEND_ONLY)
             if current.doubts:
                 warnings.setdefault(_warning(current), []).append(name)
         for warning, streams in warnings.items():

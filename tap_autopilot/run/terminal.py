@@ -99,7 +99,7 @@ def width() -> int:
     return os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
 
 
-def table(lines: Sequence[tuple[str, int, str]], room: int) -> str:
+def as_table(lines: Sequence[tuple[str, int, str]], room: int) -> str:
     """A table of streams, their rows, and notes, which are wrapped to `room` columns."""
     texts = [("stream", "rows", ""), *((name, f"{rows:,}", notes) for name, rows, notes in lines)]
     wide, narrow = (max(len(line[column]) for line in texts) for column in (0, 1))
