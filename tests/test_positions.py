@@ -198,8 +198,8 @@ def test_segments_that_failed_come_last_once() -> None:
     members = EachSegment("m")
     ids(members, "a b c")
     members.advance(members_of("a"), HALFWAY, read=5)
-    members.failed(members_of("a"))
-    members.failed(members_of("b"))
+    members.note_failure(members_of("a"))
+    members.note_failure(members_of("b"))
     state = members.value()
     assert state == ["b", 5, 0, [["a", "x", COUNTS, 1], ["b", *START, 1]], "m"]
     assert not members.is_complete
@@ -217,9 +217,9 @@ def test_segments_that_are_gone_are_done() -> None:
     members = EachSegment("m")
     ids(members, "a b c")
     for number, one in enumerate("ab", 1):
-        members.gone(members_of(one))
+        members.note_gone(members_of(one))
         assert members.value() == [one, 0, number, [], "m"]
-    members.gone(members_of("c"))
+    members.note_gone(members_of("c"))
     assert members.is_complete
 
 

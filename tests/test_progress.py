@@ -235,11 +235,11 @@ def test_the_members_of_each_segment() -> None:
     assert progress.walks_over(["b", "a"]) == [(members_of(one), Position()) for one in "ab"]
     assert write(progress, members_of("a"), HALFWAY, 2) == []
     assert progress.shown()["walks"] == walks(**{MEMBERS: ["a", 2, 0, [["a", "x", COUNTS, 0]]]})
-    progress.failed(members_of("a"))
-    progress.failed(CONTACTS)
+    progress.note_failure(members_of("a"))
+    progress.note_failure(CONTACTS)
     assert progress.shown()["walks"][MEMBERS][3] == [["a", "x", COUNTS, 1]]
     assert write(progress, members_of("a"), None, 1) == []
-    assert progress.gone(members_of("b")) == [MEMBERS]
+    assert progress.note_gone(members_of("b")) == [MEMBERS]
     assert progress.pass_of(MEMBERS).doubts == {}
     assert progress.shown()["walks"] == walks()
 
@@ -247,9 +247,9 @@ def test_the_members_of_each_segment() -> None:
 def test_members_start_over_if_all_segments_are_gone() -> None:
     progress = begin(MEMBERS)
     progress.walks_over("ab")
-    progress.gone(members_of("a"))
+    progress.note_gone(members_of("a"))
     with pytest.raises(RunError, match=r"^smart_segments_contacts: all 2 segments returned 404\.$"):
-        progress.gone(members_of("b"))
+        progress.note_gone(members_of("b"))
     assert progress.incomplete() == {MEMBERS}
     assert progress.shown()["walks"] == walks(**{MEMBERS: ["", 0, 0, []]})
     assert progress.walks_over("c") == [(members_of("c"), Position())]
@@ -306,11 +306,11 @@ def test_a_pass_begins_by_the_earlier_clock(
 ) -> None:
     before = datetime.now(timezone.utc)
     progress = begin("contacts", "lists", incremental=["contacts"])
-    progress.began("contacts", date)
-    progress.began("lists", date)
+    progress.begin_pass("contacts", date)
+    progress.begin_pass("lists", date)
     found = progress.pass_of("contacts").started
     assert found is not None
     assert found == started or before <= found <= datetime.now(timezone.utc)
-    progress.began("contacts", day(1) - timedelta(days=1))
+    progress.begin_pass("contacts", day(1) - timedelta(days=1))
     assert progress.pass_of("contacts").started == found
     assert progress.pass_of("lists").started is None

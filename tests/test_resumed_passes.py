@@ -206,7 +206,7 @@ def test_a_pass_reads_all_of_a_store_that_is_not_the_one_it_read() -> None:
     assert progress.log == [
         "WARNING contact_events: the store has lost events since; reading all events in the store."
     ]
-    assert progress.stored() == {"contact_events": 0}
+    assert progress.store_positions() == {"contact_events": 0}
     assert progress.incomplete() == {"lists", "contact_events"}
 
 

@@ -10,10 +10,8 @@ import pytest
 
 from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.state import read_state
-from tap_autopilot.sources.listings import (
-    CONTACTS,
-    Position,
-)
+from tap_autopilot.sources.listings import CONTACTS, Position
+from tap_autopilot.streams import COLLECTED
 from tests.begun import COUNTS, HALFWAY, STORE, Begun, begin, day, resumed, write
 
 # A collector's store
@@ -54,7 +52,7 @@ def test_an_incremental_pass_continues_reading_the_store(
 ) -> None:
     names = ("email_opened", "contact_events")
     progress = in_store(collected, *names, incremental=names)
-    assert progress.stored() == dict.fromkeys(names, position)
+    assert progress.store_positions() == dict.fromkeys(names, position)
     assert progress.log == [
         f"WARNING email_opened, contact_events: {reason}; reading all events in the store."
     ] * (reason is not None)
@@ -67,9 +65,9 @@ def test_an_incremental_pass_continues_reading_the_store(
 
 def test_a_full_pass_reads_all_of_its_store() -> None:
     progress = in_store(["store", 7])
-    assert progress.stored() == {"email_opened": 0}
+    assert progress.store_positions() == {"email_opened": 0}
     assert progress.log == []
-    assert begin("lists", store=STORE).stored() == {}
+    assert begin("lists", store=STORE).store_positions() == {}
 
 
 def test_a_full_pass_that_is_resumed_reads_on_in_its_store() -> None:
@@ -77,7 +75,7 @@ def test_a_full_pass_that_is_resumed_reads_on_in_its_store() -> None:
         "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": ["store", 7]}},
         "walks": {"contacts": ["x", COUNTS]},
     }
-    assert begin("email_opened", state=state, store=STORE).stored() == {"email_opened": 7}
+    assert begin("email_opened", state=state, store=STORE).store_positions() == {"email_opened": 7}
 
 
 @pytest.mark.parametrize(
@@ -98,7 +96,7 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     if made_under:
         collected["collected_from"] = made_under.isoformat()
     progress = in_store(collected, incremental=["email_opened"], start_date=start_date)
-    assert progress.stored() == {"email_opened": position}
+    assert progress.store_positions() == {"email_opened": position}
     assert progress.log == [
         "WARNING email_opened: start_date is earlier, or no longer set; reading all events in the store."
     ] * (not position)
@@ -119,17 +117,17 @@ def test_the_position_in_the_store_moves_forward_only() -> None:
     progress = begin(*names, incremental=names, store=STORE,
                      state={"bookmarks": {"email_opened": {"collected": ["store", 7]}}})  # fmt: skip
     progress.advance_in_store(names, 5)
-    assert progress.stored() == {"email_opened": 7, "contact_events": 5}
+    assert progress.store_positions() == {"email_opened": 7, "contact_events": 5}
     assert progress.shown()["bookmarks"]["contact_events"]["collected"] == ["store", 5]
 
 
 def test_a_stream_with_two_sources_is_complete_after_both() -> None:
     progress = in_store(None, "email_opened", "contact_events")
-    assert progress.complete_store() == ["contact_events"]
+    assert progress.finish_source(COLLECTED) == ["contact_events"]
     assert write(progress, CONTACTS, None) == ["email_opened"]
     other = in_store(None, "email_opened", "contact_events")
     assert write(other, CONTACTS, None) == []
-    assert other.complete_store() == ["email_opened", "contact_events"]
+    assert other.finish_source(COLLECTED) == ["email_opened", "contact_events"]
     without = begin("email_opened")
     assert write(without, CONTACTS, None) == ["email_opened"]
 
@@ -220,4 +218,4 @@ def test_a_full_pass_with_digests_continues_reading_the_store(
     reshaped: Collection[str],
 ) -> None:
     progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped, ()))
-    assert progress.stored() == {"email_opened": 0 if reshaped else 7}
+    assert progress.store_positions() == {"email_opened": 0 if reshaped else 7}

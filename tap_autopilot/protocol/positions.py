@@ -131,12 +131,12 @@ class EachSegment:
         else:
             self._open[segment_id] = after
 
-    def gone(self, walk: Walk) -> None:
+    def note_gone(self, walk: Walk) -> None:
         """Note that a segment no longer exists and so has no members."""
         self.advance(walk, None, read=0)
         self._gone += 1
 
-    def failed(self, walk: Walk) -> None:
+    def note_failure(self, walk: Walk) -> None:
         """Note that a segment failed; the next run reads it last."""
         self._failed.add(self._begin(walk))
 

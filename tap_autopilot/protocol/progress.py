@@ -75,7 +75,8 @@ class Progress:
             name: beginning.sources_of(stream) for name, stream in self._streams.items()
         }
         begun = {name for name in self._streams if self._passes[name] is fresh[name]}
-        self._sent = beginning.place(self._passes, begun - self._log_based)
+        # By stream, the last of the store's events that earlier runs have sent.
+        self.sent_before = beginning.place(self._passes, begun - self._log_based)
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
@@ -135,7 +136,7 @@ class Progress:
         """Whether the pass of a stream began in an earlier run."""
         return stream in self._resumed
 
-    def began(self, stream: str, date: datetime | None) -> None:
+    def begin_pass(self, stream: str, date: datetime | None) -> None:
         """Note when the pass began: by our clock or the API's, whichever is earlier."""
         current, now = self._passes[stream], self._beginning.now
         if current.incremental and current.started is None:
@@ -145,9 +146,9 @@ class Progress:
         """Note that a page is written. Returns the streams that it completes."""
         walk = page.walk
         self._sources[walk.source].advance(walk, page.after, read=len(page.documents))
-        return self.completed(walk.source)
+        return self.complete(walk.source)
 
-    def completed(self, source: str) -> list[str]:
+    def complete(self, source: str) -> list[str]:
         """Note that a source is complete, if it is. Returns the streams that this completes.
 
         Raises RunError if what was read cannot be everything.
@@ -163,9 +164,9 @@ class Progress:
         for name in names:
             current = self._passes[name]
             current.doubts = {**doubts, **current.doubts}
-        return self._finish_source(source)
+        return self.finish_source(source)
 
-    def _finish_source(self, source: str) -> list[str]:
+    def finish_source(self, source: str) -> list[str]:
         """Note that a source is read to its end. Returns the streams that this completes."""
         complete = []
         for name in self.fed_by(source):
@@ -175,37 +176,31 @@ class Progress:
                 complete.append(name)
         return complete
 
-    def stored(self) -> dict[str, int]:
+    def store_positions(self) -> dict[str, int]:
         """The position in the collector's store of each stream that it feeds."""
         positions = {name: self._entries[name].collected for name in self.fed_by(COLLECTED)}
         return {name: position.seq for name, position in positions.items() if position}
 
-    def sent(self) -> dict[str, int]:
-        """For each stream, the last of the store's events that earlier runs have sent, if any."""
-        return self._sent
-
     def advance_in_store(self, names: Collection[str], last: int) -> None:
         """Note that the store's events up to `last` are written to these streams."""
-        ahead = [name for name, seq in self.stored().items() if name in names and seq < last]
+        ahead = [
+            name for name, seq in self.store_positions().items() if name in names and seq < last
+        ]
         if ahead:
             assert self._beginning.store is not None
             position = self._beginning.store.position(last)
             for name in ahead:
                 self._entries[name].collected = position
 
-    def complete_store(self) -> list[str]:
-        """Note that the store is read to its end. Returns the streams that this completes."""
-        return self._finish_source(COLLECTED)
-
-    def gone(self, walk: Walk) -> list[str]:
+    def note_gone(self, walk: Walk) -> list[str]:
         """Note that a segment no longer exists. Returns the streams that this completes."""
-        self._members.gone(walk)
-        return self.completed(walk.source)
+        self._members.note_gone(walk)
+        return self.complete(walk.source)
 
-    def failed(self, walk: Walk) -> None:
+    def note_failure(self, walk: Walk) -> None:
         """Note that a walk failed."""
         if walk.source == MEMBERS:
-            self._members.failed(walk)
+            self._members.note_failure(walk)
 
     def incomplete(self) -> set[str]:
         """The selected streams that are not complete."""

@@ -218,7 +218,7 @@ class _Run:
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
-        for page in pushed.pages(self._progress.stored(), self._progress.sent()):
+        for page in pushed.pages(self._progress.store_positions(), self._progress.sent_before):
             lines = [line for name, rows in page.rows.items()
                      for line in self._sends.pushed(name, rows, page.fetched_at)]  # fmt: skip
             self._progress.advance_in_store(page.streams, page.last)
@@ -228,7 +228,7 @@ class _Run:
                 self.report.note_written(name)
             self.pool.check()
         self.pool.check()
-        for name in self._progress.complete_store():
+        for name in self._progress.finish_source(COLLECTED):
             self.report.note_written(name, 1.0)
             self.report.conclude(name, APPEND_ONLY)
         self._write([])
@@ -259,7 +259,7 @@ class _Run:
         parts = list(map(self._pick, page.documents)) if reads else []
         merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
-            self._progress.began(name, page.date)
+            self._progress.begin_pass(name, page.date)
             current, tally = self._progress.pass_of(name), self.report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
@@ -290,7 +290,7 @@ class _Run:
             self._progress.pass_of(name).doubts |= page.doubts
         for walk, start in self._progress.walks_over(self._parents):
             self.pool.add(walk, start)
-        return self._progress.completed(source)
+        return self._progress.complete(source)
 
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs."""
@@ -326,7 +326,7 @@ class _Run:
         if walk.segment_id is not None and isinstance(error, Refused) and error.status == 404:
             LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
             try:
-                complete = self._progress.gone(walk)
+                complete = self._progress.note_gone(walk)
             except RunError as all_gone:
                 self._failures.add(names, all_gone)
             else:
@@ -335,7 +335,7 @@ class _Run:
         if isinstance(error, NotTried):
             return
         self._failures.add(names, error)
-        self._progress.failed(walk)
+        self._progress.note_failure(walk)
         if walk.segment_id is not None and not isinstance(error, Refused):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == MAX_FAILED_SEGMENTS:

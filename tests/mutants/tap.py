@@ -45,8 +45,8 @@ MUTANTS = (
     Mutant(
         "a segment that failed is marked as done",
         "run/sync.py",
-        "        self._progress.failed(walk)\n",
-        "        self._progress.gone(walk) if walk.segment_id else None\n        self._write([])\n",
+        "        self._progress.note_failure(walk)\n",
+        "        self._progress.note_gone(walk) if walk.segment_id else None\n        self._write([])\n",
         "test_faults.py -k does_not_stop_the_others",
     ),
     Mutant(
