@@ -106,7 +106,7 @@ def test_a_time_that_does_not_fit_is_null() -> None:
     rows = made(bounced("c", bounced=events), tally=tally)
     assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
     assert not tally.unfit
-    tally.sent(rows)
+    tally.count_sent(rows)
     assert tally.unfit == {"timestamp": 1}
 
 

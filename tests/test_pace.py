@@ -122,11 +122,11 @@ def simulate(
         at, _, sent, arrived = heapq.heappop(under_way)
         clock.now = max(clock.now, at)
         if allows(arrived):
-            pacer.succeeded()
+            pacer.note_success()
             outcome.answered.append(arrived)
             heapq.heappush(ready, clock.now)
         else:
-            pacer.throttled(sent, 0)
+            pacer.throttle(sent, 0)
             outcome.throttled.append(arrived)
             heapq.heappush(ready, clock.now + rng.random())
     return outcome
@@ -174,22 +174,22 @@ def test_a_pause_holds_for_all_and_is_counted_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pace, "time", clock)
     pacer = Pacer(1000)
     sent = [pacer.wait() for _ in range(3)]
-    assert pacer.throttled(sent[0], 0.4) == pytest.approx(0.4)
+    assert pacer.throttle(sent[0], 0.4) == pytest.approx(0.4)
     clock.now += 0.1
-    assert pacer.throttled(sent[1], 0.4) == pytest.approx(0.1)
+    assert pacer.throttle(sent[1], 0.4) == pytest.approx(0.1)
     assert pacer.delay() == pytest.approx(0.4)
 
 
 def test_a_pause_blocks() -> None:
     pacer, started = Pacer(1000), time.monotonic()
-    pacer.throttled(pacer.wait(), 0.1)
+    pacer.throttle(pacer.wait(), 0.1)
     pacer.wait()
     assert time.monotonic() - started >= 0.1
 
 
 def test_the_most_urgent_goes_first() -> None:
     pacer = Pacer(1000)
-    pacer.throttled(pacer.wait(), PATIENCE)
+    pacer.throttle(pacer.wait(), PATIENCE)
     order: list[tuple[float, float]] = []
 
     def walk(urgency: float) -> None:

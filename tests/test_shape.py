@@ -28,7 +28,7 @@ def shaped(document: Any, schema: Any = SCHEMA, tally: Tally | None = None) -> d
     row = compile_shape(SCHEMA, schema, ("contact_id",), tally, maps=MAPS)(document)
     assert row is not None
     assert list(row) == list(schema["properties"])
-    tally.sent([row])
+    tally.count_sent([row])
     return {
         name: value for name, value in row.items() if value is not None and name[:7] != "contact"
     }

@@ -12,9 +12,9 @@ def test_everything_is_counted_and_each_kind_is_logged_once(
 ) -> None:
     tally = Tally("contacts")
     with caplog.at_level("INFO", "tap_autopilot"):
-        tally.clean(0)
+        tally.count_replaced(0)
         for _ in range(2):
-            tally.clean(3)
+            tally.count_replaced(3)
             tally.skip("it has no id")
             tally.count_misfit("name")
             tally.count_misfit("title")
@@ -41,9 +41,9 @@ def test_values_count_only_if_their_row_is_sent(caplog: pytest.LogCaptureFixture
         tally.note_misfit("name", row)
     tally.note_misfit("title", rows[1])
     assert not caplog.records
-    tally.sent([rows[1], rows[3]])
+    tally.count_sent([rows[1], rows[3]])
     assert (tally.rows, tally.unfit) == (2, {"name": 1, "title": 1})
-    tally.sent(rows)
+    tally.count_sent(rows)
     assert (tally.rows, tally.unfit) == (6, {"name": 1, "title": 1})
     assert len(caplog.records) == 2
 

@@ -157,7 +157,7 @@ class Client:
                 wait = retries.next_wait(problem.wait)
                 if problem.throttled:
                     pause = wait if wait and problem.wait else 0.0
-                    self._count(kind, throttled=self._api.pacer.throttled(sent, pause))
+                    self._count(kind, throttled=self._api.pacer.throttle(sent, pause))
                 if wait is None:
                     raise self._failure(shown, problem, started) from None
                 self._count(kind, retries=1)
@@ -165,7 +165,7 @@ class Client:
                 LOG.log(level, "GET %s: %s; retrying in %.1f s.", shown, problem, wait)
                 time.sleep(wait)
             else:
-                self._api.pacer.succeeded()
+                self._api.pacer.note_success()
                 self._api.last_response = time.monotonic()
                 return response
 

@@ -91,7 +91,7 @@ class Pacer:
         """Whether the API throttled a request recently, or the pause it asked for is not over."""
         return time.monotonic() < max(self._cut + REPORT_THROTTLED, self._paused_until)
 
-    def succeeded(self) -> None:
+    def note_success(self) -> None:
         """Note a successful response. Nothing else may raise the rate."""
         with self._turn:
             self._responses += 1
@@ -103,7 +103,7 @@ class Pacer:
                 self._rate *= 1 + CREEP * self._responses
             self._rate = min(self._rate, self._ceiling)
 
-    def throttled(self, sent: float, wait: float) -> float:
+    def throttle(self, sent: float, wait: float) -> float:
         """Note a 429 to a request sent at `sent`; pause all walks for `wait` seconds.
 
         Returns by how many seconds this extended the pause.

@@ -118,7 +118,7 @@ class PushedEvents:
         new = [event for event in events if event.seq > position and not event.pruned]
         rows = self._make[name](new) if new else []
         if name in self._tallies:
-            self._tallies[name].clean(sum(event.cleaned for event in new))
+            self._tallies[name].count_replaced(sum(event.cleaned for event in new))
         if name in EMAILS:
             if self._index is not None:
                 old = [event for event in events if event.seq <= position or event.pruned]

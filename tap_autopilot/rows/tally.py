@@ -50,7 +50,7 @@ class Tally:
         for column, kept_in in self._misfits.pop(id(row), (row, ()))[1]:
             self.count_misfit(column, kept_in)
 
-    def sent(self, rows: Sequence[Row]) -> None:
+    def count_sent(self, rows: Sequence[Row]) -> None:
         """Count the rows of a page that are sent; forget what was noted for its other rows."""
         self.rows += len(rows)
         if self._misfits:
@@ -79,7 +79,7 @@ class Tally:
                 )  # fmt: skip
         self.unknown[name] += 1
 
-    def clean(self, count: int) -> None:
+    def count_replaced(self, count: int) -> None:
         """Count characters that were removed or replaced."""
         if count and not self.cleaned:
             LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream,

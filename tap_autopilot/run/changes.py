@@ -6,7 +6,7 @@ import hashlib
 import logging
 import operator
 import urllib.parse
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -19,11 +19,11 @@ from tap_autopilot.protocol.beginning import Remembered, has_version
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, State
+from tap_autopilot.protocol.state import State
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-from tap_autopilot.run.sending import Sending
+from tap_autopilot.run.sending import Sending, Write
 from tap_autopilot.streams.membership_changes import (
     JOINED,
     LEFT,
@@ -124,7 +124,7 @@ class Changes(Sending):
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages for pushed events, which are new by their position in the store."""
         if name == EmailMessages.name:
-            return self.records(name, rows, Pass(), fetched_at, None)
+            return self.records(name, rows, None, fetched_at, fetched_at)
         self.tallies[name].rows += len(rows)
         return records(name, self._present(encoded(rows)), None, fetched_at)
 
@@ -132,28 +132,25 @@ class Changes(Sending):
         self,
         name: str,
         rows: Sequence[Row],
-        current: Pass,
+        version: int | None,
         fetched_at: datetime,
-        date: datetime | None,
+        began: datetime,
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page that the target does not have."""
-        now = datetime.now(timezone.utc)
-        self._digests.began(name, _iso(min(now, date or now)))
+        self._digests.began(name, _iso(began))
         if not rows:
             return []
         keys = self._keys(name, rows)
         texts = encoded(rows)
         differ = self._digests.compare(name, keys, texts)
-        self.tallies[name].sent([rows[at] for at, _ in differ])
+        self.tallies[name].count_sent([rows[at] for at, _ in differ])
         self.tallies[name].unchanged += len(rows) - len(differ)
         sent = self._present([texts[at] for at, _ in differ])
-        messages = records(name, sent, current.version, fetched_at)
+        messages = records(name, sent, version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
-    def end(
-        self, name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
-    ) -> bool:
+    def end(self, name: str, version: int | None, *, whole: bool, write: Write) -> bool:
         """End a pass; if it is `whole`, `write` tombstones for the rows it did not see, in batches.
 
         Returns whether the version of the rows has yet to be announced.
@@ -166,16 +163,14 @@ class Changes(Sending):
             self.tallies[name].rows += len(rows)
             self.tallies[name].deleted += len(rows)
             write(
-                records(name, encoded(rows), current.version, now)
+                records(name, encoded(rows), version, now)
                 + self._membership_changes(name, keys, LEFT, now)
             )
-        announces = (
-            whole and current.version is not None and not self._digests.table(name).activated
-        )
+        announces = whole and version is not None and not self._digests.table(name).activated
         self._digests.end(name, whole=whole, activated=announces)
         return announces
 
-    def withheld(self, _current: Pass) -> str | None:
+    def withheld(self, _version: int | None) -> str | None:
         """Never: tombstones tell the target of every deletion."""
         return None
 

@@ -10,9 +10,11 @@ from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, State
+from tap_autopilot.protocol.state import State
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
+
+Write = Callable[[Iterable[bytes]], None]  # writes lines ahead of the STATE that covers them
 
 NO_VERSIONS = "emit_activate_version_messages is false"
 
@@ -42,34 +44,32 @@ class Sending:
         self,
         name: str,
         rows: Sequence[Row],
-        current: Pass,
+        version: int | None,
         fetched_at: datetime,
-        _date: datetime | None,
+        _began: datetime,
     ) -> list[bytes]:
-        """The RECORD messages for the rows of a page.
+        """The RECORD messages for the rows of a page, which was fetched at `fetched_at`.
 
-        `fetched_at` is when the page was fetched by our clock, `date` by the API's.
+        If it is the first page of the pass, that is when the pass `began`.
         """
-        self.tallies[name].sent(rows)
-        return records(name, encoded(rows), current.version, fetched_at)
+        self.tallies[name].count_sent(rows)
+        return records(name, encoded(rows), version, fetched_at)
 
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages for new rows of the collector's store, a log without a version."""
-        return self.records(name, rows, Pass(), fetched_at, None)
+        return self.records(name, rows, None, fetched_at, fetched_at)
 
-    def end(
-        self, _name: str, current: Pass, *, whole: bool, write: Callable[[Iterable[bytes]], None]
-    ) -> bool:
+    def end(self, _name: str, version: int | None, *, whole: bool, write: Write) -> bool:
         """End a complete pass. If it is `whole`, the rows that it did not see have been deleted.
 
         Messages about those go to `write`. Returns whether to send ACTIVATE_VERSION.
         """
         del write
-        return whole and current.version is not None
+        return whole and version is not None
 
-    def withheld(self, current: Pass) -> str | None:
+    def withheld(self, version: int | None) -> str | None:
         """Why the target does not learn of deletions after a whole pass; None if it does."""
-        return NO_VERSIONS if current.version is None else None
+        return NO_VERSIONS if version is None else None
 
     def position(self) -> list[Any] | None:
         """What the next STATE says about the target's rows."""

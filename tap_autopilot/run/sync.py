@@ -259,16 +259,16 @@ class _Run:
         parts = list(map(self._pick, page.documents)) if reads else []
         merge = self._pushed.merge(parts, page) if self._pushed and reads else None
         for name in names:
-            self._progress.begin_pass(name, page.date)
+            began = self._progress.begin_pass(name, page.date)
             current, tally = self._progress.pass_of(name), self.report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
             rows = self._make[name](documents, window, merge)
             current.note(window.newest if window else None, tally.skipped - skipped)
             current.doubts |= page.doubts
-            lines += self._sends.records(name, rows, current, page.fetched_at, page.date)
+            lines += self._sends.records(name, rows, current.version, page.fetched_at, began)
         for name in names[:1] if lines else ():
-            self.report.tallies[name].clean(page.cleaned)
+            self.report.tallies[name].count_replaced(page.cleaned)
         return lines
 
     def _open_children(self, source: str, page: Page) -> list[str]:
@@ -304,12 +304,12 @@ class _Run:
                 incremental=current.incremental,
                 windowed=current.since is not None,
             )
-            if self._sends.end(name, current, whole=reason is None, write=self._write_before):
-                version = current.version
+            version = current.version
+            if self._sends.end(name, version, whole=reason is None, write=self._write_before):
                 lines.append(
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
-            self.report.conclude(name, reason or self._sends.withheld(current))
+            self.report.conclude(name, reason or self._sends.withheld(version))
             if name in MEMBERSHIPS and MembershipChanges.name in self._streams:
                 self.report.conclude(MembershipChanges.name, APPEND_ONLY)
             if current.doubts:

@@ -155,8 +155,8 @@ MUTANTS = (
     Mutant(
         "the local clock decides, even if it is wrong",
         "protocol/progress.py",
-        "current.started = min(now, date or now)",
-        "current.started = now",
+        "began = min(now, date or now)",
+        "began = now",
         "test_incremental.py -k clock",
     ),
     Mutant(
