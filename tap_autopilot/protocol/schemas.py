@@ -15,8 +15,6 @@ _FOLDER = next(
     folder for folder in (_PACKAGE / "schemas", _PACKAGE.parent / "schemas") if folder.is_dir()
 )
 
-MAX_LENGTH = "maxLength"
-
 
 def load_schema(stream: str) -> dict[str, Any]:
     """The JSON schema of a stream's rows."""
@@ -32,9 +30,5 @@ def nested_columns(schema: Mapping[str, Any]) -> list[str]:
 
 def with_nested_as_text(schema: Mapping[str, Any]) -> dict[str, Any]:
     """A schema in which the columns that hold arrays or objects hold text instead."""
-    texts = {}
-    for name in nested_columns(schema):
-        texts[name] = {"type": ["null", "string"]}
-        if MAX_LENGTH in schema["properties"][name]:
-            texts[name][MAX_LENGTH] = schema["properties"][name][MAX_LENGTH]
+    texts = {name: {"type": ["null", "string"]} for name in nested_columns(schema)}
     return {**schema, "properties": {**schema["properties"], **texts}}

@@ -20,7 +20,7 @@ from tap_autopilot.protocol.catalog import (
     Breadcrumb,
     replication_methods,
 )
-from tap_autopilot.protocol.schemas import MAX_LENGTH, nested_columns, with_nested_as_text
+from tap_autopilot.protocol.schemas import nested_columns, with_nested_as_text
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row, as_json, type_of
 from tap_autopilot.streams import STREAMS, MakeRows, Stream
@@ -28,6 +28,7 @@ from tap_autopilot.streams.pushed import COLLECTOR_DATABASE, log_of
 
 LOG = logging.getLogger(__name__)
 
+MAX_LENGTH = "maxLength"
 AUTOMATIC = {"inclusion": "automatic"}
 
 Metadata = Mapping[Breadcrumb, Mapping[str, Any]]
@@ -136,9 +137,10 @@ def _selected(
             )
         stream = log_of(stream)
     part = _prune(ours["schema"], choices, defaults)
-    _limit(part, entry, nested_as_text=nested_as_text)
     is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
-    return Selected(stream, ours["schema"], part, is_incremental, nested_as_text, is_log_based)
+    table = Selected(stream, ours["schema"], part, is_incremental, nested_as_text, is_log_based)
+    _limit(table.selected, entry)
+    return table
 
 
 def is_selected(catalog: Any, ours: Mapping[str, Any], name: str) -> bool:
@@ -259,14 +261,13 @@ def _prune(
     return pruned
 
 
-def _limit(part: Mapping[str, Any], entry: Mapping[str, Any], *, nested_as_text: bool) -> None:
+def _limit(sent: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
     """Add the `maxLength` of text columns in a catalog's entry, for targets that need it."""
     schema = entry.get("schema")
     their_columns = schema.get("properties") if isinstance(schema, dict) else None
-    texts = {"string", "array", "object"} if nested_as_text else {"string"}
-    for name, column in part["properties"].items():
+    for name, column in sent["properties"].items():
         their_column = their_columns.get(name) if isinstance(their_columns, dict) else None
         length = their_column.get(MAX_LENGTH) if isinstance(their_column, dict) else None
-        is_text = "format" not in column and type_of(column) in texts
+        is_text = "format" not in column and type_of(column) == "string"
         if is_text and type(length) is int and length > 0:
             column[MAX_LENGTH] = length

@@ -10,8 +10,8 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.names import Names, compile_pick
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.times import as_datetime, as_time, from_epoch
-from tap_autopilot.rows.values import ADDITIONAL, Convert, Row, Schema, as_key, as_text, converter
+from tap_autopilot.rows.times import as_datetime, from_epoch
+from tap_autopilot.rows.values import ADDITIONAL, Row, Schema, as_key, as_text, converter
 from tap_autopilot.streams import EMAILS
 from tap_autopilot.streams.pushed import ContactEvents
 
@@ -32,7 +32,6 @@ TIMES = {
 }
 EARLIEST = datetime(2000, 1, 1, tzinfo=timezone.utc)
 YEAR = timedelta(days=365)
-APART = {"type", "context", "traits", "properties"}  # fields of a call that are handled separately
 
 
 class Pushed(NamedTuple):
@@ -79,41 +78,30 @@ def compile_email(
     columns = schema["properties"]
     dropped = columns.keys() - selected["properties"].keys()
     blank = dict.fromkeys(columns) | {"event": event, "event_text": event_text}
-    fields: dict[str, tuple[Any, Any]] = {
-        **{name: (column, as_text) for name, column in CALL.items()},
-        **{name: (column, as_time) for name, column in TIMES.items()},
-    }
+    take_call = _compile_take(columns, CALL | TIMES, dropped, tally)
     take_traits = _compile_take(columns, TRAITS, dropped, tally)
     take_properties = _compile_take(columns, PROPERTIES, dropped, tally)
 
     def make(pushed: Pushed) -> Row:
         row = blank.copy()
         call = pushed.body if pushed.body.__class__ is dict else {}
-        rest: Row = {}
-        for name, value in call.items():
-            column, convert = fields.get(name, (None, None))
-            if convert is as_text and value.__class__ is str:
-                row[column] = value or None
-            elif convert is not None:
-                if not _fill(row, column, convert, value):
-                    _keep(rest, name, value, column, dropped, tally)
-            elif name not in APART and (name != "event" or value != event_text):
-                rest[name] = value
-        context = call.get("context")
+        rest = take_call(row, call)
+        rest.pop("type", None)
+        if rest.get("event") == event_text:
+            del rest["event"]
+        context = rest.get("context")
         if context.__class__ is dict and "traits" in context:
             traits = take_traits(row, context["traits"])
-            context = {name: value for name, value in context.items() if name != "traits"}
-            if traits != {}:
-                context["traits"] = traits
-        if context is not None and context != {}:
-            rest["context"] = context
-        if "traits" in call:
-            traits = take_traits(row, call["traits"])
-            if traits != {}:
-                rest["traits"] = traits
-        properties = take_properties(row, call.get("properties"))
-        if properties is not None and properties != {}:
-            rest["properties"] = properties
+            rest["context"] = {**context, "traits": traits}
+            if traits == {}:
+                del rest["context"]["traits"]
+        if "traits" in rest:
+            rest["traits"] = take_traits(row, rest["traits"])
+        if "properties" in rest:
+            rest["properties"] = take_properties(row, rest["properties"])
+        for name in ("context", "traits", "properties"):
+            if name in rest and rest[name] in (None, {}):
+                del rest[name]
         if row["id"] is None:
             row["id"] = pushed.id
         if row["received_at"] is None:
@@ -153,31 +141,17 @@ def _compile_take(
                 rest[name] = value
             elif convert is as_text and value.__class__ is str:
                 row[column] = value or None
-            elif not _fill(row, column, convert, value):
-                _keep(rest, name, value, column, dropped, tally)
+            elif value is not None and value != "":
+                try:
+                    row[column] = convert(value)
+                except ValueError:
+                    if column not in dropped:
+                        rest[name] = value
+                        if tally is not None:
+                            tally.count_misfit(column)
         return rest
 
     return take
-
-
-def _fill(row: Row, column: str, convert: Convert, value: Any) -> bool:
-    """Fill a column; False if the value does not fit it."""
-    if value is not None and value != "":
-        try:
-            row[column] = convert(value)
-        except ValueError:
-            return False
-    return True
-
-
-def _keep(
-    rest: Row, name: str, value: Any, column: str, dropped: Container[str], tally: Tally | None
-) -> None:
-    """Keep a value that does not fit its column, unless the column is deselected."""
-    if column not in dropped:
-        rest[name] = value
-        if tally is not None:
-            tally.count_misfit(column)
 
 
 def _happened(row: Row, collected_at: int) -> str:
