@@ -7,7 +7,7 @@ from typing import Any
 import hypothesis
 
 from tests.soak.happenings import FIRST_SETTINGS, HISTORY, TABLES, Night
-from tests.soak.histories import play
+from tests.soak.histories import live
 
 BROKEN_OFF = Night(kill_after=2)
 
@@ -23,4 +23,4 @@ BROKEN_OFF = Night(kill_after=2)
 @hypothesis.example({}, [Night(setting=("digests", True)), BROKEN_OFF, Night(setting=("digests", False)),
                      Night(changes=(("delete", "a"),))])  # fmt: skip
 def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
-    play(nights, **settings)
+    live(nights, **settings)

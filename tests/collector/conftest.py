@@ -193,13 +193,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
 
 @pytest.fixture
 def destination() -> Iterator[Destination]:
-    with serving() as found:
+    with serving(Destination()) as found:
         yield found
 
 
 @pytest.fixture
 def other() -> Iterator[Destination]:
-    with serving() as found:
+    with serving(Destination()) as found:
         yield found
 
 

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.conftest import wait_until
 
@@ -21,6 +21,8 @@ class Destination:
     `answer` returns a status for the ids of a batch; `behave` writes the whole response instead.
     """
 
+    protocol = "HTTP/1.0"
+
     def __init__(self) -> None:
         self.batches: list[dict[str, Any]] = []
         self.sizes: list[int] = []
@@ -32,13 +34,20 @@ class Destination:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            protocol_version = outer.protocol
+
+            def handle(self) -> None:
+                with contextlib.suppress(OSError):  # the collector has had enough, or was killed
+                    super().handle()
+
             def do_POST(self) -> None:
                 outer.tries.append(time.monotonic())
                 assert self.path == "/v1/batch"
                 outer.authorizations.add(self.headers["Authorization"])
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                with contextlib.suppress(OSError):  # the collector has had enough
-                    outer._respond(self, body)
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) == length:
+                    outer.respond(self, body)
 
             def log_message(self, *_: object) -> None: ...
 
@@ -46,12 +55,13 @@ class Destination:
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def _respond(self, response: BaseHTTPRequestHandler, body: bytes) -> None:
+    def respond(self, response: BaseHTTPRequestHandler, body: bytes) -> None:
+        """Answer a batch."""
         if self.behave is not None:
             self.behave(response)
             return
         found = json.loads(body)
-        status = self.answer(_ids(found))
+        status = self.answer(ids_of(found))
         if status == 200:
             self.batches.append(found)
             self.sizes.append(len(body))
@@ -68,21 +78,23 @@ class Destination:
     @property
     def ids(self) -> list[str]:
         """The ids of the accepted events, in order."""
-        return [name for batch in [*self.batches] for name in _ids(batch)]
+        return [name for batch in [*self.batches] for name in ids_of(batch)]
 
     def wait_for(self, count: int) -> None:
         """Wait until so many events were accepted."""
         wait_until(lambda: len(self.ids) >= count)
 
 
-def _ids(batch: dict[str, Any]) -> list[str]:
+def ids_of(batch: dict[str, Any]) -> list[str]:
     return [event["messageId"] for event in batch["batch"]]
 
 
+Kind = TypeVar("Kind", bound=Destination)
+
+
 @contextlib.contextmanager
-def serving() -> Iterator[Destination]:
+def serving(destination: Kind) -> Iterator[Kind]:
     """A destination, while it serves."""
-    found = Destination()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
+    yield destination
+    destination.server.shutdown()
+    destination.server.server_close()

@@ -12,8 +12,6 @@ import argparse
 import itertools
 import random
 import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,8 @@ from tests.conftest import KEY, Tap
 from tests.invariants import Run
 from tests.lying_pager import Options
 from tests.recording import Sandbox
+from tests.soak.happenings import TABLES
+from tests.soak.runner import report
 from tests.witness import check_bookmarks, check_complete, check_served
 
 PAGE = 20
@@ -33,12 +33,11 @@ FED = {
     "contacts": ("contacts", "lists_contacts", "email_opened"),
     "members": ("smart_segments_contacts",),
 }
-TABLES = ("contacts", "lists", "smart_segments", "smart_segments_contacts", "lists_contacts")
 
 
 def catalog(*, incremental: bool) -> dict[str, Any]:
     """A catalog of all these tables: full, or incremental where they can be."""
-    streams: list[dict[str, Any]] = [{"tap_stream_id": name} for name in (*TABLES, "email_opened")]
+    streams: list[dict[str, Any]] = [{"tap_stream_id": name} for name in TABLES]
     for one in streams:
         if incremental and one["tap_stream_id"] in ("contacts", "email_opened"):
             one["metadata"] = [
@@ -79,7 +78,7 @@ def claims(run: Run) -> dict[str, bool]:
         name: bool(bookmarks.get(name, {}).get(run.replication_keys[name]))
         if name in run.replication_keys
         else bool(run.of("ACTIVATE_VERSION", name))
-        for name in (*TABLES, "email_opened")
+        for name in TABLES
     }
 
 
@@ -95,43 +94,37 @@ def makes_false_claim(run: Run, words: str) -> bool:
     return False
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the passes; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.churn", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--passes", type=int, default=1000)
-    parser.add_argument("--lost", type=int, default=1000, help="passes in which a page is lost")
-    parser.add_argument("--verbose", action="store_true", help="show the incomplete passes")
-    args = parser.parse_args(arguments)
+def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
+    """Run the passes: the figures, and whether all is well."""
     counts: Counter[str] = Counter()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        tap = Tap(Path(folder))
-        for number in range(args.passes):
-            run, words = one_pass(tap, number, args.seed)
-            whole = run.code == 0 and all(claims(run).values())
-            counts["whole"] += whole
-            counts["wrong"] += makes_false_claim(run, words)
-            if not whole and args.verbose:
-                doubted = [name for name, good in claims(run).items() if not good]
-                said = [line for line in run.log if line.startswith(("WARNING", "CRITICAL"))]
-                print(words, f"exit {run.code}", *doubted, *said, sep="\n  ", file=sys.stderr)
-        for number in range(args.lost):
-            lose = ("contacts", "members")[number % 2]
-            run, words = one_pass(tap, number, args.seed + 1, lose)
-            lost = any(page.lost for page in run.served)
-            counts["lost"] += lost
-            counts["missed"] += lost and any(claims(run)[name] for name in FED[lose])
-            counts["wrong"] += makes_false_claim(run, words)
-    minutes = (time.monotonic() - started) / 60
-    print(
+    tap = Tap(folder)
+    for number in range(args.passes):
+        run, words = one_pass(tap, number, args.seed)
+        doubted = [name for name, good in claims(run).items() if not good]
+        counts["whole"] += run.code == 0 and not doubted
+        counts["wrong"] += makes_false_claim(run, words)
+        if run.code or doubted:
+            print(f"{words}: exit {run.code}, not complete: {doubted}", file=sys.stderr)
+    for number in range(args.lost):
+        lose = ("contacts", "members")[number % 2]
+        run, words = one_pass(tap, number, args.seed + 1, lose)
+        lost = any(page.lost for page in run.served)
+        counts["lost"] += lost
+        counts["missed"] += lost and any(claims(run)[name] for name in FED[lose])
+        counts["wrong"] += makes_false_claim(run, words)
+    figures = (
         f"{args.passes} passes over changing accounts: {counts['whole']} sent every ACTIVATE_VERSION"
         f" and moved every bookmark; {counts['lost']} passes with a lost page: {counts['missed']}"
-        f" activated an affected table or moved its bookmark; {counts['wrong']} false claims;"
-        f" {minutes:.1f} min, seed {args.seed}"
+        f" activated an affected table or moved its bookmark; {counts['wrong']} false claims"
     )
-    succeeded = counts["whole"] >= 0.99 * args.passes and not (counts["missed"] or counts["wrong"])
-    return 0 if succeeded else 1
+    return figures, counts["whole"] >= 0.99 * args.passes and not (
+        counts["missed"] or counts["wrong"]
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the passes; returns 0 if they succeeded."""
+    return report(play, arguments, passes=1000, lost=1000)
 
 
 if __name__ == "__main__":

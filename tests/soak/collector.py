@@ -11,7 +11,7 @@ import argparse
 import json
 import random
 import signal
-import tempfile
+import sys
 import threading
 import time
 from collections import Counter
@@ -22,8 +22,10 @@ from typing import NamedTuple
 import requests
 
 from tests.collector.conftest import TOKEN, Collector
+from tests.collector.destination import serving
 from tests.conftest import wait_until
-from tests.soak.destination import WildDestination, wild_destination
+from tests.soak.destination import WildDestination
+from tests.soak.runner import report
 
 WORKERS = 4
 LAG = 'destination_lag_events{destination="wild"}'
@@ -45,9 +47,8 @@ def kill_under_load(folder: Path, kills: int, most: int, *, fork: bool = False) 
     Fails if an acknowledged event is missing, if an event is stored twice, if only a part of a
     batch is stored, or if a destination does not get each event at least once and in order.
     """
-    with wild_destination() as destination:
-        setting = {"name": "wild", "url": destination.url, "write_key": "k3y"}
-        collector = Collector(folder, destinations=[setting])
+    with serving(WildDestination()) as destination:
+        collector = Collector(folder, destinations=[destination.setting("wild")])
         acknowledged: set[str] = set()
         serial = iter(range(10**9))
         for _ in range(kills):
@@ -124,19 +125,22 @@ def _send(
                 break
 
 
-def main() -> None:
-    """Print one line of figures, or fail."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=20)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        done = kill_under_load(Path(folder), args.kills, most=6000)
-    print(
+def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
+    """Kill a collector so often: the figures. It fails as soon as something is wrong."""
+    random.seed(args.seed)
+    done = kill_under_load(folder, args.kills, most=6000)
+    figures = (
         f"{args.kills} kills: all {done.acknowledged:,} acknowledged events are among the"
         f" {done.stored:,} stored, each once; a destination with {done.answers} kinds of answers"
         f" accepted {done.forwarded:,} in order and refused {done.refused:,} alone"
     )
+    return figures, True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Kill a collector; returns 0 if nothing was lost."""
+    return report(play, arguments, kills=20)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

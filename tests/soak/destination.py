@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+
+from tests.collector.destination import Destination, ids_of
 
 FINAL = (400, 402, 406, 409, 413, 414, 415, 418, 422, 431, 451)  # the events are at fault
 OTHER = (  # the request, or the moment
@@ -66,45 +66,25 @@ def answer(response: BaseHTTPRequestHandler, status: int) -> None:
     response.end_headers()
 
 
-class WildDestination:
+class WildDestination(Destination):
     """Notes which events it accepted, in order, and which it refused alone.
 
     `wildness` is the share of requests that get an odd answer. While it is strict, it refuses
     events whose id ends in 7.
     """
 
+    protocol = "HTTP/1.1"
+
     def __init__(self) -> None:
+        super().__init__()
         self.wildness = 0.0
         self.is_strict = True
         self.accepted: dict[str, None] = {}  # in the order in which they were accepted first
         self.refused_alone: set[str] = set()
         self.answers: set[str] = set()
-        outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):  # the collector was killed
-                    super().handle()
-
-            def do_POST(self) -> None:
-                length = int(self.headers["Content-Length"])
-                body = self.rfile.read(length)
-                if len(body) < length:
-                    return  # the collector was killed
-                with contextlib.suppress(OSError):
-                    outer.answer(self, [one["messageId"] for one in json.loads(body)["batch"]])
-
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def answer(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
-        """Answer a batch."""
+    def respond(self, response: BaseHTTPRequestHandler, body: bytes) -> None:
+        ids = ids_of(json.loads(body))
         is_wild = random.random() < self.wildness
         if self.is_strict and any(name.endswith("7") for name in ids):
             self._refuse(response, ids)
@@ -141,18 +121,3 @@ class WildDestination:
     def _accept(self, ids: list[str], answer: str) -> None:
         self.answers.add(answer)
         self.accepted.update(dict.fromkeys(name for name in ids if name not in self.accepted))
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextlib.contextmanager
-def wild_destination() -> Iterator[WildDestination]:
-    """A destination, while it serves."""
-    destination = WildDestination()
-    try:
-        yield destination
-    finally:
-        destination.close()

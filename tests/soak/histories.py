@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-import shutil
 import sys
 import tempfile
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -42,9 +40,9 @@ from tests.soak.happenings import (
     SETTINGS,
     Night,
 )
+from tests.soak.runner import report
 from tests.test_selection import choose
 
-HISTORIES = 300
 TIMED = {"contacts": "updated_at", "email_opened": "timestamp"}
 START = datetime(2020, 1, 1, tzinfo=timezone.utc)
 
@@ -283,26 +281,18 @@ def _is_doubtful(run: Run, name: str) -> bool:
     return any(name in line and "deleted rows are kept" in line for line in run.log)
 
 
-def play(nights: list[Night], counts: Counter[str] | None = None, **settings: Any) -> None:
+def live(nights: list[Night], counts: Counter[str] | None = None, **settings: Any) -> None:
     """Play a history in a folder of its own, and two quiet nights after it."""
-    folder = Path(tempfile.mkdtemp())
-    try:
-        history = History(folder, counts=counts if counts is not None else Counter())
+    with tempfile.TemporaryDirectory() as folder:
+        history = History(Path(folder), counts=counts if counts is not None else Counter())
         history.settings |= settings
         for night in [*nights, Night(), Night()]:
             history.play(night)
-    finally:
-        shutil.rmtree(folder)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Play the histories; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.histories", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--histories", type=int, default=HISTORIES)
-    args = parser.parse_args(arguments)
+def play(args: argparse.Namespace, _: Path) -> tuple[str, bool]:
+    """Play the histories: the figures. A wrong target ends it, with the shortest history."""
     counts: Counter[str] = Counter()
-    started = time.monotonic()
 
     @hypothesis.seed(args.seed)
     @hypothesis.settings(
@@ -313,17 +303,20 @@ def main(arguments: list[str] | None = None) -> int:
     @hypothesis.given(FIRST_SETTINGS, HISTORY)
     def every(settings: dict[str, Any], nights: list[Night]) -> None:
         counts["histories"] += 1
-        play(nights, counts, **settings)
+        live(nights, counts, **settings)
 
     every()
-    minutes = (time.monotonic() - started) / 60
-    print(
+    figures = (
         f"{counts['histories']} histories, {counts['runs']:,} runs, {counts['complete']:,} complete:"
         f" of {counts['rows']:,} rows, {counts['lost']} lost or wrongly deleted,"
-        f" {counts['outdated']} outdated, {counts['left']} left behind;"
-        f" {minutes:.1f} min, seed {args.seed}"
+        f" {counts['outdated']} outdated, {counts['left']} left behind"
     )
-    return 0
+    return figures, True
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Play the histories; returns 0 if they succeeded."""
+    return report(play, arguments, histories=300)
 
 
 if __name__ == "__main__":

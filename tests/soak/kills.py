@@ -12,11 +12,9 @@ import random
 import signal
 import statistics
 import sys
-import tempfile
-import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,78 +28,64 @@ from tests.lying_pager import Options
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 from tests.replica import EVENT_TABLES, Key, Replica, everything, keys
-from tests.soak.runner import Runner, soup
+from tests.soak.runner import Runner, report, soup
 
 
-@dataclass
-class Figures:
-    """The figures to print."""
+class Part:
+    """A part of the runs, one after the other in a folder of its own, and what came of them."""
 
-    runs: int = 0
-    bytes: int = 0
-    leaks: int = 0
-    lost: int = 0
-    broken_lines: int = 0
-    states: int = 0
-    kills: int = 0
-    resent: list[int] = field(default_factory=list)
-    soups: int = 0
-    completed: int = 0
-    silent: int = 0
-    signals: int = 0
-    exits: list[float] = field(default_factory=list)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    def __init__(self, folder: Path, seed: str) -> None:
+        folder.mkdir()
+        self.folder, self.runner = folder, Runner(folder)
+        self.rng = random.Random(seed)
+        self.counts: Counter[str] = Counter()
+        self.resent: list[int] = []  # rows, after each kill
+        self.exits: list[float] = []  # seconds, after each signal
 
-    def count(self, run: Run) -> Run:
+    def _count(self, run: Run) -> Run:
         """Count a run, check its invariants, and search its output for the key."""
         text = run.stdout.decode("utf-8", "replace") + run.stderr
-        with self.lock:
-            self.runs += 1
-            self.bytes += len(run.stdout) + len(run.stderr)
-            self.leaks += sum(form in text for form in forms(KEY))
+        self.counts["runs"] += 1
+        self.counts["bytes"] += len(run.stdout) + len(run.stderr)
+        self.counts["leaks"] += sum(form in text for form in forms(KEY))
         return check(run)
 
+    def _push(self, account: Account, share: float = 0.5) -> tuple[dict[str, Any], set[Key]]:
+        """For this share of the accounts, a store of most of what they pushed.
 
-def push(folder: Path, account: Account, rng: random.Random) -> tuple[dict[str, Any], set[Key]]:
-    """For every other account, a store of most of what it pushed.
+        Returns the settings to read it, and the keys of all rows of the account and the store.
+        """
+        expected = everything(account)
+        if self.rng.random() >= share:
+            return {}, expected
+        path = self.folder / f"{self.rng.getrandbits(64):x}.db"
+        received = [one for one in all_occurrences(account) if self.rng.random() > 0.1]
+        PushedStore(path).webhook([track_call(account.seed, one) for one in received], at=0)
+        expected -= {
+            (EVENT_TABLES[one.kind], f"{EVENT_TABLES[one.kind]}:{one.contact_id}:{one.message}")
+            for one in received
+        }
+        expected |= {(EVENT_TABLES[one.kind], one.message_id) for one in received}
+        return {"collector_database": str(path)}, expected
 
-    Returns the settings to read it, and the keys of all rows of the account and the store.
-    """
-    expected = everything(account)
-    if rng.random() < 0.5:
-        return {}, expected
-    path = folder / f"{rng.getrandbits(64):x}.db"
-    received = [one for one in all_occurrences(account) if rng.random() > 0.1]
-    PushedStore(path).webhook([track_call(account.seed, one) for one in received], at=0)
-    expected -= {
-        (EVENT_TABLES[one.kind], f"{EVENT_TABLES[one.kind]}:{one.contact_id}:{one.message}")
-        for one in received
-    }
-    expected |= {(EVENT_TABLES[one.kind], one.message_id) for one in received}
-    return {"collector_database": str(path)}, expected
+    def replay_states(self, contacts: int, bookmarks: str) -> None:
+        """Resume from every STATE of a run, and count the rows that are missing."""
+        account = Account(contacts=contacts, lists=2, segments=4, members=101)
+        settings, expected = self._push(account)
+        with Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks)) as sandbox:
+            whole = self._count(self.runner.run(sandbox, **settings))
+            missing = expected - set(keys(whole.messages))
+            for number, message in enumerate(whole.messages[:-1]):
+                if message["type"] == "STATE":
+                    rest = self._count(self.runner.run(sandbox, message["value"], **settings))
+                    sent = keys([*whole.messages[:number], *rest.messages])
+                    missing |= expected - set(sent)
+                    self.counts["states"] += 1
+        self.counts["lost"] += len(missing)
 
-
-def replay_states(figures: Figures, folder: Path, contacts: int, bookmarks: str) -> None:
-    """Resume from every STATE of a run, and count the rows that are missing."""
-    account = Account(contacts=contacts, lists=2, segments=4, members=101)
-    settings, expected = push(folder, account, random.Random(f"{contacts} {bookmarks}"))
-    runner = Runner(folder)
-    with Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks)) as sandbox:
-        whole = figures.count(runner.run(sandbox, **settings))
-        missing = expected - set(keys(whole.messages))
-        for number, message in enumerate(whole.messages[:-1]):
-            if message["type"] == "STATE":
-                rest = figures.count(runner.run(sandbox, message["value"], **settings))
-                sent = keys([*whole.messages[:number], *rest.messages])
-                missing |= expected - set(sent)
-                figures.states += 1
-    figures.lost += len(missing)
-
-
-def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: int) -> None:
-    """Kill runs at random, resuming each from the target's last state, and count what is missing."""
-    runner = Runner(folder)
-    while figures.kills < kills:
+    def kill_and_resume(self, share: float = 0.5) -> None:
+        """Kill a run at random, again and again, resuming from the target's last state."""
+        rng = self.rng
         account = Account(
             seed=rng.randrange(1000),
             contacts=rng.choice((199, 250, 400, 530)),
@@ -113,68 +97,53 @@ def kill_and_resume(figures: Figures, folder: Path, rng: random.Random, kills: i
             api_key=KEY, bookmarks=rng.choice(list(BOOKMARKS)), latency=rng.choice((0, 0, 0.01))
         )
         target, received = Replica(), set[Key]()
-        settings, expected = push(folder, account, rng)
+        settings, expected = self._push(account, share)
         lives = rng.randrange(1, 6)  # the last run is not killed
         with Sandbox(account, options) as sandbox:
             for life in range(lives + 1):
-                run = figures.count(
-                    runner.run(
-                        sandbox,
-                        target.state,
-                        kill=rng if life < lives else None,
-                        concurrency=rng.choice((1, 2, 8)),
-                        **settings,
-                    )
-                )
+                settings["concurrency"] = rng.choice((1, 2, 8))
+                kill = rng if life < lives else None
+                run = self._count(self.runner.run(sandbox, target.state, kill=kill, **settings))
                 target.take(run.messages)
                 sent = keys(run.messages)
                 if life:
-                    figures.resent[-1] += len(sent) - len(set(sent) - received)
+                    self.resent[-1] += len(sent) - len(set(sent) - received)
                 received.update(sent)
                 entries = target.state["bookmarks"].values() if target.state else [{"progress": 1}]
                 if not run.killed or all(one["progress"] is None for one in entries):
                     break  # the pass is complete; another run would start a new one
-                figures.kills += 1
-                figures.resent.append(0)
-        figures.lost += len(expected - target.keys())
+                self.resent.append(0)
+        self.counts["lost"] += len(expected - target.keys())
 
+    def read_with_faults(self) -> None:
+        """One run in which every tenth request, at random, has a fault."""
+        seed = self.rng.randrange(10**6)
+        account = Account(seed=seed % 7, contacts=330, lists=3, segments=4, members=150)
+        bookmarks = self.rng.choice(list(BOOKMARKS))
+        options = Options(api_key=KEY, bookmarks=bookmarks, faults=soup(10, seed))
+        settings, expected = self._push(account)
+        with Sandbox(account, options) as sandbox:
+            done = self.runner.run(sandbox, request_timeout=0.7, retry_timeout=60, **settings)
+        missing = expected - set(keys(self._count(done).messages))
+        self.counts["completed"] += done.code == 0 and not missing
+        self.counts["silent"] += done.code == 0 and bool(missing)
 
-def read_with_faults(figures: Figures, folder: Path, seed: int) -> None:
-    """One run in which every tenth request, at random, has a fault."""
-    rng = random.Random(seed)
-    account = Account(seed=seed % 7, contacts=330, lists=3, segments=4, members=150)
-    bookmarks = rng.choice(list(BOOKMARKS))
-    options = Options(api_key=KEY, bookmarks=bookmarks, faults=soup(10, seed))
-    settings, expected = push(folder, account, rng)
-    with Sandbox(account, options) as sandbox:
-        done = Runner(folder).run(sandbox, request_timeout=0.7, retry_timeout=60, **settings)
-    figures.count(done)
-    missing = expected - set(keys(done.messages))
-    with figures.lock:
-        figures.soups += 1
-        figures.completed += done.code == 0 and not missing
-        figures.silent += done.code == 0 and bool(missing)
-
-
-def interrupt(figures: Figures, folder: Path, rng: random.Random) -> None:
-    """One run, ended by SIGTERM or SIGINT at a random moment."""
-    runner = Runner(folder)
-    number = rng.choice((signal.SIGTERM, signal.SIGINT))
-    faults = Faults([Fault.parse(rng.choice(("5-:hang", "3-:503", "9-:drip", "999:500")))])
-    options = Options(api_key=KEY, latency=0.02, faults=faults)
-    with Sandbox(Account(contacts=450, segments=4, members=150), options) as sandbox:
-        process = runner.start(sandbox)
-        while not sandbox.requests and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.4)
-        sent = time.monotonic()
-        process.send_signal(number)
-        done = runner.finish(process)
-    figures.exits.append(time.monotonic() - sent)
-    figures.signals += 1
-    figures.broken_lines += not done.stdout.endswith(b"\n")
-    figures.count(done)
-    assert done.code in (0, 128 + number), done.stderr
+    def interrupt(self) -> None:
+        """One run, ended by SIGTERM or SIGINT at a random moment."""
+        number = self.rng.choice((signal.SIGTERM, signal.SIGINT))
+        fault = self.rng.choice(("5-:hang", "3-:503", "9-:drip", "999:500"))
+        options = Options(api_key=KEY, latency=0.02, faults=Faults([Fault.parse(fault)]))
+        with Sandbox(Account(contacts=450, segments=4, members=150), options) as sandbox:
+            process = self.runner.start(sandbox)
+            while not sandbox.requests and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(self.rng.random() * 0.4)
+            sent = time.monotonic()
+            process.send_signal(number)
+            done = self.runner.finish(process)
+        self.exits.append(time.monotonic() - sent)
+        self.counts["broken lines"] += not done.stdout.endswith(b"\n")
+        assert self._count(done).code in (0, 128 + number), done.stderr
 
 
 def percentile(values: list[float] | list[int], percent: int) -> float:
@@ -184,62 +153,52 @@ def percentile(values: list[float] | list[int], percent: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 
-def main() -> int:
+def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
+    """Run everything, in four threads: the figures, and whether all is well."""
+    parts = [Part(folder / str(number), f"{args.seed} {number}") for number in range(4)]
+
+    def resume() -> None:
+        for contacts in (100, 101, 199, 200, 201)[: args.accounts]:
+            for bookmarks in BOOKMARKS:
+                parts[0].replay_states(contacts, bookmarks)
+        while len(parts[0].resent) < args.kills:
+            parts[0].kill_and_resume()
+
+    def interrupt() -> None:
+        for _ in range(args.signals):
+            parts[1].interrupt()
+
+    def break_api(part: Part, count: int) -> None:
+        for _ in range(count):
+            part.read_with_faults()
+
+    half = args.soups // 2
+    with ThreadPoolExecutor(4) as pool:
+        for job in (
+            pool.submit(resume),
+            pool.submit(interrupt),
+            pool.submit(break_api, parts[2], half),
+            pool.submit(break_api, parts[3], args.soups - half),
+        ):
+            job.result()
+    counts = sum((part.counts for part in parts), Counter[str]())
+    resent, exits = parts[0].resent, parts[1].exits
+    is_well = not any(counts[one] for one in ("lost", "silent", "broken lines", "leaks"))
+    figures = (
+        f"{counts['states']} states resumed and {len(resent)} kills: {counts['lost']} rows lost,"
+        f" rows resent per kill p50 {percentile(resent, 50):.0f}"
+        f" p99 {percentile(resent, 99):.0f}; {args.soups} runs with faults:"
+        f" {counts['completed']} complete, {counts['silent']} silently incomplete;"
+        f" {len(exits)} signals: {counts['broken lines']} broken lines, time to exit p99"
+        f" {percentile(exits, 99):.2f} s; API key found {counts['leaks']} times in"
+        f" {counts['bytes'] / 1e6:.0f} MB of output of {counts['runs']} runs"
+    )
+    return figures, is_well and counts["completed"] >= 0.99 * args.soups
+
+
+def main(arguments: list[str] | None = None) -> int:
     """Run everything; returns 0 if it succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.kills", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--accounts", type=int, default=5, help="accounts whose STATEs are replayed"
-    )
-    parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--soups", type=int, default=500)
-    parser.add_argument("--signals", type=int, default=300)
-    args = parser.parse_args()
-    figures, started = Figures(), time.monotonic()
-    with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(4) as pool:
-        folders = [Path(temporary, str(number)) for number in range(4)]
-        for folder in folders:
-            folder.mkdir()
-        halves = (range(0, args.soups, 2), range(1, args.soups, 2))
-        parts = [
-            pool.submit(_states_and_kills, figures, folders[0], args),
-            pool.submit(_signals, figures, folders[1], args),
-            pool.submit(_soups, figures, folders[2], args.seed, halves[0]),
-            pool.submit(_soups, figures, folders[3], args.seed, halves[1]),
-        ]
-        for part in parts:
-            part.result()
-    minutes = (time.monotonic() - started) / 60
-    print(
-        f"{figures.states} states resumed and {figures.kills} kills: {figures.lost} rows lost,"
-        f" rows resent per kill p50 {percentile(figures.resent, 50):.0f}"
-        f" p99 {percentile(figures.resent, 99):.0f}; {figures.soups} runs with faults:"
-        f" {figures.completed} complete, {figures.silent} silently incomplete;"
-        f" {figures.signals} signals: {figures.broken_lines} broken lines, time to exit p99"
-        f" {percentile(figures.exits, 99):.2f} s; API key found {figures.leaks} times in"
-        f" {figures.bytes / 1e6:.0f} MB of output; {figures.runs} runs in {minutes:.1f} min,"
-        f" seed {args.seed}"
-    )
-    succeeded = not (figures.lost or figures.silent or figures.broken_lines or figures.leaks)
-    return 0 if succeeded and figures.completed >= 0.99 * figures.soups else 1
-
-
-def _states_and_kills(figures: Figures, folder: Path, args: argparse.Namespace) -> None:
-    for contacts in (100, 101, 199, 200, 201)[: args.accounts]:
-        for bookmarks in BOOKMARKS:
-            replay_states(figures, folder, contacts, bookmarks)
-    kill_and_resume(figures, folder, random.Random(args.seed), args.kills)
-
-
-def _signals(figures: Figures, folder: Path, args: argparse.Namespace) -> None:
-    rng = random.Random(args.seed + 1)
-    for _ in range(args.signals):
-        interrupt(figures, folder, rng)
-
-
-def _soups(figures: Figures, folder: Path, seed: int, numbers: range) -> None:
-    for number in numbers:
-        read_with_faults(figures, folder, seed * 100_000 + number)
+    return report(play, arguments, accounts=5, kills=1000, soups=500, signals=300)
 
 
 if __name__ == "__main__":

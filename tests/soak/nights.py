@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import random
 import sys
-import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,9 +24,7 @@ from tests.invariants import Run, check
 from tests.lying_pager import Options
 from tests.recording import Sandbox
 from tests.replica import TABLES, Replica
-from tests.soak.runner import Runner, soup
-
-HISTORIES = 100
+from tests.soak.runner import Runner, report, soup
 
 
 class History:
@@ -108,30 +104,28 @@ class History:
         self.counts["resent"] += len(run.of("RECORD"))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the histories; returns 0 if they succeeded."""
-    parser = argparse.ArgumentParser(prog="python -m tests.soak.nights", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--histories", type=int, default=HISTORIES)
-    args = parser.parse_args(arguments)
+def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
+    """Run the histories: the figures, and whether all is well."""
     counts: Counter[str] = Counter()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.histories):
-            history = History(Path(folder), args.seed * 10_000 + number, counts)
-            for _ in range(history.rng.randrange(3, 8)):
-                history.strange_night()
-            history.settle()
-    minutes = (time.monotonic() - started) / 60
-    print(
+    for number in range(args.histories):
+        history = History(folder, args.seed * 10_000 + number, counts)
+        for _ in range(history.rng.randrange(3, 8)):
+            history.strange_night()
+        history.settle()
+    figures = (
         f"{args.histories} histories with digests, {counts['runs']} runs, {counts['kills']} kills,"
         f" {counts['damaged']} damaged files: of {counts['rows']:,} rows, {counts['missing']} missing,"
         f" {counts['outdated']} outdated, {counts['left']} left behind; {counts['resent']} rows sent"
-        f" on quiet nights; {counts['wrong']} runs broke an invariant;"
-        f" {minutes:.1f} min, seed {args.seed}"
+        f" on quiet nights; {counts['wrong']} runs broke an invariant"
     )
-    wrong = ("missing", "outdated", "left", "resent", "wrong")
-    return int(any(counts[name] for name in wrong))
+    return figures, not any(
+        counts[one] for one in ("missing", "outdated", "left", "resent", "wrong")
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the histories; returns 0 if they succeeded."""
+    return report(play, arguments, histories=100)
 
 
 if __name__ == "__main__":

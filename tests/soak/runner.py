@@ -1,13 +1,17 @@
-"""Runs the real command against a sandbox, and kills it at random."""
+"""What the soaks share: the real command, run against a sandbox and killed at random, and a report."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,26 @@ from tests.recording import Sandbox
 
 PATIENCE = 300  # seconds
 SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]
+
+
+def report(
+    play: Callable[[argparse.Namespace, Path], tuple[str, bool]],
+    arguments: list[str] | None,
+    **numbers: int,
+) -> int:
+    """Play a soak with these numbers, which options replace: print its figures; 0 if all is well."""
+    module = sys.modules[play.__module__]
+    parser = argparse.ArgumentParser(
+        description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, number in {"seed": 1, **numbers}.items():
+        parser.add_argument(f"--{name}", type=int, default=number, help=f"default {number}")
+    args = parser.parse_args(arguments)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        figures, is_well = play(args, Path(folder))
+    print(f"{figures}; {(time.monotonic() - started) / 60:.1f} min, seed {args.seed}")
+    return 0 if is_well else 1
 
 
 def soup(percent: float, seed: int) -> Faults:

@@ -26,7 +26,7 @@ from tap_autopilot.collector.store import REPEAT_WINDOW, Cursor, Loaded, Receive
 from tap_autopilot.collector.summary import Summary
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector
-from tests.collector.destination import serving
+from tests.collector.destination import Destination, serving
 from tests.collector.test_destinations import send
 from tests.collector.test_store import assert_upgraded
 from tests.conftest import Tap, wait_until
@@ -266,7 +266,7 @@ def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Pat
 
 
 def test_one_collector_forwards_and_another_takes_over(database: str, tmp_path: Path) -> None:
-    with serving() as destination:
+    with serving(Destination()) as destination:
         collectors = []
         for number in range(2):
             folder = tmp_path / str(number)
