@@ -88,6 +88,15 @@ def by_key(keys: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> dict[Any, 
     return found
 
 
+def keys(stored: Tables) -> set[tuple[str, ...]]:
+    """The keys of all stored rows, after the names of their tables; no two rows may share one."""
+    return {
+        (stream, *key)
+        for stream, rows in stored.items()
+        for key in by_key(USUAL_STREAMS[stream].key_properties, rows)
+    }
+
+
 def unflattened(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its flattened objects put together again."""
     found: dict[str, Any] = {}
@@ -108,11 +117,15 @@ def is_blank(value: Any) -> bool:
     return isinstance(value, dict) and all(part is None for part in value.values())
 
 
-def latest(keys: Iterable[str], rows: Iterable[dict[str, Any]], mark: str) -> list[dict[str, Any]]:
-    """The present rows of a table to which a target only appends: the last of each key."""
-    keys = list(keys)
-    last = {tuple(row[key] for key in keys): row for row in rows}
-    return [row for row in last.values() if not row[mark]]
+def present(stored: Tables, mark: str = "deleted_at") -> Tables:
+    """Of tables to which a target only appends, the present rows: the last of each key."""
+    found = {}
+    for name, table in USUAL_STREAMS.items():
+        last = {
+            tuple(row[key] for key in table.key_properties): row for row in stored.get(name, ())
+        }
+        found[name] = [row for row in last.values() if not row[mark]]
+    return found
 
 
 def pasted(target: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -21,16 +21,15 @@ import yaml
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
 from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
+from tests.collector.conftest import ROOT
 from tests.conftest import Serve, Tap
 from tests.pushed_store import PushedStore
-from tests.targets import test_targets as targets
 from tests.targets.answers import Answers, Night, event_of
-from tests.targets.test_targets import ENVIRONMENT, ROOT, Pipeline, Postgres, program
+from tests.targets.conftest import ENVIRONMENT, Pipeline, Postgres, program
 from tests.test_rows import expected_row, read_row, served
 from tests.test_selection import choose
 
 pytestmark = pytest.mark.targets
-postgres = targets.postgres  # a fixture
 
 DBT = ROOT / ".venv-dbt/bin"
 WAREHOUSES = ROOT / ".venv-dbt-warehouses/bin"
@@ -307,8 +306,7 @@ def test_duckdb_also_with_the_sql_of_other_warehouses(
 ) -> None:
     living, state = Living(tap.folder), None
     folder = tmp_path_factory.mktemp("jsonl")
-    config = tap.file("target.json", {"destination_path": str(folder), "do_timestamp_file": False})
-    into = Pipeline(tap, [program("jsonl"), "--config", config])
+    into = Pipeline(tap, program("jsonl"), destination_path=str(folder), do_timestamp_file=False)
 
     def run() -> None:
         nonlocal state

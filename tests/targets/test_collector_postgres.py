@@ -31,7 +31,7 @@ from tests.collector.test_destinations import send
 from tests.collector.test_store import assert_upgraded
 from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
-from tests.targets.test_targets import postgres_server
+from tests.targets.conftest import postgres_server
 
 pytestmark = pytest.mark.targets
 

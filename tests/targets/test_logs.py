@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
+from tests.collector.conftest import ROOT
 from tests.conftest import Serve, Tap
-from tests.targets.test_targets import ROOT
 
 pytestmark = pytest.mark.targets
 

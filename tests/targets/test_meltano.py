@@ -17,11 +17,13 @@ from tap_autopilot.about import about
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
+from tests.collector.conftest import ROOT
 from tests.conftest import KEY, Serve
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 from tests.replica import everything
-from tests.targets.test_targets import ROOT, keys, program
+from tests.targets.conftest import program
+from tests.targets.loaded import keys
 
 pytestmark = pytest.mark.targets
 

@@ -1,0 +1,153 @@
+"""What three targets store in a real PostgreSQL, and what becomes of deleted rows there."""
+
+from __future__ import annotations
+
+import random
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import USUAL_STREAMS
+from tests.targets.conftest import Nights, Pipeline, Postgres, program
+from tests.targets.loaded import pasted
+from tests.test_selection import choose
+
+pytestmark = pytest.mark.targets
+
+PRESENT = "_sdc_deleted_at is null"
+
+
+def deleted(postgres: Postgres, schema: str) -> int:
+    """How many contacts are marked as deleted."""
+    (row,) = postgres.query(f"select count(*) from {schema}.contacts where not {PRESENT}")
+    found: int = row["count"]
+    return found
+
+
+def address(postgres: Postgres) -> dict[str, Any]:
+    """The parts of a server's address."""
+    url = urllib.parse.urlsplit(postgres.uri)
+    return {
+        "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
+        "port": url.port or 5432,
+        "user": url.username,
+        "password": "any",
+        "dbname": url.path[1:],
+    }
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ({"hard_delete": True}, {}),
+        ({"hard_delete": True, "use_copy": True, "validate_records": False}, {}),
+        ({}, {"custom_fields_as_columns": True}),
+    ],
+)
+def test_what_was_served_is_stored_and_deleted_rows_leave(
+    nights: Nights, postgres: Postgres, theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    into = postgres.pipeline("whole", **theirs)
+    for _ in range(2):  # the second run changes nothing
+        nights.load(into, **ours)
+        nights.check(postgres.tables("whole"), settings=ours)
+    before = set(nights.account.contact_ids)
+    nights.account.move_on(1)
+    gone = before - set(nights.account.contact_ids)
+    nights.load(into, **ours)
+    nights.check(postgres.tables("whole", PRESENT), settings=ours)
+    assert deleted(postgres, "whole") == (0 if "hard_delete" in theirs else len(gone))
+
+
+def test_after_kills_nothing_is_missing(nights: Nights, postgres: Postgres) -> None:
+    nights.account = Account(contacts=1500, lists=4, segments=4, members=400)
+    slow = nights.serve(nights.account, latency=0.05)
+    into = postgres.pipeline("killed", hard_delete=True, batch_size_rows=500)
+    for after in (6, 9, 12):
+        nights.state = into.run(slow, state=nights.state, kill_after=after)
+    nights.load(into)
+    nights.check(postgres.tables("killed"))
+
+
+def test_days_of_changes_incrementally(nights: Nights, postgres: Postgres, catalog: Any) -> None:
+    nights.account = account = Account(contacts=2000, lists=6, segments=5, members=300)
+    for name, stream in USUAL_STREAMS.items():
+        if stream.replication_key:
+            choose(catalog, name, replication_method="INCREMENTAL")
+    into = postgres.pipeline("changes", hard_delete=True)
+    nights.load(into, catalog=catalog)
+    everyone = set(account.contact_ids)
+    for day in (1, 2):
+        account.move_on(day)
+        everyone |= set(account.contact_ids)
+        nights.load(into, catalog=catalog)
+        assert 200 <= nights.sent() < 400
+    left = everyone - set(account.contact_ids)
+    stored = postgres.tables("changes")
+    for name, rows in stored.items():
+        column = "contact_id" if name == "contacts" else "context_traits_contact_id"
+        stored[name] = [row for row in rows if row.get(column) not in left]
+    nights.check(stored)
+
+
+def test_with_digests_after_changes_during_passes_and_kills(
+    nights: Nights, postgres: Postgres
+) -> None:
+    nights.account = account = Account(contacts=1500, lists=6, segments=4, members=300)
+    account.settle()
+    into = postgres.pipeline("changes", hard_delete=True, batch_size_rows=500)
+    nights.load(into, **nights.digests)
+    rng = random.Random(1)
+    for day in range(1, 4):
+        account.move_on(day)
+        living = nights.serve(account, latency=0.05, churn=1.0, seed=day)
+        kill_after = rng.randrange(4, 16)
+        nights.state = into.run(living, state=nights.state, kill_after=kill_after, **nights.digests)
+        account.settle()
+        account.move_on(10 + day)
+        nights.load(into, **nights.digests)
+        assert 0 < nights.sent() < 700
+        nights.load(into, **nights.digests)  # sees every deletion
+        nights.check(postgres.tables("changes", PRESENT))
+    assert deleted(postgres, "changes") > 100, "it only marks deleted rows, even with hard_delete"
+    Path(nights.digests["digests"]).write_bytes(b"damaged")
+    account.move_on(20)
+    for sent in (len(account.contact_ids), 0):
+        nights.load(into, **nights.digests)
+        assert nights.sent() == sent
+        nights.check(postgres.tables("changes", PRESENT))
+    changes = postgres.query("select change, count(*) from changes.membership_changes group by 1")
+    assert {one["change"] for one in changes} == {"joined", "left"}
+
+
+@pytest.mark.parametrize("hard_delete", [True, False])
+def test_pipelinewise(nights: Nights, postgres: Postgres, hard_delete: bool) -> None:
+    theirs, ours = pasted("pipelinewise-target-postgres")
+    into = Pipeline(
+        nights.tap, program("pipelinewise", "postgres"), default_target_schema="wise",
+        hard_delete=hard_delete, **address(postgres), **theirs,
+    )  # fmt: skip
+    nights.load_both(into, **nights.digests, **ours)
+    nights.check(postgres.tables("wise", PRESENT), empty_is_null=True)
+    assert (deleted(postgres, "wise") == 0) == hard_delete
+
+
+def test_datamill(nights: Nights, postgres: Postgres) -> None:
+    settings = {f"postgres_{name}": value for name, value in address(postgres).items()}
+    settings["postgres_database"] = settings.pop("postgres_dbname")
+    settings["postgres_username"] = settings.pop("postgres_user")
+    theirs, ours = pasted("singer-target-postgres")
+    for schema in ("nested", "whole"):
+        postgres.query(f"create schema {schema}")
+    command = program("datamill", "postgres")
+    nights.load(Pipeline(nights.tap, command, postgres_schema="nested", **settings))
+    columns = "select column_name from information_schema.columns where table_schema = 'nested'"
+    assert {"column_name": "contact_id"} in postgres.query(columns)
+    assert {"column_name": "additional_fields"} not in postgres.query(columns), "now unneeded"
+    nights.state = None
+    into = Pipeline(nights.tap, command, postgres_schema="whole", **settings, **theirs)
+    nights.load_both(into, **ours)
+    nights.check(postgres.tables("whole"))
