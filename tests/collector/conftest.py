@@ -24,6 +24,7 @@ import requests
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import Event
+from tap_autopilot.collector.store import Received
 from tests.collector.destination import Destination, serving
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, altered, finished
@@ -34,6 +35,7 @@ COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
 KEY = "wr1te-key-of-the-tests"
 SECRET = "webh00k-secret-of-the-tests"
 TOKEN = "t0ken-of-the-tests-in-urls"
+NOW = 1_700_000_000_000
 SETTINGS = {
     "write_keys": [KEY],
     "webhook_secrets": [SECRET],
@@ -165,6 +167,13 @@ def read_all(connection: socket.socket) -> bytes:
 
 def signature(body: bytes, secret: str = SECRET) -> str:
     return hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
+
+
+def event(
+    body: bytes = b'{"a": 1}', key: bytes | None = None, *, at: int = NOW, for_good: bool = True
+) -> Received:
+    key = key and key.ljust(16)
+    return Received(at, "segment", "track", "Email Opened", body, key, for_good)
 
 
 Start = Callable[..., Collector]

@@ -13,7 +13,7 @@ from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
-from tests.collector.test_store import event
+from tests.collector.conftest import event
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:x.db", "file:x.db?mode=memory", "a?b#c%41"])

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-import time
 import uuid
 
 import pytest
 
-from tap_autopilot.collector import events, sqlite_seen
-from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import REPEAT_WINDOW, Received, Unavailable
-from tests.collector.conftest import Collector, Start, signature
+from tap_autopilot.collector.store import Unavailable
+from tests.collector.conftest import Collector, Start, event, signature
 from tests.collector.test_endpoints import new, track
-from tests.collector.test_store import NOW, event
-
-
-def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
-    store.close()
-    again = SqliteStore(database)
-    assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
-    again.close()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -79,69 +67,6 @@ def test_ids_that_the_index_could_confuse_are_told_apart(
     store.close()
 
 
-@pytest.mark.parametrize("repeated", [None, 0, 57, 122])
-def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
-    database: str, repeated: int | None
-) -> None:
-    store = SqliteStore(database)
-    kept = list(range(123))  # inserted with 1 statement for 100, 2 for 10 each and 3 for one each
-    if repeated is not None:
-        kept.remove(repeated)
-        assert store.append([event(b"first", b"%d" % repeated)]) == 1
-    events = [event(b"%d" % number, b"%d" % number) for number in range(123)]
-    delivery = event(b"delivery", b"d", for_good=False)
-    assert store.append([*events, delivery, events[1]]) == len(kept) + 1
-    assert store.append([delivery, *events]) == 0
-    with open_reader(database) as reader:
-        bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
-        assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
-        assert reader.stats()["events"] == 124
-    store.close()
-
-
-def test_a_delivery_without_an_id_is_stored_again_after_an_hour(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"d", for_good=False)]) == 1
-    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW - 1)]) == 0
-    assert store.append([event(key=b"d", for_good=False, at=NOW + REPEAT_WINDOW)]) == 1
-    store.close()
-
-
-def test_a_clock_that_was_ahead_loses_no_delivery(database: str) -> None:
-    store = SqliteStore(database)
-    ahead = int(time.time() * 1000) + 100 * REPEAT_WINDOW
-    assert store.append([event(key=b"d", for_good=False, at=ahead)]) == 1
-    assert store.append([event(key=b"d", for_good=False, at=ahead - 99 * REPEAT_WINDOW)]) == 1
-    store.close()
-
-
-def test_a_clock_that_steps_back_a_little_stores_nothing_twice(database: str) -> None:
-    store = SqliteStore(database)
-    assert store.append([event(key=b"d", for_good=False)]) == 1
-    for back in (1, REPEAT_WINDOW):
-        assert store.append([event(key=b"d", for_good=False, at=NOW - back)]) == 0
-    store.close()
-
-
-def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
-    store = SqliteStore(database)
-    added, removed, other = (
-        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
-        for n, about in enumerate((b"ada", b"ada", b"bob"))
-    )
-    assert store.append([added, added, other, added]) == 2
-    assert [store.append([one]) for one in (removed, removed, added, added, other)] == [
-        1,
-        0,
-        1,
-        0,
-        0,
-    ]
-    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
-    assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
-    store.close()
-
-
 def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
     """By whatever route it comes again, however it is spelled, and after a restart."""
     collector = start()
@@ -159,29 +84,6 @@ def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
     headers = {"X-Signature": signature(again)}
     assert collector.post("/segment", again, headers=headers).status_code == 200
     assert collector.bodies() == [body, other]
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (b"1", b'"1"'),
-        (b"-0", b'"0"'),
-        (b"1.50", b'"1.50"'),
-        (b"1e2", b'"1E+2"'),
-        (b"true", b'"true"'),
-        (b'"a"', b'"a\\u0000"'),
-        (b'"a"', b'"\\u0061"'),
-        (b'"\\ud800"', b'"\\ufffd"'),
-        (b'"\\ud83d\\ude00"', '"\U0001f600"'.encode()),
-    ],
-)
-def test_ids_are_equal_if_they_are_equal_in_the_tables(one: bytes, other: bytes) -> None:
-    keys = {
-        events.from_call(b'{"messageId":%s}' % spelled, 0, "track").events[0].key
-        for spelled in (one, other)
-    }
-    assert len(keys) == 1
-    assert None not in keys
 
 
 def test_two_ids_are_two_events_even_if_all_else_is_equal(shared: Collector) -> None:

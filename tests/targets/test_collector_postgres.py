@@ -18,17 +18,14 @@ import requests
 
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.events import from_call
-from tap_autopilot.collector.postgres import LOCK, PostgresReader, PostgresStore
+from tap_autopilot.collector.postgres import LOCK, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
-from tap_autopilot.collector.reader import Event
-from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.store import REPEAT_WINDOW, Cursor, Loaded, Received, Unavailable
-from tap_autopilot.collector.summary import Summary
+from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import UserError
-from tests.collector.conftest import TOKEN, Collector
+from tests.collector.conftest import TOKEN, Collector, event
 from tests.collector.destination import Destination, serving
+from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
 from tests.collector.test_destinations import send
-from tests.collector.test_store import assert_upgraded
 from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
 from tests.targets.conftest import postgres_server
@@ -55,74 +52,6 @@ def database(server: str) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
-def event(body: bytes, key: bytes | None = None, *, at: int = 0, for_good: bool = True) -> Received:
-    return Received(at, "segment", "track", "E", body, key, for_good)
-
-
-def test_it_behaves_like_a_store_in_a_file(database: str) -> None:
-    with pytest.raises(UserError, match="There is no store"):
-        open_reader(database)
-    store = PostgresStore(database)
-    assert store.append([event(b'{"n":"\\ud800"}', b"a"), event(b"\x00text", b"b")]) == 2
-    assert store.append([event(b"x", b"a"), event(b"y", b"c"), event(b"z", b"c"), event(b"w")]) == 2
-    with open_reader(database) as reader:
-        assert reader.store_id == store.store_id == PostgresStore(database).store_id
-        events = reader.read(0, 10)
-        assert [one.body for one in events] == [b'{"n":"\\ud800"}', b"\x00text", b"y", b"w"]
-        assert events == sorted(events)
-        assert events[0].pruned is False
-        assert reader.last_seq == events[-1].seq
-        assert reader.read(events[1].seq, 1) == [events[2]]
-        store.append([event(b"x" * 9_000_000) for _ in range(3)])
-        assert [len(one.body) for one in reader.read(events[-1].seq, 9)] == [9_000_000] * 2
-        with psycopg.connect(database) as connection:
-            connection.execute("DELETE FROM autopilot_collector.events WHERE length(body) > 9999")
-        assert reader.stats()["by_event"] == {"E": 7}
-    hour = REPEAT_WINDOW
-    for at, new in ((0, 1), (hour - 1, 0), (hour, 1), (hour - 1, 0), (100 * hour, 1), (0, 1)):
-        assert store.append([event(b"h", b"h", at=at, for_good=False)]) == new
-    for cursor in (Cursor(1, 2, 3), Cursor(2, 2, 3), Cursor(1, 9, 9)):  # it never moves back
-        store.save_cursor("x", cursor)
-    assert store.cursors() == {"x": Cursor(2, 2, 3)}
-    with open_reader(database) as reader:
-        assert reader.forwarded() == {"x": 2}
-    other = PostgresStore(database)
-    assert store.owns("x")
-    assert not other.owns("x")
-    store.close()
-    assert other.owns("x")
-    with open_reader(database) as reader:
-        marks = [reader.fingerprint(one.seq) for one in events]
-        assert len(set(marks)) == len(events)
-        assert reader.fingerprint(10**9) is None
-        left = Remnant("ada", 5, b'{"email_id":"m"}', b'{"userId":"u"}')
-        assert other.prune(0, events[1].seq, lambda *_: left)[:2] == (events[1].seq, 2)
-        assert other.prune(10**6, 10**9, lambda *_: left)[:2] == (10**9, 0)
-        assert [reader.fingerprint(one.seq) for one in events] == marks
-        whole = (
-            b'{"userId":"u","timestamp":"1970-01-01T00:00:00.005Z",'
-            b'"context":{"traits":{"contact_id":"ada"}},"properties":{"email_id":"m"}}'
-        )
-        assert [(one.body, one.pruned) for one in reader.read(0, 3)] == [
-            (whole, True), (whole, True), (b"y", False),
-        ]  # fmt: skip
-        assert reader.stats()["pruned"] == 2
-    other.save_pruned_up_to({"a": Loaded(1), "b": Loaded(2, "x")})
-    other.save_pruned_up_to({"a": Loaded(3)})
-    assert other.pruned_up_to() == {"a": Loaded(3), "b": Loaded(2, "x")}
-    one, two = (event(b"", bytes([n]) * 16, for_good=False)._replace(about=b"a") for n in (1, 2))
-    assert other.append([one, one, two, two, one, one]) == 3
-    assert [other.append([one]), other.append([two])] == [0, 1]
-    assert other.probe() == PostgresReader(database).probed == 1
-    other.forget_cursor("x")
-    assert other.cursors() == {}
-    with psycopg.connect(database) as connection:
-        connection.execute("UPDATE autopilot_collector.store SET format = 3")
-    for opened in (PostgresReader, PostgresStore):
-        with pytest.raises(UserError, match="newer version"):
-            opened(database)
-
-
 OF_FORMAT_1 = """
 CREATE SCHEMA autopilot_collector;
 SET search_path = autopilot_collector;
@@ -142,52 +71,35 @@ INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
     (1, 'segment', 'track', 'Email Opened', '{"a":1}', true),
     (2, 'segment', 'track', 'Email Opened', '{"a":2}', false),
     (3, 'hook', 'hooks', 'contact_added', '{}', true);
-INSERT INTO seen VALUES ('k', NULL), ('h', 5);
+INSERT INTO seen VALUES ('k               ', NULL), ('h               ', 5);
 INSERT INTO cursors VALUES ('x', 2, 1, 0);
 """
 
 
-def test_a_store_of_an_older_version_is_upgraded(database: str) -> None:
+@pytest.fixture(name="older")
+def older_in_postgres(database: str) -> str:
+    """A store of format 1."""
     with psycopg.connect(database) as connection:
         connection.execute(OF_FORMAT_1)
-    with pytest.raises(UserError, match="older version"):
-        open_reader(database)
-    for _ in range(2):
-        store = PostgresStore(database)
-        assert store.append([event(b"again", b"k")]) == 0
-        assert store.cursors() == {"x": Cursor(2, 1, 0)}
-        store.close()
-    assert_upgraded(database)
-    store = PostgresStore(database)
-    assert store.append([event(b"new", b"n")]) == 1
-    assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2
-    store.close()
-    with open_reader(database) as reader:
-        assert all(one.pruned for one in reader.read(0, 9))
+    return database
 
 
-def test_it_keeps_a_summary_of_messages(database: str) -> None:
-    store = PostgresStore(database)
-    bodies = [
-        b'{"timestamp":"1970-01-01T00:00:0%dZ","properties":{"email_id":"m"}}' % n
-        for n in (5, 1, 3)
-    ]
-    store.append([event(body) for body in [*bodies, b'{"properties":{"email_id":"m"}}']])
-    for body in bodies:
-        summary = Summary(3)
-        summary.add(Event(4, 0, "segment", "track", "Email Opened", body, False))
-        store.save_summary(summary)
-    summary = Summary(0)
-    summary.undated.append(4)
-    store.save_summary(summary)
-    store.save_summary(summary)
-    with open_reader(database) as reader:
-        assert reader.summarized_up_to == store.summarized_up_to == 4
-        first, last, undated = reader.summary()
-        assert [b"00:00:01" in first.body, b"00:00:05" in last.body] == [True, True]
-        assert (undated.seq, undated.body) == (4, b'{"properties":{"email_id":"m"}}')
-        store.forget_summary()
-        assert (reader.summary(), reader.summarized_up_to) == ([], 0)
+@pytest.fixture(name="newer")
+def newer_in_postgres(database: str) -> str:
+    """A store of a format that does not exist yet."""
+    PostgresStore(database).close()
+    with psycopg.connect(database) as connection:
+        connection.execute("UPDATE autopilot_collector.store SET format = 3")
+    return database
+
+
+def test_one_of_several_owns_a_destination_until_it_closes(database: str) -> None:
+    one, other = PostgresStore(database), PostgresStore(database)
+    assert one.owns("x")
+    assert not other.owns("x")
+    one.close()
+    assert other.owns("x")
+    other.close()
 
 
 def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:

@@ -1,0 +1,286 @@
+"""What holds for every store, in a file as in PostgreSQL, where tests/targets runs these again."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from tap_autopilot.collector.database import open_reader, open_store
+from tap_autopilot.collector.reader import Event
+from tap_autopilot.collector.remnant import NOTHING, Remnant
+from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Cursor, Loaded, Received
+from tap_autopilot.collector.summary import Summary
+from tap_autopilot.exceptions import UserError
+from tests.collector.conftest import NOW, event
+
+
+def test_events_are_read_unchanged_and_in_order(database: str) -> None:
+    with pytest.raises(UserError, match="There is no store"):
+        open_reader(database)
+    store = open_store(database)
+    assert store.append([event(b'{"n": "\\ud800"}'), event(b"\x00text"), event(b"x" * 9_000)]) == 3
+    with open_reader(database) as reader:
+        first, second, third = reader.read(0, 10)
+        assert first == Event(
+            1, NOW, "segment", "track", "Email Opened", b'{"n": "\\ud800"}', False
+        )
+        assert [second.body, third.body] == [b"\x00text", b"x" * 9_000]
+        assert reader.read(1, 10) == [second, third]
+        assert reader.read(1, 1) == [second]
+        assert reader.last_seq == 3
+        store.append([event()])  # a reader does not hold up the writer, and sees what it wrote
+        assert reader.last_seq == 4
+        assert reader.store_id == store.store_id
+    store.close()
+    again = open_store(database)
+    assert again.store_id == store.store_id
+    again.close()
+
+
+def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
+    store = open_store(database)
+    for _ in range(6):
+        store.append([event(b'"%s"' % (b"x" * 7_000_000))])
+    with open_reader(database) as reader:
+        after, reads = 0, []
+        while found := reader.read(after, 1000):
+            reads.append(len(found))
+            after = found[-1].seq
+    assert reads == [3, 3]
+    store.close()
+
+
+def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
+    store = open_store(database)
+    assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
+    store.close()
+    again = open_store(database)
+    assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
+    again.close()
+
+
+@pytest.mark.parametrize("repeated", [None, 0, 57, 122])
+def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
+    database: str, repeated: int | None
+) -> None:
+    store = open_store(database)
+    kept = list(range(123))  # a file gets 1 statement for 100, 2 for 10 each and 3 for one each
+    if repeated is not None:
+        kept.remove(repeated)
+        assert store.append([event(b"first", b"%d" % repeated)]) == 1
+    events = [event(b"%d" % number, b"%d" % number) for number in range(123)]
+    delivery = event(b"delivery", b"d", for_good=False)
+    assert store.append([*events, delivery, events[1]]) == len(kept) + 1
+    assert store.append([delivery, *events]) == 0
+    with open_reader(database) as reader:
+        bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
+        assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
+        assert reader.stats()["events"] == 124
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "moments",
+    [
+        [(0, 1), (REPEAT_WINDOW - 1, 0), (REPEAT_WINDOW, 1), (REPEAT_WINDOW + 1, 0)],
+        [(0, 1), (-1, 0), (-REPEAT_WINDOW, 0)],  # a clock that steps back a little
+        [(100 * REPEAT_WINDOW, 1), (REPEAT_WINDOW, 1)],  # one that was ahead
+    ],
+)
+def test_a_delivery_without_an_id_is_stored_again_after_an_hour(
+    database: str, moments: list[tuple[int, int]]
+) -> None:
+    store = open_store(database)
+    for later, stored in moments:
+        assert store.append([event(key=b"d", for_good=False, at=NOW + later)]) == stored
+    store.close()
+
+
+def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
+    store = open_store(database)
+    added, removed, other = (
+        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
+        for n, about in enumerate((b"ada", b"ada", b"bob"))
+    )
+    assert store.append([added, added, other, added]) == 2
+    for again, stored in ((removed, 1), (removed, 0), (added, 1), (added, 0), (other, 0)):
+        assert store.append([again]) == stored
+    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
+    assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
+    store.close()
+
+
+def test_cursors_never_move_back(database: str) -> None:
+    store = open_store(database)
+    assert store.cursors() == {}
+    for cursor in (Cursor(5, 4, 1), Cursor(6, 5, 1), Cursor(5, 9, 9)):
+        store.save_cursor("warehouse", cursor)
+    store.close()
+    store = open_store(database)
+    assert store.cursors() == {"warehouse": Cursor(6, 5, 1)}
+    with open_reader(database) as reader:
+        assert reader.forwarded() == {"warehouse": 6}
+    store.forget_cursor("warehouse")
+    assert store.cursors() == {}
+    store.close()
+
+
+def test_a_slice_of_pruning_is_bounded(database: str) -> None:
+    store = open_store(database)
+    store.append([event()] * (PRUNE_SLICE + 1))
+    assert store.prune(0, 10**9, lambda *_: NOTHING)[:2] == (PRUNE_SLICE, PRUNE_SLICE)
+    assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (PRUNE_SLICE + 1, 0)
+    assert store.prune(PRUNE_SLICE + 1, 10**9, lambda *_: None)[:2] == (10**9, 0)
+    assert store.prune(PRUNE_SLICE, PRUNE_SLICE + 1, lambda *_: NOTHING)[1] == 1
+    with open_reader(database) as reader:
+        assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
+    store.close()
+
+
+def test_a_pruned_event_keeps_what_identifies_it(database: str) -> None:
+    store = open_store(database)
+    store.append([event(b"x"), event(b"y"), event(b"z")])
+    left = Remnant("ada", 5, b'{"email_id":"m"}', b'{"userId":"u"}')
+    with open_reader(database) as reader:
+        marks = [reader.fingerprint(seq) for seq in (1, 2, 3)]
+        assert len({*marks}) == 3
+        assert reader.fingerprint(10**9) is None
+        assert store.prune(0, 2, lambda *_: left)[:2] == (2, 2)
+        assert [reader.fingerprint(seq) for seq in (1, 2, 3)] == marks
+        whole = (
+            b'{"userId":"u","timestamp":"1970-01-01T00:00:00.005Z",'
+            b'"context":{"traits":{"contact_id":"ada"}},"properties":{"email_id":"m"}}'
+        )
+        assert [(one.body, one.pruned) for one in reader.read(0, 3)] == [
+            (whole, True), (whole, True), (b"z", False),
+        ]  # fmt: skip
+    store.save_pruned_up_to({"a": Loaded(1), "b": Loaded(2, "x")})
+    store.save_pruned_up_to({"a": Loaded(3)})
+    assert store.pruned_up_to() == {"a": Loaded(3), "b": Loaded(2, "x")}
+    store.close()
+
+
+def test_statistics_come_from_kept_counts(database: str) -> None:
+    store = open_store(database)
+    store.append([event(key=b"a"), event(key=b"a"), event(at=NOW + 5)])
+    store.append([Received(NOW, "hook", "hooks", "contact_added", b"{}", None, True)])
+    store.prune(0, 1, lambda *_: NOTHING)
+    assert store.probe() + 1 == store.probe()
+    with open_reader(database) as reader:
+        found = reader.stats()
+        assert found.pop("bytes") > 0
+        assert found.pop("last_seq") == reader.last_seq
+        assert found == {
+            "store_id": store.store_id, "events": 3, "pruned": 1, "first_seq": 1,
+            "by_source": {"segment": 2, "hook": 1},
+            "by_event": {"Email Opened": 2, "contact_added": 1},
+            "last_received_at": {
+                "segment": "2023-11-14T22:13:20.005Z", "hook": "2023-11-14T22:13:20.000Z",
+            },
+        }  # fmt: skip
+        assert reader.pruned() == {"email_opened": 1}
+        assert reader.probed == store.probe() - 1
+    store.close()
+
+
+def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(database: str) -> None:
+    store = open_store(database)
+    bodies = [
+        b'{"timestamp":"1970-01-01T00:00:0%dZ","properties":{"email_id":"m"}}' % n
+        for n in (5, 1, 3)
+    ]
+    store.append([event(body) for body in [*bodies, b'{"properties":{"email_id":"m"}}']])
+    for body in bodies:
+        summary = Summary(3)
+        summary.add(Event(4, 0, "segment", "track", "Email Opened", body, False))
+        store.save_summary(summary)
+    summary = Summary(0)
+    summary.undated.append(4)
+    for _ in range(2):
+        store.save_summary(summary)
+    with open_reader(database) as reader:
+        assert reader.summarized_up_to == store.summarized_up_to == 4
+        first, last, undated = reader.summary()
+        assert [b"00:00:01" in first.body, b"00:00:05" in last.body] == [True, True]
+        assert (undated.seq, undated.body) == (4, b'{"properties":{"email_id":"m"}}')
+        store.forget_summary()
+        assert (reader.summary(), reader.summarized_up_to) == ([], 0)
+    store.close()
+
+
+OF_FORMAT_1 = """
+PRAGMA auto_vacuum = INCREMENTAL;
+CREATE TABLE store (id TEXT NOT NULL, probed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, received_at INTEGER NOT NULL, source TEXT NOT NULL,
+    route TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL, pruned INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE seen (key BLOB PRIMARY KEY, until INTEGER) WITHOUT ROWID;
+CREATE INDEX seen_until ON seen (until) WHERE until IS NOT NULL;
+CREATE TABLE cursors (
+    destination TEXT PRIMARY KEY, seq INTEGER NOT NULL, sent INTEGER NOT NULL,
+    refused INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO store (id) VALUES ('one');
+INSERT INTO events (received_at, source, route, name, body, pruned) VALUES
+    (1, 'segment', 'track', 'Email Opened', x'7B2261223A317D', 1),
+    (2, 'segment', 'track', 'Email Opened', x'7B2261223A327D', 0),
+    (3, 'hook', 'hooks', 'contact_added', x'7B7D', 1);
+INSERT INTO cursors VALUES ('x', 2, 1, 0);
+INSERT INTO seen VALUES
+    (x'6B202020202020202020202020202020', NULL), (x'68202020202020202020202020202020', 5);
+PRAGMA application_id = 1095779670;
+PRAGMA user_version = 1;
+"""
+
+
+def in_sqlite(database: str, script: str) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.executescript(script)
+    return database
+
+
+@pytest.fixture
+def older(database: str) -> str:
+    """A store of format 1."""
+    return in_sqlite(database, OF_FORMAT_1)
+
+
+@pytest.fixture
+def newer(database: str) -> str:
+    """A store of a format that does not exist yet."""
+    open_store(database).close()
+    return in_sqlite(database, "PRAGMA user_version = 3")
+
+
+def test_a_newer_store_is_refused(newer: str) -> None:
+    for opened in (open_reader, open_store):
+        with pytest.raises(UserError, match="newer version"):
+            opened(newer)
+
+
+def test_a_store_of_an_older_version_is_upgraded(older: str) -> None:
+    with pytest.raises(UserError, match="older version"):
+        open_reader(older)
+    for _ in range(2):
+        store = open_store(older)
+        assert store.append([event(key=b"k")]) == 0
+        assert store.append([event(key=b"h", at=4, for_good=False)]) == 0
+        assert store.cursors() == {"x": Cursor(2, 1, 0)}
+        store.close()
+    with open_reader(older) as reader:
+        assert reader.store_id == "one"
+        assert [(one.seq, one.body, one.pruned) for one in reader.read(0, 9)] == [
+            (1, b'{"a":1}', True), (2, b'{"a":2}', False), (3, b"{}", True),
+        ]  # fmt: skip
+        assert reader.stats()["by_source"] == {"segment": 2, "hook": 1}
+        assert reader.pruned() == {"email_opened": 1, "contact_events": 1}
+        assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
+    store = open_store(older)
+    assert store.append([event(key=b"new")]) == 1
+    assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2
+    store.close()
+    with open_reader(older) as reader:
+        assert all(one.pruned for one in reader.read(0, 9))
