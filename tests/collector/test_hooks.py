@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import threading
 import urllib.parse
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,211 +13,180 @@ import pytest
 import requests
 
 from tap_autopilot.collector.hooks import EVENTS
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.faults import Fault, Faults
+from tap_autopilot.sandbox.hooks import Hook
 from tests.collector.conftest import TOKEN, Collector, Start
 from tests.conftest import PATIENCE
+from tests.lying_pager import Options
+from tests.recording import Sandbox
 
 API_KEY = "ap1-key-of-the-account"
-
-
-class Autopilot:
-    """The part of Autopilot's API that manages hooks. The first `failures` requests fail."""
-
-    def __init__(self) -> None:
-        self.hooks: dict[str, dict[str, str]] = {}
-        self.failures = 0
-        self.most = 99  # hooks that it registers
-        self.odd: list[Any] = []  # entries of the list that are no hooks
-        self.lost: set[str] = set()  # methods whose next response is lost
-        self.requests: list[str] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self, status: int, body: Any = None) -> None:
-                if self.command in outer.lost:
-                    outer.lost.remove(self.command)
-                    self.close_connection = True
-                    return
-                data = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def handle_request(self) -> None:
-                outer.requests.append(f"{self.command} {self.path}")
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
-                if outer.failures:
-                    outer.failures -= 1
-                    self.answer(503)
-                elif self.headers["autopilotapikey"] != API_KEY:
-                    self.answer(401)
-                elif self.command == "GET" and self.path == "/v1/hooks":
-                    self.answer(200, {"hooks": [*outer.odd, *outer.hooks.values()]})
-                elif self.command == "POST" and len(outer.hooks) == outer.most:
-                    self.answer(402)
-                elif self.command == "POST" and self.path == "/v1/hook":
-                    if body["target_url"] in {one["target_url"] for one in outer.hooks.values()}:
-                        self.answer(409)
-                        return
-                    name = f"hook_{len(outer.hooks)}"
-                    outer.hooks[name] = {"hook_id": name, **body}
-                    self.answer(201, {"id": name})
-                elif self.command == "DELETE":
-                    name = urllib.parse.unquote(self.path.removeprefix("/v1/hook/"))
-                    self.answer(200 if outer.hooks.pop(name, None) else 404)
-
-            do_GET = do_POST = do_DELETE = handle_request  # noqa: N815
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-
-@pytest.fixture
-def autopilot() -> Iterator[Autopilot]:
-    found = Autopilot()
-    yield found
-    found.server.shutdown()
-    found.server.server_close()
-
-
-def test_hooks_are_registered_once_and_only_ours_are_removed(
-    tmp_path: Path, autopilot: Autopilot
-) -> None:
-    autopilot.hooks["mine"] = {
-        "hook_id": "mine", "event": "contact_added", "target_url": "https://other.example.com/x",
-    }  # fmt: skip
-    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
-    base = "https://collector.example.com/autopilot"
-    autopilot.failures = 1
-    done = collector.run("--register-hooks", base + "/")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "7 hooks registered."
-    assert TOKEN not in done.stdout + done.stderr
-    urls = {
-        one["target_url"]: one["event"] for name, one in autopilot.hooks.items() if name != "mine"
-    }
-    assert urls == {f"{base}/hooks/{TOKEN}/{event}": event for event in EVENTS}
-    assert collector.run("--register-hooks", base).stdout == "0 hooks registered.\n"
-    assert collector.run("--unregister-hooks", base + "2").stdout == "0 hooks removed.\n"
-    assert collector.run("--unregister-hooks", base).stdout.endswith("7 hooks removed.\n")
-    assert list(autopilot.hooks) == ["mine"]
-
-
 BASE = "https://collector.example.com"
 
 
-def test_a_lost_response_ends_nothing_half_way(tmp_path: Path, autopilot: Autopilot) -> None:
-    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
-    autopilot.lost = {"POST"}
+class Autopilot(Sandbox):
+    """A sandbox for hooks only. `odd` are entries of its list that are no hooks."""
+
+    def __init__(self, *faults: str) -> None:
+        struck = Faults(map(Fault.parse, faults))
+        super().__init__(Account(contacts=0), Options(api_key=API_KEY, faults=struck))
+        self.odd: list[Any] = []
+        self.registered = self.hooks._hooks
+        answer = self.hooks.answer
+
+        def with_odd(method: str, path: str, body: bytes) -> tuple[int, bytes]:
+            status, found = answer(method, urllib.parse.unquote(path), body)
+            if path == "/hooks":
+                found = json.dumps({"hooks": [*self.odd, *json.loads(found)["hooks"]]}).encode()
+            return status, found
+
+        self.hooks.answer = with_odd  # type: ignore[method-assign]
+
+    def add(
+        self, hook_id: str, event: str, url: str = f"{BASE}/hooks/{TOKEN}/contact_added"
+    ) -> None:
+        """Somebody has registered this hook."""
+        self.registered[hook_id] = Hook(hook_id, event, url, "")
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """The event of each registered URL."""
+        return {one.target_url: one.event for one in self.registered.values()}
+
+
+@pytest.fixture
+def autopilot() -> Iterator[Callable[..., Autopilot]]:
+    with ExitStack() as stack:
+        yield lambda *faults: stack.enter_context(Autopilot(*faults))
+
+
+Serve = Callable[..., Autopilot]
+
+
+def collector_of(folder: Path, autopilot: Autopilot, **settings: Any) -> Collector:
+    return Collector(folder, **{"api_key": API_KEY, "api_url": autopilot.url, **settings})
+
+
+def test_hooks_are_registered_once_and_only_ours_are_removed(
+    tmp_path: Path, autopilot: Serve
+) -> None:
+    api = autopilot("1:503")
+    api.add("mine", "contact_added", "https://other.example.com/x")
+    collector = collector_of(tmp_path, api)
+    done = collector.run("--register-hooks", BASE + "/")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "7 hooks registered."
+    assert TOKEN not in done.stdout + done.stderr
+    ours = {f"{BASE}/hooks/{TOKEN}/{event}": event for event in EVENTS}
+    assert api.urls == {**ours, "https://other.example.com/x": "contact_added"}
+    assert collector.run("--register-hooks", BASE).stdout == "0 hooks registered.\n"
+    assert collector.run("--unregister-hooks", BASE + "2").stdout == "0 hooks removed.\n"
+    assert collector.run("--unregister-hooks", BASE).stdout.endswith("7 hooks removed.\n")
+    assert list(api.registered) == ["mine"]
+
+
+def test_a_lost_response_ends_nothing_half_way(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot("2:close", "/hook/@1:close")  # the first POST, and the first DELETE
+    collector = collector_of(tmp_path, api)
     assert collector.run("--register-hooks", BASE).stdout.endswith("7 hooks registered.\n")
-    assert len(autopilot.hooks) == 7
-    autopilot.lost = {"DELETE"}
+    assert len(api.registered) == 7
     done = collector.run("--unregister-hooks", BASE)
     assert done.stdout.splitlines() == [
         *(f"removed {event}" for event in EVENTS),
         "7 hooks removed.",
     ]
-    assert not autopilot.hooks
+    assert not api.registered
+    assert {409, 404} <= {asked.status for asked in api.requests}
 
 
 def test_what_was_registered_before_a_failure_has_been_told(
-    tmp_path: Path, autopilot: Autopilot
+    tmp_path: Path, autopilot: Serve
 ) -> None:
-    autopilot.most = 2
-    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run("--register-hooks", BASE)
+    done = collector_of(tmp_path, autopilot("4:402")).run("--register-hooks", BASE)
     assert done.returncode == 1
     assert done.stdout == f"registered {EVENTS[0]}\nregistered {EVENTS[1]}\n"
     assert "HTTP 402" in done.stderr
 
 
-def test_a_url_that_another_event_has_is_replaced(tmp_path: Path, autopilot: Autopilot) -> None:
-    url = f"{BASE}/hooks/{TOKEN}/contact_added"
-    autopilot.hooks["a/b c"] = {"hook_id": "a/b c", "event": "contact_updated", "target_url": url}
-    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+def test_a_url_that_another_event_has_is_replaced(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot()
+    api.add("a?b c", "contact_updated")
+    collector = collector_of(tmp_path, api)
     assert collector.run("--register-hooks", BASE).stdout.endswith("7 hooks registered.\n")
-    assert "DELETE /v1/hook/a%2Fb%20c" in autopilot.requests
-    assert sorted(hook["event"] for hook in autopilot.hooks.values()) == sorted(EVENTS)
+    assert "/v1/hook/a%3Fb%20c" in [asked.path for asked in api.requests]
+    assert sorted(api.urls.values()) == sorted(EVENTS)
 
 
-def test_hooks_with_an_old_token_are_removed(tmp_path: Path, autopilot: Autopilot) -> None:
-    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+def test_hooks_with_an_old_token_are_removed(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot()
+    collector = collector_of(tmp_path, api)
     collector.run("--register-hooks", BASE)
     collector.settings["hook_tokens"] = ["new-" + TOKEN]
-    done = collector.run("--register-hooks", BASE)
-    assert "7 hooks registered." in done.stdout
-    assert {hook["target_url"] for hook in autopilot.hooks.values()} == {
-        f"{BASE}/hooks/new-{TOKEN}/{event}" for event in EVENTS
-    }
+    assert "7 hooks registered." in collector.run("--register-hooks", BASE).stdout
+    assert api.urls == {f"{BASE}/hooks/new-{TOKEN}/{event}": event for event in EVENTS}
 
 
-def test_odd_entries_end_nothing(tmp_path: Path, autopilot: Autopilot) -> None:
+def test_odd_entries_end_nothing(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot()
     url = f"{BASE}/hooks/{TOKEN}/contact_added"
-    autopilot.odd = [
+    api.odd = [
         5, None, [], {}, {"event": [], "target_url": {}}, {"hook_id": {}, "target_url": url},
         {"hook_id": "..", "event": "contact_added", "target_url": f"{BASE}/hooks/o/contact_added"},
         {"hook_id": "\ud800", "event": "a", "target_url": f"{BASE}/hooks/o/contact_added"},
         {"event": "contact_added", "target_url": f"{BASE}/hooks/{'o' * 20}/contact_added"},
     ]  # fmt: skip
-    collector = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url)
+    collector = collector_of(tmp_path, api)
     for option, said in (("--register-hooks", "7 hooks registered."),
                          ("--unregister-hooks", "8 hooks removed.")):  # fmt: skip
         done = collector.run(option, BASE)
         assert said in done.stdout, done.stderr
         assert "The hook for contact_added has no usable id" in done.stderr
-    deleted = [asked for asked in autopilot.requests if not asked.startswith(("GET", "POST"))]
-    assert all(asked.startswith("DELETE /v1/hook/") for asked in deleted)
-    assert "DELETE /v1/hook/None" not in deleted
+    deleted = [asked.path for asked in api.requests if asked.method == "DELETE"]
+    assert all(path.startswith("/v1/hook/") for path in deleted)
+    assert "/v1/hook/None" not in deleted
 
 
-def test_a_list_of_hooks_that_is_too_large_is_not_parsed(
-    tmp_path: Path, autopilot: Autopilot
-) -> None:
-    autopilot.odd = [{}] * 300_000
-    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run(
-        "--unregister-hooks", BASE
-    )
+def test_a_list_of_hooks_that_is_too_large_is_not_parsed(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot()
+    api.odd = [{}] * 300_000
+    done = collector_of(tmp_path, api).run("--unregister-hooks", BASE)
     assert done.returncode == 1
     assert "GET /hooks: the response is truncated or too large." in done.stderr
 
 
-def test_a_hooks_event_is_printed_on_one_line(tmp_path: Path, autopilot: Autopilot) -> None:
-    url = f"{BASE}/hooks/{TOKEN}/contact_added"
-    autopilot.hooks["h"] = {"hook_id": "h", "event": "\x1b[2J\nforged", "target_url": url}
-    done = Collector(tmp_path, api_key=API_KEY, api_url=autopilot.url).run(
-        "--unregister-hooks", BASE
-    )
+def test_a_hooks_event_is_printed_on_one_line(tmp_path: Path, autopilot: Serve) -> None:
+    api = autopilot()
+    api.add("h", "\x1b[2J\nforged")
+    done = collector_of(tmp_path, api).run("--unregister-hooks", BASE)
     assert done.stdout == "removed \\x1b[2J\\nforged\n1 hook removed.\n"
 
 
 @pytest.mark.parametrize(
-    ("settings", "url", "code", "said"),
+    ("settings", "url", "said"),
     [
-        ({"api_key": None}, "https://x", 2, "api_key"),
-        ({"api_key": "wrong"}, "https://x", 2, "api_key"),
-        ({"hook_tokens": []}, "https://x", 2, "hook_tokens"),
-        ({}, "http://example.com", 2, "https"),
+        ({"api_key": None}, "https://x", "api_key"),
+        ({"api_key": "wrong"}, "https://x", "api_key"),
+        ({"hook_tokens": []}, "https://x", "hook_tokens"),
+        ({}, "http://example.com", "https"),
     ],
 )
 def test_errors_in_registering_hooks(
-    tmp_path: Path, autopilot: Autopilot, settings: Any, url: str, code: int, said: str
+    tmp_path: Path, autopilot: Serve, settings: Any, url: str, said: str
 ) -> None:
-    given = {"api_key": API_KEY, "api_url": autopilot.url, **settings}
-    done = Collector(tmp_path, **given).run("--register-hooks", url)
-    assert done.returncode == code
+    api = autopilot()
+    done = collector_of(tmp_path, api, **settings).run("--register-hooks", url)
+    assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
-    assert not autopilot.hooks
+    assert not api.registered
 
 
-def test_registered_hooks_deliver_to_the_collector(start: Start, autopilot: Autopilot) -> None:
-    collector = start(api_key=API_KEY, api_url=autopilot.url)
+def test_registered_hooks_deliver_to_the_collector(start: Start, autopilot: Serve) -> None:
+    api = autopilot()
+    collector = start(api_key=API_KEY, api_url=api.url)
     assert collector.run("--register-hooks", collector.url).returncode == 0
-    for hook in autopilot.hooks.values():
-        answer = requests.post(
-            hook["target_url"], json={"contact_id": "person_1"}, timeout=PATIENCE
-        )
+    for url in api.urls:
+        answer = requests.post(url, json={"contact_id": "person_1"}, timeout=PATIENCE)
         assert answer.status_code == 200
     assert [event.route for event in collector.events()] == [f"hooks/{event}" for event in EVENTS]
 
@@ -238,15 +206,5 @@ def test_added_removed_and_added_again_are_three(start: Start) -> None:
         deliver(added, where="other")
     deliver("contact_updated")
     deliver("contact_unsubscribed")  # the same body, by another route
-    assert [event.route for event in collector.events()] == [
-        f"hooks/{event}"
-        for event in (
-            added,
-            added,
-            added,
-            removed,
-            added,
-            "contact_updated",
-            "contact_unsubscribed",
-        )
-    ]
+    routes = [added] * 3 + [removed, added, "contact_updated", "contact_unsubscribed"]
+    assert [event.route for event in collector.events()] == [f"hooks/{name}" for name in routes]
