@@ -35,6 +35,8 @@ COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]
 KEY = "wr1te-key-of-the-tests"
 SECRET = "webh00k-secret-of-the-tests"
 TOKEN = "t0ken-of-the-tests-in-urls"
+HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
+REQUEST = HEAD + b"Content-Length: 2\r\n\r\n{}"
 NOW = 1_700_000_000_000
 SETTINGS = {
     "write_keys": [KEY],

@@ -195,18 +195,8 @@ def test_stats_and_check(start: Start) -> None:
     collector.post("/v1/batch", {"batch": [{"type": "track", "event": "E"}, {"type": "page"}]})
     collector.post(f"/hooks/{TOKEN}/contact_added", {})
     found = json.loads(collector.run("--stats").stdout)
-    assert found["bytes"] > 0
-    assert len(found.pop("store_id")) == 32
-    del found["bytes"]
-    assert found.pop("last_received_at").keys() == {"segment", "hook"}
-    assert found == {
-        "events": 3,
-        "pruned": 0,
-        "first_seq": 1,
-        "last_seq": 3,
-        "by_source": {"segment": 2, "hook": 1},
-        "by_event": {"E": 1, "page": 1, "contact_added": 1},
-    }
+    assert len(found["store_id"]) == 32
+    assert (found["events"], found["by_source"]) == (3, {"segment": 2, "hook": 1})
     assert collector.run("--check").returncode == 2  # it is in use
     collector.stop()
     done = collector.run("--check")

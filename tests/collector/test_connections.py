@@ -10,11 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.collector.conftest import KEY, Collector, Start, read_all
+from tests.collector.conftest import HEAD, REQUEST, Collector, Start, read_all
 from tests.conftest import wait_until
-
-HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
-REQUEST = HEAD + b"Content-Length: 2\r\n\r\n{}"
 
 
 def read_responses(connection: socket.socket, count: int) -> bytes:

@@ -162,6 +162,11 @@ def test_usual_calls_are_read_like_all_others(body: bytes, reader: str) -> None:
 
 @given(st.one_of(json_strategies.strings(), json_strategies.NUMBERS, VALUES))
 @example(b"-0")
+@example(b"1.50")
+@example(b"1e2")
+@example(b"true")
+@example(b'"\\u0061"')
+@example(b'"\\ud83d\\ude00"')
 @example(b"1e400")
 @example(b"1E-99999999999999999999")
 @example(b"9" * 5000)
@@ -276,6 +281,7 @@ def test_packed_bodies_are_restored_up_to_the_limit(parts: list[bytes], limit: i
     }
     raw = zlib.compressobj(wbits=-15)
     packed["deflate "] = raw.compress(whole_body) + raw.flush()
+    packed["GZIP"] = packed["gzip"]
     for encoding, body in packed.items():
         try:
             assert unpack(body, encoding, limit) == whole_body

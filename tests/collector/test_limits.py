@@ -10,10 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.collector.conftest import KEY, Collector, Start
+from tests.collector.conftest import HEAD, Collector, Start
 from tests.conftest import PATIENCE
-
-HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
 
 
 @pytest.fixture(scope="module")

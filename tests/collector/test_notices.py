@@ -146,13 +146,15 @@ def test_repeats_that_are_dropped_are_warned_of(
     ]
 
 
-def test_repeats_are_counted(start: Start) -> None:
+def test_repeats_and_lines_that_are_not_json_are_counted(start: Start) -> None:
     collector = start()
     for _ in range(3):
         collector.post(f"/hooks/{TOKEN}", b"{}")
         collector.post("/v1/track", b'{"messageId":"1"}')
-    assert collector.metric("events_received_total") == 6
-    assert collector.metric("events_stored_total") == 2
+    collector.post(f"/activity/{TOKEN}", b'{"n":7}\nno\nno json\n{"n":"\xff"}')
+    assert collector.metric("events_received_total") == 10
+    assert collector.metric("events_stored_total") == 6
+    assert collector.metric("malformed_lines_total") == 3
 
 
 def test_an_asterisk_means_every_interface(start: Start) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import uuid
 
 import pytest
 
@@ -86,20 +85,20 @@ def test_a_repeated_id_is_acknowledged_but_not_stored(start: Start) -> None:
     assert collector.bodies() == [body, other]
 
 
-def test_two_ids_are_two_events_even_if_all_else_is_equal(shared: Collector) -> None:
+@pytest.mark.parametrize(
+    ("ids", "stored"),
+    [
+        ((b'"one"', b'"two"', b'"one"'), 2),  # even if all else is equal
+        *(((none, none), 2) for none in (b"null", b'""', b'"\\u0000"', b"{}", b"[1]")),
+    ],
+)
+def test_only_the_same_id_is_a_repeat(
+    shared: Collector, ids: tuple[bytes, ...], stored: int
+) -> None:
     before = len(shared.events())
-    batch = [{**track(), "messageId": f"{uuid.uuid4()}"} for _ in range(2)]
-    for _ in range(2):
-        assert shared.post("/v1/batch", {"batch": batch}).status_code == 200
-    assert len(new(shared, before)) == 2
-
-
-@pytest.mark.parametrize("none", [b"null", b'""', b'"\\u0000"', b"{}", b"[1]"])
-def test_calls_without_an_id_are_all_stored(shared: Collector, none: bytes) -> None:
-    before = len(shared.events())
-    for _ in range(2):
-        assert shared.post("/v1/track", b'{"messageId":%s}' % none).status_code == 200
-    assert len(new(shared, before)) == 2
+    for one in ids:
+        assert shared.post("/v1/track", b'{"messageId":%s}' % one).status_code == 200
+    assert len(new(shared, before)) == stored
 
 
 @pytest.mark.parametrize("form", [b"%s", b"[%s]", b"[%s, %s]"])

@@ -11,11 +11,9 @@ import pytest
 
 from tap_autopilot.collector import http
 from tests.collector import in_memory
-from tests.collector.conftest import KEY, TOKEN, Start, read_all
+from tests.collector.conftest import HEAD, REQUEST, TOKEN, Start, read_all
 from tests.collector.in_memory import Sender, serve
 
-HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
-REQUEST = HEAD + b"Content-Length: 2\r\n\r\n{}"
 TICK = 1.01 * http.TICK  # how late the server may notice
 
 
