@@ -52,25 +52,25 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 walk, position, client, exact=position is not start, check_totals=check_totals
             )
             for page in reading.pages():
-                if page.after is not None or not check_totals:
-                    yield page
-                    continue
-                census, doubt = page.census, page.census.doubt(counted=walk.counted)
-                if census.is_short and census.reading == 1:
-                    LOG.info("Read %s; reading them again.", shortage(walk, census))
-                    position = Position(census=Census(reading=2))
-                    yield dataclasses.replace(page, after=position)
+                if page.after is None and check_totals:
                     break
-                if doubt is not None and doubt.fails:
-                    yield dataclasses.replace(page, after=Position())
-                    raise RunError(
-                        f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again"
-                        " later; if the API's totals are wrong, set check_totals to false."
-                    )
-                yield dataclasses.replace(page, doubt=doubt)
-                return
+                yield page
             else:
                 return
+            census, doubt = page.census, page.census.doubt(counted=walk.counted)
+            if census.is_short and census.reading == 1:
+                LOG.info("Read %s; reading them again.", shortage(walk, census))
+                position = Position(census=Census(reading=2))
+                yield dataclasses.replace(page, after=position)
+                continue
+            if doubt is not None and doubt.fails:
+                yield dataclasses.replace(page, after=Position())
+                raise RunError(
+                    f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again later;"
+                    " if the API's totals are wrong, set check_totals to false."
+                )
+            yield dataclasses.replace(page, doubt=doubt)
+            return
         except _StaleBookmark as lost:
             starts += 1
             if starts == MAX_STARTS:
@@ -125,6 +125,8 @@ class _Reading:
         self._most = 0  # the largest total
         self._documents: list[Any] = []  # of the last good page, unparsed
         self._found_new = False  # whether the last page had a new id
+        self._idle = 0  # pages in a row without a new id
+        self._known: set[str | None] = set()  # bookmarks of pages accepted although known, in a row
 
     def pages(self) -> Iterator[Page]:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
@@ -132,8 +134,7 @@ class _Reading:
         before: list[str | None] = []  # the bookmark of the last good page, if any
         stale: str | None = None  # the last bookmark that did not work
         named: str | None = None  # by the page that it led to
-        known: set[str | None] = set()  # bookmarks of known pages since the last new document
-        retraced = idle = 0
+        retraced = 0
         while True:
             begins = Position(bookmark, self._census)
             response = self._follow(bookmark)
@@ -144,30 +145,24 @@ class _Reading:
                 text = response.text
                 del response  # it may be large
                 page = self._retrace(before[0], text)
-            elif bookmark == stale and response.listing and self._leads_on(response, named, known):
+            elif bookmark == stale and response.listing and self._leads_on(response, named):
                 assert response.page is not None
                 page = self._accept(response.page, response.listing)
                 before, retraced = [bookmark], 0
-                known.add(bookmark)
+                self._known.add(bookmark)
             else:
                 raise _StaleBookmark(response.text)
-            if self._found_new:
-                known.clear()
-            idle = 0 if self._found_new else idle + 1
-            if idle > MAX_IDLE_PAGES:
-                path = self._walk.path
-                raise RunError(f"GET {path}: {idle} pages in a row contain nothing new.")
             yield from _split(page, begins)
             if page.after is None:
                 return
             bookmark = page.after.bookmark
 
-    def _leads_on(self, again: _DeadEnd, named: str | None, known: set[str | None]) -> bool:
+    def _leads_on(self, again: _DeadEnd, named: str | None) -> bool:
         """Whether a page without new documents, requested twice, is the last or names another."""
         bookmark = again.next_bookmark
         if bookmark is None:
             return True
-        new = bookmark not in known and len(known) < MAX_KNOWN_PAGES
+        new = bookmark not in self._known and len(self._known) < MAX_KNOWN_PAGES
         return new and bookmark == named
 
     def _follow(self, bookmark: str | None) -> Page | _DeadEnd:
@@ -201,15 +196,22 @@ class _Reading:
 
     def _accept(self, page: Page, listing: Listing) -> Page:
         """Continue from a page, which was made from this listing."""
-        documents = listing.documents
-        self._documents = [] if _is_large(page) else documents
+        path = self._walk.path
+        if self._found_new:
+            self._idle = 0
+            self._known.clear()
+        else:
+            self._idle += 1
+            if self._idle > MAX_IDLE_PAGES:
+                raise RunError(f"GET {path}: {self._idle} pages in a row contain nothing new.")
+        self._documents = [] if _is_large(page) else listing.documents
         self._census = page.census
         self._received += len(page.unread)
         limit = 2 * self._most + page.census.page
         if self._check_totals and self._most and limit < self._received:
             raise RunError(
-                f"GET {self._walk.path}: read {self._received:,} {self._walk.documents} of a"
-                f" listing of {self._most:,}, so its bookmarks loop."
+                f"GET {path}: read {self._received:,} {self._walk.documents} of a listing of"
+                f" {self._most:,}, so its bookmarks loop."
             )
         return page
 
