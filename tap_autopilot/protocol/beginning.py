@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
@@ -73,19 +73,45 @@ class Beginning:
         self.now = datetime.now(timezone.utc)
         self.start_date = self.start_date and self.start_date.astimezone(timezone.utc)
         self.logs = self.state.logs(has_store=self.store is not None)
-        self._not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
 
-    def sources_of(self, stream: type[Stream]) -> set[str]:
-        """The sources that feed a stream in this run."""
-        return {source for source in stream.sources if source != COLLECTED or self.store}
+    def passes(self, selected: Sequence[Selected]) -> tuple[dict[str, Pass], dict[str, Pass]]:
+        """A new pass for each stream, and those of the state's passes that can resume.
+
+        Drops Singer bookmarks that could skip rows.
+        """
+        entries = self.state.streams
+        fresh: dict[str, Pass] = {}
+        resumed: dict[str, Pass] = {}
+        saved = [
+            entries.setdefault(table.stream.name, StreamState()).progress
+            for table in selected
+            if not table.log_based
+        ]
+        # Otherwise another run has ended since.
+        is_interrupted = None not in saved or any(one and not one.is_complete for one in saved)
+        not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
+        for table in selected:
+            name = table.stream.name
+            entry = entries.setdefault(name, StreamState())
+            entry.is_incremental = table.incremental
+            self._check_bookmark(table.stream, entry)
+            fresh[name] = self._fresh(table, entry)
+            if not table.log_based:
+                interrupted = self._resumable(table.stream, entry, fresh[name], not_resumed)
+                if interrupted is not None and is_interrupted:
+                    resumed[name] = interrupted
+            if table.incremental and name not in resumed:
+                self._check_columns(table, entry)
+        for why, names in not_resumed.items():
+            LOG.warning("%s: %s; starting over.", ", ".join(names), why)
+        return fresh, resumed
 
     def _knows(self, name: str, *, otherwise: bool) -> bool:
         """Whether the digests have a stream's rows in their present shape, if there are digests."""
         return otherwise if self.remembered is None else self.remembered.knows(name)
 
-    def check_bookmark(self, stream: type[Stream]) -> None:
+    def _check_bookmark(self, stream: type[Stream], entry: StreamState) -> None:
         """Drop a Singer bookmark that could skip rows."""
-        entry = self.state.streams[stream.name]
         bookmark, made_under = entry.bookmark, entry.start_date
         if "bookmark" in entry.invalid or (bookmark and bookmark > self.now):
             LOG.warning(
@@ -104,20 +130,20 @@ class Beginning:
             return
         entry.bookmark = None
 
-    def check_columns(self, name: str, columns: str) -> None:
+    def _check_columns(self, table: Selected, entry: StreamState) -> None:
         """Warn if rows sent by earlier incremental passes may lack columns."""
-        entry = self.state.streams[name]
-        knows = self._knows(name, otherwise=True)
-        if entry.bookmark and knows and entry.columns not in (None, columns):
+        name = table.stream.name
+        changed = entry.columns not in (None, digest(table.selected))
+        if entry.bookmark and changed and self._knows(name, otherwise=True):
             LOG.warning(
                 "%s: the selected columns changed, but only rows that change from now on are sent"
                 " with the new columns. To send all rows again, run once with --full-refresh %s.",
                 name, name,
             )  # fmt: skip
 
-    def fresh(self, table: Selected) -> Pass:
+    def _fresh(self, table: Selected, entry: StreamState) -> Pass:
         """A new pass."""
-        stream, entry = table.stream, self.state.streams[table.stream.name]
+        stream = table.stream
         bounds = [self.start_date] if stream.replication_key else []
         if table.incremental and self._knows(stream.name, otherwise=True):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
@@ -135,19 +161,19 @@ class Beginning:
             fresh.version = versions.get(stream.name, now)
         return fresh
 
-    def resume(self, stream: type[Stream], fresh: Pass) -> Pass | None:
-        """The state's pass, if a new one would be the same."""
-        name, entry = stream.name, self.state.streams[stream.name]
-        interrupted = entry.progress
+    def _resumable(
+        self, stream: type[Stream], entry: StreamState, fresh: Pass, refused: dict[str, list[str]]
+    ) -> Pass | None:
+        """The state's pass, if a new one would be the same; `refused` gets why not."""
+        name, interrupted = stream.name, entry.progress
         if interrupted is None and "progress" not in entry.invalid:
             return None
         bounds = fresh.incremental, fresh.since
         if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
-            self._not_resumed.setdefault("cannot resume from the state", []).append(name)
+            refused.setdefault("cannot resume from the state", []).append(name)
             return None
         if interrupted.plan != fresh.plan:
-            why = "the state is for other columns or settings"
-            self._not_resumed.setdefault(why, []).append(name)
+            refused.setdefault("the state is for other columns or settings", []).append(name)
             return None
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
@@ -159,11 +185,6 @@ class Beginning:
         begun = interrupted.is_complete or name in self.remembered.begun
         is_known = begun and self.remembered.knows(name)
         return interrupted if is_known and interrupted.version == fresh.version else None
-
-    def warn_of_new_passes(self) -> None:
-        """Say which streams `resume` did not resume, and why."""
-        for why, names in self._not_resumed.items():
-            LOG.warning("%s: %s; starting over.", ", ".join(names), why)
 
     def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
         """Find the streams' positions in the store; a new full pass begins at 0.

@@ -13,7 +13,7 @@ from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.beginning import Beginning, before, digest
 from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, State, StreamState, as_type
+from tap_autopilot.protocol.state import Pass, State, as_type
 from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.streams import COLLECTED
@@ -37,28 +37,10 @@ class Progress:
         self._untouched = as_type(state.walks, dict) if only_log_based else None
         self._streams = {table.stream.name: table.stream for table in selected}
         self._columns = {table.stream.name: digest(table.selected) for table in selected}
-        for name in self._streams:
-            entries.setdefault(name, StreamState())
-        passes = [entries[name].progress for name in self._streams.keys() - self._log_based]
-        is_interrupted = None not in passes or any(
-            current is not None and not current.is_complete for current in passes
-        )
-        fresh: dict[str, Pass] = {}
-        resumed: dict[str, Pass | None] = {}
-        for table in selected:
-            name = table.stream.name
-            entries[name].is_incremental = table.incremental
-            beginning.check_bookmark(table.stream)
-            fresh[name] = beginning.fresh(table)
-            interrupted = None if table.log_based else beginning.resume(table.stream, fresh[name])
-            # Otherwise another run has ended since.
-            resumed[name] = interrupted if is_interrupted else None
-            if resumed[name] is None and table.incremental:
-                beginning.check_columns(name, self._columns[name])
+        fresh, resumed = beginning.passes(selected)
         for entry in entries.values() if self._untouched is None else ():
             entry.progress = None
-        beginning.warn_of_new_passes()
-        self._passes = {name: resumed[name] or fresh[name] for name in self._streams}
+        self._passes = fresh | resumed
         mark = secrets.token_hex(4)
         self._members = EachSegment(mark)
         self._listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
@@ -71,9 +53,8 @@ class Progress:
         self._resumed = {name for name, current in resumed.items() if current is self._passes[name]}
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
-        self._unread = {
-            name: beginning.sources_of(stream) for name, stream in self._streams.items()
-        }
+        absent = set() if beginning.store else {COLLECTED}
+        self._unread = {name: {*stream.sources} - absent for name, stream in self._streams.items()}
         begun = {name for name in self._streams if self._passes[name] is fresh[name]}
         # By stream, the last of the store's events that earlier runs have sent.
         self.sent_before = beginning.place(self._passes, begun - self._log_based)
@@ -85,12 +66,12 @@ class Progress:
         self,
         source: str,
         value: Any,
-        resumed: Mapping[str, Pass | None],
+        resumed: Mapping[str, Pass],
         fresh: Mapping[str, Pass],
     ) -> None:
         """Resume a source where the state's passes left it, or start over with new passes."""
         names, positions = self.fed_by(source), self._sources[source]
-        resumable = [name for name in names if resumed[name]]
+        resumable = [name for name in names if name in resumed]
         marks = {self._passes[name].reading for name in names}
         if resumable and (resumable != names or not positions.resume(value, marks)):
             LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
