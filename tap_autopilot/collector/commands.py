@@ -62,7 +62,7 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     state = read_json(path, "state")
     with open_reader(database) as reader:
         last_seq = reader.last_seq
-        forwarded = reader.forwarded()
+        forwarded = {name: cursor.seq for name, cursor in reader.cursors().items()}
         tables = loaded(state, reader)
     if destinations is not None:
         first = {to.name: 0 if to.from_start else last_seq for to in destinations}

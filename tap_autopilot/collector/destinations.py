@@ -23,7 +23,8 @@ from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.store import Cursor, Store
+from tap_autopilot.collector.reader import Cursor
+from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.track_calls import TrackCall, TrackCalls
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import TapError

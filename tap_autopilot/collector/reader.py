@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
@@ -58,16 +59,17 @@ _FIRST = """
 SELECT coalesce(min(seq), 0)
 FROM (SELECT min(seq) AS seq FROM events UNION ALL SELECT min(seq) FROM pruned) AS firsts
 """
-LAST = """
+_LAST = """
 SELECT coalesce(max(seq), 0)
 FROM (SELECT max(seq) AS seq FROM events UNION ALL SELECT max(seq) FROM pruned) AS lasts
 """
 _EVENT = "SELECT received_at, source, route, name, body FROM events WHERE seq = ?"
 _PRUNED = "SELECT fingerprint FROM pruned WHERE seq = ?"
 
+_CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
 _SUMMARIES = "SELECT message, first, last FROM summaries"
 _UNDATED = "SELECT seq FROM undated"
-SUMMARIZED = "SELECT coalesce(max(seq), 0) FROM summarized_up_to"
+_SUMMARIZED = "SELECT coalesce(max(seq), 0) FROM summarized_up_to"
 
 R = TypeVar("R", bound="Reader")
 
@@ -91,8 +93,16 @@ class Event(NamedTuple):
     pruned: bool
 
 
-class Reader(ABC):
-    """Reads a store while a collector may be writing to it."""
+class Cursor(NamedTuple):
+    """A destination's progress: everything up to `seq` is sent or refused."""
+
+    seq: int
+    sent: int
+    refused: int
+
+
+class OpenStore(ABC):
+    """What a store says of itself, whether it is open for reading or for writing."""
 
     store_id: str
 
@@ -103,6 +113,29 @@ class Reader(ABC):
     @abstractmethod
     def _query(self, statement: str, *values: object) -> list[Any]:
         """The rows that a statement returns."""
+
+    @property
+    def last_seq(self) -> int:
+        """The `seq` of the newest event, 0 in an empty store."""
+        return int(self._query(_LAST)[0][0])
+
+    @property
+    def summarized_up_to(self) -> int:
+        """The `seq` up to which there is a summary of what events say about messages."""
+        return int(self._query(_SUMMARIZED)[0][0])
+
+    @property
+    def probed(self) -> int:
+        """How many times a collector has tested the store with a write."""
+        return int(self._query("SELECT probed FROM store")[0][0])
+
+    def cursors(self) -> dict[str, Cursor]:
+        """The cursors of all destinations, former ones included, by name."""
+        return {name: Cursor(*cursor) for name, *cursor in self._query(_CURSORS)}
+
+
+class Reader(OpenStore):
+    """Reads a store while a collector may be writing to it."""
 
     @abstractmethod
     def _size(self) -> int:
@@ -128,64 +161,27 @@ class Reader(ABC):
             return bytes(pruned).hex()
         return None
 
-    @property
-    def summarized_up_to(self) -> int:
-        """The `seq` up to which there is a summary of what events say about messages."""
-        return int(self._query(SUMMARIZED)[0][0])
-
     def summary(self) -> list[Event]:
         """Events, few of them real, that say the same about messages as all up to that `seq`."""
-        events = [
-            Event(
-                0,
-                0,
-                "segment",
-                "track",
-                _ANY_EMAIL_EVENT,
-                body_of(Remnant(None, at, message)),
-                True,
-            )
-            for message, *times in self._query(_SUMMARIES)
-            for at in times
-        ]
+        events = []
+        for message, *times in self._query(_SUMMARIES):
+            for at in times:
+                body = body_of(Remnant(None, at, message))
+                events.append(Event(0, 0, "segment", "track", _ANY_EMAIL_EVENT, body, True))
         for (seq,) in self._query(_UNDATED):
             events += self.read(seq - 1, 1)
         return events
-
-    @property
-    def last_seq(self) -> int:
-        """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query(LAST)[0][0])
-
-    @property
-    def probed(self) -> int:
-        """How many times a collector has tested the store with a write."""
-        return int(self._query("SELECT probed FROM store")[0][0])
-
-    def pruned(self) -> dict[str, int]:
-        """How many events are pruned, by table; tables without any are left out."""
-        by_table: dict[str, int] = {}
-        kinds = self._query("SELECT source, name, pruned FROM kinds WHERE pruned > 0")
-        for source, name, count in kinds:
-            table = table_of(source, name)
-            if table is not None:
-                by_table[table] = by_table.get(table, 0) + count
-        return by_table
-
-    def forwarded(self) -> dict[str, int]:
-        """The `seq` up to which events were forwarded, by destination."""
-        return dict(self._query("SELECT destination, seq FROM cursors"))
 
     def stats(self) -> dict[str, Any]:
         """What --stats prints. It is made of counts that are kept, so it takes no scan."""
         kinds = self._query("SELECT source, name, events, pruned, last_received_at FROM kinds")
         kinds.sort(key=lambda kind: kind[2], reverse=True)
-        by_source: dict[str, int] = {}
-        by_event: dict[str, int] = {}
+        by_source: Counter[str] = Counter()
+        by_event: Counter[str] = Counter()
         latest: dict[str, int] = {}
         for source, name, events, _, received_at in kinds:
-            by_source[source] = by_source.get(source, 0) + events
-            by_event[name] = by_event.get(name, 0) + events
+            by_source[source] += events
+            by_event[name] += events
             latest[source] = max(latest.get(source, 0), received_at)
         last = self.last_seq
         stats = {
@@ -199,11 +195,10 @@ class Reader(ABC):
             "last_received_at": {source: _time(at) for source, at in latest.items()},
             "bytes": self._size(),
         }
-        cursors = self._query("SELECT destination, seq, sent, refused FROM cursors")
-        if cursors:
+        if cursors := self.cursors():
             stats["destinations"] = {
                 name: {"lag": max(last - seq, 0), "sent": sent, "refused": refused}
-                for name, seq, sent, refused in cursors
+                for name, (seq, sent, refused) in cursors.items()
             }
         return stats
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tap_autopilot.collector.reader import FITTING, LAST, MAX_BYTES, SUMMARIZED, Event
+from tap_autopilot.collector.reader import FITTING, MAX_BYTES, Cursor, Event, OpenStore
 from tap_autopilot.collector.remnant import Remnant, fingerprint
 from tap_autopilot.exceptions import RunError, UserError
 
@@ -35,7 +35,6 @@ WITH next AS (
 SELECT seq, received_at, source, route, name, body FROM events
 WHERE seq IN ({FITTING}) ORDER BY seq
 """  # noqa: S608
-CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
 SAVE_CURSOR = """
 INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
 DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused
@@ -119,18 +118,9 @@ class Loaded(NamedTuple):
     since: str | None = None
 
 
-class Cursor(NamedTuple):
-    """A destination's progress: everything up to `seq` is sent or refused."""
-
-    seq: int
-    sent: int
-    refused: int
-
-
-class Store(ABC):
+class Store(OpenStore):
     """A store open for writing, created if missing. Use it from one thread only."""
 
-    store_id: str
     prune_slice = PRUNE_SLICE
 
     @abstractmethod
@@ -144,14 +134,6 @@ class Store(ABC):
     @abstractmethod
     def owns(self, destination: str) -> bool:
         """Whether this collector, of all that share the store, is the one to forward events."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the database."""
-
-    @abstractmethod
-    def _query(self, statement: str, *values: object) -> list[Any]:
-        """The rows that a statement returns."""
 
     @abstractmethod
     def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
@@ -170,22 +152,17 @@ class Store(ABC):
         """Free disk space; None if the store may be on another machine."""
         return None
 
-    def wipe(self, *, begins: bool) -> None:  # noqa: B027
+    def wipe(self, *, begins: bool) -> None:
         """Before and after bodies are to vanish from the disk, not only from the tables."""
 
     def release(self) -> int:
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
         return 0
 
-    @property
-    def last_seq(self) -> int:
-        """The `seq` of the newest event, 0 in an empty store."""
-        return int(self._query(LAST)[0][0])
-
     def probe(self) -> int:
         """Commit something, to check that commits work: how many times this was done."""
         self._execute(("UPDATE store SET probed = probed + 1", [()]))
-        return int(self._query("SELECT probed FROM store")[0][0])
+        return self.probed
 
     def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
         """Prune some of the events with after < seq <= up_to that are not pruned yet."""
@@ -219,11 +196,6 @@ class Store(ABC):
             self._execute((WIPE, chosen))
         return (rows[-1][0] if rows else 0), len(chosen)
 
-    @property
-    def summarized_up_to(self) -> int:
-        """The `seq` of the last event in the summary."""
-        return int(self._query(SUMMARIZED)[0][0])
-
     def save_summary(self, summary: Summary) -> None:
         """Add to the summary of what events say about messages."""
         self._execute(
@@ -235,10 +207,6 @@ class Store(ABC):
     def forget_summary(self) -> None:
         """Forget what erased events say, too; the rest is summarized again."""
         self._execute(*((statement, [()]) for statement in FORGET_SUMMARY))
-
-    def cursors(self) -> dict[str, Cursor]:
-        """The cursors of all destinations, former ones included, by name."""
-        return {name: Cursor(*cursor) for name, *cursor in self._query(CURSORS)}
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
         """Save a destination's cursor, unless the saved one is ahead of it."""
