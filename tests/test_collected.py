@@ -16,8 +16,6 @@ from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 
-ONLY_PUSHED = ("email_messages", "contact_events", "activities")
-HOUR = 3_600_000
 # ---- the source
 
 
@@ -212,6 +210,14 @@ def test_when_it_happened(store: PushedStore, times: dict[str, Any], timestamp: 
             assert row["additional_fields"][name] == value
 
 
+def test_times_in_other_formats(store: PushedStore) -> None:
+    times = {"timestamp": "Fri, 02 Jun 2017 15:18:58 GMT", "sentAt": " 2017-06-02 15:18:58 +0000"}
+    store.track({**call("m"), **times, "receivedAt": "2017-06-02 15:18:58 UTC"})
+    (row,) = read(store).rows("email_opened")
+    for column in ("timestamp", "sent_at", "received_at"):
+        assert row[column] == "2017-06-02T15:18:58Z"
+
+
 @pytest.mark.parametrize(
     "odd",
     [
@@ -237,14 +243,6 @@ def test_odd_events_become_rows_and_lose_nothing(store: PushedStore, odd: bytes)
     assert run.rows("email_clicked")
 
 
-def test_times_of_a_push_in_other_formats(store: PushedStore) -> None:
-    times = {"timestamp": "Fri, 02 Jun 2017 15:18:58 GMT", "sentAt": " 2017-06-02 15:18:58 +0000"}
-    store.track({**call("m"), **times, "receivedAt": "2017-06-02 15:18:58 UTC"})
-    (row,) = read(store).rows("email_opened")
-    for column in ("timestamp", "sent_at", "received_at"):
-        assert row[column] == "2017-06-02T15:18:58Z"
-
-
 def test_a_number_that_no_database_can_hold_is_text(store: PushedStore) -> None:
     huge = b'{"event": "Email Opened", "contact_id": "c", "more": {"Score": [1e400, 1.50]}}'
     store.track(huge)
@@ -255,38 +253,6 @@ def test_a_number_that_no_database_can_hold_is_text(store: PushedStore) -> None:
         (row,) = run.rows(stream)
         assert row["additional_fields"]["more"] == {"Score": ["1e400", 1.5]}
         assert b'"Score":["1e400",1.50]' in run.stdout
-
-
-def test_hooks_in_both_shapes(store: PushedStore) -> None:
-    store.hook({"event": "contact_added", "contact_id": "c", "email": "a@example.com"})
-    store.hook(
-        {"contact_id": "d", "contact": {"Email": "d@example.com", "contact_id": "d"},
-         "list_id": "l", "segment_id": "s", "more": [1]},
-        "contact_added_to_list", at=1482221012000,
-    )  # fmt: skip
-    store.hook({"contact": {"ContactId": "e"}, "id": 5, "received_at": "x"}, "contact_updated")
-    store.hook([7])
-    first, second, third, fourth = read(store).rows("contact_events")
-    assert first["event"] == "contact_added"
-    assert (first["contact_id"], first["email"]) == ("c", "a@example.com")
-    assert second == {
-        "id": f"{store.store_id}-2",
-        "event": "contact_added_to_list",
-        "contact_id": "d",
-        "email": "d@example.com",
-        "list_id": "l",
-        "segment_id": "s",
-        "received_at": "2016-12-20T08:03:32.000Z",
-        "additional_fields": {
-            "contact": {"Email": "d@example.com", "contact_id": "d"},
-            "more": [1],
-        },
-    }
-    assert third["contact_id"] == "e"
-    assert third["additional_fields"] == {
-        "contact": {"ContactId": "e"}, "id": 5, "received_at": "x",
-    }  # fmt: skip
-    assert fourth["additional_fields"] == {"value": 7}
 
 
 def test_activities_keep_everything(store: PushedStore) -> None:

@@ -19,7 +19,6 @@ from tests.invariants import Run
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.replica import merge_states
 from tests.test_selection import choose, entry
-from tests.test_store_positions import keys
 
 LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
 
@@ -70,36 +69,6 @@ def test_only_what_is_new_is_sent_and_the_api_is_not_asked(
     assert len(third.of("RECORD")) == 3
 
 
-def test_a_message_of_new_events_is_described_by_all_events(
-    tap: Tap, serve: Serve, store: PushedStore
-) -> None:
-    sandbox, catalog = serve(), logs(tap, "email_messages")
-    old = {"email_id": "m", "email_subject": "Hello", "email_name": None}
-    store.track(
-        call("a", timestamp="2020-01-01T00:00:00Z", properties=old),
-        call("b", "Email Bounced", timestamp="2021-01-01T00:00:00Z", properties=old),
-        call("c", properties={**old, "email_id": "another"}),
-    )
-    first = in_process.run(sandbox, catalog=catalog, collector_database=store.path)
-    assert ids(first, "email_messages") == ["another", "m"]
-    new = {**old, "email_name": "First", "campaign_name": "Other"}
-    store.track(call("d", "Email Clicked", timestamp="2020-06-01T00:00:00Z", properties=new))
-    second = in_process.run(
-        sandbox, catalog=catalog, state=first.state, collector_database=store.path
-    )
-    (row,) = second.rows("email_messages")
-    assert row == {
-        "email_id": "m",
-        "email_name": "First",
-        "email_subject": "Hello",
-        "campaign_id": "campaign_1",
-        "campaign_name": None,  # they disagree
-        "transactional": False,
-        "first_seen_at": "2020-01-01T00:00:00.000Z",
-        "last_seen_at": "2021-01-01T00:00:00.000Z",
-    }
-
-
 TIMES: tuple[dict[str, Any], ...] = (
     {"timestamp": "2021-02-03T04:05:06.789Z"},
     {"timestamp": "2019-02-03T04:05:06+05:30"},
@@ -113,7 +82,7 @@ TIMES: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("pruned", [False, True])
-def test_a_summary_says_of_messages_what_all_events_say(
+def test_a_message_of_new_events_is_described_by_all_events(
     tap: Tap, serve: Serve, store: PushedStore, times: dict[str, Any], *, pruned: bool
 ) -> None:
     sandbox = serve()
@@ -131,11 +100,13 @@ def test_a_summary_says_of_messages_what_all_events_say(
         assert store.prune(first.state) == 4
     store.track(call("new", properties={"email_id": "m1", "email_name": "name 3"}))
     whole = tap.sync(sandbox, catalog=full, collector_database=store.path)
-    assert store.summarize() == 5
-    again = tap.sync(sandbox, catalog=log, state=first.state, collector_database=store.path)
-    assert again.rows("email_messages") == [
-        row for row in whole.rows("email_messages") if row["email_id"] == "m1"
-    ]
+    for summarized in (False, True):
+        if summarized:
+            assert store.summarize() == 5
+        again = tap.sync(sandbox, catalog=log, state=first.state, collector_database=store.path)
+        assert again.rows("email_messages") == [
+            row for row in whole.rows("email_messages") if row["email_id"] == "m1"
+        ]
 
 
 def test_events_in_the_summary_are_not_read_again(
@@ -228,36 +199,56 @@ def test_a_log_beside_a_table(tap: Tap, store: PushedStore) -> None:
     assert ids(second, "email_clicked") == ["one", "click", "email_clicked:person_1:y"]
 
 
-def test_start_date_skips_older_events(tap: Tap, store: PushedStore) -> None:
-    catalog = logs(tap, "email_opened", "contact_events")
+@pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
+def test_events_before_start_date_are_read_once_it_is_earlier(
+    tap: Tap, store: PushedStore, method: str
+) -> None:
+    catalog = catalog_of(tap, dict.fromkeys(("email_opened", "contact_events"), method))
     store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
     store.hook({"event": "contact_added"}, at=0)
     first = read(store, catalog=catalog, start_date="2020-06-01")
     assert ids(first, "email_opened") == ["new"]
     assert first.rows("contact_events")
-    second = read(store, catalog=catalog, state=first.state)
+    same = read(store, catalog=catalog, state=first.state, start_date="2020-06-01")
+    assert not same.of("RECORD")
+    second = read(store, catalog=catalog, state=same.state)
     assert ids(second, "email_opened") == ["old", "new"]
     assert not second.rows("contact_events")
+    assert any("start_date is earlier, or no longer set" in line for line in second.log)
+    assert not read(store, catalog=catalog, state=second.state).of("RECORD")
 
 
-def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore) -> None:
+def rows_of(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
+    return {
+        (one["stream"], json.dumps(one["record"], sort_keys=True))
+        for one in messages
+        if one["type"] == "RECORD"
+    }
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
+def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
     """The rows before any STATE and those of a run resumed from it are, together, all rows."""
     account = Account(contacts=300, segments=1)
     calls = [track_call(account.seed, one) for one in all_occurrences(account)]
     for start in range(0, len(calls), 100):
         store.webhook(calls[start : start + 100], at=0)
         store.hook({"n": start})
-    sandbox, catalog = serve(account), logs(tap)
-    whole = in_process.run(sandbox, catalog=catalog, collector_database=store.path)
-    lines, everything = whole.messages, keys(whole.messages)
+    is_log = method == "LOG_BASED"
+    contacts = {} if is_log else {"contacts": method, "lists_contacts": "FULL_TABLE"}
+    catalog = catalog_of(tap, {**contacts, **dict.fromkeys(LOGS, method)})
+    sandbox = serve(account)
+    whole = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    lines, everything = whole.messages, rows_of(whole.messages)
     states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
     assert len(states) > 6
-    for place in states:
+    for place in states[:: 1 if is_log else len(states) // 6]:
         state = lines[place]["value"]
         again = in_process.run(sandbox, catalog=catalog, state=state, collector_database=store.path)
-        assert keys(lines[:place]) | keys(again.messages) == everything
-        twice = keys(lines[:place]) & keys(again.messages)
-        assert {stream for stream, _ in twice} <= {"email_messages"}
+        assert again.code == 0
+        assert rows_of(lines[:place]) | rows_of(again.messages) == everything
+        twice = rows_of(lines[:place]) & rows_of(again.messages)
+        assert not is_log or {stream for stream, _ in twice} <= {"email_messages"}
 
 
 def test_with_digests(tap: Tap, store: PushedStore) -> None:

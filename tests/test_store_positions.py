@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
-from tests import in_process
 from tests.conftest import COMMAND, Serve, Tap
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.scripted import Scripted
+from tests.soak.kills import Part
 from tests.test_selection import choose, entry
 
 ONLY_PUSHED = ("email_messages", "contact_events", "activities")
-HOUR = 3_600_000
 
 
 def incremental(catalog: Any, *streams: str) -> Any:
@@ -30,33 +25,24 @@ def incremental(catalog: Any, *streams: str) -> Any:
     return catalog
 
 
-def test_incremental_reads_only_new_events_and_full_table_all(
-    store: PushedStore, catalog: Any
-) -> None:
-    catalog["streams"] = [entry(catalog, "email_opened"), entry(catalog, "email_clicked")]
-    incremental(catalog, "email_opened")
+def test_incremental_reads_only_new_events_and_full_table_all(tap: Tap, store: PushedStore) -> None:
+    names = ("email_opened", "email_clicked", "contact_events", "activities")
+    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
+    catalog["streams"] = [entry(catalog, name) for name in names]
+    incremental(catalog, "email_opened", "contact_events", "activities")
     store.track(call("a"), CALL)
+    store.hook({"n": 1})
     first = read(store, catalog=catalog)
     store.track(call("late", timestamp="2001-01-01T00:00:00Z"), call("two", "Email Clicked"))
+    store.hook({"n": 2})
     second = read(store, catalog=catalog, state=first.state)
     assert [row["id"] for row in second.rows("email_opened")] == ["late"]
     assert [row["id"] for row in second.rows("email_clicked")] == ["one", "two"]
-    assert second.state["bookmarks"]["email_opened"]["collected"][:2] == [store.store_id, 4]
+    assert [row["additional_fields"] for row in second.rows("contact_events")] == [{"n": 2}]
+    assert second.state["bookmarks"]["email_opened"]["collected"][:2] == [store.store_id, 6]
     third = read(store, catalog=catalog, state=second.state)
     assert not third.rows("email_opened")
     assert not [line for line in third.log if "store" in line]
-
-
-def test_incremental_replication_of_a_stream_that_is_only_pushed(
-    tap: Tap, store: PushedStore
-) -> None:
-    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
-    incremental(catalog, "contact_events", "activities")
-    store.hook({"n": 1})
-    first = read(store, catalog=catalog)
-    store.hook({"n": 2})
-    second = read(store, catalog=catalog, state=first.state)
-    assert [row["additional_fields"] for row in second.rows("contact_events")] == [{"n": 2}]
 
 
 @pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
@@ -77,24 +63,6 @@ def test_a_store_restored_from_a_backup_is_read_from_its_start(
     third = read(store, catalog=catalog, state=second.state)
     assert not third.rows("email_opened")
     assert not [line for line in third.log if "reading all" in line]
-
-
-@pytest.mark.parametrize("later", ["2019-01-01", None])
-def test_an_earlier_start_date_starts_over_without_contacts_too(
-    store: PushedStore, catalog: Any, later: str | None
-) -> None:
-    incremental(catalog, "email_opened")
-    store.track(call("a"))
-    store.hook({"event": "contact_added"})
-    first = read(store, catalog=catalog, start_date="2020-06-01")
-    assert not first.rows("email_opened")
-    again = read(store, catalog=catalog, state=first.state, start_date="2020-06-01")
-    assert not again.rows("email_opened")
-    second = read(store, catalog=catalog, state=again.state, start_date=later)
-    assert [row["id"] for row in second.rows("email_opened")] == ["a"]
-    assert any("start_date is earlier, or no longer set" in line for line in second.log)
-    third = read(store, catalog=catalog, state=second.state, start_date=later)
-    assert not third.rows("email_opened")
 
 
 def test_a_run_without_the_store_deletes_no_pushed_rows(store: PushedStore) -> None:
@@ -122,17 +90,6 @@ def test_old_events_are_not_counted_or_warned_about_again(store: PushedStore, ca
     assert not any("does not fit" in line or "cleaned" in line for line in second.log)
 
 
-def test_a_value_that_does_not_fit_a_deselected_column_is_dropped(
-    store: PushedStore, catalog: Any
-) -> None:
-    choose(catalog, "email_opened", "properties", "transactional", selected=False)
-    choose(catalog, "email_opened", "properties", "user_id", selected=False)
-    store.track(call("m", userId={"a": 1}, properties={"transactional": "secret"}))
-    run = read(store, catalog=catalog)
-    assert "secret" not in json.dumps(run.rows("email_opened"))
-    assert "userId" not in json.dumps(run.rows("email_opened"))
-
-
 def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStore) -> None:
     for start in range(0, 20_000, 10_000):
         store.webhook([
@@ -149,40 +106,6 @@ def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStor
     last = done.stderr.decode().splitlines()[-1]
     assert "CRITICAL Cannot store pushed events in a temporary file" in last
     assert done.returncode == 1
-
-
-@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
-def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
-    """The rows before any STATE and those of a run resumed from it are, together, all rows."""
-    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
-    for stream in catalog["streams"]:
-        if stream["metadata"][0]["metadata"]["valid-replication-keys"]:
-            choose(catalog, stream["stream"], **{"replication-method": method})
-    account = Account(contacts=300, segments=1)
-    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
-    for start in range(0, len(calls), 100):
-        store.webhook(calls[start : start + 100], at=0)
-    for number in range(30):
-        store.hook({"n": number})
-    sandbox = serve(account)
-    whole = tap.sync(sandbox, collector_database=store.path, catalog=catalog)
-    everything = keys(whole.messages)
-    lines = whole.messages
-    states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
-    assert len(states) > 6
-    for place in states[:: len(states) // 6]:
-        state = lines[place]["value"]
-        again = in_process.run(sandbox, collector_database=store.path, catalog=catalog, state=state)
-        assert again.code == 0
-        assert keys(lines[:place]) | keys(again.messages) == everything
-
-
-def keys(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
-    return {
-        (one["stream"], json.dumps(one["record"], sort_keys=True))
-        for one in messages
-        if one["type"] == "RECORD"
-    }
 
 
 # ---- pruning
@@ -273,55 +196,9 @@ def test_the_database_password_is_not_shown(tap: Tap, serve: Serve, database: st
     assert "Cannot open the store postgresql://127.0.0.1:1/db: " in run.last_words
 
 
-# ---- kills
-
-
-def test_kills_lose_nothing(tap: Tap, serve: Serve, store: PushedStore) -> None:
-    """Despite many SIGKILLs, all rows arrive if each run resumes from the last STATE."""
-    account = Account(contacts=120, segments=1)
-    calls = [track_call(account.seed, one) for one in all_occurrences(account)]
-    for start in range(0, len(calls), 50):
-        store.webhook(calls[start : start + 50], at=0)
-    sandbox = serve(account, latency=0.01)
-    whole = keys(tap.sync(sandbox, collector_database=store.path).messages)
-    config = tap.file("config.json", tap.config(sandbox, collector_database=store.path))
-    state: Any = None
-    arrived: set[tuple[str, str]] = set()
-    for kill in range(20):
-        arguments = [*COMMAND, "--config", config]
-        if state is not None:
-            arguments += ["--state", tap.file("state.json", state)]
-        process = subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tap.folder,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
-        assert process.stdout is not None
-        pending: list[dict[str, Any]] = []
-        for number, line in enumerate(process.stdout):
-            if not line.endswith(b"\n"):
-                break
-            message = json.loads(line)
-            pending.append(message)
-            if message["type"] == "STATE":
-                state = message["value"]
-                arrived |= keys(pending)
-                pending.clear()
-            if number == 60 + 150 * kill:
-                process.send_signal(signal.SIGKILL)
-                break
-        process.stdout.close()
-        if process.wait() == 0:
-            break
-    else:
-        pytest.fail("it never completed")
-    assert kill > 3
-    assert arrived == whole
-
-
-def test_a_growing_store_does_not_keep_a_run_from_ending(store: PushedStore) -> None:
-    """Events that arrive during a run are left to the next."""
-    store.track(*(call(f"m{n}") for n in range(5)))
-    run = read(store)
-    store.track(call("later"))
-    again = read(store, state=run.state)
-    assert "later" in [row["id"] for row in again.rows("email_opened")]
+def test_kills_lose_nothing(tmp_path: Path) -> None:
+    """If each run resumes from the last STATE, and the store is read, too."""
+    part = Part(tmp_path / "runs", "1")
+    while len(part.resent) < 3:
+        part.kill_and_resume(share=1)
+    assert part.counts["lost"] == 0

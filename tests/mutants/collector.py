@@ -46,7 +46,7 @@ MUTANTS = (
         "run/sync.py",
         "            self._progress.advance_in_store(page.streams, page.last)\n",
         "            self._progress.advance_in_store(page.streams, page.last + 100)\n",
-        "test_store_positions.py -k state_resumes",
+        "test_log_based.py -k any_state",
     ),
     Mutant(
         "one push stands for any number of polled events",
