@@ -16,11 +16,10 @@ from tap_autopilot.pushed.matching import (
     hash_of,
     key_of,
     matched,
-    milliseconds,
 )
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.times import from_epoch
+from tap_autopilot.rows.times import from_epoch, to_epoch
 
 KEY = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
 MINUTE = 60_000
@@ -209,4 +208,4 @@ def test_only_events_that_a_pass_sends_are_counted_as_pushed() -> None:
     ],
 )
 def test_times_in_milliseconds(time: str | None, at: int | None) -> None:
-    assert milliseconds(time) == at
+    assert to_epoch(time) == at

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, Pushes, hash_of, milliseconds
-from tap_autopilot.rows.times import from_epoch
+from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, Pushes, hash_of
+from tap_autopilot.rows.times import from_epoch, to_epoch
 from tap_autopilot.rows.values import Row
 
 CACHE_KIB = 8_192
@@ -55,7 +55,7 @@ class PushedIndex:
             message, contact_id = row["email_id"], row["context_traits_contact_id"]
             who = _by_id(contact_id) if contact_id else _by_email(_email(row))
             key = hash_of(message) if message else None
-            pushes.append((who, number, key, milliseconds(row["timestamp"])))
+            pushes.append((who, number, key, to_epoch(row["timestamp"])))
         self._insert("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
         self.describe(rows)
 
@@ -67,7 +67,7 @@ class PushedIndex:
             if message:
                 description = (message, hash_of(message), *(row[name] for name in DESCRIPTION))
                 seen = times.setdefault(description, [])
-                at = milliseconds(row["timestamp"])
+                at = to_epoch(row["timestamp"])
                 if at is not None:
                     seen.append(at)
         if only_known:

@@ -15,13 +15,11 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
-
-import ciso8601
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
+from tap_autopilot.rows.times import as_datetime, to_epoch
 from tap_autopilot.rows.values import Row
 
 WITHIN = 10 * 60_000  # ms that the two times of one event may be apart
@@ -31,8 +29,6 @@ DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "t
 KEY_LENGTH = 50
 
 _KEY = re.compile(r"\d{13}-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MILLISECOND = timedelta(milliseconds=1)
 
 
 class Occurrence(NamedTuple):
@@ -65,15 +61,13 @@ class Pushes:
         them may still arrive are left for the next run. The tally counts only events that `window`,
         if there is one, admits.
         """
-        polled = [
-            Occurrence(hash_of(row["email_id"]), milliseconds(row["timestamp"])) for row in rows
-        ]
+        polled = [Occurrence(hash_of(row["email_id"]), to_epoch(row["timestamp"])) for row in rows]
         pushed = self.by_contact.get((kind, rows[0]["context_traits_contact_id"]), ())
         also_pushed = matched(polled, pushed) if pushed else ()
         since = self.receiving.get(kind)
         sent = []
         for number, (row, (_, at)) in enumerate(zip(rows, polled, strict=True)):
-            counts = window is None or at is None or window.admits(_moment(at))
+            counts = window is None or at is None or window.admits(as_datetime(at))
             if number in also_pushed:
                 tally.pushed += counts
             elif since is not None and at is not None and self._is_young(at):
@@ -102,15 +96,6 @@ def key_of(message: str) -> str:
 def hash_of(message: str) -> int:
     """The hash of a message's key, within this process."""
     return hash(key_of(message))
-
-
-def milliseconds(time: str | None) -> int | None:
-    """A row's time in epoch milliseconds."""
-    return None if time is None else (ciso8601.parse_datetime(time) - _EPOCH) // _MILLISECOND
-
-
-def _moment(at: int) -> datetime:
-    return _EPOCH + at * _MILLISECOND
 
 
 def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[int]:

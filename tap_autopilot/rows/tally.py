@@ -88,24 +88,17 @@ class Tally:
 
     def notes(self) -> list[str]:
         """Everything worth reporting besides the number of rows."""
-        parts = []
-        if self.deleted:
-            parts.append(f"{self.deleted:,} of them deleted")
-        if self.unchanged:
-            parts.append(f"{self.unchanged:,} unchanged")
-        if self.skipped:
-            parts.append(f"{amount(self.skipped, 'document')} skipped")
-        if self.pushed:
-            parts.append(f"{self.pushed:,} skipped as already pushed")
-        if self.missed:
-            parts.append(f"{self.missed:,} missed by the collector")
-        if self.waiting:
-            parts.append(f"{self.waiting:,} too recent, left for the next run")
-        if self.unfit:
-            columns = ", ".join(f"{column} {count:,}" for column, count in self.unfit.items())
-            parts.append(f"{amount(self.unfit.total(), 'value')} did not fit ({columns})")
-        if self.unknown:
-            parts.append(f"{amount(self.unknown.total(), 'value')} without a column")
-        if self.cleaned:
-            parts.append(f"{amount(self.cleaned, 'character')} replaced")
-        return parts
+        unfit = ", ".join(f"{column} {count:,}" for column, count in self.unfit.items())
+        misfits, unknown = self.unfit.total(), self.unknown.total()
+        counts = (
+            (self.deleted, f"{self.deleted:,} of them deleted"),
+            (self.unchanged, f"{self.unchanged:,} unchanged"),
+            (self.skipped, f"{amount(self.skipped, 'document')} skipped"),
+            (self.pushed, f"{self.pushed:,} skipped as already pushed"),
+            (self.missed, f"{self.missed:,} missed by the collector"),
+            (self.waiting, f"{self.waiting:,} too recent, left for the next run"),
+            (misfits, f"{amount(misfits, 'value')} did not fit ({unfit})"),
+            (unknown, f"{amount(unknown, 'value')} without a column"),
+            (self.cleaned, f"{amount(self.cleaned, 'character')} replaced"),
+        )
+        return [text for count, text in counts if count]

@@ -15,6 +15,7 @@ from typing import Any
 import ciso8601
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND = timedelta(milliseconds=1)
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
@@ -65,6 +66,11 @@ def from_epoch(milliseconds: int) -> str:
     rest = milliseconds % 3_600_000
     hour = _hour(milliseconds // 3_600_000)
     return f"{hour}{_SECONDS[rest // 1_000]}{_THOUSANDTHS[rest % 1_000]}"
+
+
+def to_epoch(time: str | None) -> int | None:
+    """The milliseconds since the epoch of a row's time."""
+    return None if time is None else (ciso8601.parse_datetime(time) - _EPOCH) // _MILLISECOND
 
 
 @functools.lru_cache(maxsize=10_000)
