@@ -80,7 +80,7 @@ def lines_of(
 ) -> bytes:
     """The SCHEMA and RECORD messages for documents, as a run would write them."""
     schema = SCHEMAS[stream.name]
-    selected = schema if chosen is None else chosen.selected
+    selected = schema if chosen is None else chosen.sent
     tally = Tally(stream.name)
     make = stream.compile(schema, selected, tally)
     if stream.reads:

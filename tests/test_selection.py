@@ -221,14 +221,14 @@ def test_what_is_unknown_is_warned_of() -> None:
         f"WARNING The catalog has an unknown stream '{'x' * 59}; ignored.",
         "WARNING contacts: the catalog deselects properties.emial, which does not exist.",
     ]
-    assert "phone" not in found["contacts"].selected["properties"]
+    assert "phone" not in found["contacts"].sent["properties"]
 
 
 def test_no_catalog_selects_everything() -> None:
     with logged() as lines:
         found = select(None, OURS)
     assert [one.stream.name for one in found] == ALL
-    assert all(one.selected == one.schema and not one.incremental for one in found)
+    assert all(one.sent == one.schema and not one.incremental for one in found)
     assert not lines
 
 
@@ -248,7 +248,7 @@ def test_the_selected_part_of_a_schema() -> None:
     before = copy.deepcopy(OURS)
     schema = entry(OURS, "contacts")["schema"]
     whole = selected("contacts")["contacts"]
-    assert whole.schema == whole.selected == schema
+    assert whole.schema == whole.sent == schema
     value = ("properties", "custom_fields", "items", "properties", "value")
     for one in (
         says("contacts", *value, selected=False),
@@ -260,11 +260,11 @@ def test_the_selected_part_of_a_schema() -> None:
         expected = copy.deepcopy(schema)
         del expected["properties"]["custom_fields"]["items"]["properties"]["value"]
         found = selected(one)["contacts"]
-        assert (found.schema, found.selected) == (schema, expected)
+        assert (found.schema, found.sent) == (schema, expected)
     kept = says("contacts", *value, selected_by_default=False, selected=True)
-    assert selected(kept)["contacts"].selected == schema
+    assert selected(kept)["contacts"].sent == schema
     key = says("contacts", "properties", "contact_id", selected=False, inclusion="available")
-    assert selected(key)["contacts"].selected == schema
+    assert selected(key)["contacts"].sent == schema
     assert before == OURS
 
 
@@ -274,7 +274,7 @@ def test_the_selected_part_of_a_schema() -> None:
 )
 def test_schemas_of_any_form_are_tolerated(schema: Any) -> None:
     found = selected({"stream": "lists", "schema": schema})["lists"]
-    assert found.selected == entry(OURS, "lists")["schema"]
+    assert found.sent == entry(OURS, "lists")["schema"]
 
 
 def test_a_stream_may_be_selected_in_many_ways() -> None:
@@ -283,7 +283,7 @@ def test_a_stream_may_be_selected_in_many_ways() -> None:
     assert not selected(says("lists", selected_by_default=False))
     assert selected(says("lists", selected_by_default=False, selected=True))
     phone = selected(says("contacts", "properties", "phone", selected=None))
-    assert "phone" in phone["contacts"].selected["properties"]
+    assert "phone" in phone["contacts"].sent["properties"]
 
 
 def test_metadata_adds_to_the_old_marks() -> None:
@@ -293,7 +293,7 @@ def test_metadata_adds_to_the_old_marks() -> None:
     assert not selected({**old, **says("lists", inclusion="available")})
     marked = {"properties": {"title": {"selected": False}}}
     both = {"schema": marked, **says("lists", "properties", "title", inclusion="available")}
-    assert "title" not in selected(both)["lists"].selected["properties"]
+    assert "title" not in selected(both)["lists"].sent["properties"]
 
 
 @pytest.mark.parametrize(
@@ -359,7 +359,7 @@ def test_the_key_of_an_incremental_stream_stays() -> None:
     for method, kept in (("INCREMENTAL", True), ("FULL_TABLE", False)):
         one = says("contacts", "properties", "updated_at", selected=False)
         found = selected({**one, "replication_method": method})["contacts"]
-        assert ("updated_at" in found.selected["properties"]) is kept
+        assert ("updated_at" in found.sent["properties"]) is kept
 
 
 def test_whether_one_stream_is_selected() -> None:

@@ -133,7 +133,7 @@ class Beginning:
     def _check_columns(self, table: Selected, entry: StreamState) -> None:
         """Warn if rows sent by earlier incremental passes may lack columns."""
         name = table.stream.name
-        changed = entry.columns not in (None, digest(table.selected))
+        changed = entry.columns not in (None, digest(table.sent))
         if entry.bookmark and changed and self._knows(name, otherwise=True):
             LOG.warning(
                 "%s: the selected columns changed, but only rows that change from now on are sent"
@@ -148,7 +148,7 @@ class Beginning:
         if table.incremental and self._knows(stream.name, otherwise=True):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
-        plan = [stream.key_properties, digest(table.selected), self.remembered is not None, store]
+        plan = [stream.key_properties, digest(table.sent), self.remembered is not None, store]
         fresh = Pass(
             plan=digest(plan),
             incremental=table.incremental,

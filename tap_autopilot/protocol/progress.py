@@ -36,7 +36,7 @@ class Progress:
         only_log_based = len(self._log_based) == len(selected)
         self._untouched = as_type(state.walks, dict) if only_log_based else None
         self._streams = {table.stream.name: table.stream for table in selected}
-        self._columns = {table.stream.name: digest(table.selected) for table in selected}
+        self._columns = {table.stream.name: digest(table.sent) for table in selected}
         fresh, resumed = beginning.passes(selected)
         for entry in entries.values() if self._untouched is None else ():
             entry.progress = None

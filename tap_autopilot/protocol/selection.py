@@ -49,7 +49,7 @@ class Selected:
     log_based: bool = False
 
     @functools.cached_property
-    def selected(self) -> Mapping[str, Any]:
+    def sent(self) -> Mapping[str, Any]:
         """The schema of the rows that are sent."""
         return with_nested_as_text(self.part) if self.nested_as_text else self.part
 
@@ -139,7 +139,7 @@ def _selected(
     part = _prune(ours["schema"], choices, defaults)
     is_incremental, is_log_based = method == INCREMENTAL, method == LOG_BASED
     table = Selected(stream, ours["schema"], part, is_incremental, nested_as_text, is_log_based)
-    _limit(table.selected, entry)
+    _limit(table.sent, entry)
     return table
 
 

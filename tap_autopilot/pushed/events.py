@@ -62,7 +62,7 @@ class PushedEvents:
         self._index: PushedIndex | None = None
         self._pruned: Counter[str] = Counter()
         self._dropped = {
-            name: table.schema["properties"].keys() - table.selected["properties"].keys()
+            name: table.schema["properties"].keys() - table.sent["properties"].keys()
             for name, table in fed.items()
         }
         self._make = {

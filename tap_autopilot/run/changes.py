@@ -111,10 +111,10 @@ class Changes(Sending):
     def schema(self, table: Selected) -> dict[str, Any]:
         """A table's schema with the column that marks deleted rows."""
         columns = {
-            **table.selected["properties"],
+            **table.sent["properties"],
             self._config.deleted_at_column: DELETED_AT_SCHEMA,
         }
-        return {**table.selected, "properties": columns}
+        return {**table.sent, "properties": columns}
 
     def position(self) -> list[Any]:
         """The position in the file, for the next STATE."""
@@ -157,7 +157,7 @@ class Changes(Sending):
         """
         for keys in self._digests.bury(name) if whole else ():
             now = datetime.now(timezone.utc)
-            blank = dict.fromkeys(self._tables[name].selected["properties"])
+            blank = dict.fromkeys(self._tables[name].sent["properties"])
             deleted = {self._config.deleted_at_column: _iso(now)}
             rows = [{**blank, **self._key_of(name, key), **deleted} for key in keys]
             self.tallies[name].rows += len(rows)
@@ -205,7 +205,7 @@ class Changes(Sending):
         known = self._digests.table(name)
         if self._memberships is None or name not in MEMBERSHIPS or not known.settled:
             return []
-        selected = self._memberships.selected["properties"]
+        selected = self._memberships.sent["properties"]
         seen_at, seen_in = known.began or _iso(extracted), f"{known.born}.{known.passes}"
         rows = []
         for key in keys:

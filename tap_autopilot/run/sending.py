@@ -38,7 +38,7 @@ class Sending:
 
     def schema(self, table: Selected) -> Mapping[str, Any]:
         """The schema of a table's SCHEMA message."""
-        return table.selected
+        return table.sent
 
     def records(
         self,
