@@ -89,7 +89,7 @@ class _Account:
         started = time.monotonic()
         self.contacts = _size(self._first(CONTACTS))
         self.members: list[int] = []  # of each segment that was asked
-        segments = keys_of(self._first(SEGMENTS).documents, SEGMENTS.key)
+        segments = keys_of(self._first(SEGMENTS).documents, SEGMENTS)
         self.segments = len(segments)
         for segment in segments[:MAX_ASKED]:
             if time.monotonic() - started > PATIENCE:

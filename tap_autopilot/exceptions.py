@@ -13,7 +13,7 @@ TapError
 
 Retryable                  one attempt at a request failed; never leaves the client
 └── StaleConnection        the server had closed the connection (api.connection)
-Oversized                  a response is too large to process; never leaves the walk
+Oversized                  a response is too large to process; never leaves the client
 
 Any other exception stays in the module that raises it, or is a ValueError that its caller handles.
 """

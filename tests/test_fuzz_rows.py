@@ -21,7 +21,7 @@ from tap_autopilot.protocol.selection import Selected, select
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.sources.listings import keys_of
+from tap_autopilot.sources.listings import CONTACTS, keys_of
 from tap_autopilot.streams import STREAMS, Stream
 from tests import json_strategies
 from tests.invariants import Run, check_messages
@@ -111,7 +111,7 @@ def test_any_response_becomes_valid_rows_or_is_retried(body: bytes, windowed: bo
         documents, _ = read(listing.documents)  # making rows may change documents
         check_messages(Run(0, lines_of(stream, documents, window), "", killed=True))
     documents, _ = read(listing.documents)
-    for found, document in zip(keys_of(listing.documents, "contact_id"), documents, strict=True):
+    for found, document in zip(keys_of(listing.documents, CONTACTS), documents, strict=True):
         own = document.get("contact_id") if isinstance(document, dict) else None
         if isinstance(own, str) and own:
             assert found == own
@@ -126,7 +126,7 @@ def test_decoding_only_the_keys_finds_the_same_keys(body: bytes) -> None:
             decode_keys(body, "contacts", "contact_id")
         return
     found = decode_keys(body, "contacts", "contact_id")
-    assert keys_of(found.documents, "contact_id") == keys_of(whole.documents, "contact_id")
+    assert keys_of(found.documents, CONTACTS) == keys_of(whole.documents, CONTACTS)
     assert (found.bookmark, found.total) == (whole.bookmark, whole.total)
 
 

@@ -14,7 +14,7 @@ import pytest
 from tap_autopilot.api import parsing
 from tap_autopilot.api.parsing import decode, decode_keys, read, values
 from tap_autopilot.exceptions import Retryable
-from tap_autopilot.sources.listings import keys_of
+from tap_autopilot.sources.listings import CONTACTS, keys_of
 from tests.test_shape import shaped
 
 
@@ -131,7 +131,7 @@ def test_one_odd_document_leaves_the_others_alone() -> None:
         assert [one["contact_id"] for one in documents] == ["b", "a", "b"]
         assert documents[2]["n"] == Decimal("10.50")
         assert (listing.bookmark, listing.total) == ("x", 3)
-        assert keys_of(listing.documents, "contact_id") == ["b", "a", "b"]
+        assert keys_of(listing.documents, CONTACTS) == ["b", "a", "b"]
     assert read(decode(b'{"contacts": ["M\xfcller"]}', "contacts").documents)[1] == 1
 
 
@@ -175,5 +175,5 @@ def test_members_are_found_among_odd_documents() -> None:
     answer = json.dumps(
         {"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}, {"ContactId": "c"}]}
     )
-    found = keys_of(decode(answer.encode(), "contacts").documents, "contact_id")
+    found = keys_of(decode(answer.encode(), "contacts").documents, CONTACTS)
     assert found == [None, None, 5, None, "b", "c"]

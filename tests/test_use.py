@@ -18,6 +18,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.invariants import check, untimed
+from tests.scripted import Scripted
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
 
@@ -201,6 +202,13 @@ def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Se
         assert run.code == 2
         assert "status 404" in run.last_words
         assert "Check api_url" in run.last_words
+
+
+def test_a_segment_id_that_is_too_long_ends_the_test_in_one_line(tap: Tap) -> None:
+    with Scripted({"/smart_segments": {"segments": [{"segment_id": "s" * 401}]}}) as sandbox:
+        run = check(tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test"))
+    assert run.code == 1
+    assert "GET /smart_segments: the response has an id of more than 400" in run.last_words
 
 
 def json_lines(text: str) -> list[dict[str, Any]]:

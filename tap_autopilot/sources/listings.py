@@ -20,7 +20,7 @@ from tap_autopilot.api.parsing import (
     read,
     values,
 )
-from tap_autopilot.exceptions import Oversized, TapError
+from tap_autopilot.exceptions import RunError, TapError
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.sources.completeness import Census, Doubt
 
@@ -181,11 +181,12 @@ def fetch(
     )
 
 
-def keys_of(documents: list[Any], key: str) -> list[Any]:
-    """The key of each unread document, in any spelling; None if it has none.
+def keys_of(documents: list[Any], walk: Walk) -> list[Any]:
+    """The key of each unread document of a walk, in any spelling; None if it has none.
 
-    Raises Oversized if one is too long.
+    Raises RunError if one is too long.
     """
+    key = walk.key
     pick = compile_pick([key])
     keys = []
     for document, value in zip(documents, values(documents, key), strict=True):
@@ -193,7 +194,9 @@ def keys_of(documents: list[Any], key: str) -> list[Any]:
             (parsed,), _ = read([document])
             value = pick(parsed).get(key)
         if value.__class__ is str and len(value) > MAX_KEY:
-            raise Oversized(f"the response has an id of more than {MAX_KEY} characters")
+            raise RunError(
+                f"GET {walk.path}: the response has an id of more than {MAX_KEY} characters."
+            )
         keys.append(value)
     return keys
 

@@ -20,7 +20,7 @@ from typing import Any
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.lenient import REPLACEMENT, SMALL
 from tap_autopilot.api.parsing import Listing, parts
-from tap_autopilot.exceptions import Oversized, Refused, RunError, Unreachable
+from tap_autopilot.exceptions import Refused, RunError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 from tap_autopilot.sources.listings import Page, Position, Walk, fetch, keys_of, shortage
 
@@ -232,10 +232,7 @@ class _Reading:
     def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
         walk, listing = self._walk, response.value
         bookmark = self._checked(listing.bookmark)
-        try:
-            keys = keys_of(documents, walk.key)
-        except Oversized as problem:
-            raise RunError(f"GET {walk.path}: {problem}.") from None
+        keys = keys_of(documents, walk)
         ids = [str(key) for key in keys if key.__class__ in (str, int)]
         new = self._distinct.count_new(ids)
         self._found_new = new > 0
