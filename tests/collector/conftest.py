@@ -12,8 +12,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,23 @@ def read_all(connection: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     return found
+
+
+@contextmanager
+def sending(
+    send: Callable[[int, threading.Event], object], workers: int
+) -> Iterator[threading.Event]:
+    """Several senders, each in its own thread: its number, and an event that tells it to end."""
+    over = threading.Event()
+    threads = [threading.Thread(target=send, args=(worker, over)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield over
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def signature(body: bytes, secret: str = SECRET) -> str:

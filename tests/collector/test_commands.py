@@ -18,7 +18,8 @@ import pytest
 
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start
+from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start, sending
+from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
 
 ADA, CONTACT = "Ada@example.com", "person_ADA"
@@ -81,10 +82,8 @@ def test_what_remains_of_pruned_events_is_erased_too(tmp_path: Path) -> None:
     collector = Collector(tmp_path).start(fork=True)
     collector.post("/v1/batch", {"batch": [*about_ada(), *about_others()]})
     with open_reader(collector.database) as reader:
-        bookmark = {"collected": [reader.store_id, 9]}
-    path = tmp_path / "state.json"
-    path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
-    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 9 events")
+        path = state(tmp_path / "state.json", email_opened=[reader.store_id, 9])
+    assert collector.run("--prune", "--state", path).stdout.startswith("Pruned 9 events")
     assert collector.run("--erase", CONTACT).stdout.startswith("Erased 2 events")
     assert collector.run("--erase", ADA).stdout.startswith("Erased 3 events")
     collector.stop()
@@ -107,22 +106,18 @@ def test_erase_needs_someone(tmp_path: Path) -> None:
 
 def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: Path) -> None:
     collector = start()
-    over = threading.Event()
+    copy = tmp_path / "copy.db"
 
-    def send() -> None:
+    def send(_: int, over: threading.Event) -> None:
         number = 0
         while not over.is_set():
             number += 1
             assert collector.post("/v1/track", call(str(number))).status_code == 200
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    wait_until(lambda: len(collector.events()) >= 20)
-    before = len(collector.events())
-    copy = tmp_path / "copy.db"
-    done = collector.run("--backup", str(copy))
-    over.set()
-    sender.join()
+    with sending(send, 1):
+        wait_until(lambda: len(collector.events()) >= 20)
+        before = len(collector.events())
+        done = collector.run("--backup", str(copy))
     assert done.returncode == 0, done.stderr
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     with closing(sqlite3.connect(copy)) as connection:

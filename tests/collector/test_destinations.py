@@ -28,6 +28,7 @@ from tap_autopilot.exceptions import RunError, UserError
 from tests.collector import destination as servers
 from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start, signature
 from tests.collector.destination import Destination
+from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
 from tests.fork_server import finished
 
@@ -290,11 +291,9 @@ def test_a_destination_that_left_the_settings_is_told_and_can_be_forgotten(
 
 def loaded(collector: Collector) -> list[str]:
     """Options to prune the first event."""
-    path = collector.folder / "state.json"
     with open_reader(collector.database) as reader:
-        bookmark = {"collected": [reader.store_id, 1]}
-    path.write_text(json.dumps({"bookmarks": {"email_opened": bookmark}}))
-    return ["--prune", "--state", str(path)]
+        path = state(collector.folder / "state.json", email_opened=[reader.store_id, 1])
+    return ["--prune", "--state", path]
 
 
 def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Destination) -> None:

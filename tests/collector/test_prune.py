@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import socket
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -21,6 +20,8 @@ from tap_autopilot.collector.prune import prune_loaded
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Store, Unavailable
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tests.collector.conftest import TOKEN, Collector, Start
 from tests.collector.test_remnant import LEFT, OPENED
 from tests.conftest import PATIENCE, wait_until
@@ -60,26 +61,6 @@ def stored(tmp_path: Path) -> Stored:
         fingerprint = reader.fingerprint(1)
     assert fingerprint is not None
     return Stored(database, store.store_id, fingerprint)
-
-
-def autopilots_own(number: int, messages: int) -> dict[str, Any]:
-    person = str(uuid.UUID(int=number)).upper()
-    email = f"somebody.{number}@example.com"
-    which = number % messages
-    return {
-        "type": "track", "event": "Email Opened", "messageId": str(uuid.uuid4()),
-        "timestamp": f"2024-01-01T00:{number // 1000:02}:{number % 60:02}.{number % 1000:03}Z",
-        "anonymousId": email,
-        "context": {"traits": {"email": email, "contact_id": f"person_{person}"}},
-        "properties": {
-            "event": "opened", "campaign_id": "campaign_CBD5C1FA-3532-42AB-B498-7A93F9CCC72B",
-            "campaign_name": "Onboarding Journey",
-            "email_id": f"batchcampaign_{1477963234959 + which}-639D1900-9FD1-11E6-95FC-1DF74FF397DB",
-            "email_name": f"Onboarding Email {which}", "email_subject": "Welcome",
-            "transactional": False, "link_id": f"link_{person}",
-            "link_url": f"https://www.example.com/welcome?utm_source=autopilot&person={person}",
-        },
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -267,8 +248,12 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
 ) -> None:
     collector = start()
     empty = Path(collector.database).stat().st_size
-    count = 3000
-    batch = [autopilots_own(number, count // 2000) for number in range(count)]
+    account = Account(contacts=2000)
+    opened = [one for one in all_occurrences(account) if one.kind == "opened"]
+    calls = [track_call(account.seed, one) for one in opened]
+    batch = [call for call in calls if "contact_id" in call["context"].get("traits", {})]
+    count = len(batch)
+    assert count > 2000
     assert collector.post("/v1/batch", {"batch": batch}).status_code == 200
     with open_reader(collector.database) as reader:
         path = state(tmp_path / "s", email_opened=[reader.store_id, count])

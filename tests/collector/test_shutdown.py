@@ -5,28 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
 from tap_autopilot.collector import server
-from tests.collector.conftest import Start
+from tests.collector.conftest import Start, sending
 from tests.conftest import PATIENCE, wait_until
 
 HALF_A_REQUEST = b"POST /v1/track HTTP/1.1\r\nContent-Length: 10\r\n\r\n{"
-
-
-@contextlib.contextmanager
-def sending(send: Callable[[int], None], workers: int) -> Iterator[None]:
-    """Several senders, each in its own thread, which end by themselves."""
-    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(workers)]
-    for thread in threads:
-        thread.start()
-    yield
-    for thread in threads:
-        thread.join()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -48,7 +36,7 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     collector = start()
     acknowledged: list[int] = []
 
-    def send(worker: int) -> None:
+    def send(worker: int, _: threading.Event) -> None:
         with contextlib.suppress(requests.ConnectionError):
             for number in range(10_000):
                 answer = collector.post("/v1/track", {"messageId": f"{worker}-{number}"})
@@ -71,7 +59,7 @@ def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> N
     body = b'{"batch":[]}'.ljust(200_000)
     answers: list[int] = []
 
-    def send(_: int) -> None:
+    def send(*_: object) -> None:
         try:
             answers.append(collector.post("/v1/batch", body).status_code)
         except requests.ConnectionError:  # those that have a thread

@@ -16,12 +16,13 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import requests
 
-from tests.collector.conftest import TOKEN, Collector
+from tests.collector.conftest import TOKEN, Collector, sending
 from tests.collector.destination import serving
 from tests.conftest import wait_until
 from tests.soak.destination import WildDestination
@@ -54,19 +55,10 @@ def kill_under_load(folder: Path, kills: int, most: int, *, fork: bool = False) 
         for _ in range(kills):
             destination.wildness = random.choice((0.0, 0.1, 0.7))
             collector.start(fork=fork)
-            over = threading.Event()
-            threads = [
-                threading.Thread(target=_send, args=(collector, serial, acknowledged, over))
-                for _ in range(WORKERS)
-            ]
-            for thread in threads:
-                thread.start()
-            _wait_for_more(acknowledged, random.randint(1, most))
-            time.sleep(random.uniform(0, 0.02))  # not only just after a response
-            collector.stop(signal.SIGKILL)
-            over.set()
-            for thread in threads:
-                thread.join()
+            with sending(partial(_send, collector, serial, acknowledged), WORKERS):
+                _wait_for_more(acknowledged, random.randint(1, most))
+                time.sleep(random.uniform(0, 0.02))  # not only just after a response
+                collector.stop(signal.SIGKILL)
         bodies = [json.loads(body) for body in collector.bodies()]
         stored = Counter(body["n"] for body in bodies)
         assert acknowledged <= stored.keys()
@@ -104,7 +96,11 @@ def _check_forwarded(stored: list[str], destination: WildDestination) -> None:
 
 
 def _send(
-    collector: Collector, serial: Iterator[int], acknowledged: set[str], over: threading.Event
+    collector: Collector,
+    serial: Iterator[int],
+    acknowledged: set[str],
+    _: int,
+    over: threading.Event,
 ) -> None:
     while not over.is_set():
         number = next(serial)

@@ -22,10 +22,11 @@ from tap_autopilot.collector.postgres import LOCK, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import UserError
-from tests.collector.conftest import TOKEN, Collector, event
+from tests.collector.conftest import TOKEN, Collector, event, sending
 from tests.collector.destination import Destination, serving
 from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
 from tests.collector.test_destinations import send
+from tests.collector.test_prune import state
 from tests.conftest import Tap, wait_until
 from tests.scripted import Scripted
 from tests.targets.conftest import postgres_server
@@ -103,18 +104,16 @@ def test_one_of_several_owns_a_destination_until_it_closes(database: str) -> Non
 
 
 def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
-    over = threading.Event()
+    PostgresStore(database).close()
+    seen: list[bytes] = []
 
-    def write(worker: int) -> None:
+    def write(worker: int, _: threading.Event) -> None:
         store = PostgresStore(database)
         for number in range(150):
             store.append([event(b"%d.%d.%d" % (worker, number, part)) for part in range(5)])
         store.close()
 
-    PostgresStore(database).close()
-    seen: list[bytes] = []
-
-    def follow() -> None:
+    def follow(_: int, over: threading.Event) -> None:
         after = 0
         with open_reader(database) as reader:
             while True:
@@ -125,28 +124,16 @@ def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
                 if last and not found:
                     return
 
-    follower = threading.Thread(target=follow)
-    follower.start()
-    writers = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
-    for thread in writers:
-        thread.start()
-    for thread in writers:
-        thread.join()
-    over.set()
-    follower.join()
+    with sending(follow, 1), sending(write, 4):
+        pass
     assert len(seen) == len(set(seen)) == 4 * 150 * 5
 
 
 def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Path) -> None:
-    collectors = []
-    for number in range(2):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        collectors.append(Collector(folder, database=database).start())
+    collectors = two_collectors(tmp_path, database)
     acknowledged: set[str] = set()
-    over = threading.Event()
 
-    def send(worker: int) -> None:
+    def send(worker: int, over: threading.Event) -> None:
         for number in itertools.count():
             if over.is_set():
                 return
@@ -159,16 +146,11 @@ def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Pat
                 except requests.RequestException:
                     continue
 
-    threads = [threading.Thread(target=send, args=(worker,)) for worker in range(3)]
-    for thread in threads:
-        thread.start()
-    for _ in range(3):
-        time.sleep(0.5)
-        collectors[0].stop(signal.SIGKILL)
-        collectors[0].start()
-    over.set()
-    for thread in threads:
-        thread.join()
+    with sending(send, 3):
+        for _ in range(3):
+            time.sleep(0.5)
+            collectors[0].stop(signal.SIGKILL)
+            collectors[0].start()
     stored = Counter(json.loads(one.body)["n"] for one in collectors[0].events())
     assert acknowledged <= stored.keys()
     assert set(stored.values()) == {1}
@@ -177,14 +159,17 @@ def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Pat
         assert collector.stop() == 0
 
 
+def two_collectors(folder: Path, database: str, **settings: Any) -> list[Collector]:
+    """Two collectors that share a store."""
+    folders = [folder / "one", folder / "two"]
+    for one in folders:
+        one.mkdir()
+    return [Collector(one, database=database, **settings).start() for one in folders]
+
+
 def test_one_collector_forwards_and_another_takes_over(database: str, tmp_path: Path) -> None:
     with serving(Destination()) as destination:
-        collectors = []
-        for number in range(2):
-            folder = tmp_path / str(number)
-            folder.mkdir()
-            settings: dict[str, Any] = {"destinations": [destination.setting()]}
-            collectors.append(Collector(folder, database=database, **settings).start())
+        collectors = two_collectors(tmp_path, database, destinations=[destination.setting()])
         first, second = collectors
         send(first, "a", "b")
         send(second, "c")
@@ -276,10 +261,8 @@ def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
     collector.post("/v1/track", {"event": "Email Opened", "messageId": "1", "context": {"ip": "x"}})
     stats: dict[str, Any] = json.loads(collector.run("--stats").stdout)
     assert (stats["events"], stats["by_source"]) == (1, {"segment": 1})
-    path = tmp_path / "state.json"
-    position = [stats["store_id"], stats["last_seq"]]
-    path.write_text(json.dumps({"bookmarks": {"email_opened": {"collected": position}}}))
-    assert collector.run("--prune", "--state", str(path)).stdout.startswith("Pruned 1 ")
+    path = state(tmp_path / "s", email_opened=[stats["store_id"], stats["last_seq"]])
+    assert collector.run("--prune", "--state", path).stdout.startswith("Pruned 1 ")
     assert b"ip" not in collector.bodies()[0]
     assert collector.stop() == 0
 

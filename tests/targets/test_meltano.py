@@ -184,19 +184,6 @@ def test_a_full_refresh_of_another_table_does_not_confuse_an_interrupted_pass(
     assert {row["contact_id"] for row in rows} == set(ACCOUNT.contact_ids)
 
 
-def test_digests_are_not_trusted_after_a_full_refresh_without_them(
-    project: Project, serve: Serve
-) -> None:
-    sandbox, digests = serve(ACCOUNT), str(project.folder / "digests")
-    assert project.run(sandbox, digests=digests).returncode == 0
-    assert project.run(sandbox, "--full-refresh").returncode == 0
-    project.forget()
-    done = project.run(sandbox, digests=digests)
-    assert done.returncode == 0, done.stderr
-    assert "everything is sent again" in done.stderr
-    assert keys(project.stored()) == everything(ACCOUNT)
-
-
 def test_config_test_and_select(project: Project, serve: Serve) -> None:
     sandbox = serve(ACCOUNT)
     assert project.meltano(sandbox, "config", "test", "tap-autopilot").returncode == 0
