@@ -110,19 +110,25 @@ class Pipeline:
         if tap_status or target_status:
             raise SystemExit(log.read_text()[-4000:])
         state.write_text(states[-1])
-        rows = re.findall(r"INFO \w+: ([\d,]+) rows", log.read_text())
         return Load(
             wall=wall,
             tap_cpu=tap_usage.ru_utime + tap_usage.ru_stime,
             target_cpu=usage.ru_utime + usage.ru_stime,
             target_memory=usage.ru_maxrss / 1024,
-            rows=sum(int(one.replace(",", "")) for one in rows),
+            rows=rows_sent(log.read_text()),
         )
 
     def _file(self, name: str, value: Any) -> str:
         path = self._folder / name
         path.write_text(json.dumps(value))
         return str(path)
+
+
+def rows_sent(log: str) -> int:
+    """How many rows a complete run sent, from its log."""
+    complete = re.search(r"INFO Complete: ([\d,]+) rows? in ", log)
+    assert complete, log
+    return int(complete[1].replace(",", ""))
 
 
 def change(account: Account, share: float, night: int) -> None:

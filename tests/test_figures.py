@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.__main__ import lines_of, table
 from benchmarks.figures import BLOCK, PROGRAMS, Figure, documents, recorded, written
+from benchmarks.pipeline import rows_sent
 
 
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
@@ -73,3 +74,11 @@ def test_results_become_a_list_and_a_table() -> None:
     lines = table(results)
     assert "| wide | floor | 1.00 | 2.00 | 40 | 9 | 0 | 0.75 | 1.00 |" in lines
     assert lines[-1] == "| limit 5 | 0.3.0 (failed) | 1.00 | 2.00 | 40 | 9 | 0 |  |  |"
+
+
+def test_the_rows_of_a_load_are_counted_once() -> None:
+    log = (
+        "INFO contacts: 20,000 rows, 202 requests.\nINFO lists: 8 rows, 1 request.\n"
+        "INFO Complete: 20,008 rows in 2 tables, 3 s.\n"
+    )
+    assert rows_sent(log) == 20_008
