@@ -19,9 +19,9 @@ SAID = SAID.replace("see {self.prog} --help", " ".join(PROGRAMS))
 
 
 def quoted(path: Path) -> list[str]:
-    rows = re.findall(r"^\| `(.+?)`(?:, `.+?`)? \|", path.read_text(), re.MULTILINE)
-    assert rows
-    return rows
+    cells = re.findall(r"^\| (`.+?`(?:, `.+?`)*) \|", path.read_text(), re.MULTILINE)
+    assert cells
+    return [piece for cell in cells for piece in re.findall("`(.+?)`", cell)]
 
 
 @pytest.mark.parametrize("piece", quoted(DOCS / "troubleshooting.md"))
