@@ -66,8 +66,8 @@ def boolean(value: Any) -> bool:
     return value
 
 
-def number(least: float, most: float) -> Callable[[Any], float]:
-    """A reader of numbers from `least` to `most`."""
+def number(least: float, most: float, kind: str = "number") -> Callable[[Any], float]:
+    """A reader of numbers from `least` to `most`, which messages call a `kind`."""
 
     def read(value: Any) -> float:
         try:
@@ -75,7 +75,7 @@ def number(least: float, most: float) -> Callable[[Any], float]:
         except (TypeError, ValueError, OverflowError):
             parsed = math.nan
         if not least <= parsed <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}")
+            raise ValueError(f"must be a {kind} from {least:g} to {most:g}")
         return parsed
 
     return read
@@ -83,11 +83,12 @@ def number(least: float, most: float) -> Callable[[Any], float]:
 
 def whole_number(least: int, most: int) -> Callable[[Any], int]:
     """A reader of whole numbers from `least` to `most`."""
-    read_number = number(least, most)
+    kind = "whole number"
+    read_number = number(least, most, kind)
 
     def read(value: Any) -> int:
         if read_number(value) % 1:
-            raise ValueError(f"must be a whole number from {least} to {most}")
+            raise ValueError(f"must be a {kind} from {least} to {most}")
         return int(read_number(value))
 
     return read
@@ -240,7 +241,9 @@ def read_json(path: str, what: str) -> Any:
     except OSError as problem:
         raise UserError(f"Cannot read the {what} file {shown}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:
-        detail = ""
+        detail = advice = ""
         if isinstance(problem, json.JSONDecodeError):
             detail = f" (line {problem.lineno}: {problem.msg})"
-        raise UserError(f"The {what} file {shown} is not valid JSON{detail}.") from None
+            if what == "state" and problem.msg == "Extra data":
+                advice = " If it has several STATEs, keep only the last line."
+        raise UserError(f"The {what} file {shown} is not valid JSON{detail}.{advice}") from None

@@ -77,7 +77,7 @@ def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: 
         ({"api_key": "k", "retry_timeout": "nan"}, "retry_timeout must be a number"),
         ({"api_key": "k", "max_requests_per_second": "inf"}, "max_requests_per_second must be"),
         ({"api_key": "k", "max_requests_per_second": []}, "max_requests_per_second must be"),
-        ({"api_key": "k", "concurrency": 0}, "concurrency must be a number from 1"),
+        ({"api_key": "k", "concurrency": 0}, "concurrency must be a whole number from 1"),
         ({"api_key": "k", "concurrency": 2.5}, "concurrency must be a whole number"),
         ({"api_key": "k", "emit_activate_version_messages": "si"}, "must be true or false"),
         ([], "must be a JSON object"),
@@ -162,7 +162,11 @@ def test_the_sample_config_is_valid(caplog: pytest.LogCaptureFixture) -> None:
         ("--catalog", '{"streams": [{"stream": "lists", "metadata": [1]}]}', "metadata of stream"),
         ("--catalog", '{"streams": [{"stream": "lists", "selected": "no"}]}', "neither true nor"),
         ("--state", "{", "is not valid JSON"),
-        ("--state", "{}\n{}\n", "is not valid JSON (line 2: Extra data)"),
+        (
+            "--state",
+            "{}\n{}\n",
+            "(line 2: Extra data). If it has several STATEs, keep only the last line.",
+        ),
         ("--state", "state.json: what?", "is not valid JSON"),
     ],
 )

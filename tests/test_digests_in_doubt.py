@@ -26,7 +26,7 @@ def test_a_file_is_trusted_only_if_the_state_names_it(path: Path) -> None:
     first = fill(path, 1500)
     of_first = path.read_bytes()
     assert doubt(path, first) is None
-    assert "does not record" in str(doubt(path, None))
+    assert "does not mention" in str(doubt(path, None))
     assert "another account" in str(doubt(path, first, "somebody else"))
     wrong: list[Any] = [
         7,

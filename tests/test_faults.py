@@ -52,6 +52,7 @@ def test_transient_faults_are_retried(tap: Tap, serve: Serve, what: str) -> None
     run = tap.sync(sandbox, request_timeout=patience, retry_timeout=PATIENCE)
     assert_whole(run)
     retries = sum("retrying in" in line for line in run.log)
+    assert not any("retrying in 0.0 s" in line for line in run.log)
     if what in STALE:
         assert retries <= 2, "requests on stale connections are resent silently"
     elif what in SILENT:
@@ -97,7 +98,10 @@ def test_a_wrong_path_in_the_url_is_a_user_error(tap: Tap, serve: Serve) -> None
     config = tap.config(sandbox, api_url=f"{sandbox.url}1")
     run = check(tap.run("--config", tap.file("config.json", config)))
     assert run.code == 2
-    assert 'GET /contacts: status 404 "No such path". Check api_url.' in run.last_words
+    assert (
+        'GET /contacts: status 404 "No such path". Check api_url, which should end in /v1.'
+        in run.last_words
+    )
 
 
 def test_a_listing_that_the_key_may_not_read_is_a_user_error(tap: Tap, serve: Serve) -> None:
@@ -219,6 +223,7 @@ def test_connections_are_refused_forever(tap: Tap, closed_port: int) -> None:
     run = tap.run("-c", tap.file("c.json", config))
     assert run.code == 1
     assert f"connection refused by 127.0.0.1:{closed_port}; gave up after" in run.last_words
+    assert run.last_words.endswith(" Check api_url, or run again later.")
     assert run.messages[-1]["type"] == "STATE"
 
 

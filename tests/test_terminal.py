@@ -135,7 +135,7 @@ def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
 
 def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
     """Such as the target's: it writes to the same terminal, whenever it likes."""
-    others = [f"INFO other program, line {number}, {'wide ' * 4}{'x' * 70}" for number in range(5)]
+    others = [f"INFO other program, line {number}, {'wide ' * 4}{'x' * 107}" for number in range(5)]
     with HeldSandbox(ACCOUNT, page=3) as sandbox:
         terminal = run(*config(tap, sandbox), "--select", "contacts", columns=50)
 

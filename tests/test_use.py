@@ -67,7 +67,7 @@ def test_a_key_passed_as_an_option_is_not_printed(tap: Tap) -> None:
 def test_mistakes_in_the_environment_are_reported_too(tap: Tap) -> None:
     run = check(tap.run(TAP_AUTOPILOT_CONCURRENCY="many", TAP_AUTOPILOT_API_KEY=KEY))
     assert run.code == 2
-    assert "concurrency must be a number" in run.last_words
+    assert "concurrency must be a whole number" in run.last_words
 
 
 @pytest.mark.parametrize("option", ["--select", "--streams"])
@@ -169,7 +169,7 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     assert run.code == 2
     assert "Cannot use report_file no/such/file: there is no folder no/such. " in run.last_words
     assert f"Cannot use digests {folder}: Is a directory. " in run.last_words
-    assert "Cannot use collector_database. There is no store at missing.db." in run.last_words
+    assert "Cannot use collector_database. There is no store at missing.db. " in run.last_words
     assert not sandbox.requests
     good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
     run = tap.run("--config", tap.file("config.json", good), "--test")

@@ -162,7 +162,7 @@ class Client:
                     raise self._failure(shown, problem, started) from None
                 self._count(kind, retries=1)
                 level = logging.INFO if problem.throttled else logging.WARNING
-                LOG.log(level, "GET %s: %s; retrying in %.1f s.", shown, problem, wait)
+                LOG.log(level, "GET %s: %s; retrying in %.1f s.", shown, problem, max(wait, 0.1))
                 time.sleep(wait)
             else:
                 self._api.pacer.note_success()
@@ -171,12 +171,12 @@ class Client:
 
     def _failure(self, shown: str, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
-        kind, also = RunError, ""
+        kind, also, advice = RunError, "", "Run again later."
         if self._is_silent_since(started):
             kind, also = Unreachable, ", and the API does not respond to other requests either"
-        return kind(
-            f"GET {shown}: {problem}; gave up after {seconds:.0f} s{also}. Run again later."
-        )
+            if self._api.last_response < 0:  # it never did
+                advice = "Check api_url, or run again later."
+        return kind(f"GET {shown}: {problem}; gave up after {seconds:.0f} s{also}. {advice}")
 
     def _is_silent_since(self, moment: float) -> bool:
         """Whether the API has not responded to anything since `moment`, which means an outage.

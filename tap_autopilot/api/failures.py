@@ -42,7 +42,7 @@ RULES = (  # the first that has the status counts
     Rule(range(400), Retryable, "unexpected status {}"),
     Rule({401}, UserError, "Check api_key; create a new one in Autopilot under Settings > API."),
     Rule({403}, Refused, "The API key has no permission to read this.", UserError.exit_code),
-    Rule({404}, Refused, "Check api_url.", UserError.exit_code),
+    Rule({404}, Refused, "Check api_url, which should end in /v1.", UserError.exit_code),
     Rule(range(400, 500), Refused),
 )
 

@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from tap_autopilot.amounts import amount
+
 LOG = logging.getLogger(__name__)
 
 EVERY = 60.0  # seconds
@@ -55,8 +57,6 @@ class Notices:
     def _tell(self, kind: tuple[str, int]) -> None:
         route, status = kind
         self._told_at[kind] = self._clock()
-        where = "before they were read" if route == UNREAD else f"from {route}"
-        LOG.warning(
-            "Requests turned away %s with %d: %d; %s.",
-            where, status, self._counts.pop(kind), self._reasons.pop(kind).rstrip("."),
-        )  # fmt: skip
+        count, reason = self._counts.pop(kind), self._reasons.pop(kind).rstrip(".")
+        what = amount(count, "unread request" if route == UNREAD else f"{route} request")
+        LOG.warning("Turned away %s with status %d: %s.", what, status, reason)

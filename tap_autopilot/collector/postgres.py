@@ -259,5 +259,5 @@ def _check(connection: Connection, name: str) -> tuple[str, int]:
         reason = str(problem).partition("\n")[0]
         raise UserError(f"Cannot read the store {name}: {reason}.") from None
     if row is None:
-        raise UserError(f"There is no store at {name}.")
+        raise UserError(f"There is no store at {name}. A collector creates it when it starts.")
     return str(row[0]), row[1]

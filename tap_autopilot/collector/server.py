@@ -132,8 +132,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as problem:
-        reason = problem.strerror or str(problem)
-        raise UserError(f"Cannot listen on {host}:{port}: {reason}.") from None
+        reason = (problem.strerror or str(problem)).partition(" (while")[0]
+        raise UserError(f"Cannot listen on {host}:{port}: {reason}. Check listen.") from None
 
 
 def _listen_everywhere(port: int) -> socket.socket:
@@ -168,7 +168,7 @@ def _error_of(job: asyncio.Task[None]) -> BaseException:
 def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
     database = shown(config.database)
-    LOG.info("Listening on %s, storing events in %s, store %s.", url, database, store.store_id)
+    LOG.info("Listening on %s, storing events in %s (store %s).", url, database, store.store_id)
     for path, setting in ENDPOINTS.items():
         if count := len(getattr(config, setting)):
             LOG.info("%s is on; number of %s: %d.", path, setting, count)

@@ -47,7 +47,10 @@ class SqliteReader(Reader):
     def __init__(self, database: str) -> None:
         self._database = database
         if not os.path.isfile(database):  # noqa: PTH113 - of a name that is too long, too
-            raise UserError(f"There is no store at {shown_file(database)}.")
+            raise UserError(
+                f"There is no store at {shown_file(database)}."
+                " A collector creates it when it starts."
+            )
         self._connection = sqlite_file.open_read_only(database)
         try:
             sqlite_file.check(self._connection, database)

@@ -95,7 +95,8 @@ def lock(path: Path, patience: float) -> int:
                 continue
             os.close(descriptor)
             raise InUse(
-                f"A collector is using the store {path}. Check its health at /ready."
+                f"A collector is using the store {path}. Its health is at /ready; to use the store"
+                " without it, stop it first."
             ) from None
 
 

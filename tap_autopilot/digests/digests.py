@@ -141,7 +141,7 @@ class Digests:
         if checksum != (rows + self._file.sum_of_others()) % LIMIT:
             raise ValueError
         if position is None:
-            return "the state does not record what the target has"
+            return f"{path} exists, but the state does not mention it"
         if content.account != self._mark(content.salt):
             return f"{path} belongs to another account or API key"
         for number, text in self._file.execute("select number, content from steps order by 1 desc"):

@@ -16,7 +16,7 @@ from tap_autopilot.amounts import duration
 REDRAW_EVERY = 0.2  # seconds
 SILENCE = 5.0  # seconds without progress until the line says what the run is waiting for
 UNUSABLE = (OSError, ValueError)  # the terminal is gone
-THEIRS = 120  # columns of another program's line, typically
+THEIRS = 240  # columns of a long line of another program
 GAP = "  "
 USUAL_WIDTH = 80  # if the terminal does not say
 

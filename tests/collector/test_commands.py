@@ -182,6 +182,7 @@ def test_a_second_collector_on_the_same_file_is_refused(start: Start) -> None:
     done = collector.run()
     assert done.returncode == 2
     assert "A collector is using" in done.stderr
+    assert "stop it first." in done.stderr
     assert collector.post("/v1/track", b"{}").status_code == 200
 
 

@@ -46,9 +46,9 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
     one.turned_away("track", 400, "not JSON")
     one.turned_away(UNREAD, 408, "too slow")
     assert warned() == [
-        "Requests turned away from track with 401: 1; no key.",
-        "Requests turned away from track with 400: 1; not JSON.",
-        "Requests turned away before they were read with 408: 1; too slow.",
+        "Turned away 1 track request with status 401: no key.",
+        "Turned away 1 track request with status 400: not JSON.",
+        "Turned away 1 unread request with status 408: too slow.",
     ]
     now += EVERY - 1
     one.turned_away("track", 401, "no key")
@@ -57,12 +57,12 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
     now += 1
     one.tell_rest()
     one.tell_rest()
-    assert warned() == ["Requests turned away from track with 401: 5; no key."]
+    assert warned() == ["Turned away 5 track requests with status 401: no key."]
     now += EVERY
     one.tell_rest()
     assert warned() == []
     one.turned_away("track", 401, "no key")
-    assert warned() == ["Requests turned away from track with 401: 1; no key."]
+    assert warned() == ["Turned away 1 track request with status 401: no key."]
 
 
 def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
@@ -79,21 +79,21 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
     log = collector.log.read_text()
     assert "WARNING Duplicate events dropped: 2;" in log
     for line in (
-        f"INFO Listening on {collector.url}, storing events in {collector.database}, store ",
+        f"INFO Listening on {collector.url}, storing events in {collector.database} (store ",
         "/v1 is on; number of write_keys: 2.",
         "/segment is on; number of webhook_secrets: 1.",
         "/hooks is off, because hook_tokens is not set.",
         "/activity is off, because hook_tokens is not set.",
     ):
         assert log.count(line) == 1
-    away = [line for line in log.splitlines() if "turned away" in line]
-    assert [line.partition("away ")[2].partition(";")[0] for line in away] == [
-        "from track with 401: 1",
-        "from other with 404: 1",
-        "from hooks with 404: 1",
-        "from track with 400: 1",
-        "before they were read with 400: 1",
-        "from track with 401: 39",  # told when it ends, or they would be told nowhere
+    away = [line for line in log.splitlines() if "Turned away" in line]
+    assert [line.partition("away ")[2].partition(":")[0] for line in away] == [
+        "1 track request with status 401",
+        "1 other request with status 404",
+        "1 hooks request with status 404",
+        "1 track request with status 400",
+        "1 unread request with status 400",
+        "39 track requests with status 401",  # told when it ends, or they would be told nowhere
     ]
     assert all("WARNING" in line for line in away)
     for secret in (KEY, "another", SECRET, TOKEN, "wrong"):
@@ -107,7 +107,7 @@ def test_the_log_can_be_json_without_information(start: Start) -> None:
     (line,) = map(json.loads, collector.log.read_text().splitlines())
     assert line["level"] == "warning"
     assert line["app_name"] == "tap-autopilot-collector"
-    assert line["message"].startswith("Requests turned away from track with 401: 1;")
+    assert line["message"].startswith("Turned away 1 track request with status 401: ")
 
 
 def test_lines_begin_with_the_time_unless_they_go_to_a_terminal(tmp_path: Path) -> None:
