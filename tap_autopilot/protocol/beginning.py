@@ -106,6 +106,13 @@ class Beginning:
             LOG.warning("%s: %s; starting over.", ", ".join(names), why)
         return fresh, resumed
 
+    def has_version(self, table: Selected) -> bool:
+        """Whether a pass over a table ends with ACTIVATE_VERSION, unless there is a doubt."""
+        is_log = table.stream.name in self.logs
+        windowed = table.stream.replication_key is not None and self.start_date is not None
+        why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
+        return self.versions and why is None
+
     def _knows(self, name: str, *, otherwise: bool) -> bool:
         """Whether the digests have a stream's rows in their present shape, if there are digests."""
         return otherwise if self.remembered is None else self.remembered.knows(name)
@@ -154,8 +161,7 @@ class Beginning:
             incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
         )
-        is_log = stream.name in self.logs
-        if self.versions and has_version(table, self.start_date, is_log=is_log):
+        if self.has_version(table):
             now = int(self.now.timestamp() * 1000)
             versions = self.remembered.versions if self.remembered is not None else {}
             fresh.version = versions.get(stream.name, now)
@@ -242,13 +248,6 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
         else:
             streams.append(table)
     return streams
-
-
-def has_version(table: Selected, start_date: datetime | None, *, is_log: bool) -> bool:
-    """Whether a pass over a table knows which rows were deleted, unless there is a doubt."""
-    windowed = table.stream.replication_key is not None and start_date is not None
-    why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
-    return why is None
 
 
 def before(moment: datetime, delta: timedelta) -> datetime:

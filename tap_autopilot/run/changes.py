@@ -15,11 +15,10 @@ import msgspec
 from tap_autopilot.config import Config
 from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.protocol.beginning import Remembered, has_version
+from tap_autopilot.protocol.beginning import Beginning, Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import State
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
@@ -45,17 +44,17 @@ class Changes(Sending):
         super().__init__()
         url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
         self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
-        self._config = config
+        self._deleted_at = config.deleted_at_column
         self._tables: dict[str, Selected] = {}
-        self._logs: set[str] = set()  # append-only tables
+        self._shapes: dict[str, bytes] = {}
         self._memberships: Selected | None = None
         (not_deleted,) = encoded([{config.deleted_at_column: None}])
         self._not_deleted = b"," + not_deleted[1:]  # the end of a row
 
-    def load(self, state: State, selected: Sequence[Selected]) -> Remembered:
+    def load(self, beginning: Beginning, selected: Sequence[Selected]) -> Remembered:
         """Read the file as of the state's position; returns what it remembers."""
         digests = self._digests
-        digests.load(state.digests)
+        digests.load(beginning.state.digests)
         # Pushed events are new by their position; only a row of email_messages may change again.
         every = {
             table.stream.name: table
@@ -63,7 +62,7 @@ class Changes(Sending):
             if not table.log_based or table.stream.name == EmailMessages.name
         }
         taken = {column.lower() for table in selected for column in table.schema["properties"]}
-        if self._config.deleted_at_column.lower() in taken:
+        if self._deleted_at.lower() in taken:
             raise UserError("deleted_at_column is the name of another column; choose a new name.")
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
@@ -71,10 +70,11 @@ class Changes(Sending):
             LOG.warning(
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
-        self._logs = state.logs(has_store=self._config.collector_database is not None)
-        reshaped = digests.reshaped(
-            {name: self._shape(table) for name, table in self._tables.items()}
-        )
+        self._shapes = {
+            name: self._shape(table, has_version=beginning.has_version(table))
+            for name, table in every.items()
+        }
+        reshaped = digests.reshaped(self._shapes)
         if digests.doubt is not None:
             LOG.warning("%s: everything is sent again.", digests.doubt)
         elif reshaped:
@@ -84,13 +84,9 @@ class Changes(Sending):
             )
         return Remembered(digests.remembered(), reshaped, digests.begun())
 
-    def _shape(self, table: Selected) -> bytes:
-        """What a table's rows look like, and whether they have a version."""
-        is_log = table.stream.name in self._logs
-        versions = self._config.emit_activate_version_messages and has_version(
-            table, self._config.start_date, is_log=is_log
-        )
-        shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), versions])
+    def _shape(self, table: Selected, *, has_version: bool) -> bytes:
+        """A digest of what a table's rows look like."""
+        shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), has_version])
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
@@ -99,12 +95,8 @@ class Changes(Sending):
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.begin(
             {
-                name: Start(
-                    self._shape(table),
-                    progress.pass_of(name).version or now,
-                    progress.is_resumed(name),
-                )
-                for name, table in self._tables.items()
+                name: Start(shape, progress.pass_of(name).version or now, progress.is_resumed(name))
+                for name, shape in self._shapes.items()
             }
         )
 
@@ -112,7 +104,7 @@ class Changes(Sending):
         """A table's schema with the column that marks deleted rows."""
         columns = {
             **table.sent["properties"],
-            self._config.deleted_at_column: DELETED_AT_SCHEMA,
+            self._deleted_at: DELETED_AT_SCHEMA,
         }
         return {**table.sent, "properties": columns}
 
@@ -158,7 +150,7 @@ class Changes(Sending):
         for keys in self._digests.bury(name) if whole else ():
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].sent["properties"])
-            deleted = {self._config.deleted_at_column: _iso(now)}
+            deleted = {self._deleted_at: _iso(now)}
             rows = [{**blank, **self._key_of(name, key), **deleted} for key in keys]
             self.tallies[name].rows += len(rows)
             self.tallies[name].deleted += len(rows)

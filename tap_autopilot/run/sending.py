@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.protocol.beginning import Remembered
+from tap_autopilot.protocol.beginning import Beginning, Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import State
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 
@@ -28,7 +27,7 @@ class Sending:
     def __init__(self) -> None:
         self.tallies: Mapping[str, Tally] = {}
 
-    def load(self, _state: State, _selected: Sequence[Selected]) -> Remembered | None:
+    def load(self, _beginning: Beginning, _selected: Sequence[Selected]) -> Remembered | None:
         """Find out what the target has, if the run can know."""
         return None
 

@@ -128,8 +128,8 @@ class _Run:
             versions=config.emit_activate_version_messages,
             start_date=config.start_date,
             store=store.as_of_now if store else None,
-            remembered=self._sends.load(state, selected),
         )
+        beginning.remembered = self._sends.load(beginning, selected)
         self._streams = {table.stream.name: table.stream for table in selected}
         self._progress = Progress(
             beginning, [table for table in selected if DIGESTS not in table.stream.sources]
