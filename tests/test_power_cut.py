@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tests.changing_sandbox import ChangingSandbox
 from tests.collector.conftest import Collector
@@ -125,7 +126,7 @@ def test_rows_that_were_sent_before_the_power_went_out(
 
 def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_path: Path) -> None:
     collector = Collector(tmp_path)
-    synced = tmp_path / "synced"
+    synced, state = tmp_path / "synced", tmp_path / "state.json"
     synced.mkdir()
     process = subprocess.Popen(
         collector.command(),
@@ -134,15 +135,24 @@ def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_p
     )  # fmt: skip
     assert process.stdout is not None
     collector.url = process.stdout.readline().split()[-1]
-    for number in range(30):
-        assert collector.post("/v1/track", {"messageId": str(number)}).status_code == 200
+    for number in range(60):
+        body = {"messageId": str(number), "event": "Email Opened"}
+        assert collector.post("/v1/track", body).status_code == 200
+        if number == 29:
+            with open_reader(collector.database) as reader:
+                position = {"collected": [reader.store_id, 10, reader.fingerprint(10)]}
+            state.write_text(json.dumps({"bookmarks": {"email_opened": position}}))
+            assert "Pruned 10 events" in collector.run("--prune", "--state", str(state)).stdout
     process.kill()
     process.wait()
     process.stdout.close()
     collector.database = str(synced / "events.db")
     SqliteStore(collector.database).close()  # as the next start does
-    stored = [json.loads(body)["messageId"] for body in collector.bodies()]
-    assert stored == [str(number) for number in range(30)]
+    events = collector.events()
+    assert [event.seq for event in events] == list(range(1, 61))
+    stored = [json.loads(event.body)["messageId"] for event in events if not event.pruned]
+    assert stored == [str(number) for number in range(60 - len(stored), 60)]
+    assert len(stored) >= 50
 
 
 def test_a_full_disk_ends_the_run_and_harms_nothing(tap: Tap, serve: Serve, nights: Nights) -> None:

@@ -14,7 +14,7 @@ from tap_autopilot.exceptions import RunError, UserError
 if TYPE_CHECKING:
     from tap_autopilot.collector.summary import Summary
 
-PRUNE_SLICE = 100  # events that a slice of pruning examines, while others wait for the store
+PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
 WIPE_SLICE = 2000  # pruned events
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
