@@ -14,6 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -33,6 +34,9 @@ TELL_EVERY = 1.0  # seconds, that an errand is under way
 PATIENCE = 60.0  # seconds to wait for a sign of life
 START = 3.0  # seconds that a collector may take to start
 LOOK_EVERY = 0.05  # seconds
+LONG = 3  # times what is usual
+REST = 50  # times what a long step took
+MAX_REST = 1.0  # seconds
 MAX_PATH = 100  # bytes of a socket's path; systems allow 104 or 108
 
 T = TypeVar("T")
@@ -152,19 +156,44 @@ class ErrandServer:
     def _steps(self, connection: socket.socket) -> Do:
         """Runs steps between commits, as long as the command is there."""
         last_sign = time.monotonic()
+        pauses = Pauses()
 
         def do(step: Callable[[Store], T]) -> T:
             nonlocal last_sign
             began = time.monotonic()
-            result = self._writer.post(step).result()
+            result, took = self._writer.post(partial(_timed, step)).result()
             now = time.monotonic()
-            time.sleep(now - began)  # half of the time is for what comes in
+            time.sleep(pauses.after(took, now - began))
             if now - last_sign > TELL_EVERY:
                 last_sign = now
                 connection.sendall(b"\n")
             return result
 
         return do
+
+
+class Pauses:
+    """How long to leave the store to others after each step, in seconds."""
+
+    def __init__(self) -> None:
+        self._usual = 0.0
+
+    def after(self, took: float, waited: float) -> float:
+        """The pause after a step that `took` so long, or `waited` if its wait for a turn counts.
+
+        Half of the time is for what comes in. After an unusually long step, such as one that writes
+        a checkpoint, it is nearly all of it, so that few requests have to wait for one.
+        """
+        is_long = took > LONG * self._usual > 0
+        self._usual += (took - self._usual) / 10 if self._usual else took
+        return min(REST * took, MAX_REST) if is_long else waited
+
+
+def _timed(step: Callable[[Store], T], store: Store) -> tuple[T, float]:
+    """What a step returns, and how many seconds it took."""
+    began = time.monotonic()
+    result = step(store)
+    return result, time.monotonic() - began
 
 
 def _listen(path: Path) -> socket.socket | None:

@@ -15,7 +15,7 @@ import pytest
 from tap_autopilot.amounts import amount
 from tap_autopilot.collector.commands import prune
 from tap_autopilot.collector.database import open_reader
-from tap_autopilot.collector.errands import Do, Errand, reachable
+from tap_autopilot.collector.errands import Do, Errand, Pauses, reachable
 from tap_autopilot.collector.prune import prune_loaded
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Slice, Store, Unavailable
@@ -300,3 +300,11 @@ def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert counting({"email_opened": Loaded(last + 10, "2025-01-01T00:00:00Z")})["pruned"] == 0
     assert examined > 1  # another start_date: from the beginning
     store.close()
+
+
+def test_after_an_unusually_long_step_pruning_pauses_for_longer() -> None:
+    pauses = Pauses()
+    assert [pauses.after(0.001, waited) for waited in (0.001, 0.005)] == [0.001, 0.005]
+    assert pauses.after(0.006, 0.007) == pytest.approx(0.3)
+    assert pauses.after(0.2, 0.2) == 1
+    assert [pauses.after(0.3, 0.4) for _ in range(9)][-1] == 0.4, "on a slow disk it is usual"
