@@ -45,7 +45,8 @@ PROGRAMS = {
     "pipeline": "benchmarks.pipeline .venv-bench/ours .venv-target-postgres",
     "collector": "benchmarks.collector",
     "strangers": "benchmarks.strangers",
-    "store": "benchmarks.store 400000",
+    "door": "benchmarks.door",
+    "store": "benchmarks.store",
 }
 SOAK = ("kills", "churn", "nights", "histories", "collector-kills")
 GROUPS = {
