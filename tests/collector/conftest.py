@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,8 @@ CONSTANTS: dict[str, Any] = {
 class Collector:
     """A collector in a folder, which tests start and stop."""
 
+    under: Sequence[str] = ()  # a program that runs it
+
     def __init__(self, folder: Path, *, constants: Any = None, **settings: Any) -> None:
         """`constants` replace some of the collector's own, in forks."""
         self.folder = folder
@@ -83,7 +85,7 @@ class Collector:
         return ["--config", str(path), *more]
 
     def command(self) -> list[str]:
-        return [*COMMAND, *self.arguments()]
+        return [*self.under, *COMMAND, *self.arguments()]
 
     def start(self, *, fork: bool = False) -> Collector:
         reader, writer = os.pipe()
@@ -183,6 +185,29 @@ def sending(
         over.set()
         for thread in threads:
             thread.join()
+
+
+AS_ANOTHER = """
+import grp, os, pwd, sys  # before it may no longer read them
+from tap_autopilot.collector.errands import ask
+from tap_autopilot.collector.sqlite import SqliteReader
+os.setgroups([])
+os.setgid(int(sys.argv[2]))
+os.setuid(65534)
+try:
+    print(eval(sys.argv[3])(sys.argv[1]))
+except Exception as problem:
+    print(problem)
+"""
+
+
+def as_another(database: Path | str, do: str, group: int = 65534) -> str:
+    """What this expression prints of a database as another user, or the message of its error."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_ANOTHER, database, str(group), do],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE,
+    )  # fmt: skip
+    return done.stdout
 
 
 def signature(body: bytes, secret: str = SECRET) -> str:

@@ -7,7 +7,6 @@ import os
 import sqlite3
 import stat
 import subprocess
-import sys
 import tempfile
 import threading
 from contextlib import closing
@@ -18,7 +17,7 @@ import pytest
 
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tests.collector.conftest import COMMAND, ROOT, TOKEN, Collector, Start, sending
+from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, sending
 from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
 
@@ -264,21 +263,6 @@ def test_a_store_is_not_created_through_a_link(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-AS_ANOTHER = """
-import os, sys
-from tap_autopilot.collector.errands import ask
-from tap_autopilot.exceptions import UserError
-import pwd, grp
-os.setgroups([])
-os.setgid(int(sys.argv[2]))
-os.setuid(65534)
-try:
-    print(ask(sys.argv[1], {"erase": "nobody"}))
-except UserError as problem:
-    print(problem)
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become other users")
 def test_members_of_the_stores_group_may_ask_the_collector_and_others_are_told_whom() -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -289,12 +273,9 @@ def test_members_of_the_stores_group_may_ask_the_collector_and_others_are_told_w
             path = Path(f"{collector.database}.sock")
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             os.chown(path, 0, 1234)
-            for group, said in (("1234", "{'erased': 0, 'others': 0}"), ("99", "Cannot ask")):
-                done = subprocess.run(
-                    [sys.executable, "-c", AS_ANOTHER, collector.database, group],
-                    cwd=ROOT, capture_output=True, text=True, check=False, timeout=PATIENCE,
-                )  # fmt: skip
-                assert said in done.stdout, done.stderr
+            erase = 'lambda database: ask(database, {"erase": "nobody"})'
+            for group, said in ((1234, "{'erased': 0, 'others': 0}"), (99, "Cannot ask")):
+                assert said in as_another(collector.database, erase, group)
         finally:
             collector.stop()
     assert not path.exists()

@@ -177,22 +177,18 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 def test_the_response_comes_after_write_and_fsync(tmp_path: Path) -> None:
     """As strace sees the process."""
-    collector = Collector(tmp_path)
     calls = tmp_path / "calls"
     trace = "trace=pwrite64,fsync,fdatasync,write,writev,sendto,sendmsg"
-    process = subprocess.Popen(
-        ["strace", "-f", "-y", "-s", "30", "-e", trace, "-o", calls, *collector.command()],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    collector.url = process.stdout.readline().split()[-1]
+    collector = Collector(tmp_path)
+    collector.under = ["strace", "-f", "-y", "-s", "30", "-e", trace, "-o", str(calls)]
+    collector.start()
     for number in range(3):
         assert collector.post("/v1/track", {"messageId": str(number)}).status_code == 200
-    (traced,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert collector.process is not None
+    of = collector.process.pid
+    (traced,) = Path(f"/proc/{of}/task/{of}/children").read_text().split()
     os.kill(int(traced), signal.SIGTERM)
-    process.wait(PATIENCE)
-    process.stdout.close()
+    collector.process.wait(PATIENCE)
     found: list[str] = []
     for line in calls.read_text().splitlines():
         for mark, call in (
@@ -216,13 +212,9 @@ def test_an_io_error_ends_it_before_anything_more_is_acknowledged(
     tmp_path: Path, fault: str
 ) -> None:
     collector = Collector(tmp_path)
-    process = subprocess.Popen(
-        ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync,pwrite64",
-         "-e", f"inject={fault}", *collector.command()],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    collector.url = process.stdout.readline().split()[-1]
+    traced = ["strace", "-f", "-o", "/dev/null", "-e", "trace=fdatasync,fsync,pwrite64"]
+    collector.under = [*traced, "-e", f"inject={fault}"]
+    collector.start()
     acknowledged = set()
     for number in range(100):
         try:
@@ -231,9 +223,9 @@ def test_an_io_error_ends_it_before_anything_more_is_acknowledged(
             break
         if answer.status_code == 200:
             acknowledged.add(str(number))
-    _, log = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 1
-    assert "Z CRITICAL " in log.splitlines()[-1]
+    assert collector.process is not None
+    assert collector.process.wait(PATIENCE) == 1
+    assert "Z CRITICAL " in collector.log.read_text().splitlines()[-1]
     stored = [json.loads(body)["messageId"] for body in collector.bodies()]
     assert len(acknowledged) > 3
     assert acknowledged <= set(stored)

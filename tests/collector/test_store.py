@@ -17,7 +17,7 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.exceptions import UserError
-from tests.collector.conftest import event
+from tests.collector.conftest import as_another, event
 
 
 def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: Path) -> None:
@@ -58,17 +58,6 @@ def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
     assert {one: one.read_bytes() for one in tmp_path.iterdir()} == before
 
 
-READ_AS_NOBODY = """
-import os, sys
-from tap_autopilot.collector.sqlite import SqliteReader
-os.setuid(65534)
-try:
-    print(len(SqliteReader(sys.argv[1]).read(0, 10)))
-except Exception as problem:
-    print(problem)
-"""
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bool) -> None:
@@ -84,14 +73,12 @@ def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bo
                 shutil.copy(path, folder)
         for path in (Path(name), folder, *folder.iterdir()):
             path.chmod(0o555)
-        done = subprocess.run(
-            [sys.executable, "-c", READ_AS_NOBODY, folder / "events.db"],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        said = as_another(folder / "events.db", "lambda path: len(SqliteReader(path).read(0, 10))")
         if not closed:
             store.close()
-    said = "1\n" if closed else "run tap-autopilot-collector --check as its owner, root.\n"
-    assert done.stdout.endswith(said), done.stderr
+    assert said.endswith(
+        "1\n" if closed else "run tap-autopilot-collector --check as its owner, root.\n"
+    )
 
 
 def test_commits_are_synced_and_the_wal_does_not_stay_large(database: str) -> None:
