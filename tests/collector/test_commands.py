@@ -148,10 +148,6 @@ def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> N
     assert "already exists" in done.stderr
     assert not other.exists() or other.read_text() == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
-
-
-def test_a_backup_that_cannot_be_written_leaves_nothing(start: Start, tmp_path: Path) -> None:
-    collector = start()
     done = collector.run("--backup", str(tmp_path / "nowhere" / "copy.db"))
     assert done.returncode == 2
     assert "Cannot write the backup" in done.stderr

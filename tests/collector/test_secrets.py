@@ -14,7 +14,7 @@ from tests.collector.conftest import KEY, TOKEN, signature
 from tests.collector.in_memory import Sender, serve
 
 SECRETS = ["first-secret", "another, longer secret", "last"]
-BASIC = base64.b64encode(f"{KEY}:".encode()).decode()
+WITH_COLON, WITHOUT = (base64.b64encode(key.encode()).decode() for key in (f"{KEY}:", KEY))
 
 
 @pytest.mark.parametrize("given", [*SECRETS, "first-secreT", "x", ""])
@@ -43,8 +43,11 @@ def test_all_secrets_are_compared_whichever_it_is(
 @pytest.mark.parametrize(
     ("path", "header", "body", "refusal"),
     [
-        ("/v1/track", f"Authorization: Basic {BASIC}", b"{}", 401),
+        ("/v1/track", f"Authorization: Basic {WITH_COLON}", b"{}", 401),
+        ("/v1/track", f"Authorization: basic {WITHOUT}", b"{}", 401),
         ("/v1/track", f"Authorization: Bearer {KEY}", b"{}", 401),
+        ("/v1/track", f"Authorization: Bearer {WITH_COLON}", b"{}", 401),
+        ("/v1/track", f"Authorization: bearer {WITHOUT}", b"{}", 401),
         ("/v1/track", "X: x", b'{"writeKey":"%s"}' % KEY.encode(), 401),
         ("/v1/batch", "X: x", b'{"batch":[],"writeKey":"%s"}' % KEY.encode(), 401),
         ("/segment", f"X-Signature: {signature(b'{}')}", b"{}", 401),

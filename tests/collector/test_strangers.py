@@ -21,6 +21,7 @@ from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
 from tap_autopilot.collector.writer import Pending
 from tests.collector.conftest import KEY, Collector, Start, read_all, sending, signature
+from tests.collector.test_fuzz_events import READERS
 from tests.conftest import PATIENCE
 
 MB = 2**20
@@ -166,29 +167,14 @@ def test_good_senders_are_served_while_strangers_send_at_full_speed(start: Start
 
 
 ODD = b'"\\ud800"'
-SCANNED: dict[str, tuple[Callable[[bytes], Found], bytes]] = {
-    "call": (
-        lambda body: events.from_call(body, 0, "track"),
-        b'{"a":%s,"writeKey":"k","event":%s,"context":{"b":%s}}' % (ODD, ODD, ODD),
-    ),
-    "batch": (
-        lambda body: events.from_batch(body, 0, MB),
-        b'{"context":{"a":%s},"integrations":{"c":%s},"writeKey":%s,"batch":[%s]}'
-        % (ODD, ODD, ODD, b",".join([b'{"context":{"b":%s},"writeKey":%s}' % (ODD, ODD)] * 50)),
-    ),
-    "webhook": (
-        lambda body: events.from_webhook(body, 0)[0],
-        b"[%s]" % b",".join([b'{"messageId":%s,"writeKey":"k","a":%s}' % (ODD, ODD)] * 50),
-    ),
-    "hook": (lambda body: events.from_hook(body, 0, ""), b'{"event":%s}' % ODD),
-    "activity": (
-        lambda body: events.from_activity(body, 0),
-        b"[%s]" % b",".join([b'{"event":"e","a":%s}' % ODD] * 50),
-    ),
-    "nesting": (
-        lambda body: events.from_batch(body, 0, MB),
-        b'{"batch":[{"writeKey":1,"a":%s%s}]}' % (b"[" * 9000, b"]" * 9000),
-    ),
+SCANNED = {
+    "call": b'{"a":%s,"writeKey":"k","event":%s,"context":{"b":%s}}' % (ODD, ODD, ODD),
+    "batch": b'{"context":{"a":%s},"integrations":{"c":%s},"writeKey":%s,"batch":[%s]}'
+    % (ODD, ODD, ODD, b",".join([b'{"context":{"b":%s},"writeKey":%s}' % (ODD, ODD)] * 50)),
+    "webhook": b"[%s]" % b",".join([b'{"messageId":%s,"writeKey":"k","a":%s}' % (ODD, ODD)] * 50),
+    "hook": b'{"event":%s}' % ODD,
+    "activity": b"[%s]" % b",".join([b'{"event":"e","a":%s}' % ODD] * 50),
+    "batch, nested": b'{"batch":[{"writeKey":1,"a":%s%s}]}' % (b"[" * 9000, b"]" * 9000),
 }
 
 
@@ -202,8 +188,8 @@ def test_the_slow_scanner_reads_a_body_once(name: str, monkeypatch: pytest.Monke
         return scan(data)
 
     monkeypatch.setattr(raw_json, "_scan", counted)
-    read, body = SCANNED[name]
-    found = read(body)
+    body = SCANNED[name]
+    found = READERS[name.partition(",")[0]](body)
     assert found.events
     assert scanned == [len(body)]
     assert all(type(event.body) is bytes for event in found.events)
@@ -212,11 +198,9 @@ def test_the_slow_scanner_reads_a_body_once(name: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("name", sorted(SCANNED))
 def test_the_slow_scanner_never_runs_in_an_event_loop(name: str) -> None:
-    read, body = SCANNED[name]
-
     async def run() -> None:
         with pytest.raises(TooSlow):
-            read(body)
+            READERS[name.partition(",")[0]](SCANNED[name])
 
     asyncio.run(run())
 
