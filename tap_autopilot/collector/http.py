@@ -21,8 +21,8 @@ import httptools
 
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import UNREAD, Notices
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.request import JSON, RETRY_AFTER, Handler, Refusal, Request
-from tap_autopilot.collector.writer import Pending
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tap_autopilot.collector.writer import Pending
+from tap_autopilot.collector.pending import Pending
 
 CODES = {
     400: "invalid_request",
@@ -74,25 +74,19 @@ class Request:
 
     def add(self, data: bytes) -> str | None:
         """Keep a part of the body, and reserve memory for it. Returns why there is none, if so."""
-        pending, size = self._pending, len(data)
-        if pending.bytes + size > pending.limit:
-            return "too many events are waiting for the disk"
-        if not self.is_known and pending.strangers + size > pending.max_strangers:
-            return "too many bodies came without a secret in their headers"
+        if problem := self._pending.reserve(len(data), is_known=self.is_known):
+            return problem
         if self._body:  # one piece, because many small ones take 40 times their size
             if isinstance(self._body, bytes):
                 self._body = bytearray(self._body)
             self._body += data
         else:
             self._body = data
-        pending.bytes += size
-        pending.strangers += 0 if self.is_known else size
         return None
 
     def release(self) -> None:
         """Stop counting the body, which is discarded or counted elsewhere from here on."""
-        self._pending.bytes -= len(self._body)
-        self._pending.strangers -= 0 if self.is_known else len(self._body)
+        self._pending.release(len(self._body), is_known=self.is_known)
         self._body = b""
 
     def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:

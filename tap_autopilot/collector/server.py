@@ -26,11 +26,12 @@ from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.collector.track_calls import TrackCalls
-from tap_autopilot.collector.writer import Pending, Writer
+from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import UserError
 
 LOG = logging.getLogger(__name__)

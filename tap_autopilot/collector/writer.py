@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.store import Received, Store, Unavailable
 
 LOG = logging.getLogger(__name__)
@@ -30,19 +31,6 @@ LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync tha
 OVERHEAD = 200  # bytes per event on top of its body
 
 T = TypeVar("T")
-
-
-class Pending:
-    """How many bytes are in memory but not on disk. For use in the event loop's thread only.
-
-    Of these, senders that have shown no secret get half, or a body of `max_body` bytes.
-    """
-
-    def __init__(self, limit: int, max_body: int = 0) -> None:
-        self.limit = limit
-        self.max_strangers = max(limit // 2, max_body)
-        self.bytes = 0
-        self.strangers = 0
 
 
 Done = Callable[[Unavailable | None], None]
@@ -124,12 +112,9 @@ class Writer:
         Raises Unavailable if it is known already that they cannot be stored.
         """
         size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
-        if self._pending.bytes + size > self._pending.limit:
-            raise Unavailable("too many events are waiting for the disk")
-        if (trouble := self.trouble) is not None:
-            raise Unavailable(trouble)
+        if problem := self.trouble or self._pending.reserve(size, is_known=True):
+            raise Unavailable(problem)
         work = _Work(events, size, done)
-        self._pending.bytes += size
         self._waiting.append(work)
         with self._lock:
             self._queue.append(work)
@@ -282,7 +267,7 @@ class Writer:
 
     def _settle(self, group: list[_Work], problem: Unavailable | None) -> None:
         for work in group:
-            self._pending.bytes -= work.size
+            self._pending.release(work.size, is_known=True)
             work.settle(problem)
         while self._waiting and self._waiting[0].is_settled:
             self._waiting.popleft()

@@ -14,7 +14,7 @@ from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
-from tap_autopilot.collector.writer import Pending
+from tap_autopilot.collector.pending import Pending
 from tests.collector.conftest import KEY, SECRET, TOKEN
 
 MAX_BODY = 8 * 2**20

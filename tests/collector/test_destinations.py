@@ -19,11 +19,12 @@ from tap_autopilot.collector.config import destination_list
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.reader import Cursor, Event, Reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.track_calls import TrackCalls
-from tap_autopilot.collector.writer import Pending, Writer
+from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector import destination as servers
 from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start, signature

@@ -23,6 +23,7 @@ import requests
 
 from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received
 from tests.collector.conftest import Collector, Start
@@ -87,7 +88,7 @@ def test_trouble_is_noticed_while_nothing_is_received(
 
     async def run() -> None:
         failures: list[BaseException] = []
-        one = writer.Writer(store, writer.Pending(1), Metrics(), 50, failures.append)
+        one = writer.Writer(store, Pending(1), Metrics(), 50, failures.append)
         for free, troubled in ((100, False), (10, True), (100, False)):
             monkeypatch.setattr(store, "free_bytes", partial(int, free))
             deadline = time.monotonic() + PATIENCE
@@ -122,7 +123,7 @@ def test_a_commit_waits_a_moment_for_the_senders_just_answered(
     monkeypatch.setattr(store, "append", append_slowly)
 
     async def run() -> None:
-        one = writer.Writer(store, writer.Pending(1 << 20), Metrics(), 0, print)
+        one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
         loop = asyncio.get_running_loop()
         done = [loop.create_future() for _ in range(3)]
         events = [Received(0, "segment", "track", "E", b"{}", None, True)]

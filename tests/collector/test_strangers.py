@@ -16,10 +16,10 @@ import pytest
 from benchmarks.strangers import attacks
 from tap_autopilot.collector import compression, events, keys, raw_json
 from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import TooSlow
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
-from tap_autopilot.collector.writer import Pending
 from tests.collector.conftest import KEY, Collector, Start, read_all, sending, signature
 from tests.collector.test_fuzz_events import READERS
 from tests.conftest import PATIENCE
