@@ -125,10 +125,10 @@ def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
     """What Segment's Webhooks destination sent, and the first event of an array, the signed one."""
     if raw_json.is_array(body):
         listed = raw_json.items(body)
-        found = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
-        return Found(_identified(found, body)), listed[0] if listed else None
-    found, key, _ = from_call(body, now, "segment")
-    return Found(_identified(found, body), key), None
+        events = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
+        return Found(_identified(events, body)), listed[0] if listed else None
+    events, key, _ = from_call(body, now, "segment")
+    return Found(_identified(events, body), key), None
 
 
 def from_hook(body: bytes, now: int, event: str) -> Found:
@@ -140,9 +140,9 @@ def from_hook(body: bytes, now: int, event: str) -> Found:
         bodies = [raw_json.check(body)]
     event = _clean(event)
     route = f"hooks/{event}" if event else "hooks"
-    named = [(one, event or _name_in(one)) for one in bodies]
-    found = _delivered(body, named, "hook", route, now)
-    return Found([event._replace(about=_subject(event.body)) for event in found])
+    named = [(body, event or _name_in(body)) for body in bodies]
+    events = _delivered(body, named, "hook", route, now)
+    return Found([event._replace(about=_subject(event.body)) for event in events])
 
 
 def _subject(body: bytes) -> bytes | None:
@@ -174,7 +174,7 @@ def from_activity(body: bytes, now: int) -> Found:
             bodies = [raw_json.check(body)]
     except NotJson:
         return _from_lines(body, now)
-    named = [(one, _name_in(one)) for one in bodies]
+    named = [(body, _name_in(body)) for body in bodies]
     return Found(_delivered(body, named, "activity", "activity", now))
 
 
@@ -221,11 +221,11 @@ class _Shared:
 
     def __init__(self, batch: _Batch) -> None:
         values = {name: raw_json.raw(getattr(batch, name)) for name in _SHARED}
-        self._values = {name: one for name, one in values.items() if one not in (b"", b"null")}
+        self._values = {n: value for n, value in values.items() if value not in (b"", b"null")}
         self.objects = {
-            name: raw_json.members(one)
-            for name, one in self._values.items()
-            if raw_json.is_object(one)
+            name: raw_json.members(value)
+            for name, value in self._values.items()
+            if raw_json.is_object(value)
         }
         self._tail = _members(self._values)
         self.size = len(self._tail)
@@ -241,14 +241,14 @@ class _Shared:
 
     def merged_with(self, call: _Call | _UsualCall) -> dict[str, bytes]:
         """The members to replace in an event: objects that lack something of the batch's."""
-        found = {}
+        merged = {}
         for name, ours in self.objects.items():
             own = raw_json.raw(getattr(call, name))
             if raw_json.is_object(own):
                 theirs = raw_json.members(own)
                 if not ours.keys() <= theirs.keys():
-                    found[name] = raw_json.build({**ours, **theirs})
-        return found
+                    merged[name] = raw_json.build({**ours, **theirs})
+        return merged
 
 
 _NOTHING = _Shared(_Batch())
@@ -260,9 +260,9 @@ def _segment(
     """An event with an id, without its write key, with what it lacks of the shared fields."""
     merged = shared.merged_with(call) if shared.objects else None
     if merged or call.writeKey is not _ABSENT:
-        found = {**raw_json.members(body), **(merged or {})}
-        found.pop("writeKey", None)
-        body = raw_json.build(found)
+        members = {**raw_json.members(body), **(merged or {})}
+        members.pop("writeKey", None)
+        body = raw_json.build(members)
     if tail := shared.missing_in(call):
         head = body[:-1].rstrip()
         body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
@@ -294,23 +294,23 @@ def _delivered(
     delivery: bytes, bodies: list[tuple[bytes, str]], source: str, route: str, now: int
 ) -> list[Received]:
     """Events without ids, each with its name."""
-    found = [
+    events = [
         Received(now, source, route, name, bytes(body), None, for_good=False)
         for body, name in bodies
     ]
-    return _identified(found, delivery)
+    return _identified(events, delivery)
 
 
-def _identified(found: list[Received], delivery: bytes) -> list[Received]:
+def _identified(events: list[Received], delivery: bytes) -> list[Received]:
     """Events that have no id get one for an hour: the delivery's digest and their place in it."""
-    if all(event.key for event in found):
-        return found
-    digest = _digest(b"body", found[0].route.encode("utf-8", "surrogatepass"), delivery)
+    if all(event.key for event in events):
+        return events
+    digest = _digest(b"body", events[0].route.encode("utf-8", "surrogatepass"), delivery)
     return [
         event._replace(key=digest[:DELIVERY] + place.to_bytes(4, "big"), for_good=False)
         if event.key is None
         else event
-        for place, event in enumerate(found)
+        for place, event in enumerate(events)
     ]
 
 
@@ -323,10 +323,10 @@ def _name_in(body: bytes) -> str:
 
 def _text(raw: bytes) -> str:
     """A string that is safe to store and print; empty if it is another value."""
-    found = raw_json.string(raw) or ""
+    text = raw_json.string(raw) or ""
     if b"\\" in raw:
-        found = found.encode("utf-8", "replace").decode()
-    return _clean(found)
+        text = text.encode("utf-8", "replace").decode()
+    return _clean(text)
 
 
 def _clean(name: str) -> str:

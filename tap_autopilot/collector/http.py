@@ -85,7 +85,7 @@ class Server:
         self._ticking = self.loop.call_later(TICK, self._tick)
         self._date = formatdate(usegmt=True).encode()
         now = self.loop.time()
-        for connection in [one for one in self.connections if one.deadline < now]:
+        for connection in [c for c in self.connections if c.deadline < now]:
             connection.expire()
 
 

@@ -34,12 +34,12 @@ class Keys:
 
     def accept(self, candidates: Sequence[str]) -> bool:
         """Whether any of the candidates is one of the secrets."""
-        found = False
+        accepted = False
         for candidate in candidates:
             digest = _digest(candidate)
-            for one in self._digests:
-                found |= hmac.compare_digest(digest, one)
-        return found
+            for secret in self._digests:
+                accepted |= hmac.compare_digest(digest, secret)
+        return accepted
 
 
 class SigningKeys:
@@ -54,11 +54,11 @@ class SigningKeys:
     def accept(self, body: bytes, signature: str) -> bool:
         """Whether the signature is the hex HMAC-SHA1 of the body, with any of the secrets."""
         given = signature.strip().lower().encode("utf-8", "replace")
-        found = False
+        accepted = False
         for secret in self._secrets:
             expected = hmac.new(secret, body, hashlib.sha1).hexdigest().encode()
-            found |= hmac.compare_digest(expected, given)
-        return found
+            accepted |= hmac.compare_digest(expected, given)
+        return accepted
 
 
 def from_authorization(header: str) -> list[str]:
@@ -71,12 +71,12 @@ def from_authorization(header: str) -> list[str]:
     rest = rest.strip()
     if scheme.lower() not in ("basic", "bearer") or not rest:
         return []
-    found = [rest] if scheme.lower() == "bearer" else []
+    keys = [rest] if scheme.lower() == "bearer" else []
     try:
         user = base64.b64decode(rest + "=" * (-len(rest) % 4)).decode()
     except ValueError:  # not Base64, not ASCII, or not UTF-8 inside
-        return found
-    return [*found, user.partition(":")[0]]
+        return keys
+    return [*keys, user.partition(":")[0]]
 
 
 def in_body(parts: Iterable[bytes]) -> Iterator[str]:

@@ -102,12 +102,12 @@ def items(data: bytes) -> list[bytes]:
     if isinstance(data, _Split):
         return [value for _, value in data.members]
     try:
-        found = [bytes(item) for item in _ARRAY.decode(data)]
+        values = [bytes(item) for item in _ARRAY.decode(data)]
     except (msgspec.DecodeError, RecursionError):
         return items(_scan(data))
-    if len(found) > MAX_ITEMS:
+    if len(values) > MAX_ITEMS:
         raise TooLarge("too many events or values")
-    return found
+    return values
 
 
 def members(data: bytes) -> dict[str, bytes]:
@@ -130,9 +130,9 @@ def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> tuple[S, bytes]:
             return decoder.decode(data), data
         except (msgspec.DecodeError, RecursionError):
             data = _scan(data)
-    found = members(data)
+    by_name = members(data)
     kind: Any = decoder.type
-    return kind(**{n: found[n] for n in kind.__struct_fields__ if n in found}), data
+    return kind(**{n: by_name[n] for n in kind.__struct_fields__ if n in by_name}), data
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:
@@ -148,9 +148,10 @@ def raw(value: msgspec.Raw) -> bytes:
     return value if isinstance(value, bytes) else bytes(value)
 
 
-def build(found: dict[str, bytes]) -> bytes:
+def build(by_name: dict[str, bytes]) -> bytes:
     """An object of these members."""
-    return b"{%s}" % b",".join([b"%s:%s" % (_quoted(name), found[name]) for name in found])
+    pairs = [b"%s:%s" % (_quoted(name), value) for name, value in by_name.items()]
+    return b"{%s}" % b",".join(pairs)
 
 
 def _quoted(name: str) -> bytes:

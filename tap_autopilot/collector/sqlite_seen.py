@@ -117,10 +117,10 @@ class Seen:
     def _indexed(self, keys: Collection[bytes], execute: Execute) -> set[bytes]:
         """Those of these keys that the index has."""
         numbers = sorted(number for number, _ in in_index(keys))
-        found: set[tuple[int, int]] = set()
+        indexed: set[tuple[int, int]] = set()
         for part in _parts(numbers):
-            found.update(execute(_look_up(len(part)), part))
-        return {key for key in keys if IN_INDEX.unpack(key) in found} if found else set()
+            indexed.update(execute(_look_up(len(part)), part))
+        return {key for key in keys if IN_INDEX.unpack(key) in indexed} if indexed else set()
 
 
 def in_index(keys: Iterable[bytes]) -> Iterator[tuple[int, int]]:

@@ -96,7 +96,7 @@ MUTANTS = (
     Mutant(
         "write keys are stored",
         "collector/events.py",
-        '        found.pop("writeKey", None)\n',
+        '        members.pop("writeKey", None)\n',
         "",
         "collector/test_endpoints.py -k no_secret",
     ),
@@ -117,8 +117,8 @@ MUTANTS = (
     Mutant(
         "secrets are compared only until one is found",
         "collector/keys.py",
-        "                found |= hmac.compare_digest(digest, one)\n",
-        "                found = found or hmac.compare_digest(digest, one)\n",
+        "                accepted |= hmac.compare_digest(digest, secret)\n",
+        "                accepted = accepted or hmac.compare_digest(digest, secret)\n",
         "collector/test_secrets.py",
     ),
     Mutant(
