@@ -12,7 +12,8 @@
 #                 the folder rows: {"destination_path": "rows"}. Another target needs a line in the
 #                 crontab: TARGET=target/bin/target-postgres --config target.json
 #   catalog.json  optional: which streams and columns to read
-#   tap, target   the two programs, each in its own virtual environment
+#   tap, target   the two programs, each in its own virtual environment. If they are elsewhere, as with
+#                 pipx, name them in the crontab: TAP=/home/etl/.local/bin/tap-autopilot
 # cron mails what the script prints: nothing after a good night, otherwise the tap's warnings about
 # data, or why the run failed. The next run resumes after what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tap_autopilot.run.terminal import columns
+from tap_autopilot.sandbox.demo import _show_rates
 
 BIN = Path(sys.executable).parent
 TARGET = """#!{python}
@@ -68,3 +70,17 @@ def test_a_target_that_fails_is_shown(tmp_path: Path, code: int) -> None:
     assert done.returncode == code
     assert done.stderr.startswith("WARNING the target's\n")
     assert "Next" not in done.stdout
+
+
+def test_rates_are_shares_of_the_delivered_emails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = {"delivered": ["a", "b"], "opened": ["a", "a", "c"], "clicked": ["c"]}
+    for kind, contacts in people.items():
+        rows = [
+            {"campaign_name": "J", "email_id": "m", "context_traits_contact_id": contact}
+            for contact in contacts
+        ]
+        (tmp_path / f"email_{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    _show_rates(tmp_path)
+    assert capsys.readouterr().out.splitlines()[1].split() == ["J", "2", "50%", "0%"]

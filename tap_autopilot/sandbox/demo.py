@@ -197,7 +197,7 @@ def _show_contact(folder: Path) -> None:
 
 
 def _show_rates(folder: Path) -> None:
-    """The share of a journey's emails that were opened, and the share that were clicked."""
+    """The shares of a journey's delivered emails that were opened and clicked."""
     journeys: dict[str, dict[str, set[tuple[str, str]]]] = {}
     for stream in ("email_delivered", "email_opened", "email_clicked"):
         for row in _rows(folder / f"{stream}.jsonl"):
@@ -207,12 +207,12 @@ def _show_rates(folder: Path) -> None:
                 counts[stream].add((person, row["email_id"]))
     print(f"  {'journey':24} {'delivered':>9} {'opened':>7} {'clicked':>7}")
     for journey, counts in sorted(journeys.items()):
-        delivered = len(counts["email_delivered"])
-        if delivered:
+        if delivered := counts["email_delivered"]:
             opened, clicked = (
-                min(len(counts[name]) / delivered, 1) for name in ("email_opened", "email_clicked")
+                len(counts[name] & delivered) / len(delivered)
+                for name in ("email_opened", "email_clicked")
             )
-            print(f"  {fit(journey, 24)} {delivered:>9,} {opened:>7.0%} {clicked:>7.0%}")
+            print(f"  {fit(journey, 24)} {len(delivered):>9,} {opened:>7.0%} {clicked:>7.0%}")
 
 
 def _show_odd(folder: Path) -> None:
