@@ -138,8 +138,8 @@ class _Account:
         if self._most <= PUBLISHED_RATE:
             return f"{text} at max_requests_per_second, {self._most:g}."
         return (
-            f"{text} at {PUBLISHED_RATE:g} requests a second, which Autopilot publishes as its"
-            f" limit, or {fast} at {self._most:g}, if the API allows that."
+            f"{text} at {PUBLISHED_RATE:g} requests a second, Autopilot's published limit, or"
+            f" {fast} at {self._most:g}, if the API allows that."
         )
 
 

@@ -30,7 +30,7 @@ EXAMPLES = """examples, with the key in TAP_AUTOPILOT_API_KEY:
   tap-autopilot --test
   tap-autopilot --state state.json | target-jsonl --config target.json > states
 
---about describes the settings and streams; https://pypi.org/project/tap-autopilot/ has the rest."""
+--about describes the settings and streams. Documentation: https://pypi.org/project/tap-autopilot/"""
 
 
 def _parser() -> Parser:
@@ -54,7 +54,7 @@ def _parser() -> Parser:
         "--full-refresh", action="append", metavar="STREAMS",
         help="comma-separated streams to start over, whatever the state says; the others resume",
     )  # fmt: skip
-    add("-q", "--quiet", action="store_true", help="show no live progress in a terminal")
+    add("-q", "--quiet", action="store_true", help="hide the live progress in a terminal")
     add = parser.modes.add_argument
     add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
     add("--test", action="store_true", help="check the settings and the key, and estimate a run")

@@ -54,7 +54,7 @@ def test_it_fits_on_a_page_and_shows_nothing_alarming(tmp_path: Path) -> None:
     assert len(shown) == 16
     total = sum(int(count.replace(",", "")) for count in shown)
     assert total == int(complete[1].replace(",", ""))
-    received = re.search(r"and (\d+) changes of contacts", done.stdout)
+    received = re.search(r"and (\d+) contact changes", done.stdout)
     loaded = re.search(r"contact_events +(\d+)", done.stdout)
     assert received is not None
     assert loaded is not None

@@ -134,7 +134,7 @@ def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
     assert re.fullmatch(  # on a slow machine both rates may take as long
         r"The API key works\. The account has 12,345 contacts and 3 smart segments, with 900 members"
         r" in them\.\nA run of all tables takes about 138 requests: \d+ s(?: at 5 requests a"
-        r" second, which Autopilot publishes as its limit, or \d+ s at 40, if the API allows that)?"
+        r" second, Autopilot's published limit, or \d+ s at 40, if the API allows that)?"
         r"\.\n",
         done.stdout.decode(),
     )

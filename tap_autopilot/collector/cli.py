@@ -34,7 +34,7 @@ EXAMPLES = """examples, with the secrets in the environment:
   tap-autopilot-collector --database events.db
   tap-autopilot-collector --database events.db --prune --state state.json
 
---about describes the settings; https://pypi.org/project/tap-autopilot/ has the rest."""
+--about describes the settings. Documentation: https://pypi.org/project/tap-autopilot/"""
 
 
 def _parser() -> Parser:
@@ -65,7 +65,7 @@ def _parser() -> Parser:
         "--erase", metavar="WHO",
         help="remove every event of a person, given by email address or contact id",
     )  # fmt: skip
-    add("--forget-destination", metavar="NAME", help="forget how far a former destination has got")
+    add("--forget-destination", metavar="NAME", help="forget the progress of a former destination")
     add(
         "--register-hooks", metavar="URL",
         help="register Autopilot's REST hooks; URL is the public URL of the collector",

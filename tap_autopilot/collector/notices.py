@@ -45,9 +45,8 @@ class Notices:
         """Warn of repeats since the last call; `total` are all since the start."""
         if total > self._repeated:
             LOG.warning(
-                "Duplicate events dropped: %d; the same messageId again, or the same delivery"
-                " within an hour.",
-                total - self._repeated,
+                "Dropped %s: the same messageId again, or the same delivery within an hour.",
+                amount(total - self._repeated, "duplicate event"),
             )
         self._repeated = total
 

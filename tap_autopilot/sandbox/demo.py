@@ -56,8 +56,7 @@ def main(tap: str, target: str, output: str) -> int:
             received = _received(tap, store)
             _say(
                 f"A collector at {url} received what the account pushes:\n"
-                f"{received['segment']:,} email events and {received['hook']:,} changes of"
-                " contacts."
+                f"{received['segment']:,} email events and {received['hook']:,} contact changes."
             )
             before = sandbox.responses
             code = _sync(tap, target, folder, sandbox.url, store)
@@ -72,7 +71,7 @@ def main(tap: str, target: str, output: str) -> int:
     _show_tables(folder)
     print("\nOne contact, with some of its columns:\n")
     _show_contact(folder)
-    print("\nRates by journey, which the API alone does not have:\n")
+    print("\nRates by journey, which the API alone does not know:\n")
     _show_rates(folder)
     _show_odd(folder)
     print(

@@ -77,7 +77,7 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
         collector.post("/v1/track", b'{"messageId":"1"}')
     collector.stop()
     log = collector.log.read_text()
-    assert "WARNING Duplicate events dropped: 2;" in log
+    assert "WARNING Dropped 2 duplicate events:" in log
     for line in (
         f"INFO Listening on {collector.url}, storing events in {collector.database} (store ",
         "/v1 is on; number of write_keys: 2.",
@@ -140,9 +140,9 @@ def test_repeats_that_are_dropped_are_warned_of(
     one = Notices()
     for total in (0, 3, 3, 5):
         one.repeated(total)
-    assert [text.partition(";")[0] for text in warned()] == [
-        "Duplicate events dropped: 3",
-        "Duplicate events dropped: 2",
+    assert [text.partition(":")[0] for text in warned()] == [
+        "Dropped 3 duplicate events",
+        "Dropped 2 duplicate events",
     ]
 
 
