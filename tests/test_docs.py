@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.pushed.rows import PROPERTIES, TRAITS
 from tools import meltano_definitions
 
 ROOT = Path(__file__).parents[1]
@@ -74,3 +75,11 @@ def test_each_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in [*DOCS.glob("*.md"), DOCS / "nightly.sh"]:
         assert f"docs/{path.name}" in readme
+
+
+def test_the_example_of_an_event_names_what_the_tap_reads() -> None:
+    example = re.search(r"client\.track\(.*?\n\)", (DOCS / "senders.md").read_text(), re.DOTALL)
+    assert example is not None
+    assert (
+        set(re.findall(r'"(\w+)":', example[0])) - {"traits"} <= PROPERTIES.keys() | TRAITS.keys()
+    )
