@@ -16,15 +16,18 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.collector import KEY, request, start
+from benchmarks.collector import EVENT, KEY, request, start
 from benchmarks.store import fill
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.store import Received
 
 COLLECTOR = [sys.executable, "-m", "tap_autopilot.collector"]
 DESTINATIONS = 4
 SENDERS = 16
 PAUSE = 0.01  # seconds between two events of a sender
 SECONDS = 10.0
+LARGE, MANY = 30_000, 10_000  # bytes of an event, events
 PRUNED = 30_000  # events in a round
 ROUNDS = 4
 
@@ -63,6 +66,28 @@ def measure(settings: Path, command: list[str]) -> list[float]:
         server.wait()
 
 
+def forward(folder: str, to: dict[str, str]) -> float:
+    """How many large events a collector forwards in a second, of those that it has."""
+    database = f"{folder}/large.db"
+    store = SqliteStore(database)
+    body = json.dumps({**EVENT, "more": "x" * LARGE}).encode()
+    store.append([Received(0, "segment", "track", "Email Opened", body, None, True)] * MANY)
+    store.close()
+    settings = {"database": database, "listen": "127.0.0.1:0", "log_level": "error"}
+    path = Path(folder) / "large.json"
+    path.write_text(json.dumps({**settings, "destinations": [{**to, "from": "start"}]}))
+    began = time.monotonic()
+    server, _ = start([*COLLECTOR, "--config", str(path)], 0)
+    try:
+        with open_reader(database) as reader:
+            while MANY not in [cursor.seq for cursor in reader.cursors().values()]:
+                time.sleep(0.05)
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()
+    return MANY / (time.monotonic() - began)
+
+
 def main() -> None:
     """Print a list."""
     os.sched_setaffinity(0, {1})
@@ -87,6 +112,7 @@ def main() -> None:
             took["receives"] += measure(alone, wait)
             took["also forwards"] += measure(forwarding, wait)
             took["is also pruned"] += measure(alone, prune)
+        speed = forward(folder, to[0])
     sink.terminate()
     sink.wait()
     p99 = {name: sorted(each)[int(len(each) * 0.99)] for name, each in took.items()}
@@ -95,6 +121,9 @@ def main() -> None:
             f"- while it {name}: p99 {seconds * 1000:.1f} ms, {seconds / p99['receives']:.1f}"
             f" times; {len(took[name]):,} events"
         )
+    print(
+        f"- it forwards {speed:,.0f} events of {LARGE // 1000} kB in a second, its start included"
+    )
 
 
 if __name__ == "__main__":

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector import client, destinations, notices, server, writer
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import UserError
-from tests.collector.conftest import KEY, SETTINGS, Collector
+from tests.collector.conftest import KEY, ROOT, SETTINGS, Collector
 
 DESTINATION = {
     "name": "one",
@@ -115,3 +116,17 @@ def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
     done = collector.run("--unknown=s3cret", "s3cret")
     assert done.returncode == 2
     assert "s3cret" not in done.stderr
+
+
+def test_times_that_tests_change_are_those_of_the_docs() -> None:
+    collector, operating = [
+        " ".join((ROOT / f"docs/{name}.md").read_text().split())
+        for name in ("collector", "operating")
+    ]
+    assert f"Requests time out after {client.DEADLINE:.0f} seconds" in collector
+    assert "waiting up to a minute" in collector
+    assert destinations.MAX_WAIT == 60
+    assert "then each kind of problem, at most once a minute" in operating
+    assert notices.EVERY == destinations.WARN_EVERY == server.SUM_UP_EVERY == 60
+    assert f"more than {writer.PATIENCE:.0f} seconds" in writer.SLOW
+    assert server.LAST_RESPONSES + server.LAST_COMMIT < 5
