@@ -97,8 +97,6 @@ class Stderr:
     It waits PATIENCE seconds for a stalled reader, then drops text until the reader continues.
     """
 
-    encoding = "utf-8"
-
     def __init__(self) -> None:
         self._patience = PATIENCE
         self._torn = False  # in the middle of a line
@@ -119,17 +117,6 @@ class Stderr:
         ready = bool(poll.poll(self._patience * 1000))
         self._patience = PATIENCE if ready else 0
         return ready
-
-    def flush(self) -> None:
-        """Do nothing, because nothing is buffered."""
-
-    def fileno(self) -> int:
-        """The file descriptor."""
-        return STDERR
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
-        return os.isatty(STDERR)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -259,34 +246,38 @@ def set_up(
     logging.raiseExceptions = False  # a full or closed stderr must not end the run
 
 
+def _handlers() -> list[_Handler]:
+    """What `set_up` made: one handler, or none before it."""
+    ours = logging.getLogger(OURS[0]).handlers
+    return [handler for handler in ours if isinstance(handler, _Handler)]
+
+
 def stderr() -> Stderr:
     """The stream of the log. All share its patience with a stalled reader."""
-    (handler,) = logging.getLogger(OURS[0]).handlers
-    assert isinstance(handler, _Handler)
-    assert isinstance(handler.stream, Stderr)
-    return handler.stream
+    (handler,) = _handlers()
+    stream: Stderr = handler.stream
+    return stream
 
 
 def sum_up() -> None:
     """Write how many similar warnings and errors were suppressed."""
-    for handler in logging.getLogger(OURS[0]).handlers:
-        if isinstance(handler, _Handler):
-            handler.sum_up()
+    for handler in _handlers():
+        handler.sum_up()
 
 
 def write_last(text: str, extra: dict[str, Any] | None = None) -> None:
     """Write a CRITICAL line to stderr, bypassing all locks, because a hung run may hold them."""
     logger = logging.getLogger(OURS[0])
     record = logger.makeRecord(logger.name, logging.CRITICAL, "", 0, text, (), None, extra=extra)
-    for handler in logger.handlers:
+    for handler in _handlers():
         with contextlib.suppress(OSError):
-            erase = ERASE if isinstance(handler, _Handler) and handler.live else ""
+            erase = ERASE if handler.live else ""
             Stderr().write(f"{erase}{handler.format(record)}\n")
 
 
 def are_json() -> bool:
     """Whether log lines are JSON."""
-    return any(isinstance(one.formatter, _Json) for one in logging.getLogger(OURS[0]).handlers)
+    return any(isinstance(handler.formatter, _Json) for handler in _handlers())
 
 
 def at_terminal() -> bool:
@@ -297,9 +288,8 @@ def at_terminal() -> bool:
 
 def write_above(live: Callable[[str], None] | None) -> None:
     """Pass formatted lines to `live` instead of stderr; None switches back to stderr."""
-    for handler in logging.getLogger(OURS[0]).handlers:
-        if isinstance(handler, _Handler):
-            handler.live = live
+    for handler in _handlers():
+        handler.live = live
 
 
 def _asked_by_meltano() -> tuple[str, str]:
