@@ -26,7 +26,8 @@ def python_versions() -> list[str]:
         classifiers = importlib.metadata.metadata(NAME).get_all("Classifier") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    return [one.removeprefix(PYTHON) for one in classifiers if one.startswith(f"{PYTHON}3.")]
+    supported = [name for name in classifiers if name.startswith(f"{PYTHON}3.")]
+    return [name.removeprefix(PYTHON) for name in supported]
 
 
 def about(form: str | None) -> str:

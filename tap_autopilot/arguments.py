@@ -85,9 +85,9 @@ class Parser(argparse.ArgumentParser):
         """The arguments, parsed; None for those of this process. Raises UserError."""
         args, unknown = self.parse_known_args(arguments)
         if unknown:
-            found = [match[0] for word in unknown if (match := _OPTION.match(word))]
+            misspelt = [match[0] for word in unknown if (match := _OPTION.match(word))]
             known = self._option_string_actions
-            options = [f"{option}{did_you_mean(option, known)}" for option in found]
+            options = [f"{option}{did_you_mean(option, known)}" for option in misspelt]
             self.error(f"unrecognized arguments: {', '.join(options) or NOT_SHOWN}")
         if args.format and not args.about:
             self.error("--format needs --about")

@@ -188,11 +188,11 @@ def log_bug(error: BaseException) -> None:
 
 def redactor(*secrets: str) -> Callable[[str], str]:
     """A function that removes secrets from a text, in all their usual encodings."""
-    found = [form for one in secrets if len(one) >= MIN_SECRET for form in _forms(one)]
-    if not found:
+    forms = [form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret)]
+    if not forms:
         return str
-    forms = re.compile("|".join(map(re.escape, sorted(found, key=len, reverse=True))))
-    return lambda text: forms.sub(HIDDEN, text)
+    pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
+    return lambda text: pattern.sub(HIDDEN, text)
 
 
 def _forms(secret: str) -> list[str]:

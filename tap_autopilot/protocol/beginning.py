@@ -88,7 +88,9 @@ class Beginning:
             if not table.log_based
         ]
         # Otherwise another run has ended since.
-        is_interrupted = None not in saved or any(one and not one.is_complete for one in saved)
+        is_interrupted = None not in saved or any(
+            current and not current.is_complete for current in saved
+        )
         not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
         for table in selected:
             name = table.stream.name

@@ -46,7 +46,7 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
             kind = fields.get("fieldType") or fields.get("field_type") or fields.get("type")
             schemas[name] = _TYPES.get(str(kind).lower(), _TEXT) | {"title": name}
     plain = collections.Counter([*taken, *(_column(name) for name in schemas if _is_plain(name))])
-    found = {}
+    chosen = {}
     alike: dict[str, list[str]] = {}
     for name, schema in sorted(schemas.items()):
         column = _column(name)
@@ -55,13 +55,13 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
             if _is_plain(name) and column not in taken:
                 alike.setdefault(column, []).append(f"{name!r} ({suffixed})")
             column = suffixed
-        found[column] = schema
+        chosen[column] = schema
     for column, rivals in alike.items():
         LOG.warning(
             "Custom fields %s differ only in case, so none of them has the column %s.",
             " and ".join(rivals), column,
         )  # fmt: skip
-    return found
+    return chosen
 
 
 def fields_of(schema: Mapping[str, Any]) -> dict[str, str]:

@@ -26,34 +26,38 @@ class Names(dict[str, Any]):
         super().__init__()
         self.shared: dict[str, list[str]] = {}
         self._unknown = 0
-        self._columns: dict[str, tuple[Any, Any]] = {plain(one): (None, None) for one in deselected}
-        self._columns |= {plain(one): (one, convert) for one, convert in converters.items()}
+        self._columns: dict[str, tuple[Any, Any]] = dict.fromkeys(
+            map(plain, deselected), (None, None)
+        )
+        self._columns |= {
+            plain(column): (column, convert) for column, convert in converters.items()
+        }
 
     def contested(self, document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
         """The columns for which a document has several fields, with the names of those fields.
 
         Fields with a value come first, then the column's own spelling.
         """
-        found = []
+        contested = []
         for column, spellings in self.shared.items():
             if sum(map(document.__contains__, spellings)) > 1:
                 names = [name for name in spellings if name in document]
                 names.sort(key=lambda name: (document[name] in (None, ""), name != column, name))
-                found.append((column, names))
-        return found
+                contested.append((column, names))
+        return contested
 
     def __missing__(self, name: str) -> tuple[Any, Any]:
-        column, convert = found = self._columns.get(plain(name), (name, None))
+        column, convert = entry = self._columns.get(plain(name), (name, None))
         if convert is None:
             self._unknown += 1
             if self._unknown > MAX_NAMES:
-                return found
-        self[name] = found
+                return entry
+        self[name] = entry
         if convert is not None:
             spellings = [known for known in self if self[known][0] == column]
             if len(spellings) > 1:
                 self.shared[column] = spellings
-        return found
+        return entry
 
 
 def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
