@@ -108,6 +108,16 @@ def test_a_destination_that_asks_for_no_wait_is_not_hammered(
     assert third - second >= 0.14
 
 
+def test_a_destination_that_asks_for_a_longer_wait_gets_it(
+    start: Start, destination: Destination
+) -> None:
+    destination.answer, destination.headers = lambda _: 503, {"Retry-After": "1"}
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: len(destination.tries) >= 2)
+    assert destination.tries[1] - destination.tries[0] >= 1
+
+
 # What a mended setting or time cures: the key, the path or the moment is wrong, and no event.
 CURABLE = [301, 401, 403, 404, 405, 407, 408, 425, 429, 500, 502, 503]
 
