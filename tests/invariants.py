@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jsonschema
@@ -21,6 +22,13 @@ from tests.recording import Request, Sandbox, Served
 from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
 Message = dict[str, Any]
+
+_TROUBLESHOOTING = (Path(__file__).parents[1] / "docs/troubleshooting.md").read_text()
+DOCUMENTED = [  # what the docs quote of messages
+    piece
+    for pieces in re.findall(r"^\| (`.+?`(?:, `.+?`)*) \|", _TROUBLESHOOTING, re.MULTILINE)
+    for piece in re.findall("`(.+?)`", pieces)
+]
 
 
 def untimed(log: str) -> str:
@@ -262,6 +270,7 @@ def _check_ending(run: Run) -> None:
         assert run.code in (1, 2, 129, 130, 143), run.code
         assert len(critical) == 1, run.stderr
         assert run.last_words == critical[0]
+        assert any(piece in critical[0] for piece in DOCUMENTED), "it is not in the docs"
 
 
 def _check_secrets(run: Run) -> None:
