@@ -225,6 +225,7 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
     [
         (RunError("GET /contacts/…: status 500."), "status 500"),
         (404, "the bookmark was rejected with status 404"),
+        (page(total=400), "the bookmark leads to an empty page"),
     ],
 )
 def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:

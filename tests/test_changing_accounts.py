@@ -73,20 +73,6 @@ def test_a_matching_count_does_not_make_an_empty_page_the_end() -> None:
     assert activated(run)
 
 
-def test_a_matching_count_does_not_make_an_empty_page_of_members_the_end() -> None:
-    path = "/smart_segments/s/contacts"
-    swap = [*(("leave", "s", one) for one in "ab"), ("join", "s", "c1"), ("join", "s", "c2")]
-    changes = {(path, 2): swap, (path, 4): [("leave", "s", "e")]}
-    sandbox = ChangingSandbox(
-        [*"abcdef", "c1", "c2"], segments={"s": "abcdef"}, changes=changes, style="next", stale="empty"
-    )  # fmt: skip
-    run = in_process.run(sandbox)
-    assert run.code == 0
-    rows = run.rows("smart_segments_contacts")
-    assert [row["contact_id"] for row in rows] == ["a", "b", "c", "c1", "c2", "d", "f"]
-    assert activated(run, "smart_segments_contacts")
-
-
 def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
     """a, b, a of three."""
     answers = {
@@ -97,20 +83,6 @@ def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
     assert set(ids(run)) == {"a", "b"}
     assert not activated(run)
     assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
-
-
-@pytest.mark.parametrize("order", ["a c b d", "p1 p2 p10 p11", "d c b a"])
-def test_contacts_may_come_in_any_order(order: str) -> None:
-    first, second, third, fourth = order.split()
-    answers = {
-        "/contacts": page(first, second, bookmark="x", total=4),
-        "/contacts/x": page(third, fourth, total=4),
-    }
-    run = in_process.run(Scripted(answers))
-    assert (run.code, activated(run)) == (0, True)
-    answers["/contacts/x"] = page(third, first, total=4)
-    run = in_process.run(Scripted(answers))
-    assert not activated(run)
 
 
 def test_repeats_after_an_interruption_hide_nothing() -> None:
@@ -175,37 +147,6 @@ def test_a_listing_that_was_short_once_is_read_again() -> None:
     assert (run.code, activated(run)) == (0, True)
     assert set(ids(run)) == set("abcd")
     assert any("Read 3 of the 4 contacts that the API reported; reading" in one for one in run.log)
-
-
-def test_a_second_reading_that_is_interrupted_is_still_the_second() -> None:
-    answers: dict[str, Any] = {
-        "/contacts": page(*map(str, range(100, 198)), bookmark="x", total=99),
-        "/contacts/x": [page(total=99), page(total=99), (500, {})],
-    }
-    script = Scripted(answers)
-    run = in_process.run(script)
-    assert run.code == 1
-    script.answers["/contacts/x"] = page(total=99)
-    rest = in_process.run(script, state=run.state)
-    assert rest.code == 0
-    assert not activated(rest)
-    assert any("read 98 of the 99 contacts" in line for line in rest.log)
-
-
-@pytest.mark.parametrize(
-    ("totals", "fine"),
-    [([4, 4], True), ([4, 5], True), ([5, 4], True), ([None, 4], False), ([100, 4], False)],
-)
-def test_totals_that_cannot_vouch_for_a_listing(totals: list[Any], fine: bool) -> None:
-    answers = {
-        "/contacts": page("a", "b", bookmark="x", total=totals[0]),
-        "/contacts/x": page("c", "d", total=totals[1]),
-    }
-    sandbox = Scripted(answers)
-    run = in_process.run(sandbox)
-    off = in_process.run(sandbox, check_totals=False)
-    assert (run.code, activated(run)) == (0, fine)
-    assert activated(off)
 
 
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}

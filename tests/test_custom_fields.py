@@ -42,13 +42,6 @@ def test_discovery_adds_a_typed_column_for_each(tap: Tap, serve: Serve) -> None:
     assert ("properties", "custom_nps_rating") in breadcrumbs
 
 
-def test_without_the_setting_discovery_needs_no_network_and_no_key(
-    tap: Tap, catalog_text: str
-) -> None:
-    config = tap.file("config.json", {"api_url": "http://127.0.0.1:1/v1"})
-    assert tap.run("--config", config, "--discover").stdout.decode() == catalog_text
-
-
 def test_with_the_setting_discovery_says_what_is_missing(tap: Tap, serve: Serve) -> None:
     config = tap.file("config.json", {"custom_fields_as_columns": True})
     run = tap.run("--config", config, "--discover")
@@ -126,30 +119,6 @@ def test_values_that_do_not_fit_are_null_and_counted() -> None:
         None,
     ]
     assert any("custom_size 4" in line for line in run.log)
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [lambda one: one, lambda one: {"custom_fields": one}, lambda one: {"total": 1, "fields": one}],
-)
-def test_any_form_of_the_response_is_understood(wrap: Any) -> None:
-    answers = {
-        "/contacts/custom_fields": (200, wrap([{"kind": "Age", "field_type": "integer"}])),
-        "/contacts": {
-            "contacts": [{"contact_id": "a", "custom_fields": [{"kind": "Age", "value": 7}]}]
-        },
-    }
-    run = in_process.run(Scripted(answers), custom_fields_as_columns=True)
-    assert run.rows("contacts")[0]["custom_age"] == 7
-
-
-@pytest.mark.parametrize("answer", [{}, {"error": "x"}, "text", None, 7])
-def test_a_response_without_definitions_is_an_error(answer: Any) -> None:
-    run = in_process.run(
-        Scripted({"/contacts/custom_fields": answer}), custom_fields_as_columns=True
-    )
-    assert run.code == 1
-    assert "GET /contacts/custom_fields" in run.last_words
 
 
 def names(*fields: str) -> list[str]:
@@ -291,19 +260,6 @@ def test_a_field_whose_column_resembles_the_array_is_not_confused_with_it() -> N
     (row,) = in_process.run(Scripted(answers), custom_fields_as_columns=True).rows("contacts")
     assert row["custom_field_s"] == "x"
     assert [one["value"] for one in row["custom_fields"]] == ["x"]
-
-
-def test_definitions_of_every_kind() -> None:
-    found = columns(
-        [{"name": "a", "fieldType": "FLOAT"}, {"name": "b", "fieldType": None}, {"name": "c", "fieldType": "datetime"},
-         {"name": "d", "deleted": True}, {"fieldType": "integer"}, "text", {"name": 5}, {"name": "e", "type": "number"}], []
-    )  # fmt: skip
-    assert found == {
-        "custom_a": NUMBER | {"title": "a"},
-        "custom_b": TEXT | {"title": "b"},
-        "custom_c": TIME | {"title": "c"},
-        "custom_e": NUMBER | {"title": "e"},
-    }
 
 
 @pytest.mark.parametrize("field", ["fieldType", "field_type", "type"])

@@ -71,15 +71,6 @@ def test_the_second_night_sends_nothing(nights: Nights) -> None:
     assert any(line.startswith("INFO contacts: 0 rows, 4 unchanged") for line in second.log)
 
 
-def test_every_table_has_the_tombstone_column(nights: Nights) -> None:
-    run = nights.night()
-    for message in run.of("SCHEMA"):
-        column = message["schema"]["properties"][DELETED_AT]
-        assert column == {"type": ["null", "string"], "format": "date-time"}
-    assert all(message["record"][DELETED_AT] is None for message in run.of("RECORD"))
-    assert {one["stream"] for one in run.of("SCHEMA")} == {*TABLES, "membership_changes"}
-
-
 def test_changes_carry_the_activated_version(nights: Nights) -> None:
     activated = {one["stream"]: one["version"] for one in nights.night().of("ACTIVATE_VERSION")}
     nights.account.change("a", {"Company": "Another"})
@@ -96,17 +87,6 @@ def test_changes_carry_the_activated_version(nights: Nights) -> None:
     for message in run.of("RECORD"):
         if message["stream"] != "membership_changes":
             assert message["version"] == activated[message["stream"]]
-
-
-def test_a_tombstone_has_only_a_key_and_a_time(nights: Nights) -> None:
-    nights.night()
-    nights.account.delete("d")
-    (message,) = nights.night().of("RECORD")
-    row = message["record"]
-    assert row.pop("contact_id") == "d"
-    assert row.pop(DELETED_AT) <= message["time_extracted"]
-    assert len(row) > 30
-    assert set(map(str, row.values())) == {"None"}
 
 
 def test_a_doubt_withholds_tombstones_until_it_is_resolved(nights: Nights) -> None:
@@ -157,11 +137,6 @@ def test_everything_is_sent_again_if_the_file_is_in_doubt(nights: Nights, what: 
     assert records(run) == {("+" + key[0], *key[1:]) for key in everything(nights.account)}
     assert not difference(nights.replica, nights.full_load())
     assert not nights.night(api_key=settings.get("api_key", KEY), settings=settings).of("RECORD")
-
-
-def test_another_port_is_not_another_account(nights: Nights) -> None:
-    nights.night()
-    assert not nights.night().of("RECORD"), "each night has its own sandbox, on another port"
 
 
 def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:

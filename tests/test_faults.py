@@ -19,7 +19,7 @@ import trustme
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS
 from tests.conftest import KEY, PATIENCE, USUAL_STREAMS, Serve, Tap
-from tests.invariants import Run, check
+from tests.invariants import Run
 from tests.recording import Sandbox
 from tests.scripted import Scripted, page
 
@@ -93,24 +93,6 @@ def test_a_refusal_is_not_retried(tap: Tap, serve: Serve, status: int) -> None:
     assert len(run.rows("contacts")) == 250
 
 
-def test_a_wrong_path_in_the_url_is_a_user_error(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(ACCOUNT)
-    config = tap.config(sandbox, api_url=f"{sandbox.url}1")
-    run = check(tap.run("--config", tap.file("config.json", config)))
-    assert run.code == 2
-    assert (
-        'GET /contacts: status 404 "No such path". Check api_url, which should end in /v1.'
-        in run.last_words
-    )
-
-
-def test_a_listing_that_the_key_may_not_read_is_a_user_error(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(ACCOUNT, "/smart_segments:403"))
-    assert run.code == 2
-    assert "smart_segments_contacts" in run.last_words
-    assert len(run.rows("contacts")) == 250
-
-
 def test_a_deleted_segment_is_skipped(tap: Tap, serve: Serve) -> None:
     segment = ACCOUNT.segments[0]["segment_id"]
     run = tap.sync(serve(ACCOUNT, f"/smart_segments/{segment}:404"))
@@ -139,28 +121,6 @@ def test_a_segment_that_cannot_be_read_does_not_stop_the_others(tap: Tap, serve:
     assert {row["segment_id"] for row in rest.rows("smart_segments_contacts")} == {broken}
 
 
-def test_a_walk_that_fails_while_nothing_else_is_read_is_not_an_outage(
-    tap: Tap, serve: Serve
-) -> None:
-    account = Account(contacts=120, segments=6, members=5)
-    first, _, third, fourth, *_ = sorted(one["segment_id"] for one in account.segments)
-    faults = [f"/smart_segments/{one}:500" for one in (first, third, fourth)]
-    run = tap.sync(serve(account, *faults), retry_timeout=0.3, concurrency=1)
-    assert run.code == 1
-    assert len(run.rows("smart_segments_contacts")) == 2 * 5
-    assert len(run.state["walks"]["smart_segments_contacts"][3]) == 3
-
-
-def test_after_many_broken_segments_the_others_are_not_tried(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=120, segments=60, members=5)
-    run = tap.sync(serve(account, "/smart_segments/:500"), concurrency=1, retry_timeout=0)
-    assert run.code == 1
-    tried = sum("/smart_segments/" in request.path for request in run.requests)
-    assert 10 <= tried < 30, "a walk or two have begun before the main thread cancels the rest"
-    assert " more)" in run.last_words
-    assert len(run.rows("contacts")) == 120
-
-
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("form", ["seconds", "date"])
 def test_retry_after_is_obeyed(tap: Tap, status: int, form: str) -> None:
@@ -179,10 +139,6 @@ def test_retry_after_is_obeyed(tap: Tap, status: int, form: str) -> None:
     assert len(asked) == 2
     assert asked[1] - asked[0] >= 1
     assert any("throttled for" in line for line in run.log) == (status == 429)
-
-
-def test_a_redirect_within_the_origin_is_followed(tap: Tap, serve: Serve) -> None:
-    assert_whole(tap.sync(serve(ACCOUNT, "/contacts@1-2:redirect", "/lists@1:redirect")))
 
 
 def test_a_redirect_loop_ends(tap: Tap, serve: Serve) -> None:
@@ -256,17 +212,6 @@ def test_certificates(tap: Tap, serve: Serve, tmp_path: Path, name: str | None, 
         assert sandbox.requests == []
     else:
         assert_whole(run)
-
-
-@pytest.mark.parametrize("what", ["drip", "hang-headers", "hang-body", "hang"])
-def test_the_deadline_holds_over_tls_too(tap: Tap, serve: Serve, tmp_path: Path, what: str) -> None:
-    folder = tmp_path / "tls"
-    folder.mkdir()
-    tls = certificate(folder, "127.0.0.1")
-    sandbox = serve(ACCOUNT, f"/contacts@2:{what},every=0.2", tls=tls)
-    config = tap.file("c.json", tap.config(sandbox, request_timeout=0.6, retry_timeout=PATIENCE))
-    run = tap.run("-c", config, REQUESTS_CA_BUNDLE=str(folder / "authority.pem"))
-    assert_whole(run)
 
 
 def test_netrc_credentials_are_not_sent(tap: Tap, serve: Serve) -> None:

@@ -124,36 +124,6 @@ def read(*contacts: Any, catalog: Any = None, **settings: Any) -> Run:
     return run
 
 
-def test_a_bounce_that_is_in_both_maps_is_one_row() -> None:
-    run = read(
-        {
-            "contact_id": "c",
-            "mail_bounced": {"m": 1000, "n": 2000},
-            "mail_hardbounced": {"m": 3000, "o": 4000},
-        },
-    )
-    rows = {row["email_id"]: row["timestamp"] for row in run.rows("email_bounced")}
-    assert rows == {
-        "m": "1970-01-01T00:00:01.000Z",
-        "n": "1970-01-01T00:00:02.000Z",
-        "o": "1970-01-01T00:00:04.000Z",
-    }
-
-
-def test_a_bounce_without_a_time_in_one_map_has_the_time_in_the_other() -> None:
-    run = read({"contact_id": "c", "mail_bounced": {"m": None}, "mail_hardbounced": {"m": 3000}})
-    assert [row["timestamp"] for row in run.rows("email_bounced")] == ["1970-01-01T00:00:03.000Z"]
-
-
-def test_no_two_events_share_an_id() -> None:
-    run = read(
-        {"contact_id": "a", "mail_opened": {"b:c": 1}},
-        {"contact_id": "a:b", "mail_opened": {"c": 1}},
-        {"contact_id": "a%3Ab", "mail_opened": {"c": 1}},
-    )
-    assert len({row["id"] for row in run.rows("email_opened")}) == 3
-
-
 def test_spellings_and_values_of_every_kind() -> None:
     run = read(
         {
@@ -224,25 +194,3 @@ def test_skipped_values_put_their_tables_in_doubt(contact: Any, doubtful: set[st
     ]
     assert set(re.split(", |: ", warning.removeprefix("WARNING "))) >= doubtful
     assert "1 documents were skipped" in warning
-
-
-def test_start_date_applies_to_each_event() -> None:
-    run = read(
-        {
-            "contact_id": "c",
-            "updated_at": "2015-01-01",
-            "lists": ["a"],
-            "mail_opened": {
-                "old": 1451606399999,
-                "equal": 1451606400000,
-                "new": 1451606400001,
-                "unknown": None,
-            },
-        },
-        start_date="2016-01-01",
-    )
-    assert [row["email_id"] for row in run.rows("email_opened")] == ["equal", "new", "unknown"]
-    assert not run.rows("contacts")
-    assert run.rows("lists_contacts")
-    activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
-    assert activated == {"custom_fields", "lists_contacts"}

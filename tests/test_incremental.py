@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import signal
 import subprocess
@@ -101,18 +100,6 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
     assert len(new.rows("email_opened")) < 80
 
 
-def test_the_bookmark_never_passes_the_start_of_the_run(incremental: Any) -> None:
-    before = datetime.now(timezone.utc)
-    soon = (before + timedelta(days=1)).isoformat()
-    sandbox = Scripted(
-        contacts(("a", "2016-01-01T00:00:00Z"), ("b", soon), ("c", "9999-12-31T23:59:59Z"))
-    )
-    run = in_process.run(sandbox, catalog=only(incremental, "contacts"))
-    assert bookmark(run) == "2016-01-01T00:00:00Z"
-    again = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=run.state)
-    assert ids(again) == ["a", "b", "c"]
-
-
 def test_which_changes_move_the_bookmark() -> None:
     start = datetime(2016, 1, 1, tzinfo=timezone.utc)
     before, after = start - timedelta(days=1), start + timedelta(milliseconds=1)
@@ -162,48 +149,6 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: An
     assert bookmark(rest) == "2016-01-01T00:00:00Z"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        {"total_contacts": 2},
-        {"contacts": [], "total_contacts": 0},
-        {},
-    ],
-)
-def test_a_doubt_holds_back_the_bookmark(incremental: Any, answer: Any) -> None:
-    served = {"contacts": [{"contact_id": "a", "updated_at": "2016-01-01"}], **answer}
-    run = in_process.run(Scripted({"/contacts": served}), catalog=only(incremental, "contacts"))
-    assert run.code == 0
-    assert bookmark(run) is None
-    assert any("the bookmark stays where it was" in line for line in run.log)
-
-
-def test_rows_skipped_by_start_date_do_not_move_the_bookmark(incremental: Any) -> None:
-    sandbox = Scripted(contacts(("a", "2016-01-01"), ("b", "2020-01-01")))
-    catalog = only(incremental, "contacts")
-    run = in_process.run(sandbox, catalog=catalog, start_date="2025-01-01")
-    assert ids(run) == []
-    assert ids(in_process.run(sandbox, catalog=catalog, state=run.state)) == ["a", "b"]
-
-
-def test_an_interrupted_full_pass_is_completed_before_incremental_replication(
-    tap: Tap, serve: Serve, incremental: Any, catalog: Any
-) -> None:
-    later = only(copy.deepcopy(incremental), "contacts")
-    choose(catalog, "contacts", replication_method="FULL_TABLE")
-    first = tap.sync(serve(None, "/contacts/:405"), catalog=only(catalog, "contacts"))
-    assert first.code == 1
-    rest = tap.sync(serve(), catalog=later, state=first.state)
-    assert len(ids(rest)) == 150
-    (activation,) = rest.of("ACTIVATE_VERSION")
-    versions = {one["version"] for run in (first, rest) for one in run.of("RECORD")}
-    assert versions == {activation["version"]}, "a target may delete rows without it"
-    last = tap.sync(serve(), catalog=later, state=rest.state)
-    assert len(ids(last)) == 250
-    assert not last.of("ACTIVATE_VERSION")
-    assert last.state["bookmarks"]["contacts"]["updated_at"]
-
-
 def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
     """Each run is killed after some pages; the next starts from the last STATE."""
     account = Account(contacts=200, odd=False)
@@ -230,19 +175,6 @@ def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> Non
             sent = {str(row) for run in (killed, resumed) for row in run.rows(stream)}
             assert sent == {str(row) for row in whole.rows(stream)}
         assert resumed.state == whole.state
-
-
-def test_a_late_event_of_the_last_day_is_not_missed(incremental: Any) -> None:
-    hour, noon = 3_600_000, 1_480_000_000_000
-    events = {"m1": noon}
-    answer = {"contacts": [{"contact_id": "a", "mail_opened": events}], "total_contacts": 1}
-    catalog = only(incremental, "email_opened")
-    sandbox = Scripted({"/contacts": answer})
-    first = in_process.run(sandbox, catalog=catalog)
-    events |= {"late": noon - 20 * hour, "too late": noon - 30 * hour}
-    second = in_process.run(sandbox, catalog=catalog, state=first.state)
-    assert {row["email_id"] for row in second.rows("email_opened")} == {"m1", "late"}
-    assert second.state == first.state
 
 
 @pytest.mark.parametrize("skew", [-3600, 0, 3600])

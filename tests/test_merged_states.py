@@ -125,17 +125,6 @@ def test_a_pass_does_not_resume_at_the_place_of_another_pass(story: Story) -> No
     assert warnings(run, "contacts: cannot resume from the state; starting over")
 
 
-def test_an_incremental_pass_does_not_resume_at_the_place_of_another_pass(story: Story) -> None:
-    choose(story.catalog, "contacts", replication_method="INCREMENTAL")
-    story.run(streams=["contacts"])
-    for one in story.account.contact_ids:
-        change(story, one, "Changed")
-    story.run("/contacts@3-:500", streams=["contacts"])
-    story.run("/contacts@8-:500", streams=["lists_contacts"], full_refresh=True)
-    story.run(streams=["contacts"])
-    assert story.companies() == {"Changed"}
-
-
 def test_an_interrupted_full_refresh_of_an_incremental_table_continues(story: Story) -> None:
     choose(story.catalog, "contacts", replication_method="INCREMENTAL")
     story.run(streams=["contacts"])

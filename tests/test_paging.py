@@ -26,14 +26,6 @@ def ids(run: Run) -> list[str]:
     return [row["contact_id"] for row in run.rows("contacts")]
 
 
-@pytest.mark.parametrize("end", [..., None, ""])
-def test_what_ends_a_walk(end: Any) -> None:
-    first, last = page("a", bookmark="x", total=2), page("b", bookmark=end, total=2)
-    run = read({"/contacts": first, "/contacts/x": last})
-    assert (run.code, ids(run)) == (0, ["a", "b"])
-    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
-
-
 @pytest.mark.parametrize("length", [1, 2, 5])
 def test_a_loop_of_bookmarks_is_an_error(length: int) -> None:
     answers = {"/contacts": page("start", bookmark="0")}
@@ -74,20 +66,6 @@ def test_a_run_interrupted_among_known_pages_resumes() -> None:
     assert len(rest.of("ACTIVATE_VERSION", "contacts")) == 1
 
 
-def test_members_behind_a_known_page_are_read() -> None:
-    members = "/smart_segments/s/contacts"
-    answers = {
-        "/smart_segments": {"segments": [{"segment_id": "s"}]},
-        members: page("a", "b", bookmark="0", total=4),
-        f"{members}/0": page("a", "b", bookmark="1", total=4),
-        f"{members}/1": page("b", "c", "d", total=4),
-    }
-    run = read(answers)
-    assert run.code == 0
-    rows = run.rows("smart_segments_contacts")
-    assert sorted({row["contact_id"] for row in rows}) == ["a", "b", "c", "d"]
-
-
 def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed() -> None:
     answers = {
         "/contacts": page("a", bookmark="0"),
@@ -97,16 +75,6 @@ def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed() -> None:
     assert run.code == 1
     assert "leads to documents already read, 3 times" in run.last_words
     assert set(paths(run, "/contacts")) == {"/contacts", "/contacts/0"}
-
-
-def test_known_pages_are_followed_only_so_far() -> None:
-    answers = {"/contacts": page("a", bookmark="0")}
-    for number in range(MAX_KNOWN_PAGES + 1):
-        answers[f"/contacts/{number}"] = page("a", bookmark=str(number + 1))
-    answers[f"/contacts/{MAX_KNOWN_PAGES + 1}"] = page("b")
-    run = read(answers)
-    assert run.code == 1
-    assert ids(run)[-1] == "a"
 
 
 def test_a_negative_total_is_ignored() -> None:
@@ -130,69 +98,12 @@ def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
     assert len(paths(run, "/contacts")) <= 3 * 3 * (MAX_KNOWN_PAGES + 2)
 
 
-def test_empty_pages_are_followed() -> None:
-    answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(40)}
-    answers |= {"/contacts": page(bookmark="0"), "/contacts/40": page("a", total=1)}
-    run = read(answers)
-    assert (run.code, ids(run)) == (0, ["a"])
-
-
-def test_endless_empty_pages_are_an_error() -> None:
-    answers = {f"/contacts/{n}": page(bookmark=str(n + 1)) for n in range(1200)}
-    run = read({"/contacts": page(bookmark="0"), **answers}, max_requests_per_second=9000)
-    assert run.code == 1
-    assert "1001 pages in a row contain nothing new" in run.last_words
-    assert len(run.requests) < 1050
-
-
-@pytest.mark.parametrize("bookmark", ["../lists", "a/b?c=d#e%2F", "ключ"])
-def test_a_bookmark_is_one_segment_of_the_path(bookmark: str) -> None:
-    answers = {"/contacts": page("a", bookmark=bookmark, total=1)}
-    run = in_process.run(Scripted(answers))
-    asked = paths(run, "/contacts/")
-    assert len(asked) == 2, "an empty page is requested twice"
-    assert all(path.count("/") == 2 and "?" not in path for path in asked)
-
-
-@pytest.mark.parametrize("repeated", [["b"], []])
-def test_a_contact_that_the_next_page_repeats_is_sent_once(repeated: list[str]) -> None:
-    answers = {
-        "/contacts": page("a", "b", bookmark="b", total=3),
-        "/contacts/b": page(*repeated, "c", total=3),
-    }
-    run = read(answers)
-    assert (run.code, ids(run)) == (0, ["a", "b", "c"])
-    assert len(run.of("ACTIVATE_VERSION", "contacts")) == 1
-
-
 def test_a_repeated_contact_that_has_changed_is_sent_again() -> None:
     changed = {"contact_id": "b", "Name": "new"}
     second = {"contacts": [changed], "total_contacts": 2}
     run = read({"/contacts": page("a", "b", bookmark="b"), "/contacts/b": second})
     assert ids(run) == ["a", "b", "b"]
     assert run.rows("contacts")[-1]["name"] == "new"
-
-
-class Shrinking(Account):
-    """An account that deletes the contact named by the first bookmark right away."""
-
-    def model_of(self, contact_id: str) -> int:
-        number = super().model_of(contact_id)
-        if contact_id == self.contact_ids[19] and len(self.contact_ids) == 70:
-            self.changes += 1
-            self.contact_ids = [one for one in self.contact_ids if one != contact_id]
-        return number
-
-
-@pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
-@pytest.mark.parametrize("bookmarks", ["last", "repeat", "opaque"])
-def test_a_bookmark_that_goes_stale_during_a_run_loses_nothing(
-    serve: Serve, stale: str, bookmarks: str
-) -> None:
-    account = Shrinking(contacts=70, segments=0)
-    run = in_process.run(serve(account, stale=stale, bookmarks=bookmarks, page=20))
-    assert run.code == 0, run.stderr
-    assert set(ids(run)) >= set(account.contact_ids)
 
 
 @pytest.mark.parametrize("listing", ["contacts", "lists", "segments"])
@@ -231,16 +142,6 @@ def test_unusable_members_are_skipped_and_counted() -> None:
         (segment, contact) for segment in ("8", "s") for contact in ("7", "a")
     ]
     assert not run.of("ACTIVATE_VERSION", "smart_segments_contacts")
-
-
-@pytest.mark.parametrize("segment", ["a/b", "..", "ключ", "100% ?#", "x y"])
-def test_a_segment_id_is_one_segment_of_the_path(segment: str) -> None:
-    answers = {
-        "/smart_segments": {"segments": [{"segment_id": segment}]},
-        f"/smart_segments/{segment}/contacts": page("a"),
-    }
-    run = read(answers)
-    assert run.rows("smart_segments_contacts") == [{"segment_id": segment, "contact_id": "a"}]
 
 
 def test_a_short_listing_of_segments_puts_their_members_in_doubt() -> None:

@@ -224,15 +224,6 @@ def test_a_proxy_is_used(
         assert_through(proxy, sync(tap, sandbox, trust, **given), sandbox)
 
 
-def test_a_proxy_is_used_for_an_upper_case_url(
-    tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy]
-) -> None:
-    url = sandbox.url.replace("https", "HTTPS")
-    with kind() as proxy:
-        run = sync(tap, sandbox, trust, url=url, HTTPS_PROXY=proxy.url())
-        assert_through(proxy, run, sandbox)
-
-
 def test_a_proxy_without_a_scheme_is_an_http_proxy(
     tap: Tap, sandbox: Sandbox, trust: Trust
 ) -> None:
@@ -330,16 +321,6 @@ def test_a_proxy_that_does_not_resolve_is_named(
     run = sync(tap, sandbox, trust, HTTPS_PROXY=url)
     assert run.code == 1
     assert "could not resolve proxy nowhere.invalid:3128" in run.last_words
-
-
-def test_a_host_behind_a_proxy_that_does_not_resolve_is_named(
-    tap: Tap, sandbox: Sandbox, trust: Trust
-) -> None:
-    with Socks() as proxy:
-        given = proxy.url().replace("socks5h", "socks5")
-        run = sync(tap, sandbox, trust, url="https://nowhere.invalid/v1", HTTPS_PROXY=given)
-    assert run.code == 1
-    assert "could not resolve nowhere.invalid;" in run.last_words
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 2"])

@@ -335,13 +335,6 @@ def test_one_row_is_not_called_rows(tap: Tap) -> None:
     assert last.startswith("INFO Complete: 1 row in 1 table, ")
 
 
-def test_a_failed_run_says_little_before_its_last_line(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve(ACCOUNT), api_key="wrong"))
-    run = check(tap.run("--config", config))
-    assert run.code == 2
-    assert [line.split()[0] for line in run.log] == ["INFO", "CRITICAL"]
-
-
 def test_lines_on_a_pipe_begin_with_the_time(tap: Tap, serve: Serve) -> None:
     config = tap.file("config.json", tap.config(serve(ACCOUNT)))
     done = subprocess.run([*COMMAND, "--config", config], capture_output=True, check=True)

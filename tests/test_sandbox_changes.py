@@ -6,8 +6,6 @@ import contextlib
 import email.utils
 import itertools
 import json
-import subprocess
-import sys
 import time
 import urllib.parse
 from datetime import datetime, timedelta, timezone
@@ -22,7 +20,6 @@ from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, PATIENCE, Serve, wait_until
 from tests.lying_pager import Options
 from tests.recording import Sandbox, existed_ever, existed_throughout
-from tests.scripted import Scripted
 
 HEADERS = {"autopilotapikey": KEY}
 ALL_WAYS = list(itertools.product(BOOKMARKS, STALE))
@@ -171,19 +168,6 @@ def test_a_lost_page(style: str) -> None:
     assert len(set(ids(walk(once)))) == 9
 
 
-def test_the_seed_picks_the_lost_page_of_a_segment() -> None:
-    lost = set()
-    for seed in range(10):
-        sandbox = living(0, seed=seed, lose="members")
-        for segment in sandbox.account.segments:
-            pages = walk(sandbox, members_of_segment(segment["segment_id"]))
-            assert len(ids(pages)) in (0, 80, 100)
-        assert len(set(ids(walk(sandbox)))) == 400
-        page = next(one for one in sandbox.served if one.lost)
-        lost.add((page.listing, page.lost))
-    assert len(lost) > 5
-
-
 def test_every_kind_of_total() -> None:
     def totals(**options: Any) -> list[int | None]:
         return [page.get("total_contacts") for page in walk(ChangingSandbox("abcdefgh", **options))]
@@ -256,20 +240,6 @@ def test_responses_have_a_date(serve: Serve) -> None:
     assert "Date" not in requests.get(f"{serve(date=False).url}/lists", timeout=PATIENCE).headers
 
 
-def test_scripts_take_functions_bytes_and_headers() -> None:
-    script = {
-        "/a": lambda path: {"path": path},
-        "/b": [b"not JSON", (503, b"", {"Retry-After": "1"})],
-        "/c": (200, {}, {"Date": "then"}),
-    }
-    with Scripted(script) as sandbox:
-        assert requests.get(f"{sandbox.url}/a", timeout=PATIENCE).json() == {"path": "/a"}
-        assert requests.get(f"{sandbox.url}/b", timeout=PATIENCE).content == b"not JSON"
-        answer = requests.get(f"{sandbox.url}/b", timeout=PATIENCE)
-        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
-        assert requests.get(f"{sandbox.url}/c", timeout=PATIENCE).headers["Date"] == "then"
-
-
 def test_a_large_account_changes_at_little_cost() -> None:
     account = Account(contacts=100_000, segments=20, members=5_000)
     sandbox = Sandbox(account, Options(api_key=KEY, churn=1))
@@ -279,34 +249,3 @@ def test_a_large_account_changes_at_little_cost() -> None:
         bookmark = ask(sandbox, CONTACTS, bookmark)["bookmark"]
         times.append(time.process_time() - started)
     assert sorted(times)[50] < 0.02
-
-
-def test_churn_from_the_command_line() -> None:
-    options = [
-        "--port",
-        "0",
-        "--contacts",
-        "50",
-        "--churn",
-        "3",
-        "--clock-skew",
-        "3600",
-        "--page",
-        "9",
-    ]
-    command = [sys.executable, "-m", "tap_autopilot.sandbox", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        settings = json.loads(process.stdout.readline().partition(": ")[2])
-        headers = {"autopilotapikey": settings["api_key"]}
-        texts = {requests.get(f"{settings['api_url']}/contacts", headers=headers, timeout=PATIENCE).text for _ in range(9)}  # fmt: skip
-        process.terminate()
-    assert len(texts) > 1
-    assert all(len(json.loads(text)["contacts"]) == 9 for text in texts)
-
-
-@pytest.mark.parametrize("option", [["--page", "0"], ["--churn", "-1"]])  # fmt: skip
-def test_invalid_options_are_refused(option: list[str]) -> None:
-    command = [sys.executable, "-m", "tap_autopilot.sandbox", *option]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 2

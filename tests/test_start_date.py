@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests import in_process
-from tests.conftest import Serve, Tap
+from tests.conftest import Tap
 from tests.scripted import Scripted
-from tests.test_selection import choose, entry
+from tests.test_selection import choose
 
 CONTACTS = [
     {
@@ -48,21 +47,3 @@ def test_contacts_are_judged_by_their_last_change(tap: Tap, catalog: Any, select
     activated = {message["stream"] for message in run.of("ACTIVATE_VERSION")}
     assert activated == {"custom_fields", "lists", "lists_contacts"}
     assert "version" not in run.of("RECORD", "contacts")[0]
-
-
-def test_another_start_date_starts_the_pass_over(serve: Serve, catalog: Any) -> None:
-    catalog["streams"] = [entry(catalog, "contacts")]
-    broken, sandbox = serve(None, "/contacts@2-:405"), serve()
-    run = in_process.run(broken, start_date="2016-06-01", catalog=catalog)
-    assert run.code == 1
-    same = in_process.run(
-        sandbox, start_date="2016-06-01T00:00:00Z", state=run.state, catalog=catalog
-    )
-    whole = in_process.run(sandbox, start_date="2016-06-01", catalog=catalog)
-    assert len(run.rows("contacts")) + len(same.rows("contacts")) == len(whole.rows("contacts"))
-    others: list[dict[str, Any]] = [{"start_date": "2015-12-01"}, {}]
-    for other in others:
-        again = in_process.run(sandbox, state=run.state, catalog=catalog, **other)
-        fresh = in_process.run(sandbox, catalog=catalog, **other)
-        assert again.rows("contacts") == fresh.rows("contacts")
-        assert any("starting over" in line for line in again.log)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sources.completeness import Census
 from tap_autopilot.streams import COLLECTED
 from tests import in_process
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap
@@ -21,7 +19,6 @@ from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
 from tests.lying_pager import Options
 from tests.recording import Sandbox
-from tests.scripted import Scripted, page
 
 STREAMS = ("contacts", "lists", "smart_segments", "smart_segments_contacts")
 
@@ -81,142 +78,12 @@ def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serv
     assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
 
 
-def test_streams_that_start_over_for_one_reason_share_a_warning(
-    tap: Tap, serve: Serve, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    sandbox = serve(Account(contacts=5))
-    run = tap.sync(sandbox, api_key="wrong")
-    rest = tap.sync(
-        sandbox, state=run.state, digests=str(tmp_path_factory.mktemp("other") / "digests")
-    )
-    (line,) = [line for line in rest.log if "starting over" in line]
-    assert line == (
-        f"WARNING {', '.join(ALL)}: the state is for other columns or settings; starting over."
-    )
-
-
-def test_doubt_survives_an_interruption(tap: Tap) -> None:
-    second = page("b", total=2)
-    first = page("a", None, bookmark="x", total=2)
-    script = Scripted({"/contacts": first, "/contacts/x": (500, {})})
-    with script as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0)
-        assert run.code == 1
-        script.answers["/contacts/x"] = second
-        rest = tap.sync(sandbox, state=run.state)
-    assert rest.code == 0
-    assert not rest.of("ACTIVATE_VERSION", "contacts")
-    assert any("documents were skipped" in line for line in rest.log)
-
-
-def test_rows_sent_without_a_version_are_not_deleted(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=250, segments=0), "/contacts@2-:500")
-    run = tap.sync(sandbox, retry_timeout=0, emit_activate_version_messages=False)
-    rest = tap.sync(serve(Account(contacts=250, segments=0)), state=run.state)
-    assert rest.code == 0
-    assert not rest.of("ACTIVATE_VERSION", "contacts")
-
-
-BEGUN = ["reading", {"plan": "p", "reading": "m"}]
-OLD = {
-    "bookmarks": {"contacts": {"updated_at": "2017-01-20T00:00:00.000000Z"}},
-    "currently_syncing": "lists",
-}
-
-
-@pytest.mark.parametrize(
-    "state",
-    [
-        {},
-        None,
-        OLD,
-        [],
-        '"state"',
-        {"bookmarks": None},
-        {"bookmarks": {"contacts": 5, "lists": None, "deals": {"progress": ["x", 1]}}},
-        {"bookmarks": {"contacts": {"progress": 5}, "lists": {"progress": []}}},
-        {"bookmarks": {"lists": {"progress": ["complete", {"of a later version": 1}]}}},
-        {"bookmarks": {"contacts": {"progress": BEGUN}}, "walks": {"contacts": ["x", []]}},
-        {"bookmarks": {"smart_segments_contacts": {"progress": BEGUN}},
-         "walks": {"smart_segments_contacts": ["", -1, 0, []]}},
-    ],
-)  # fmt: skip
-def test_an_unusable_state_loses_nothing(state: Any) -> None:
-    account = Account(contacts=30, lists=2, segments=3, members=5)
-    run = in_process.run(Sandbox(account, Options(api_key=KEY, page=20)), state=state)
-    assert run.code == 0
-    assert len(run.rows("contacts")) == 30
-    assert len(run.rows("lists")) == 2
-    assert len(run.rows("smart_segments")) == 3
-    assert len(run.rows("smart_segments_contacts")) == 10
-    if state not in ({}, None, OLD):
-        assert any(line.startswith("WARNING") and "state" in line.lower() for line in run.log)
-
-
-def test_an_empty_state_file_means_no_state(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(Account(contacts=5)), state="")
-    assert run.code == 0
-    assert len(run.rows("contacts")) == 5
-    assert any("is empty; starting from the beginning" in line for line in run.log)
-
-
 def interrupted(tap: Tap, serve: Serve, account: Account, **options: Any) -> Run:
     """A run that read the lists, but only one page of contacts and of some segments."""
     sandbox = serve(account, "/contacts/:405", "/smart_segments/@3-:405", **options)
     run = tap.sync(sandbox, retry_timeout=0, concurrency=2)
     assert run.code == 1
     return run
-
-
-@pytest.mark.parametrize("stale", ["on", "404", "first", "empty"])
-@pytest.mark.parametrize("bookmarks", ["last", "next", "repeat"])
-def test_a_bookmark_that_went_stale_between_runs_loses_nothing(stale: str, bookmarks: str) -> None:
-    account = Account(contacts=70, segments=0)
-    options = Options(api_key=KEY, bookmarks=bookmarks, stale=stale, page=20)
-    run = in_process.run(Sandbox(account, options), kill_after=2)
-    named = run.state["walks"]["contacts"][0]
-    assert named in account.contact_ids
-    account.contact_ids = [one for one in account.contact_ids if one != named]
-    rest = in_process.run(Sandbox(account, options), state=run.state)
-    assert rest.code == 0, rest.stderr
-    sent = {row["contact_id"] for one in (run, rest) for row in one.rows("contacts")}
-    assert sent >= set(account.contact_ids)
-
-
-FED = ("lists_contacts", "email_")  # made from contacts, like `contacts` itself
-
-
-def test_streams_may_come_and_go_between_runs(tap: Tap, serve: Serve, catalog: Any) -> None:
-    account = Account(contacts=250, segments=5, members=120)
-    run = interrupted(tap, serve, account)
-    sandbox = serve(account)
-    catalog["streams"].reverse()
-    fewer = {"streams": [one for one in catalog["streams"] if one["stream"] != "contacts"]}
-    second = tap.sync(sandbox, state=run.state, catalog=fewer)
-    assert second.code == 0
-    assert second.state == NOTHING_LEFT
-    third = tap.sync(sandbox, state=second.state, catalog=catalog)
-    assert len(third.rows("contacts")) == 250
-    only = {"streams": [one for one in catalog["streams"] if one["stream"] == "contacts"]}
-    first = tap.sync(serve(account, "/contacts/:405"), catalog=only)
-    with_lists = [one for one in catalog["streams"] if not one["stream"].startswith(FED)]
-    rest = tap.sync(sandbox, state=first.state, catalog={"streams": with_lists})
-    assert len(rest.rows("contacts")) == 150
-    assert len(rest.rows("smart_segments_contacts")) == 4 * 120
-
-
-def test_segments_may_come_and_go_between_runs(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=150, segments=6, members=120)
-    run = interrupted(tap, serve, account)
-    account.segments = [{"segment_id": "contactlist_sseg0", "title": "New"}, *account.segments[1:]]
-    rest = tap.sync(serve(account), state=run.state)
-    assert rest.code == 0
-    sent = {key for one in (run, rest) for key in keys(one, "smart_segments_contacts")}
-    for segment in account.segments[1:]:
-        for contact_id in account.segment_members(segment["segment_id"]) or ():
-            assert (segment["segment_id"], contact_id) in sent
-    new = keys(tap.sync(serve(account), state=rest.state), "smart_segments_contacts")
-    assert any(segment == "contactlist_sseg0" for segment, _ in new)
 
 
 def test_the_state_does_not_grow_with_the_segments() -> None:
@@ -293,42 +160,3 @@ def test_a_slow_reader_slows_down_the_tap(tap: Tap, serve: Serve) -> None:
     os.close(reader)
     run = check(Run(process.returncode, b"".join(chunks), stderr, KEY))
     assert len(run.rows("contacts")) == 2_500
-
-
-def test_a_resumed_listing_of_segments_still_names_all_members(tap: Tap) -> None:
-    first = {"segments": [{"segment_id": "s1"}], "bookmark": "b2"}
-    script = Scripted({"/smart_segments": first, "/smart_segments/b2": (405, {})})
-    script.answers |= {f"/smart_segments/{one}/contacts": page(one) for one in ("s1", "s2")}
-    with script as sandbox:
-        run = tap.sync(sandbox)
-        assert run.code == 1
-        script.answers["/smart_segments/b2"] = {"segments": [{"segment_id": "s2"}]}
-        rest = tap.sync(sandbox, state=run.state)
-    assert rest.code == 0
-    assert sorted(keys(rest, "smart_segments_contacts")) == [("s1", "s1"), ("s2", "s2")]
-
-
-@pytest.mark.parametrize("total", [0, 2, 400])
-def test_an_empty_response_to_an_old_bookmark_never_ends_a_pass(total: int) -> None:
-    answers = {"/contacts": page("c3", "c4", total=2), "/contacts/old": page(total=total)}
-    state = {
-        "bookmarks": {"contacts": {"progress": ["reading", {"version": 5}]}},
-        "walks": {"contacts": ["old", list(dataclasses.astuple(Census(read=2, highest="b")))]},
-    }
-    run = in_process.run(Scripted(answers), state=state)
-    assert run.code == 0
-    assert keys(run, "contacts") == [("c3",), ("c4",)]
-
-
-def test_a_stream_does_not_wait_for_another_that_never_succeeds(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=150, segments=3, members=5)
-    broken = account.segments[0]["segment_id"]
-    sandbox = serve(account, f"/smart_segments/{broken}:405")
-    state = None
-    for _ in range(2):
-        run = tap.sync(sandbox, state=state)
-        assert run.code == 1
-        assert len(run.rows("contacts")) == 150
-        state = run.state
-        unfinished = [name for name, one in state["bookmarks"].items() if one["progress"]]
-        assert unfinished == ["smart_segments_contacts"]

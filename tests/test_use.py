@@ -179,21 +179,6 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     assert sorted(path.name for path in tap.folder.iterdir()) == ["config.json", "digests"]
 
 
-@pytest.mark.parametrize(("config", "code", "said"), [
-    ({"api_key": "wrong"}, 2, "create a new one in Autopilot under Settings > API"),
-    ({"api_url": "http://127.0.0.1:1/v1", "retry_timeout": 0.1}, 1, "connection refused by 127.0.0.1:1;"),
-])  # fmt: skip
-def test_errors_are_reported_in_one_line(
-    tap: Tap, serve: Serve, config: Any, code: int, said: str
-) -> None:
-    run = check(
-        tap.run("--config", tap.file("config.json", tap.config(serve(), **config)), "--test")
-    )
-    assert run.code == code
-    assert said in run.last_words
-    assert not run.stdout
-
-
 def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=5))
     for url in (sandbox.url.removesuffix("/v1"), sandbox.url.replace("/v1", "/v2")):
@@ -213,21 +198,6 @@ def test_a_segment_id_that_is_too_long_ends_the_test_in_one_line(tap: Tap) -> No
 
 def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
-
-
-def test_the_log_can_be_json(tap: Tap, serve: Serve) -> None:
-    config = tap.config(serve(ACCOUNT, "2:503"), log_format="json")
-    run = tap.run("--config", tap.file("config.json", config))
-    lines = json_lines(run.stderr)
-    assert "warning" in {line["level"] for line in lines}
-    assert KEY not in run.stderr
-
-
-def test_a_critical_line_can_be_json(tap: Tap, serve: Serve) -> None:
-    config = tap.config(serve(), log_format="json", api_key="wrong")
-    (line,) = json_lines(tap.run("--config", tap.file("config.json", config)).stderr)[-1:]
-    assert line["level"] == "critical"
-    assert "401" in line["message"]
 
 
 def test_meltano_requests_json_through_a_file(tap: Tap, serve: Serve) -> None:
@@ -274,14 +244,6 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
     assert f"INFO {said}" in run.log
     for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
-
-
-def test_a_start_date_in_the_future_causes_a_warning(tap: Tap, serve: Serve) -> None:
-    run = tap.sync(serve(ACCOUNT), start_date="2999-01-01")
-    assert run.code == 0
-    assert "start_date is in the future" in next(
-        line for line in run.log if line.startswith("WARNING")
-    )
 
 
 @pytest.mark.parametrize("option", ["--about", "--version", "--help"])

@@ -95,8 +95,9 @@ class Walked:
         return self.ids, self.pages[-1].doubt
 
 
-def test_a_walk_page_by_page() -> None:
-    first, last = page("a", "b", bookmark="x", total=3), page("c", total=3)
+@pytest.mark.parametrize("end", [..., None, ""])
+def test_a_walk_page_by_page(end: Any) -> None:
+    first, last = page("a", "b", bookmark="x", total=3), page("c", bookmark=end, total=3)
     walked = Walked({"": first, "x": last})
     assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["", "x"]

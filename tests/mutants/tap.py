@@ -84,7 +84,7 @@ MUTANTS = (
         "sources/completeness.py",
         "return self is Doubt.SKIPPED",
         "return self in (Doubt.SKIPPED, Doubt.SHORT)",
-        "test_incremental.py -k doubt_holds",
+        "test_singer_bookmarks.py -k doubt",
     ),
     Mutant(
         "most of a listing may be missing at exit 0",
@@ -129,14 +129,14 @@ MUTANTS = (
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
         "            elif not response.page and bookmark:\n                return\n"
         "            elif bookmark != stale and before and retraced < MAX_RETRACED:\n",
-        "test_state.py -k stale",
+        "test_bookmarks.py -k rejected",
     ),
     Mutant(
         "the incremental bookmark passes the start of the run",
         "rows/changed.py",
         "changed is None or self.until is None or changed > self.until",
         "changed is None or self.until is None",
-        "test_incremental.py -k start_of_the_run",
+        "test_incremental.py -k which_changes",
     ),
     Mutant(
         "rows with exactly the bookmark's time are skipped",
