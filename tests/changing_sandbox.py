@@ -12,7 +12,6 @@ from tap_autopilot.sandbox.paging import listing_of
 from tests.lying_pager import Options
 from tests.recording import Sandbox
 
-KEY = "s3cr3t+key/of=the~account!"
 LONG_AGO = "2016-01-01T00:00:00.000Z"
 
 
@@ -39,7 +38,7 @@ class ChangingSandbox(Sandbox):
         lists: Mapping[str, Iterable[str]] | None = None,
         **options: Any,
     ) -> None:
-        chosen = {"api_key": KEY, "page": page_size, "bookmarks": style, "stale": stale}
+        chosen = {"page": page_size, "bookmarks": style, "stale": stale}
         account = Account(contacts=0, lists=0, segments=0)
         super().__init__(account, Options(**{**chosen, **options}))
         self._changes = dict(changes or {})

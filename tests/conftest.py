@@ -23,11 +23,11 @@ from tap_autopilot.sandbox.faults import Fault, Faults
 from tap_autopilot.streams import STREAMS
 from tests.fork_server import finished, hasty, no_name_server
 from tests.invariants import Run, check
+from tests.lying_pager import KEY as KEY
 from tests.lying_pager import Options
 from tests.pushed_store import PushedStore
 from tests.recording import Sandbox
 
-KEY = "s3cr3t+key/of=the~account!"
 PATIENCE = 120  # seconds
 COMMAND = [sys.executable, "-m", "tap_autopilot"]
 USUAL_STREAMS = {name: one for name, one in STREAMS.items() if one.setting is None}
@@ -66,7 +66,7 @@ def serve() -> Iterator[Serve]:
 
         def start(account: Account | None = None, *faults: str, **options: Any) -> Sandbox:
             struck = Faults(map(Fault.parse, faults))
-            chosen = Options(**{"api_key": KEY, "faults": struck, **options})
+            chosen = Options(**{"faults": struck, **options})
             return stack.enter_context(Sandbox(account or Account(contacts=250), chosen))
 
         yield start

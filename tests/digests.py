@@ -9,7 +9,6 @@ from typing import Any
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tests import in_process
-from tests.conftest import KEY
 from tests.invariants import Run
 from tests.lying_pager import Options
 from tests.recording import Sandbox
@@ -28,7 +27,7 @@ class Nights:
     def run(self, *faults: str, catalog: Any = None, settings: Any = None, **options: Any) -> Run:
         """A night's run, without storing any of it."""
         struck = Faults(map(Fault.parse, faults))
-        options = {"api_key": KEY, "page": 20, "faults": struck, **options}
+        options = {"page": 20, "faults": struck, **options}
         chosen = {"digests": str(self.path), **(settings or {})}
         return in_process.run(
             Sandbox(self.account, Options(**options)),
@@ -46,7 +45,7 @@ class Nights:
     def full_load(self) -> Replica:
         """A new target, loaded in full without digests."""
         loaded = Replica()
-        run = in_process.run(Sandbox(self.account, Options(api_key=KEY)))
+        run = in_process.run(Sandbox(self.account, Options()))
         assert run.code == 0
         loaded.take(run.messages)
         return loaded

@@ -23,10 +23,10 @@ from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
 from tap_autopilot.sources.reading import pages
 from tests.invariants import Run, check_messages
+from tests.lying_pager import KEY
 from tests.recording import Sandbox
 from tests.witness import check_bookmarks, check_complete, check_served, check_tombstones
 
-KEY = "s3cr3t+key/of=the~account!"
 MAX_REQUESTS = 2000
 
 

@@ -10,12 +10,13 @@ from tap_autopilot.sandbox import options
 from tap_autopilot.sandbox.account import CONTACTS, Account, members_of_segment
 from tap_autopilot.sandbox.paging import Page, Pager
 
+KEY = "s3cr3t+key/of=the~account!"
 TOTALS = ("exact", "missing", "first-missing", "collapse")
 
 
 @dataclass(frozen=True)
 class Options(options.Options):
-    """The sandbox's options, and these:
+    """The sandbox's options, with `KEY` as the key, and these:
 
     - `totals`: `exact` on every page; `missing` on no page; `first-missing` on every page but the
       first; `collapse` to half the size of the listing, from the middle of the listing on.
@@ -27,6 +28,7 @@ class Options(options.Options):
     - `lose_once`: serve that page when the listing is read again.
     """
 
+    api_key: str = KEY
     totals: str = "exact"
     total_off: int = 0
     end_early: bool = False

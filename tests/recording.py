@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -159,6 +160,20 @@ class Sandbox(server.Sandbox):
         if not asked:
             return len(self.account.log), len(self.account.log)
         return asked[0].changes, asked[-1].changes
+
+
+class HeldSandbox(Sandbox):
+    """Responds to nothing from one page of contacts on, until `released` is set."""
+
+    def __init__(self, account: Account, *, page: int) -> None:
+        super().__init__(account)
+        self.released = threading.Event()
+        self._bookmark = account.contact_ids[(page - 1) * 100 - 1]
+
+    def answer(self, method: str, target: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        if target.endswith(self._bookmark):
+            self.released.wait(120)
+        return super().answer(method, target, headers)
 
 
 @dataclass(frozen=True)

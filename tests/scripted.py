@@ -12,8 +12,6 @@ from tests.invariants import Run
 from tests.lying_pager import Options
 from tests.recording import Sandbox
 
-KEY = "s3cr3t+key/of=the~account!"
-
 
 class Scripted(Sandbox):
     """Responses by path below /v1, percent-decoded.
@@ -25,10 +23,9 @@ class Scripted(Sandbox):
     """
 
     def __init__(self, answers: dict[str, Any], **options: Any) -> None:
-        chosen = Options(**{"api_key": KEY, **options})
         account = Account(contacts=0, lists=0, segments=0)
         account._documents.custom_fields = []
-        super().__init__(account, chosen)
+        super().__init__(account, Options(**options))
         self.answers = answers
         self._more: dict[str, str] = {}
 

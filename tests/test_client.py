@@ -23,9 +23,9 @@ from tap_autopilot.api.client import Api, Client, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
+from tests.lying_pager import KEY
 
 URL = "https://api.example/v1"
-KEY = "s3cr3t+key/of=the~account!"
 
 
 def api(url: str = URL, **settings: Any) -> Api:

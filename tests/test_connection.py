@@ -18,7 +18,8 @@ from tap_autopilot.api.client import Client
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Unreachable
 from tests.conftest import wait_until
-from tests.test_client import KEY, api, get, in_threads
+from tests.lying_pager import KEY
+from tests.test_client import api, get, in_threads
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
 

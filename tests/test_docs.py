@@ -71,7 +71,8 @@ def test_the_tested_targets_are_those_of_the_makefile() -> None:
 
 
 def test_every_link_works() -> None:
-    for path in DOCS.rglob("*.md"):
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    for path in [*pages, *DOCS.rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text()):
             assert (path.parent / link).exists(), f"{path.name}: {link}"
 

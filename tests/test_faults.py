@@ -167,9 +167,9 @@ def test_connections_are_refused_for_a_while(tap: Tap, closed_port: int) -> None
         sandbox = Sandbox(ACCOUNT, port=closed_port)
         late = threading.Timer(1, lambda: stack.enter_context(sandbox))
         late.start()
-        config = tap.config(api_url=f"http://127.0.0.1:{closed_port}/v1", api_key="sandbox")
+        config = tap.config(api_url=f"http://127.0.0.1:{closed_port}/v1")
         config["retry_timeout"] = PATIENCE
-        run = tap.run("-c", tap.file("c.json", config), key="sandbox")
+        run = tap.run("-c", tap.file("c.json", config))
         late.join()
     assert_whole(run)
 

@@ -22,8 +22,8 @@ from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import CONTACTS, Page, Position, Walk, members_of
 from tap_autopilot.sources.reading import pages
-from tests.changing_sandbox import KEY, ChangingSandbox
-from tests.lying_pager import TOTALS
+from tests.changing_sandbox import ChangingSandbox
+from tests.lying_pager import KEY, TOTALS
 from tests.recording import Sandbox
 
 NOW = datetime(2024, 2, 29, tzinfo=timezone.utc)

@@ -18,8 +18,9 @@ from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE
 from tests import in_process
-from tests.changing_sandbox import KEY, ChangingSandbox
+from tests.changing_sandbox import ChangingSandbox
 from tests.invariants import Run, check_together
+from tests.lying_pager import KEY
 from tests.test_fuzz_paging import CHANGES, NUMBERS, careful
 
 FEWER = settings(max_examples=settings().max_examples // 2)

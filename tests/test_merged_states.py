@@ -15,7 +15,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import Fault, Faults
 from tests import in_process
-from tests.conftest import KEY, Serve, Tap
+from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.lying_pager import Options
 from tests.pushed_store import PushedStore, call
@@ -79,7 +79,7 @@ class Story:
         """One run of some streams."""
         catalog = {"streams": [one for one in self.catalog["streams"]
                                if streams is None or one["stream"] in streams]}  # fmt: skip
-        options = Options(api_key=KEY, page=4, faults=Faults(map(Fault.parse, faults)))
+        options = Options(page=4, faults=Faults(map(Fault.parse, faults)))
         state = None if full_refresh else self.state
         sandbox = Sandbox(self.account, options)
         run = in_process.run(sandbox, state=state, catalog=catalog, **settings)

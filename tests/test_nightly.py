@@ -16,9 +16,8 @@ import pytest
 
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import KEY, PATIENCE, Serve, Tap, wait_until
-from tests.held_sandbox import HeldSandbox
 from tests.pushed_store import PushedStore
-from tests.recording import Sandbox
+from tests.recording import HeldSandbox, Sandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=450, segments=2, members=20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import time
 from datetime import datetime
 from typing import Any
 
@@ -132,30 +131,6 @@ def test_contacts_with_the_same_email_do_not_share_a_push(store: PushedStore) ->
     store.track(call("m", context={}, timestamp="1970-01-01T00:00:01Z"))
     rows = read(store, first, second, first).rows("email_opened")
     assert {row["id"] for row in rows} == {"m", "email_opened:c:y", "email_opened:d:z"}
-
-
-def test_an_event_in_the_far_future_does_not_wait_forever(store: PushedStore) -> None:
-    store.track(call("m"))
-    contact = {"contact_id": "c", "mail_opened": {"x": 4102444800000}}
-    assert [row["id"] for row in read(store, contact).rows("email_opened")] == [
-        "m", "email_opened:c:x",
-    ]  # fmt: skip
-
-
-def test_a_recent_event_waits_for_its_push(store: PushedStore) -> None:
-    now = int(time.time() * 1000)
-    maps = {
-        "recent": now - 5 * HOUR, "missed": now - 7 * HOUR, "before": now - 9 * HOUR, "none": None,
-    }  # fmt: skip
-    contact = {"contact_id": "c", "mail_opened": maps, "mail_clicked": {"recent": now}}
-    store.track(call("m"), at=now - 8 * HOUR)
-    run = read(store, contact)
-    ids = [row["email_id"] for row in run.rows("email_opened") if row["id"] != "m"]
-    assert ids == ["missed", "before", "none"]
-    assert [row["email_id"] for row in run.rows("email_clicked")] == ["recent"], "none are pushed"
-    (line,) = [line for line in run.log if line.startswith("INFO email_opened: ")]
-    assert "1 missed by the collector" in line
-    assert "1 too recent" in line
 
 
 def test_only_selected_streams_and_columns_are_written(store: PushedStore, catalog: Any) -> None:

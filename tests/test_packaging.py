@@ -117,14 +117,3 @@ def test_the_release_names_its_repository_in_the_security_policy(tmp_path: Path)
     environment = {**os.environ, "GITHUB_REPOSITORY": REPOSITORY}
     subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, check=True)
     assert f"`gh attestation verify FILE --repo {REPOSITORY}`" in policy.read_text()
-
-
-def test_a_plain_checkout_runs(tmp_path: Path, catalog_text: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tap_autopilot", "--discover"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        check=True,
-    )
-    assert done.stdout.decode() == catalog_text

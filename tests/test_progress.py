@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
@@ -19,7 +18,6 @@ from tap_autopilot.sources.listings import (
     LISTS,
     SEGMENTS,
     Position,
-    members_of,
 )
 from tap_autopilot.streams import STREAMS
 from tests.begun import COUNTS, HALFWAY, MEMBERS, START, begin, day, plain, walks, write
@@ -228,32 +226,6 @@ def test_segments_are_listed_first_if_their_members_were_begun() -> None:
         assert progress.is_resumed(MEMBERS)
     assert begin("contacts").start() == [(CONTACTS, Position())]
     assert begin().start() == []
-
-
-def test_the_members_of_each_segment() -> None:
-    progress = begin(MEMBERS)
-    assert progress.walks_over(["b", "a"]) == [(members_of(one), Position()) for one in "ab"]
-    assert write(progress, members_of("a"), HALFWAY, 2) == []
-    assert progress.shown()["walks"] == walks(**{MEMBERS: ["a", 2, 0, [["a", "x", COUNTS, 0]]]})
-    progress.note_failure(members_of("a"))
-    progress.note_failure(CONTACTS)
-    assert progress.shown()["walks"][MEMBERS][3] == [["a", "x", COUNTS, 1]]
-    assert write(progress, members_of("a"), None, 1) == []
-    assert progress.note_gone(members_of("b")) == [MEMBERS]
-    assert progress.pass_of(MEMBERS).doubts == {}
-    assert progress.shown()["walks"] == walks()
-
-
-def test_members_start_over_if_all_segments_are_gone() -> None:
-    progress = begin(MEMBERS)
-    progress.walks_over("ab")
-    progress.note_gone(members_of("a"))
-    with pytest.raises(RunError, match=r"^smart_segments_contacts: all 2 segments returned 404\.$"):
-        progress.note_gone(members_of("b"))
-    assert progress.incomplete() == {MEMBERS}
-    assert progress.shown()["walks"] == walks(**{MEMBERS: ["", 0, 0, []]})
-    assert progress.walks_over("c") == [(members_of("c"), Position())]
-    assert write(progress, members_of("c"), None) == [MEMBERS]
 
 
 # Completion

@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tap_autopilot.about import about
 from tap_autopilot.cli import _parser
 from tap_autopilot.sandbox.account import Account
@@ -42,19 +40,6 @@ def test_every_option_is_documented() -> None:
     said = set(re.findall(r"`(--?[a-z-]+)", " ".join(row[0] for row in table("## Use"))))
     known = {option for action in _parser()._actions for option in action.option_strings}
     assert said == known - {"-h"}
-
-
-def test_every_linked_file_exists() -> None:
-    for path in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        text = (ROOT / path).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / link).exists(), link
-
-
-def test_the_commands_that_need_no_key_work(tap: Tap) -> None:
-    assert "tap-autopilot --discover > catalog.json" in README
-    assert json.loads(tap.run("--discover").stdout)
-    assert "python -m tap_autopilot.sandbox" in README
 
 
 TAP = """
@@ -95,8 +80,3 @@ def test_an_empty_state_is_a_first_run(tap: Tap, serve: Serve) -> None:
     assert len(run.rows("contacts")) == 5
     said = f"INFO The state file {tap.folder / 'state.json'} is empty; starting from the beginning."
     assert said in run.log
-
-
-@pytest.mark.parametrize("target", ["run", "test", "lint"])
-def test_the_make_targets_exist(target: str) -> None:
-    assert f"\n{target}:" in (ROOT / "Makefile").read_text()

@@ -238,7 +238,7 @@ def test_every_contact_is_sent_once_whatever_a_bookmark_means(
     bookmarks: str, contacts: int
 ) -> None:
     account = Account(contacts=contacts, lists=1, segments=1, members=250)
-    sandbox = Sandbox(account, Options(api_key=KEY, bookmarks=bookmarks, page=20))
+    sandbox = Sandbox(account, Options(bookmarks=bookmarks, page=20))
     run = in_process.run(sandbox)
     assert run.code == 0
     assert [row["contact_id"] for row in run.rows("contacts")] == account.contact_ids

@@ -129,7 +129,13 @@ def test_a_large_account_repeats_everything_but_ids() -> None:
 
 @pytest.mark.parametrize(
     ("stale", "status", "contacts"),
-    [("on", 200, 50), ("404", 404, None), ("first", 200, 100), ("empty", 200, 0)],
+    [
+        ("on", 200, 50),
+        ("400", 400, None),
+        ("404", 404, None),
+        ("first", 200, 100),
+        ("empty", 200, 0),
+    ],
 )
 def test_outdated_bookmarks(serve: Serve, stale: str, status: int, contacts: int | None) -> None:
     account = Account(contacts=250)

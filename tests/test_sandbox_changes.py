@@ -47,7 +47,7 @@ def ids(pages: list[Any]) -> list[str]:
 
 def living(churn: float, seed: int = 1, **options: Any) -> Sandbox:
     account = Account(contacts=400, members=100)
-    chosen = {"api_key": KEY, "page": 20, "churn": churn, "seed": seed, **options}
+    chosen = {"page": 20, "churn": churn, "seed": seed, **options}
     return Sandbox(account, Options(**chosen))
 
 
@@ -124,23 +124,6 @@ def test_a_walk_during_changes_finds_every_contact_that_stayed(style: str, stale
     if ended_well and stale != "empty":
         assert not found, "good bookmarks lead to every contact"
     assert len(sandbox.existed_throughout(CONTACTS)) > 380
-
-
-@pytest.mark.parametrize(("style", "stale"), ALL_WAYS)
-def test_an_outdated_bookmark_on_a_changing_account(style: str, stale: str) -> None:
-    gone = "c" if style == "next" else "b"
-    sandbox = ChangingSandbox(style=style, stale=stale, changes={2: [("delete", gone)]})
-    first = ask(sandbox, CONTACTS)
-    second = ask(sandbox, CONTACTS, first["bookmark"])
-    if stale in ("400", "404"):
-        assert second is None
-        assert sandbox.requests[-1].status == int(stale)
-    else:
-        rest = {"on": "de" if style == "next" else "cd", "empty": ""}
-        wanted = rest.get(stale, "ab" if style == "next" else "ac")
-        assert "".join(ids([second])) == wanted
-        assert second["total_contacts"] == 5
-        assert ("bookmark" in second) == (stale != "empty")
 
 
 @pytest.mark.parametrize("style", BOOKMARKS)
@@ -238,14 +221,3 @@ def test_responses_have_a_date(serve: Serve) -> None:
         date = email.utils.parsedate_to_datetime(answer.headers["Date"])
         assert abs(date.timestamp() - time.time() - skew) < 60
     assert "Date" not in requests.get(f"{serve(date=False).url}/lists", timeout=PATIENCE).headers
-
-
-def test_a_large_account_changes_at_little_cost() -> None:
-    account = Account(contacts=100_000, segments=20, members=5_000)
-    sandbox = Sandbox(account, Options(api_key=KEY, churn=1))
-    bookmark, times = None, []
-    for _ in range(100):
-        started = time.process_time()
-        bookmark = ask(sandbox, CONTACTS, bookmark)["bookmark"]
-        times.append(time.process_time() - started)
-    assert sorted(times)[50] < 0.02

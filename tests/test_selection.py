@@ -14,7 +14,7 @@ from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import EMAILS, STREAMS
 from tests import in_process
-from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
+from tests.conftest import USUAL_STREAMS, Serve, Tap
 from tests.in_process import logged
 from tests.invariants import Run
 from tests.lying_pager import Options
@@ -85,7 +85,7 @@ def test_meltano_writes_a_choice_at_every_breadcrumb(tap: Tap, serve: Serve, cat
 @pytest.mark.parametrize("stream", ALL)
 def test_each_stream_can_be_read_alone(catalog: Any, stream: str) -> None:
     catalog["streams"] = [entry(catalog, stream)]
-    run = in_process.run(Sandbox(ACCOUNT, Options(api_key=KEY)), catalog=catalog)
+    run = in_process.run(Sandbox(ACCOUNT, Options()), catalog=catalog)
     assert run.code == 0
     assert streams(run) == [stream]
     assert run.rows(stream)

@@ -88,7 +88,7 @@ def interrupted(tap: Tap, serve: Serve, account: Account, **options: Any) -> Run
 
 def test_the_state_does_not_grow_with_the_segments() -> None:
     account = Account(contacts=50, segments=150, members=11)
-    run = in_process.run(Sandbox(account, Options(api_key=KEY, page=10)))
+    run = in_process.run(Sandbox(account, Options(page=10)))
     assert run.code == 0
     largest = max(len(str(message["value"])) for message in run.of("STATE"))
     assert largest < 4000
@@ -114,7 +114,7 @@ def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(
             return super().answer(method, target, headers)
 
     with Gate(account) as sandbox:
-        config = tap.file("config.json", tap.config(sandbox, api_key="sandbox"))
+        config = tap.file("config.json", tap.config(sandbox))
         command = [*COMMAND, "-c", config]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None

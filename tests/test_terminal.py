@@ -22,7 +22,7 @@ from tap_autopilot.amounts import duration
 from tap_autopilot.run.terminal import as_table, back, columns, fit, time_left
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
-from tests.held_sandbox import HeldSandbox
+from tests.recording import HeldSandbox
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=1000, segments=2, members=50)

@@ -191,7 +191,7 @@ class History:
                 choose(catalog, name, replication_method=settings[name])
         if settings["without"] and "contacts" in self.tables:
             choose(catalog, "contacts", "properties", settings["without"], selected=False)
-        sandbox = Sandbox(self.account, Options(api_key=in_process.KEY, page=2))
+        sandbox = Sandbox(self.account, Options(page=2))
         self.counts["runs"] += 1
         return in_process.run(sandbox, catalog=catalog, state=state, date=self.now, **how, **chosen)
 
