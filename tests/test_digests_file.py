@@ -7,7 +7,8 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -151,39 +152,52 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "digests"
 
 
+@contextmanager
+def opened(
+    path: Path, position: Any, table: str = "one", start: Start | None = None
+) -> Iterator[Digests]:
+    """The digests at a position, with a pass over one table begun."""
+    with closing(Digests(str(path), "somebody")) as digests:
+        digests.load(position)
+        digests.begin({table: start or Start(SHAPE, 1, False)})
+        yield digests
+
+
+def compare(
+    digests: Digests, keys: Sequence[str], values: Sequence[Any] = ()
+) -> list[tuple[int, bool]]:
+    """Compare rows of the table; their values are their keys unless given."""
+    return digests.compare("one", list(keys), contents(list(keys), values or keys))
+
+
 def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
     """A whole pass over one table. Returns the position after it."""
-    digests = Digests(str(path), "somebody")
-    digests.load(state)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    digests.began("one", "now")
-    for start in range(0, rows, 1000):
-        keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
-        digests.compare("one", keys, contents(keys, [key + version for key in keys]))
+    with opened(path, state) as digests:
+        digests.began("one", "now")
+        for start in range(0, rows, 1000):
+            keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
+            compare(digests, keys, [key + version for key in keys])
+            digests.flush()
+        digests.end("one", whole=True, activated=True)
         digests.flush()
-    digests.end("one", whole=True, activated=True)
-    digests.flush()
-    position = digests.position
-    digests.close()
-    return position
+        return digests.position
 
 
 def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
-    digests = Digests(str(path), account)
-    digests.load(position)
-    digests.close()
-    return digests.doubt
+    with closing(Digests(str(path), account)) as digests:
+        digests.load(position)
+        return digests.doubt
 
 
 def test_one_run_at_a_time(path: Path) -> None:
-    digests = Digests(str(path), "somebody")
-    with pytest.raises(UserError, match="in use by another run"):
-        Digests(str(path), "somebody")
-    digests.load(None)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    with pytest.raises(UserError, match="in use by another run"):
-        Digests(str(path), "somebody")
-    digests.close()
+    def refused() -> None:
+        with pytest.raises(UserError, match="in use by another run"):
+            Digests(str(path), "somebody")
+
+    with closing(Digests(str(path), "somebody")):
+        refused()
+    with opened(path, None):
+        refused()
     Digests(str(path), "somebody").close()
 
 
@@ -213,15 +227,12 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
 
 def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
     position = fill(path, 30)
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    digests._file.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
-    keys = [f"new {number}" for number in range(1000)]
-    digests.compare("one", keys, contents(keys, keys))
-    with pytest.raises(RunError, match=r"Cannot write the digests file .*disk is full. Fix that,"):
-        digests.flush()
-    digests.close()
+    with opened(path, position) as digests:
+        digests._file.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
+        compare(digests, [f"new {number}" for number in range(1000)])
+        said = r"Cannot write the digests file .*disk is full. Fix that,"
+        with pytest.raises(RunError, match=said):
+            digests.flush()
     assert doubt(path, position) is None
 
 
@@ -247,112 +258,75 @@ def test_neither_memory_nor_size_get_out_of_hand(tmp_path: Path) -> None:
 
 
 def test_a_row_that_changes_back_within_a_pass_is_sent_again(path: Path) -> None:
-    position = fill(path, 3)
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    keys = ["00000001"]
-    before, after = contents(keys, keys), contents(keys, ["other"])
-    for rows, sent in ((before, []), (after, [(0, False)]), (before, [(0, False)]), (before, [])):
-        assert digests.compare("one", keys, rows) == sent
-        digests.flush()
-    digests.close()
+    key = "00000001"
+    with opened(path, fill(path, 3)) as digests:
+        for value, sent in ((key, []), ("other", [(0, False)]), (key, [(0, False)]), (key, [])):
+            assert compare(digests, [key], [value]) == sent
+            digests.flush()
 
 
 @pytest.mark.parametrize("again", [["x"], ["00000001"]])
 def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list[str]) -> None:
     position = fill(path, 3)
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    digests.began("one", "now")
-    for value in ("other", *again):  # the second is never confirmed
-        assert digests.compare("one", ["00000001"], contents(["00000001"], [value]))
-        digests.flush()
-        position = position if value in again else digests.position
-    digests.close()
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    assert digests.begun() == {"one"}
-    digests.begin({"one": Start(SHAPE, 1, True)})
-    assert list(digests.bury("one")) == [["00000000", "00000002"]]
-    digests.close()
+    with opened(path, position) as digests:
+        digests.began("one", "now")
+        for value in ("other", *again):  # the second is never confirmed
+            assert compare(digests, ["00000001"], [value])
+            digests.flush()
+            position = position if value in again else digests.position
+    with opened(path, position, start=Start(SHAPE, 1, True)) as digests:
+        assert digests.begun() == {"one"}
+        assert list(digests.bury("one")) == [["00000000", "00000002"]]
 
 
 def test_pages_of_one_table_in_one_step(path: Path) -> None:
     position = fill(path, 3)
     for sent in ([(0, True)], []):
-        digests = Digests(str(path), "somebody")
-        digests.load(position)
-        assert digests.doubt is None
-        digests.begin({"one": Start(SHAPE, 1, False)})
-        for found in (sent, []):
-            assert digests.compare("one", ["new"], contents(["new"], ["row"])) == found
-            assert digests.compare("one", ["00000001"], contents(["00000001"], ["00000001"])) == []
-        digests.flush()
-        position = digests.position
-        digests.close()
+        with opened(path, position) as digests:
+            assert digests.doubt is None
+            for found in (sent, []):
+                assert compare(digests, ["new"], ["row"]) == found
+                assert compare(digests, ["00000001"]) == []
+            digests.flush()
+            position = digests.position
 
 
 def test_of_a_row_twice_on_a_page_the_last_counts(path: Path) -> None:
-    position = fill(path, 3)
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
     keys = ["00000001", "00000002", "00000001"]
-    assert digests.compare("one", keys, contents(keys, ["x", keys[1], keys[0]])) == []
-    assert digests.compare("one", keys, contents(keys, [keys[0], keys[1], "x"])) == [(2, False)]
-    digests.close()
+    with opened(path, fill(path, 3)) as digests:
+        assert compare(digests, keys, ["x", *keys[1:]]) == []
+        assert compare(digests, keys, [*keys[:2], "x"]) == [(2, False)]
 
 
 @pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])
 def test_keys_may_be_any_text(path: Path, key: str) -> None:
-    digests = Digests(str(path), "somebody")
-    digests.load(None)
+    position = None
     for _ in range(2):
-        digests.begin({"one": Start(SHAPE, 1, False)})
-        keys = [key, f"a{key}", f"{key}z"]
-        digests.compare("one", keys, contents(keys, keys))
-        digests.flush()
-        position = digests.position
-        digests.close()
-        digests = Digests(str(path), "somebody")
-        digests.load(position)
-    assert digests.doubt is None
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    assert digests.compare("one", [f"a{key}"], contents([f"a{key}"], [f"a{key}"])) == []
-    assert list(digests.bury("one")) == [sorted([key, f"{key}z"])]
-    digests.close()
+        with opened(path, position) as digests:
+            compare(digests, [key, f"a{key}", f"{key}z"])
+            digests.flush()
+            position = digests.position
+    with opened(path, position) as digests:
+        assert digests.doubt is None
+        assert compare(digests, [f"a{key}"]) == []
+        assert list(digests.bury("one")) == [sorted([key, f"{key}z"])]
 
 
 def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     position = fill(path, 30)
     data = path.read_bytes()
     path.write_bytes(data.replace(b"00000007", b"00000009"))
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    assert digests.doubt
-    digests.begin({"one": Start(SHAPE, 2, False)})
-    digests.close()
+    with opened(path, position, start=Start(SHAPE, 2, False)) as digests:
+        assert digests.doubt
     assert "not the file that" in str(doubt(path, position))
 
 
 def test_a_table_first_sent_by_a_run_that_is_thrown_away(path: Path) -> None:
     position = fill(path, 3)
-
-    def first_page(name: str) -> list[tuple[int, bool]]:
-        digests = Digests(str(path), "somebody")
-        digests.load(position)
-        assert digests.remembered() == {"one": 1}
-        assert not digests.reshaped({"one": SHAPE, name: SHAPE})
-        digests.begin({name: Start(SHAPE, 7, False)})
-        assert digests.table(name).born == 7
-        found = digests.compare(name, ["a"], contents(["a"], ["a"]))
-        digests.flush()
-        assert list(digests.bury(name)) == []
-        digests.close()
-        return found
-
-    assert first_page("two") == [(0, True)]
-    assert first_page("three") == [(0, True)]
-    assert first_page("two") == [(0, True)]
+    for name in ("two", "three", "two"):
+        with opened(path, position, name, Start(SHAPE, 7, False)) as digests:
+            assert digests.remembered() == {"one": 1, name: 7}
+            assert digests.table(name).born == 7
+            assert digests.compare(name, ["a"], contents(["a"], ["a"])) == [(0, True)]
+            digests.flush()
+            assert list(digests.bury(name)) == []

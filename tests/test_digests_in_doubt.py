@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
-from tests.test_digests_file import SHAPE, contents, doubt, fill
+from tests.test_digests_file import compare, doubt, fill, opened
 
 
 @pytest.fixture
@@ -58,16 +57,13 @@ def test_damage_is_noticed_or_harmless(path: Path) -> None:
     noticed = 0
     for at in (*range(100), *rng.sample(range(100, len(data)), 150)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 1 << rng.randrange(8)]) + data[at + 1 :])
-        digests = Digests(str(path), "somebody")
-        digests.load(position)
-        if digests.doubt is None:
-            assert digests.remembered() == {"one": 1}
-            digests.begin({"one": Start(SHAPE, 1, False)})
-            assert digests.compare("one", keys, contents(keys, keys)) == [], at
-            assert list(digests.bury("one")) == [], at
-        else:
+        if doubt(path, position):
             noticed += 1
-        digests.close()
+            continue
+        with opened(path, position) as digests:
+            assert digests.remembered() == {"one": 1}
+            assert compare(digests, keys) == [], at
+            assert list(digests.bury("one")) == [], at
     assert noticed > 80
     for size in rng.sample(range(len(data)), 20):
         path.write_bytes(data[:size])
@@ -89,15 +85,12 @@ def test_an_old_file_under_a_newer_journal(path: Path) -> None:
     old = path.read_bytes()
     for night in range(3):
         position = fill(path, 300, state=position, version=str(night))
-    digests = Digests(str(path), "somebody")
-    digests.load(position)
-    digests.begin({"one": Start(SHAPE, 1, False)})
-    digests.began("one", "now")
-    digests.flush()
-    position = digests.position
     journal = path.with_name("digests-wal")
-    newer = journal.read_bytes()
-    digests.close()
+    with opened(path, position) as digests:
+        digests.began("one", "now")
+        digests.flush()
+        position = digests.position
+        newer = journal.read_bytes()
     path.write_bytes(old)
     journal.write_bytes(newer)
     assert "damaged" in str(doubt(path, position))
@@ -112,10 +105,8 @@ def test_an_older_format_is_taken_for_damage(path: Path) -> None:
 def test_another_database_is_left_alone(path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as file:
         file.execute("create table events (id)")
-    digests = Digests(str(path), "somebody")
     with pytest.raises(UserError, match="is another program's database"):
-        digests.load(None)
-    digests.close()
+        doubt(path, None)
 
 
 def test_an_empty_file_counts_as_missing(path: Path) -> None:
