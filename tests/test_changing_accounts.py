@@ -85,20 +85,6 @@ def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
     assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
 
 
-def test_repeats_after_an_interruption_hide_nothing() -> None:
-    answers: dict[str, Any] = {
-        "/contacts": page("a", "b", bookmark="x", total=4),
-        "/contacts/x": (500, {}),
-    }
-    script = Scripted(answers)
-    first = in_process.run(script)
-    script.answers["/contacts/x"] = page("a", "b", "c", total=4)
-    rest = in_process.run(script, state=first.state)
-    assert rest.code == 0
-    assert not activated(rest)
-    assert any("read 3 of the 4 contacts" in line for line in rest.log)
-
-
 def test_an_empty_account_empties_no_table() -> None:
     run = in_process.run(Scripted({"/contacts": page(total=0)}))
     assert run.code == 0
@@ -107,21 +93,13 @@ def test_an_empty_account_empties_no_table() -> None:
         assert any(f"the API listed no {what} at all" in line for line in run.log)
 
 
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (page("a", total=1000), "got only 1 of the 1,000 contacts that the API reported, twice"),
-        (page("a", "b", total=5), "got only 2 of the 5 contacts"),
-        (page(total=5), "got only 0 of the 5 contacts"),
-    ],
-)
-def test_a_large_shortage_fails_the_run(answer: Any, text: str) -> None:
-    sandbox = Scripted({"/contacts": answer})
+def test_a_large_shortage_fails_the_run() -> None:
+    sandbox = Scripted({"/contacts": page("a", total=1000)})
     run = in_process.run(sandbox)
     again = in_process.run(sandbox, state=run.state)
     for one in (run, again):
         assert one.code == 1
-        assert text in one.last_words
+        assert "got only 1 of the 1,000 contacts" in one.last_words
         assert not activated(one)
         assert len(paths(one, "/contacts")) == 2
 

@@ -139,16 +139,6 @@ def test_an_invalid_date_is_ignored(mock: responses.RequestsMock, date: str | No
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_page_of_a_hundred_large_contacts_is_read(
-    mock: responses.RequestsMock, packed: bool
-) -> None:
-    body = b"[" + b" " * (100 << 20) + b"]"
-    headers = {"Content-Encoding": "gzip"} if packed else {}
-    mock.get(f"{URL}/lists", body=gzip.compress(body, 1) if packed else body, headers=headers)
-    assert get(Client(api()), decode=len).value == len(body)
-
-
-@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("status", [200, 404])
 def test_a_response_that_is_too_large_is_not_retried(
     mock: responses.RequestsMock, monkeypatch: pytest.MonkeyPatch, packed: bool, status: int

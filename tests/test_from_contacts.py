@@ -124,49 +124,13 @@ def read(*contacts: Any, catalog: Any = None, **settings: Any) -> Run:
     return run
 
 
-def test_spellings_and_values_of_every_kind() -> None:
+def test_memberships_in_two_spellings_and_of_odd_values() -> None:
     run = read(
-        {
-            "ContactId": 17,
-            "EMAIL": "a@example.com",
-            "MailOpened": {
-                "m": "2016-12-20T10:00:00+10:00",
-                "n": None,
-                "o": "",
-                "p": "soon",
-                "": 0,
-            },
-        },
         {"contact_id": "d", "Lists": ["a", 5, "a"], "lists": []},
-        {
-            "contact_id": "f",
-            "lists": ["b"],
-            "Lists": ["c"],
-            "mail_replied": {"m": 1},
-            "MailReplied": {"n": 2, "m": 3},
-        },
-        {"contact_id": "e", "mail_opened": [], "lists": {}, "mail_clicked": ""},
+        {"contact_id": "f", "lists": ["b"], "Lists": ["c"]},
+        {"contact_id": "e", "lists": {}},
     )
-    rows = run.rows("email_opened")
-    assert [(row["email_id"], row["timestamp"]) for row in rows] == [
-        ("m", "2016-12-20T00:00:00Z"),
-        ("n", None),
-        ("o", None),
-        ("p", None),
-        ("", "1970-01-01T00:00:00.000Z"),
-    ]
-    assert [row["additional_fields"] for row in rows] == [
-        None, None, None, {"timestamp": "soon"}, None,
-    ]  # fmt: skip
-    assert {row["context_traits_contact_id"] for row in rows} == {"17"}
-    assert {row["anonymous_id"] for row in rows} == {"a@example.com"}
     assert [row["list_id"] for row in run.rows("lists_contacts")] == ["a", "5", "b", "c"]
-    replied = {row["email_id"]: row["timestamp"][17:] for row in run.rows("email_replied")}
-    assert replied == {"m": "00.001Z", "n": "00.002Z"}
-    assert any(
-        line.startswith("INFO email_opened: 5 rows, 1 value did not fit (timestamp 1)")
-        for line in run.log
-    )
     assert not any("documents skipped" in line for line in run.log)
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +11,8 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sandbox.account import Account
 from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
-from tests.conftest import COMMAND, Serve, Tap
-from tests.invariants import Run, check
+from tests.conftest import Serve, Tap
+from tests.invariants import Run
 from tests.scripted import Scripted
 from tests.test_from_contacts import expected_events
 from tests.test_selection import choose, entry
@@ -147,34 +143,6 @@ def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: An
     )
     assert ids(rest) == ["b"]
     assert bookmark(rest) == "2016-01-01T00:00:00Z"
-
-
-def test_a_kill_loses_no_change(tap: Tap, serve: Serve, incremental: Any) -> None:
-    """Each run is killed after some pages; the next starts from the last STATE."""
-    account = Account(contacts=200, odd=False)
-    sandbox = serve(account, page=20, latency=0.03)
-    arguments = tap.arguments(sandbox, catalog=incremental, state=None, config={})
-    whole = tap.sync(sandbox, catalog=incremental)
-    for pages in (1, 4, 7):
-        with subprocess.Popen(
-            [*COMMAND, *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        ) as process:
-            assert process.stdout is not None
-            out, states = b"", 0
-            while states <= pages and (line := process.stdout.readline()):
-                out += line
-                states += b'"STATE"' in line
-            process.send_signal(signal.SIGKILL)
-            out += process.stdout.read()
-        killed = check(Run(-9, out, "", killed=True))
-        resumed = tap.sync(sandbox, catalog=incremental, state=killed.state)
-        for stream in KEYS:
-            sent = {str(row) for run in (killed, resumed) for row in run.rows(stream)}
-            assert sent == {str(row) for row in whole.rows(stream)}
-        assert resumed.state == whole.state
 
 
 @pytest.mark.parametrize("skew", [-3600, 0, 3600])

@@ -180,23 +180,6 @@ def test_events_that_were_pushed_are_skipped_and_the_others_described() -> None:
         assert len(store(a=5000).merge(kind, rows, None, Tally(kind))) == 1
 
 
-def test_all_events_are_counted() -> None:
-    tally = Tally("email_opened")
-    rows = polled(a=1, b=2, c=NOW - 7 * HOUR, d=NOW - 8 * HOUR, e=NOW, f=NOW - HOUR)
-    left = store(a=1, b=2).merge("email_opened", rows, None, tally)
-    assert [row["email_id"] for row in left] == ["c", "d"]
-    assert (tally.pushed, tally.missed, tally.waiting) == (2, 2, 2)
-
-
-def test_only_events_that_a_pass_sends_are_counted_as_pushed() -> None:
-    since = datetime(1970, 1, 2, tzinfo=timezone.utc)
-    tally = Tally("email_opened")
-    rows = polled(a=DAY - 1, b=DAY, c=None)
-    window = ChangedSince(since, None)
-    assert store(a=0, b=0, c=0).merge("email_opened", rows, window, tally) == []
-    assert tally.pushed == 2
-
-
 @pytest.mark.parametrize(
     ("time", "at"),
     [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import time
 from decimal import Decimal
 from typing import Any
@@ -141,29 +140,6 @@ def test_only_the_odd_documents_of_a_page_are_parsed_leniently() -> None:
         page = b'{"contacts": [%b, %b, %b]}' % (good, odd, good)
         kinds = [type(one) for one in decode(page, "contacts").documents]
         assert kinds == [msgspec.Raw, parsing._Odd, msgspec.Raw]
-
-
-def test_a_page_that_can_be_split_into_documents_can_be_read() -> None:
-    page = (
-        b'{"contacts":[{"contact_id":"a","n":-1.5e+3,"v":[1,0,true,null,"x\\n\\u00e9\\ud83d\\ude00"],'
-        b'"w":{"d":12345678901234567890123,"e":1e400,"f":false,"g":"\xc3\xa9"}}],"total_contacts":1}'
-    )
-    pieces = [bytes([one]) for one in b'019+-.eE"\\{}[],:tfnulra \n\x00\x01\xff\xc3'] + [
-        b"\\u0000", b"\\ud800", b"NaN", b"00", b"1e",
-    ]  # fmt: skip
-    rng, taken_apart = random.Random(1), 0
-    for _ in range(20_000):
-        text = page
-        for _ in range(rng.randint(1, 3)):
-            at = rng.randrange(14, len(text) - 22)
-            text = text[:at] + rng.choice([b"", rng.choice(pieces)]) + text[at + rng.randrange(2) :]
-        try:
-            documents = decode(text, "contacts").documents
-        except Retryable:
-            continue
-        taken_apart += any(isinstance(one, msgspec.Raw) for one in documents)
-        read(documents)
-    assert taken_apart > 2_000
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:

@@ -97,20 +97,6 @@ def test_every_page_of_every_walk_in_order(pool: Start, concurrency: int) -> Non
     assert list(found.results()) == []
 
 
-def test_a_walk_starts_where_it_is_told_to(pool: Start) -> None:
-    found, _ = pool(long(CONTACTS, TOTAL))
-    found.add(CONTACTS, Position("5"))
-    assert ids(list(found.results()), CONTACTS)[0] == "005"
-
-
-def test_threads_are_as_few_as_the_walks(pool: Start) -> None:
-    found, clients = pool(long(CONTACTS, 3), 8)
-    for _ in range(3):
-        found.add(CONTACTS, Position())
-        assert len(list(found.results())) == 3
-    assert len(clients) == 1
-
-
 def test_threads_end_with_the_program(pool: Start) -> None:
     before = set(threading.enumerate())
     found, _ = pool(long(CONTACTS, 3), 2)

@@ -95,20 +95,6 @@ def test_each_stream_can_be_read_alone(catalog: Any, stream: str) -> None:
     assert ("/v1/smart_segments" in paths) == stream.startswith("smart_segments")
 
 
-def test_a_deselected_column_leaves_nothing_behind(tap: Tap, serve: Serve, catalog: Any) -> None:
-    names = ("company_priority", "employees_range", "mail_opened", "updated_at", "first_name")
-    for name in names:
-        choose(catalog, "contacts", "properties", name, selected=False)
-    timestamp = ["properties", "mail_received", "items", "properties", "timestamp"]
-    choose(catalog, "contacts", *timestamp, selected=False)
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    for row in run.rows("contacts"):
-        assert not set(names) & set(row)
-        kept = {name.lower().replace("_", "") for name in row["additional_fields"] or ()}
-        assert not kept & {name.replace("_", "") for name in names}
-        assert all(list(one) == ["id"] for one in row["mail_received"] or ())
-
-
 def test_the_selection_warns_once(tap: Tap, serve: Serve, catalog: Any) -> None:
     catalog["streams"].append({"tap_stream_id": "deals"})
     unknown = {"breadcrumb": ["properties", "shoe_size"], "metadata": {"selected": False}}

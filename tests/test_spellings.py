@@ -16,22 +16,6 @@ def test_a_column_is_found_in_any_spelling(spelling: str) -> None:
     assert shaped({spelling: "Ada"}) == {"first_name": "Ada"}
 
 
-def test_the_same_spelling_wins_whatever_came_before() -> None:
-    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
-    both = {"contact_id": "1", "Unsubscribed": True, "unsubscribed": False}
-    expected = (False, {"Unsubscribed": True})
-    for document in (
-        both,
-        {"contact_id": "2", "Unsubscribed": True},
-        both,
-        dict(sorted(both.items())),
-    ):
-        row = shape(document)
-        assert row is not None
-        if document["contact_id"] == "1":
-            assert (row["unsubscribed"], row["additional_fields"]) == expected
-
-
 @pytest.mark.parametrize(
     ("document", "row"),
     [
@@ -68,15 +52,6 @@ def test_an_empty_spelling_does_not_hide_another() -> None:
     row = shape({"contact_id": "", "ContactId": "p1"})
     assert row is not None
     assert row["contact_id"] == "p1"
-
-
-def test_two_spellings_lose_nothing_however_many_names_came_before() -> None:
-    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
-    for number in range(11_000):
-        shape({"contact_id": "1", f"field{number}": number})
-    row = shape({"contact_id": "1", "FirstName": "Ada", "firstName": "Augusta"})
-    assert row is not None
-    assert {row["first_name"], *row["additional_fields"].values()} == {"Ada", "Augusta"}
 
 
 def test_a_value_with_two_spellings_of_a_name_is_kept_whole() -> None:
