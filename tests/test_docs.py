@@ -1,7 +1,8 @@
-"""The docs are accurate: the messages they quote are the tap's own."""
+"""The docs are accurate: the messages they quote are the tap's own, and its exceptions."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import pkgutil
 import re
@@ -12,6 +13,7 @@ from types import CodeType
 import pytest
 
 import tap_autopilot
+from tap_autopilot import exceptions
 from tap_autopilot.pushed.rows import PROPERTIES, TRAITS
 from tests.invariants import DOCUMENTED
 from tools import meltano_definitions
@@ -89,3 +91,34 @@ def test_the_example_of_an_event_names_what_the_tap_reads() -> None:
     assert (
         set(re.findall(r'"(\w+)":', example[0])) - {"traits"} <= PROPERTIES.keys() | TRAITS.keys()
     )
+
+
+def subclasses(base: type[Exception]) -> Iterator[tuple[str, str, str]]:
+    """Each class below this one: its name, its parent's, and its module."""
+    for one in base.__subclasses__():
+        if one.__module__.startswith("tap_autopilot."):
+            yield one.__name__, base.__name__, one.__module__.removeprefix("tap_autopilot.")
+            yield from subclasses(one)
+
+
+def documented() -> Iterator[tuple[str, str, str]]:
+    parents = [""]
+    for line in (exceptions.__doc__ or "").splitlines():
+        match = re.match(r"(?:│   |    |├── |└── )*([A-Z]\w+) {2,}\S|([A-Z]\w+)$", line)
+        if match:
+            depth = len(re.match(r"[│├└─ ]*", line)[0]) // 4  # type: ignore[index]
+            name = match[1] or match[2]
+            parents[depth + 1 :] = [name]
+            module = re.search(r"\(([a-z_.]+)\)$", line)
+            yield name, parents[depth], module[1] if module else "exceptions"
+
+
+def test_the_tree_of_exceptions_is_complete() -> None:
+    for module in pkgutil.walk_packages(tap_autopilot.__path__, "tap_autopilot."):
+        if not module.name.startswith("tap_autopilot.sandbox") and "__main__" not in module.name:
+            importlib.import_module(module.name)
+    roots = [exceptions.TapError, exceptions.Retryable, exceptions.Oversized]
+    classes = {(one.__name__, "", "exceptions") for one in roots}
+    for root in roots:
+        classes |= set(subclasses(root))
+    assert sorted(documented()) == sorted(classes)

@@ -84,7 +84,7 @@ MUTANTS = (
         "sources/completeness.py",
         "return self is Doubt.SKIPPED",
         "return self in (Doubt.SKIPPED, Doubt.SHORT)",
-        "test_singer_bookmarks.py -k doubt",
+        "test_progress.py -k bookmark_does_not_move",
     ),
     Mutant(
         "most of a listing may be missing at exit 0",
@@ -143,7 +143,7 @@ MUTANTS = (
         "rows/changed.py",
         "changed >= self.since",
         "changed > self.since",
-        "test_start_date.py -k judged",
+        "test_incremental.py -k judged",
     ),
     Mutant(
         "the newest change before an interruption is forgotten",
