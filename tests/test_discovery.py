@@ -77,9 +77,3 @@ def test_metadata_covers_the_stream_and_every_field(stream: str) -> None:
         if breadcrumb:
             key = len(breadcrumb) == 2 and breadcrumb[1] in entry["key_properties"]
             assert values["inclusion"] == ("automatic" if key else "available")
-
-
-def test_nested_fields_have_metadata() -> None:
-    breadcrumbs = {tuple(one["breadcrumb"]) for one in ENTRIES["contacts"]["metadata"]}
-    assert ("properties", "employees_range", "properties", "min") in breadcrumbs
-    assert ("properties", "custom_fields", "items", "properties", "kind") in breadcrumbs

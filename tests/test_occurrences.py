@@ -91,16 +91,11 @@ def test_a_push_without_contact_id_belongs_to_the_contact_with_its_email(
     assert rows[1]["email_subject"] == "Welcome"  # one push describes the message for everyone
 
 
-def test_the_anonymous_id_is_the_email_if_nothing_else_is(store: PushedStore) -> None:
-    contact = {"contact_id": "c", "email": "ada@example.com", "mail_opened": {MESSAGE: 1000}}
-    store.track(call("m", context={}))
-    assert [row["id"] for row in read(store, contact).rows("email_opened")] == ["m"]
-
-
 @pytest.mark.parametrize(
     "names",
     [
         {"userId": " Ada@Example.com"},
+        {"anonymousId": "ada@example.com"},
         {"userId": "ada@example.com", "anonymousId": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"},
         {"traits": {"email": "ADA@example.com "}, "anonymousId": "bob@example.com"},
         {"properties": {"Email": "ada@example.com"}},

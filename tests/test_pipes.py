@@ -136,8 +136,11 @@ def test_an_unwritable_stderr_does_not_matter(tap: Tap, serve: Serve, redirectio
     assert lines.count(b'"RECORD","stream":"contacts"') == 450
 
 
-@pytest.mark.parametrize("arguments", ["--discover > /dev/full", "--discover >&-"])
-def test_discovery_that_cannot_be_written_fails(arguments: str) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    ["--discover >&-", *(f"--{it} > /dev/full" for it in ("discover", "about", "version", "help"))],
+)
+def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
     command = f"exec {' '.join(COMMAND)} {arguments}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -118,24 +118,6 @@ def test_everything_arrives_except_what_is_withheld(account: Account) -> None:
     assert [one for one in first_seen if one not in truth.late] == in_time
 
 
-def test_the_same_seed_pushes_the_same(account: Account) -> None:
-    first, one = pushed(account, batch=1)
-    again, other = pushed(account, batch=1)
-    assert first.occurrences == again.occurrences == Sandbox(account).truth.occurrences
-    assert (first.withheld, first.repeated, first.late) == (
-        again.withheld,
-        again.repeated,
-        again.late,
-    )
-    for name in ("receivedAt", "sentAt", "originalTimestamp"):
-        for event in (*one.events(), *other.events()):
-            event.pop(name)
-    assert one.events()[0]["messageId"] == other.events()[0]["messageId"]
-    different, _ = pushed(account, batch=1, seed=2)
-    assert different.occurrences == first.occurrences
-    assert different.withheld != first.withheld
-
-
 def test_the_truth_agrees_with_the_contacts(account: Account) -> None:
     truth = Sandbox(account).truth
     in_maps = {(one.contact_id, one.kind, one.message): one for one in truth.occurrences if one.in_map}  # fmt: skip

@@ -58,7 +58,7 @@ def wait_for_requests(sandbox: Sandbox, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("what", "number"),
-    [("hang", signal.SIGINT), *((what, signal.SIGTERM) for what in
+    [("hang", signal.SIGINT), ("hang", signal.SIGHUP), *((what, signal.SIGTERM) for what in
      ("hang", "drip", "503,retry-after=60", "429,retry-after=60"))],
 )  # fmt: skip
 def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
@@ -184,16 +184,6 @@ def test_a_signal_ends_it_in_time_even_if_nobody_reads(tap: Tap, serve: Serve) -
 def test_the_time_limits_are_as_documented() -> None:
     assert signals.STOP_WITHIN + signals.TICK < 5
     assert signals.LINE_WITHIN == 20
-
-
-def test_a_hangup_ends_it_as_sigterm_does(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(ACCOUNT, "/contacts@2-:hang")
-    with running(tap, sandbox) as process:
-        wait_for_requests(sandbox, 4)
-        process.send_signal(signal.SIGHUP)
-        run = finished(tap, process)
-    assert run.code == 129
-    assert run.last_words.startswith("CRITICAL Stopped by SIGHUP")
 
 
 def test_an_ignored_hangup_does_not_end_the_run(tap: Tap, serve: Serve) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, KEY, Serve, Tap
-from tests.invariants import check, untimed
+from tests.invariants import check
 from tests.scripted import Scripted
 
 FIELDS = [field.name for field in dataclasses.fields(Config)]
@@ -118,13 +117,6 @@ def test_about_in_json_is_complete(tap: Tap) -> None:
     assert settings["concurrency"]["env"] == "TAP_AUTOPILOT_CONCURRENCY"
     assert [one["name"] for one in about["streams"]] == list(STREAMS)
     assert about["streams"][0]["replication_methods"] == ["FULL_TABLE", "INCREMENTAL"]
-
-
-@pytest.mark.parametrize("form", ["text", "markdown"])
-def test_about_names_every_setting_and_stream(tap: Tap, form: str) -> None:
-    text = tap.run("--about", "--format", form).stdout.decode()
-    for name in (*FIELDS, *STREAMS):
-        assert name in text
 
 
 def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
@@ -244,15 +236,6 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
     assert f"INFO {said}" in run.log
     for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
-
-
-@pytest.mark.parametrize("option", ["--about", "--version", "--help"])
-def test_an_unwritable_stdout_is_reported_in_one_line(option: str) -> None:
-    with Path("/dev/full").open("wb") as full:
-        done = subprocess.run([*COMMAND, option], stdout=full, stderr=subprocess.PIPE, check=False)
-    assert done.returncode == 1
-    assert untimed(done.stderr.decode()).startswith("CRITICAL Cannot write to stdout: ")
-    assert done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.parametrize(
