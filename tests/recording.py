@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from tap_autopilot.sandbox import paging, server
 from tap_autopilot.sandbox.account import LISTS, SEGMENTS, Account, Change
@@ -60,11 +61,6 @@ class Served:
     def delivered(self, value: bool) -> None:
         self.response.delivered = value
 
-    @property
-    def whole(self) -> bool:
-        """Whether the response reached the client intact."""
-        return self.delivered and not self.fault
-
 
 @dataclass
 class Recorded(Response):
@@ -108,15 +104,8 @@ class Sandbox(server.Sandbox):
         self.requests.append(request)
         return recorded
 
-    def respond(
-        self,
-        method: str,
-        target: str,
-        headers: dict[str, str],
-        fault: Fault | None = None,
-        sent: bytes = b"",
-    ) -> Recorded:
-        recorded = super().respond(method, target, headers, fault, sent)
+    def respond(self, *request: Any, **more: Any) -> Recorded:
+        recorded = super().respond(*request, **more)
         assert isinstance(recorded, Recorded)
         return recorded
 
@@ -147,12 +136,6 @@ class Sandbox(server.Sandbox):
         `/smart_segments/<id>/contacts`, `/list/<id>/contacts`.
         """
         return existed_throughout(self.account, listing, *self.log_at(since_request, until_request))
-
-    def existed_ever(
-        self, listing: str, since_request: int = 0, until_request: int | None = None
-    ) -> set[str]:
-        """The ids that were in a listing at any time during a range of requests."""
-        return existed_ever(self.account, listing, *self.log_at(since_request, until_request))
 
     def log_at(self, since_request: int, until_request: int | None) -> tuple[int, int]:
         """The length of the account's log at the first and the last of a range of requests."""
@@ -218,14 +201,6 @@ def existed_throughout(
         for one in change.ids
     }
     return _existed_at(account, listing, until) - touched
-
-
-def existed_ever(
-    account: Account, listing: str, since: int = 0, until: int | None = None
-) -> set[str]:
-    """The ids in a listing at any time between two positions in the account's log."""
-    touched = {one for change in _changes(account, listing, since, until) for one in change.ids}
-    return _existed_at(account, listing, until) | touched
 
 
 def _changes(account: Account, listing: str, since: int, until: int | None) -> Iterator[Change]:
