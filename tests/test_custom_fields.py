@@ -240,17 +240,6 @@ def test_a_value_that_does_not_fit_is_kept_without_the_array(catalog: Any) -> No
     assert not any("does not exist" in line for line in run.log)
 
 
-def test_a_date_in_another_format_fills_its_column() -> None:
-    served = [{"kind": "Since", "value": "Fri, 02 Jun 2017 15:18:58 GMT"}]
-    answers = {
-        "/contacts/custom_fields": (200, [{"name": "Since", "fieldType": "date"}]),
-        "/contacts": {"contacts": [{"contact_id": "a", "custom_fields": served}]},
-    }
-    (row,) = in_process.run(Scripted(answers), custom_fields_as_columns=True).rows("contacts")
-    assert row["custom_since"] == "2017-06-02T15:18:58Z"
-    assert [one["value"] for one in row["custom_fields"]] == ["Fri, 02 Jun 2017 15:18:58 GMT"]
-
-
 def test_a_field_whose_column_resembles_the_array_is_not_confused_with_it() -> None:
     served = [{"kind": "Field S", "value": "x"}]
     answers = {

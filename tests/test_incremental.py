@@ -129,22 +129,6 @@ def test_an_incomplete_pass_does_not_move_the_bookmark(serve: Serve, incremental
     assert rest.state == whole.state, "the newest change may have been in the first half"
 
 
-def test_a_change_during_an_interrupted_pass_comes_with_the_next(incremental: Any) -> None:
-    """The bookmark must not move past the start of the pass, before the interruption."""
-    people = [{"contact_id": "a", "updated_at": "2016-01-01"}]
-    page = {"contacts": people, "bookmark": "a", "total_contacts": 2}
-    broken: dict[str, Any] = {"/contacts": page, "/contacts/a": (405, {})}
-    first = in_process.run(Scripted(broken), catalog=only(incremental, "contacts"))
-    assert first.code == 1
-    between = datetime.now(timezone.utc).isoformat()
-    last = {"contacts": [{"contact_id": "b", "updated_at": between}]}
-    rest = in_process.run(
-        Scripted({"/contacts/a": last}), catalog=only(incremental, "contacts"), state=first.state
-    )
-    assert ids(rest) == ["b"]
-    assert bookmark(rest) == "2016-01-01T00:00:00Z"
-
-
 @pytest.mark.parametrize("skew", [-3600, 0, 3600])
 def test_a_clock_that_is_wrong_by_an_hour_loses_no_change(
     tap: Tap, incremental: Any, skew: float
