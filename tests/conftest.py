@@ -141,6 +141,10 @@ class Tap:
         assert sandbox.most_connections <= int(config.get("concurrency", 8))
         return check(run)
 
+    def call(self, sandbox: Sandbox | None = None, *options: str, **settings: Any) -> Run:
+        """Run the command with these options and settings."""
+        return self.run("-c", self.file("c.json", self.config(sandbox, **settings)), *options)
+
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
         """Run the command with any arguments, in a fork."""
         code, stdout, stderr = finished(hasty, arguments, self.folder, environment, PATIENCE)

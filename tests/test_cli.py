@@ -174,8 +174,7 @@ def test_a_mistake_in_another_file_is_one_line(
     tap: Tap, serve: Serve, option: str, content: str, said: str
 ) -> None:
     sandbox = serve(SMALL)
-    config = tap.file("config.json", tap.config(sandbox))
-    run = check(tap.run("-c", config, option, tap.file("file.json", content)))
+    run = check(tap.call(sandbox, option, tap.file("file.json", content)))
     assert run.code == 2
     assert said in run.last_words
     assert run.stdout == b""

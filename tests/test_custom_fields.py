@@ -25,8 +25,7 @@ TEXT = {"type": ["null", "string"]}
 
 def test_discovery_adds_a_typed_column_for_each(tap: Tap, serve: Serve) -> None:
     sandbox = serve()
-    config = tap.file("config.json", tap.config(sandbox, custom_fields_as_columns=True))
-    run = tap.run("--config", config, "--discover")
+    run = tap.call(sandbox, "--discover", custom_fields_as_columns=True)
     assert run.code == 0
     assert [request.path for request in sandbox.requests] == ["/v1/contacts/custom_fields"]
     found = entry(json.loads(run.stdout), "contacts")
@@ -72,8 +71,7 @@ def test_the_columns_hold_what_the_array_holds(tap: Tap, serve: Serve) -> None:
 
 def test_a_column_can_be_deselected_and_the_array_stays(tap: Tap, serve: Serve) -> None:
     sandbox = serve()
-    config = tap.file("config.json", tap.config(sandbox, custom_fields_as_columns=True))
-    catalog = json.loads(tap.run("--config", config, "--discover").stdout)
+    catalog = json.loads(tap.call(sandbox, "--discover", custom_fields_as_columns=True).stdout)
     catalog["streams"] = [entry(catalog, "contacts")]
     choose(catalog, "contacts", "properties", "custom_nps_rating", selected=False)
     run = tap.sync(sandbox, catalog=catalog, custom_fields_as_columns=True)

@@ -175,8 +175,7 @@ def test_connections_are_refused_for_a_while(tap: Tap, closed_port: int) -> None
 
 
 def test_connections_are_refused_forever(tap: Tap, closed_port: int) -> None:
-    config = tap.config(api_url=f"http://127.0.0.1:{closed_port}/v1", retry_timeout=0.3)
-    run = tap.run("-c", tap.file("c.json", config))
+    run = tap.call(api_url=f"http://127.0.0.1:{closed_port}/v1", retry_timeout=0.3)
     assert run.code == 1
     assert f"connection refused by 127.0.0.1:{closed_port}; gave up after" in run.last_words
     assert run.last_words.endswith(" Check api_url, or run again later.")

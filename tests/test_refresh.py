@@ -80,7 +80,6 @@ def test_mistakes_are_reported(
 
 
 def test_without_a_state_there_is_nothing_to_start_over(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve()))
-    run = check(tap.run("--config", config, "--full-refresh", "lists"))
+    run = check(tap.call(serve(), "--full-refresh", "lists"))
     assert run.code == 2
     assert "--full-refresh needs --state" in run.last_words

@@ -169,8 +169,7 @@ def test_an_unwritable_file_ends_the_run_before_it_begins(
         (tmp_path / "no/such.jsonl", "No such file"),
         (tmp_path / "planted", "No such file"),
     ):
-        config = tap.config(sandbox, report_file=str(path))
-        run = check(tap.run("--config", tap.file("config.json", config)))
+        run = check(tap.call(sandbox, report_file=str(path)))
         assert run.code == 2
         assert f"Cannot write the report file {path}: {said}" in run.last_words
         assert sandbox.requests == []
@@ -253,8 +252,7 @@ def test_the_last_line_in_json_has_the_report(tap: Tap, serve: Serve, file: Path
 
 def test_json_lines_have_the_fields_of_the_sdk(tap: Tap, serve: Serve) -> None:
     sandbox = serve(ACCOUNT, "/contacts@2:503")
-    config = tap.file("config.json", tap.config(sandbox, log_format="json"))
-    lines = json_lines(tap.run("--config", config))
+    lines = json_lines(tap.call(sandbox, log_format="json"))
     for line in lines:
         assert {
             "level", "pid", "logger_name", "ts", "thread_name", "app_name", "stream_name",
@@ -269,8 +267,7 @@ def test_json_lines_have_the_fields_of_the_sdk(tap: Tap, serve: Serve) -> None:
 
 def test_metrics_have_the_names_and_tags_of_the_sdk(tap: Tap, serve: Serve) -> None:
     sandbox = serve(ACCOUNT, "/contacts@2-:405", latency=0.02)
-    config = tap.file("config.json", tap.config(sandbox, log_format="json"))
-    run = tap.run("--config", config)
+    run = tap.call(sandbox, log_format="json")
     points = [line["metric_info"] for line in json_lines(run) if line["message"] == "METRIC"]
     found = {(one["metric"], one["tags"]["stream"]): one for one in points}
     assert len(found) == len(points)
@@ -304,8 +301,7 @@ def test_text_logs_have_one_metric_for_each_table_with_rows(tap: Tap, serve: Ser
 
 def test_a_complete_run_ends_with_a_line_that_says_so(tap: Tap, serve: Serve) -> None:
     for form in ("text", "json"):
-        config = tap.config(serve(ACCOUNT), log_format=form)
-        run = tap.run("--config", tap.file("config.json", config))
+        run = tap.call(serve(ACCOUNT), log_format=form)
         last = run.log[-1] if form == "text" else json_lines(run)[-1]["message"]
         rows = len(run.of("RECORD"))
         said = rf"(INFO )?Complete: {rows:,} rows in {len(STREAMS)} tables, \d+(\.\d)? s\."
@@ -325,8 +321,7 @@ def test_a_resumed_run_says_which_tables_the_interrupted_run_completed(
 def test_one_row_is_not_called_rows(tap: Tap) -> None:
     contact = {"contact_id": "a", "Email": "a", "Score": 1, "created_at": "no time"}
     with Scripted({"/contacts": (200, {"contacts": [contact], "total_contacts": 1})}) as sandbox:
-        config = tap.config(sandbox)
-        run = tap.run("--config", tap.file("config.json", config), "--select", "contacts")
+        run = tap.call(sandbox, "--select", "contacts")
     *_, summary, last = run.log
     assert summary == (
         "INFO contacts: 1 row, 1 value did not fit (created_at 1), 1 value without a column,"

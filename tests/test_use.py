@@ -71,8 +71,7 @@ def test_mistakes_in_the_environment_are_reported_too(tap: Tap) -> None:
 
 @pytest.mark.parametrize("option", ["--select", "--streams"])
 def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, option: str) -> None:
-    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
-    run = check(tap.run("--config", config, option, "lists, email_opened,"))
+    run = check(tap.call(serve(ACCOUNT), option, "lists, email_opened,"))
     assert run.code == 0
     assert [message["stream"] for message in run.of("SCHEMA")] == ["lists", "email_opened"]
 
@@ -88,9 +87,7 @@ def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, op
 def test_a_stream_that_does_not_exist_is_an_error(
     tap: Tap, serve: Serve, names: str, said: str
 ) -> None:
-    run = check(
-        tap.run("--config", tap.file("config.json", tap.config(serve())), "--select", names)
-    )
+    run = check(tap.call(serve(), "--select", names))
     assert run.code == 2
     assert said in run.last_words
     assert not run.messages
@@ -142,8 +139,7 @@ def test_a_slow_api_takes_as_long_at_any_rate(tap: Tap, serve: Serve) -> None:
 
 def test_the_test_asks_some_segments_only(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=5, segments=30, members=10), "/smart_segments/@5:404")
-    config = tap.file("config.json", tap.config(sandbox))
-    run = tap.run("--config", config, "--test")
+    run = tap.call(sandbox, "--test")
     assert "30 smart segments, with " in run.stdout.decode()
     assert "in the first 20 of them." in run.stdout.decode()
     said = r"34 requests, if the others are as large: \d+ s at max_requests_per_second, 1000\."
@@ -174,8 +170,7 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
 def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=5))
     for url in (sandbox.url.removesuffix("/v1"), sandbox.url.replace("/v1", "/v2")):
-        config = tap.file("config.json", tap.config(sandbox, api_url=url))
-        run = check(tap.run("--config", config, "--test"))
+        run = check(tap.call(sandbox, "--test", api_url=url))
         assert run.code == 2
         assert "status 404" in run.last_words
         assert "Check api_url" in run.last_words
@@ -212,8 +207,7 @@ def test_meltano_requests_json_through_a_file(tap: Tap, serve: Serve) -> None:
 
 
 def test_a_higher_level_hides_what_is_below(tap: Tap, serve: Serve) -> None:
-    config = tap.config(serve(ACCOUNT, "2:503"), log_level="WARNING")
-    run = tap.run("--config", tap.file("config.json", config))
+    run = tap.call(serve(ACCOUNT, "2:503"), log_level="WARNING")
     assert run.code == 0
     assert run.log
     assert all(line.startswith("WARNING") for line in run.log)
@@ -221,8 +215,7 @@ def test_a_higher_level_hides_what_is_below(tap: Tap, serve: Serve) -> None:
 
 def test_similar_messages_are_only_counted_after_the_first(tap: Tap, serve: Serve) -> None:
     account = Account(contacts=20, lists=0, segments=70, members=2)
-    config = tap.config(serve(account, "/smart_segments@2-:400"))
-    run = check(tap.run("--config", tap.file("config.json", config)))
+    run = check(tap.call(serve(account, "/smart_segments@2-:400")))
     assert run.code == 1
     assert sum("METRIC" not in line for line in run.log) < 70
     errors = [line for line in run.log if line.startswith("ERROR")]
@@ -250,7 +243,7 @@ def test_options_that_exclude_each_other_are_told_so(
     tap: Tap, serve: Serve, arguments: list[str], said: str
 ) -> None:
     sandbox = serve(ACCOUNT)
-    run = check(tap.run("--config", tap.file("config.json", tap.config(sandbox)), *arguments))
+    run = check(tap.call(sandbox, *arguments))
     assert run.code == 2
     assert run.log == [f"CRITICAL {said}; see tap-autopilot --help."]
     assert not run.stdout
