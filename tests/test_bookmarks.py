@@ -218,6 +218,8 @@ def test_a_page_repeats_the_last_document_of_the_page_before() -> None:
 def test_only_the_first_document_can_repeat_the_last() -> None:
     walked = Walked({"": page("a", "b", bookmark="x"), "x": page("c", "b")})
     assert walked.ids == ["a", "b", "c", "b"]
+    changed = {"contacts": [{"contact_id": "b", "Name": "new"}]}
+    assert Walked({"": page("a", "b", bookmark="x"), "x": changed}).ids == ["a", "b", "b"]
 
 
 @pytest.mark.parametrize(

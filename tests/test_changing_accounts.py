@@ -25,6 +25,10 @@ def changing(changes: dict[int, list[str]], **options: Any) -> ChangingSandbox:
     return ChangingSandbox(options.pop("contacts", "abcdefghij"), changes=steps, **options)
 
 
+def read(answers: dict[str, Any], **settings: Any) -> Run:
+    return in_process.run(Scripted(answers), **settings)
+
+
 def ids(run: Run) -> list[str]:
     return [row["contact_id"] for row in run.rows("contacts")]
 
@@ -79,14 +83,14 @@ def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
         "/contacts": page("a", "b", bookmark="x", total=3),
         "/contacts/x": page("a", total=3),
     }
-    run = in_process.run(Scripted(answers))
+    run = read(answers)
     assert set(ids(run)) == {"a", "b"}
     assert not activated(run)
     assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
 
 
 def test_an_empty_account_empties_no_table() -> None:
-    run = in_process.run(Scripted({"/contacts": page(total=0)}))
+    run = read({"/contacts": page(total=0)})
     assert run.code == 0
     assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
     for what in ("contacts", "lists", "smart segments"):
@@ -113,18 +117,6 @@ def test_a_small_shortage_is_reported_with_both_numbers() -> None:
     assert "read 98 of the 99 contacts that the API reported; deleted rows are kept" in line
     assert (off.code, activated(off)) == (0, True)
     assert len(paths(off, "/contacts")) == 1
-
-
-def test_a_listing_that_was_short_once_is_read_again() -> None:
-    answers: dict[str, Any] = {
-        "/contacts": [page("a", "b", bookmark="x", total=4), page("a", "b", bookmark="y", total=4)],
-        "/contacts/x": page("d", total=4),
-        "/contacts/y": page("c", "d", total=4),
-    }
-    run = in_process.run(Scripted(answers))
-    assert (run.code, activated(run)) == (0, True)
-    assert set(ids(run)) == set("abcd")
-    assert any("Read 3 of the 4 contacts that the API reported; reading" in one for one in run.log)
 
 
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
@@ -184,6 +176,70 @@ def test_refused_segments_do_not_hold_up_the_others(status: int) -> None:
     }
     answers |= {f"/smart_segments/{one}/contacts": (status, {}) for one in names[:12]}
     answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
-    run = in_process.run(Scripted(answers))
+    run = read(answers)
     assert run.code == (2 if status == 403 else 1)
     assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
+
+
+# Documents that are no rows, and versions
+
+
+@pytest.mark.parametrize("listing", ["contacts", "lists", "segments"])
+def test_unusable_documents_are_skipped_and_counted(listing: str) -> None:
+    key = {"contacts": "contact_id", "lists": "list_id", "segments": "segment_id"}[listing]
+    stream = {"segments": "smart_segments"}.get(listing, listing)
+    documents: list[Any] = [
+        None,
+        "x",
+        {key: "a"},
+        {key: ""},
+        {},
+        {key: None},
+        5,
+        [],
+        {key: {}},
+        {key: 7},
+    ]
+    total = {"total_contacts": len(documents)} if listing == "contacts" else {}
+    members = {f"/smart_segments/{one}/contacts": page("c", total=1) for one in ("a", "7")}
+    run = read({f"/{stream}": {listing: documents, **total}, **members})
+    assert run.code == 0
+    assert [row[key] for row in run.rows(stream)] == ["a", "7"]
+    assert any(f"{stream}: 2 rows, 8 documents skipped" in line for line in run.log)
+    assert not run.of("ACTIVATE_VERSION", stream)
+    assert any("8 documents were skipped; deleted rows are kept" in line for line in run.log)
+
+
+def test_unusable_members_are_skipped_and_counted() -> None:
+    members = {"contacts": [None, {"contact_id": "a"}, {"contact_id": ""}, {}, {"contact_id": 7}]}
+    segments = {"segments": [{"segment_id": "s"}, {"segment_id": "s"}, {"segment_id": 8}, {}]}
+    answers = {"/smart_segments": segments, "/smart_segments/s/contacts": members}
+    run = read({**answers, "/smart_segments/8/contacts": members})
+    assert run.code == 0
+    assert sorted(tuple(row.values()) for row in run.rows("smart_segments_contacts")) == [
+        (segment, contact) for segment in ("8", "s") for contact in ("7", "a")
+    ]
+    assert not run.of("ACTIVATE_VERSION", "smart_segments_contacts")
+
+
+def test_a_short_listing_of_segments_puts_their_members_in_doubt() -> None:
+    answers = {"/smart_segments": {"segments": [{"SegmentId": "s"}], "total_contacts": 2}}
+    run = read({**answers, "/smart_segments/s/contacts": page("a", total=1)})
+    assert run.rows("smart_segments_contacts") == [{"segment_id": "s", "contact_id": "a"}]
+    assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
+    warnings = [line for line in run.log if "read 1 of the 2 segments" in line]
+    assert [line.split(":")[0] for line in warnings] == [
+        "WARNING smart_segments",
+        "WARNING smart_segments_contacts",
+    ]
+
+
+def test_records_carry_the_version_that_is_activated() -> None:
+    run = read({"/contacts": page("a", "b", total=2)})
+    (activation,) = run.of("ACTIVATE_VERSION", "contacts")
+    assert {one["version"] for one in run.of("RECORD", "contacts")} == {activation["version"]}
+    order = [one["type"] for one in run.messages if one.get("stream", "contacts") == "contacts"]
+    assert order.index("ACTIVATE_VERSION") > len(order) - order[::-1].index("RECORD") - 1
+    run = read({"/contacts": page("a")}, emit_activate_version_messages=False)
+    assert not run.of("ACTIVATE_VERSION")
+    assert "version" not in run.of("RECORD")[0]

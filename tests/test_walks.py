@@ -7,10 +7,13 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+import msgspec
 import pytest
 
-from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.client import Api, Client, Response
+from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, TapError
+from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -22,7 +25,8 @@ from tap_autopilot.sources.listings import (
     Walk,
     members_of,
 )
-from tap_autopilot.sources.reading import pages
+from tap_autopilot.sources.reading import MAX_KNOWN_PAGES, pages
+from tests.conftest import KEY, Serve
 from tests.in_process import logged
 from tests.scripted import page
 
@@ -282,3 +286,62 @@ def test_lists_and_segments_need_no_totals() -> None:
     for walk in (LISTS, SEGMENTS):
         walked = Walked({"": {walk.documents: [{walk.key: "a"}]}}, walk)
         assert walked.pages[-1].doubt is None
+
+
+# Bookmarks that loop
+
+
+READ = "leads to documents already read, 3 times"
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_loop_of_bookmarks_is_an_error(length: int) -> None:
+    answers = {str(n): page(str(n), bookmark=str((n + 1) % length)) for n in range(length)}
+    walked = Walked({"": page("start", bookmark="0"), **answers})
+    assert READ in str(walked.error)
+    assert len(walked.asked) <= 3 * (4 * length + 4)
+
+
+@pytest.mark.parametrize("known", [1, 4, MAX_KNOWN_PAGES])
+def test_known_pages_that_lead_on_are_followed(known: int) -> None:
+    """As for a listing that has moved, or that repeats a whole page, the same way each time."""
+    answers = {str(n): page("a", "b", bookmark=str(n + 1), total=6) for n in range(1, known + 1)}
+    answers |= {
+        "": page("a", "b", bookmark="0", total=6),
+        "0": page("c", "d", bookmark="1", total=6),
+    }
+    walked = Walked({**answers, str(known + 1): page("e", "f", total=6)}, check_totals=known < 5)
+    assert set(walked.ended[0]) == set("abcdef")
+    assert walked.ended[1] is None
+    assert walked.asked[-2:] == [str(known), str(known + 1)]
+
+
+def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed() -> None:
+    elsewhere = [page("a", bookmark=str(number)) for number in range(1, 50)]
+    walked = Walked({"": page("a", bookmark="0"), "0": elsewhere})
+    assert READ in str(walked.error)
+    assert set(walked.asked) == {"", "0"}
+
+
+def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
+    answers = {str(n): page("a", bookmark=str(n + 1), total=1) for n in range(500)}
+    walked = Walked({**answers, "": page("a", bookmark="0", total=1)})
+    assert READ in str(walked.error)
+    assert len(walked.asked) <= 3 * 3 * (MAX_KNOWN_PAGES + 2)
+
+
+def test_a_negative_total_is_no_total() -> None:
+    walked = Walked({"": page("a", bookmark="0", total=-1), "0": page("b", total=-1)})
+    assert walked.ended == (["a", "b"], Doubt.UNCOUNTED)
+
+
+def test_walks_leave_documents_unread(serve: Serve) -> None:
+    """The next request can go out before they are decoded."""
+    account = Account(contacts=250, odd=False)
+    sandbox = serve(account)
+    config = Config.from_mapping({"api_key": KEY, "api_url": sandbox.url})
+    walked = list(pages(CONTACTS, Position(), Client(Api(config)), check_totals=True))
+    assert [len(one.unread) for one in walked] == [100, 100, 50]
+    assert {type(document) for one in walked for document in one.unread} == {msgspec.Raw}
+    found = [document["contact_id"] for one in walked for document in one.documents]
+    assert found == account.contact_ids

@@ -70,7 +70,7 @@ MUTANTS = (
         "rows/shape.py",
         "            if not row[key]:\n",
         "            if row[key] == '':\n",
-        "test_paging.py -k unusable",
+        "test_changing_accounts.py -k unusable",
     ),
     Mutant(
         "rows are deleted despite a shortage",
@@ -105,7 +105,7 @@ MUTANTS = (
         "sources/reading.py",
         "if census.is_short and census.reading == 1:",
         "if census.is_short and census.reading == 0:",
-        "test_changing_accounts.py -k short_once",
+        "test_walks.py -k second_time",
     ),
     Mutant(
         "an empty response to an outdated bookmark counts as the end",
@@ -121,7 +121,7 @@ MUTANTS = (
         "sources/reading.py",
         "        return new and bookmark == named\n",
         "        return new\n",
-        "test_paging.py -k elsewhere",
+        "test_walks.py -k elsewhere",
     ),
     Mutant(
         "a refused bookmark counts as the end",
