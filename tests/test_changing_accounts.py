@@ -119,6 +119,19 @@ def test_a_small_shortage_is_reported_with_both_numbers() -> None:
     assert len(paths(off, "/contacts")) == 1
 
 
+def test_a_total_that_collapses_between_two_pages_is_a_doubt() -> None:
+    answers = {
+        "/contacts": page("a", "b", bookmark="x", total=100),
+        "/contacts/x": page("c", "d", total=4),
+    }
+    run = read(answers)
+    assert (run.code, activated(run)) == (0, False)
+    assert any(
+        "the API's total for contacts dropped to 4; deleted rows" in line for line in run.log
+    )
+    assert activated(read(answers, check_totals=False))
+
+
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
 
 
