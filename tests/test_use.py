@@ -173,7 +173,7 @@ def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Se
         run = check(tap.call(sandbox, "--test", api_url=url))
         assert run.code == 2
         assert "status 404" in run.last_words
-        assert "Check api_url" in run.last_words
+        assert "Check api_url, which should end in /v1" in run.last_words
 
 
 def test_a_segment_id_that_is_too_long_ends_the_test_in_one_line(tap: Tap) -> None:
