@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tap_autopilot.run.terminal import columns
 from tap_autopilot.sandbox.demo import _show_rates
 
