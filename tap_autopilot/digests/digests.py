@@ -232,22 +232,23 @@ class Digests:
         salt = self._content.salt + self.table(name).shape
         hashes = [blake2b(row, digest_size=8, salt=salt).digest() for row in rows]
         digests = array("q", b"".join(hashes))
-        places = dict(zip(keys, range(len(keys)), strict=True))
-        page = _Page(self._numbers[name], {key: digests[at] for key, at in places.items()})
+        page = _Page(self._numbers[name], dict(zip(keys, digests, strict=True)))
         with self._file.errors():
-            self._compare(page, sorted(places))
+            self._compare(page, sorted(page.digests))
         for low, high in page.seen:
             self._see(page.table, low, high, self._number + 1)
-        if page.differ:
-            self._send(page)
         self._changed = True
+        if not page.differ:
+            return []
+        self._send(page)
+        places = dict(zip(keys, range(len(keys)), strict=True))
         differ = page.differ.items()
         return sorted((places[key], row is None or row[NEW] == NEVER) for key, row in differ)
 
     def _compare(self, page: _Page, keys: list[str]) -> None:
         """Compare sorted rows with those in the file from the first to the last of them."""
         low, high = keys[0], keys[-1]
-        digests = [page.digests[key] for key in keys]
+        digests = map(page.digests.__getitem__, keys)
         count, upper, lower = self._file.row(COUNT, page.table, low, high, len(keys) + 1)
         if not count:
             page.differ.update(dict.fromkeys(keys))
