@@ -90,7 +90,7 @@ def summarize(database: str) -> float:
         while events := reader.read(summary.up_to, 500):
             for one in events:
                 summary.add(one)
-    store.save_summary(summary)
+    summary.save(store)
     store.close()
     return time.monotonic() - began
 

@@ -90,7 +90,7 @@ class PushedStore:
             with SqliteReader(self.path) as reader:
                 for event in reader.read(summary.up_to, 10_000):
                     summary.add(event)
-            store.save_summary(summary)
+            summary.save(store)
             return summary.up_to
 
     def prune(self, state: Any) -> int:

@@ -71,10 +71,7 @@ class SqliteReader(Reader):
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as problem:
-            raise self._unreadable(problem) from None
-
-    def _unreadable(self, problem: sqlite3.Error) -> UserError:
-        return UserError(f"Cannot read the store {self._database}: {problem}.")
+            raise UserError(f"Cannot read the store {self._database}: {problem}.") from None
 
 
 class SqliteStore(Store):

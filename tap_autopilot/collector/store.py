@@ -5,14 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, MAX_BYTES, Cursor, Event, OpenStore
 from tap_autopilot.collector.remnant import Remnant, fingerprint
 from tap_autopilot.exceptions import RunError, UserError
-
-if TYPE_CHECKING:
-    from tap_autopilot.collector.summary import Summary
 
 PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
@@ -196,12 +193,14 @@ class Store(OpenStore):
             self._execute((WIPE, chosen))
         return (rows[-1][0] if rows else 0), len(chosen)
 
-    def save_summary(self, summary: Summary) -> None:
-        """Add to the summary of what events say about messages."""
+    def save_summary(
+        self, up_to: int, messages: Sequence[tuple[bytes, bytes, int, int]], undated: Sequence[int]
+    ) -> None:
+        """Add to the summary of what events say about messages; see `summary.Summary`."""
         self._execute(
-            (SUMMARIZE, summary.rows()),
-            (NOTE_UNDATED, [(seq,) for seq in summary.undated]),
-            (SAVE_SUMMARIZED_UP_TO, [(summary.up_to,)]),
+            (SUMMARIZE, messages),
+            (NOTE_UNDATED, [(seq,) for seq in undated]),
+            (SAVE_SUMMARIZED_UP_TO, [(up_to,)]),
         )
 
     def forget_summary(self) -> None:

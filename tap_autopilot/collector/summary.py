@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Callable
-from functools import partial
 
 from tap_autopilot.collector.reader import Event, Reader, table_of
 from tap_autopilot.collector.remnant import remains
@@ -52,12 +51,13 @@ class Summary:
             first, last = self.messages.get(message, (at, at))
             self.messages[message] = min(first, at), max(last, at)
 
-    def rows(self) -> list[tuple[bytes, bytes, int, int]]:
-        """A digest of each description, the description and its times."""
-        return [
+    def save(self, store: Store) -> None:
+        """Add this to what the store has: each description with a digest and its times."""
+        rows = [
             (hashlib.blake2b(message, digest_size=16).digest(), message, *times)
             for message, times in sorted(self.messages.items())
         ]
+        store.save_summary(self.up_to, rows, self.undated)
 
 
 class Summarizer:
@@ -82,7 +82,7 @@ class Summarizer:
         )
         if self._last - before <= BUSY and self._last - done > MAX_RECENT:
             summary = await asyncio.to_thread(self._summary, done)
-            await self._writer.run(partial(Store.save_summary, summary=summary))
+            await self._writer.run(summary.save)
 
     def _summary(self, after: int) -> Summary:
         """A summary of some events after this `seq`; half of the time is for what comes in."""

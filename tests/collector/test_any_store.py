@@ -194,11 +194,11 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(dat
     for body in bodies:
         summary = Summary(3)
         summary.add(Event(4, 0, "segment", "track", "Email Opened", body, False))
-        store.save_summary(summary)
+        summary.save(store)
     summary = Summary(0)
     summary.undated.append(4)
     for _ in range(2):
-        store.save_summary(summary)
+        summary.save(store)
     with open_reader(database) as reader:
         assert reader.summarized_up_to == store.summarized_up_to == 4
         first, last, undated = reader.summary()
