@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector import client, destinations, notices, server, writer
+from tap_autopilot.collector import client, destinations, notices, server, store, threads, writer
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import KEY, ROOT, SETTINGS, Collector
@@ -118,7 +118,7 @@ def test_settings_come_from_the_environment_too(tmp_path: Path) -> None:
     assert "s3cret" not in done.stderr
 
 
-def test_times_that_tests_change_are_those_of_the_docs() -> None:
+def test_limits_that_tests_change_or_import_are_those_promised() -> None:
     collector, operating = [
         " ".join((ROOT / f"docs/{name}.md").read_text().split())
         for name in ("collector", "operating")
@@ -130,3 +130,6 @@ def test_times_that_tests_change_are_those_of_the_docs() -> None:
     assert notices.EVERY == destinations.WARN_EVERY == server.SUM_UP_EVERY == 60
     assert f"more than {writer.PATIENCE:.0f} seconds" in writer.SLOW
     assert server.LAST_RESPONSES + server.LAST_COMMIT < 5
+    assert "without `messageId` within an hour" in collector
+    assert store.REPEAT_WINDOW == 3_600_000
+    assert threads.MAX_STRANGERS == 20
