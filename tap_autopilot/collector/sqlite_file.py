@@ -81,6 +81,8 @@ def lock(path: Path, patience: float) -> int:
         if not path.parent.is_dir():
             shown = shown_file(str(path))
             raise UserError(f"Cannot open the store {shown}: its folder does not exist.") from None
+        if isinstance(problem, PermissionError) and _is_locked(path):
+            raise _in_use(path) from None
         raise UserError(
             f"Cannot open the store {path}: {problem.strerror}{_as_owner(path, '; run this')}."
         ) from None
@@ -98,6 +100,25 @@ def lock(path: Path, patience: float) -> int:
                 f"A collector is using the store {path}. Its health is at /ready; to use the store"
                 " without it, stop it first."
             ) from None
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process has locked a file that we may at most read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _in_use(path: Path) -> InUse:
+    return InUse(f"A collector is using the store {path}. Check its health at /ready.")
 
 
 def _as_owner(path: Path, advice: str = "") -> str:
@@ -139,9 +160,13 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
 def open_read_only(database: str) -> sqlite3.Connection:
     """A connection that can only read."""
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
-    connection = sqlite3.connect(
-        address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
-    )
+    try:
+        connection = sqlite3.connect(
+            address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
+        )
+    except sqlite3.Error as problem:
+        advice = _as_owner(Path(database), "; run this")
+        raise UserError(f"Cannot read the store {database}: {problem}{advice}.") from None
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.OperationalError:

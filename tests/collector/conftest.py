@@ -189,7 +189,7 @@ def sending(
 
 AS_ANOTHER = """
 import grp, os, pwd, sys  # before it may no longer read them
-from tap_autopilot.collector.errands import ask
+from tap_autopilot.collector import commands
 from tap_autopilot.collector.sqlite import SqliteReader
 os.setgroups([])
 os.setgid(int(sys.argv[2]))

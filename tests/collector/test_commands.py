@@ -265,13 +265,19 @@ def test_members_of_the_stores_group_may_ask_the_collector_and_others_are_told_w
         folder = Path(name)
         folder.chmod(0o755)
         collector = Collector(folder).start(fork=True)
+        erase = 'lambda database: commands.erase(database, "nobody")'
         try:
             path = Path(f"{collector.database}.sock")
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
-            os.chown(path, 0, 1234)
-            erase = 'lambda database: ask(database, {"erase": "nobody"})'
-            for group, said in ((1234, "{'erased': 0, 'others': 0}"), (99, "Cannot ask")):
-                assert said in as_another(collector.database, erase, group)
+            for file in folder.glob("events.db*"):
+                os.chown(file, 0, 1234)
+            assert as_another(collector.database, erase, 1234) == "Erased 0 events of nobody.\n"
+            assert "Cannot read the store" in as_another(collector.database, erase, 99)
+            for file in folder.glob("events.db*"):
+                file.chmod(file.stat().st_mode | stat.S_IROTH)
+            assert "Cannot ask" in as_another(collector.database, erase, 99)
         finally:
             collector.stop()
+        denied = as_another(collector.database, erase, 1234)
+        assert "Permission denied; run this as its owner" in denied
     assert not path.exists()
