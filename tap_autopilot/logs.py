@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import html
 import json
 import logging
 import os
@@ -188,37 +189,43 @@ def log_bug(error: BaseException) -> None:
 
 def redactor(*secrets: str) -> Callable[[str], str]:
     """A function that removes secrets from a text, in all their usual encodings."""
-    forms = [form for secret in secrets if len(secret) >= MIN_SECRET for form in _forms(secret)]
-    if not forms:
+    known = sorted({one for one in secrets if len(one) >= MIN_SECRET}, key=len, reverse=True)
+    if not known:
         return str
-    pattern = re.compile("|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
-    return lambda text: pattern.sub(HIDDEN, text)
+    forms = re.compile("|".join(form for one in known for form in (_spelled(one), *_base64(one))))
+    return lambda text: forms.sub(HIDDEN, text)
 
 
-def _forms(secret: str) -> list[str]:
-    raw = secret.encode()
+def _spelled(secret: str) -> str:
+    """A pattern of a secret in any case, in hex, or with any of its characters escaped."""
+    in_hex = "[ :-]?".join(f"{byte:02x}" for byte in secret.encode())
+    return f"(?i:{''.join(map(_escaped, secret))}|{in_hex})"
+
+
+def _escaped(letter: str) -> str:
+    """A pattern of a character, as it is, or as JSON, URLs, HTML or programs escape it."""
+    units = re.findall("....", letter.encode("utf-16-be").hex())
     forms = {
-        secret,
-        json.dumps(secret)[1:-1],
-        repr(secret)[1:-1],
-        urllib.parse.quote(secret, safe=""),
-        urllib.parse.quote(secret),
-        urllib.parse.quote_plus(secret),
-        raw.hex(),
-        raw.hex().upper(),
-        secret.lower(),
-        secret.upper(),
-        "".join(f"%{byte:02x}" for byte in raw),
-        "".join(f"%{byte:02X}" for byte in raw),
-        "".join(f"\\u{ord(letter):04x}" for letter in secret),
-        "".join(f"&#{ord(letter)};" for letter in secret),
+        "".join(rf"\\u{unit}" for unit in units),
+        *("".join(f"{mark}{byte:02x}" for byte in letter.encode()) for mark in ("%", r"\\x")),
+        f"&#(?:0*{ord(letter)}|x0*{ord(letter):x});",
+        re.escape(html.escape(letter)),
+        re.escape(urllib.parse.quote_plus(letter)),
     }
+    forms.discard(re.escape(letter))  # matching in two ways takes exponential time
+    most = 1 if letter == "\\" else 3
+    return rf"(?:\\{{0,{most}}}{re.escape(letter)}|{'|'.join(sorted(forms))})"
+
+
+def _base64(secret: str) -> list[str]:
+    raw = secret.encode()
+    forms = []
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         for shift in range(3):  # its position in a longer text changes its encoding
             text = encode(b"\0" * shift + raw).decode().rstrip("=")
             first, last = (0, 2, 3)[shift], (len(raw) + shift) % 3
-            forms.add(text[first : len(text) - (1 if last else 0)])
-    return sorted((form for form in forms if len(form) >= MIN_SECRET), key=len, reverse=True)
+            forms.append(text[first : len(text) - (1 if last else 0)])
+    return [re.escape(form) for form in forms if len(form) >= MIN_SECRET]
 
 
 def set_up(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,12 +97,46 @@ def test_a_secret_with_odd_characters_is_still_removed(
         KEY.lower(),
         base64.b64encode(f"user:{KEY}".encode()).decode(),
         KEY.encode().hex(),
+        KEY.encode().hex(":").upper(),
+        KEY.swapcase(),
+        "".join(f"\\u{byte:04X}" for byte in KEY.encode()),
+        "".join(f"\\x{byte:02x}" for byte in KEY.encode()),
+        "".join(f"&#x{byte:04X};" for byte in KEY.encode()),
+        KEY[:5] + "".join(f"%{byte:02x}" for byte in KEY[5:].encode()),
     ],
 )
 def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
     redacted = logs.redactor(KEY)(f"not {encoded} again")
     assert "(API key)" in redacted
     assert len(redacted) < 40
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        "a+b/c=d \"e\\f<g>&h",
+        r"a+b\/c=d \"e\\f<g>&h",
+        "a%2bb%2fc%3dd+%22e%5cf%3Cg%3E%26h",
+        "a%2Bb/c%3Dd%20%22e%5Cf%3cg%3e%26h",
+        "a+b/c=d &quot;e\\f&lt;g&gt;&amp;h",
+        r"a\u002Bb\u002fc\x3dd &#34;e\\f\u003cg\u003E\u0026h",
+    ],
+)
+def test_a_secret_of_which_a_server_escapes_some_characters_is_removed(encoded: str) -> None:
+    redact = logs.redactor("a+b/c=d \"e\\f<g>&h", "p\u00e4ss\U0001f511word")
+    assert redact(f"not {encoded}!") == "not (API key)!"
+    for text in ("p%c3%A4ss%f0%9f%94%91word", r"P\u00E4ss\ud83d\udd11WORD", "p&#228;ss&#x1f511;word"):
+        assert redact(text) == "(API key)"
+    assert redact("a+b/c=d") == "a+b/c=d"
+
+
+def test_removing_secrets_takes_little_time_whatever_the_text_is() -> None:
+    """Some 5 s of CPU would be 25 times what it takes."""
+    redact = logs.redactor("aa&&\\\\==" * 4, KEY)
+    began = time.process_time()
+    for part in ("\\", "a", "&#0", "&#000", "%", "aa&&", KEY[:-1], "61"):
+        redact(part * (2**16 // len(part)))
+    assert time.process_time() - began < 5
 
 
 def hostile_files() -> list[tuple[str, Any, bool]]:
