@@ -114,7 +114,7 @@ def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
 @pytest.mark.parametrize(
     "encoded",
     [
-        "a+b/c=d \"e\\f<g>&h",
+        'a+b/c=d "e\\f<g>&h',
         r"a+b\/c=d \"e\\f<g>&h",
         "a%2bb%2fc%3dd+%22e%5cf%3Cg%3E%26h",
         "a%2Bb/c%3Dd%20%22e%5Cf%3cg%3e%26h",
@@ -123,9 +123,13 @@ def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
     ],
 )
 def test_a_secret_of_which_a_server_escapes_some_characters_is_removed(encoded: str) -> None:
-    redact = logs.redactor("a+b/c=d \"e\\f<g>&h", "p\u00e4ss\U0001f511word")
+    redact = logs.redactor('a+b/c=d "e\\f<g>&h', "p\u00e4ss\U0001f511word")
     assert redact(f"not {encoded}!") == "not (API key)!"
-    for text in ("p%c3%A4ss%f0%9f%94%91word", r"P\u00E4ss\ud83d\udd11WORD", "p&#228;ss&#x1f511;word"):
+    for text in (
+        "p%c3%A4ss%f0%9f%94%91word",
+        r"P\u00E4ss\ud83d\udd11WORD",
+        "p&#228;ss&#x1f511;word",
+    ):
         assert redact(text) == "(API key)"
     assert redact("a+b/c=d") == "a+b/c=d"
 

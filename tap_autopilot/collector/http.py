@@ -27,6 +27,7 @@ from tap_autopilot.collector.request import JSON, RETRY_AFTER, Handler, Refusal,
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
 MAX_CHUNKS = 10_000  # of a body without a secret in the headers; each takes time, however short
+MAX_CONNECTIONS = 10_000  # each takes up to 80 kB while its headers arrive
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
@@ -116,6 +117,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer: silent connections are closed."""
         self._transport = cast("asyncio.Transport", transport)
+        if len(self.server.connections) >= MAX_CONNECTIONS:
+            self.refuse(503, f"more than {MAX_CONNECTIONS:,} connections are open")
+            transport.close()
+            return
         self.server.connections.add(self)
         self._restart_timer()
 
@@ -156,8 +161,7 @@ class Connection(asyncio.Protocol):
         self._feed(data)
         if not self._handling:
             self._handle_next()
-        if self._reading:
-            self._check_headers()
+        self._check_headers()
 
     # ---- the parser
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,6 +11,7 @@ import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
 PREFIX = "tap_autopilot_collector_"
+RENDER_EVERY = 1.0  # seconds, because anyone may ask, and rendering takes as long as 20 requests
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
 
 
@@ -44,6 +47,8 @@ class Metrics:
         )
         self.repeated = 0  # events that were not stored because they had been already
         self._responses: Counter[tuple[str, int]] = Counter()  # since the last scrape
+        self._text = b""
+        self._rendered_at = -math.inf
 
     def watch(self, name: str, about: str, value: Callable[[], float]) -> None:
         """Add a gauge whose value is computed at each scrape."""
@@ -73,11 +78,16 @@ class Metrics:
         self._refused.labels(destination).set(refused)
 
     def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
+        """All metrics in Prometheus' text format, rendered at most every RENDER_EVERY seconds."""
+        now = time.monotonic()
+        if now < self._rendered_at + RENDER_EVERY:
+            return self._text
+        self._rendered_at = now
         for (route, status), count in self._responses.items():
             self._requests.labels(route, str(status)).inc(count)
         self._responses.clear()
-        return generate_latest(self._registry)
+        self._text = generate_latest(self._registry)
+        return self._text
 
     def _counter(self, name: str, about: str, *labels: str) -> prometheus_client.Counter:
         return prometheus_client.Counter(PREFIX + name, about, labels, registry=self._registry)

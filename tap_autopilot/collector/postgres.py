@@ -32,6 +32,7 @@ from tap_autopilot.collector.upgrade import upgrade_postgres
 from tap_autopilot.exceptions import RunError, UserError
 
 LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
+MAX_REASON = 300  # characters
 CONNECT = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -103,8 +104,9 @@ class PostgresStore(Store):
                 upgrade_postgres(self._connection, FORMAT)
             self._connection.commit()
         except psycopg.Error as problem:
-            reason = str(problem).partition("\n")[0]
-            raise UserError(f"Cannot open the store {shown(database)}: {reason}.") from None
+            raise UserError(
+                f"Cannot open the store {shown(database)}: {_reason(problem)}."
+            ) from None
 
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
@@ -244,9 +246,14 @@ def _connect(database: str, options: str) -> Connection:
     try:
         return psycopg.connect(database, options=options, **CONNECT)  # type: ignore[arg-type]
     except psycopg.Error as problem:
-        first = str(problem).strip().partition("\n")[0]
-        reason = first.removeprefix("connection failed: ").removeprefix("connection is bad: ")
+        reason = _reason(problem)
+        reason = reason.removeprefix("connection failed: ").removeprefix("connection is bad: ")
         raise UserError(f"Cannot open the store {shown(database)}: {reason.strip()}.") from None
+
+
+def _reason(problem: psycopg.Error) -> str:
+    """The first line of an error, which a server may make as long as it likes."""
+    return str(problem).strip().partition("\n")[0][:MAX_REASON]
 
 
 def _check(connection: Connection, name: str) -> tuple[str, int]:
@@ -256,8 +263,7 @@ def _check(connection: Connection, name: str) -> tuple[str, int]:
     except psycopg.errors.UndefinedTable:
         row = None
     except psycopg.Error as problem:
-        reason = str(problem).partition("\n")[0]
-        raise UserError(f"Cannot read the store {name}: {reason}.") from None
+        raise UserError(f"Cannot read the store {name}: {_reason(problem)}.") from None
     if row is None:
         raise UserError(f"There is no store at {name}. A collector creates it when it starts.")
     return str(row[0]), row[1]

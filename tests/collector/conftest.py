@@ -56,6 +56,7 @@ CONSTANTS: dict[str, Any] = {
     "destinations.SYNC_EVERY": 0.05,
     "hooks.WAITS": (0.05,) * 5,
     "http.TICK": 0.05,
+    "metrics.RENDER_EVERY": 0.0,
     "server.LAST_RESPONSES": PATIENCE,
     "server.LAST_COMMIT": PATIENCE,
     "writer.PATIENCE": PATIENCE,

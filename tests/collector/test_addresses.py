@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import event
+
+SSL_REQUEST = (80877103).to_bytes(4, "big")
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:x.db", "file:x.db?mode=memory", "a?b#c%41"])
@@ -91,3 +95,24 @@ def test_libpqs_environment_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     check_address("postgresql:///x")
     with pytest.raises(UserError, match="sslmode=require"):  # the service's file may disable it
         check_address("postgresql:///x?service=far")
+
+
+def test_little_is_shown_of_what_a_server_says_about_an_error() -> None:
+    said = f"no, \x1b[31m{'never ' * 4000}"
+    error = f"SFATAL\0VFATAL\0C28000\0M{said}\0\0".encode()
+
+    def respond() -> None:
+        connection, _ = server.accept()
+        with connection:
+            while connection.recv(4096)[4:8] == SSL_REQUEST:
+                connection.sendall(b"N")
+            connection.sendall(b"E" + (len(error) + 4).to_bytes(4, "big") + error)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=respond)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(UserError, match=r"FATAL: *no, ") as problem:
+            open_reader(f"postgresql://me@127.0.0.1:{port}/x?sslmode=prefer&gssencmode=disable")
+        thread.join()
+    assert len(str(problem.value)) < 500

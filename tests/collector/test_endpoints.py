@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import math
 import re
 import uuid
 from typing import Any
 
 import pytest
 
+from tap_autopilot.collector import metrics
 from tap_autopilot.collector.request import Refusal
 from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start, signature
 from tests.conftest import wait_until
@@ -257,9 +259,9 @@ def test_no_secret_is_stored_logged_or_shown(start: Start) -> None:
 def test_health_and_metrics_need_no_key(shared: Collector) -> None:
     assert shared.get("/health").status_code == 200
     assert shared.get("/ready").status_code == 200
-    metrics = shared.get("/metrics")
-    assert metrics.headers["content-type"].startswith("text/plain")
-    assert "tap_autopilot_collector_events_stored_total" in metrics.text
+    shown = shared.get("/metrics")
+    assert shown.headers["content-type"].startswith("text/plain")
+    assert "tap_autopilot_collector_events_stored_total" in shown.text
     assert shared.get("/v1/track").status_code == 405
 
 
@@ -285,12 +287,22 @@ def test_metrics_name_nobody(shared: Collector) -> None:
     assert shared.post("/v1/track", call).status_code == 200
     assert shared.post("/v1/ada@example.com", call).status_code == 404
     assert shared.post(f"/hooks/{TOKEN}/ada@example.com", person).status_code == 200
-    metrics = shared.get("/metrics").text
-    assert "ada" not in metrics
-    assert "person_1" not in metrics
+    shown = shared.get("/metrics").text
+    assert "ada" not in shown
+    assert "person_1" not in shown
 
 
 def test_no_refusal_can_be_a_410() -> None:
     """Autopilot deletes a hook that gets one."""
     with pytest.raises(KeyError):
         Refusal(410, "gone").body  # noqa: B018
+
+
+def test_metrics_are_rendered_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "RENDER_EVERY", math.inf)
+    ours = metrics.Metrics()
+    first = ours.text()
+    ours.responded("identify", 413)
+    assert ours.text() is first
+    monkeypatch.setattr(metrics, "RENDER_EVERY", 0.0)
+    assert b'{route="identify",status="413"} 1.0' in ours.text()

@@ -7,11 +7,12 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from tests.collector.conftest import HEAD, Collector, Start
-from tests.conftest import PATIENCE
+from tests.collector.conftest import HEAD, REQUEST, Collector, Start
+from tests.conftest import PATIENCE, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
         (HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400),
         (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", 400),
         (b"hello\r\n\r\n", 400),
+        (b"\r\n" * 1_000_000, 431),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
     ],
-    ids=range(23),
+    ids=range(24),
 )  # fmt: skip
 def test_requests_beyond_the_limits_are_refused(
     strict: Collector, data: bytes, status: int
@@ -105,3 +107,14 @@ def test_retry_after_comes_with_503(start: Start) -> None:
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert collector.get("/health").status_code == 200
+
+
+def test_connections_beyond_the_limit_are_refused(start: Start) -> None:
+    collector = start(constants={"http.MAX_CONNECTIONS": 3})
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(collector.connect())
+            stack.enter_context(collector.connect()).sendall(HEAD)
+        wait_until(lambda: collector.raw(b"").startswith(b"HTTP/1.1 503 "))
+    last = REQUEST.replace(b"Host: x", b"Connection: close")
+    wait_until(lambda: collector.raw(last).startswith(b"HTTP/1.1 200 "))
