@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--contacts", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    size = ["--contacts", str(args.contacts), "--members", str(args.contacts // 20)]
+    members = args.contacts // 20
+    size = [f"--contacts={args.contacts}", "--segments=10", f"--members={members}"]
     with (
         tempfile.TemporaryDirectory() as temporary,
         subprocess.Popen(

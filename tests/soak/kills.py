@@ -186,7 +186,7 @@ def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     is_well = not any(counts[one] for one in ("lost", "silent", "broken lines", "leaks"))
     figures = (
         f"{counts['states']} states resumed and {len(resent)} kills: {counts['lost']} rows lost,"
-        f" rows resent per kill p50 {percentile(resent, 50):.0f}"
+        f" rows resent per kill: median {percentile(resent, 50):.0f},"
         f" p99 {percentile(resent, 99):.0f}; {args.soups} runs with faults:"
         f" {counts['completed']} complete, {counts['silent']} silently incomplete;"
         f" {len(exits)} signals: {counts['broken lines']} broken lines, time to exit p99"

@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.options import BOOKMARKS
 from tests.conftest import KEY
@@ -114,7 +115,7 @@ def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
         history.settle()
     figures = (
         f"{args.histories} histories with digests, {counts['runs']} runs, {counts['kills']} kills,"
-        f" {counts['damaged']} damaged files: of {counts['rows']:,} rows, {counts['missing']} missing,"
+        f" {amount(counts['damaged'], 'damaged file')}: of {counts['rows']:,} rows, {counts['missing']} missing,"
         f" {counts['outdated']} outdated, {counts['left']} left behind; {counts['resent']} rows sent"
         f" on quiet nights; {counts['wrong']} runs broke an invariant"
     )
