@@ -249,21 +249,21 @@ def lines_of(results: Results) -> list[str]:
         if name in results:
             old = results[name].get("0.3.0 unlimited")
             lines.append(
-                f"{whats[name]}): {1 / ratio(name, 'floor'):.2f} times the CPU time of the floor;"
-                f" the SDK's tap takes {ratio(name, 'singer-sdk'):.1f} times that of this one,"
-                f" {ratio(name, 'singer-sdk unchecked'):.1f} times if it checks nothing"
+                f"{whats[name]}): this tap takes {1 / ratio(name, 'floor'):.2f} times the CPU time"
+                f" of the floor; the SDK's takes {ratio(name, 'singer-sdk'):.1f} times as much as"
+                f" this one, {ratio(name, 'singer-sdk unchecked'):.1f} times without its checks"
                 + (f", 0.3.0 {old['cpu ratio']:.1f} times" if old else "")
             )
     if "tables" in results:
         times = ratio("tables", "all tables")
         lines.append(
-            f"{whats['tables']}): all take {times:.2f} times the CPU time of contacts alone"
+            f"{whats['tables']}): this takes {times:.2f} times the CPU time of contacts alone"
         )
     limits = [name for name in results if name.startswith("limit")]
     if limits:
         shares = ", ".join(f"{results[name]['tap-autopilot']['used']:.0%}" for name in limits)
         names = ", ".join(f"*{name}*" for name in limits)
-        lines.append(f"- {names}: it uses {shares} of what the API allows")
+        lines.append(f"- {names}: this tap uses {shares} of what the API allows")
     if {"10,000", "huge"} <= results.keys():
         few, many = (results[name]["tap-autopilot"]["memory"] for name in ("10,000", "huge"))
         lines.append(f"- memory: {few:.0f} MiB for 10,000 contacts, {many:.0f} MiB for 1,000,000")

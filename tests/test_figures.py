@@ -67,10 +67,10 @@ def test_results_become_a_list_and_a_table() -> None:
         " the floor takes 2.0 s, the SDK's tap 35.0 s, 0.3.0 35.0 s"
     )
     assert wide.endswith(
-        "(*wide*): 1.33 times the CPU time of the floor; the SDK's tap takes 3.4 times that of this"
-        " one, 3.4 times if it checks nothing"
+        "(*wide*): this tap takes 1.33 times the CPU time of the floor; the SDK's takes 3.4 times as"
+        " much as this one, 3.4 times without its checks"
     )
-    assert limit == "- *limit 5*: it uses 96% of what the API allows"
+    assert limit == "- *limit 5*: this tap uses 96% of what the API allows"
     lines = table(results)
     assert "| wide | floor | 1.00 | 2.00 | 40 | 9 | 0 | 0.75 | 1.00 |" in lines
     assert lines[-1] == "| limit 5 | 0.3.0 (failed) | 1.00 | 2.00 | 40 | 9 | 0 |  |  |"
