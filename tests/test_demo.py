@@ -74,12 +74,24 @@ def test_a_target_that_fails_is_shown(tmp_path: Path) -> None:
 def test_rates_are_shares_of_the_delivered_emails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    people = {"delivered": ["a", "b"], "opened": ["a", "a", "c"], "clicked": ["c"]}
+    contact = {"contact_id": "b", "email": "B@example.com"}
+    (tmp_path / "contacts.jsonl").write_text(json.dumps(contact))
+    people: dict[str, list[str | None]] = {
+        "delivered": ["a", "b"],
+        "opened": ["a", None, "c"],
+        "clicked": ["c"],
+    }
+    ids = {"delivered": f"batchdelivery_{'0' * 49}A", "opened": f"batchcampaign_{'0' * 49}a"}
     for kind, contacts in people.items():
         rows = [
-            {"campaign_name": "J", "email_id": "m", "context_traits_contact_id": contact}
+            {
+                "campaign_name": "J",
+                "email_id": ids.get(kind, "m"),
+                "context_traits_contact_id": contact,
+                "context_traits_email": "b@example.com",
+            }
             for contact in contacts
         ]
         (tmp_path / f"email_{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _show_rates(tmp_path)
-    assert capsys.readouterr().out.splitlines()[1].split() == ["J", "2", "50%", "0%"]
+    assert capsys.readouterr().out.splitlines()[1].split() == ["J", "2", "100%", "0%"]

@@ -197,13 +197,18 @@ def _show_contact(folder: Path) -> None:
 
 def _show_rates(folder: Path) -> None:
     """The shares of a journey's delivered emails that were opened and clicked."""
+    addresses = {
+        (row["email"] or "").lower(): row["contact_id"] for row in _rows(folder / "contacts.jsonl")
+    }
     journeys: dict[str, dict[str, set[tuple[str, str]]]] = {}
     for stream in ("email_delivered", "email_opened", "email_clicked"):
         for row in _rows(folder / f"{stream}.jsonl"):
             if row["campaign_name"]:
                 counts = journeys.setdefault(row["campaign_name"], defaultdict(set))
-                person = row["context_traits_contact_id"] or row["context_traits_email"].lower()
-                counts[stream].add((person, row["email_id"]))
+                address = (row["context_traits_email"] or "").lower()
+                person = row["context_traits_contact_id"] or addresses.get(address, address)
+                # Contacts and pushes have different ids for a message, with the same end.
+                counts[stream].add((person, row["email_id"][-50:].lower()))
     print(f"  {'journey':24} {'delivered':>9} {'opened':>7} {'clicked':>7}")
     for journey, counts in sorted(journeys.items()):
         if delivered := counts["email_delivered"]:
