@@ -132,6 +132,7 @@ def test_a_secret_of_which_a_server_escapes_some_characters_is_removed(encoded: 
     ):
         assert redact(text) == "(API key)"
     assert redact("a+b/c=d") == "a+b/c=d"
+    assert logs.redactor("not UTF-8: \udcff")("NOT utf-8: \udcff!") == "(API key)!"
 
 
 def test_removing_secrets_takes_little_time_whatever_the_text_is() -> None:

@@ -102,8 +102,6 @@ class Api:
         self.last_response = self.last_silence = -math.inf
         # By client: since when it has been waiting for a response, and to what.
         self.awaited: dict[int, tuple[float, str]] = {}
-        # urllib3 logs malformed headers with a traceback; our own message is enough.
-        logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
 
 
 class Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.client
+import logging
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -98,6 +99,8 @@ class Connection:
 
 def open_session(environment: Environment, watch: Watch) -> requests.Session:
     """A session whose only connection is watched, with the environment's proxies and CA bundle."""
+    # urllib3 logs malformed headers, however long, with a traceback; our own message is enough.
+    logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     session = requests.Session()
     session.trust_env = False  # already read, and ~/.netrc must not add a header
     session.proxies.update(environment.proxies)

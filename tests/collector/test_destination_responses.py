@@ -50,6 +50,18 @@ def test_the_status_decides_whatever_the_body_does(
     assert len(destination.tries) == 1
 
 
+def test_malformed_headers_are_not_logged(start: Start, destination: Destination) -> None:
+    def respond(response: BaseHTTPRequestHandler) -> None:
+        response.wfile.write(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % (b"no colon " * 5000))
+
+    destination.behave = respond
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') >= 1)
+    collector.stop()
+    assert "no colon" not in collector.log.read_text()
+
+
 def never_beginning(response: BaseHTTPRequestHandler) -> None:
     while True:
         response.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
