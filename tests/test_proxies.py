@@ -365,6 +365,7 @@ def test_a_bundle_of_certificates_is_used(
     ("name", "value", "said"),
     [
         ("HTTPS_PROXY", "http://", "The proxy in the environment"),
+        ("HTTPS_PROXY", "http://me:\udcffword@127.0.0.1:1", "The proxy in the environment"),
         ("HTTPS_PROXY", "gopher://user:dont-say@x", "The proxy in the environment"),
         ("HTTPS_PROXY", "http://user:dont-say@x:port", "The proxy in the environment"),
         ("HTTPS_PROXY", "http://user:dont#say@x", "The proxy in the environment"),

@@ -46,9 +46,9 @@ def read_environment(url: str) -> Environment:
     if not proxy:
         return Environment(verify=verify)
     try:
+        proxy.encode()  # a password of other bytes cannot be sent
         proxy = str(prepend_scheme_if_needed(proxy, "http"))  # type: ignore[no-untyped-call]
         parts = parse_url(proxy)
-        proxy.encode()  # a password of other bytes cannot be sent
         (parts.host or "").strip("[]").encode("idna")  # as for every connection
     except (LocationParseError, ValueError, TypeError):  # TypeError: there is no host
         parts = parse_url("")
