@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
         elif not self._reading:
             self._restart_timer()
 
-    def refuse(self, status: int, message: str) -> None:
+    def refuse(self, status: int, message: str, label: str = UNREAD) -> None:
         """Respond without reading the request, after any earlier requests, and close."""
         if self._deaf or self._transport.is_closing():
             return
@@ -275,8 +275,8 @@ class Connection(asyncio.Protocol):
             self._unanswered.pop().release()
         self._deaf = True
         self.deadline = NEVER
-        self.server.metrics.responded(UNREAD, status)
-        self.server.notices.turned_away(UNREAD, status, message)
+        self.server.metrics.responded(label, status)
+        self.server.notices.turned_away(label, status, message)
         content = Refusal(status, message).body
         self._refusal = self.server.response(status, content, JSON, b"connection: close\r\n")
         if not self._unanswered:
@@ -315,7 +315,10 @@ class Connection(asyncio.Protocol):
         if not request.is_complete:
             if request.waits_for_100:
                 request.waits_for_100 = False
-                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                if (refusal := request.refusal) is not None:  # its body need not be sent
+                    self.refuse(refusal.status, str(refusal), request.label)
+                else:
+                    self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         try:
             if request.refusal is not None:

@@ -102,6 +102,25 @@ def test_a_sender_that_waits_for_100_continue_gets_it(shared: Collector) -> None
 
 
 @pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [(b"POST", b"/nowhere", 404), (b"PUT", b"/v1/track", 405), (b"POST", b"/hooks/wrong-token", 404)],
+)  # fmt: skip
+def test_a_sender_that_waits_for_100_continue_is_rejected_before_it_sends_the_body(
+    shared: Collector, method: bytes, path: bytes, status: int
+) -> None:
+    head = b"%s %s HTTP/1.1\r\nHost: x\r\n" % (method, path)
+    with shared.connect() as connection:
+        connection.sendall(
+            REQUEST + head + b"Expect: 100-continue\r\nContent-Length: 400000\r\n\r\n"
+        )
+        answers = read_responses(connection, 2)
+        assert connection.recv(1) == b""
+    assert answers.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 %d" % status in answers
+    assert b"100 Continue" not in answers
+
+
+@pytest.mark.parametrize(
     ("header", "body"),
     [(b"Content-Length: 8", b'{"n": 1}'), (b"Transfer-Encoding: chunked", b'8\r\n{"n": 1}\r\n0\r\n\r\n')],
 )  # fmt: skip
