@@ -28,7 +28,7 @@ from tap_autopilot.collector.store import (
     counts,
     pruned_counts,
 )
-from tap_autopilot.collector.upgrade import upgrade_postgres
+from tap_autopilot.collector.upgrade import postgres_from_1
 from tap_autopilot.exceptions import RunError, UserError
 
 LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
@@ -50,6 +50,7 @@ FOR_WRITING = f"{OPTIONS} -c synchronous_commit=on -c statement_timeout=60000 {L
 FOR_READING = f"{OPTIONS} -c default_transaction_read_only=on"
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+UPGRADES = {1: postgres_from_1}  # by the format that each upgrades
 
 
 class PostgresReader(Reader):
@@ -100,8 +101,8 @@ class PostgresStore(Store):
             self._connection.execute(sql.NAME, (FORMAT,))
             self.store_id, version = _check(self._connection, shown(database))
             check_format(version, shown(database), oldest=1)
-            if version < FORMAT:
-                upgrade_postgres(self._connection, FORMAT)
+            for older in range(version, FORMAT):
+                UPGRADES[older](self._connection)
             self._connection.commit()
         except psycopg.Error as problem:
             raise UserError(

@@ -7,13 +7,14 @@ import os
 import sqlite3
 import time
 import urllib.parse
+from functools import partial
 from pathlib import Path
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.reader import FORMAT, check_format
 from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
-from tap_autopilot.collector.upgrade import upgrade_sqlite
+from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import open_or_create
 
@@ -67,6 +68,7 @@ CREATE TABLE cursors (
 {SINCE_FORMAT_2}
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """  # noqa: S608
+UPGRADES = {1: partial(sqlite_from_1, tables=SINCE_FORMAT_2)}  # by the format that each upgrades
 
 
 def lock(path: Path, patience: float) -> int:
@@ -146,8 +148,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
-    elif check(connection, str(path), oldest=1) < FORMAT:
-        upgrade_sqlite(connection, SINCE_FORMAT_2, FORMAT)
+    else:
+        for version in range(check(connection, str(path), oldest=1), FORMAT):
+            UPGRADES[version](connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

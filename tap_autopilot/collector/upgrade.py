@@ -1,7 +1,10 @@
-"""Upgrades a store of format 1.
+"""Upgrades older stores, a format at a time.
 
-That format kept pruned events in the table of the others, and all keys in one index; it had no
-counts.
+To change a table of the store, change it for new stores (`sqlite_file`, `postgres_sql`), raise
+`reader.FORMAT`, and add the step from the format before it, for both databases: here, and to
+`UPGRADES` in `sqlite_file` and `postgres`.
+
+Format 1 kept pruned events in the table of the others, and all keys in one index; it had no counts.
 """
 
 from __future__ import annotations
@@ -36,24 +39,24 @@ SELECT seq, received_at, source, route, name, body FROM events WHERE pruned ORDE
 SLICE = 10_000  # pruned events in memory
 
 
-def upgrade_sqlite(connection: sqlite3.Connection, tables: str, version: int) -> None:
-    """Add these tables, fill them, and set the version: all, or nothing if it is interrupted."""
+def sqlite_from_1(connection: sqlite3.Connection, tables: str) -> None:
+    """Add the tables of format 2 and fill them: all, or nothing if it is interrupted."""
     connection.create_function("fingerprint", 5, fingerprint)
     connection.create_function(
         "in_index", 2, lambda key, part: sqlite_seen.IN_INDEX.unpack(key)[part]
     )
     connection.executescript(
         f"BEGIN IMMEDIATE; ALTER TABLE seen RENAME TO seen_before; {tables} {IN_SQLITE}"
-        f" PRAGMA user_version = {version}; COMMIT;"
+        " PRAGMA user_version = 2; COMMIT;"
     )
 
 
-def upgrade_postgres(connection: Any, version: int) -> None:
-    """Fill the tables that are new, and set the version; the caller commits."""
+def postgres_from_1(connection: Any) -> None:
+    """Fill the tables of format 2, which exist already; the caller commits."""
     connection.execute(COUNT)
     while rows := connection.execute(PRUNED, (SLICE,)).fetchall():
         for seq, *event in rows:
             known = {"seq": seq, "received_at": event[0], "mark": fingerprint(*event)}
             remnant = Remnant(rest=event[-1])
             connection.execute(postgres_sql.MOVE, {**known, **remnant._asdict()})
-    connection.execute("UPDATE store SET format = %s", (version,))
+    connection.execute("UPDATE store SET format = 2")

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.collector import postgres, sqlite_file
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.reader import FORMAT
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.exceptions import UserError
@@ -105,3 +107,8 @@ def test_the_tap_and_reading_a_store_do_not_import_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
+
+
+def test_every_older_format_has_an_upgrade() -> None:
+    assert [*sqlite_file.UPGRADES] == [*range(1, FORMAT)]
+    assert [*postgres.UPGRADES] == [*range(1, FORMAT)]
