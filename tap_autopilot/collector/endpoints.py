@@ -24,6 +24,12 @@ SMALL = 128 * 1024
 SUCCESS = b'{"success": true}'
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 PUBLIC = ("health", "ready", "metrics")
+SETTINGS = {  # what turns each of the others on
+    "/v1": "write_keys",
+    "/segment": "webhook_secrets",
+    "/hooks": "hook_tokens",
+    "/activity": "hook_tokens",
+}
 LABELS = ("hooks", "activity", "segment", *PUBLIC)
 MAX_ACCEPTED = 1000  # Authorization headers to remember, because each key has several spellings
 CALLS = {

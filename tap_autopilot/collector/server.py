@@ -20,7 +20,7 @@ from tap_autopilot.collector.commands import errand_of
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder, first_cursors
-from tap_autopilot.collector.endpoints import Endpoints, Secrets
+from tap_autopilot.collector.endpoints import SETTINGS, Endpoints, Secrets
 from tap_autopilot.collector.errands import ErrandServer
 from tap_autopilot.collector.http import Server
 from tap_autopilot.collector.keys import Keys, SigningKeys
@@ -43,12 +43,6 @@ LAST_COMMIT = 1.0  # seconds for remaining commits after that
 # Seconds that the event loop waits for a busy thread, several times in a request; usually 0.005.
 SWITCH_EVERY = 0.0005
 SUM_UP_EVERY = 60.0  # seconds
-ENDPOINTS = {  # and the setting that turns each of them on
-    "/v1": "write_keys",
-    "/segment": "webhook_secrets",
-    "/hooks": "hook_tokens",
-    "/activity": "hook_tokens",
-}
 
 
 def serve(config: CollectorConfig, store: Store) -> None:
@@ -170,7 +164,7 @@ def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
     database = shown(config.database)
     LOG.info("Listening on %s, storing events in %s (store %s).", url, database, store.store_id)
-    for path, setting in ENDPOINTS.items():
+    for path, setting in SETTINGS.items():
         if count := len(getattr(config, setting)):
             LOG.info("%s is on; number of %s: %d.", path, setting, count)
         else:
