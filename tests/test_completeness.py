@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tap_autopilot.sources.completeness import (
     moves_bookmark,
     why_kept,
 )
+from tap_autopilot.sources.listings import CONTACTS, Page
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,21 @@ def test_churn_explains_the_square_root_of_the_changes(
 )
 def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doubt) -> None:
     assert Census(**fields).doubt(counted=counted) is doubt
+
+
+@pytest.mark.parametrize(
+    ("doubt", "text"),
+    [
+        (Doubt.SHORT, "read 7 of the 9 contacts that the API reported"),
+        (Doubt.UNCOUNTED, "gave no total"),
+        (Doubt.UNAVAILABLE, "does not offer"),
+        (Doubt.UNORDERED, "were not in order"),
+    ],
+)
+def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, text: str) -> None:
+    now = datetime.now(timezone.utc)
+    page = Page(CONTACTS, [], None, Census(least=9, read=7), 0, now, None, doubt)
+    assert text in page.doubts[doubt]
 
 
 @pytest.mark.parametrize(

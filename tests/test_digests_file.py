@@ -55,7 +55,7 @@ class Night:
             else ("", False)
             for name in self.account
         }
-        if digests.doubt or position is None:  # the first pass activates its own version
+        if digests.distrust or position is None:  # the first pass activates its own version
             target.rows.clear()
         digests.begin({name: Start(shape, 1, resumed) for name, (_, resumed) in places.items()})
         now: dict[str, str | None] = {name: place for name, (place, _) in places.items()}
@@ -74,7 +74,7 @@ class Night:
             target.state = (digests.position, dict(now))
         self._store(target, pending, self.rng.randrange(len(pending) + 1))
         digests.close()
-        return digests.doubt
+        return digests.distrust
 
     def _page(self, digests: Digests, name: str, place: str, pending: list[Any]) -> str | None:
         rows = self.account[name]
@@ -186,7 +186,7 @@ def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
 def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
     with closing(Digests(str(path), account)) as digests:
         digests.load(position)
-        return digests.doubt
+        return digests.distrust
 
 
 def test_one_run_at_a_time(path: Path) -> None:
@@ -283,7 +283,7 @@ def test_pages_of_one_table_in_one_step(path: Path) -> None:
     position = fill(path, 3)
     for sent in ([(0, True)], []):
         with opened(path, position) as digests:
-            assert digests.doubt is None
+            assert digests.distrust is None
             for found in (sent, []):
                 assert compare(digests, ["new"], ["row"]) == found
                 assert compare(digests, ["00000001"]) == []
@@ -307,7 +307,7 @@ def test_keys_may_be_any_text(path: Path, key: str) -> None:
             digests.flush()
             position = digests.position
     with opened(path, position) as digests:
-        assert digests.doubt is None
+        assert digests.distrust is None
         assert compare(digests, [f"a{key}"]) == []
         assert list(digests.bury("one")) == [sorted([key, f"{key}z"])]
 
@@ -317,7 +317,7 @@ def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b"00000007", b"00000009"))
     with opened(path, position, start=Start(SHAPE, 2, False)) as digests:
-        assert digests.doubt
+        assert digests.distrust
     assert "not the file that" in str(doubt(path, position))
 
 

@@ -102,8 +102,8 @@ class _Page:
 class Digests:
     """What the target has, in a file that no other run may use at the same time.
 
-    `doubt` says why the file cannot be trusted, in which case it counts as empty. Raises UserError
-    if the file cannot be opened or is in use.
+    `distrust` says why the file cannot be trusted, in which case it counts as empty. Raises
+    UserError if the file cannot be opened or is in use.
     """
 
     def __init__(self, path: str, account: str) -> None:
@@ -118,18 +118,18 @@ class Digests:
         self._waiting: list[tuple[str, Any]] = []  # statements of the next step
         self._compared: set[str] = set()  # tables with rows in the next step
         self._changed = self._sends = False  # since the last step
-        self.doubt: str | None = None
+        self.distrust: str | None = None
 
     def load(self, position: Any) -> None:
         """Read the file, and go back to the step that a state names; `begin` makes it permanent.
 
-        A missing file is no reason for doubt if the state does not name a step.
+        A missing file is no reason for distrust if the state does not name a step.
         """
         try:
-            self.doubt = self._load(position)
+            self.distrust = self._load(position)
         except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError):
             self._file.close()  # `begin` will replace it
-            self.doubt = f"{self._file.path} is damaged, or from another version of the tap"
+            self.distrust = f"{self._file.path} is damaged, or from another version of the tap"
 
     def _load(self, position: Any) -> str | None:
         path = self._file.path
@@ -185,7 +185,7 @@ class Digests:
         return {table.name for table in tables if shapes[table.name] != table.shape}
 
     def begin(self, starts: Mapping[str, Start]) -> None:
-        """Start the run's tables. A file in doubt is emptied."""
+        """Start the run's tables. A file that is not trusted is emptied."""
         if not self._number:
             self._file.empty()
         tables = self._content.tables

@@ -75,8 +75,8 @@ class Changes(Sending):
             for name, table in every.items()
         }
         reshaped = digests.reshaped(self._shapes)
-        if digests.doubt is not None:
-            LOG.warning("%s: everything is sent again.", digests.doubt)
+        if digests.distrust is not None:
+            LOG.warning("%s: everything is sent again.", digests.distrust)
         elif reshaped:
             LOG.warning(
                 "%s: columns or settings changed, so all rows are sent again.",

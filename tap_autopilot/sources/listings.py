@@ -158,11 +158,12 @@ def _reason(page: Page) -> str:
             return f"the API's first page of {walk} gave no total to compare with"
         case Doubt.UNAVAILABLE:
             return f"the API does not offer this account's {walk}, or the key lacks permission"
-        case _:
+        case Doubt.UNORDERED:
             return (
                 f"{walk} were not in order, so after the interruption the {census.read:,} that were"
                 " read may not be all of them"
             )
+    raise ValueError(page.doubt)
 
 
 def fetch(
