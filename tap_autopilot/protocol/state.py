@@ -4,10 +4,11 @@
     walks.<source>       how far the reading of a source has come, see `protocol.positions`
     digests              the position in the digests file
 
-Some tools merge a run's state into the old one, key by key, although the run started without a
-state. So a run writes every entry of its streams, null if it has nothing to say, which replaces an
-older value, as a list does. An object would be merged with the old one. And what belongs together
-is compared before it is used: a pass only resumes at a position that has the same mark.
+Some tools, such as Meltano, merge a run's state into the old one, key by key, although the run
+started without a state. So a run writes every entry of its streams, null if it has nothing to say,
+which replaces an older value, as a list does. An object would be merged with the old one. And what
+belongs together is compared before it is used: a pass only resumes at a position that has the same
+mark.
 """
 
 from __future__ import annotations
