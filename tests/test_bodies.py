@@ -74,6 +74,16 @@ def bomb(unpacked: int, start: bytes = b"[", middle: bytes = b" ") -> bytes:
     return b"".join([*pieces, pack.flush()])
 
 
+def spellings(word: bytes, count: int) -> bytes:
+    """Fields whose names differ only in underscores."""
+    return b"".join(
+        b',"%b":{"x":1}' % b"".join(
+            b"%c%b" % (letter, b"_" * (number // 3**place % 3)) for place, letter in enumerate(word)
+        )
+        for number in range(count)
+    )  # fmt: skip
+
+
 DEEP = b"[" * 100_000 + b"]" * 100_000
 NUMBER = b"9" * (7 * MB)
 EMOJI = "\U0001f600".encode()
@@ -89,6 +99,12 @@ GOOD: dict[str, Callable[[], Any]] = {
     "100,000 contacts with values": lambda: people(100_000, b',"a":1.5,"b":"\\n","c":[{}],"d":{}'),
     "many keys": lambda: people(
         1, b"".join(b',"k%d":%d.5' % (number, number) for number in range(170_000))
+    ),
+    "many spellings of a column": lambda: people(1, spellings(b"mailingpostalcode", 60_000)),
+    "many spellings of a map": lambda: people(1, spellings(b"mailopened", 50_000)),
+    "many contacts after many spellings": lambda: contacts(
+        person(0, b"".join(spellings(word, 100) for word in (b"mailopened", b"lastname", b"company"))),
+        *(person(number, b',"mail_opened":{"%d":1}' % number) for number in range(1, 90_000)),
     ),
     "many lists": lambda: people(1, b',"a":[%b]' % b",".join([b"[]"] * 150_000)),
     "many objects": lambda: people(1, b',"a":[%b]' % b",".join([b'{"b":1.5}'] * 120_000)),

@@ -24,6 +24,17 @@ def test_names_without_a_column_are_remembered_up_to_a_limit(
     assert "first_name" in names
 
 
+def test_the_spellings_of_a_column_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SPELLINGS", 2)
+    names = Names({"email": str}, [])
+    pick = compile_pick(["email"])
+    for name in ("Email", "EMAIL", "email", "Email"):
+        column = (name, None) if name == "email" else ("email", str)
+        assert names[name] == column
+        assert pick({name: "a"}) == ({} if name == "email" else {"email": "a"})
+    assert names.shared == {"email": ["Email", "EMAIL"]}
+
+
 def test_a_column_is_contested_only_by_fields_of_the_same_document() -> None:
     names = Names({"first_name": str, "email": str}, ["phone"])
     names["FirstName"], names["Email"], names["Phone"], names["PHONE"]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MAX_NAMES = 10_000  # names without a column to remember; documents may have any number
+MAX_SPELLINGS = 20  # of a column; further ones are fields without a column
 
 Convert = Callable[[Any], Any]
 
@@ -25,6 +26,7 @@ class Names(dict[str, Any]):
     def __init__(self, converters: Mapping[str, Convert], deselected: Iterable[str]) -> None:
         super().__init__()
         self.shared: dict[str, list[str]] = {}
+        self._spellings: dict[str, list[str]] = {}
         self._unknown = 0
         self._columns: dict[str, tuple[Any, Any]] = dict.fromkeys(
             map(plain, deselected), (None, None)
@@ -50,13 +52,16 @@ class Names(dict[str, Any]):
         column, convert = entry = self._columns.get(plain(name), (name, None))
         if convert is None:
             self._unknown += 1
-            if self._unknown > MAX_NAMES:
-                return entry
+            if self._unknown <= MAX_NAMES:
+                self[name] = entry
+            return entry
+        spellings = self._spellings.setdefault(column, [])
+        if len(spellings) == MAX_SPELLINGS:
+            return name, None
         self[name] = entry
-        if convert is not None:
-            spellings = [known for known in self if self[known][0] == column]
-            if len(spellings) > 1:
-                self.shared[column] = spellings
+        spellings.append(name)
+        if len(spellings) > 1:
+            self.shared[column] = spellings
         return entry
 
 
@@ -70,10 +75,13 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
     known: set[str] = set()
     spellings: list[tuple[str, str]] = []
 
+    def has_room(column: str) -> bool:
+        return [one[1] for one in spellings].count(column) < MAX_SPELLINGS
+
     def learn(names: Iterable[str]) -> None:
         for name in names:
             column = wanted.get(plain(name))
-            if column is not None and (name, column) not in spellings:
+            if column is not None and (name, column) not in spellings and has_room(column):
                 spellings.append((name, column))
                 spellings.sort(key=lambda one: (one[0] != one[1], one))
             if len(known) < MAX_NAMES:
