@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.digests.file import trouble
 from tap_autopilot.exceptions import UserError
 from tests.test_digests_file import compare, doubt, fill, opened
 
@@ -102,9 +103,26 @@ def test_an_older_format_is_taken_for_damage(path: Path) -> None:
     assert fill(path, 3, state=[5000, "ab"])
 
 
-def test_another_database_is_left_alone(path: Path) -> None:
+@pytest.mark.parametrize("content", ["a,b\n1,2\n" * 1000, "notes"])
+def test_what_is_no_database_is_moved_aside(
+    path: Path, content: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.write_text(content)
+    assert trouble(path) == "is damaged, or not a digests file"
+    assert "damaged" in str(doubt(path, None))
+    assert path.read_text() == content
+    assert fill(path, 3)
+    assert path.with_name("digests.damaged").read_text() == content
+    assert "What was in" in caplog.text
+    assert trouble(path) is None
+
+
+@pytest.mark.parametrize("tables", [["events"], ["steps", "precious"], ["rows", "seen", "events"]])
+def test_another_database_is_left_alone(path: Path, tables: list[str]) -> None:
     with contextlib.closing(sqlite3.connect(path)) as file:
-        file.execute("create table events (id)")
+        for table in tables:
+            file.execute(f"create table {table} (id)")
+    assert trouble(path) == "is another program's database"
     with pytest.raises(UserError, match="is another program's database"):
         doubt(path, None)
 

@@ -15,8 +15,10 @@ goes back to the confirmed step. The tables of the file:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import urllib.parse
 from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
@@ -28,6 +30,8 @@ import msgspec
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import open_or_create
 
+LOG = logging.getLogger(__name__)
+
 TABLES = {
     "rows": """("table" integer, key text, digest integer, sent integer, new integer,
         primary key ("table", key)) without rowid""",
@@ -37,6 +41,8 @@ TABLES = {
         primary key ("table", key)) without rowid""",
     "steps": "(number integer primary key, content text, checksum integer)",
 }
+ASIDE = ".damaged"
+FOREIGN = "is another program's database"
 MANY = 1000  # rows or ranges in memory at a time
 LIMIT = 2**63  # of checksums
 OF_TABLE, OF_KEY, OF_SENT, OF_NEW = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D, 0x27D4EB2F, 0x369DEA0F
@@ -74,8 +80,8 @@ class File:
         tables = dict(self._db.execute("select name, sql from sqlite_master"))
         if not tables:
             return False
-        if tables.keys().isdisjoint(TABLES):
-            raise UserError(f"The digests file {self.path} is another program's database.")
+        if not tables.keys() <= TABLES.keys():
+            raise UserError(f"The digests file {self.path} {FOREIGN}.")
         if tables != {name: f"CREATE TABLE {name} {columns}" for name, columns in TABLES.items()}:
             raise ValueError
         if self._db.execute("pragma integrity_check").fetchall() != [("ok",)]:
@@ -84,15 +90,18 @@ class File:
         return True
 
     def empty(self) -> None:
-        """Start a new database, whatever there was."""
+        """Start a new database, whatever there was. A damaged file is moved aside."""
         try:
             self._db.execute("begin")
             for name in TABLES:
                 self._db.execute(f"drop table if exists {name}")
         except sqlite3.Error:  # it is damaged
             self._db.close()
-            for suffix in ("", "-wal", "-journal"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+            aside = self.path.with_name(self.path.name + ASIDE)
+            for suffix in ("-journal", "-wal", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
+            LOG.warning("What was in %s is now in %s.", self.path, aside)
             self._db = _open(self.path)
         with self.step():
             for name, columns in TABLES.items():
@@ -145,6 +154,20 @@ class File:
         """The checksum of the ranges and tombstones."""
         rows = 'select * from seen union all select "table", key, null, step from gone'
         return sum(mixed(*row) for row in self._db.execute(rows))
+
+
+def trouble(path: Path) -> str | None:
+    """Why an existing file cannot be the digests file, if so. Changes nothing."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return None
+    # As if nobody were writing to it, without its `-wal`: enough to see whose it is.
+    address = f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as db:
+            tables = {name for (name,) in db.execute("select name from sqlite_master")}
+    except sqlite3.Error:
+        return "is damaged, or not a digests file"
+    return None if tables <= TABLES.keys() else FOREIGN
 
 
 def weight(table: int, key: str, digest: int, sent: int, new: int) -> int:
