@@ -144,7 +144,9 @@ def test_what_a_store_feeds_is_a_log() -> None:
     entries = without.value()["bookmarks"]
     assert entries["email_opened"]["collected"] is None, "this run may replace all rows"
     assert [one["append_only"] for one in entries.values()] == [True, False]
+    assert "collector_database is not set" in str(without.log)
     again = begin("email_opened", "email_clicked", state=without.value())
+    assert "collector_database" not in str(again.log)
     assert (again.is_log("email_opened"), again.is_log("email_clicked")) == (True, False)
 
 

@@ -202,6 +202,11 @@ class Beginning:
         """
         sent: dict[str, int] = {}
         starting_over: dict[str, list[str]] = {}
+        if self.store is None and any(self.state.streams[name].collected for name in passes):
+            LOG.warning(
+                "The state is from a run that read a collector's store, but collector_database is"
+                " not set, so pushed events are not read."
+            )
         for name, current in passes.items():
             if COLLECTED not in STREAMS[name].sources:
                 continue
