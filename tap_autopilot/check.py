@@ -13,6 +13,7 @@ from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
 from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
+from tap_autopilot.digests.file import trouble
 from tap_autopilot.exceptions import Refused, UserError
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -48,6 +49,8 @@ def _check_files(config: Config) -> list[str]:
             works.append(setting)
             if problem := _unwritable(Path(path)):
                 mistakes.append(f"Cannot use {setting} {path}: {problem}.")
+            elif setting == "digests" and (problem := trouble(Path(path))):
+                mistakes.append(f"Cannot use digests: {path} {problem}. Name another file.")
     if config.collector_database is not None:
         from tap_autopilot.pushed.collected import Collected  # only imported with a store
 

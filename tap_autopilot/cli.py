@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot import __version__, logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
+from tap_autopilot.files import is_same
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 
 if TYPE_CHECKING:
     from tap_autopilot.config import Config
+    from tap_autopilot.protocol.state import State
 
 LOG = logging.getLogger(__name__)
 
@@ -158,7 +160,7 @@ def _test(args: argparse.Namespace) -> None:
     from tap_autopilot.config import Config
 
     config = _config(Config.gather(args.config))
-    _check_files(args, config)
+    _inputs(args, config)
     _print(check(config))
 
 
@@ -197,11 +199,21 @@ def _named(names: list[str], option: str) -> list[str]:
 
 
 def _check_files(args: argparse.Namespace, config: Config) -> None:
-    """Raise UserError if the digests file is also something else."""
-    others = (*args.config, args.catalog, args.state, config.report_file, config.collector_database)
-    for path in filter(None, others):
-        if config.digests and Path(path).resolve() == Path(config.digests).resolve():
-            raise UserError(f"digests and {shown_file(path)} must be different files.")
+    """Raise UserError if a file that the tap writes is also something else."""
+    read = [*_read_files(args), *filter(None, [config.collector_database])]
+    written = {"report_file": config.report_file, "digests": config.digests}
+    for setting, path in written.items():
+        if path is None:
+            continue
+        for other in read:
+            if is_same(path, other):
+                raise UserError(f"{setting} and {shown_file(other)} must be different files.")
+        read.append(path)
+
+
+def _read_files(args: argparse.Namespace) -> list[str]:
+    """The files that the arguments name."""
+    return [*filter(None, (*args.config, args.catalog, args.state))]
 
 
 def _check_refresh(args: argparse.Namespace, config: Config) -> None:
@@ -215,17 +227,11 @@ def _check_refresh(args: argparse.Namespace, config: Config) -> None:
         )
 
 
-def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
-    from tap_autopilot.config import Config
+def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
+    """The catalog, null without one, and the state. Raises UserError."""
+    from tap_autopilot.protocol.state import read_state  # takes a while to import
     from tap_autopilot.settings import read_json
 
-    outcome.begin(__version__, os.environ.get(Config.variable("report_file")))
-    given = Config.gather(args.config)  # if this fails, the report uses only the environment
-    outcome.begin(__version__, given.get("report_file"), _secrets(given))
-    config = _config(given)
-    outcome.check()
-    if config.start_date is not None and config.emit_activate_version_messages:
-        LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
     _check_files(args, config)
     if args.select and args.catalog:
         raise UserError("--select and --catalog cannot be combined.")
@@ -237,19 +243,33 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     state = read_json(args.state, "state") if args.state else None
     if args.state and state is None:
         LOG.info("The state file %s is empty; starting from the beginning.", args.state)
-
-    from tap_autopilot.protocol.state import read_state  # takes a while to import
-    from tap_autopilot.run.sync import sync
-
     before = read_state(state)
     if args.full_refresh is not None:
         _check_refresh(args, config)
         refreshed = _named(args.full_refresh, "--full-refresh")
         LOG.info("Starting over: %s.", ", ".join(refreshed))
         before.start_over(refreshed)
+    return catalog, before
+
+
+def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
+    from tap_autopilot.config import Config
+
+    files = _read_files(args)
+    outcome.begin(__version__, os.environ.get(Config.variable("report_file")), files)
+    given = Config.gather(args.config)  # if this fails, the report uses only the environment
+    outcome.begin(__version__, given.get("report_file"), files, _secrets(given))
+    config = _config(given)
+    outcome.check()
+    if config.start_date is not None and config.emit_activate_version_messages:
+        LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
+    catalog, state = _inputs(args, config)
+
+    from tap_autopilot.run.sync import sync
+
     is_shown = os.isatty(STDOUT)
     try:
-        sync(config, catalog, before, STDOUT, outcome, quiet=args.quiet or is_shown)
+        sync(config, catalog, state, STDOUT, outcome, quiet=args.quiet or is_shown)
     finally:
         if is_shown:
             LOG.warning(

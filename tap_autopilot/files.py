@@ -20,3 +20,8 @@ def open_or_create(path: str | Path, flags: int, mode: int) -> int:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:  # another process was quicker, or it is a link to nothing
         return os.open(path, flags)
+
+
+def is_same(path: str, other: str) -> bool:
+    """Whether two paths name the same file, which need not exist."""
+    return Path(path).resolve() == Path(other).resolve()

@@ -244,6 +244,18 @@ def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> 
         assert run.last_words == f"CRITICAL digests and {both} must be different files."
 
 
+def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Serve) -> None:
+    sandbox = serve(account())
+    state = tap.folder / "state.json"
+    for setting in ("--state", "--catalog", "--config"):
+        before = {"--config": {"report_file": str(state)}}.get(setting, {})
+        state.write_text(json.dumps(before))
+        run = tap.call(sandbox, setting, str(state), report_file=str(state))
+        assert (run.code, run.requests) == (2, [])
+        assert run.last_words == f"CRITICAL report_file and {state} must be different files."
+        assert json.loads(state.read_text()) == before
+
+
 @pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])
 def test_a_stream_that_skips_rows_sends_no_deletions(nights: Nights, how: str) -> None:
     settings = {"start_date": "2015-01-01"} if how == "start_date" else {}

@@ -24,7 +24,7 @@ GROUND = {
     "urls",
 }  # what every room may import
 ARROWS = {
-    "front": {"api", "protocol", "pushed", "run", "sources", "streams"},
+    "front": {"api", "digests", "protocol", "pushed", "run", "sources", "streams"},
     "run": {"api", "digests", "front", "protocol", "pushed", "rows", "sources", "streams"},
     "pushed": {"api", "collector", "protocol", "rows", "sources", "streams"},
     "protocol": {"rows", "sources", "streams"},

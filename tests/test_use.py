@@ -158,13 +158,38 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     assert "Cannot use report_file no/such/file: there is no folder no/such. " in run.last_words
     assert f"Cannot use digests {folder}: Is a directory. " in run.last_words
     assert "Cannot use collector_database. There is no store at missing.db. " in run.last_words
-    assert not sandbox.requests
     good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
+    (tap.folder / "notes.txt").write_text("notes")
+    foreign = {**good, "digests": str(tap.folder / "notes.txt")}
+    run = tap.run("--config", tap.file("config.json", foreign), "--test")
+    assert run.last_words.endswith(
+        "notes.txt is damaged, or not a digests file. Name another file."
+    )
+    assert not sandbox.requests
+    (tap.folder / "notes.txt").unlink()
     run = tap.run("--config", tap.file("config.json", good), "--test")
     assert run.stdout.startswith(
         b"The API key, report_file and digests work. The account has 1 contact and 1 smart segment,"
     )
     assert sorted(path.name for path in tap.folder.iterdir()) == ["config.json", "digests"]
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--state", "missing.json"], "Cannot read the state file"),
+        (["--catalog", "missing.json"], "Cannot read the catalog file"),
+        (["--select", "contacts,foo"], "--select has unknown streams: foo"),
+        (["--full-refresh", "contacts"], "--full-refresh needs --state"),
+    ],
+)
+def test_the_test_checks_the_options_of_a_run(
+    tap: Tap, serve: Serve, options: list[str], problem: str
+) -> None:
+    sandbox = serve(Account(contacts=1))
+    run = check(tap.call(sandbox, "--test", *options))
+    assert (run.code, run.requests) == (2, [])
+    assert problem in run.last_words
 
 
 def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.files import open_or_create
+from tap_autopilot.files import is_same, open_or_create
 from tap_autopilot.logs import redactor
 from tap_autopilot.rfc3339 import rfc3339
 
@@ -41,13 +41,20 @@ class Outcome:
         self._redact: Callable[[str], str] = str
         self._is_reported = False
 
-    def begin(self, version: str, file: Any, secrets: Iterable[str] = ()) -> None:
-        """Note that a run begins, with the settings for its report, which are not checked yet."""
+    def begin(
+        self, version: str, file: Any, inputs: Iterable[str], secrets: Iterable[str] = ()
+    ) -> None:
+        """Note that a run begins, with the settings for its report, which are not checked yet.
+
+        If the `file` is one of those that the run reads, nothing is appended to it.
+        """
         from tap_autopilot.settings import text  # takes a while to import
 
         self._version, self._file = version, None
         with contextlib.suppress(ValueError):
             self._file = text(file)
+        if self._file and any(is_same(self._file, other) for other in inputs):
+            self._file = None
         self._redact = redactor(*secrets)
 
     def check(self) -> None:
