@@ -15,6 +15,8 @@ import pytest
 import trustme
 
 from tap_autopilot.api.client import Client
+from tap_autopilot.api.connection import open_session
+from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Unreachable
 from tests.conftest import wait_until
@@ -364,6 +366,18 @@ def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
         get(Client(api(server.url)), "/contacts/%2E%2E%2F%7E%20?x")
     assert server.asked[0].startswith(b"GET /v1/contacts/%2E%2E%2F%7E%20?x HTTP/1.1\r\n")
     assert waits == []
+
+
+def test_cookies_are_neither_kept_nor_sent_back() -> None:
+    sets = b"".join(b"Set-Cookie: c%d=x; Path=/\r\n" % number for number in range(80))
+    with once(GOOD.replace(b"\r\n\r\n", b"\r\n" + sets + b"\r\n"), GOOD) as server:
+        session = open_session(read_environment(server.url), Watch())
+        for _ in range(2):
+            assert session.get(server.url).json() is True
+            assert not session.cookies
+            session.close()
+    assert len(server.asked) == 2
+    assert b"Cookie" not in server.asked[1]
 
 
 def test_exactly_these_headers_are_sent() -> None:

@@ -9,6 +9,7 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
 
 import requests
@@ -103,6 +104,8 @@ def open_session(environment: Environment, watch: Watch) -> requests.Session:
     logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
     session = requests.Session()
     session.trust_env = False  # already read, and ~/.netrc must not add a header
+    # A server may set any number of cookies.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.proxies.update(environment.proxies)
     session.verify = environment.verify
     adapter = _WatchedAdapter(watch)
