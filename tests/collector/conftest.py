@@ -137,7 +137,10 @@ class Collector:
 
     def events(self) -> list[Event]:
         with open_reader(self.database) as reader:
-            return reader.read(0, 1_000_000)
+            events: list[Event] = []
+            while more := reader.read(events[-1].seq if events else 0, 100_000):
+                events += more
+            return events
 
     def bodies(self) -> list[bytes]:
         return [event.body for event in self.events()]
