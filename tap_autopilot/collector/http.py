@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import urllib.parse
 from collections import deque
 from email.utils import formatdate
 from http import HTTPStatus
@@ -204,13 +203,12 @@ class Connection(asyncio.Protocol):
             self._refuse_large()
             return
         try:
-            path = _path(self._url)
+            request = Request(
+                self._respond, self.server.pending, parser.get_method(), self._url, self._headers
+            )
         except httptools.HttpParserError:
             self.refuse(400, "Invalid HTTP request received.")
             return
-        request = Request(
-            self._respond, self.server.pending, parser.get_method(), path, self._headers
-        )
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._reading_headers = False
         self._unanswered.append(request)
@@ -390,14 +388,6 @@ def _parser(connection: Connection) -> httptools.HttpRequestParser:
     # What follows a request that closes the connection is ignored; without this, it is an error.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
-
-
-def _path(url: bytes) -> str:
-    """The decoded path of a URL. Raises httptools.HttpParserError."""
-    if url[:1] != b"/":
-        url = httptools.parse_url(url).path or b"/"
-    path = url.partition(b"?")[0].decode("latin-1")
-    return urllib.parse.unquote(path) if "%" in path else path
 
 
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from collections.abc import Callable
 from typing import Any, Protocol
+
+import httptools
 
 from tap_autopilot.collector.pending import Pending
 
@@ -57,13 +60,14 @@ class Request:
         send: Callable[[Request, int, bytes, bytes], None],
         pending: Pending,
         method: bytes,
-        path: str,
+        url: bytes,
         headers: dict[bytes, bytes],
     ) -> None:
+        """Raises httptools.HttpParserError if the URL is none."""
         self._send = send
         self._pending = pending
         self.method = method
-        self.path = path
+        self.path = _path(url)
         self.headers = headers
         self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
 
@@ -105,3 +109,11 @@ class Handler(Protocol):
 
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond to a complete request that was not admitted."""
+
+
+def _path(url: bytes) -> str:
+    """The decoded path of a URL."""
+    if url[:1] != b"/":
+        url = httptools.parse_url(url).path or b"/"
+    path = url.partition(b"?")[0].decode("latin-1")
+    return urllib.parse.unquote(path) if "%" in path else path

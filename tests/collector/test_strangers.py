@@ -254,7 +254,7 @@ class Slow:
 
 
 def request() -> Request:
-    return Request(lambda *_: None, Pending(MB), b"POST", "/v1/track", {})
+    return Request(lambda *_: None, Pending(MB), b"POST", b"/v1/track", {})
 
 
 @pytest.fixture
