@@ -106,6 +106,11 @@ GOOD: dict[str, Callable[[], Any]] = {
         person(0, b"".join(spellings(word, 100) for word in (b"mailopened", b"lastname", b"company"))),
         *(person(number, b',"mail_opened":{"%d":1}' % number) for number in range(1, 90_000)),
     ),
+    "a long email of many events": lambda: people(
+        1, b',"email":"%b","mail_opened":{%b}' % (
+            b"e" * 4_000_000, b",".join(b'"%d":1' % number for number in range(5000))
+        ),
+    ),
     "many lists": lambda: people(1, b',"a":[%b]' % b",".join([b"[]"] * 150_000)),
     "many objects": lambda: people(1, b',"a":[%b]' % b",".join([b'{"b":1.5}'] * 120_000)),
     "deep nesting": lambda: people(1, b',"a":%b' % DEEP),

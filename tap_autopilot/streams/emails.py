@@ -15,6 +15,8 @@ from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, shallow
 from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, Schema, Stream
 
+MAX_EMAIL = 400  # characters; each event has it twice, and no real address is as long
+
 
 class EmailEvent(Stream):
     """One kind of event: one row per contact and message, or per push."""
@@ -49,6 +51,8 @@ class EmailEvent(Stream):
                 if contact_id is None:
                     tally.skip("it has no contact_id")
                     continue
+                if email is not None and len(email) > MAX_EMAIL:
+                    email = None
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
