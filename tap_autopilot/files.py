@@ -24,4 +24,4 @@ def open_or_create(path: str | Path, flags: int, mode: int) -> int:
 
 def is_same(path: str, other: str) -> bool:
     """Whether two paths name the same file, which need not exist."""
-    return Path(path).resolve() == Path(other).resolve()
+    return os.path.realpath(path) == os.path.realpath(other)

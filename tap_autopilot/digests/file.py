@@ -60,7 +60,7 @@ class File:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = Path(path).resolve()
+        self.path = Path(os.path.realpath(path))
         self._db = _open(Path(path))  # not resolved: nothing is created at the end of a link
 
     def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
