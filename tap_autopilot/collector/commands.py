@@ -18,7 +18,7 @@ from tap_autopilot.collector.erase import erase_person
 from tap_autopilot.collector.errands import Do, Errand, alone, ask
 from tap_autopilot.collector.prune import checked, loaded, prune_loaded
 from tap_autopilot.collector.store import ALONE_SLICE, InUse
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
@@ -89,7 +89,13 @@ def erase(database: str, who: str) -> str:
     done = _carry_out(database, {"erase": who})
     others = done["others"]
     also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
-    return f"Erased {amount(done['erased'], 'event')} of {who.strip()}{also}."
+    erased = f"Erased {amount(done['erased'], 'event')} of {who.strip()}{also}"
+    if not done["is_gone"]:
+        raise RunError(
+            f"{erased} from the tables. The disk may still have them, because a backup or a tap is"
+            " reading the store: run this again when it has ended."
+        )
+    return f"{erased}."
 
 
 def forget(database: str, name: str, destinations: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
 
+PATIENCE = 60.0  # seconds, with those who are reading the store
+LOOK_EVERY = 0.2  # seconds
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 
@@ -27,13 +30,15 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     person = set(ids)  # and whatever else names them
     last = do(lambda store: store.last_seq)
     _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
-    do(lambda store: store.wipe(begins=True))
+    do(lambda store: store.begin_wipe())
     erased = _erase(do, last, _matching(person))
     do(lambda store: store.forget_summary())
     while do(lambda store: store.release()):
         pass
-    do(lambda store: store.wipe(begins=False))
-    return {"erased": erased, "others": len(person) - 1}
+    deadline = time.monotonic() + PATIENCE
+    while not (is_gone := do(lambda store: store.end_wipe())) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY)
+    return {"erased": erased, "others": len(person) - 1, "is_gone": is_gone}
 
 
 def _erase(do: Do, last: int, matches: Matches) -> int:

@@ -122,11 +122,19 @@ class SqliteStore(Store):
             )
         return 0
 
-    def wipe(self, *, begins: bool) -> None:
-        """Before and after bodies are to vanish from the disk, not only from the tables."""
-        self._query(f"PRAGMA secure_delete = {'ON' if begins else 'OFF'}")
-        if not begins:  # the WAL still has the old pages
-            self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+    def begin_wipe(self) -> None:
+        """Before bodies are to vanish from the disk, not only from the tables."""
+        self._query("PRAGMA secure_delete = ON")
+
+    def end_wipe(self) -> bool:
+        """After that: whether they have vanished. As long as someone is reading, they may not."""
+        self._query("PRAGMA secure_delete = OFF")
+        self._query("PRAGMA busy_timeout = 0")  # others wait for the store
+        try:  # the WAL still has the old pages
+            ((is_busy, _, _),) = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            self._query(f"PRAGMA busy_timeout = {sqlite_file.PATIENCE * 1000:.0f}")
+        return not is_busy
 
     def release(self) -> int:
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""

@@ -23,6 +23,7 @@ CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 4_096
 LOOK_EVERY = 0.05  # seconds, at a lock
+PATIENCE = 5.0  # seconds, with locks inside the file
 SINCE_FORMAT_2 = f"""
 {sqlite_seen.TABLES}
 CREATE TABLE kinds (
@@ -135,7 +136,7 @@ def _as_owner(path: Path, advice: str = "") -> str:
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """A connection for writing. It may be opened in one thread and used in another."""
     return sqlite3.connect(
-        path.absolute(), isolation_level=None, check_same_thread=False, timeout=5
+        path.absolute(), isolation_level=None, check_same_thread=False, timeout=PATIENCE
     )
 
 
@@ -165,7 +166,7 @@ def open_read_only(database: str) -> sqlite3.Connection:
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(
-            address, uri=True, isolation_level=None, check_same_thread=False, timeout=5
+            address, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE
         )
     except sqlite3.Error as problem:
         advice = _as_owner(Path(database), "; run this")

@@ -149,8 +149,12 @@ class Store(OpenStore):
         """Free disk space; None if the store may be on another machine."""
         return None
 
-    def wipe(self, *, begins: bool) -> None:
-        """Before and after bodies are to vanish from the disk, not only from the tables."""
+    def begin_wipe(self) -> None:
+        """Before bodies are to vanish from the disk, not only from the tables."""
+
+    def end_wipe(self) -> bool:
+        """After that: whether they have vanished. As long as someone is reading, they may not."""
+        return True
 
     def release(self) -> int:
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""

@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, sending
+from tap_autopilot.exceptions import RunError
+from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
 from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
 
@@ -62,8 +64,8 @@ def test_a_person_is_erased_from_the_disk(start: Start, running: bool, who: str)
     done = collector.run("--erase", who)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"Erased 8 events of {who} (and of 1 other id of this person).\n"
-    left = [event for event in collector.events() if event.body != b"{}"]
-    assert [json.loads(event.body)["messageId"] for event in left] == ["6", "7", "8", "9"]
+    left = [one for one in collector.events() if one.body != b"{}"]
+    assert [json.loads(one.body)["messageId"] for one in left] == ["6", "7", "8", "9"]
     with open_reader(collector.database) as reader:
         assert [reader.fingerprint(seq) for seq in range(1, 13)] == marks
     assert collector.run("--erase", who).stdout.startswith("Erased 0 events of ")
@@ -75,6 +77,23 @@ def test_a_person_is_erased_from_the_disk(start: Start, running: bool, who: str)
         if path.is_file():
             assert CONTACT.encode() not in path.read_bytes()
             assert b'"email": "Ada' not in path.read_bytes()
+
+
+def test_erasing_says_what_a_reader_keeps_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tap_autopilot.collector.erase.PATIENCE", 0.3)
+    database = str(tmp_path / "events.db")
+    with closing(SqliteStore(database)) as store:
+        store.append([event(json.dumps(about_ada()[0]).encode())])
+    with closing(sqlite3.connect(database, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+        with pytest.raises(RunError, match=r"Erased 1 event of Ada.* run this again when"):
+            erase(database, ADA)
+        assert any(CONTACT.encode() in path.read_bytes() for path in tmp_path.iterdir())
+    assert erase(database, ADA).startswith("Erased 0 events of")
+    assert not any(CONTACT.encode() in path.read_bytes() for path in tmp_path.iterdir())
 
 
 def test_what_remains_of_pruned_events_is_erased_too(tmp_path: Path) -> None:
