@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+import unicodedata
+import urllib.parse
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -16,6 +19,10 @@ PATIENCE = 60.0  # seconds, with those who are reading the store
 LOOK_EVERY = 0.2  # seconds
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
+_AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
+MAX_DECODED = 4  # an address in a URL in a URL in a URL
+_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_SHORT = dict.fromkeys("bfnrt", " ")
 
 Matches = Callable[[bytes], bool]
 
@@ -23,15 +30,19 @@ Matches = Callable[[bytes], bool]
 def erase_person(do: Do, who: str) -> dict[str, Any]:
     """Erase the events of an email address or contact id.
 
-    An event that names one contact and one address shows that they are the same person, and the
-    events of the other are erased as well.
+    An address, or an id in Autopilot's form, counts wherever it is in an event, also inside a text
+    or URL; another id, which may be as short as "7", only in a field for ids. An event that names
+    one contact and one address shows that they are the same person, and the events of the other are
+    erased as well.
     """
-    ids = {who.strip().casefold()}
+    ids = {_folded(who)}
     person = set(ids)  # and whatever else names them
     last = do(lambda store: store.last_seq)
     _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
     do(lambda store: store.begin_wipe())
-    erased = _erase(do, last, _matching(person))
+    matches = _matching(person)
+    erased = _erase(do, last, matches)
+    _step_through(do, lambda store, after: (store.wipe_messages(after, matches), 0))
     do(lambda store: store.forget_summary())
     while do(lambda store: store.release()):
         pass
@@ -49,18 +60,24 @@ def _erase(do: Do, last: int, matches: Matches) -> int:
 
     def is_about(remnant: Remnant) -> bool:
         contact = json.dumps({"contact_id": remnant.contact}).encode()
-        return matches(contact) or (remnant.rest is not None and matches(remnant.rest))
-
-    def wipe_slice(store: Store) -> tuple[int, int]:
-        return store.wipe_pruned(after, is_about)
+        return any(matches(part) for part in (contact, remnant.message, remnant.rest) if part)
 
     count, _ = prune_range(do, 0, last, choose)
-    after = 0
+    return count + _step_through(do, lambda store, after: store.wipe_pruned(after, is_about))
+
+
+def _step_through(do: Do, step: Callable[[Store, int], tuple[int, int]]) -> int:
+    """Repeat a step, which returns where it ended, 0 at the end, and a count; returns their sum."""
+    after = total = 0
+
+    def go_on(store: Store) -> tuple[int, int]:
+        return step(store, after)
+
     while True:
-        after, wiped = do(wipe_slice)
+        after, count = do(go_on)
+        total += count
         if not after:
-            return count
-        count += wiped
+            return total
 
 
 def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:
@@ -75,44 +92,69 @@ def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:
 
 def _matching(ids: Collection[str]) -> Matches:
     """Whether a body is about one of these."""
+    anywhere = _whole([name for name in ids if "@" in name or name.startswith(_AUTOPILOTS)])
+    in_text = _whole(ids)
 
     def matches(body: bytes) -> bool:
         if not _may_match(body, ids):
             return False
         value = _decoded(body)
-        if value is None:  # no JSON
-            text = body.decode("utf-8", "replace").casefold()
-            return any(name in text for name in ids)
+        pattern = in_text if value is None else anywhere
+        if any(pattern.search(reading) for reading in _readings(body)):
+            return True
         return any(named in ids for _, named in _named(value))
 
     return matches
 
 
+def _whole(ids: Collection[str]) -> re.Pattern[str]:
+    """Finds these in a text, but not as parts of longer addresses or ids."""
+    listed = "|".join(map(re.escape, sorted(ids)))
+    return re.compile(rf"(?<!\w)(?<!\w[.+-])(?:{listed})(?!\w|[.-]\w)" if ids else "(?!)")
+
+
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
     """Whether to look closer; most bodies need not be decoded."""
+    if b"\\" in body or b"%" in body:
+        return True
     lower = body.lower()
-    return b"\\" in body or any(not name.isascii() or name.encode() in lower for name in ids)
+    return any(not name.isascii() or name.encode() in lower for name in ids)
+
+
+def _readings(body: bytes) -> Iterator[str]:
+    """A body as a text without escapes, and as URLs spell it, even within other URLs."""
+    text = _ESCAPE.sub(_unescaped, body.decode("utf-8", "replace"))
+    for _ in range(MAX_DECODED):
+        yield _folded(text)
+        if text == (text := urllib.parse.unquote(text)):
+            return
+
+
+def _unescaped(escape: re.Match[str]) -> str:
+    letter = escape[1]
+    return chr(int(letter[1:], 16)) if len(letter) > 1 else _SHORT.get(letter, letter)
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", text.strip().casefold())
 
 
 def _decoded(body: bytes) -> Any:
+    """The JSON in a body, with objects as tuples of their members; None if there is none."""
     try:
-        return json.loads(body)
+        return json.loads(body, object_pairs_hook=tuple, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):
         return None
 
 
 def _named(value: Any) -> Iterator[tuple[str, str]]:
     """The ids and addresses of people in a body, at any depth, with the names of their fields."""
-    rest = [value]
+    rest = [("", value)]
     while rest:
-        value = rest.pop()
+        name, value = rest.pop()
         if isinstance(value, list):
-            rest += value
-        elif isinstance(value, dict):
-            for name, inner in value.items():
-                if isinstance(inner, (dict, list)):
-                    rest.append(inner)
-                else:
-                    name = name.replace("_", "").lower()
-                    if name in _NAMES and inner not in (None, ""):
-                        yield name, str(inner).strip().casefold()
+            rest += [(name, inner) for inner in value]
+        elif isinstance(value, tuple):
+            rest += [(re.sub(r"[\W_]", "", name).lower(), inner) for name, inner in value]
+        elif name in _NAMES and value not in (None, ""):
+            yield name, _folded(str(value))

@@ -62,7 +62,12 @@ ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq < e
 FORGET_SUMMARY = (
     "DELETE FROM summaries", "DELETE FROM undated", "DELETE FROM summarized_up_to",
 )  # fmt: skip
-REMNANTS = "SELECT seq, contact, at, NULL, rest FROM pruned WHERE seq > ? ORDER BY seq LIMIT ?"
+REMNANTS = """
+SELECT seq, contact, at, body, rest FROM pruned LEFT JOIN messages ON messages.id = message
+WHERE seq > ? ORDER BY seq LIMIT ?
+"""
+MESSAGES = "SELECT id, body FROM messages WHERE id > ? ORDER BY id LIMIT ?"
+WIPE_MESSAGE = "DELETE FROM messages WHERE id = ?"
 WIPE = "UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ?"
 
 
@@ -196,6 +201,16 @@ class Store(OpenStore):
         if chosen:
             self._execute((WIPE, chosen))
         return (rows[-1][0] if rows else 0), len(chosen)
+
+    def wipe_messages(self, after: int, choose: Callable[[bytes], bool]) -> int:
+        """Wipe some of the properties of messages after this id, if chosen.
+
+        No event needs them anymore. Returns the id of the last one it examined, 0 at the end.
+        """
+        rows = self._query(MESSAGES, after, WIPE_SLICE)
+        if chosen := [(number,) for number, body in rows if choose(body)]:
+            self._execute((WIPE_MESSAGE, chosen))
+        return rows[-1][0] if rows else 0
 
     def save_summary(
         self, up_to: int, messages: Sequence[tuple[bytes, bytes, int, int]], undated: Sequence[int]
