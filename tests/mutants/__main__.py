@@ -9,8 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.mutants import MUTANTS
-from tests.mutants.mutant import ROOT, Mutant, planted
+from tests.mutants import MUTANTS, ROOT, Mutant
 
 
 def caught(mutant: Mutant, folder: Path) -> str | None:
@@ -19,7 +18,7 @@ def caught(mutant: Mutant, folder: Path) -> str | None:
     shutil.copytree(
         ROOT, copy, ignore=shutil.ignore_patterns(".venv*", ".git", "output", ".*cache")
     )
-    (copy / "tap_autopilot" / mutant.file).write_text(planted(mutant, copy))
+    (copy / "tap_autopilot" / mutant.file).write_text(mutant.planted(copy))
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", *f"tests/{mutant.tests}".split(" ")],
         cwd=copy,
