@@ -1,9 +1,38 @@
-"""Files that the programs create."""
+"""Files that the programs create, and small files that they read."""
 
 from __future__ import annotations
 
+import errno
 import os
+import select
+import time
 from pathlib import Path
+
+MAX_SIZE = 10_000_000  # bytes; parsed JSON can take 25 times as much memory
+PATIENCE = 60.0  # seconds to wait for whoever writes to a pipe
+
+
+def read_small(path: str | Path) -> bytearray:
+    """What is in a file, or comes through a pipe until it is closed. Raises OSError.
+
+    This ends whatever the path names: an endless device, or a pipe that nobody writes to.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        deadline = time.monotonic() + PATIENCE
+        content = bytearray()
+        while len(content) <= MAX_SIZE:
+            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                raise TimeoutError(errno.ETIMEDOUT, f"no end after {PATIENCE:g} s")
+            part = os.read(descriptor, 1 << 20)
+            if not part:
+                return content
+            content += part
+    finally:
+        os.close(descriptor)
+    raise OSError(errno.EFBIG, f"larger than {MAX_SIZE // 1_000_000} MB")
 
 
 def open_or_create(path: str | Path, flags: int, mode: int) -> int:

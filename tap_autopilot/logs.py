@@ -15,8 +15,9 @@ import time
 import traceback
 import urllib.parse
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
+
+from tap_autopilot.files import read_small
 
 MIN_SECRET = 4  # characters; anything shorter occurs in too many words
 HIDDEN = "(API key)"
@@ -309,7 +310,7 @@ def _asked_by_meltano() -> tuple[str, str]:
     level, form = "INFO", "text"
     if path:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            config = json.loads(Path(path).read_text(encoding="utf-8"))
+            config = json.loads(read_small(path))
             if any("Structured" in one.get("()", "") for one in config["formatters"].values()):
                 form = "json"
             if config["root"]["level"] in LEVELS:

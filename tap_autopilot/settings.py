@@ -15,11 +15,11 @@ import os
 import re
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from tap_autopilot.arguments import NOT_SHOWN, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.files import read_small
 
 LOG = logging.getLogger(__name__)
 
@@ -236,7 +236,7 @@ def read_json(path: str, what: str) -> Any:
     """
     shown = shown_file(path)
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_small(path).decode("utf-8-sig")
         return json.loads(text) if text.strip() else None
     except OSError as problem:
         raise UserError(f"Cannot read the {what} file {shown}: {problem.strerror}.") from None
