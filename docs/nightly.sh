@@ -21,6 +21,7 @@
 # logs-events, but the same state. Such a run is skipped if another run is under way; the nightly run
 # waits instead.
 set -euo pipefail
+umask 077 # the logs and what the target writes can hold personal data
 cd "$(dirname "$0")"
 
 TAP=${TAP:-tap/bin/tap-autopilot}

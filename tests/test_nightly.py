@@ -88,6 +88,14 @@ def test_a_good_night_is_silent_and_leaves_nothing_to_resume(nights: Nights, ser
     assert not {"states", "state.new"} & {path.name for path in nights.folder.iterdir()}
 
 
+def test_what_a_night_writes_is_for_its_own_user(nights: Nights, serve: Serve) -> None:
+    before = {*nights.folder.rglob("*")}
+    assert nights.run(serve(ACCOUNT)) == (0, "")
+    written = {*nights.folder.rglob("*")} - before - {nights.folder / "config.json"}
+    assert {path.name for path in written} >= {"state.json", "logs", "rows", "lock"}
+    assert not [path for path in written if path.stat().st_mode & 0o077]
+
+
 def test_a_bad_night_says_so_and_the_next_night_resumes(nights: Nights, serve: Serve) -> None:
     code, err = nights.run(serve(ACCOUNT, "/contacts@3-:500"))
     assert code == 1
