@@ -11,7 +11,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 COLLECTOR = ["httptools>=0.6.3", "prometheus-client>=0.20", "uvloop>=0.19"]
-POSTGRES = ["psycopg[binary]>=3.1"]
+POSTGRES = ["psycopg[binary]>=3.3.5"]
 
 VERSION = runpy.run_path("tap_autopilot/__init__.py")["__version__"]
 REPOSITORY = os.environ.get("GITHUB_REPOSITORY")  # owner and name

@@ -15,8 +15,9 @@ ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINNED = (ROOT / ".github/release.txt").read_text()
 
-# The first versions without published vulnerabilities, as of PyPI's advisories.
-SAFE = {"requests": "2.33.0", "setuptools": "83.0.0", "urllib3": "2.8.0"}
+# The first versions without published vulnerabilities, as of PyPI's advisories. The wheels of psycopg
+# before 3.3.5 contain libpq 18.0 (CVE-2025-12818) and OpenSSL 3.5.4 (CVE-2025-15467), or older.
+SAFE = {"psycopg": "3.3.5", "requests": "2.33.0", "setuptools": "83.0.0", "urllib3": "2.8.0"}
 
 
 def jobs(name: str) -> dict[str, Any]:
@@ -45,6 +46,23 @@ def test_only_what_is_pinned_by_hash_builds_the_package() -> None:
     assert "make " not in script
     uploads = [name for name, job in jobs("release.yml").items() if "upload-artifact" in str(job)]
     assert uploads == ["build"]
+
+
+def test_only_what_the_build_uploaded_is_published() -> None:
+    """Any job may upload under any name, so what is published is named by its number."""
+    found = jobs("release.yml")
+    (upload,) = [one["id"] for one in found["build"]["steps"] if "upload" in one.get("uses", "")]
+    number = f"${{{{ steps.{upload}.outputs.artifact-id }}}}"
+    assert found["build"]["outputs"] == {"artifact": number}
+    for name in ("publish", "announce"):
+        job = found[name]
+        (download,) = [step for step in job["steps"] if "download" in step.get("uses", "")]
+        assert download["with"] == {
+            "artifact-ids": "${{ needs.build.outputs.artifact }}",
+            "path": "dist/",
+            "merge-multiple": True,
+        }
+        assert "build" in job["needs"]
 
 
 def test_everything_that_builds_has_a_version_and_hashes() -> None:
