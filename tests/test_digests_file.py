@@ -127,7 +127,6 @@ def test_a_target_never_differs_after_a_quiet_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     monkeypatch.setattr(module, "FEW", 2)
-    monkeypatch.setattr(module, "MANY", 3)
     monkeypatch.setattr(file_module, "MANY", 3)
     rng = random.Random(seed)
     account: dict[str, dict[str, int]] = {
@@ -228,7 +227,7 @@ def test_only_its_owner_may_read_it(path: Path) -> None:
 def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
     position = fill(path, 30)
     with opened(path, position) as digests:
-        digests._file.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
+        digests._file._db.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
         compare(digests, [f"new {number}" for number in range(1000)])
         said = r"Cannot write the digests file .*disk is full. Fix that,"
         with pytest.raises(RunError, match=said):

@@ -12,44 +12,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tap_autopilot.digests.file import LIMIT, MANY, File, mixed, weight
+from tap_autopilot.digests.file import DIGEST, NEVER, NEW, SENT, File, Row, encode
 
-DIGEST, SENT, NEW = range(3)  # of a row as it is read
-NEVER = -1  # instead of the step `new`: the target may not even have the row
 FEW = 16  # rows looked up by key
-# Rows go in and out as JSON, many at a time: `sqlite3` releases Python's lock at every row, and the
-# threads that read the API would take it each time. A digest of 0 differs from every row.
-COUNT = """
-select count(*), sum(digest >> 32), sum(digest & 0xffffffff) from
-    (select digest from rows where "table" = ? and key between ? and ? limit ?)"""
-LOOK_UP = """
-select json_group_object(rows.key, json_array(digest, sent, new)) from json_each(?2) as wanted
-    cross join rows where "table" = ?1 and rows.key = wanted.value"""
-SEND = """
-insert into rows select ?1, key, value, ?2, ?2 from json_each(?3) where true
-    on conflict ("table", key) do update set digest = excluded.digest, sent = excluded.sent,
-    new = case when rows.new < 0 then excluded.new else rows.new end"""
-SEEN = """
-select json_group_array(json_array(low, high, step)) from
-    (select * from seen where "table" = ? and (low, high, step) > (?, ?, ?)
-    order by low, high, step limit ?)"""
-UNSEEN = """
-select json_group_object(key, json_array(digest, sent, new)) from
-    (select rows.* from json_each(?2) as gap cross join rows
-    where "table" = ?1 and rows.key > json_extract(gap.value, '$[0]')
-    and rows.key < coalesce(json_extract(gap.value, '$[1]'), x'') and sent <= ?3 limit ?4)"""
-BURY = """insert into gone select ?1, value, ?3 from json_each(?2)"""
-DELETE = """delete from rows where "table" = ? and key in (select value from json_each(?))"""
-GO_BACK = (
-    """update rows set digest = 0, sent = 0, new = case when new > ?1 then -1 else new end
-    where sent > ?1""",
-    """insert or ignore into rows select "table", key, 0, 0, -1 from gone where step > ?1""",
-    "delete from seen where step > ?1",
-)
-
-
-def _encode(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
 
 
 class Start(NamedTuple):
@@ -96,7 +61,7 @@ class _Page:
     table: int
     digests: Mapping[str, int]
     seen: list[tuple[str, str]] = field(default_factory=list)  # ranges
-    differ: dict[str, list[int] | None] = field(default_factory=dict)  # as in the file, if there
+    differ: dict[str, Row | None] = field(default_factory=dict)  # as in the file, if there
 
 
 class Digests:
@@ -114,10 +79,8 @@ class Digests:
         self._resumable: list[int] = []  # by table; rows sent after this step may be part of a pass
         self._number = 0  # of the last step
         self._token = ""
-        self._checksum = 0
-        self._waiting: list[tuple[str, Any]] = []  # statements of the next step
         self._compared: set[str] = set()  # tables with rows in the next step
-        self._changed = self._sends = False  # since the last step
+        self._changed = False  # since the last step
         self.distrust: str | None = None
 
     def load(self, position: Any) -> None:
@@ -135,16 +98,14 @@ class Digests:
         path = self._file.path
         if not self._file.is_ours():
             return f"{path} is missing" if position is not None else None
-        _, text, checksum = self._file.row("select * from steps order by number desc limit 1")
+        _, text = self._file.steps().fetchone()
         content = msgspec.json.decode(text, type=_Content)
-        rows = self._file.sum_of_rows(len(content.tables))
-        if checksum != (rows + self._file.sum_of_others()) % LIMIT:
-            raise ValueError
+        self._file.check(len(content.tables))
         if position is None:
             return f"{path} exists, but the state does not mention it"
         if content.account != self._mark(content.salt):
             return f"{path} belongs to another account or API key"
-        for number, text in self._file.execute("select number, content from steps order by 1 desc"):
+        for number, text in self._file.steps():
             if position == [number, _token(number, text)]:
                 break
         else:
@@ -152,24 +113,9 @@ class Digests:
         known = msgspec.json.decode(text, type=_Content).tables
         known += [Table(table.name) for table in content.tables[len(known) :]]
         self._number, self._content.salt, self._content.tables = number, content.salt, known
-        self._go_back(rows)
+        begun = {place for place, table in enumerate(known) if table.began is not None}
+        self._file.go_back(number, len(known), begun)
         return None
-
-    def _go_back(self, rows: int) -> None:
-        """Return to the step that the target has confirmed; `rows` is the checksum of the rows."""
-        number = self._number
-        with self._file.step():
-            if self._file.row("select max(number) from steps") != (number,):
-                for statement in GO_BACK:
-                    self._file.execute(statement, number)
-                rows = self._file.sum_of_rows(len(self._content.tables))
-            self._file.execute("delete from gone")
-            self._file.execute("delete from steps where number <> ?", number)
-            for place, table in enumerate(self._content.tables):
-                if table.began is None:
-                    self._file.execute('delete from seen where "table" = ?', place)
-            self._checksum = rows + self._file.sum_of_others()
-            self._file.execute("update steps set checksum = ?", self._checksum % LIMIT)
 
     def remembered(self) -> dict[str, int]:
         """The tables in the file, and the versions of their rows."""
@@ -236,11 +182,15 @@ class Digests:
         with self._file.errors():
             self._compare(page, sorted(page.digests))
         for low, high in page.seen:
-            self._see(page.table, low, high, self._number + 1)
+            self._file.see(page.table, low, high, self._number + 1)
         self._changed = True
         if not page.differ:
             return []
-        self._send(page)
+        resumable = self._resumable[page.table]
+        for key, row in page.differ.items():
+            if row is not None and row[SENT] > resumable:  # still seen if the pass goes back
+                self._file.see(page.table, key, key, row[SENT])
+        self._file.send(page.table, page.digests, page.differ, self._number + 1)
         places = dict(zip(keys, range(len(keys)), strict=True))
         differ = page.differ.items()
         return sorted((places[key], row is None or row[NEW] == NEVER) for key, row in differ)
@@ -249,73 +199,29 @@ class Digests:
         """Compare sorted rows with those in the file from the first to the last of them."""
         low, high = keys[0], keys[-1]
         digests = map(page.digests.__getitem__, keys)
-        count, upper, lower = self._file.row(COUNT, page.table, low, high, len(keys) + 1)
+        count, total = self._file.count(page.table, low, high, len(keys) + 1)
         if not count:
             page.differ.update(dict.fromkeys(keys))
-        elif count == len(keys) and (upper << 32) + lower == sum(digests):
+        elif count == len(keys) and total == sum(digests):
             page.seen.append((low, high))
         elif len(keys) > FEW:
             half = len(keys) // 2
             self._compare(page, keys[:half])
             self._compare(page, keys[half:])
         else:
-            known: dict[str, list[int]] = self._file.json(LOOK_UP, page.table, _encode(keys))
+            known = self._file.look_up(page.table, keys)
             same = [key for key in keys if key in known and known[key][DIGEST] == page.digests[key]]
             page.differ.update({key: known.get(key) for key in keys if key not in same})
             alone = count > len(known)  # there are rows between them that the page does not have
             page.seen += [(key, key) for key in same] if alone else [(low, high)] if same else []
 
-    def _send(self, page: _Page) -> None:
-        """Note rows as sent. Those that the pass had seen before remain so if it goes back."""
-        step, resumable = self._number + 1, self._resumable[page.table]
-        for key, row in page.differ.items():
-            new = step if row is None or row[NEW] == NEVER else row[NEW]
-            self._checksum += weight(page.table, key, page.digests[key], step, new)
-            if row is not None:
-                self._checksum -= weight(page.table, key, *row)
-                if row[SENT] > resumable:
-                    self._see(page.table, key, key, row[SENT])
-        sent = {key: page.digests[key] for key in page.differ}
-        self._waiting.append((SEND, (page.table, step, _encode(sent))))
-        self._sends = True
-
-    def _see(self, *row: Any) -> None:
-        self._waiting.append(("insert into seen values (?, ?, ?, ?)", row))
-        self._checksum += mixed(*row)
-
     def bury(self, name: str) -> Iterator[list[str]]:
         """Mark the rows that the pass did not see as deleted. Yields their keys, in batches."""
         self.flush()
-        table, since, step = self._numbers[name], self.table(name).since, self._number + 1
-        self._sends = True
-        with self._file.step(sends=self._sends):
-            for gaps in self._gaps(table, since):
-                while rows := self._file.json(UNSEEN, table, gaps, since, MANY):
-                    keys = _encode(list(rows))
-                    self._file.execute(BURY, table, keys, step)
-                    self._file.execute(DELETE, table, keys)
-                    for key, row in rows.items():
-                        self._checksum -= weight(table, key, *row)
-                        self._checksum += mixed(table, key, None, step)
-                    self._changed = True
+        table, since = self._numbers[name], self.table(name).since
+        self._changed = self._file.bury(table, since, self._number + 1)
         self.flush()
-        select, after = 'select key from gone where "table" = ? and key > ? order by 1 limit ?', ""
-        while batch := [key for (key,) in self._file.execute(select, table, after, MANY)]:
-            yield batch
-            after = batch[-1]
-
-    def _gaps(self, table: int, since: int) -> Iterator[str]:
-        """The gaps between the ranges of keys that the pass has seen, in batches."""
-        reach, last = "", ("", "", 0)
-        while ranges := self._file.json(SEEN, table, *last, MANY):
-            gaps = []
-            for low, high, step in ranges:
-                if step > since:
-                    gaps.append((reach, low))
-                    reach = max(reach, high)
-            yield _encode(gaps)
-            last = ranges[-1]
-        yield _encode([(reach, None)])
+        return self._file.gone(table)
 
     def end(self, name: str, *, whole: bool, activated: bool) -> None:
         """Note that a pass ended; `whole` if every row that it did not see got a tombstone."""
@@ -331,18 +237,12 @@ class Digests:
         """
         if not self._changed:
             return
-        with self._file.step(sends=self._sends):
-            for statement, values in self._waiting:
-                self._file.execute(statement, *values)
-            self._number += 1
-            content = _encode(self._content)
-            step = self._number, content, self._checksum % LIMIT
-            self._file.execute("insert into steps values (?, ?, ?)", *step)
-            self._file.execute("commit")
+        self._number += 1
+        content = encode(self._content)
+        self._file.end_step(self._number, content)
         self._token = _token(self._number, content)
-        self._waiting.clear()
         self._compared.clear()
-        self._changed = self._sends = False
+        self._changed = False
 
     @property
     def position(self) -> list[Any]:

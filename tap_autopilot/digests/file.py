@@ -19,7 +19,7 @@ import logging
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,48 @@ MANY = 1000  # rows or ranges in memory at a time
 LIMIT = 2**63  # of checksums
 OF_TABLE, OF_KEY, OF_SENT, OF_NEW = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D, 0x27D4EB2F, 0x369DEA0F
 
+# Rows go in and out as JSON, many at a time: `sqlite3` releases Python's lock at every row, and the
+# threads that read the API would take it each time. A digest of 0 differs from every row.
 SUM = """
 select count(*), sum(digest >> 32), sum(digest & 0xffffffff), sum(sent), sum(new),
     cast(group_concat(key, char(0)) as blob) from
     (select * from rows where "table" = ? and key > ? order by key limit ?)"""
+COUNT = """
+select count(*), sum(digest >> 32), sum(digest & 0xffffffff) from
+    (select digest from rows where "table" = ? and key between ? and ? limit ?)"""
+LOOK_UP = """
+select json_group_object(rows.key, json_array(digest, sent, new)) from json_each(?2) as wanted
+    cross join rows where "table" = ?1 and rows.key = wanted.value"""
+SEND = """
+insert into rows select ?1, key, value, ?2, ?2 from json_each(?3) where true
+    on conflict ("table", key) do update set digest = excluded.digest, sent = excluded.sent,
+    new = case when rows.new < 0 then excluded.new else rows.new end"""
+SEEN = """
+select json_group_array(json_array(low, high, step)) from
+    (select * from seen where "table" = ? and (low, high, step) > (?, ?, ?)
+    order by low, high, step limit ?)"""
+UNSEEN = """
+select json_group_object(key, json_array(digest, sent, new)) from
+    (select rows.* from json_each(?2) as gap cross join rows
+    where "table" = ?1 and rows.key > json_extract(gap.value, '$[0]')
+    and rows.key < coalesce(json_extract(gap.value, '$[1]'), x'') and sent <= ?3 limit ?4)"""
+BURY = """insert into gone select ?1, value, ?3 from json_each(?2)"""
+DELETE = """delete from rows where "table" = ? and key in (select value from json_each(?))"""
+GONE = """select key from gone where "table" = ? and key > ? order by 1 limit ?"""
+GO_BACK = (
+    """update rows set digest = 0, sent = 0, new = case when new > ?1 then -1 else new end
+    where sent > ?1""",
+    """insert or ignore into rows select "table", key, 0, 0, -1 from gone where step > ?1""",
+    "delete from seen where step > ?1",
+)
+
+Row = Sequence[int]
+DIGEST, SENT, NEW = range(3)  # of a row
+NEVER = -1  # instead of the step `new`: the target may not even have the row
 
 
 class File:
-    """A file that no other run may use at the same time.
+    """A file that no other run may use at the same time, and its checksum.
 
     Raises UserError if it cannot be opened or is in use.
     """
@@ -62,18 +96,9 @@ class File:
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
         self._db = _open(Path(path))  # not resolved: nothing is created at the end of a link
-
-    def execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        """Run a statement."""
-        return self._db.execute(statement, values)
-
-    def row(self, statement: str, *values: Any) -> Any:
-        """The first row that a query finds, or None."""
-        return self._db.execute(statement, values).fetchone()
-
-    def json(self, query: str, *values: Any) -> Any:
-        """What a query finds, as one JSON value."""
-        return msgspec.json.decode(self.row(query, *values)[0])
+        self._of_rows = self._of_others = 0  # parts of the checksum
+        self._waiting: list[tuple[str, Any]] = []  # statements of the next step
+        self._sends = False  # whether the next step sends rows
 
     def is_ours(self) -> bool:
         """Whether it has our tables; False if it is new. Raises ValueError if it is damaged."""
@@ -103,6 +128,7 @@ class File:
                     Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
             LOG.warning("What was in %s is now in %s.", self.path, aside)
             self._db = _open(self.path)
+        self._of_rows = self._of_others = 0
         with self.step():
             for name, columns in TABLES.items():
                 self._db.execute(f"create table {name} {columns}")
@@ -135,14 +161,126 @@ class File:
         """Close and unlock the file."""
         self._db.close()
 
-    # Checksums find what SQLite does not: flipped bits, or an old file beside a newer `-wal`.
+    # Reading.
 
-    def sum_of_rows(self, tables: int) -> int:
-        """The checksum of the rows of this many tables."""
+    def steps(self) -> sqlite3.Cursor:
+        """The number and content of each step, the last one first."""
+        return self._db.execute("select number, content from steps order by 1 desc")
+
+    def count(self, table: int, low: str, high: str, most: int) -> tuple[int, int]:
+        """How many rows there are between two keys, at `most`, and the sum of their digests."""
+        count, upper, lower = self._row(COUNT, table, low, high, most)
+        return count, ((upper or 0) << 32) + (lower or 0)
+
+    def look_up(self, table: int, keys: Sequence[str]) -> dict[str, Row]:
+        """The rows with these keys, if there are any."""
+        rows: dict[str, Row] = self._json(LOOK_UP, table, encode(keys))
+        return rows
+
+    def gone(self, table: int) -> Iterator[list[str]]:
+        """The keys of the rows that were buried, in batches."""
+        after = ""
+        while batch := [key for (key,) in self._db.execute(GONE, (table, after, MANY))]:
+            yield batch
+            after = batch[-1]
+
+    def _gaps(self, table: int, since: int) -> Iterator[str]:
+        """The gaps between the ranges of keys that the pass has seen, in batches."""
+        reach, last = "", ("", "", 0)
+        while ranges := self._json(SEEN, table, *last, MANY):
+            gaps = []
+            for low, high, step in ranges:
+                if step > since:
+                    gaps.append((reach, low))
+                    reach = max(reach, high)
+            yield encode(gaps)
+            last = ranges[-1]
+        yield encode([(reach, None)])
+
+    def _row(self, query: str, *values: Any) -> Any:
+        return self._db.execute(query, values).fetchone()
+
+    def _json(self, query: str, *values: Any) -> Any:
+        return msgspec.json.decode(self._row(query, *values)[0])
+
+    # Writing, which keeps the checksum. The statements of a step wait for its end.
+
+    def see(self, table: int, low: str, high: str, step: int) -> None:
+        """Note a range of keys as seen."""
+        self._of_others += _mixed(table, low, high, step)
+        self._waiting.append(("insert into seen values (?, ?, ?, ?)", (table, low, high, step)))
+
+    def send(
+        self, table: int, digests: Mapping[str, int], known: Mapping[str, Row | None], step: int
+    ) -> None:
+        """Note the rows in `known` as sent, which has them as they are in the file, if there."""
+        for key, row in known.items():
+            new = step if row is None or row[NEW] == NEVER else row[NEW]
+            self._of_rows += _weight(table, key, digests[key], step, new)
+            if row is not None:
+                self._of_rows -= _weight(table, key, *row)
+        sent = {key: digests[key] for key in known}
+        self._waiting.append((SEND, (table, step, encode(sent))))
+        self._sends = True
+
+    def bury(self, table: int, since: int, step: int) -> bool:
+        """Bury the rows that no step after `since` saw or sent; returns whether there are any."""
+        has_buried = False
+        with self.step(sends=True):
+            for gaps in self._gaps(table, since):
+                while rows := self._json(UNSEEN, table, gaps, since, MANY):
+                    keys = encode(list(rows))
+                    self._db.execute(BURY, (table, keys, step))
+                    self._db.execute(DELETE, (table, keys))
+                    self._of_rows -= sum(_weight(table, key, *row) for key, row in rows.items())
+                    self._of_others += sum(_mixed(table, key, None, step) for key in rows)
+                    has_buried = True
+        return has_buried
+
+    def end_step(self, number: int, content: str) -> None:
+        """End a step with what is known after it."""
+        with self.step(sends=self._sends):
+            for statement, values in self._waiting:
+                self._db.execute(statement, values)
+            self._db.execute(
+                "insert into steps values (?, ?, ?)", (number, content, self._checksum)
+            )
+            self._db.execute("commit")
+        self._waiting.clear()
+        self._sends = False
+
+    def go_back(self, number: int, tables: int, begun: Collection[int]) -> None:
+        """Return to a step. Tables whose pass is not `begun` forget what the last one saw."""
+        with self.step():
+            if self._row("select max(number) from steps") != (number,):
+                for statement in GO_BACK:
+                    self._db.execute(statement, (number,))
+                self._of_rows = self._sum_rows(tables)
+            self._db.execute("delete from gone")
+            self._db.execute("delete from steps where number <> ?", (number,))
+            for table in set(range(tables)) - set(begun):
+                self._db.execute('delete from seen where "table" = ?', (table,))
+            self._of_others = self._sum_others()
+            self._db.execute("update steps set checksum = ?", (self._checksum,))
+
+    # The checksum finds what SQLite does not: flipped bits, or an old file beside a newer `-wal`.
+
+    @property
+    def _checksum(self) -> int:
+        return (self._of_rows + self._of_others) % LIMIT
+
+    def check(self, tables: int) -> None:
+        """Compute the checksum of these tables. Raises ValueError if it is not the last step's."""
+        self._of_rows, self._of_others = self._sum_rows(tables), self._sum_others()
+        last = self._row("select checksum from steps order by number desc limit 1")
+        if last != (self._checksum,):
+            raise ValueError
+
+    def _sum_rows(self, tables: int) -> int:
         total = 0
         for table in range(tables):
             after = ""
-            while (totals := self.row(SUM, table, after, 10 * MANY))[0]:
+            while (totals := self._row(SUM, table, after, 10 * MANY))[0]:
                 count, upper, lower, sent, new, text = totals
                 keys = text.split(b"\0")
                 after = keys[-1].decode()
@@ -150,10 +288,9 @@ class File:
                 total += sent * OF_SENT + new * OF_NEW + count * table * OF_TABLE
         return total
 
-    def sum_of_others(self) -> int:
-        """The checksum of the ranges and tombstones."""
+    def _sum_others(self) -> int:
         rows = 'select * from seen union all select "table", key, null, step from gone'
-        return sum(mixed(*row) for row in self._db.execute(rows))
+        return sum(_mixed(*row) for row in self._db.execute(rows))
 
 
 def trouble(path: Path) -> str | None:
@@ -170,15 +307,20 @@ def trouble(path: Path) -> str | None:
     return None if tables <= TABLES.keys() else FOREIGN
 
 
-def weight(table: int, key: str, digest: int, sent: int, new: int) -> int:
+def _weight(table: int, key: str, digest: int, sent: int, new: int) -> int:
     """What a row adds to the checksum, which thus can be summed by column."""
     of_key = crc32(key.encode()) * OF_KEY
     return digest + of_key + sent * OF_SENT + new * OF_NEW + table * OF_TABLE
 
 
-def mixed(*values: Any) -> int:
+def _mixed(*values: Any) -> int:
     """What a range or a tombstone adds to the checksum."""
     return int.from_bytes(blake2b(msgspec.json.encode(values), digest_size=8).digest(), "big")
+
+
+def encode(value: Any) -> str:
+    """A value as JSON."""
+    return msgspec.json.encode(value).decode()
 
 
 def _open(path: Path) -> sqlite3.Connection:
