@@ -23,6 +23,10 @@ from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
 
+MALFORMED = (
+    "The collector's response is malformed; it may be another version. Restart it, and try again."
+)
+
 
 def errand_of(request: Any, destinations: Collection[str]) -> Errand:
     """The errand that a command asks of a collector. Raises UserError."""
@@ -77,8 +81,10 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
             )  # fmt: skip
     up_to = min([newest, *forwarded.values()])
     tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
-    done = _carry_out(database, {"prune": tables})
-    return f"Pruned {amount(done['pruned'], 'event')} and freed {done['bytes']:,} bytes."
+    match _carry_out(database, {"prune": tables}):
+        case {"pruned": int(pruned), "bytes": int(freed)}:
+            return f"Pruned {amount(pruned, 'event')} and freed {freed:,} bytes."
+    raise RunError(MALFORMED)
 
 
 def erase(database: str, who: str) -> str:
@@ -86,16 +92,17 @@ def erase(database: str, who: str) -> str:
     if not who.strip():
         raise UserError("--erase needs an email address or a contact id.")
     open_reader(database).close()  # an existing store
-    done = _carry_out(database, {"erase": who})
-    others = done["others"]
-    also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
-    erased = f"Erased {amount(done['erased'], 'event')} of {who.strip()}{also}"
-    if not done["is_gone"]:
-        raise RunError(
-            f"{erased} from the tables. The disk may still have them, because a backup or a tap is"
-            " reading the store: run this again when it has ended."
-        )
-    return f"{erased}."
+    match _carry_out(database, {"erase": who}):
+        case {"erased": int(count), "others": int(others), "is_gone": bool(is_gone)}:
+            also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
+            erased = f"Erased {amount(count, 'event')} of {who.strip()}{also}"
+            if is_gone:
+                return f"{erased}."
+            raise RunError(
+                f"{erased} from the tables. The disk may still have them, because a backup or a tap"
+                " is reading the store: run this again when it has ended."
+            )
+    raise RunError(MALFORMED)
 
 
 def forget(database: str, name: str, destinations: Collection[str]) -> str:
@@ -113,9 +120,7 @@ def _check_text(request: Any) -> None:
         raise UserError("The argument or STATE contains text that is not valid Unicode.") from None
 
 
-def _carry_out(
-    database: str, request: dict[str, Any], destinations: Collection[str] = ()
-) -> dict[str, Any]:
+def _carry_out(database: str, request: dict[str, Any], destinations: Collection[str] = ()) -> Any:
     errand = errand_of(request, destinations)
     try:
         store = open_store(database)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tap_autopilot import logs
 from tap_autopilot.collector.reader import POSTGRES
+from tap_autopilot.collector.sqlite_file import check_owner
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 
@@ -60,9 +61,10 @@ def alone(store: Store) -> Do:
     return do
 
 
-def ask(database: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Have the collector that is using this file carry out an errand."""
+def ask(database: str, request: dict[str, Any]) -> Any:
+    """Have the collector that is using this file carry out an errand; returns its answer."""
     path = _socket_of(database)
+    check_owner(path, [Path(database).stat().st_uid])
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(PATIENCE)
@@ -80,7 +82,7 @@ def ask(database: str, request: dict[str, Any]) -> dict[str, Any]:
         ) from None
     except (FileNotFoundError, ConnectionRefusedError):
         raise RunError(f"Another command is using the store {database}. Try again later.") from None
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise RunError(
             f"The collector that is using {database} did not respond ({problem}); see its log."
         ) from None
@@ -100,10 +102,11 @@ def _connect(connection: socket.socket, path: Path) -> None:
             time.sleep(LOOK_EVERY)
 
 
-def _successful(answer: dict[str, Any]) -> dict[str, Any]:
+def _successful(answer: Any) -> Any:
     """The answer. Raises UserError if it is an error."""
-    if "error" in answer:
-        raise UserError(str(answer["error"]))
+    match answer:
+        case {"error": error}:
+            raise UserError(str(error))
     return answer
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import stat
 import time
 import urllib.parse
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -78,6 +80,8 @@ def lock(path: Path, patience: float) -> int:
     It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
     locks on it. Waits up to `patience` seconds for another process, which may be about to end.
     """
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        check_owner(path.with_name(path.name + suffix))
     try:
         descriptor = open_or_create(path, os.O_RDWR, 0o640)
     except OSError as problem:
@@ -103,6 +107,26 @@ def lock(path: Path, patience: float) -> int:
                 f"A collector is using the store {path}. Its health is at /ready; to use the store"
                 " without it, stop it first."
             ) from None
+
+
+def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
+    """Raise UserError if another user may have planted this file, in a folder such as /tmp.
+
+    It may belong to us, root, the folder's owner or one of the `trusted`. Where the folder is not
+    sticky, its mode protects nothing.
+    """
+    for place in {path.absolute(), Path(os.path.realpath(path))}:
+        try:
+            folder, file = place.parent.stat(), place.lstat()
+        except OSError:  # it is missing, or the caller will learn why
+            continue
+        is_open = stat.S_IWOTH | stat.S_ISVTX
+        owners = {os.geteuid(), 0, folder.st_uid, *trusted}
+        if folder.st_mode & is_open == is_open and file.st_uid not in owners:
+            raise UserError(
+                f"{shown_file(str(place))} belongs to another user, who may have planted it: anyone"
+                " can create files in its folder. Use a folder of your own."
+            )
 
 
 def _is_locked(path: Path) -> bool:

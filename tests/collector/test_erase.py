@@ -1,0 +1,71 @@
+"""Whom --erase finds in an event, and what it erases of what remains."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.erase import erase_person
+from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.remnant import remains
+from tap_autopilot.collector.sqlite import SqliteStore
+from tests.collector.conftest import event
+
+ANYWHERE = [
+    b'{"email": ["ada@example.com"]}',
+    b'{"Email Address": "ADA@EXAMPLE.COM", "e-mail": 1}',
+    b'{"to": {"email": null, "value": "Ada <ada@example.com>"}}',
+    b'{"email": "ada@example.com", "email": "bob@example.com"}',
+    b'{"a": "x\\nada\\u0040example.com."}',
+    b'{"url": "https://x/?q=1&e=ada%40example.com&z"}',
+    b'{"url": "https:\\/\\/x\\/?u=https%3A%2F%2Fy%2F%3Fe%3D%2561da%2540example.com"}',
+    b'{"ada@example.com": true}',
+    b'{"n": 1%s, "email": "\\u0061da@example.com"}' % (b"0" * 5000),
+    b'{"n": %s1%s, "email": "\\u0061da@example.com"}' % (b"[" * 9000, b"]" * 9000),
+    b"\xff mailto:ada@example.com?x",
+]
+AUTOPILOTS = [b'{"contacts": ["Person_7-ada"]}', b'{"link": "/contacts/person_7-ada/edit"}']
+SHORT = [b'{"contact_id": ["7"]}', b'{"Person ID": 7, "email": null}', b"not JSON, 7"]
+OTHERS = [
+    b'{"email": "not-ada@example.com", "to": "a.ada@example.com", "x": "ada@example.com.au"}',
+    b'{"url": "https://x/?e=ada%2540example.com.au&f=lada%40example.com"}',
+    b'{"contacts": ["person_7-ada-2", "xperson_7-ada"], "n": 7, "contact_id": 77}',
+    b"not JSON, 77",
+]
+
+
+@pytest.mark.parametrize(
+    ("who", "bodies"),
+    [("Ada@example.com ", ANYWHERE), ("person_7-Ada", AUTOPILOTS), ("7", SHORT)],
+    ids=["address", "Autopilot's id", "short id"],
+)
+def test_a_person_is_found_wherever_an_event_names_them(
+    database: str, who: str, bodies: list[bytes]
+) -> None:
+    with closing(SqliteStore(database)) as store:
+        store.append([event(body) for body in [*bodies, *OTHERS]])
+        done = erase_person(alone(store), who)
+    with open_reader(database) as reader:
+        assert [one.body for one in reader.read(0, 100) if not one.pruned] == OTHERS
+    assert done["erased"] == len(bodies)
+
+
+def test_what_remains_of_a_message_is_erased_if_it_names_the_person(database: str) -> None:
+    subjects = ["For ada@example.com", "For all"]
+    bodies = [
+        json.dumps({"properties": {"contact_id": name, "email_subject": subject}}).encode()
+        for subject in subjects for name in ("p1", "p2")
+    ]  # fmt: skip
+    with closing(SqliteStore(database)) as store:
+        store.append([event(body) for body in bodies])
+        store.prune(0, 4, lambda _, source, *rest: remains(source, rest[-1]))
+        assert erase_person(alone(store), "ada@example.com")["erased"] == 2
+    assert b"For all" in Path(database).read_bytes()
+    assert b"ada@" not in Path(database).read_bytes()
+    with open_reader(database) as reader:
+        assert [one.body for one in reader.read(0, 2)] == [b"{}", b"{}"]
+        assert all(b"For all" in one.body for one in reader.read(2, 2))
