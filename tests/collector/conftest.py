@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ import pytest
 import requests
 
 from tap_autopilot.collector.cli import main
-from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.reader import Event
-from tap_autopilot.collector.store import Received
+from tap_autopilot.collector.store import Received, Store
 from tests.collector.destination import Destination, serving
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, altered, finished
@@ -68,6 +68,7 @@ class Collector:
     """A collector in a folder, which tests start and stop."""
 
     under: Sequence[str] = ()  # a program that runs it
+    forgotten = 0  # how many events, of earlier tests, `events` leaves out
 
     def __init__(self, folder: Path, *, constants: Any = None, **settings: Any) -> None:
         """`constants` replace some of the collector's own, in forks."""
@@ -123,6 +124,12 @@ class Collector:
         code, out, err = finished(self._main, arguments, ROOT, environment, PATIENCE)
         return subprocess.CompletedProcess(arguments, code, out.decode(), untimed(err.decode()))
 
+    def refusal(self, *more: str, **environment: str) -> str:
+        """Run the command with options that it must refuse; returns what it says."""
+        done = self.run(*more, **environment)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        return done.stderr
+
     def post(
         self, path: str, body: Any, *, key: str | None = KEY, **more: Any
     ) -> requests.Response:
@@ -132,15 +139,26 @@ class Collector:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{key}:".encode()).decode()
         return requests.post(self.url + path, data, headers=headers, timeout=PATIENCE, **more)
 
+    def webhook(self, body: bytes, signed: bytes | None = None, **more: Any) -> int:
+        """Post to /segment, with the signature of the body or of this part; returns the status."""
+        headers = {"X-Signature": signature(body if signed is None else signed)}
+        return self.post("/segment", body, headers=headers, **more).status_code
+
     def get(self, path: str) -> requests.Response:
         return requests.get(self.url + path, timeout=PATIENCE)
 
     def events(self) -> list[Event]:
         with open_reader(self.database) as reader:
             events: list[Event] = []
-            while more := reader.read(events[-1].seq if events else 0, 100_000):
+            while more := reader.read(events[-1].seq if events else self.forgotten, 100_000):
                 events += more
             return events
+
+    def forget(self) -> Collector:
+        """Leave the events so far to earlier tests."""
+        with open_reader(self.database) as reader:
+            self.forgotten = reader.last_seq
+        return self
 
     def bodies(self) -> list[bytes]:
         return [event.body for event in self.events()]
@@ -242,11 +260,17 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
-    """One collector shared by the tests of a module that need no settings of their own."""
-    collector = Collector(tmp_path_factory.mktemp("collector")).start(fork=True)
+def _shared(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collector]:
+    settings = getattr(request.module, "SETTINGS_OF_ALL", {})
+    collector = Collector(tmp_path_factory.mktemp("collector"), **settings).start(fork=True)
     yield collector
     collector.stop()
+
+
+@pytest.fixture
+def shared(_shared: Collector) -> Collector:
+    """One collector shared by a module's tests, each of which sees only its own events."""
+    return _shared.forget()
 
 
 @pytest.fixture
@@ -265,3 +289,10 @@ def other() -> Iterator[Destination]:
 def database(tmp_path: Path) -> str:
     """The path of a store that does not exist yet."""
     return str(tmp_path / "events.db")
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    """A new store, which is closed afterwards."""
+    with closing(open_store(database)) as found:
+        yield found

@@ -10,16 +10,13 @@ import pytest
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.reader import Cursor, Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Loaded, Received
+from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Loaded, Received, Store
 from tap_autopilot.collector.summary import Summary
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import NOW, event
 
 
-def test_events_are_read_unchanged_and_in_order(database: str) -> None:
-    with pytest.raises(UserError, match="There is no store"):
-        open_reader(database)
-    store = open_store(database)
+def test_events_are_read_unchanged_and_in_order(database: str, store: Store) -> None:
     assert store.append([event(b'{"n": "\\ud800"}'), event(b"\x00text"), event(b"x" * 9_000)]) == 3
     with open_reader(database) as reader:
         first, second, third = reader.read(0, 10)
@@ -33,14 +30,9 @@ def test_events_are_read_unchanged_and_in_order(database: str) -> None:
         store.append([event()])  # a reader does not hold up the writer, and sees what it wrote
         assert reader.last_seq == 4
         assert reader.store_id == store.store_id
-    store.close()
-    again = open_store(database)
-    assert again.store_id == store.store_id
-    again.close()
 
 
-def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
-    store = open_store(database)
+def test_large_events_are_read_a_few_at_a_time(database: str, store: Store) -> None:
     for _ in range(6):
         store.append([event(b'"%s"' % (b"x" * 7_000_000))])
     with open_reader(database) as reader:
@@ -49,23 +41,26 @@ def test_large_events_are_read_a_few_at_a_time(database: str) -> None:
             reads.append(len(found))
             after = found[-1].seq
     assert reads == [3, 3]
-    store.close()
 
 
-def test_an_id_is_still_recognized_after_a_restart(database: str) -> None:
+def test_a_restart_forgets_nothing(database: str) -> None:
+    with pytest.raises(UserError, match="There is no store"):
+        open_reader(database)
     store = open_store(database)
     assert store.append([event(key=b"a"), event(key=b"a"), event(key=b"b"), event()]) == 3
+    store.save_cursor("warehouse", Cursor(5, 4, 1))
     store.close()
     again = open_store(database)
+    assert again.store_id == store.store_id
     assert again.append([event(key=b"a", at=NOW + 10 * REPEAT_WINDOW), event(key=b"c")]) == 1
+    assert again.cursors() == {"warehouse": Cursor(5, 4, 1)}
     again.close()
 
 
 @pytest.mark.parametrize("repeated", [None, 0, 57, 122])
 def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
-    database: str, repeated: int | None
+    database: str, store: Store, repeated: int | None
 ) -> None:
-    store = open_store(database)
     kept = list(range(123))  # a file gets 1 statement for 100, 2 for 10 each and 3 for one each
     if repeated is not None:
         kept.remove(repeated)
@@ -78,7 +73,6 @@ def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
         bodies = [one.body for one in reader.read(0, 1000) if one.body != b"first"]
         assert bodies == [*(b"%d" % number for number in kept), b"delivery"]
         assert reader.stats()["events"] == 124
-    store.close()
 
 
 @pytest.mark.parametrize(
@@ -90,16 +84,13 @@ def test_a_large_commit_keeps_its_order_and_drops_only_what_was_stored(
     ],
 )
 def test_a_delivery_without_an_id_is_stored_again_after_an_hour(
-    database: str, moments: list[tuple[int, int]]
+    store: Store, moments: list[tuple[int, int]]
 ) -> None:
-    store = open_store(database)
     for later, stored in moments:
         assert store.append([event(key=b"d", for_good=False, at=NOW + later)]) == stored
-    store.close()
 
 
-def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(database: str) -> None:
-    store = open_store(database)
+def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(store: Store) -> None:
     added, removed, other = (
         Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
         for n, about in enumerate((b"ada", b"ada", b"bob"))
@@ -109,26 +100,19 @@ def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(dat
         assert store.append([again]) == stored
     twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
     assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
-    store.close()
 
 
-def test_cursors_never_move_back(database: str) -> None:
-    store = open_store(database)
+def test_cursors_never_move_back(database: str, store: Store) -> None:
     assert store.cursors() == {}
     for cursor in (Cursor(5, 4, 1), Cursor(6, 5, 1), Cursor(5, 9, 9)):
         store.save_cursor("warehouse", cursor)
-    store.close()
-    store = open_store(database)
-    assert store.cursors() == {"warehouse": Cursor(6, 5, 1)}
     with open_reader(database) as reader:
-        assert reader.cursors() == {"warehouse": Cursor(6, 5, 1)}
+        assert reader.cursors() == store.cursors() == {"warehouse": Cursor(6, 5, 1)}
     store.forget_cursor("warehouse")
     assert store.cursors() == {}
-    store.close()
 
 
-def test_a_slice_of_pruning_is_bounded(database: str) -> None:
-    store = open_store(database)
+def test_a_slice_of_pruning_is_bounded(database: str, store: Store) -> None:
     store.append([event()] * (PRUNE_SLICE + 1))
     assert store.prune(0, 10**9, lambda *_: NOTHING)[:2] == (PRUNE_SLICE, PRUNE_SLICE)
     assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (PRUNE_SLICE + 1, 0)
@@ -136,11 +120,9 @@ def test_a_slice_of_pruning_is_bounded(database: str) -> None:
     assert store.prune(PRUNE_SLICE, PRUNE_SLICE + 1, lambda *_: NOTHING)[1] == 1
     with open_reader(database) as reader:
         assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
-    store.close()
 
 
-def test_a_pruned_event_keeps_what_identifies_it(database: str) -> None:
-    store = open_store(database)
+def test_a_pruned_event_keeps_what_identifies_it(database: str, store: Store) -> None:
     store.append([event(b"x"), event(b"y"), event(b"z")])
     left = Remnant("ada", 5, b'{"email_id":"m"}', b'{"userId":"u"}')
     with open_reader(database) as reader:
@@ -159,11 +141,9 @@ def test_a_pruned_event_keeps_what_identifies_it(database: str) -> None:
     store.save_pruned_up_to({"a": Loaded(1), "b": Loaded(2, "x")})
     store.save_pruned_up_to({"a": Loaded(3)})
     assert store.pruned_up_to() == {"a": Loaded(3), "b": Loaded(2, "x")}
-    store.close()
 
 
-def test_statistics_come_from_kept_counts(database: str) -> None:
-    store = open_store(database)
+def test_statistics_come_from_kept_counts(database: str, store: Store) -> None:
     store.append([event(key=b"a"), event(key=b"a"), event(at=NOW + 5)])
     store.append([Received(NOW, "hook", "hooks", "contact_added", b"{}", None, True)])
     store.prune(0, 1, lambda *_: NOTHING)
@@ -181,11 +161,11 @@ def test_statistics_come_from_kept_counts(database: str) -> None:
             },
         }  # fmt: skip
         assert reader.probed == store.probe() - 1
-    store.close()
 
 
-def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(database: str) -> None:
-    store = open_store(database)
+def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
+    database: str, store: Store
+) -> None:
     bodies = [
         b'{"timestamp":"1970-01-01T00:00:0%dZ","properties":{"email_id":"m"}}' % n
         for n in (5, 1, 3)
@@ -206,7 +186,6 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(dat
         assert (undated.seq, undated.body) == (4, b'{"properties":{"email_id":"m"}}')
         store.forget_summary()
         assert (reader.summary(), reader.summarized_up_to) == ([], 0)
-    store.close()
 
 
 OF_FORMAT_1 = """

@@ -162,14 +162,11 @@ def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> N
         target.symlink_to(other)
         if kind == "link":
             other.write_text("mine")
-    done = collector.run("--backup", str(target))
-    assert done.returncode == 2
-    assert "already exists" in done.stderr
+    assert "already exists" in collector.refusal("--backup", str(target))
     assert not other.exists() or other.read_text() == "mine"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
-    done = collector.run("--backup", str(tmp_path / "nowhere" / "copy.db"))
-    assert done.returncode == 2
-    assert "Cannot write the backup" in done.stderr
+    refusal = collector.refusal("--backup", str(tmp_path / "nowhere" / "copy.db"))
+    assert "Cannot write the backup" in refusal
 
 
 @pytest.mark.parametrize("command", ["--stats", "--prune", "--backup", "--erase", "--check"])
@@ -179,24 +176,20 @@ def test_no_command_touches_what_is_no_store(tmp_path: Path, command: str) -> No
     collector = Collector(tmp_path)
     path = Path(collector.database)
     if command != "--check":  # which creates one
-        done = collector.run(command, *more.get(command, []))
-        assert (done.returncode, done.stdout) == (2, "")
-        assert "There is no store" in done.stderr
+        assert "There is no store" in collector.refusal(command, *more.get(command, []))
         assert {one.name for one in tmp_path.iterdir()} == {"collector.json"}
     path.write_text("hello")
-    done = collector.run(command, *more.get(command, []))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[-1].startswith("CRITICAL")
+    refusal = collector.refusal(command, *more.get(command, []))
+    assert refusal.splitlines()[-1].startswith("CRITICAL")
     assert path.read_text() == "hello"
     assert {one.name for one in tmp_path.iterdir()} == {"collector.json", "events.db"}
 
 
 def test_a_second_collector_on_the_same_file_is_refused(start: Start) -> None:
     collector = start()
-    done = collector.run()
-    assert done.returncode == 2
-    assert "A collector is using" in done.stderr
-    assert "stop it first." in done.stderr
+    refusal = collector.refusal()
+    assert "A collector is using" in refusal
+    assert "stop it first." in refusal
     assert collector.post("/v1/track", b"{}").status_code == 200
 
 
@@ -207,7 +200,7 @@ def test_stats_and_check(start: Start) -> None:
     found = json.loads(collector.run("--stats").stdout)
     assert len(found["store_id"]) == 32
     assert (found["events"], found["by_source"]) == (3, {"segment": 2, "hook": 1})
-    assert collector.run("--check").returncode == 2  # it is in use
+    assert "A collector is using" in collector.refusal("--check")
     collector.stop()
     done = collector.run("--check")
     assert done.returncode == 0
@@ -229,9 +222,8 @@ class Stale(SqliteReader):
 
 
 def test_a_check_reads_what_it_has_written_through_another_connection(tmp_path: Path) -> None:
-    done = Collector(tmp_path, constants={"cli.open_reader": Stale}).run("--check")
-    assert done.returncode == 2
-    assert "cannot be read back" in done.stderr
+    collector = Collector(tmp_path, constants={"cli.open_reader": Stale})
+    assert "cannot be read back" in collector.refusal("--check")
 
 
 def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:
@@ -273,8 +265,7 @@ def test_it_serves_even_if_nobody_reads_where_it_listens(tmp_path: Path) -> None
 
 def test_a_store_is_not_created_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "events.db").symlink_to(tmp_path / "elsewhere")
-    done = Collector(tmp_path).run("--check")
-    assert done.returncode == 2
+    assert "CRITICAL" in Collector(tmp_path).refusal("--check")
     assert not (tmp_path / "elsewhere").exists()
 
 

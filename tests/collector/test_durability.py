@@ -24,8 +24,7 @@ import requests
 from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import Received
+from tap_autopilot.collector.store import Received, Store
 from tests.collector.conftest import Collector, Start
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
@@ -79,12 +78,11 @@ def test_low_disk_space_is_a_503(start: Start) -> None:
 
 
 def test_trouble_is_noticed_while_nothing_is_received(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CHECK_EVERY", 0.05)
     monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", 0)
     monkeypatch.setattr(writer, "RETRY_EVERY", 0.05)
-    store = SqliteStore(str(tmp_path / "events.db"))
 
     async def run() -> None:
         failures: list[BaseException] = []
@@ -99,18 +97,16 @@ def test_trouble_is_noticed_while_nothing_is_received(
         assert failures == []
 
     asyncio.run(run())
-    store.close()
 
 
 def test_a_commit_waits_a_moment_for_the_senders_just_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By its own clock, each commit takes 1,000 s, so that it would wait for GATHER seconds.
     ticks = itertools.count(step=1000.0)
     monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
     monkeypatch.setattr(writer, "GATHER", PATIENCE)
     monkeypatch.setattr(writer, "PATIENCE", PATIENCE)
-    store = SqliteStore(str(tmp_path / "events.db"))
     append = store.append
     commits: list[int] = []
     go_on = threading.Event()
@@ -142,7 +138,6 @@ def test_a_commit_waits_a_moment_for_the_senders_just_answered(
 
     asyncio.run(run())
     assert commits == [1, 2]
-    store.close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")

@@ -148,18 +148,14 @@ def test_a_state_alone_starts_no_collector_and_one_command_runs_at_a_time(tmp_pa
         (["--state", os.devnull], "--state is only for --prune"),
         (["--stats", "--check"], "argument --check: not allowed with argument --stats"),
     ):
-        done = collector.run(*arguments)
-        assert done.returncode == 2
-        assert said in done.stderr
+        assert said in collector.refusal(*arguments)
     assert not Path(collector.database).exists()
 
 
 def test_prune_needs_a_state(stored: Stored, tmp_path: Path) -> None:
     collector = Collector(tmp_path, database=stored.database)
     for more in ([], ["--state", str(tmp_path / "none")]):
-        done = collector.run("--prune", *more)
-        assert done.returncode == 2
-        assert "state" in done.stderr
+        assert "state" in collector.refusal("--prune", *more)
 
 
 def full(*_: object, **__: object) -> NoReturn:
@@ -198,9 +194,8 @@ def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
 
 def test_a_state_that_is_no_text_prunes_nothing(stored: Stored, tmp_path: Path) -> None:
     path = state(tmp_path / "s", **{"email_opened\ud800": [stored.store_id, 1]})
-    done = Collector(tmp_path, database=stored.database).run("--prune", "--state", path)
-    assert done.returncode == 2
-    assert "not valid Unicode" in done.stderr
+    collector = Collector(tmp_path, database=stored.database)
+    assert "not valid Unicode" in collector.refusal("--prune", "--state", path)
     assert stored.pruned() == [False, False]
 
 
@@ -256,9 +251,8 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
         assert reader.stats()["pruned"] == reader.stats()["events"] == count
 
 
-def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
+def test_pruning_starts_where_the_last_one_stopped(store: Store) -> None:
     """Events that no table takes are read once, not each night."""
-    store = SqliteStore(str(tmp_path / "events.db"))
     body = json.dumps(OPENED).encode()
     for name in ("page", "Email Opened"):
         store.append([Received(0, "segment", "track", name, body, None, True)] * PRUNE_SLICE)
@@ -285,7 +279,6 @@ def test_pruning_starts_where_the_last_one_stopped(tmp_path: Path) -> None:
     assert examined == 0
     assert counting({"email_opened": Loaded(last + 10, "2025-01-01T00:00:00Z")})["pruned"] == 0
     assert examined > 1  # another start_date: from the beginning
-    store.close()
 
 
 def test_after_an_unusually_long_step_pruning_pauses_for_longer() -> None:

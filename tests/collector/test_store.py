@@ -83,8 +83,9 @@ def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bo
     )
 
 
-def test_commits_are_synced_and_the_wal_does_not_stay_large(database: str) -> None:
-    store = SqliteStore(database)
+def test_commits_are_synced_and_the_wal_does_not_stay_large(
+    database: str, store: SqliteStore
+) -> None:
     assert store._query("PRAGMA synchronous") == [(2,)]  # FULL
     assert store._query("PRAGMA journal_mode") == [("wal",)]
     wal = Path(f"{database}-wal")
@@ -97,7 +98,6 @@ def test_commits_are_synced_and_the_wal_does_not_stay_large(database: str) -> No
     for _ in range(3):
         store.append([event()])
     assert wal.stat().st_size <= MAX_WAL
-    store.close()
 
 
 def test_the_tap_and_reading_a_store_do_not_import_the_extra() -> None:

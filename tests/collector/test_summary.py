@@ -36,13 +36,11 @@ def opened(message: str, at: str) -> Received:
 
 
 def test_events_are_summarized_while_few_come_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(summary, "MAX_RECENT", 10)
     monkeypatch.setattr(summary, "BUSY", 100)
     monkeypatch.setattr(summary, "SLICE", 30)
-    database = str(tmp_path / "events.db")
-    store = SqliteStore(database)
     work = Summarizer(partial(open_reader, database), Writer(store))  # type: ignore[arg-type]
 
     def up_to(more: int) -> int:
@@ -58,7 +56,6 @@ def test_events_are_summarized_while_few_come_in(
     with open_reader(database) as reader:
         times = [json.loads(event.body)["timestamp"][:10] for event in reader.summary()]
     assert times == ["2024-01-10", "2024-01-18"]
-    store.close()
 
 
 def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> None:
