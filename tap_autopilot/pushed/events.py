@@ -47,14 +47,15 @@ class PushedEvents:
 
     def __init__(
         self,
-        collected: Collected,
+        database: str,
         selected: Iterable[Selected],
         tallies: Mapping[str, Tally],
         start_date: datetime | None,
     ) -> None:
         fed = {table.stream.name: table for table in selected if COLLECTED in table.stream.sources}
         self._fed = fed
-        self._collected = collected
+        self._collected = Collected(database)
+        self.store = self._collected.as_of_now
         self._tallies = tallies
         self._since = ChangedSince(start_date, None)
         self._polled = {name for name, table in fed.items() if len(table.stream.sources) > 1}

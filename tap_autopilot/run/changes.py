@@ -40,8 +40,8 @@ DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
 class Changes(Sending):
     """Sends only what the target does not have, as far as the digests know."""
 
-    def __init__(self, config: Config, path: str) -> None:
-        super().__init__()
+    def __init__(self, config: Config, path: str, tallies: Mapping[str, Tally]) -> None:
+        super().__init__(tallies)
         url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
         self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
         self._deleted_at = config.deleted_at_column
@@ -89,9 +89,8 @@ class Changes(Sending):
         shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), has_version])
         return hashlib.blake2b(shape, digest_size=8).digest()
 
-    def begin(self, progress: Progress, tallies: Mapping[str, Tally]) -> None:
+    def begin(self, progress: Progress) -> None:
         """Start or resume the passes, as the state says."""
-        super().begin(progress, tallies)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.begin(
             {

@@ -51,8 +51,10 @@ class Report:
     logs have all metrics, text logs only how many rows each table got, and terminals none.
     """
 
-    def __init__(self, streams: Mapping[str, type[Stream]], api: Api) -> None:
-        self.tallies = {name: Tally(name) for name in streams}
+    def __init__(
+        self, streams: Mapping[str, type[Stream]], tallies: Mapping[str, Tally], api: Api
+    ) -> None:
+        self.tallies = tallies
         self._tables = {name: _Table(stream) for name, stream in streams.items()}
         self._api = api
         self._live: Live | None = None

@@ -24,16 +24,15 @@ class Sending:
     A subclass may know what the target has, and send less.
     """
 
-    def __init__(self) -> None:
-        self.tallies: Mapping[str, Tally] = {}
+    def __init__(self, tallies: Mapping[str, Tally]) -> None:
+        self.tallies = tallies
 
     def load(self, _beginning: Beginning, _selected: Sequence[Selected]) -> Remembered | None:
         """Find out what the target has, if the run can know."""
         return None
 
-    def begin(self, _progress: Progress, tallies: Mapping[str, Tally]) -> None:
+    def begin(self, _progress: Progress) -> None:
         """Start or resume the passes, as the state says."""
-        self.tallies = tallies
 
     def schema(self, table: Selected) -> Mapping[str, Any]:
         """The schema of a table's SCHEMA message."""

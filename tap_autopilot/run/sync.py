@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
@@ -65,13 +66,24 @@ def sync(
         run.close()
 
 
-def _sending(config: Config) -> Sending:
+def _sending(config: Config, tallies: Mapping[str, Tally]) -> Sending:
     """The way of sending that the settings ask for."""
     if config.digests is None:
-        return Sending()
+        return Sending(tallies)
     from tap_autopilot.run.changes import Changes  # only imported with digests
 
-    return Changes(config, config.digests)
+    return Changes(config, config.digests, tallies)
+
+
+def _pushed_events(
+    config: Config, selected: Sequence[Selected], tallies: Mapping[str, Tally]
+) -> PushedEvents | None:
+    """The events in the collector's store, if the settings name one."""
+    if config.collector_database is None:
+        return None
+    from tap_autopilot.pushed.events import PushedEvents  # only imported with a store
+
+    return PushedEvents(config.collector_database, selected, tallies, config.start_date)
 
 
 def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
@@ -116,36 +128,28 @@ class _Run:
 
     def __init__(self, config: Config, catalog: Any, state: State, stdout: int) -> None:
         api = Api(config)
-        self._sends = _sending(config)
-        store = None
-        if config.collector_database is not None:
-            from tap_autopilot.pushed.collected import Collected  # only imported with a store
-
-            store = Collected(config.collector_database)
         self._selected = selected = complete_first(_select(config, catalog, api), state)
+        self._streams = {table.stream.name: table.stream for table in selected}
+        tallies = {name: Tally(name) for name in self._streams}
+        self._sends = _sending(config, tallies)
+        self._pushed = _pushed_events(config, selected, tallies)
         beginning = Beginning(
             state,
             versions=config.emit_activate_version_messages,
             start_date=config.start_date,
-            store=store.as_of_now if store else None,
+            store=self._pushed.store if self._pushed else None,
         )
         beginning.remembered = self._sends.load(beginning, selected)
-        self._streams = {table.stream.name: table.stream for table in selected}
         self._progress = Progress(
             beginning, [table for table in selected if DIGESTS not in table.stream.sources]
         )
-        self.report = Report(self._streams, api)
-        self._sends.begin(self._progress, self.report.tallies)
-        self._pushed: PushedEvents | None = None
-        if store is not None:
-            from tap_autopilot.pushed.events import PushedEvents
-
-            self._pushed = PushedEvents(store, selected, self.report.tallies, config.start_date)
+        self._sends.begin(self._progress)
+        self.report = Report(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self.writer = Writer(stdout)
         self._state = b""
         self._make = {
-            table.stream.name: table.compile(self.report.tallies[table.stream.name])
+            table.stream.name: table.compile(tallies[table.stream.name])
             for table in selected
             if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
         }
