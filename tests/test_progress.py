@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.config import Config
 from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
@@ -64,8 +65,8 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_elsewhere")
 def test_a_start_date_filters_what_has_times() -> None:
-    zone = timezone(timedelta(hours=10))
-    progress = begin("contacts", "lists", start_date=datetime(2020, 1, 1, 10, tzinfo=zone))
+    config = Config.from_mapping({"api_key": "k", "start_date": "2020-01-01T10:00:00+10:00"})
+    progress = begin("contacts", "lists", start_date=config.start_date)
     found = progress.pass_of("contacts")
     assert plain(found) == Pass(since=day(1))
     assert found.window == ChangedSince(day(1), None)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
@@ -59,7 +60,7 @@ class Remembered(NamedTuple):
         return name in self.versions and name not in self.reshaped
 
 
-@dataclass
+@dataclass(frozen=True)
 class Beginning:
     """How each stream of a run begins, given the state, the settings and what the target has."""
 
@@ -68,11 +69,12 @@ class Beginning:
     start_date: datetime | None
     store: Store | None = None
     remembered: Remembered | None = None
+    now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
-    def __post_init__(self) -> None:
-        self.now = datetime.now(timezone.utc)
-        self.start_date = self.start_date and self.start_date.astimezone(timezone.utc)
-        self.logs = self.state.logs(has_store=self.store is not None)
+    @functools.cached_property
+    def logs(self) -> set[str]:
+        """The streams whose tables are append-only."""
+        return self.state.logs(has_store=self.store is not None)
 
     def passes(self, selected: Sequence[Selected]) -> tuple[dict[str, Pass], dict[str, Pass]]:
         """A new pass for each stream, and those of the state's passes that can resume.

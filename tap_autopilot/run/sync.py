@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -135,11 +136,12 @@ class _Run:
         self._pushed = _pushed_events(config, selected, tallies)
         beginning = Beginning(
             state,
-            versions=config.emit_activate_version_messages,
-            start_date=config.start_date,
-            store=self._pushed.store if self._pushed else None,
+            config.emit_activate_version_messages,
+            config.start_date,
+            self._pushed.store if self._pushed else None,
         )
-        beginning.remembered = self._sends.load(beginning, selected)
+        remembered = self._sends.load(beginning, selected)
+        beginning = dataclasses.replace(beginning, remembered=remembered)
         self._progress = Progress(
             beginning, [table for table in selected if DIGESTS not in table.stream.sources]
         )
