@@ -16,6 +16,7 @@ from tap_autopilot.api.failures import may_pass, rule_of
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.protocol.state import read_state
+from tap_autopilot.run import changes
 from tap_autopilot.run import sync as module
 from tap_autopilot.run.outcome import Outcome
 from tap_autopilot.sources import custom_fields
@@ -142,6 +143,7 @@ def run(
         logged() as lines,
         mock.patch.multiple(module, Pool=pool, Client=lambda _: client),
         mock.patch.object(custom_fields, "Client", return_value=client),
+        mock.patch.object(changes, "Client", return_value=client),
     ):
         try:
             config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})

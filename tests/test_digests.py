@@ -128,6 +128,14 @@ def test_everything_is_sent_again_if_the_file_is_in_doubt(nights: Nights, what: 
     assert not nights.night(api_key=settings.get("api_key", KEY), settings=settings).of("RECORD")
 
 
+def test_a_run_that_cannot_read_leaves_the_file_as_it_is(nights: Nights) -> None:
+    nights.night()
+    wrong = nights.night(settings={"api_key": "a+wrong+key"})
+    assert (wrong.code, wrong.messages) == (1, [])
+    assert not warned(wrong, "everything is sent again")
+    assert not nights.night().of("RECORD")
+
+
 def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:
     nights.night()
     data = nights.path.read_bytes()

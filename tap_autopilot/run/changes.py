@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from tap_autopilot.config import Config
+from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.beginning import Beginning, Remembered
@@ -23,6 +23,7 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.run.sending import Sending, Write
+from tap_autopilot.sources.listings import fetch
 from tap_autopilot.streams.membership_changes import (
     JOINED,
     LEFT,
@@ -40,8 +41,10 @@ DELETED_AT_SCHEMA = {"type": ["null", "string"], "format": "date-time"}
 class Changes(Sending):
     """Sends only what the target does not have, as far as the digests know."""
 
-    def __init__(self, config: Config, path: str, tallies: Mapping[str, Tally]) -> None:
+    def __init__(self, api: Api, path: str, tallies: Mapping[str, Tally]) -> None:
         super().__init__(tallies)
+        config = api.config
+        self._api = api
         url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
         self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
         self._deleted_at = config.deleted_at_column
@@ -75,9 +78,7 @@ class Changes(Sending):
             for name, table in every.items()
         }
         reshaped = digests.reshaped(self._shapes)
-        if digests.distrust is not None:
-            LOG.warning("%s: everything is sent again.", digests.distrust)
-        elif reshaped:
+        if reshaped:
             LOG.warning(
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
@@ -90,7 +91,14 @@ class Changes(Sending):
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def begin(self, progress: Progress) -> None:
-        """Start or resume the passes, as the state says."""
+        """Start or resume the passes, as the state says.
+
+        A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
+        """
+        if self._digests.distrust is not None:
+            for walk, _ in progress.start()[:1]:
+                fetch(Client(self._api), walk)
+            LOG.warning("%s: everything is sent again.", self._digests.distrust)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.begin(
             {

@@ -67,13 +67,13 @@ def sync(
         run.close()
 
 
-def _sending(config: Config, tallies: Mapping[str, Tally]) -> Sending:
+def _sending(api: Api, tallies: Mapping[str, Tally]) -> Sending:
     """The way of sending that the settings ask for."""
-    if config.digests is None:
+    if api.config.digests is None:
         return Sending(tallies)
     from tap_autopilot.run.changes import Changes  # only imported with digests
 
-    return Changes(config, config.digests, tallies)
+    return Changes(api, api.config.digests, tallies)
 
 
 def _pushed_events(
@@ -132,7 +132,7 @@ class _Run:
         self._selected = selected = complete_first(_select(config, catalog, api), state)
         self._streams = {table.stream.name: table.stream for table in selected}
         tallies = {name: Tally(name) for name in self._streams}
-        self._sends = _sending(config, tallies)
+        self._sends = _sending(api, tallies)
         self._pushed = _pushed_events(config, selected, tallies)
         beginning = Beginning(
             state,
