@@ -5,7 +5,7 @@ then never times out. Instead, one thread for all clients watches the clock and 
 socket of a late request. Only resolving a host name is left to the resolver's own timeouts.
 
 A server may also keep the CPU busy until the deadline, with a body in chunks of a byte or endless
-trailers, so a thread gets MAX_CPU seconds of CPU for each request, where the system can tell.
+trailers, so a thread gets some seconds of CPU for each request, where the system can tell.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_CPU = 5.0  # seconds; the largest body takes less than one
-LOOK_EVERY = 1.0  # seconds, at the CPU that requests took
+LOOK_EVERY = 0.25  # seconds, at the CPU that requests took
 TRY_AGAIN = 0.05  # seconds; a request may be switching sockets just when it is ended
 
 
@@ -32,7 +32,8 @@ class Watch:
     `is_costly` whether that was for the CPU it took.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_cpu: float | None = None) -> None:
+        self._most = MAX_CPU if max_cpu is None else max_cpu  # seconds for a request
         self.connects = 0
         self.deadline = math.inf
         self.timed_out = self.is_costly = False
@@ -48,7 +49,7 @@ class Watch:
         if hasattr(time, "pthread_getcpuclockid"):  # not on macOS
             clock = time.pthread_getcpuclockid(threading.get_ident())
             self._cpu = functools.partial(time.clock_gettime, clock)
-        self._max_cpu = self._cpu() + MAX_CPU
+        self._max_cpu = self._cpu() + self._most
 
     def is_over(self, now: float) -> bool:
         """Whether the request is past its deadline, or has cost too much."""

@@ -15,6 +15,7 @@ from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.failures import causes_of, describe
 from tap_autopilot.api.watchdog import Watch, Watchdog
 
+MAX_CPU = 0.5  # seconds for an exchange, which needs little; the event loop waits for each
 DEADLINE = 30.0  # seconds for a whole exchange
 CONNECT = 10.0  # seconds
 BODY = 2.0  # seconds for a response's body, if its status says everything
@@ -45,7 +46,7 @@ class Client:
         self._url = url
         self._netloc = urllib3.util.parse_url(url).netloc or url
         self._watchdog = Watchdog()
-        self._watch = Watch()
+        self._watch = Watch(MAX_CPU)
         self._session = open_session(read_environment(url), self._watch)
         self._session.headers["User-Agent"] = f"tap-autopilot-collector/{__version__}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import re
 import threading
 from http.server import BaseHTTPRequestHandler
@@ -79,6 +80,16 @@ def test_an_exchange_ends_at_its_deadline(
             client.send("POST", "/batch", b'{"batch":[]}')
     destination.behave = None
     assert client.send("POST", "/batch", b'{"batch":[]}').status == 200
+
+
+def test_a_flood_of_interim_responses_costs_less_than_the_taps_requests_may(
+    destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    destination.behave = never_beginning
+    monkeypatch.setattr("tap_autopilot.api.watchdog.MAX_CPU", math.inf)
+    client = Client(destination.setting()["url"])
+    with pytest.raises(NoResponse, match="takes too much CPU"):
+        client.send("POST", "/batch", b'{"batch":[]}')
 
 
 def test_an_interim_status_is_no_response(start: Start, destination: Destination) -> None:
