@@ -7,6 +7,8 @@ import itertools
 import math
 import re
 import threading
+from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -40,25 +42,32 @@ def test_of_a_body_that_nobody_needs_little_is_read(destination: Destination) ->
     assert len(sent) < 50  # what the system's buffers hold
 
 
-@pytest.mark.parametrize("behave", [endless, dripping, cut_off])
-def test_the_status_decides_whatever_the_body_does(
-    start: Start, destination: Destination, behave: Any
+def malformed(response: BaseHTTPRequestHandler) -> None:
+    """Headers that are none."""
+    response.wfile.write(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % (b"no colon " * 5000))
+
+
+def interim(statuses: Iterator[bytes], response: BaseHTTPRequestHandler) -> None:
+    """Statuses that are no response, one for each request, before a proper one."""
+    status = next(statuses, b"200 OK")
+    response.wfile.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
+
+
+INTERIM = [b"103 Early Hints", b"101 Switching Protocols", b"102 Processing"]
+
+
+@pytest.mark.parametrize(
+    ("behave", "tries"),
+    [(endless, 1), (dripping, 1), (cut_off, 1), (malformed, 1), (partial(interim, iter(INTERIM)), 4)],
+)  # fmt: skip
+def test_the_status_decides_whatever_comes_with_it(
+    start: Start, destination: Destination, behave: Any, tries: int
 ) -> None:
     destination.behave = behave
     collector = start(destinations=[destination.setting()])
     send(collector, "a")
     wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') >= 1)
-    assert len(destination.tries) == 1
-
-
-def test_malformed_headers_are_not_logged(start: Start, destination: Destination) -> None:
-    def respond(response: BaseHTTPRequestHandler) -> None:
-        response.wfile.write(b"HTTP/1.1 200 OK\r\n%s\r\n\r\n" % (b"no colon " * 5000))
-
-    destination.behave = respond
-    collector = start(destinations=[destination.setting()])
-    send(collector, "a")
-    wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') >= 1)
+    assert len(destination.tries) == tries
     collector.stop()
     assert "no colon" not in collector.log.read_text()
 
@@ -92,20 +101,6 @@ def test_a_flood_of_interim_responses_costs_less_than_the_taps_requests_may(
         client.send("POST", "/batch", b'{"batch":[]}')
 
 
-def test_an_interim_status_is_no_response(start: Start, destination: Destination) -> None:
-    statuses = iter([b"103 Early Hints", b"101 Switching Protocols", b"102 Processing"])
-
-    def begin(response: BaseHTTPRequestHandler) -> None:
-        status = next(statuses, b"200 OK")
-        response.wfile.write(b"HTTP/1.1 %b\r\nContent-Length: 0\r\n\r\n" % status)
-
-    destination.behave = begin
-    collector = start(destinations=[destination.setting()])
-    send(collector, "a")
-    wait_until(lambda: collector.metric('destination_sent_events{destination="one"}') == 1)
-    assert len(destination.tries) == 4
-
-
 def test_a_destination_that_hangs_does_not_delay_the_end(
     start: Start, destination: Destination
 ) -> None:
@@ -116,29 +111,24 @@ def test_a_destination_that_hangs_does_not_delay_the_end(
     assert collector.stop() == 0
 
 
-@pytest.mark.parametrize("asked", ["0", "Mon, 01 Jan 2024 00:00:00 GMT", "-5", "soon", None])
-def test_a_destination_that_asks_for_no_wait_is_not_hammered(
-    start: Start, destination: Destination, asked: str | None
+NONE_ASKED = ["0", "Mon, 01 Jan 2024 00:00:00 GMT", "-5", "soon", None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"), [*((one, (0.07, 0.14)) for one in NONE_ASKED), ("1", (1, 1))]
+)
+def test_the_wait_is_the_longer_of_a_growing_one_and_the_one_asked_for(
+    start: Start, destination: Destination, asked: str | None, waits: tuple[float, float]
 ) -> None:
     destination.answer = lambda _: 503
     destination.headers = {} if asked is None else {"Retry-After": asked}
-    waits = {"destinations.FIRST_WAIT": 0.1, "destinations.MAX_WAIT": 60}
-    collector = start(constants=waits, destinations=[destination.setting()])
+    growing = {"destinations.FIRST_WAIT": 0.1, "destinations.MAX_WAIT": 60}
+    collector = start(constants=growing, destinations=[destination.setting()])
     send(collector, "a")
     wait_until(lambda: len(destination.tries) >= 3)
     first, second, third = destination.tries[:3]
-    assert second - first >= 0.07
-    assert third - second >= 0.14
-
-
-def test_a_destination_that_asks_for_a_longer_wait_gets_it(
-    start: Start, destination: Destination
-) -> None:
-    destination.answer, destination.headers = lambda _: 503, {"Retry-After": "1"}
-    collector = start(destinations=[destination.setting()])
-    send(collector, "a")
-    wait_until(lambda: len(destination.tries) >= 2)
-    assert destination.tries[1] - destination.tries[0] >= 1
+    assert second - first >= waits[0]
+    assert third - second >= waits[1]
 
 
 # What a mended setting or time cures: the key, the path or the moment is wrong, and no event.

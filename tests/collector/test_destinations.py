@@ -123,7 +123,7 @@ def test_batches_stay_below_the_size_limit(start: Start, destination: Destinatio
 def test_an_outage_loses_nothing_and_delays_no_other(
     start: Start, destination: Destination, other: Destination
 ) -> None:
-    destination.answer, destination.headers = lambda _: 429, {"Retry-After": "1"}
+    destination.answer = lambda _: 429
     collector = start(destinations=[destination.setting(), other.setting("other")])
     send(collector, "a", "b")
     other.wait_for(2)
@@ -131,7 +131,6 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     other.wait_for(3)
     wait_until(lambda: collector.metric('destination_lag_events{destination="one"}') == 3)
     wait_until(lambda: len(destination.tries) >= 2)
-    assert destination.tries[1] - destination.tries[0] >= 1
     collector.stop()  # first, or an accepted try might be cut off, and repeated
     destination.answer = lambda _: 200
     collector.restart()
