@@ -80,7 +80,6 @@ setup(
             "pytest-xdist",
             "responses",
             "ruff",
-            "segment-analytics-python",
             "setuptools>=83.0.0",
             "singer-tools",
             "trustme",

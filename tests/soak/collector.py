@@ -133,10 +133,5 @@ def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     return figures, True
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Kill a collector; returns 0 if nothing was lost."""
-    return report(play, arguments, kills=20)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(play, kills=20))

@@ -314,10 +314,5 @@ def play(args: argparse.Namespace, _: Path) -> tuple[str, bool]:
     return figures, True
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Play the histories; returns 0 if they succeeded."""
-    return report(play, arguments, histories=300)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(play, histories=300))

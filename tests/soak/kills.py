@@ -196,10 +196,5 @@ def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     return figures, is_well and counts["completed"] >= 0.99 * args.soups
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run everything; returns 0 if it succeeded."""
-    return report(play, arguments, accounts=5, kills=1000, soups=500, signals=300)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(play, accounts=5, kills=1000, soups=500, signals=300))

@@ -124,10 +124,5 @@ def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the histories; returns 0 if they succeeded."""
-    return report(play, arguments, histories=100)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(play, histories=100))

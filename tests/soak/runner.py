@@ -24,11 +24,7 @@ PATIENCE = 300  # seconds
 SOUP = ["500", "502", "503", "504", "408", "429", *sorted(set(ACTIONS) - {"drip", "bomb"})]
 
 
-def report(
-    play: Callable[[argparse.Namespace, Path], tuple[str, bool]],
-    arguments: list[str] | None,
-    **numbers: int,
-) -> int:
+def report(play: Callable[[argparse.Namespace, Path], tuple[str, bool]], **numbers: int) -> int:
     """Play a soak with these numbers, which options replace: print its figures; 0 if all is well."""
     module = sys.modules[play.__module__]
     parser = argparse.ArgumentParser(
@@ -36,7 +32,7 @@ def report(
     )
     for name, number in {"seed": 1, **numbers}.items():
         parser.add_argument(f"--{name}", type=int, default=number, help=f"default {number}")
-    args = parser.parse_args(arguments)
+    args = parser.parse_args()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         figures, is_well = play(args, Path(folder))

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.collector.conftest import KEY, Collector
+from tests.collector.conftest import KEY, ROOT, Collector
+from tests.targets.conftest import ENVIRONMENT
 
-ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs/senders.md").read_text(encoding="utf-8")
 SETUP = re.compile(
     r"^(\S*[a-z]-(?:python|node))\b[^`]*```(python|js)\n(.*?)```", re.MULTILINE | re.DOTALL
@@ -82,6 +82,13 @@ class _Location(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
+def collector(tmp_path: Path) -> Iterator[Collector]:
+    started = Collector(tmp_path).start()
+    yield started
+    started.stop()
+
+
+@pytest.fixture
 def proxy() -> Iterator[Proxy]:
     with Proxy(("127.0.0.1", 0), _Location) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -98,42 +105,52 @@ def test_all_libraries_are_documented() -> None:
     assert len(SETUPS) == 8
 
 
-@pytest.mark.parametrize("name", sorted(SETUPS))
-def test_each_event_of_a_client_library_is_stored_once(
-    name: str, tmp_path: Path, proxy: Proxy
-) -> None:
+def send(
+    name: str, collector: Collector, proxy: Proxy, key: str
+) -> subprocess.CompletedProcess[str]:
+    """Send events with a client library."""
     language, setup = SETUPS[name]
     assert "WRITE_KEY" in setup
     assert "https://example.com" in setup
     host = f"http://127.0.0.1:{proxy.server_address[1]}"
-    setup = setup.replace("WRITE_KEY", KEY).replace("https://example.com", host)
+    setup = setup.replace("WRITE_KEY", key).replace("https://example.com", host)
+    script = collector.folder / "send"
     if language == "js":
         node = shutil.which("node")
         if node is None:
             pytest.skip("node is not installed")
-        script, command = tmp_path / "send.js", [node]
+        command, setup = node, setup + NODE
         modules = ROOT / ".node-senders" / name / "node_modules"
         assert modules.is_dir(), "run make test-targets"
         environment = {**os.environ, "NODE_PATH": str(modules)}
-        script.write_text(setup + NODE, encoding="utf-8")
     else:
-        script, command = tmp_path / "send.py", [str(ROOT / f".venv-sender-{name}/bin/python")]
-        environment = {**os.environ, "PYTHONPATH": ""}
-        script.write_text(setup + PYTHON, encoding="utf-8")
-    collector = Collector(tmp_path).start()
-    try:
-        proxy.collector = collector.url
-        sent = subprocess.run(
-            [*command, str(script)],
-            env=environment, capture_output=True, text=True, timeout=120, check=False,
-        )  # fmt: skip
-        assert sent.returncode == 0, sent.stderr
-        found = [json.loads(event.body) for event in collector.events()]
-    finally:
-        collector.stop()
+        command, setup = f"{ROOT}/.venv-sender-{name}/bin/python", setup + PYTHON
+        environment = ENVIRONMENT
+    script.write_text(setup, encoding="utf-8")
+    proxy.collector = collector.url
+    return subprocess.run(
+        [command, script], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("name", sorted(SETUPS))
+def test_each_event_of_a_client_library_is_stored_once(
+    name: str, collector: Collector, proxy: Proxy
+) -> None:
+    sent = send(name, collector, proxy, KEY)
+    assert sent.returncode == 0, sent.stderr
+    found = [json.loads(body) for body in collector.bodies()]
     assert proxy.lost == 0
     assert sorted(one["properties"]["number"] for one in found) == list(range(COUNT))
     assert all(one["properties"]["name"] == "Zo\u00eb" for one in found)
     assert all(one["type"] == "track" and one["event"] == "Email Opened" for one in found)
     assert len({one["messageId"] for one in found}) == COUNT
     assert not any(KEY in json.dumps(one) for one in found)
+
+
+def test_a_wrong_key_is_an_error_that_segments_library_understands(
+    collector: Collector, proxy: Proxy
+) -> None:
+    sent = send("segment-analytics-python", collector, proxy, "wrong")
+    assert "unauthorized" in sent.stderr
+    assert collector.events() == []
