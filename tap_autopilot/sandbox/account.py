@@ -11,7 +11,6 @@ import bisect
 import random
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import NamedTuple
 
 from tap_autopilot.sandbox import people
@@ -93,8 +92,8 @@ class Account:
             seed, rng, [each["list_id"] for each in self.lists], odd=odd, strict=strict
         )
         self.deleted_lists: set[str] = set()
-        self._members = min(members, contacts)
-        self._segment_members: dict[str, list[str]] = {}
+        self._lists_of_model: dict[int, tuple[str, ...]] = {}
+        self._segment_members = self._draw_members(min(members, contacts))
         self._day = NOW
         self._created = contacts  # including those deleted since
 
@@ -133,43 +132,29 @@ class Account:
 
         This is the account's own list; do not modify it.
         """
-        if all(segment_id != segment["segment_id"] for segment in self.segments):
-            return None
-        if segment_id not in self._segment_members:
-            self._segment_members[segment_id] = self._draw_members(segment_id)
-        return self._segment_members[segment_id]
+        return self._segment_members.get(segment_id)
 
-    def _draw_members(self, segment_id: str) -> list[str]:
-        numbers = sorted(segment["segment_id"] for segment in self.segments)
-        if len(numbers) >= 3 and segment_id == numbers[1]:
-            return []
-        rng = random.Random(f"{self.seed} {segment_id}")
-        return sorted(rng.sample(self.contact_ids, self._members))
-
-    def list_members(self, list_id: str) -> list[str] | None:
-        """The ids of a list's members, in the same way."""
-        if all(list_id != each["list_id"] for each in self.lists):
-            return None
-        return self._list_members.setdefault(list_id, [])
-
-    @cached_property
-    def _list_members(self) -> dict[str, list[str]]:
-        lists_of = [
-            self.model(number).get("lists") or [] for number in range(min(MODELS, self._created))
-        ]
-        members: dict[str, list[str]] = {}
-        for contact_id in self.contact_ids:
-            changed = self.changed.get(contact_id)
-            lists = changed.get("lists") or [] if changed else lists_of[self.model_of(contact_id)]
-            for list_id in lists:
-                members.setdefault(list_id, []).append(contact_id)
+    def _draw_members(self, size: int) -> dict[str, list[str]]:
+        members = {}
+        for number, segment_id in enumerate(sorted(self.ids(SEGMENTS) or ())):
+            rng = random.Random(f"{self.seed} {segment_id}")
+            is_empty = number == 1 and len(self.segments) >= 3
+            members[segment_id] = [] if is_empty else sorted(rng.sample(self.contact_ids, size))
         return members
 
-    def settle(self) -> None:
-        """Draw all members now, so that later changes to the account do not affect the draw."""
-        for segment in self.segments:
-            self.segment_members(segment["segment_id"])
-        _ = self._list_members
+    def list_members(self, list_id: str) -> list[str] | None:
+        """The ids of a list's members, in order; None if there is no such list."""
+        if all(list_id != each["list_id"] for each in self.lists):
+            return None
+        return [each for each in self.contact_ids if list_id in self._lists_of(each)]
+
+    def _lists_of(self, contact_id: str) -> Iterable[str]:
+        if contact_id in self.changed:
+            return self.changed[contact_id].get("lists") or ()
+        number = self.model_of(contact_id)
+        if number not in self._lists_of_model:
+            self._lists_of_model[number] = tuple(self.model(number).get("lists") or ())
+        return self._lists_of_model[number]
 
     def ids(self, listing: str) -> list[str] | None:
         """The ids in a listing now; None if there is no such listing."""
@@ -248,7 +233,7 @@ class Account:
         members = self.segment_members(segment_id) or ()
         self._note("deleted", members_of_segment(segment_id), *members)
         self.segments.remove(self._segment(segment_id))
-        self._segment_members.pop(segment_id, None)
+        del self._segment_members[segment_id]
         self._note("deleted", SEGMENTS, segment_id)
 
     def create_list(self, list_id: str, title: str) -> None:
@@ -264,7 +249,6 @@ class Account:
     def delete_list(self, list_id: str) -> None:
         """Delete a list. Contacts no longer mention it, but count as unchanged."""
         self._note("deleted", members_of_list(list_id), *(self.list_members(list_id) or ()))
-        self._list_members.pop(list_id, None)
         self.lists.remove(self._list(list_id))
         self.deleted_lists.add(list_id)
         self._note("deleted", LISTS, list_id)
@@ -276,14 +260,9 @@ class Account:
         return next(each for each in self.lists if each["list_id"] == list_id)
 
     def _relist(self, contact_id: str, before: Iterable[str], after: Iterable[str]) -> None:
-        known = self.__dict__.get("_list_members")  # computed only when needed
         for list_id in set(before) - set(after):
-            if known is not None:
-                _remove(known.get(list_id, []), contact_id)
             self._note("deleted", members_of_list(list_id), contact_id)
         for list_id in set(after) - set(before):
-            if known is not None:
-                _insert(known.setdefault(list_id, []), contact_id)
             self._note("created", members_of_list(list_id), contact_id)
 
     def _note(self, what: str, listing: str, *ids: str) -> None:
@@ -303,8 +282,6 @@ class Account:
         Some contacts are added, deleted or changed; some join or leave a list or segment; some
         receive, open or click an email. Every changed contact has an `updated_at` of that day.
         """
-        for segment in self.segments:
-            self.segment_members(segment["segment_id"])  # drawn before the contacts change
         rng = random.Random(f"{self.seed} moved on by {seed}")
         self._day += timedelta(days=1)
         few = max(1, len(self.contact_ids) // 25)

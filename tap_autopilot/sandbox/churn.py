@@ -34,8 +34,6 @@ class Churn:
         self._account = account
         self._rate = rate
         self._rng = random.Random(f"churn {seed}")
-        if rate:
-            account.settle()
 
     def before_response(self, now: datetime) -> None:
         """Make the changes that are due before the next response."""

@@ -43,7 +43,6 @@ class History:
             segments=self.rng.choice((1, 4)),
             members=50,
         )
-        self.account.settle()
 
     def run(self, options: Options, *, kill: bool = False, state: Any = ..., **more: Any) -> Run:
         """Run the real command once, perhaps killing it, without storing any of its output."""

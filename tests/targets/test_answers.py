@@ -119,7 +119,6 @@ class Living:
                 "contact_id": f"person_{days}", "Email": f"{days}@Recent.example",
                 "created_at": "2017-01-01T00:00:00Z", "mail_received": event, "mail_opened": event,
             })  # fmt: skip
-        self.account.settle()
 
     def push(self) -> None:
         """What happened since is pushed, but the collector misses some of it."""

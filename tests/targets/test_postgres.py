@@ -97,7 +97,6 @@ def test_with_digests_after_changes_during_passes_and_kills(
     nights: Nights, postgres: Postgres
 ) -> None:
     nights.account = account = Account(contacts=1500, lists=6, segments=4, members=300)
-    account.settle()
     into = postgres.pipeline("changes", hard_delete=True, batch_size_rows=500)
     nights.load(into, **nights.digests)
     rng = random.Random(1)
@@ -106,7 +105,6 @@ def test_with_digests_after_changes_during_passes_and_kills(
         living = nights.serve(account, latency=0.05, churn=1.0, seed=day)
         kill_after = rng.randrange(4, 16)
         nights.state = into.run(living, state=nights.state, kill_after=kill_after, **nights.digests)
-        account.settle()
         account.move_on(10 + day)
         nights.load(into, **nights.digests)
         assert 0 < nights.sent() < 700
