@@ -22,18 +22,17 @@ from tap_autopilot.sandbox.pushes import Post, Receiver
 from tap_autopilot.sandbox.wire import error
 
 TIMEOUT = 5.0  # seconds for each try
-OF_CONTACTS: dict[str, tuple[str, ...]] = {
-    "created": ("contact_added",),
-    "changed": ("contact_updated",),
-    "unsubscribed": ("contact_unsubscribed", "contact_unsubscribes"),
+# By event, of what kind of listing it is about, and what happens to an entry of it.
+EVENTS = {
+    "contact_added": (CONTACTS, "created"),
+    "contact_updated": (CONTACTS, "changed"),
+    "contact_unsubscribed": (CONTACTS, "unsubscribed"),
+    "contact_unsubscribes": (CONTACTS, "unsubscribed"),
+    "contact_added_to_list": ("list", "created"),
+    "contact_removed_from_list": ("list", "deleted"),
+    "contact_entered_segment": ("smart_segments", "created"),
+    "contact_left_segment": ("smart_segments", "deleted"),
 }
-OF_MEMBERS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("list", "created"): ("contact_added_to_list",),
-    ("list", "deleted"): ("contact_removed_from_list",),
-    ("smart_segments", "created"): ("contact_entered_segment",),
-    ("smart_segments", "deleted"): ("contact_left_segment",),
-}
-EVENTS = {name for names in (*OF_CONTACTS.values(), *OF_MEMBERS.values()) for name in names}
 
 
 @dataclass(frozen=True)
@@ -115,18 +114,18 @@ class Hooks:
         """
         for change in changes if self._hooks else ():
             kind, list_or_segment = whose_members(change.listing)
-            events = OF_MEMBERS.get((kind, change.what), ())
-            if change.listing == CONTACTS:
-                events = OF_CONTACTS.get(change.what, ())
-            wanted = [hook for hook in list(self._hooks.values()) if hook.event in events]
-            if not wanted or self._account.ids(change.listing) is None:
+            happened = (kind or change.listing, change.what)
+            if self._account.ids(change.listing) is None:
                 continue
-            for contact_id in change.ids:
-                if contact_id in self._account:
-                    for hook in wanted:
-                        delivery = Delivery(hook, contact_id, list_or_segment)
-                        self.deliveries.append(delivery)
-                        self._queue.put(delivery)
+            for hook in list(self._hooks.values()):
+                if EVENTS.get(hook.event) == happened:
+                    self._put(hook, filter(self._account.__contains__, change.ids), list_or_segment)
+
+    def _put(self, hook: Hook, contact_ids: Iterable[str], of: str) -> None:
+        for contact_id in contact_ids:
+            delivery = Delivery(hook, contact_id, of)
+            self.deliveries.append(delivery)
+            self._queue.put(delivery)
 
     def stop(self) -> None:
         """Stop after the current delivery."""
@@ -137,36 +136,31 @@ class Hooks:
 
     def _run(self) -> None:
         while (delivery := self._queue.get()) is not None and not self._stopped.is_set():
-            self._deliver(delivery)
+            delivery.outcome = self._deliver(delivery)
         for receiver in self._receivers.values():
             receiver.close()
 
-    def _deliver(self, delivery: Delivery) -> None:
+    def _deliver(self, delivery: Delivery) -> str:
+        """Deliver, and return the outcome."""
         hook = delivery.hook
         if hook.hook_id not in self._hooks:
-            delivery.outcome = "gone"
-            return
+            return "gone"
         try:
             body = as_json(self._body(delivery))
         except KeyError:  # the contact has been deleted since
-            delivery.outcome = "lost"
-            return
+            return "lost"
         receiver = self._receivers.setdefault(hook.hook_id, Receiver(hook.target_url, TIMEOUT))
-        most = 1 + self._rng.randint(3, 5)
-        while not self._stopped.is_set():
+        for _ in range(1 + self._rng.randint(3, 5)):
+            if delivery.tries and self._stopped.wait(self._options.hook_wait):
+                break
             delivery.tries += 1
             status, _ = receiver.post(Post("", body))
             if 200 <= status <= 204:
-                delivery.outcome = "delivered"
-                return
+                return "delivered"
             if status == 410:
                 self._hooks.pop(hook.hook_id, None)
-                delivery.outcome = "gone"
-                return
-            if delivery.tries == most:
-                break
-            self._stopped.wait(self._options.hook_wait)
-        delivery.outcome = "lost"
+                return "gone"
+        return "lost"
 
     def _body(self, delivery: Delivery) -> Document:
         contact = self._account.contact(delivery.contact_id)

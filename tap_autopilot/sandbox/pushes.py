@@ -2,7 +2,7 @@
 
 A separate thread posts them in chronological order, at a given rate: as Segment's Webhooks
 destination does, as a client of its tracking API does, or both. Some are repeated, some are late
-and some are never sent; `Truth` records which.
+and some are never sent.
 """
 
 from __future__ import annotations
@@ -63,31 +63,12 @@ class Pushing:
     patience: float = 4 * 3600.0
 
 
-@dataclass
-class Truth:
-    """What really happened to the account's emails, and what was pushed.
-
-    Sets hold the `messageId` of pushes: `withheld` are never sent, `repeated` are sent twice or
-    more, `late` after newer ones. `acknowledged` counts each push's 2xx responses; `refused` got a
-    4xx, and `lost` got no 2xx in time.
-    """
-
-    occurrences: list[Occurrence] = field(default_factory=list)
-    withheld: set[str] = field(default_factory=set)
-    repeated: set[str] = field(default_factory=set)
-    late: set[str] = field(default_factory=set)
-    acknowledged: Counter[str] = field(default_factory=Counter)
-    refused: set[str] = field(default_factory=set)
-    lost: set[str] = field(default_factory=set)
-
-    @property
-    def pushed(self) -> list[Occurrence]:
-        """The occurrences known to have been received."""
-        return [each for each in self.occurrences if self.acknowledged[each.message_id]]
-
-
 class Pusher:
-    """Pushes an account's email events: first the existing ones, then those of changed contacts."""
+    """Pushes an account's email events: first the existing ones, then those of changed contacts.
+
+    Of the `occurrences` so far, the ids of those never to be sent are in `withheld`; `acknowledged`
+    counts the 2xx responses to each of the others.
+    """
 
     def __init__(self, account: Account, pushing: Pushing, now: Callable[[], datetime]) -> None:
         self._account = account
@@ -95,11 +76,12 @@ class Pusher:
         self._now = now
         self._rng = random.Random(f"pushes {pushing.seed}")
         self._changed: queue.Queue[str] = queue.Queue()
-        self._known: set[str] = set()
         self._caught_up = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.truth = Truth()
+        self.occurrences: dict[str, Occurrence] = {}
+        self.withheld: set[str] = set()
+        self.acknowledged: Counter[str] = Counter()
         self._first: list[Occurrence] = []
         self._receivers: list[tuple[Receiver, Callable[[list[Document]], Post]]] = []
         if pushing.webhook:
@@ -134,24 +116,18 @@ class Pusher:
         """The occurrences to push, in order, repeats included."""
         turns: list[tuple[float, Occurrence]] = []
         for number, occurrence in enumerate(occurrences):
-            self._known.add(occurrence.message_id)
-            self.truth.occurrences.append(occurrence)
-            rng, turn = (
-                random.Random(f"{self._pushing.seed} {occurrence.message_id}"),
-                float(number),
-            )
+            self.occurrences[occurrence.message_id] = occurrence
+            rng = random.Random(f"{self._pushing.seed} {occurrence.message_id}")
+            turn = float(number)
             if rng.random() < self._pushing.withheld:
-                self.truth.withheld.add(occurrence.message_id)
+                self.withheld.add(occurrence.message_id)
                 continue
             if rng.random() < self._pushing.late:
-                self.truth.late.add(occurrence.message_id)
                 turn += rng.uniform(10, 500)
             turns.append((turn, occurrence))
             if rng.random() < self._pushing.repeated:
-                self.truth.repeated.add(occurrence.message_id)
-                turns += [
-                    (turn + rng.uniform(0, 200), occurrence) for _ in range(rng.randint(1, 3))
-                ]
+                again = range(rng.randint(1, 3))
+                turns += [(turn + rng.uniform(0, 200), occurrence) for _ in again]
         return [occurrence for _, occurrence in sorted(turns, key=lambda each: each[0])]
 
     def _run(self) -> None:
@@ -171,7 +147,7 @@ class Pusher:
         if contact_id not in self._account:  # it has been deleted since
             return []
         occurrences = occurrences_of(self._account, contact_id)
-        return [each for each in occurrences if each.message_id not in self._known]
+        return [each for each in occurrences if each.message_id not in self.occurrences]
 
     def _push(self, occurrences: list[Occurrence]) -> None:
         due = time.monotonic()
@@ -201,14 +177,12 @@ class Pusher:
         while True:
             status, asked = receiver.post(post)
             if 200 <= status < 300:
-                self.truth.acknowledged.update(message_ids)
+                self.acknowledged.update(message_ids)
                 return
             if 400 <= status < 500 and status != 429:
-                self.truth.refused.update(message_ids)
                 return
             pause = asked or wait
             if time.monotonic() + pause > deadline or self._stopped.wait(pause):
-                self.truth.lost.update(message_ids)
                 return
             wait = min(wait * 2, 30)
 

@@ -17,10 +17,9 @@ from tap_autopilot.sandbox.churn import Churn
 from tap_autopilot.sandbox.documents import as_json
 from tap_autopilot.sandbox.faults import STATUS, Fault
 from tap_autopilot.sandbox.hooks import Hooks
-from tap_autopilot.sandbox.mail import all_occurrences
 from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.paging import Page, Pager, listing_of
-from tap_autopilot.sandbox.pushes import Pusher, Truth
+from tap_autopilot.sandbox.pushes import Pusher
 from tap_autopilot.sandbox.wire import Connection, Response, error
 
 S = TypeVar("S", bound="Sandbox")
@@ -68,11 +67,6 @@ class Sandbox:
     def open_pager(self) -> Pager:
         """What serves the listings of contacts."""
         return Pager(self.account, self.options)
-
-    @property
-    def truth(self) -> Truth:
-        """What really happened to emails, and what was pushed."""
-        return self.pusher.truth if self.pusher else Truth(all_occurrences(self.account))
 
     @property
     def url(self) -> str:

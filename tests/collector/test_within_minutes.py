@@ -32,11 +32,11 @@ def test_events_are_loaded_while_they_are_pushed(
         assert (run.code, run.requests) == (0, [])
         loaded += [row["id"] for name in EMAILS for row in run.rows(name)]
         state = run.state
-    truth = sandbox.truth
-    assert sorted(loaded) == sorted(truth.acknowledged)
+    acknowledged = sandbox.pusher.acknowledged
+    assert sorted(loaded) == sorted(acknowledged)
     night = tap.sync(sandbox, state=state, collector_database=collector.database)
     assert night.code == 0
     ids = {row["id"] for name in EMAILS for row in night.rows(name)}
-    assert ids >= truth.acknowledged.keys()
-    polled = [one for one in ids if one not in truth.acknowledged]
-    assert 0 < len(polled) <= len(truth.withheld)
+    assert ids >= acknowledged.keys()
+    polled = [one for one in ids if one not in acknowledged]
+    assert 0 < len(polled) <= len(sandbox.pusher.withheld)
