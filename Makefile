@@ -41,7 +41,7 @@ run: $(DEMO)/installed $(TARGET)/installed
 		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl output
 
 answers: $(DEMO)/installed $(TARGET)/installed .venv-dbt/installed
-	@$(DEMO)/bin/python -m tap_autopilot.sandbox.answers \
+	@$(DEMO)/bin/python -m tools.answers \
 		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl .venv-dbt/bin output
 
 test: $(VENV)/installed

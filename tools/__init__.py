@@ -1,1 +1,1 @@
-"""Programs for preparing a release. Tests check that what they generate is up to date."""
+"""Programs for a checkout: the demo of the dbt package, and what a release needs."""

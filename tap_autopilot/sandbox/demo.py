@@ -40,7 +40,7 @@ def main(tap: str, target: str, output: str) -> int:
     """Pipe `tap`, reading the sandbox, into `target`, which writes to the folder `output`."""
     folder = Path(output)
     folder.mkdir(exist_ok=True)
-    for old in (*folder.glob("*.jsonl"), *folder.glob("events.db*")):
+    for old in (*folder.glob("*.jsonl"), *folder.glob("events.db*"), *folder.glob("state.json")):
         old.unlink()
     store, key, token = folder / "events.db", secrets.token_hex(8), secrets.token_hex(16)
     with run_collector(tap, store, key, token) as url:
@@ -51,7 +51,6 @@ def main(tap: str, target: str, output: str) -> int:
             _say(f"A sandbox imitates Autopilot's API, with a made-up account, at {sandbox.url}.")
             _register_hooks(tap, url, token, sandbox.url)
             if not push(sandbox):
-                print("The collector did not receive all events in time.", file=sys.stderr)
                 return 1
             received = _received(tap, store)
             _say(
@@ -59,10 +58,12 @@ def main(tap: str, target: str, output: str) -> int:
                 f"{received['segment']:,} email events and {received['hook']:,} contact changes."
             )
             before = sandbox.responses
-            code = _sync(tap, target, folder, sandbox.url, store)
+            _say(f"\n$ tap-autopilot | target-jsonl --config {folder / 'target.json'}")
+            code = sync(tap, target, folder, sandbox.url, store)
             asked = sandbox.responses - before
     if code:
         return code
+    print((folder / "tap.log").read_text().splitlines()[-1].partition("INFO ")[2])
     print(
         f"\nRead in {asked} responses, while contacts joined, changed and left. At the end"
         f"\nthe account has {len(account.contact_ids):,} contacts, {len(account.lists)} lists and"
@@ -133,41 +134,49 @@ def push(sandbox: Sandbox) -> bool:
     for _ in range(REQUESTS):  # something changes before each response
         requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": KEY}, timeout=10)
     deadline = time.monotonic() + PATIENCE
-    while not all(one.outcome for one in list(sandbox.hooks.deliveries)):
-        if time.monotonic() > deadline:
-            return False
+    assert sandbox.pusher is not None
+    done = sandbox.pusher.wait(PATIENCE)
+    while done and not all(each.outcome for each in list(sandbox.hooks.deliveries)):
+        done = time.monotonic() < deadline
         time.sleep(0.02)
-    return sandbox.pusher is not None and sandbox.pusher.wait(PATIENCE)
+    if not done:
+        print("The collector did not receive all events in time.", file=sys.stderr)
+    return done
 
 
-def _sync(tap: str, target: str, folder: Path, api_url: str, store: Path) -> int:
-    """Sync into the folder. Returns the exit code; on failure, shows the ends of both logs."""
-    config = folder / "target.json"
+def sync(tap: str, target: str, folder: Path, api_url: str, store: Path, **settings: str) -> int:
+    """Sync into the folder, from the state that the last sync left there.
+
+    Returns the exit code; on failure, shows the ends of both logs.
+    """
+    config, state = folder / "target.json", folder / "state.json"
     config.write_text(json.dumps({"destination_path": str(folder), "do_timestamp_file": False}))
-    settings = {"API_KEY": KEY, "API_URL": api_url, "COLLECTOR_DATABASE": str(store)}
+    state.touch()
+    settings |= {"API_KEY": KEY, "API_URL": api_url, "COLLECTOR_DATABASE": str(store)}
     variables = {f"TAP_AUTOPILOT_{name}": value for name, value in settings.items()}
-    _say(f"\n$ tap-autopilot | target-jsonl --config {config}")
     tap_log, target_log = folder / "tap.log", folder / "target.log"
     with (
         tap_log.open("wb") as tap_err,
         target_log.open("wb") as target_err,
         subprocess.Popen(  # noqa: S603
-            [tap], stdout=subprocess.PIPE, stderr=tap_err, env={**os.environ, **variables}
+            [tap, "--state", state],
+            stdout=subprocess.PIPE,
+            stderr=tap_err,
+            env={**os.environ, **variables},
         ) as reading,
     ):
         writing = subprocess.run(  # noqa: S603
             [target, "--config", config],
             stdin=reading.stdout,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=target_err,
             check=False,
         )
+    state.write_bytes(b"".join(writing.stdout.splitlines()[-1:]))
     code = reading.returncode or writing.returncode
     if code:
         for log in (target_log, tap_log):
             print(*log.read_text().splitlines()[-5:], sep="\n", file=sys.stderr)
-    else:
-        print(tap_log.read_text().splitlines()[-1].partition("INFO ")[2])
     return code
 
 
@@ -233,15 +242,19 @@ def _show_odd(folder: Path) -> None:
     )
 
 
+def columns(text: str) -> int:
+    """The width of a text in a terminal."""
+    return len(text) + sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+
+
 def fit(text: str, width: int) -> str:
-    """Pad or cut text to a width in terminal columns; some characters take two."""
-    columns = 0
-    for place, character in enumerate(text):
-        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
-        if columns > width - (place < len(text) - 1):
-            taken = text[:place]
-            return fit(taken + "…", width)
-    return text + " " * (width - columns)
+    """Pad or cut text to a width in terminal columns."""
+    if columns(text) > width:
+        text = text[:width]
+        while columns(text) >= width:
+            text = text[:-1]
+        text += "…"
+    return text + " " * (width - columns(text))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-SCHEMAS = Path(__file__).parents[2] / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "schemas"
 SCHEMA = "tap_autopilot"
 KEYS = {
     "contacts": ("contact_id",),
