@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 from unittest import mock
 
-from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import may_pass, rule_of
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
@@ -49,29 +49,27 @@ class DirectClient(Client):
         self._failing = failing
         self._date = date
 
-    def get(
-        self, path: str, decode: Callable[[bytes], Any], *, shown: str, **_: Any
-    ) -> Response[Any]:
+    def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
         assert number < MAX_REQUESTS, "it never ends"
-        fault = self._sandbox.options.faults.strike(path)
-        answer = self._sandbox.respond("GET", f"/v1{path}", self._headers, fault)
+        fault = self._sandbox.options.faults.strike(request.path)
+        answer = self._sandbox.respond("GET", f"/v1{request.path}", self._headers, fault)
         if number in self._failing:
             if answer.served is not None:
                 answer.served.fault = "reset"
-            raise RunError(f"GET {shown}: connection reset.")
+            raise RunError(f"{request}: connection reset.")
         if answer.served is not None:
             answer.served.delivered = True
         if may_pass(answer.status):
-            raise RunError(f"GET {shown}: status {answer.status}; gave up after 0 s.")
+            raise RunError(f"{request}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:
             exit_code = rule_of(answer.status).exit_code
-            raise Refused(answer.status, f"GET {shown}: status {answer.status}.", exit_code)
+            raise Refused(answer.status, f"{request}: status {answer.status}.", exit_code)
         now = datetime.now(timezone.utc)
         try:
             return Response(decode(answer.body), now, self._date or now)
         except Retryable as problem:
-            raise RunError(f"GET {shown}: {problem}; gave up after 0 s.") from None
+            raise RunError(f"{request}: {problem}; gave up after 0 s.") from None
 
 
 class InProcessPool:

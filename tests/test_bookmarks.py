@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.api.client import Response
+from tap_autopilot.api.client import Request, Response
 from tap_autopilot.exceptions import Refused, RunError, Unreachable
 from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -141,9 +141,9 @@ def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
     numbers = itertools.count()
 
     class Fleeting(Script):
-        def get(self, path: str, decode: Callable[[bytes], Any], **said: Any) -> Response[Any]:
+        def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
             self._answers[""] = page("a", bookmark=f"x{next(numbers)}")
-            return super().get(path, decode, **said)
+            return super().get(request, decode)
 
     client = Fleeting({f"x{number}": 404 for number in range(200)})
     with pytest.raises(RunError, match="3 times"):

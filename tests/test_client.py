@@ -19,7 +19,7 @@ import responses
 from tap_autopilot.api import body as body_module
 from tap_autopilot.api import client as client_module
 from tap_autopilot.api import lenient, retry
-from tap_autopilot.api.client import Api, Client, Response
+from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
@@ -40,7 +40,7 @@ def decode_value(body: bytes) -> Any:
 def get(
     client: Client, path: str = "/lists", decode: Callable[[bytes], Any] = decode_value
 ) -> Response[Any]:
-    return client.get(path, decode, shown=path, kind="lists", urgency=0)
+    return client.get(Request(path, path, "lists"), decode)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError
 from tap_autopilot.protocol.positions import OneListing
 from tap_autopilot.sandbox.options import BOOKMARKS, STALE
@@ -40,14 +40,14 @@ class Direct(Client):
         self._most = most
         self.asked = 0
 
-    def get(self, path: str, decode: Callable[[bytes], Any], **_: Any) -> Response[Any]:
+    def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
         self.asked += 1
         assert self.asked <= self._most, "it never ends"
         if self.asked in self._failing:
-            raise RunError(f"GET {path}: status 500.")
-        status, body = self._respond(path)
+            raise RunError(f"{request}: status 500.")
+        status, body = self._respond(request.path)
         if status != 200:
-            raise Refused(status, f"GET {path}: status {status}.")
+            raise Refused(status, f"{request}: status {status}.")
         try:
             return Response(decode(body), NOW, None)
         except Retryable as problem:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.api.client import Request
 from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, UserError
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import CONTACTS, Failure, Page, Position, Walk, members_of
@@ -182,9 +183,9 @@ def test_a_stop_wakes_who_waits_for_a_page(pool: Start) -> None:
     blocked = threading.Event()
 
     class Hanging(Scripts):
-        def get(self, path: str, decode: Callable[[bytes], Any], **said: Any) -> Any:
+        def get(self, request: Request, decode: Callable[[bytes], Any]) -> Any:
             blocked.wait(10)
-            return super().get(path, decode, **said)
+            return super().get(request, decode)
 
     found, _ = pool(long(CONTACTS, 3), kind=Hanging)
     found.add(CONTACTS, Position())

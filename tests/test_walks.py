@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tap_autopilot.api.client import Api, Client, Response
+from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, TapError
 from tap_autopilot.sandbox.account import Account
@@ -45,21 +45,22 @@ class Script(Client):
         self._path = walk.path
         self.asked: list[str] = []
         self.paths: list[str] = []
-        self.said: list[dict[str, Any]] = []
+        self.requests: list[Request] = []
 
-    def get(self, path: str, decode: Callable[[bytes], Any], **said: Any) -> Response[Any]:
+    def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
+        path = request.path
         assert path.startswith(self._path)
         bookmark = path.removeprefix(self._path).removeprefix("/")
         self.asked.append(bookmark)
         self.paths.append(path)
-        self.said.append(said)
+        self.requests.append(request)
         answer = self._answers[bookmark]
         if isinstance(answer, list):
             answer = answer.pop(0) if len(answer) > 1 else answer[0]
         if isinstance(answer, TapError):
             raise answer
         if isinstance(answer, int):
-            raise Refused(answer, f"GET {said['shown']}: status {answer}.")
+            raise Refused(answer, f"{request}: status {answer}.")
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
         return Response(decode(body), ARRIVED, SENT)
 
@@ -84,7 +85,7 @@ class Walked:
                     self.pages.append(one)
             except TapError as error:
                 self.error = error
-        self.asked, self.paths, self.said = client.asked, client.paths, client.said
+        self.asked, self.paths, self.requests = client.asked, client.paths, client.requests
         assert all(one.after is not None for one in self.pages[:-1])
 
     @property
@@ -148,7 +149,7 @@ def test_what_a_walk_is_called(walk: Walk, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("walk", "path", "kind", "answer"),
+    ("walk", "path", "source", "answer"),
     [
         (CONTACTS, "/contacts", "contacts", page("a")),
         (LISTS, "/lists", "lists", {"lists": [{"list_id": "a"}]}),
@@ -161,16 +162,16 @@ def test_what_a_walk_is_called(walk: Walk, text: str) -> None:
         (CUSTOM_FIELDS, "/contacts/custom_fields", "custom_fields", [[{"name": "a"}]]),
     ],
 )  # fmt: skip
-def test_the_listings_of_the_api(walk: Walk, path: str, kind: str, answer: Any) -> None:
+def test_the_listings_of_the_api(walk: Walk, path: str, source: str, answer: Any) -> None:
     walked = Walked({"": answer}, walk)
     (only,) = walked.pages
-    assert (walk.path, walked.said[0]["kind"]) == (path, kind)
+    assert (walk.path, walked.requests[0].source) == (path, source)
     assert only.census.highest == "a", "the id is found"
     assert (SEGMENTS.children == MEMBERS.source, CONTACTS.children) == (True, None)
 
 
 @pytest.mark.parametrize(
-    ("walk", "answers", "said"),
+    ("walk", "answers", "requests"),
     [
         (
             CONTACTS,
@@ -188,11 +189,10 @@ def test_the_listings_of_the_api(walk: Walk, path: str, kind: str, answer: Any) 
     ],
 )  # fmt: skip
 def test_the_walk_with_most_left_to_read_is_the_most_urgent(
-    walk: Walk, answers: Any, said: list[tuple[str, str, float]]
+    walk: Walk, answers: Any, requests: list[tuple[str, str, float]]
 ) -> None:
     walked = Walked(answers, walk)
-    found = [(one["shown"], one["kind"], one["urgency"]) for one in walked.said]
-    assert found[: len(said)] == said
+    assert [request[1:] for request in walked.requests][: len(requests)] == requests
 
 
 def test_characters_that_were_replaced_are_counted() -> None:

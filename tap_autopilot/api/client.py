@@ -12,7 +12,7 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from tap_autopilot.amounts import amount
 from tap_autopilot.api.body import MAX_BODY
@@ -46,7 +46,7 @@ PROBE_TIMEOUT = 10.0  # seconds for all probes together
 
 @dataclass
 class Traffic:
-    """Request counts for one kind of walk.
+    """Counts of the requests for one source.
 
     `statuses` counts requests by the status of the response, or NO_RESPONSE. `seconds` is the total
     time of the requests, `throttled` how long 429s held up all walks.
@@ -69,6 +69,21 @@ class Traffic:
         if self.throttled:
             parts.append(f"throttled for {self.throttled:.1f} s")
         return ", ".join(parts)
+
+
+class Request(NamedTuple):
+    """A GET: its path is percent-encoded, and `shown` in messages; it counts as its source's.
+
+    If several requests are waiting, the most urgent goes first.
+    """
+
+    path: str
+    shown: str
+    source: str
+    urgency: float = math.inf
+
+    def __str__(self) -> str:
+        return f"GET {self.shown}"
 
 
 @dataclass(frozen=True)
@@ -119,62 +134,56 @@ class Client:
         }
         self._connection = Connection(self._url, headers, api.environment, api.watchdog)
 
-    def get(
-        self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
-    ) -> Response[T]:
-        """The response for `path`, which is percent-encoded, with its body read by `decode`.
+    def get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
+        """The response to a request, with its body read by `decode`.
 
-        `decode` raises Retryable for an unexpected body. `shown` is the path for messages, `kind`
-        the name under which to count the request. If several requests are waiting, the most urgent
-        goes first.
+        `decode` raises Retryable for an unexpected body.
 
         Raises Refused for a 4xx, UserError for a bad key, proxy, certificate or redirect, RunError
         if no try succeeded (see `Retries`), and Unreachable if the API does not respond to other
         requests either.
         """
-        self._api.awaited[id(self)] = time.monotonic(), f"GET {shown}"
+        self._api.awaited[id(self)] = time.monotonic(), str(request)
         try:
-            return self._get(path, decode, shown=shown, kind=kind, urgency=urgency)
+            return self._get(request, decode)
         finally:
             del self._api.awaited[id(self)]
 
-    def _get(
-        self, path: str, decode: Callable[[bytes], T], *, shown: str, kind: str, urgency: float
-    ) -> Response[T]:
+    def _get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
         retries = None
         while True:
-            sent = self._api.pacer.wait(math.inf if retries else urgency)
+            sent = self._api.pacer.wait(math.inf if retries else request.urgency)
             if retries is None:
                 config = self._api.config
                 started, retries = sent, Retries(sent, config.retry_timeout, config.request_timeout)
             try:
-                response = _decoded(self._follow(path, shown, kind, retries.deadline(sent)), decode)
+                response = _decoded(self._follow(request, retries.deadline(sent)), decode)
             except Oversized as problem:
-                raise RunError(f"GET {shown}: {problem}.") from None
+                raise RunError(f"{request}: {problem}.") from None
             except Retryable as problem:
                 wait = retries.next_wait(problem.wait)
                 if problem.throttled:
                     pause = wait if wait and problem.wait else 0.0
-                    self._count(kind, throttled=self._api.pacer.throttle(sent, pause))
+                    self._count(request, throttled=self._api.pacer.throttle(sent, pause))
                 if wait is None:
-                    raise self._failure(shown, problem, started) from None
-                self._count(kind, retries=1)
+                    raise self._failure(request, problem, started) from None
+                self._count(request, retries=1)
                 level = logging.INFO if problem.throttled else logging.WARNING
-                LOG.log(level, "GET %s: %s; retrying in %.1f s.", shown, problem, max(wait, 0.1))
+                LOG.log(level, "%s: %s; retrying in %.1f s.", request, problem, max(wait, 0.1))
                 time.sleep(wait)
             else:
                 self._api.pacer.note_success()
                 self._api.last_response = time.monotonic()
                 return response
 
-    def _failure(self, shown: str, problem: Retryable, started: float) -> RunError:
+    def _failure(self, request: Request, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
-        kind, also, advice = RunError, "", "Run again later."
+        error, also, advice = RunError, "", "Run again later."
         if self._is_silent_since(started):
-            kind, also = Unreachable, ", and the API does not respond to other requests either"
+            error, also = Unreachable, ", and the API does not respond to other requests either"
             if self._api.last_response < 0:  # it never did
                 advice = "Check api_url, or run again later."
-        return kind(f"GET {shown}: {problem}; gave up after {seconds:.0f} s{also}. {advice}")
+        return error(f"{request}: {problem}; gave up after {seconds:.0f} s{also}. {advice}")
 
     def _is_silent_since(self, moment: float) -> bool:
         """Whether the API has not responded to anything since `moment`, which means an outage.
@@ -198,7 +207,7 @@ class Client:
                 break
             self._api.pacer.wait(math.inf)
             try:
-                self._follow(path, path, "", deadline)
+                self._follow(Request(path, path, "probes"), deadline)
             except Retryable:
                 continue
             except TapError:
@@ -206,20 +215,20 @@ class Client:
             return True
         return False
 
-    def _count(self, kind: str, *, retries: int = 0, throttled: float = 0.0) -> None:
+    def _count(self, request: Request, *, retries: int = 0, throttled: float = 0.0) -> None:
         with self._api.counting:
-            traffic = self._api.traffic[kind]
+            traffic = self._api.traffic[request.source]
             traffic.retries += retries
             traffic.throttled += throttled
 
-    def _follow(self, path: str, shown: str, kind: str, deadline: float) -> Received:
-        """The successful response for a path, after any redirects within the origin."""
-        url = self._url + path
+    def _follow(self, request: Request, deadline: float) -> Received:
+        """The successful response to a request, after any redirects within the origin."""
+        url = self._url + request.path
         for _ in range(MAX_REDIRECTS):
-            received = self._fetch(url, kind, deadline)
+            received = self._fetch(url, request.source, deadline)
             location = received.headers.get("Location")
             if received.status not in REDIRECTS or location is None:
-                return self._checked(shown, received)
+                return self._checked(request, received)
             try:
                 url = urllib.parse.urljoin(url, location)
                 same = _origin(url) == _origin(self._url)
@@ -227,21 +236,21 @@ class Client:
                 same = False
             if not same:
                 raise UserError(
-                    f"GET {shown}: redirected to another origin; the API key was not sent there."
+                    f"{request}: redirected to another origin; the API key was not sent there."
                     " If the API has moved, set api_url."
                 )
             self._api.pacer.wait(math.inf)
-        raise RunError(f"GET {shown}: redirect loop. Check api_url.")
+        raise RunError(f"{request}: redirect loop. Check api_url.")
 
-    def _fetch(self, url: str, kind: str, deadline: float) -> Received:
+    def _fetch(self, url: str, source: str, deadline: float) -> Received:
         """The response to one request, resent once if the server had closed the connection."""
         try:
-            return self._send(url, kind, deadline)
+            return self._send(url, source, deadline)
         except StaleConnection:
             self._api.pacer.wait(math.inf)
-            return self._send(url, kind, deadline)
+            return self._send(url, source, deadline)
 
-    def _send(self, url: str, kind: str, deadline: float) -> Received:
+    def _send(self, url: str, source: str, deadline: float) -> Received:
         began, status = time.monotonic(), NO_RESPONSE
         try:
             received = self._connection.get(url, deadline)
@@ -249,11 +258,11 @@ class Client:
             return received
         finally:
             with self._api.counting:
-                traffic = self._api.traffic[kind]
+                traffic = self._api.traffic[source]
                 traffic.statuses[status] += 1
                 traffic.seconds += time.monotonic() - began
 
-    def _checked(self, shown: str, received: Received) -> Received:
+    def _checked(self, request: Request, received: Received) -> Received:
         """A successful response, decompressed; raises the right error for any other."""
         status, (body, problem) = received.status, received.body
         rule = None if status == 200 else rule_of(status)
@@ -263,10 +272,10 @@ class Client:
         if problem is not None:
             raise Retryable(problem)
         if len(body) > MAX_BODY:
-            raise RunError(f"GET {shown}: the response exceeds the limit of {MAX_BODY:,} bytes.")
+            raise RunError(f"{request}: the response exceeds the limit of {MAX_BODY:,} bytes.")
         if rule is None:
             return received
-        text = f"GET {shown}: status {status}{self._message(body)}. {rule.text}".rstrip()
+        text = f"{request}: status {status}{self._message(body)}. {rule.text}".rstrip()
         if rule.error is Refused:
             raise Refused(status, text, rule.exit_code)
         raise rule.error(text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.api.client import Client, Response
+from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.parsing import (
     MAX_KEY,
     Listing,
@@ -27,7 +27,7 @@ from tap_autopilot.sources.completeness import Census, Doubt
 
 @dataclass(frozen=True)
 class Walk:
-    """A listing to read: `source` names its kind, `documents` the response's field that holds it.
+    """A listing to read, of a `source`; `documents` is the response's field that holds it.
 
     `key` is the field with a document's id. `counted` listings have totals. `segment_id` is set for
     a listing of a segment's members. `children` is the source whose walks need this listing's ids.
@@ -173,13 +173,8 @@ def fetch(
     path, shown = walk.path, walk.path
     if bookmark is not None:
         path, shown = f"{path}/{path_segment(bookmark)}", f"{path}/…"
-    return client.get(
-        path,
-        lambda body: walk.decode(body, walk.documents),
-        shown=shown,
-        kind=walk.source,
-        urgency=urgency,
-    )
+    request = Request(path, shown, walk.source, urgency)
+    return client.get(request, lambda body: walk.decode(body, walk.documents))
 
 
 def keys_of(documents: list[Any], walk: Walk) -> list[Any]:
