@@ -152,16 +152,16 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
         """Count a record; returns whether to suppress it."""
         if record.levelno not in (logging.WARNING, logging.ERROR):
             return False
-        kind = _template(record)
-        self._first.setdefault(kind, record)
-        self._alike[kind] = self._alike.get(kind, 0) + 1
-        return self._alike[kind] > MAX_ALIKE
+        template = _template(record)
+        self._first.setdefault(template, record)
+        self._alike[template] = self._alike.get(template, 0) + 1
+        return self._alike[template] > MAX_ALIKE
 
     def sum_up(self) -> None:
         """Write how many records were suppressed."""
-        for kind, count in list(self._alike.items()):
+        for template, count in list(self._alike.items()):
             if count > MAX_ALIKE:
-                record = copy.copy(self._first[kind])
+                record = copy.copy(self._first[template])
                 text = f"… and {count - MAX_ALIKE:,} more like: {record.getMessage()}"
                 record.msg, record.args = text, ()
                 self._write(record)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tap_autopilot.settings import OneOf, Settings
 
-_KINDS = {bool: "boolean", float: "number", int: "integer"}
+_JSON_TYPES = {bool: "boolean", float: "number", int: "integer"}
 
 
 def setting_facts(settings: type[Settings]) -> dict[str, Any]:
@@ -19,9 +19,9 @@ def setting_facts(settings: type[Settings]) -> dict[str, Any]:
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         metadata, hint = field.metadata, hints[field.name]
-        kind = _kind_of(hint)
+        json_type = _json_type(hint)
         entry: dict[str, Any] = {
-            "type": [kind, "null"],
+            "type": [json_type, "null"],
             **({"format": "date-time"} if datetime in typing.get_args(hint) else {}),
             "title": label(field.name),
             "description": metadata["description"],
@@ -30,7 +30,7 @@ def setting_facts(settings: type[Settings]) -> dict[str, Any]:
         }
         if field.default is dataclasses.MISSING:
             required.append(field.name)
-            entry["type"] = kind
+            entry["type"] = json_type
         elif field.default not in (None, ()):
             entry["default"] = _plain(field.default)
         if isinstance(metadata["read"], OneOf):
@@ -39,12 +39,12 @@ def setting_facts(settings: type[Settings]) -> dict[str, Any]:
     return {"type": "object", "properties": properties, "required": required}
 
 
-def _kind_of(hint: Any) -> str:
+def _json_type(hint: Any) -> str:
     """The JSON type of a setting, given the type of its value."""
     parts = typing.get_args(hint) or (hint,)
     if typing.get_origin(hint) is tuple:
         return "array" if parts[-1] is ... else "string"  # "string": a host and a port
-    return _KINDS.get(parts[0], "string")
+    return _JSON_TYPES.get(parts[0], "string")
 
 
 def label(name: str) -> str:
@@ -57,9 +57,9 @@ def settings_as_text(facts: dict[str, Any]) -> list[str]:
     """Two lines for each setting."""
     lines = ["Settings"]
     for name, setting in facts["properties"].items():
-        kind = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]
+        json_type = setting["type"] if isinstance(setting["type"], str) else setting["type"][0]
         secret = "secret" if setting["secret"] else ""
-        notes = filter(None, [kind, secret, _default(name, facts), setting["env"]])
+        notes = filter(None, [json_type, secret, _default(name, facts), setting["env"]])
         lines += [f"  {name} ({', '.join(notes)})", f"      {setting['description']}"]
     return lines
 

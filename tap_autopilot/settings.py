@@ -66,8 +66,8 @@ def boolean(value: Any) -> bool:
     return value
 
 
-def number(least: float, most: float, kind: str = "number") -> Callable[[Any], float]:
-    """A reader of numbers from `least` to `most`, which messages call a `kind`."""
+def number(least: float, most: float, what: str = "number") -> Callable[[Any], float]:
+    """A reader of numbers from `least` to `most`, which messages call `what`."""
 
     def read(value: Any) -> float:
         try:
@@ -75,7 +75,7 @@ def number(least: float, most: float, kind: str = "number") -> Callable[[Any], f
         except (TypeError, ValueError, OverflowError):
             parsed = math.nan
         if not least <= parsed <= most:
-            raise ValueError(f"must be a {kind} from {least:g} to {most:g}")
+            raise ValueError(f"must be a {what} from {least:g} to {most:g}")
         return parsed
 
     return read
@@ -83,12 +83,12 @@ def number(least: float, most: float, kind: str = "number") -> Callable[[Any], f
 
 def whole_number(least: int, most: int) -> Callable[[Any], int]:
     """A reader of whole numbers from `least` to `most`."""
-    kind = "whole number"
-    read_number = number(least, most, kind)
+    what = "whole number"
+    read_number = number(least, most, what)
 
     def read(value: Any) -> int:
         if read_number(value) % 1:
-            raise ValueError(f"must be a {kind} from {least} to {most}")
+            raise ValueError(f"must be a {what} from {least} to {most}")
         return int(read_number(value))
 
     return read

@@ -26,7 +26,7 @@ PASSING_STATUSES = frozenset({408, 425, 429})  # of 4xx: a retry may change thes
 class Rule(NamedTuple):
     """What these statuses mean; `text` says what happened or, of a final response, what to do.
 
-    Where an error of this kind ends only a walk, `exit_code` is that of the run.
+    Where the `error` ends only a walk, `exit_code` is that of the run.
     """
 
     statuses: Container[int]
@@ -102,8 +102,8 @@ def describe(causes: list[BaseException], peer: str, timeout: float) -> str:
     if isinstance(problem, TIMEOUTS) and connecting:
         return f"connecting to {peer} timed out"
     detail = getattr(problem, "reason", None) or getattr(problem, "strerror", None)
-    for kinds, text in REASONS:
-        if isinstance(problem, kinds):
+    for types, text in REASONS:
+        if isinstance(problem, types):
             # The timeout is rounded because a moment has passed since its deadline was set.
             return text.format(peer=peer, detail=detail, seconds=round(timeout, 2))
     if isinstance(problem, OSError) and problem.strerror:
@@ -120,11 +120,11 @@ def explain(
     """
     innermost = causes[-1]
     proxy = f"proxy {environment.proxy}"
-    refused = re.search(r"Tunnel connection failed: (\d+) *(.*)", str(innermost))
-    if refused:
-        status = int(refused[1])
+    response = re.search(r"Tunnel connection failed: (\d+) *(.*)", str(innermost))
+    if response:
+        status = int(response[1])
         # A part of it might hold a part of a password, which the log would not recognize.
-        phrase = refused[2] if len(refused[2]) <= MAX_PHRASE else ""
+        phrase = response[2] if len(response[2]) <= MAX_PHRASE else ""
         failure = f"{proxy} responded to CONNECT with status {status} {phrase}".rstrip()
         if status >= 400 and not may_pass(status):
             return UserError(f"The {failure}. Check HTTPS_PROXY and its user name and password.")

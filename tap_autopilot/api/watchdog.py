@@ -56,9 +56,9 @@ class Watch:
         self.is_costly = self.is_costly or self._cpu() > self._max_cpu
         return self.is_costly or self.deadline <= now
 
-    def new_connection(self, kind: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """A connection of this kind, watched from now on."""
-        self._connection = kind(*args, **kwargs)
+    def new_connection(self, create: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """A connection that `create` makes, watched from now on."""
+        self._connection = create(*args, **kwargs)
         self._connection.connect = functools.partial(self._connect, self._connection.connect)
         return self._connection
 

@@ -172,18 +172,22 @@ class Beginning:
         return fresh
 
     def _resumable(
-        self, stream: type[Stream], entry: StreamState, fresh: Pass, refused: dict[str, list[str]]
+        self,
+        stream: type[Stream],
+        entry: StreamState,
+        fresh: Pass,
+        not_resumed: dict[str, list[str]],
     ) -> Pass | None:
-        """The state's pass, if a new one would be the same; `refused` gets why not."""
+        """The state's pass, if a new one would be the same; `not_resumed` gets why not."""
         name, interrupted = stream.name, entry.progress
         if interrupted is None and "progress" not in entry.invalid:
             return None
         bounds = fresh.incremental, fresh.since
         if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
-            refused.setdefault("cannot resume from the state", []).append(name)
+            not_resumed.setdefault("cannot resume from the state", []).append(name)
             return None
         if interrupted.plan != fresh.plan:
-            refused.setdefault("the state is for other columns or settings", []).append(name)
+            not_resumed.setdefault("the state is for other columns or settings", []).append(name)
             return None
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
