@@ -200,8 +200,8 @@ class Beginning:
         is_known = begun and self.remembered.knows(name)
         return interrupted if is_known and interrupted.version == fresh.version else None
 
-    def place(self, passes: Mapping[str, Pass], fresh: Collection[str]) -> dict[str, int]:
-        """Find the streams' positions in the store; a new full pass begins at 0.
+    def place(self, passes: Mapping[str, Pass], resumed: Collection[str]) -> dict[str, int]:
+        """Find the streams' positions in the store, 0 for a full pass that is not `resumed`.
 
         Without a store, a stream forgets its position: this run may replace all of its rows.
         Returns the last event that earlier runs have sent for each stream, if any.
@@ -229,7 +229,7 @@ class Beginning:
             if entry.collected and not reason:
                 sent[name] = entry.collected.seq
                 knows = self._knows(name, otherwise=False)
-                if knows or name not in fresh or current.incremental:
+                if knows or name in resumed or current.incremental:
                     position = entry.collected.seq
                 if position and made_under and (not start_date or start_date < made_under):
                     position, reason = 0, "start_date is earlier, or no longer set"

@@ -29,17 +29,16 @@ class Progress:
     def __init__(self, beginning: Beginning, selected: Sequence[Selected]) -> None:
         """Decide what the run has to read, given the previous state."""
         self.digests: Any = None  # the position in their file; an older one is never left in place
-        self._beginning, state = beginning, beginning.state
-        self._entries = entries = state.streams
+        self._beginning = beginning
+        self._entries = beginning.state.streams
+        self._streams = {table.stream.name: table.stream for table in selected}
+        self._columns = {table.stream.name: digest(table.sent) for table in selected}
         self._log_based = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
         only_log_based = len(self._log_based) == len(selected)
-        self._untouched = as_type(state.walks, dict) if only_log_based else None
-        self._streams = {table.stream.name: table.stream for table in selected}
-        self._columns = {table.stream.name: digest(table.sent) for table in selected}
+        self._untouched = as_type(beginning.state.walks, dict) if only_log_based else None
+
         fresh, resumed = beginning.passes(selected)
-        for entry in entries.values() if self._untouched is None else ():
-            entry.progress = None
         self._passes = fresh | resumed
         mark = secrets.token_hex(4)
         self._members = EachSegment(mark)
@@ -49,31 +48,26 @@ class Progress:
             MEMBERS: self._members,
         }
         for source in self._sources:
-            self._resume_source(source, state.walks.get(source), resumed, fresh)
-        self._resumed = {name for name, current in resumed.items() if current is self._passes[name]}
+            self._resume_source(source, fresh)
+        self._resumed = {name for name in fresh if self._passes[name] is not fresh[name]}
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
+
         absent = set() if beginning.store else {COLLECTED}
         self._unread = {name: {*stream.sources} - absent for name, stream in self._streams.items()}
-        begun = {name for name in self._streams if self._passes[name] is fresh[name]}
         # By stream, the last of the store's events that earlier runs have sent.
-        self.sent_before = beginning.place(self._passes, begun - self._log_based)
+        self.sent_before = beginning.place(self._passes, self._resumed | self._log_based)
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
 
-    def _resume_source(
-        self,
-        source: str,
-        value: Any,
-        resumed: Mapping[str, Pass],
-        fresh: Mapping[str, Pass],
-    ) -> None:
+    def _resume_source(self, source: str, fresh: Mapping[str, Pass]) -> None:
         """Resume a source where the state's passes left it, or start over with new passes."""
         names, positions = self.fed_by(source), self._sources[source]
-        resumable = [name for name in names if name in resumed]
+        resumed = [name for name in names if self._passes[name] is not fresh[name]]
         marks = {self._passes[name].reading for name in names}
-        if resumable and (resumable != names or not positions.resume(value, marks)):
+        place = self._beginning.state.walks.get(source)
+        if resumed and (resumed != names or not positions.resume(place, marks)):
             LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
             self._passes.update({name: fresh[name] for name in names})
         for name in names:
