@@ -26,14 +26,14 @@ SLICES = 100  # at most, each time
 
 
 class Summary:
-    """What the events up to `up_to` say, after those of an earlier summary.
+    """What the events up to `up_to` say, after those of an earlier summary, up to `after`.
 
     `messages` has the first and last time, in epoch milliseconds, of each description of a message.
     The times of `undated` events are not clear from their timestamps alone.
     """
 
-    def __init__(self, up_to: int) -> None:
-        self.up_to = up_to
+    def __init__(self, after: int) -> None:
+        self.after = self.up_to = after
         self.messages: dict[bytes, tuple[int, int]] = {}
         self.undated: list[int] = []
 
@@ -52,7 +52,12 @@ class Summary:
             self.messages[message] = min(first, at), max(last, at)
 
     def save(self, store: Store) -> None:
-        """Add this to what the store has: each description with a digest and its times."""
+        """Add this to what the store has: each description with a digest and its times.
+
+        Not if the earlier summary has gone meanwhile, with a person who was erased.
+        """
+        if store.summarized_up_to != self.after:
+            return
         rows = [
             (hashlib.blake2b(message, digest_size=16).digest(), message, *times)
             for message, times in sorted(self.messages.items())

@@ -171,14 +171,15 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         for n in (5, 1, 3)
     ]
     store.append([event(body) for body in [*bodies, b'{"properties":{"email_id":"m"}}']])
-    for body in bodies:
-        summary = Summary(3)
-        summary.add(Event(4, 0, "segment", "track", "Email Opened", body, False))
+    for after, body in enumerate(bodies):
+        summary = Summary(after)
+        summary.add(Event(after + 1, 0, "segment", "track", "Email Opened", body, False))
         summary.save(store)
-    summary = Summary(0)
+    summary = Summary(3)
     summary.undated.append(4)
-    for _ in range(2):
-        summary.save(store)
+    summary.save(store)
+    summary.up_to = 4
+    summary.save(store)
     with open_reader(database) as reader:
         assert reader.summarized_up_to == store.summarized_up_to == 4
         first, last, undated = reader.summary()
