@@ -17,6 +17,7 @@ from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary
 from tests import in_process
 from tests.invariants import Run
+from tests.recording import Sandbox
 from tests.scripted import Scripted
 
 MESSAGE = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
@@ -105,12 +106,18 @@ def _ms(at: int | None) -> int:
     return int(time.time() * 1000) if at is None else at
 
 
-def read(store: PushedStore, *contacts: Any, **options: Any) -> Run:
-    """Read an API that lists these contacts, within the test's process."""
+def read(
+    store: PushedStore,
+    *contacts: Any,
+    sandbox: Sandbox | None = None,
+    code: int = 0,
+    **options: Any,
+) -> Run:
+    """Read a sandbox, or an API that lists these contacts, within the test's process."""
     answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
-    sandbox = Scripted({"/contacts": answer})
+    sandbox = sandbox or Scripted({"/contacts": answer})
     run = in_process.run(sandbox, **{"collector_database": store.path, **options})
-    assert run.code == 0, run.stderr
+    assert run.code == code, run.stderr
     return run
 
 

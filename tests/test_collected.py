@@ -210,14 +210,6 @@ def test_when_it_happened(store: PushedStore, times: dict[str, Any], timestamp: 
             assert row["additional_fields"][name] == value
 
 
-def test_times_in_other_formats(store: PushedStore) -> None:
-    times = {"timestamp": "Fri, 02 Jun 2017 15:18:58 GMT", "sentAt": " 2017-06-02 15:18:58 +0000"}
-    store.track({**call("m"), **times, "receivedAt": "2017-06-02 15:18:58 UTC"})
-    (row,) = read(store).rows("email_opened")
-    for column in ("timestamp", "sent_at", "received_at"):
-        assert row[column] == "2017-06-02T15:18:58Z"
-
-
 @pytest.mark.parametrize(
     "odd",
     [

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
-from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
@@ -23,17 +24,17 @@ from tests.test_selection import choose, entry
 LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
 
 
-def catalog_of(tap: Tap, methods: dict[str, str]) -> Any:
+def catalog_of(methods: Mapping[str, str]) -> Any:
     """A catalog of these streams with these replication methods."""
-    found = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE="events.db").stdout)
+    found = discover(settings={"collector_database"})
     found["streams"] = [entry(found, name) for name in methods]
     for name, method in methods.items():
         choose(found, name, replication_method=method)
     return found
 
 
-def logs(tap: Tap, *names: str) -> Any:
-    return catalog_of(tap, dict.fromkeys(names or LOGS, "LOG_BASED"))
+def logs(*names: str) -> Any:
+    return catalog_of(dict.fromkeys(names or LOGS, "LOG_BASED"))
 
 
 def ids(run: Run, stream: str) -> list[str]:
@@ -43,7 +44,7 @@ def ids(run: Run, stream: str) -> list[str]:
 def test_only_what_is_new_is_sent_and_the_api_is_not_asked(
     tap: Tap, serve: Serve, store: PushedStore
 ) -> None:
-    sandbox, catalog = serve(), logs(tap)
+    sandbox, catalog = serve(), logs()
 
     def sync(state: Any) -> Run:
         run = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
@@ -83,11 +84,10 @@ TIMES: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("pruned", [False, True])
 def test_a_message_of_new_events_is_described_by_all_events(
-    tap: Tap, serve: Serve, store: PushedStore, times: dict[str, Any], *, pruned: bool
+    store: PushedStore, times: dict[str, Any], *, pruned: bool
 ) -> None:
-    sandbox = serve()
     log, full = (
-        catalog_of(tap, {"email_messages": how, "email_opened": how})
+        catalog_of({"email_messages": how, "email_opened": how})
         for how in ("LOG_BASED", "FULL_TABLE")
     )
     blank = dict.fromkeys(("timestamp", "sentAt", "originalTimestamp"))
@@ -95,45 +95,39 @@ def test_a_message_of_new_events_is_described_by_all_events(
         spelling = "email_id" if number % 2 else "emailId"
         properties = {"email_id": None, spelling: f"m{number % 2}", "email_name": f"name {number}"}
         store.track(call(str(number), properties=properties, **{**blank, **times}), at=number)
-    first = tap.sync(sandbox, catalog=log, collector_database=store.path)
+    first = read(store, catalog=log)
     if pruned:
         assert store.prune(first.state) == 4
     store.track(call("new", properties={"email_id": "m1", "email_name": "name 3"}))
-    whole = tap.sync(sandbox, catalog=full, collector_database=store.path)
+    whole = read(store, catalog=full)
     for summarized in (False, True):
         if summarized:
             assert store.summarize() == 5
-        again = tap.sync(sandbox, catalog=log, state=first.state, collector_database=store.path)
+        again = read(store, catalog=log, state=first.state)
         assert again.rows("email_messages") == [
             row for row in whole.rows("email_messages") if row["email_id"] == "m1"
         ]
 
 
-def test_events_in_the_summary_are_not_read_again(
-    tap: Tap, serve: Serve, store: PushedStore
-) -> None:
-    sandbox, catalog = serve(), logs(tap, "email_messages", "email_opened")
+def test_events_in_the_summary_are_not_read_again(store: PushedStore) -> None:
+    catalog = logs("email_messages", "email_opened")
     properties = {"email_id": "m", "email_subject": "Hello"}
     store.track(call("a", timestamp="2020-01-01T00:00:00Z", properties=properties), call("last"))
-    first = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
+    first = read(store, catalog=catalog)
     store.summarize()
     with closing(sqlite3.connect(store.path)) as connection, connection:
         connection.execute("UPDATE events SET body = x'7B7D' WHERE seq = 1")  # {}
     store.track(call("b", timestamp="2021-01-01T00:00:00Z", properties=properties))
-    state = first.state
-    second = tap.sync(sandbox, catalog=catalog, state=state, collector_database=store.path)
+    second = read(store, catalog=catalog, state=first.state)
     (row,) = second.rows("email_messages")
     assert row["first_seen_at"] == "2020-01-01T00:00:00.000Z"
     assert row["last_seen_at"] == "2021-01-01T00:00:00.000Z"
 
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
-def test_the_contacts_add_what_the_collector_missed(
-    tap: Tap, store: PushedStore, method: str
-) -> None:
-    by_day, at_night = logs(tap), catalog_of(
-        tap, {"contacts": "FULL_TABLE", "email_opened": method, "email_clicked": method}
-    )  # fmt: skip
+def test_the_contacts_add_what_the_collector_missed(store: PushedStore, method: str) -> None:
+    methods = {"contacts": "FULL_TABLE", "email_opened": method, "email_clicked": method}
+    by_day, at_night = logs(), catalog_of(methods)
     contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000, "missed": 2000}}
     store.track(call("m"), CALL)
     day = read(store, contact, catalog=by_day)
@@ -152,30 +146,25 @@ def test_the_contacts_add_what_the_collector_missed(
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])
 def test_an_interrupted_night_resumes_after_a_day_of_logs(
-    tap: Tap, serve: Serve, store: PushedStore, method: str
+    serve: Serve, store: PushedStore, method: str
 ) -> None:
     account = Account(contacts=1000, segments=1, odd=False)
     occurrences = all_occurrences(account)
     store.webhook([track_call(account.seed, one) for one in occurrences[::2]], at=0)
-    at_night = catalog_of(tap, {"contacts": "FULL_TABLE", "email_opened": method})
-    failing = serve(account, "4-:403")
-    night = in_process.run(failing, catalog=at_night, collector_database=store.path)
-    assert night.code == 2
+    at_night = catalog_of({"contacts": "FULL_TABLE", "email_opened": method})
+    night = read(store, sandbox=serve(account, "4-:403"), code=2, catalog=at_night)
     before = len(night.rows("contacts"))
     assert before
     store.webhook([track_call(account.seed, one) for one in occurrences[1::2]], at=0)
     sandbox = serve(account)
-    day = in_process.run(
-        sandbox, catalog=logs(tap, "email_opened"), state=night.state, collector_database=store.path
-    )
-    assert (day.code, day.requests) == (0, [])
+    day = read(store, sandbox=sandbox, catalog=logs("email_opened"), state=night.state)
+    assert not day.requests
     assert day.rows("email_opened")
     for name in ("contacts", "email_opened"):
         assert (
             day.state["bookmarks"][name]["progress"] == night.state["bookmarks"][name]["progress"]
         )
-    rest = in_process.run(sandbox, catalog=at_night, state=day.state, collector_database=store.path)
-    assert rest.code == 0
+    rest = read(store, sandbox=sandbox, catalog=at_night, state=day.state)
     assert len(rest.rows("contacts")) == 1000 - before
     assert rest.of("ACTIVATE_VERSION", "contacts")
     assert not [line for line in rest.log if "starting over" in line]
@@ -184,9 +173,9 @@ def test_an_interrupted_night_resumes_after_a_day_of_logs(
     assert pushed <= found
 
 
-def test_a_log_beside_a_table(tap: Tap, store: PushedStore) -> None:
+def test_a_log_beside_a_table(store: PushedStore) -> None:
     catalog = catalog_of(
-        tap, {"contacts": "FULL_TABLE", "email_opened": "LOG_BASED", "email_clicked": "FULL_TABLE"}
+        {"contacts": "FULL_TABLE", "email_opened": "LOG_BASED", "email_clicked": "FULL_TABLE"}
     )
     store.track(call("m"), CALL)
     contact = {"contact_id": "person_1", "mail_opened": {"x": 0}, "mail_clicked": {"y": 0}}
@@ -201,9 +190,9 @@ def test_a_log_beside_a_table(tap: Tap, store: PushedStore) -> None:
 
 @pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
 def test_events_before_start_date_are_read_once_it_is_earlier(
-    tap: Tap, store: PushedStore, method: str
+    store: PushedStore, method: str
 ) -> None:
-    catalog = catalog_of(tap, dict.fromkeys(("email_opened", "contact_events"), method))
+    catalog = catalog_of(dict.fromkeys(("email_opened", "contact_events"), method))
     store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
     store.hook({"event": "contact_added"}, at=0)
     first = read(store, catalog=catalog, start_date="2020-06-01")
@@ -236,25 +225,23 @@ def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: s
         store.hook({"n": start})
     is_log = method == "LOG_BASED"
     contacts = {} if is_log else {"contacts": method, "lists_contacts": "FULL_TABLE"}
-    catalog = catalog_of(tap, {**contacts, **dict.fromkeys(LOGS, method)})
+    catalog = catalog_of({**contacts, **dict.fromkeys(LOGS, method)})
     sandbox = serve(account)
     whole = tap.sync(sandbox, catalog=catalog, collector_database=store.path)
     lines, everything = whole.messages, rows_of(whole.messages)
     states = [number for number, line in enumerate(lines) if line["type"] == "STATE"]
     assert len(states) > 6
     for place in states[:: 1 if is_log else len(states) // 6]:
-        state = lines[place]["value"]
-        again = in_process.run(sandbox, catalog=catalog, state=state, collector_database=store.path)
-        assert again.code == 0
+        again = read(store, sandbox=sandbox, catalog=catalog, state=lines[place]["value"])
         assert rows_of(lines[:place]) | rows_of(again.messages) == everything
         twice = rows_of(lines[:place]) & rows_of(again.messages)
         assert not is_log or {stream for stream, _ in twice} <= {"email_messages"}
 
 
-def test_with_digests(tap: Tap, store: PushedStore) -> None:
-    digests = str(tap.folder / "store" / "digests")
-    by_day, at_night = logs(tap), catalog_of(tap, {"contacts": "FULL_TABLE",
-                                                   "email_opened": "FULL_TABLE"})  # fmt: skip
+def test_with_digests(store: PushedStore, tmp_path: Path) -> None:
+    digests = str(tmp_path / "digests")
+    by_day = logs()
+    at_night = catalog_of({"contacts": "FULL_TABLE", "email_opened": "FULL_TABLE"})
     contact: Any = {"contact_id": "person_1", "mail_opened": {"x": 1000}}
     store.track(call("a"))
     night = read(store, contact, catalog=at_night, digests=digests)
@@ -263,7 +250,7 @@ def test_with_digests(tap: Tap, store: PushedStore) -> None:
     assert ids(day, "email_opened") == ["b"]
     assert ids(day, "email_messages") == [f"batchcampaign_{MESSAGE.upper()}"]
     store.track(call("c"))
-    fewer = logs(tap, "email_opened")
+    fewer = logs("email_opened")
     choose(fewer, "email_opened", "properties", "link_url", selected=False)
     less = read(store, contact, catalog=fewer, state=day.state, digests=digests)
     assert ids(less, "email_opened") == ["c"]
@@ -294,13 +281,13 @@ def pushed(run: Run, name: str) -> set[str]:
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
 def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
-    tap: Tap, store: PushedStore, method: str
+    store: PushedStore, method: str
 ) -> None:
-    catalog = catalog_of(tap, dict.fromkeys(LOGS, method))
+    catalog = catalog_of(dict.fromkeys(LOGS, method))
     fill(store, "store A")
     before = read(store, catalog=catalog)
     assert pushed(before, "store A") == {*LOGS}
-    whole = catalog_of(tap, dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
+    whole = catalog_of(dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
     refresh = read(store, catalog=whole, collector_database=None)
     state = merge_states(before.state, refresh.state)
     again = read(store, catalog=catalog, state=state)
@@ -308,20 +295,13 @@ def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
 
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
-def test_another_store_in_mid_pass_is_read(
-    tap: Tap, serve: Serve, store: PushedStore, method: str
-) -> None:
-    methods = {"contacts": "FULL_TABLE", **dict.fromkeys(LOGS, method)}
-    catalog, account = catalog_of(tap, methods), Account(contacts=300, segments=1)
+def test_another_store_in_mid_pass_is_read(serve: Serve, store: PushedStore, method: str) -> None:
+    catalog = catalog_of({"contacts": "FULL_TABLE", **dict.fromkeys(LOGS, method)})
+    account = Account(contacts=300, segments=1)
     fill(store, "store A")
-    failing = serve(account, "2-:403")
-    before = in_process.run(failing, catalog=catalog, collector_database=store.path)
-    assert before.code == 2
+    before = read(store, sandbox=serve(account, "2-:403"), code=2, catalog=catalog)
     assert pushed(before, "store A") == {*LOGS}
     other = PushedStore(Path(store.path).with_name("other.db"))
     fill(other, "store B")
-    after = in_process.run(
-        serve(account), catalog=catalog, state=before.state, collector_database=other.path
-    )
-    assert after.code == 0
+    after = read(other, sandbox=serve(account), catalog=catalog, state=before.state)
     assert pushed(after, "store B") == {*LOGS}

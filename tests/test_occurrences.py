@@ -13,7 +13,8 @@ from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
 from tests.conftest import Serve, Tap
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.replica import EVENT_TABLES
-from tests.test_selection import choose, entry
+from tests.test_log_based import catalog_of
+from tests.test_selection import choose
 
 ONLY_PUSHED = ("email_messages", "contact_events", "activities")
 HOUR = 3_600_000
@@ -128,9 +129,9 @@ def test_contacts_with_the_same_email_do_not_share_a_push(store: PushedStore) ->
     assert {row["id"] for row in rows} == {"m", "email_opened:c:y", "email_opened:d:z"}
 
 
-def test_only_selected_streams_and_columns_are_written(store: PushedStore, catalog: Any) -> None:
+def test_only_selected_streams_and_columns_are_written(store: PushedStore) -> None:
     store.track(CALL, call("m", properties={"email_id": "other"}))
-    catalog["streams"] = [entry(catalog, "email_opened")]
+    catalog = catalog_of({"email_opened": "FULL_TABLE"})
     choose(catalog, "email_opened", "properties", "email_id", selected=False)
     choose(catalog, "email_opened", "properties", "timestamp", selected=False)
     contact = {"contact_id": "person_1", "mail_opened": {MESSAGE: 1000}}
@@ -139,11 +140,3 @@ def test_only_selected_streams_and_columns_are_written(store: PushedStore, catal
     pushed, polled = run.rows("email_opened")
     assert "email_id" not in pushed
     assert polled["email_name"] == "First", "from the click of the same message"
-
-
-def test_start_date_skips_older_pushes(store: PushedStore) -> None:
-    store.track(call("old"), call("new", timestamp="2021-01-01T00:00:00Z"))
-    store.hook({"event": "contact_added"}, at=0)
-    run = read(store, start_date="2020-06-01")
-    assert [row["id"] for row in run.rows("email_opened")] == ["new"]
-    assert len(run.rows("contact_events")) == 1

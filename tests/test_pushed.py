@@ -81,6 +81,9 @@ def test_an_empty_call(call: Any) -> None:
         ({"traits": {"email": "a", "plan": 1}, "context": {"traits": {"email": "b"}}},
          {"context_traits_email": "b", "additional_fields": {"traits": {"email": "a", "plan": 1}}}),
         ({"originalTimestamp": 0}, {"original_timestamp": "1970-01-01T00:00:00.000Z"}),
+        ({"timestamp": "Fri, 02 Jun 2017 15:18:58 GMT", "sentAt": " 2017-06-02 15:18:58 +0000",
+          "receivedAt": "2017-06-02 15:18:58 UTC"},
+         dict.fromkeys(("timestamp", "sent_at", "received_at"), "2017-06-02T15:18:58Z")),
     ],
 )  # fmt: skip
 def test_what_fills_a_column(call: Any, columns: dict[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,22 +13,14 @@ from tests.conftest import COMMAND, Serve, Tap
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.scripted import Scripted
 from tests.soak.kills import Part
-from tests.test_selection import choose, entry
+from tests.test_log_based import catalog_of
 
 ONLY_PUSHED = ("email_messages", "contact_events", "activities")
 
 
-def incremental(catalog: Any, *streams: str) -> Any:
-    for stream in streams:
-        choose(catalog, stream, **{"replication-method": "INCREMENTAL"})
-    return catalog
-
-
-def test_incremental_reads_only_new_events_and_full_table_all(tap: Tap, store: PushedStore) -> None:
-    names = ("email_opened", "email_clicked", "contact_events", "activities")
-    catalog = json.loads(tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=store.path).stdout)
-    catalog["streams"] = [entry(catalog, name) for name in names]
-    incremental(catalog, "email_opened", "contact_events", "activities")
+def test_incremental_reads_only_new_events_and_full_table_all(store: PushedStore) -> None:
+    methods = dict.fromkeys(("email_opened", "contact_events", "activities"), "INCREMENTAL")
+    catalog = catalog_of({**methods, "email_clicked": "FULL_TABLE"})
     store.track(call("a"), CALL)
     store.hook({"n": 1})
     first = read(store, catalog=catalog)
@@ -47,9 +38,9 @@ def test_incremental_reads_only_new_events_and_full_table_all(tap: Tap, store: P
 
 @pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
 def test_a_store_restored_from_a_backup_is_read_from_its_start(
-    store: PushedStore, catalog: Any, method: str
+    store: PushedStore, method: str
 ) -> None:
-    choose(catalog, "email_opened", replication_method=method)
+    catalog = catalog_of({"email_opened": method})
     store.track(call("a"))
     backup = Path(store.path).read_bytes()
     store.track(call("lost"))
@@ -73,16 +64,16 @@ def test_a_run_without_the_store_deletes_no_pushed_rows(store: PushedStore) -> N
     assert second.of("ACTIVATE_VERSION", "contacts")
 
 
-def test_events_already_loaded_cause_no_states(store: PushedStore, catalog: Any) -> None:
-    incremental(catalog, *EMAILS)
+def test_events_already_loaded_cause_no_states(store: PushedStore) -> None:
+    catalog = catalog_of(dict.fromkeys(EMAILS, "INCREMENTAL"))
     store.track(*(call(f"m{n}") for n in range(3000)))
     first = read(store, catalog=catalog)
     second = read(store, catalog=catalog, state=first.state)
     assert len(second.of("STATE")) < 8
 
 
-def test_old_events_are_not_counted_or_warned_about_again(store: PushedStore, catalog: Any) -> None:
-    incremental(catalog, "email_opened")
+def test_old_events_are_not_counted_or_warned_about_again(store: PushedStore) -> None:
+    catalog = catalog_of({"email_opened": "INCREMENTAL"})
     store.track(call("m", properties={"transactional": "yes", "link_url": "\ud800"}))
     first = read(store, catalog=catalog)
     assert any("does not fit column transactional" in line for line in first.log)
@@ -131,8 +122,8 @@ def test_pruned_events_are_not_sent_again_but_still_recognized(store: PushedStor
     ], "to a new target"
 
 
-def test_events_that_no_stream_has_loaded_are_not_pruned(store: PushedStore, catalog: Any) -> None:
-    catalog["streams"] = [entry(catalog, "email_opened")]
+def test_events_that_no_stream_has_loaded_are_not_pruned(store: PushedStore) -> None:
+    catalog = catalog_of({"email_opened": "FULL_TABLE"})
     store.track(call("a"), CALL, call("b", "Order Completed"))
     store.hook({"event": "contact_added"})
     first = read(store, catalog=catalog)
