@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
-from tap_autopilot.protocol.beginning import Beginning, complete_first
+from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
@@ -96,6 +96,19 @@ def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
     return select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
 
 
+def _begin(
+    config: Config, state: State, selected: Sequence[Selected], store: Store | None, sends: Sending
+) -> Progress:
+    """The passes of a run, given what the state says and what the target has."""
+    beginning = Beginning(state, config.emit_activate_version_messages, config.start_date, store)
+    beginning = dataclasses.replace(beginning, remembered=sends.load(beginning, selected))
+    progress = Progress(
+        beginning, [table for table in selected if DIGESTS not in table.stream.sources]
+    )
+    sends.begin(progress)
+    return progress
+
+
 @dataclass
 class _Failures:
     """The errors that left streams incomplete."""
@@ -134,18 +147,8 @@ class _Run:
         tallies = {name: Tally(name) for name in self._streams}
         self._sends = _sending(api, tallies)
         self._pushed = _pushed_events(config, selected, tallies)
-        beginning = Beginning(
-            state,
-            config.emit_activate_version_messages,
-            config.start_date,
-            self._pushed.store if self._pushed else None,
-        )
-        remembered = self._sends.load(beginning, selected)
-        beginning = dataclasses.replace(beginning, remembered=remembered)
-        self._progress = Progress(
-            beginning, [table for table in selected if DIGESTS not in table.stream.sources]
-        )
-        self._sends.begin(self._progress)
+        store = self._pushed.store if self._pushed else None
+        self._progress = _begin(config, state, selected, store, self._sends)
         self.report = Report(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self.writer = Writer(stdout)
