@@ -135,6 +135,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: (200, bomb(120 * MB, b'{"contacts":[', b"[],"), PACKED),
         "more than 2,000,000 values",
     ),
+    "a redirect with a gzip bomb": (
+        lambda: (302, bomb(400 * MB), {**PACKED, "Location": "/v1/contacts"}),
+        "redirect loop",
+    ),
     "128 MB of quotes": (lambda: b'{"contacts":["%b"]}' % (b'\\"' * (60 * MB)), "2,000,000 values"),
     "one string of 127 MB": (
         lambda: people(1, b',"a":"%b"' % (b"x" * 127 * MB)),

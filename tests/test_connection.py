@@ -369,12 +369,14 @@ def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
 
 
 def test_cookies_are_neither_kept_nor_sent_back() -> None:
-    sets = b"".join(b"Set-Cookie: c%d=x; Path=/\r\n" % number for number in range(80))
+    sets = b"".join(b"Set-Cookie%b: c=x; Path=/\r\n" % name for name in (b"", b"2"))
     with once(GOOD.replace(b"\r\n\r\n", b"\r\n" + sets + b"\r\n"), GOOD) as server:
         session = open_session(read_environment(server.url), Watch())
         for _ in range(2):
-            assert session.get(server.url).json() is True
+            response = session.get(server.url)
+            assert response.json() is True
             assert not session.cookies
+            assert not response.cookies
             session.close()
     assert len(server.asked) == 2
     assert b"Cookie" not in server.asked[1]

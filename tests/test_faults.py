@@ -158,7 +158,7 @@ def test_a_redirect_to_another_origin_never_gets_the_key(tap: Tap, serve: Serve,
     to = other.url if to == "other" else to.format(other=host)
     run = tap.sync(serve(ACCOUNT, f"/lists:redirect,to={to}"))
     assert run.code == 2
-    assert re.search("redirected to another origin|redirects to an invalid URL", run.last_words)
+    assert "redirected to another origin" in run.last_words
     assert other.requests == []
 
 

@@ -229,6 +229,7 @@ class Client:
             location = received.headers.get("Location")
             if received.status not in REDIRECTS or location is None:
                 return self._checked(request, received)
+            del received  # its body may be large
             try:
                 url = urllib.parse.urljoin(url, location)
                 same = _origin(url) == _origin(self._url)

@@ -9,7 +9,6 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, NamedTuple
 
 import requests
@@ -20,7 +19,7 @@ from tap_autopilot.api.body import Body, read_body
 from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.failures import DROPPED, TIMED_OUT, causes_of, describe, explain
 from tap_autopilot.api.watchdog import Watch, Watchdog
-from tap_autopilot.exceptions import Retryable, UserError
+from tap_autopilot.exceptions import Retryable
 
 CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
 MAX_CONNECT = 20.0  # seconds for each address
@@ -57,7 +56,7 @@ class Connection:
         """The response to a GET that must finish by `deadline`, on the monotonic clock.
 
         Raises Retryable if a retry may help, StaleConnection if it will, and UserError for an
-        untrusted certificate, a redirect to an invalid URL, or a proxy that refuses.
+        untrusted certificate or a proxy that refuses.
         """
         timeout = max(deadline - time.monotonic(), 0.001)
         connects = self._watch.connects
@@ -73,7 +72,7 @@ class Connection:
             )
             with response:
                 encoding = response.headers.get("Content-Encoding", "identity")
-                body = Body() if response.is_redirect else read_body(response.raw, encoding)
+                body = read_body(response.raw, encoding)
             if self._watch.timed_out:  # a cut-off body of unknown length looks complete
                 raise TimeoutError
             if response.status_code < 200:  # the final response will follow on this connection
@@ -87,8 +86,6 @@ class Connection:
                 raise Retryable("the response takes too much CPU to read") from None
             if self._watch.timed_out:
                 raise Retryable(TIMED_OUT.format(seconds=round(timeout, 2))) from None
-            if response is None and type(problem) in (ValueError, UnicodeDecodeError):
-                raise UserError(f"{peer} redirects to an invalid URL. Check api_url.") from None
             reused = self._watch.connects == connects
             if response is None and reused and any(isinstance(cause, DROPPED) for cause in causes):
                 raise StaleConnection(describe(causes, peer, timeout)) from None
@@ -102,16 +99,21 @@ def open_session(environment: Environment, watch: Watch) -> requests.Session:
     """A session whose only connection is watched, with the environment's proxies and CA bundle."""
     # urllib3 logs malformed headers, however long, with a traceback; our own message is enough.
     logging.getLogger("urllib3.connection").setLevel(logging.ERROR)
-    session = requests.Session()
+    session = _Session()
     session.trust_env = False  # already read, and ~/.netrc must not add a header
-    # A server may set any number of cookies.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
     session.proxies.update(environment.proxies)
     session.verify = environment.verify
     adapter = _WatchedAdapter(watch)
     for scheme in ("https://", "http://"):
         session.mount(scheme, adapter)
     return session
+
+
+class _Session(requests.Session):
+    """A session that leaves redirects alone; `requests` would first read a body of any size."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """Nowhere."""
 
 
 class _WatchedAdapter(HTTPAdapter):
@@ -129,6 +131,14 @@ class _WatchedAdapter(HTTPAdapter):
             pool.ConnectionCls = functools.partial(self._watch.new_connection, pool.ConnectionCls)
             self._pool = pool
         return self._pool
+
+    def build_response(self, req: requests.PreparedRequest, resp: Any) -> requests.Response:
+        """The response, without cookies: parsing large ones takes minutes and gigabytes."""
+        headers = resp._original_response.msg  # noqa: SLF001  # where `requests` looks for them
+        for name in ("Set-Cookie", "Set-Cookie2"):
+            if name in headers:
+                del headers[name]
+        return super().build_response(req, resp)
 
     def close(self) -> None:
         """Close the connection; the next request makes a new one."""
