@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def backup(database: str, path: str) -> str:
             " pg_dump --schema=autopilot_collector."
         )
     target = Path(path).absolute()
+    try:
+        str(target).encode()
+    except UnicodeEncodeError:
+        raise UserError("The name of the backup must be valid text.") from None
     with open_reader(database) as reader:
         store_id = reader.store_id
     if os.path.lexists(target):
@@ -33,8 +38,8 @@ def backup(database: str, path: str) -> str:
         ) as folder:
             draft = Path(folder) / "copy"
             draft.touch(0o600)  # SQLite takes an empty file
-            with closing(open_read_only(database)) as connection:
-                connection.execute("VACUUM INTO ?", (str(draft),))
+            # In a thread, because a signal must not wait for it, which deletes the draft.
+            ThreadPoolExecutor(1).submit(_copy, database, draft).result()
             sync(draft)
             os.link(draft, target)  # unlike a rename, it never replaces a file
         sync(target.parent)
@@ -47,3 +52,8 @@ def backup(database: str, path: str) -> str:
     except sqlite3.Error as problem:
         raise RunError(f"The backup to {path} failed: {problem}.") from None
     return f"Copied the store {store_id} to {path}."
+
+
+def _copy(database: str, draft: Path) -> None:
+    with closing(open_read_only(database)) as connection:
+        connection.execute("VACUUM INTO ?", (str(draft),))

@@ -75,6 +75,13 @@ def _parser() -> Parser:
     return parser
 
 
+class _Signaled(BaseException):
+    """A signal; it is no Exception, so nothing on its way can handle it, but drafts are deleted."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logs.set_up()
@@ -82,6 +89,9 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         _run(_parser().parse(arguments))
+    except _Signaled as signaled:
+        logs.write_last(f"Stopped by {signal.Signals(signaled.number).name}.")
+        os._exit(Stopped(signaled.number).exit_code)
     except Unavailable as error:
         return _end(f"Cannot write to the store: {error}.", error.exit_code)
     except TapError as error:
@@ -97,10 +107,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """Exit immediately; once the server runs, it handles signals itself."""
-    name = signal.Signals(number).name
-    logs.write_last(f"Stopped by {name}.")
-    os._exit(Stopped(number).exit_code)
+    """End the command; once the server runs, it handles signals itself."""
+    raise _Signaled(number)
 
 
 def _end(text: str, code: int) -> NoReturn:

@@ -126,6 +126,10 @@ def _listen(host: str, port: int) -> socket.socket:
             return _listen_everywhere(port)
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except UnicodeError:
+        raise UserError(
+            f"Cannot listen on {host}:{port}: no such host name. Check listen."
+        ) from None
     except OSError as problem:
         reason = (problem.strerror or str(problem)).partition(" (while")[0]
         raise UserError(f"Cannot listen on {host}:{port}: {reason}. Check listen.") from None

@@ -21,6 +21,7 @@ from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import open_or_create
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite appends to the names of its other files
 CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 4_096
@@ -80,7 +81,9 @@ def lock(path: Path, patience: float) -> int:
     It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
     locks on it. Waits up to `patience` seconds for another process, which may be about to end.
     """
-    for suffix in ("", "-wal", "-shm", "-journal"):
+    if path.name.endswith((*BESIDE, ".sock")):
+        raise UserError(f"{shown_file(str(path))} is a file beside a store; name the store itself.")
+    for suffix in ("", *BESIDE):
         check_owner(path.with_name(path.name + suffix))
     try:
         descriptor = open_or_create(path, os.O_RDWR, 0o640)

@@ -94,7 +94,7 @@ class Collector:
         with self.log.open("a") as log, os.fdopen(reader) as stdout:
             try:
                 if fork:
-                    self.process = Fork(self._main, self.arguments(), ROOT, writer, log.fileno())
+                    self.process = self.fork(writer, log.fileno())
                 else:
                     self.process = subprocess.Popen(
                         self.command(), stdout=writer, stderr=log, cwd=ROOT
@@ -105,6 +105,10 @@ class Collector:
         assert line.startswith("listening on http://"), self.log.read_text()
         self.url = line.split()[-1]
         return self
+
+    def fork(self, stdout: int, stderr: int, *more: str) -> Fork:
+        """Start the command with these options."""
+        return Fork(self._main, self.arguments(*more), ROOT, stdout, stderr)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from tap_autopilot.exceptions import RunError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
 from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
+from tests.invariants import untimed
 
 ADA, CONTACT = "Ada@example.com", "person_ADA"
 
@@ -167,6 +169,41 @@ def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> N
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
     refusal = collector.refusal("--backup", str(tmp_path / "nowhere" / "copy.db"))
     assert "Cannot write the backup" in refusal
+
+
+def stuck(*_: object) -> None:
+    """Copying that takes very long."""
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_backup_leaves_nothing(tmp_path: Path, number: int) -> None:
+    SqliteStore(str(tmp_path / "events.db")).close()
+    (folder := tmp_path / "backups").mkdir()
+    constants = {"backup._copy": stuck}
+    with (tmp_path / "out").open("w") as out:
+        process = Collector(tmp_path, constants=constants).fork(
+            out.fileno(), out.fileno(), "--backup", str(folder / "copy.db")
+        )
+    try:
+        wait_until(lambda: any(folder.iterdir()))
+        process.send_signal(number)
+        assert process.wait(PATIENCE) == 128 + number
+    finally:
+        process.kill()
+    assert not list(folder.iterdir())
+    assert (
+        untimed((tmp_path / "out").read_text())
+        == f"CRITICAL Stopped by {signal.Signals(number).name}.\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["events.db-wal", "events.db-shm", "events.db.sock"])
+def test_a_file_beside_a_store_does_not_become_one(tmp_path: Path, name: str) -> None:
+    done = Collector(tmp_path, database=str(tmp_path / name)).run("--check")
+    assert done.returncode == 2
+    assert "name the store itself" in done.stderr
+    assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("command", ["--stats", "--prune", "--backup", "--erase", "--check"])
