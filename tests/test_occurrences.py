@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -15,14 +14,6 @@ from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.replica import EVENT_TABLES
 from tests.test_log_based import catalog_of
 from tests.test_selection import choose
-
-ONLY_PUSHED = ("email_messages", "contact_events", "activities")
-HOUR = 3_600_000
-
-
-def occurred(row: dict[str, Any]) -> tuple[str, int]:
-    moment = datetime.fromisoformat(row["timestamp"].replace("Z", "+00:00"))
-    return row["context_traits_contact_id"], round(moment.timestamp() * 1000)
 
 
 @pytest.mark.parametrize("ids", ["equal", "their endings equal", "unrelated"])

@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import time
+import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,24 +80,56 @@ class Pipeline:
         return json.loads(states[-1]) if states else state
 
 
+class Server:
+    """A script that prints the address of its server, and then answers each line of JSON by one."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._questions, self._answers = process.stdin, process.stdout
+        self.address = self._answers.readline().strip()
+        assert self.address, "it did not start; its messages are above"
+
+    def ask(self, question: Any) -> Any:
+        self._questions.write(json.dumps(question) + "\n")
+        self._questions.flush()
+        return json.loads(self._answers.readline())
+
+
+@contextmanager
+def serving(target: Path, script: str, *arguments: str) -> Iterator[Server]:
+    """A script of this folder, run in a target's environment until its stdin is closed."""
+    path = Path(__file__).with_name(script)
+    with subprocess.Popen(
+        [target.with_name("python"), path, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+    ) as process:  # fmt: skip
+        yield Server(process)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
 class Postgres:
     """A running PostgreSQL, with the target that loads into it."""
 
-    def __init__(self, address: str, process: subprocess.Popen[str], tap: Tap) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._ask, self._answer = process.stdin, process.stdout
-        self._tap = tap
-        self.uri = address.replace("postgresql:", "postgresql+psycopg:")
+    def __init__(self, server: Server, tap: Tap) -> None:
+        self._server, self._tap = server, tap
+        self.uri = server.address.replace("postgresql:", "postgresql+psycopg:")
+        url = urllib.parse.urlsplit(self.uri)
+        self.parts = {
+            "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
+            "port": url.port or 5432,
+            "user": url.username,
+            "password": "any",
+            "dbname": url.path[1:],
+        }
 
     def pipeline(self, schema: str, **settings: Any) -> Pipeline:
         known = {"sqlalchemy_url": self.uri, "default_target_schema": schema, **settings}
         return Pipeline(self._tap, program("postgres"), **known)
 
     def query(self, sql: str) -> list[dict[str, Any]]:
-        self._ask.write(json.dumps(sql) + "\n")
-        self._ask.flush()
-        rows: list[dict[str, Any]] = json.loads(self._answer.readline())
+        rows: list[dict[str, Any]] = self._server.ask(sql)
         return rows
 
     def tables(self, schema: str, where: str = "true") -> dict[str, list[dict[str, Any]]]:
@@ -111,26 +144,14 @@ class Postgres:
         }
 
 
-@contextmanager
-def postgres_server() -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server's address, and the process of `postgres.py`."""
-    python = program("postgres").parent / "python"
-    with subprocess.Popen(
-        [python, Path(__file__).with_name("postgres.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
-    ) as process:  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        assert address, "PostgreSQL did not start; its messages are above"
-        yield address, process
-        process.stdin.close()
+def postgres_server() -> AbstractContextManager[Server]:
+    return serving(program("postgres"), "postgres.py")
 
 
 @pytest.fixture
 def postgres(tap: Tap) -> Iterator[Postgres]:
-    with postgres_server() as (address, process):
-        yield Postgres(address, process, tap)
+    with postgres_server() as server:
+        yield Postgres(server, tap)
 
 
 class Nights:

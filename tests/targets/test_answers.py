@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -287,12 +286,7 @@ def test_postgres_without_collector_and_digests(
 
 
 def build_in_postgres(postgres: Postgres, folder: Path, schema: str, **variables: str) -> Rows:
-    url = urllib.parse.urlsplit(postgres.uri)
-    project = Project(folder, {
-        "type": "postgres", "schema": "answers", "dbname": url.path[1:], "user": url.username,
-        "password": "any", "port": url.port or 5432,
-        "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
-    })  # fmt: skip
+    project = Project(folder, {"type": "postgres", "schema": "answers", **postgres.parts})
     project.build(schema, **variables)
     found = {model: postgres.query(f"select * from answers.{model}") for model in columns()}
     for model, rows in found.items():

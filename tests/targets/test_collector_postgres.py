@@ -38,8 +38,8 @@ pytestmark = pytest.mark.targets
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """A server's address."""
-    with postgres_server() as (address, _):
-        yield address
+    with postgres_server() as found:
+        yield found.address
 
 
 NUMBERS = itertools.count()

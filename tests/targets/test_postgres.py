@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import urllib.parse
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,6 @@ def deleted(postgres: Postgres, schema: str) -> int:
     (row,) = postgres.query(f"select count(*) from {schema}.contacts where not {PRESENT}")
     found: int = row["count"]
     return found
-
-
-def address(postgres: Postgres) -> dict[str, Any]:
-    """The parts of a server's address."""
-    url = urllib.parse.urlsplit(postgres.uri)
-    return {
-        "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
-        "port": url.port or 5432,
-        "user": url.username,
-        "password": "any",
-        "dbname": url.path[1:],
-    }
 
 
 @pytest.mark.parametrize(
@@ -126,7 +113,7 @@ def test_pipelinewise(nights: Nights, postgres: Postgres, hard_delete: bool) -> 
     theirs, ours = pasted("pipelinewise-target-postgres")
     into = Pipeline(
         nights.tap, program("pipelinewise", "postgres"), default_target_schema="wise",
-        hard_delete=hard_delete, **address(postgres), **theirs,
+        hard_delete=hard_delete, **postgres.parts, **theirs,
     )  # fmt: skip
     nights.load_both(into, **nights.digests, **ours)
     nights.check(postgres.tables("wise", PRESENT), empty_is_null=True)
@@ -134,7 +121,7 @@ def test_pipelinewise(nights: Nights, postgres: Postgres, hard_delete: bool) -> 
 
 
 def test_datamill(nights: Nights, postgres: Postgres) -> None:
-    settings = {f"postgres_{name}": value for name, value in address(postgres).items()}
+    settings = {f"postgres_{name}": value for name, value in postgres.parts.items()}
     settings["postgres_database"] = settings.pop("postgres_dbname")
     settings["postgres_username"] = settings.pop("postgres_user")
     theirs, ours = pasted("singer-target-postgres")

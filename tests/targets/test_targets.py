@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import KEY, USUAL_STREAMS
 from tests.replica import everything
-from tests.targets.conftest import ENVIRONMENT, Nights, Pipeline, program
+from tests.targets.conftest import ENVIRONMENT, Nights, Pipeline, Server, program, serving
 from tests.targets.loaded import Tables, keys, pasted, present
 
 pytestmark = pytest.mark.targets
@@ -38,33 +38,11 @@ def read(command: Path, kind: str, place: Path) -> Tables:
     return found
 
 
-class S3:
-    """A server of buckets on loopback; targets store into the bucket `data`."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._ask, self._answer = process.stdin, process.stdout
-        self.url = self._answer.readline().strip()
-
-    def read(self) -> Tables:
-        """The rows in all objects of the bucket, by table."""
-        self._ask.write("\n")
-        self._ask.flush()
-        found: Tables = json.loads(self._answer.readline())
-        return found
-
-
 @pytest.fixture
-def s3() -> Iterator[S3]:
-    python = program("plinxore", "s3").parent / "python"
-    with subprocess.Popen(
-        [python, READERS, "s3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT,
-    ) as process:  # fmt: skip
-        yield S3(process)
-        assert process.stdin is not None
-        process.stdin.close()
+def s3() -> Iterator[Server]:
+    """A server of buckets on loopback; targets store into the bucket `data`."""
+    with serving(program("plinxore", "s3"), "readers.py", "s3") as server:
+        yield server
 
 
 @pytest.mark.parametrize("digests", [False, True])
@@ -115,10 +93,10 @@ def test_jsonl(nights: Nights) -> None:
     nights.check(present(stored))
 
 
-def test_parquet_by_plinxore(nights: Nights, s3: S3) -> None:
+def test_parquet_by_plinxore(nights: Nights, s3: Server) -> None:
     aws = {
         "aws_access_key_id": "x", "aws_secret_access_key": "x", "aws_region": "us-east-1",
-        "aws_bucket": "data", "aws_endpoint_override": s3.url,
+        "aws_bucket": "data", "aws_endpoint_override": s3.address,
     }  # fmt: skip
     theirs, ours = pasted("plinxore-target-s3")
     into = Pipeline(
@@ -129,18 +107,18 @@ def test_parquet_by_plinxore(nights: Nights, s3: S3) -> None:
         nights.load(into)
     nights.state = None
     nights.load_both(into, **nights.digests, **ours)
-    nights.check(present(s3.read()), whole_seconds=True)
+    nights.check(present(s3.ask("read")), whole_seconds=True)
 
 
-def test_jsonl_in_s3(nights: Nights, s3: S3) -> None:
+def test_jsonl_in_s3(nights: Nights, s3: Server) -> None:
     theirs, ours = pasted("target-s3-jsonl")
     into = Pipeline(
         nights.tap, program("s3jsonl", "s3-jsonl"), work_dir=str(nights.tap.folder),
-        s3_bucket="data", aws_endpoint_url=s3.url, aws_access_key_id="x",
+        s3_bucket="data", aws_endpoint_url=s3.address, aws_access_key_id="x",
         aws_secret_access_key="x", **theirs,
     )  # fmt: skip
     nights.load_both(into, **nights.digests, **ours)
-    nights.check(present(s3.read()))
+    nights.check(present(s3.ask("read")))
 
 
 def test_csv(nights: Nights) -> None:
