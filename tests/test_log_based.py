@@ -18,7 +18,6 @@ from tap_autopilot.streams import EMAILS
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
-from tests.replica import merge_states
 from tests.test_selection import choose, entry
 
 LOGS = (*EMAILS, "email_messages", "contact_events", "activities")
@@ -260,48 +259,3 @@ def test_with_digests(store: PushedStore, tmp_path: Path) -> None:
     assert ids(second, "email_opened") == ["d", "email_opened:person_1:y"]
     assert not [line for line in second.log if "sent again" in line]
     assert len(second.rows("contacts")) == 1, "its map changed"
-
-
-# ---- states of runs with another store, or without one
-
-
-def fill(store: PushedStore, name: str) -> None:
-    """Push an event for each table."""
-    for event in EMAILS.values():
-        store.track(call(f"{name} {event.name}", event.event_text,
-                         properties={"email_id": f"{name} {event.name}"}))  # fmt: skip
-    store.hook({"event": name})
-    store.activity(json.dumps({"event": name}).encode())
-
-
-def pushed(run: Run, name: str) -> set[str]:
-    """The tables to which a run wrote the events of `fill`."""
-    return {one["stream"] for one in run.of("RECORD") if name in json.dumps(one["record"])}
-
-
-@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
-def test_a_full_refresh_without_the_store_makes_the_next_run_read_all_of_it(
-    store: PushedStore, method: str
-) -> None:
-    catalog = catalog_of(dict.fromkeys(LOGS, method))
-    fill(store, "store A")
-    before = read(store, catalog=catalog)
-    assert pushed(before, "store A") == {*LOGS}
-    whole = catalog_of(dict.fromkeys(["contacts", *EMAILS], "FULL_TABLE"))
-    refresh = read(store, catalog=whole, collector_database=None)
-    state = merge_states(before.state, refresh.state)
-    again = read(store, catalog=catalog, state=state)
-    assert pushed(again, "store A") >= {*EMAILS}, "the refresh has deleted these rows"
-
-
-@pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
-def test_another_store_in_mid_pass_is_read(serve: Serve, store: PushedStore, method: str) -> None:
-    catalog = catalog_of({"contacts": "FULL_TABLE", **dict.fromkeys(LOGS, method)})
-    account = Account(contacts=300, segments=1)
-    fill(store, "store A")
-    before = read(store, sandbox=serve(account, "2-:403"), code=2, catalog=catalog)
-    assert pushed(before, "store A") == {*LOGS}
-    other = PushedStore(Path(store.path).with_name("other.db"))
-    fill(other, "store B")
-    after = read(other, sandbox=serve(account), catalog=catalog, state=before.state)
-    assert pushed(after, "store B") == {*LOGS}

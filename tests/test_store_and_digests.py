@@ -70,12 +70,20 @@ def test_a_full_pass_reads_all_of_its_store() -> None:
     assert begin("lists", store=STORE).store_positions() == {}
 
 
-def test_a_full_pass_that_is_resumed_reads_on_in_its_store() -> None:
+@pytest.mark.parametrize(
+    ("collected", "position", "resumes"),
+    [(["store", 7], 7, True), (["another", 7], 0, False), (None, 0, True)],
+)
+def test_a_full_pass_resumes_in_its_own_store_only(
+    collected: Any, position: int, resumes: bool
+) -> None:
     state = {
-        "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": ["store", 7]}},
+        "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": collected}},
         "walks": {"contacts": ["x", COUNTS]},
     }
-    assert begin("email_opened", state=state, store=STORE).store_positions() == {"email_opened": 7}
+    progress = begin("email_opened", state=state, store=STORE)
+    assert progress.is_resumed("email_opened") is resumes
+    assert progress.store_positions() == {"email_opened": position}
 
 
 @pytest.mark.parametrize(

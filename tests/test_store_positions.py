@@ -56,14 +56,6 @@ def test_a_store_restored_from_a_backup_is_read_from_its_start(
     assert not [line for line in third.log if "reading all" in line]
 
 
-def test_a_run_without_the_store_deletes_no_pushed_rows(store: PushedStore) -> None:
-    contact = {"contact_id": "c", "mail_opened": {"x": 1000}}
-    first = read(store, contact)
-    second = read(store, contact, state=first.state, collector_database=None)
-    assert not second.of("ACTIVATE_VERSION", "email_opened")
-    assert second.of("ACTIVATE_VERSION", "contacts")
-
-
 def test_events_already_loaded_cause_no_states(store: PushedStore) -> None:
     catalog = catalog_of(dict.fromkeys(EMAILS, "INCREMENTAL"))
     store.track(*(call(f"m{n}") for n in range(3000)))
@@ -120,18 +112,6 @@ def test_pruned_events_are_not_sent_again_but_still_recognized(store: PushedStor
         "WARNING contact_events: 1 event can no longer be sent, because the store was pruned.",
         "WARNING email_opened: 2 events can no longer be sent, because the store was pruned.",
     ], "to a new target"
-
-
-def test_events_that_no_stream_has_loaded_are_not_pruned(store: PushedStore) -> None:
-    catalog = catalog_of({"email_opened": "FULL_TABLE"})
-    store.track(call("a"), CALL, call("b", "Order Completed"))
-    store.hook({"event": "contact_added"})
-    first = read(store, catalog=catalog)
-    assert store.prune(first.state) == 1
-    second = read(store)
-    assert [row["id"] for row in second.rows("email_clicked")] == ["one"]
-    assert len(second.rows("contact_events")) == 1
-    assert not second.rows("email_opened")
 
 
 # ---- the settings, and mistakes
