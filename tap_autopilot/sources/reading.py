@@ -127,43 +127,50 @@ class _Reading:
         self._found_new = False  # whether the last page had a new id
         self._idle = 0  # pages in a row without a new id
         self._known: set[str | None] = set()  # bookmarks of pages accepted although known, in a row
+        self._good: list[str | None] = []  # the bookmark of the last good page, if any
+        self._retraced = 0  # times in a row that this page was requested for a fresh bookmark
+        self._stale: str | None = None  # the last bookmark that did not work
+        self._named: str | None = None  # the bookmark that its page named
 
     def pages(self) -> Iterator[Page]:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
         bookmark = self._start.bookmark
-        before: list[str | None] = []  # the bookmark of the last good page, if any
-        stale: str | None = None  # the last bookmark that did not work
-        named: str | None = None  # by the page that it led to
-        retraced = 0
         while True:
             begins = Position(bookmark, self._census)
-            response = self._follow(bookmark)
-            if isinstance(response, Page):
-                page, before, retraced = response, [bookmark], 0
-            elif bookmark != stale and before and retraced < MAX_RETRACED:
-                stale, named, retraced = bookmark, response.next_bookmark, retraced + 1
-                text = response.text
-                del response  # it may be large
-                page = self._retrace(before[0], text)
-            elif bookmark == stale and response.listing and self._leads_on(response, named):
-                assert response.page is not None
-                page = self._accept(response.page, response.listing)
-                before, retraced = [bookmark], 0
-                self._known.add(bookmark)
-            else:
-                raise _StaleBookmark(response.text)
+            page = self._page_at(bookmark)
             yield from _split(page, begins)
             if page.after is None:
                 return
             bookmark = page.after.bookmark
 
-    def _leads_on(self, again: _DeadEnd, named: str | None) -> bool:
+    def _page_at(self, bookmark: str | None) -> Page:
+        """The page that a bookmark leads to, or the previous one again, with a fresh bookmark."""
+        found = self._follow(bookmark)
+        if isinstance(found, Page):
+            self._good, self._retraced = [bookmark], 0
+            return found
+        if bookmark == self._stale:
+            if found.page is None or found.listing is None or not self._leads_on(found):
+                raise _StaleBookmark(found.text)
+            self._good, self._retraced = [bookmark], 0
+            page = self._accept(found.page, found.listing)
+            self._known.add(bookmark)
+            return page
+        if not self._good or self._retraced == MAX_RETRACED:
+            raise _StaleBookmark(found.text)
+        self._stale, self._named = bookmark, found.next_bookmark
+        self._retraced += 1
+        text = found.text
+        del found  # it may be large
+        return self._retrace(self._good[0], text)
+
+    def _leads_on(self, again: _DeadEnd) -> bool:
         """Whether a page without new documents, requested twice, is the last or names another."""
         bookmark = again.next_bookmark
         if bookmark is None:
             return True
         new = bookmark not in self._known and len(self._known) < MAX_KNOWN_PAGES
-        return new and bookmark == named
+        return new and bookmark == self._named
 
     def _follow(self, bookmark: str | None) -> Page | _DeadEnd:
         """The page that a bookmark leads to."""
