@@ -101,8 +101,10 @@ class Beginning:
             self._check_bookmark(table.stream, entry)
             fresh[name] = self._fresh(table, entry)
             if not table.log_based:
-                interrupted = self._resumable(table.stream, entry, fresh[name], not_resumed)
-                if interrupted is not None and is_interrupted:
+                interrupted = self._resumable(table.stream, entry, fresh[name])
+                if isinstance(interrupted, str):
+                    not_resumed.setdefault(interrupted, []).append(name)
+                elif interrupted is not None and is_interrupted:
                     resumed[name] = interrupted
             if table.incremental and name not in resumed:
                 self._check_columns(table, entry)
@@ -172,23 +174,17 @@ class Beginning:
         return fresh
 
     def _resumable(
-        self,
-        stream: type[Stream],
-        entry: StreamState,
-        fresh: Pass,
-        not_resumed: dict[str, list[str]],
-    ) -> Pass | None:
-        """The state's pass, if a new one would be the same; `not_resumed` gets why not."""
+        self, stream: type[Stream], entry: StreamState, fresh: Pass
+    ) -> Pass | str | None:
+        """The state's pass, if a new one would be the same; or why it cannot resume, to warn of."""
         name, interrupted = stream.name, entry.progress
         if interrupted is None and "progress" not in entry.invalid:
             return None
         bounds = fresh.incremental, fresh.since
         if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
-            not_resumed.setdefault("cannot resume from the state", []).append(name)
-            return None
+            return "cannot resume from the state"
         if interrupted.plan != fresh.plan:
-            not_resumed.setdefault("the state is for other columns or settings", []).append(name)
-            return None
+            return "the state is for other columns or settings"
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
         if fresh.version is None:
