@@ -98,8 +98,8 @@ def test_erasing_says_what_a_reader_keeps_on_the_disk(
     assert not any(CONTACT.encode() in path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_what_remains_of_pruned_events_is_erased_too(tmp_path: Path) -> None:
-    collector = Collector(tmp_path).start(fork=True)
+def test_what_remains_of_pruned_events_is_erased_too(start: Start, tmp_path: Path) -> None:
+    collector = start()
     collector.post("/v1/batch", {"batch": [*about_ada(), *about_others()]})
     with open_reader(collector.database) as reader:
         path = state(tmp_path / "state.json", email_opened=[reader.store_id, 9])
@@ -111,17 +111,12 @@ def test_what_remains_of_pruned_events_is_erased_too(tmp_path: Path) -> None:
     assert b"person_BOB" in Path(collector.database).read_bytes()
 
 
-def test_erasing_one_of_many_people_in_an_event_erases_no_other(tmp_path: Path) -> None:
-    collector = Collector(tmp_path).start(fork=True)
+def test_erasing_one_of_many_people_in_an_event_erases_no_other(start: Start) -> None:
+    collector = start()
     both = {"records": [{"contact_id": CONTACT, "Email": ADA}, {"contact_id": "person_BOB"}]}
     collector.post(f"/hooks/{TOKEN}", both)
     collector.post("/v1/batch", {"batch": about_others()})
     assert collector.run("--erase", ADA).stdout == f"Erased 1 event of {ADA}.\n"
-    collector.stop()
-
-
-def test_erase_needs_someone(tmp_path: Path) -> None:
-    assert "--erase needs" in Collector(tmp_path).run("--erase", " ").stderr
 
 
 def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: Path) -> None:

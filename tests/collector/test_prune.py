@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -142,20 +142,24 @@ def test_events_skipped_by_start_date_are_not_pruned(
     assert stored.pruned() == [pruned == 1, False]
 
 
-def test_a_state_alone_starts_no_collector_and_one_command_runs_at_a_time(tmp_path: Path) -> None:
-    collector = Collector(tmp_path)
-    for arguments, said in (
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
         (["--state", os.devnull], "--state is only for --prune"),
         (["--stats", "--check"], "argument --check: not allowed with argument --stats"),
-    ):
-        assert said in collector.refusal(*arguments)
-    assert not Path(collector.database).exists()
-
-
-def test_prune_needs_a_state(stored: Stored, tmp_path: Path) -> None:
-    collector = Collector(tmp_path, database=stored.database)
-    for more in ([], ["--state", str(tmp_path / "none")]):
-        assert "state" in collector.refusal("--prune", *more)
+        (["--prune"], "state"),
+        (["--prune", "--state", "/nowhere"], "state"),
+        (["--prune", "--state", "odd"], "not valid Unicode"),
+        (["--erase", " "], "--erase needs"),
+    ],
+)
+def test_commands_that_say_too_little_or_too_much_are_refused(
+    stored: Stored, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    odd = state(tmp_path / "odd", **{"email_opened\ud800": [stored.store_id, 1]})
+    arguments = [odd if one == "odd" else one for one in arguments]
+    assert said in Collector(tmp_path, database=stored.database).refusal(*arguments)
+    assert stored.pruned() == [False, False]
 
 
 def full(*_: object, **__: object) -> NoReturn:
@@ -173,6 +177,16 @@ def test_a_full_disk_while_pruning_is_reported(stored: Stored, tmp_path: Path) -
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
 
 
+@contextlib.contextmanager
+def asking(collector: Collector) -> Iterator[socket.socket]:
+    """A connection to the collector's own socket, as commands have."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(PATIENCE)
+        with reachable(Path(f"{collector.database}.sock")) as address:
+            connection.connect(address)
+        yield connection
+
+
 def endless(*_: object) -> Errand:
     def run(do: Do) -> NoReturn:
         while True:
@@ -183,20 +197,11 @@ def endless(*_: object) -> Errand:
 
 def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
     collector = start(constants={"errands.TELL_EVERY": 0, "server.errand_of": endless})
-    with socket.socket(socket.AF_UNIX) as connection:
-        with reachable(Path(f"{collector.database}.sock")) as address:
-            connection.connect(address)
+    with asking(collector) as connection:
         connection.sendall(b"{}\n")
     wait_until(lambda: "A command was interrupted" in collector.log.read_text())
     assert collector.stop() == 0
     assert "Unexpected" not in collector.log.read_text()
-
-
-def test_a_state_that_is_no_text_prunes_nothing(stored: Stored, tmp_path: Path) -> None:
-    path = state(tmp_path / "s", **{"email_opened\ud800": [stored.store_id, 1]})
-    collector = Collector(tmp_path, database=stored.database)
-    assert "not valid Unicode" in collector.refusal("--prune", "--state", path)
-    assert stored.pruned() == [False, False]
 
 
 @pytest.mark.parametrize(
@@ -211,14 +216,10 @@ def test_a_state_that_is_no_text_prunes_nothing(stored: Stored, tmp_path: Path) 
     ],
 )  # fmt: skip
 def test_a_malformed_request_does_no_harm(shared: Collector, request_text: str) -> None:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(PATIENCE)
-        with reachable(Path(f"{shared.database}.sock")) as address:
-            connection.connect(address)
-        with contextlib.suppress(OSError):
-            connection.sendall(request_text.encode() + b"\n")
-            answer = connection.makefile().readline()
-            assert not answer or "error" in json.loads(answer)
+    with asking(shared) as connection, contextlib.suppress(OSError):
+        connection.sendall(request_text.encode() + b"\n")
+        answer = connection.makefile().readline()
+        assert not answer or "error" in json.loads(answer)
     assert shared.post("/v1/track", OPENED).status_code == 200
     assert "RecursionError" not in shared.log.read_text()
 
