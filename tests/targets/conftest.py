@@ -20,7 +20,7 @@ from tap_autopilot.sandbox.account import Account
 from tests.collector.conftest import ROOT
 from tests.conftest import COMMAND, USUAL_STREAMS, Serve, Tap
 from tests.recording import Sandbox
-from tests.targets.loaded import Tables, check_whole
+from tests.targets.loaded import Tables, check_whole, pasted
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": ""}
 
@@ -116,7 +116,7 @@ class Postgres:
         self._server, self._tap = server, tap
         self.uri = server.address.replace("postgresql:", "postgresql+psycopg:")
         url = urllib.parse.urlsplit(self.uri)
-        self.parts = {
+        self.parts: dict[str, Any] = {
             "host": url.hostname or urllib.parse.parse_qs(url.query)["host"][0],
             "port": url.port or 5432,
             "user": url.username,
@@ -173,6 +173,20 @@ class Nights:
         self.load(into, **settings)
         self.account.move_on(1)
         self.load(into, **settings)
+
+    def load_as_pasted(
+        self, target: str, command: Path, *, fails: str = "", more: Any = None, **settings: Any
+    ) -> None:
+        """Load two nights with digests, `more` settings of the tap, and those of docs/targets.md.
+
+        `fails` is how the target fails without the settings of the tap.
+        """
+        theirs, ours = pasted(target)
+        into = Pipeline(self.tap, command, **settings, **theirs)
+        if fails:
+            with pytest.raises(AssertionError, match=fails):
+                self.load(into)
+        self.load_both(into, **self.digests, **(more or {}), **ours)
 
     @property
     def digests(self) -> dict[str, str]:

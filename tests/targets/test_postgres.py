@@ -110,12 +110,10 @@ def test_with_digests_after_changes_during_passes_and_kills(
 
 @pytest.mark.parametrize("hard_delete", [True, False])
 def test_pipelinewise(nights: Nights, postgres: Postgres, hard_delete: bool) -> None:
-    theirs, ours = pasted("pipelinewise-target-postgres")
-    into = Pipeline(
-        nights.tap, program("pipelinewise", "postgres"), default_target_schema="wise",
-        hard_delete=hard_delete, **postgres.parts, **theirs,
+    nights.load_as_pasted(
+        "pipelinewise-target-postgres", program("pipelinewise", "postgres"),
+        default_target_schema="wise", hard_delete=hard_delete, **postgres.parts,
     )  # fmt: skip
-    nights.load_both(into, **nights.digests, **ours)
     nights.check(postgres.tables("wise", PRESENT), empty_is_null=True)
     assert (deleted(postgres, "wise") == 0) == hard_delete
 

@@ -79,12 +79,10 @@ def test_stitch_accepts_every_batch(nights: Nights, digests: bool) -> None:
 
 
 def test_jsonl(nights: Nights) -> None:
-    theirs, ours = pasted("target-jsonl")
-    into = Pipeline(
-        nights.tap, program("jsonl"), destination_path=str(nights.tap.folder),
-        do_timestamp_file=False, **theirs,
-    )  # fmt: skip
-    nights.load_both(into, **nights.digests, **ours)
+    folder = str(nights.tap.folder)
+    nights.load_as_pasted(
+        "target-jsonl", program("jsonl"), destination_path=folder, do_timestamp_file=False
+    )
     stored = {
         name: [json.loads(line) for line in path.read_text().splitlines()]
         for name in USUAL_STREAMS
@@ -98,35 +96,27 @@ def test_parquet_by_plinxore(nights: Nights, s3: Server) -> None:
         "aws_access_key_id": "x", "aws_secret_access_key": "x", "aws_region": "us-east-1",
         "aws_bucket": "data", "aws_endpoint_override": s3.address,
     }  # fmt: skip
-    theirs, ours = pasted("plinxore-target-s3")
-    into = Pipeline(
-        nights.tap, program("plinxore", "s3"), compression="none",
-        cloud_provider={"cloud_provider_type": "aws", "aws": aws}, **theirs,
+    nights.load_as_pasted(
+        "plinxore-target-s3", program("plinxore", "s3"), compression="none",
+        cloud_provider={"cloud_provider_type": "aws", "aws": aws},
+        fails="'NoneType' object has no attribute 'items'",
     )  # fmt: skip
-    with pytest.raises(AssertionError, match="'NoneType' object has no attribute 'items'"):
-        nights.load(into)
-    nights.state = None
-    nights.load_both(into, **nights.digests, **ours)
     nights.check(present(s3.ask("read")), whole_seconds=True)
 
 
 def test_jsonl_in_s3(nights: Nights, s3: Server) -> None:
-    theirs, ours = pasted("target-s3-jsonl")
-    into = Pipeline(
-        nights.tap, program("s3jsonl", "s3-jsonl"), work_dir=str(nights.tap.folder),
+    nights.load_as_pasted(
+        "target-s3-jsonl", program("s3jsonl", "s3-jsonl"), work_dir=str(nights.tap.folder),
         s3_bucket="data", aws_endpoint_url=s3.address, aws_access_key_id="x",
-        aws_secret_access_key="x", **theirs,
+        aws_secret_access_key="x",
     )  # fmt: skip
-    nights.load_both(into, **nights.digests, **ours)
     nights.check(present(s3.ask("read")))
 
 
 def test_csv(nights: Nights) -> None:
     folder = nights.tap.folder / "stored"
     folder.mkdir()
-    theirs, ours = pasted("meltanolabs-target-csv")
-    into = Pipeline(nights.tap, program("csv"), output_path_prefix=f"{folder}/", **theirs)
-    nights.load_both(into, **nights.digests, **ours)
+    nights.load_as_pasted("meltanolabs-target-csv", program("csv"), output_path_prefix=f"{folder}/")
     stored = {
         name: [row for path in sorted(folder.glob(f"{name}-*.csv")) for row in read_csv(path)]
         for name in USUAL_STREAMS
@@ -168,14 +158,10 @@ def test_avro(nights: Nights) -> None:
 @MORE
 def test_singer_jsonl(nights: Nights) -> None:
     folder = nights.tap.folder / "stored"
-    theirs, ours = pasted("target-singer-jsonl")
-    into = Pipeline(
-        nights.tap, program("singerjsonl", "singer-jsonl"), destination="local",
-        local={"folder": str(folder)}, **theirs,
+    nights.load_as_pasted(
+        "target-singer-jsonl", program("singerjsonl", "singer-jsonl"), destination="local",
+        local={"folder": str(folder)}, fails="Unknown message type ACTIVATE_VERSION",
     )  # fmt: skip
-    with pytest.raises(AssertionError, match="Unknown message type ACTIVATE_VERSION"):
-        nights.load(into)
-    nights.load_both(into, **nights.digests, **ours)
     stored: dict[str, list[Any]] = {}
     for path in sorted(folder.rglob("*.gz"), key=lambda path: path.name[-24:]):
         for message in map(json.loads, gzip.decompress(path.read_bytes()).splitlines()):
@@ -188,9 +174,8 @@ def test_singer_jsonl(nights: Nights) -> None:
 @pytest.mark.parametrize("nested_as_text", [True, False])
 def test_sqlite(nights: Nights, nested_as_text: bool) -> None:
     path = nights.tap.folder / "stored"
-    theirs, ours = pasted("target-sqlite")
-    into = Pipeline(nights.tap, program("sqlite"), database=str(path), **theirs)
-    nights.load_both(into, nested_as_text=nested_as_text, **nights.digests, **ours)
+    as_text = {"nested_as_text": nested_as_text}
+    nights.load_as_pasted("target-sqlite", program("sqlite"), more=as_text, database=str(path))
     with closing(sqlite3.connect(path.with_suffix(".db"))) as database:
         database.row_factory = sqlite3.Row
         stored = {
@@ -219,7 +204,5 @@ def test_duckdb(nights: Nights) -> None:
 @MORE
 def test_parquet_by_automattic(nights: Nights) -> None:
     folder = nights.tap.folder / "stored"
-    theirs, ours = pasted("target-parquet")
-    into = Pipeline(nights.tap, program("parquet"), destination_path=str(folder), **theirs)
-    nights.load_both(into, **nights.digests, **ours)
+    nights.load_as_pasted("target-parquet", program("parquet"), destination_path=str(folder))
     nights.check(present(read(program("parquet"), "parquet", folder)))
