@@ -52,25 +52,16 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 walk, position, client, exact=position is not start, check_totals=check_totals
             )
             for page in reading.pages():
-                if page.after is None and check_totals:
-                    break
-                yield page
-            else:
+                checked = _checked(page) if check_totals and page.after is None else page
+                yield checked
+            if checked.after is None:
                 return
-            census, doubt = page.census, page.census.doubt(counted=walk.counted)
-            if census.is_short and census.reading == 1:
-                LOG.info("Read %s; reading them again.", shortage(walk, census))
-                position = Position(census=Census(reading=2))
-                yield dataclasses.replace(page, after=position)
-                continue
-            if doubt is not None and doubt.fails:
-                yield dataclasses.replace(page, after=Position())
+            if checked.census.reading == 2:
                 raise RunError(
-                    f"GET {walk.path}: got only {shortage(walk, census)}, twice. Run again later;"
-                    " if the API's totals are wrong, set check_totals to false."
+                    f"GET {walk.path}: got only {shortage(walk, checked.census)}, twice. Run again"
+                    " later; if the API's totals are wrong, set check_totals to false."
                 )
-            yield dataclasses.replace(page, doubt=doubt)
-            return
+            position = checked.after
         except _StaleBookmark as lost:
             starts += 1
             if starts == MAX_STARTS:
@@ -85,6 +76,18 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             if position is start or refused.status != 404:
                 raise
             raise RunError(f"{refused} It was deleted while it was being read.") from None
+
+
+def _checked(page: Page) -> Page:
+    """The last page of a reading, with any doubt; if it is short, the listing starts again."""
+    walk, census = page.walk, page.census
+    doubt = census.doubt(counted=walk.counted)
+    if census.is_short and census.reading == 1:
+        LOG.info("Read %s; reading them again.", shortage(walk, census))
+        return dataclasses.replace(page, after=Position(census=Census(reading=2)))
+    if doubt is not None and doubt.fails:
+        return dataclasses.replace(page, after=Position())
+    return dataclasses.replace(page, doubt=doubt)
 
 
 def _empty_page(walk: Walk, census: Census, doubt: Doubt | None = None) -> Page:
