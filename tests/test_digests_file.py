@@ -81,7 +81,7 @@ class Night:
         ordered = sorted(rows)
         start = bisect.bisect_right(ordered, place) if place else 0
         keys = ordered[start : start + PAGE]
-        digests.began(name, "now")
+        digests.begin_pass(name, "now")
         if self.rng.random() < 0.2:
             self.rng.shuffle(keys)
         if keys and self.rng.random() < 0.2:
@@ -172,7 +172,7 @@ def compare(
 def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
     """A whole pass over one table. Returns the position after it."""
     with opened(path, state) as digests:
-        digests.began("one", "now")
+        digests.begin_pass("one", "now")
         for start in range(0, rows, 1000):
             keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
             compare(digests, keys, [key + version for key in keys])
@@ -268,7 +268,7 @@ def test_a_row_that_changes_back_within_a_pass_is_sent_again(path: Path) -> None
 def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list[str]) -> None:
     position = fill(path, 3)
     with opened(path, position) as digests:
-        digests.began("one", "now")
+        digests.begin_pass("one", "now")
         for value in ("other", *again):  # the second is never confirmed
             assert compare(digests, ["00000001"], [value])
             digests.flush()

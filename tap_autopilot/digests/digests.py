@@ -156,8 +156,8 @@ class Digests:
         """What is known about a table besides its rows."""
         return self._content.tables[self._numbers[name]]
 
-    def began(self, name: str, at: str) -> None:
-        """Note when a pass began, unless that is already noted."""
+    def begin_pass(self, name: str, at: str) -> None:
+        """Note when a pass began, if that is now."""
         table = self.table(name)
         if table.began is None:
             table.began, self._changed = at, True

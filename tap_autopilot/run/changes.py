@@ -136,7 +136,7 @@ class Changes(Sending):
         began: datetime,
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page that the target does not have."""
-        self._digests.began(name, _iso(began))
+        self._digests.begin_pass(name, _iso(began))
         if not rows:
             return []
         keys = self._keys(name, rows)
