@@ -331,8 +331,8 @@ def _open(path: Path) -> sqlite3.Connection:
         raise UserError(f"Cannot open the digests file {path}: {problem.strerror}.") from None
     if not path.is_file():
         raise UserError(f"The digests file {path} is not a regular file.")
-    try:
-        db = sqlite3.connect(path, timeout=0, isolation_level=None)
+    try:  # absolute, because SQLite keeps :memory: and file:…?mode=memory in memory
+        db = sqlite3.connect(path.absolute(), timeout=0, isolation_level=None)
     except sqlite3.Error as problem:
         raise UserError(f"Cannot open the digests file {path}: {problem}.") from None
     try:
