@@ -235,12 +235,12 @@ def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
     _check_files(args, config)
     if args.select and args.catalog:
         raise UserError("--select and --catalog cannot be combined.")
-    catalog = read_json(args.catalog, "catalog") if args.catalog else None
+    catalog = None if args.catalog is None else read_json(args.catalog, "catalog")
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")
     if args.select is not None:
         catalog = {"streams": [{"tap_stream_id": one} for one in _named(args.select, "--select")]}
-    state = read_json(args.state, "state") if args.state else None
+    state = None if args.state is None else read_json(args.state, "state")
     if args.state and state is None:
         LOG.info("The state file %s is empty; starting from the beginning.", args.state)
     before = read_state(state)

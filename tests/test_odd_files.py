@@ -6,13 +6,15 @@ import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tap_autopilot import files
 from tap_autopilot.exceptions import UserError
+from tap_autopilot.sandbox.account import Account
 from tap_autopilot.settings import read_json
-from tests.conftest import Tap
+from tests.conftest import Serve, Tap
 from tests.invariants import check
 
 
@@ -57,3 +59,22 @@ def test_digests_that_cannot_be_a_file_are_one_line(tap: Tap, odd: str) -> None:
     assert run.code == 2
     assert f"he digests file {odd}" in run.last_words
     assert len(run.log) == 1
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:digests?mode=memory", "a?b#c%41"])
+def test_digests_of_any_name_are_a_file(tap: Tap, serve: Serve, name: str) -> None:
+    state: Any = {}
+    for rows in (3, 0):
+        options = ["--state", tap.file("state.json", state), "--select", "contacts"]
+        run = check(tap.call(serve(Account(contacts=3)), *options, digests=name))
+        assert run.code == 0
+        assert len(run.rows("contacts")) == rows
+        state = run.of("STATE")[-1]
+
+
+@pytest.mark.parametrize("kind", ["state", "catalog"])
+def test_the_name_of_a_file_cannot_be_empty(tap: Tap, kind: str) -> None:
+    """As from `--catalog "$CATALOG"` with a misspelt variable; without one, all columns are sent."""
+    run = check(tap.call(None, f"--{kind}", ""))
+    assert run.code == 2
+    assert f"Cannot read the {kind} file" in run.last_words

@@ -184,6 +184,9 @@ def test_a_stream_without_its_setting_must_be_deselected() -> None:
     with pytest.raises(UserError) as error:
         selected("lists", says("activities", selected="no"))
     assert str(error.value) == '"selected" of activities in the catalog is neither true nor false.'
+    with pytest.raises(UserError) as error:
+        selected(says("lists", "properties", "x" * 1000, selected="no"))
+    assert len(str(error.value)) < 200
     with logged() as lines:
         assert list(selected("lists", says("activities", selected=False))) == ["lists"]
     assert not lines

@@ -188,7 +188,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
             del values["selected"]
         if not isinstance(values.get("selected", True), bool):
             where = ".".join(map(str, (name, *breadcrumb)))
-            raise UserError(f'"selected" of {where} in the catalog is neither true nor false.')
+            raise UserError(f'"selected" of {where:.80} in the catalog is neither true nor false.')
     return choices
 
 
