@@ -45,7 +45,7 @@ WHERE about = ?1 AND substr(key, 1, {DELIVERY}) <> substr(?2, 1, {DELIVERY})
 """  # noqa: S608
 # Rows that a statement takes, as many as fit. One by one, each would let the event loop's thread
 # go first, and write AUTOINCREMENT's counter again.
-ROWS = (100, 10, 1)
+ROWS = (128, 64, 32, 16, 8, 4, 2, 1)
 
 Execute = Callable[..., sqlite3.Cursor]
 
