@@ -21,14 +21,13 @@ class Pending:
             return "too many events are waiting for the disk"
         if not is_known and self._strangers + size > self._max_strangers:
             return "too many bodies came without a secret in their headers"
-        self._count(size, is_known)
+        self.bytes += size
+        if not is_known:
+            self._strangers += size
         return None
 
     def release(self, size: int, *, is_known: bool) -> None:
         """Stop counting bytes that `reserve` has counted."""
-        self._count(-size, is_known)
-
-    def _count(self, size: int, is_known: bool) -> None:
-        self.bytes += size
+        self.bytes -= size
         if not is_known:
-            self._strangers += size
+            self._strangers -= size

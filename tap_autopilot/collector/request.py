@@ -90,8 +90,9 @@ class Request:
 
     def release(self) -> None:
         """Stop counting the body, which is discarded or counted elsewhere from here on."""
-        self._pending.release(len(self._body), is_known=self.is_known)
-        self._body = b""
+        if self._body:
+            self._pending.release(len(self._body), is_known=self.is_known)
+            self._body = b""
 
     def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:
         """Send this response."""
