@@ -9,7 +9,7 @@ from functools import partial
 
 from tap_autopilot.collector import compression, events, keys
 from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
-from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
@@ -39,16 +39,8 @@ CALLS = {
 }
 
 # Both take the time in epoch milliseconds. Bodies are given in parts, decompressed on demand.
-Parse = Callable[[bytes, int], Found]
-Read = Callable[[Iterator[bytes], int], Found]
-
-
-@dataclass(frozen=True)
-class Route:
-    """How to read a body. If `is_known`, a header or the path has shown a secret already."""
-
-    is_known: bool
-    read: Read
+Parse = Callable[[bytes, int], Contents]
+Read = Callable[[Iterator[bytes], int], Contents]
 
 
 @dataclass(frozen=True)
@@ -73,41 +65,42 @@ class Endpoints:
         self._max_body = max_body
         self._threads = Threads()
         self._accepted: set[bytes] = set()  # Authorization headers that contain a write key
-        self._calls = self._call_routes() if secrets.write_keys else {}
+        self._calls = self._tracking_calls() if secrets.write_keys else {}
 
     def admit(self, request: Request) -> bool:
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
         path = request.path.strip("/")
         if call := self._calls.get(path):
-            request.label, known, unknown = call
-            request.route = known if self._has_key(request.headers) else unknown
+            request.label, with_key, without_key = call
+            request.is_known = self._has_key(request.headers)
+            request.read = with_key if request.is_known else without_key
         else:
             parts = path.split("/")
             request.label = parts[0] if parts[0] in LABELS else "other"
             if request.method in (b"GET", b"HEAD") and path in PUBLIC:
                 return False
-            request.route = self._route(parts, request.headers)
+            request.is_known, request.read = self._endpoint(parts, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")
-        request.is_known = request.route.is_known
         if path == "segment" and b"x-signature" not in request.headers:
             raise Refusal(401, "X-Signature is missing")
         return True
 
     def handle(self, request: Request) -> None:
         """Respond once the request's events are on disk."""
-        if request.route is None:
+        if request.read is None:
             self._look(request)
             return
+        if request.received <= SMALL:
+            try:
+                contents = self._read(request, request.read, SMALL)
+            except (TooLarge, TooSlow):
+                pass
+            else:
+                self._store(request, contents)
+                return
         try:
-            found = self._read(request, SMALL) if request.received <= SMALL else None
-        except (TooLarge, TooSlow):
-            found = None
-        if found is not None:
-            self._store(request, found)
-            return
-        try:
-            read = partial(self._read_in_thread, request)
+            read = partial(self._read_in_thread, request, request.read)
             self._threads.run(request, request.is_known, read, partial(self._store, request))
         except Refusal as refusal:
             self.refuse(request, refusal)
@@ -134,39 +127,38 @@ class Endpoints:
         else:
             request.respond(200, SUCCESS)
 
-    def _read(self, request: Request, limit: int) -> Found | Refusal:
+    def _read(self, request: Request, read: Read, limit: int) -> Contents | Refusal:
         """The events of a request, or why there are none. Raises TooLarge and TooSlow."""
         encoding = request.headers.get(b"content-encoding", b"").decode("latin-1")
         try:
             parts = compression.unpacked(request.body, encoding, limit)
-            found: Found = request.route.read(parts, int(time.time() * 1000))
+            return read(parts, int(time.time() * 1000))
         except Refusal as refusal:
             return refusal
         except UnknownEncoding as problem:
             return Refusal(415, str(problem))
         except (Damaged, NotJson) as problem:
             return Refusal(400, str(problem))
-        return found
 
-    def _read_in_thread(self, request: Request) -> Found | Refusal:
+    def _read_in_thread(self, request: Request, read: Read) -> Contents | Refusal:
         try:
-            return self._read(request, self._max_body)
+            return self._read(request, read, self._max_body)
         except TooLarge as problem:
             return Refusal(413, str(problem))
 
-    def _store(self, request: Request, found: Found | Refusal) -> None:
+    def _store(self, request: Request, contents: Contents | Refusal) -> None:
         """Respond once these events are on disk."""
-        if isinstance(found, Refusal):
-            self.refuse(request, found)
+        if isinstance(contents, Refusal):
+            self.refuse(request, contents)
             return
         request.release()  # from here on, the writer counts the bytes
-        if found.malformed:
-            self._metrics.malformed(found.malformed)
-        if not found.events:
+        if contents.malformed:
+            self._metrics.malformed(contents.malformed)
+        if not contents.events:
             self._stored(request, None)
             return
         try:
-            self._writer.store(found.events, partial(self._stored, request))
+            self._writer.store(contents.events, partial(self._stored, request))
         except Unavailable as reason:
             self._stored(request, reason)
 
@@ -177,34 +169,35 @@ class Endpoints:
         else:
             self.refuse(request, Refusal(503, str(problem)))
 
-    def _call_routes(self) -> dict[str, tuple[str, Route, Route]]:
+    def _tracking_calls(self) -> dict[str, tuple[str, Read, Read]]:
         """By path: the label, and how to read what is sent with and without a key in a header."""
-        routes = {}
+        calls: dict[str, tuple[str, Read, Read]] = {}
         for name, call in CALLS.items():
             if call == "batch":
                 parse = partial(events.from_batch, most_bytes=self._max_body)
             else:
                 parse = partial(events.from_call, route=call)
-            known = Route(True, partial(_parsed, parse))
-            unknown = Route(False, partial(self._if_key_in_body, parse))
-            routes[f"v1/{name}"] = (call, known, unknown)
-        return routes
+            with_key = partial(_parsed, parse)
+            without_key = partial(self._if_key_in_body, parse)
+            calls[f"v1/{name}"] = (call, with_key, without_key)
+        return calls
 
-    def _route(self, path: list[str], headers: dict[bytes, bytes]) -> Route:
-        """How to read what is sent to another path. Raises Refusal if there is no such endpoint."""
+    def _endpoint(self, path: list[str], headers: dict[bytes, bytes]) -> tuple[bool, Read]:
+        """Whether headers or path have shown a secret, and how to read the body.
+
+        Raises Refusal if there is no such endpoint.
+        """
         secrets = self._secrets
         match path:
             case ["segment"] if secrets.webhook_secrets:
                 known = self._has_key(headers)
                 signature = headers.get(b"x-signature", b"").decode("latin-1")
-                return Route(known, partial(self._signed, known, signature))
+                return known, partial(self._signed, known, signature)
             case ["hooks", token, *rest] if len(rest) < 2 and secrets.hook_tokens.accept([token]):
                 event = "".join(rest)
-                return Route(True, partial(_parsed, partial(events.from_hook, event=event)))
+                return True, partial(_parsed, partial(events.from_hook, event=event))
             case ["activity", token] if secrets.hook_tokens.accept([token]):
-                return Route(
-                    True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
-                )
+                return True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
         raise Refusal(404, "not found")
 
     def _has_key(self, headers: dict[bytes, bytes]) -> bool:
@@ -218,12 +211,12 @@ class Endpoints:
             self._accepted.add(header)
         return known
 
-    def _if_key_in_body(self, parse: Parse, parts: Iterator[bytes], now: int) -> Found:
+    def _if_key_in_body(self, parse: Parse, parts: Iterator[bytes], now: int) -> Contents:
         """What was sent with a write key in the body, which is not parsed before there is one."""
-        found = parse(text_of(self._after_key(parts)), now)
-        if found.write_key is None or not self._secrets.write_keys.accept([found.write_key]):
+        contents = parse(text_of(self._after_key(parts)), now)
+        if contents.write_key is None or not self._secrets.write_keys.accept([contents.write_key]):
             raise _no_key()
-        return found
+        return contents
 
     def _after_key(self, parts: Iterator[bytes]) -> bytes:
         """The whole body, if there is a valid write key anywhere in it."""
@@ -238,7 +231,7 @@ class Endpoints:
             raise _no_key()
         return b"".join([*seen, *parts])
 
-    def _signed(self, known: bool, signature: str, parts: Iterator[bytes], now: int) -> Found:
+    def _signed(self, known: bool, signature: str, parts: Iterator[bytes], now: int) -> Contents:
         """What Segment's Webhooks destination sent. It is not parsed before there is a secret."""
         raw = b"".join(parts)
         if not is_array(trim(raw)):
@@ -246,16 +239,16 @@ class Endpoints:
             return events.from_webhook(text_of(raw), now)[0]
         if not known:  # Segment signs only the first event of an array
             raise _no_key()
-        found, first = events.from_webhook(text_of(raw), now)
+        contents, first = events.from_webhook(text_of(raw), now)
         self._check_signature(raw if first is None else first, signature, "first event")
-        return found
+        return contents
 
     def _check_signature(self, signed: bytes, signature: str, what: str) -> None:
         if not self._secrets.webhook_secrets.accept(signed, signature):
             raise Refusal(401, f"X-Signature does not match the {what}")
 
 
-def _parsed(parse: Parse, parts: Iterator[bytes], now: int) -> Found:
+def _parsed(parse: Parse, parts: Iterator[bytes], now: int) -> Contents:
     return parse(text_of(b"".join(parts)), now)
 
 

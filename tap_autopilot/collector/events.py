@@ -79,7 +79,7 @@ _SUBJECT = msgspec.json.Decoder(_Subject)
 _NAMED = msgspec.json.Decoder(_Named)
 
 
-class Found(NamedTuple):
+class Contents(NamedTuple):
     """The events of a request, the write key in its body, and the number of non-JSON lines."""
 
     events: list[Received]
@@ -87,16 +87,16 @@ class Found(NamedTuple):
     malformed: int = 0
 
 
-def from_call(body: bytes, now: int, route: str) -> Found:
+def from_call(body: bytes, now: int, route: str) -> Contents:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
     call: _Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
     if call is None:
         _must_be_object(body)
         call, body = raw_json.pick(_CALL, body)
-    return Found([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
+    return Contents([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
-def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
+def from_batch(body: bytes, now: int, most_bytes: int) -> Contents:
     """The events of a batch. Raises NotJson, and TooLarge if the copies would take too much memory.
 
     Each event gets a copy of the batch's fields that apply to all events.
@@ -118,20 +118,20 @@ def from_batch(body: bytes, now: int, most_bytes: int) -> Found:
             _segment(item, call, "batch", now, shared)
             for item, call in zip(items, calls, strict=True)
         ]
-    return Found(events, raw_json.string(bytes(batch.writeKey)))
+    return Contents(events, raw_json.string(bytes(batch.writeKey)))
 
 
-def from_webhook(body: bytes, now: int) -> tuple[Found, bytes | None]:
+def from_webhook(body: bytes, now: int) -> tuple[Contents, bytes | None]:
     """What Segment's Webhooks destination sent, and the first event of an array, the signed one."""
     if raw_json.is_array(body):
         listed = raw_json.items(body)
         events = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
-        return Found(_identified(events, body)), listed[0] if listed else None
+        return Contents(_identified(events, body)), listed[0] if listed else None
     events, key, _ = from_call(body, now, "segment")
-    return Found(_identified(events, body), key), None
+    return Contents(_identified(events, body), key), None
 
 
-def from_hook(body: bytes, now: int, event: str) -> Found:
+def from_hook(body: bytes, now: int, event: str) -> Contents:
     """The delivery of a REST hook. Raises NotJson."""
     if raw_json.is_array(body):
         bodies = raw_json.items(body)
@@ -142,7 +142,7 @@ def from_hook(body: bytes, now: int, event: str) -> Found:
     route = f"hooks/{event}" if event else "hooks"
     named = [(body, event or _name_in(body)) for body in bodies]
     events = _delivered(body, named, "hook", route, now)
-    return Found([event._replace(about=_subject(event.body)) for event in events])
+    return Contents([event._replace(about=_subject(event.body)) for event in events])
 
 
 def _subject(body: bytes) -> bytes | None:
@@ -160,7 +160,7 @@ def _subject(body: bytes) -> bytes | None:
     return _digest(b"about", who, bytes(hook.list_id), bytes(hook.segment_id)) if who else None
 
 
-def from_activity(body: bytes, now: int) -> Found:
+def from_activity(body: bytes, now: int) -> Contents:
     """The events of an Activity Stream: lines, an array, or one object. Raises NotJson.
 
     The body need not be UTF-8, because some of its lines may be.
@@ -175,10 +175,10 @@ def from_activity(body: bytes, now: int) -> Found:
     except NotJson:
         return _from_lines(body, now)
     named = [(body, _name_in(body)) for body in bodies]
-    return Found(_delivered(body, named, "activity", "activity", now))
+    return Contents(_delivered(body, named, "activity", "activity", now))
 
 
-def _from_lines(body: bytes, now: int) -> Found:
+def _from_lines(body: bytes, now: int) -> Contents:
     marks = sum(map(body.count, (b"[", b"]", b"{", b"}", b",", b":")))
     if body.count(b"\n") > raw_json.MAX_ITEMS or marks > raw_json.MAX_TOKENS:
         raise TooLarge("too many events or values")
@@ -196,7 +196,7 @@ def _from_lines(body: bytes, now: int) -> Found:
             malformed += 1
     if not holds_events:
         raise NotJson("the body is neither JSON nor lines of JSON")
-    return Found(_delivered(body, lines, "activity", "activity", now), malformed=malformed)
+    return Contents(_delivered(body, lines, "activity", "activity", now), malformed=malformed)
 
 
 def _must_be_object(body: bytes) -> None:

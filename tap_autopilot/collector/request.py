@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import httptools
@@ -44,7 +44,7 @@ class Request:
     """A request whose headers are complete. `headers` has names in lower case."""
 
     label = "other"  # the path's name in metrics and logs, without secrets
-    route: Any = None  # for the handler's use
+    read: Callable[[Iterator[bytes], int], Any] | None = None  # for the handler's use
     keep_alive = True
     received = 0  # bytes of the body
     chunks = 0  # pieces in which it came

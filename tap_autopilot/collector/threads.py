@@ -13,7 +13,7 @@ from functools import partial
 from typing import NamedTuple
 
 from tap_autopilot import logs
-from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.request import Refusal, Request
 
 THREADS = 2  # each holds one decompressed body
@@ -21,7 +21,7 @@ THREADS_FOR_STRANGERS = 1
 MAX_WAITING = 200
 MAX_STRANGERS = 20  # of these, senders that have shown no secret
 
-Result = Found | Refusal
+Result = Contents | Refusal
 
 
 class _Job(NamedTuple):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector import compression, events, raw_json
 from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
-from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.store import Received
 from tap_autopilot.rows.values import as_key
@@ -62,7 +62,7 @@ ANYTHING = st.one_of(
     st.binary(max_size=40),
     st.builds(lambda depth, end: b"[" * depth + end, st.integers(1, 3000), st.binary(max_size=3)),
 )
-READERS: dict[str, Callable[[bytes], Found]] = {
+READERS: dict[str, Callable[[bytes], Contents]] = {
     "call": lambda body: events.from_call(raw_json.text_of(body), NOW, "track"),
     "batch": lambda body: events.from_batch(raw_json.text_of(body), NOW, LIMIT),
     "webhook": lambda body: events.from_webhook(raw_json.text_of(body), NOW)[0],
@@ -99,7 +99,7 @@ def check_can_be_stored(event: Received) -> None:
     assert event.key is None or len(event.key) == 16
 
 
-def read(reader: str, body: bytes) -> Found | None:
+def read(reader: str, body: bytes) -> Contents | None:
     """The events of a request body; None if it is refused."""
     try:
         found = READERS[reader](body)

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.strangers import attacks
 from tap_autopilot.collector import compression, events, keys, raw_json
-from tap_autopilot.collector.events import Found
+from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import TooSlow
 from tap_autopilot.collector.request import Refusal, Request
@@ -244,11 +244,11 @@ class Slow:
         self.go = threading.Event()
         self.order: list[Any] = []
 
-    def work(self, name: Any) -> Callable[[], Found]:
-        def run() -> Found:
+    def work(self, name: Any) -> Callable[[], Contents]:
+        def run() -> Contents:
             self.order.append(name)
             self.go.wait(PATIENCE)
-            return Found([])
+            return Contents([])
 
         return run
 
@@ -314,7 +314,7 @@ def test_a_bug_in_a_thread_is_a_500_that_senders_repeat() -> None:
     async def run() -> object:
         threads = Threads()
         done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        threads.run(request(), True, lambda: Found([][1]), done.set_result)
+        threads.run(request(), True, lambda: Contents([][1]), done.set_result)
         result = await asyncio.wait_for(done, PATIENCE)
         threads.close()
         return result
