@@ -267,24 +267,24 @@ def _segment(
         head = body[:-1].rstrip()
         body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
     if isinstance(call, _UsualCall):
-        kind, event, id_ = call.type, call.event, call.messageId.replace("\0", "")
+        type_, event, id_ = call.type, call.event, call.messageId.replace("\0", "")
     else:
-        kind, event, id_ = (
+        type_, event, id_ = (
             _text(bytes(call.type)),
             _text(bytes(call.event)),
             _id(bytes(call.messageId)),
         )
-    is_short = len(kind) + len(event) <= MAX_KNOWN
-    name = (_short_name if is_short else _name)(route, kind, event)
+    is_short = len(type_) + len(event) <= MAX_KNOWN
+    name = (_short_name if is_short else _name)(route, type_, event)
     return Received(now, "segment", route, name, bytes(body), _key_of_id(id_), True)
 
 
-def _name(route: str, kind: str, event: str) -> str:
-    """The name of an event, for statistics: what a `track` call is about, or the call's kind."""
-    kind = (kind or (route if route in CALLS else "")).lower()
-    if event and kind in ("track", ""):
+def _name(route: str, type_: str, event: str) -> str:
+    """The name of an event, for statistics: what a `track` call is about, or the call's type."""
+    type_ = (type_ or (route if route in CALLS else "")).lower()
+    if event and type_ in ("track", ""):
         return _clean(event)
-    return kind if kind in CALLS else ""
+    return type_ if type_ in CALLS else ""
 
 
 _short_name = functools.lru_cache(maxsize=1000)(_name)  # a sender uses few event names
@@ -361,5 +361,5 @@ def _id(raw: bytes) -> str:
     return str(number) if abs(number.adjusted()) < USUAL_EXPONENT else text
 
 
-def _digest(kind: bytes, *parts: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join(parts), digest_size=16, person=kind).digest()
+def _digest(purpose: bytes, *parts: bytes) -> bytes:
+    return hashlib.blake2b(b"\0".join(parts), digest_size=16, person=purpose).digest()

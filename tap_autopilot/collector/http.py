@@ -60,13 +60,15 @@ class Server:
         """The protocol of a new connection."""
         return Connection(self)
 
-    def response(self, status: int, content: bytes, kind: bytes, more: bytes = b"") -> bytes:
+    def response(
+        self, status: int, content: bytes, content_type: bytes, more: bytes = b""
+    ) -> bytes:
         """A whole response; `more` are further header lines."""
         if status == 503:
             more += b"retry-after: %d\r\n" % RETRY_AFTER
         return (
             b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
-            % (status, _PHRASES[status], self._date, kind, len(content), more, content)
+            % (status, _PHRASES[status], self._date, content_type, len(content), more, content)
         )
 
     async def close(self, seconds: float) -> None:
@@ -102,9 +104,8 @@ class Connection(asyncio.Protocol):
         self._unanswered: deque[Request] = deque()
         self._reading = False  # a request has begun and is not complete
         self._reading_headers = False
-        self._handling = False  # the first request is complete and will be answered
         self._deaf = False  # nothing more is read
-        self._refusal = b""  # the last response, if others come first
+        self._last_response = b""  # before closing, if others come first
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = 0
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
         if self._reading and not self._deaf and not self._reading_headers:
             self._unanswered.pop().release()
         self._deaf = True
-        if self._unanswered and not self._refusal:
+        if self._unanswered and not self._last_response:
             self._unanswered[-1].keep_alive = False
         return bool(self._unanswered)
 
@@ -158,8 +159,7 @@ class Connection(asyncio.Protocol):
             return
         self._unparsed_bytes += len(data)  # until a request begins, or a body grows
         self._feed(data)
-        if not self._handling:
-            self._handle_next()
+        self._handle_next()
         self._check_headers()
 
     # ---- the parser
@@ -244,14 +244,14 @@ class Connection(asyncio.Protocol):
 
     # ---- responses
 
-    def _respond(self, request: Request, status: int, content: bytes, kind: bytes) -> None:
+    def _respond(self, request: Request, status: int, content: bytes, content_type: bytes) -> None:
         """Send the response of the first request, and continue with the next one."""
         if request.gone or self._transport.is_closing():
             return
         self._unanswered.popleft()
         request.release()
         more = b"" if request.keep_alive else b"connection: close\r\n"
-        response = self.server.response(status, content, kind, more)
+        response = self.server.response(status, content, content_type, more)
         self._transport.write(response[: -len(content)] if request.method == b"HEAD" else response)
         if not request.keep_alive:
             self._close()
@@ -259,9 +259,8 @@ class Connection(asyncio.Protocol):
         if self._unanswered:
             self._loop.call_soon(self._handle_next)  # others have their turn first
             return
-        self._handling = False
-        if self._refusal:
-            self._close_after_refusal()
+        if self._last_response:
+            self._send_last_response()
         elif not self._reading:
             self._restart_timer()
 
@@ -276,13 +275,13 @@ class Connection(asyncio.Protocol):
         self.server.metrics.responded(label, status)
         self.server.notices.turned_away(label, status, message)
         content = Refusal(status, message).body
-        self._refusal = self.server.response(status, content, JSON, b"connection: close\r\n")
+        self._last_response = self.server.response(status, content, JSON, b"connection: close\r\n")
         if not self._unanswered:
-            self._close_after_refusal()
+            self._send_last_response()
 
     def shut_down(self) -> None:
         """Close the connection, after the response if the request is complete."""
-        if self._refusal:
+        if self._last_response:
             if not self._unanswered:
                 self._close()
         elif self._reading and not self._deaf:
@@ -305,10 +304,9 @@ class Connection(asyncio.Protocol):
             self._close()
 
     def _handle_next(self) -> None:
-        """Handle the first request if it is complete."""
+        """Handle the first request once it is complete."""
         request = self._unanswered[0] if self._unanswered else None
-        self._handling = request is not None and request.is_complete
-        if request is None:
+        if request is None or request.is_handled:
             return
         if not request.is_complete:
             if request.waits_for_100:
@@ -318,6 +316,7 @@ class Connection(asyncio.Protocol):
                 else:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
+        request.is_handled = True
         try:
             if request.refusal is not None:
                 self.server.handler.refuse(request, request.refusal)
@@ -332,15 +331,15 @@ class Connection(asyncio.Protocol):
         self.deadline = self._loop.time() + LINGER
         self._transport.close()
 
-    def _close_after_refusal(self) -> None:
-        """Send the refusal and close.
+    def _send_last_response(self) -> None:
+        """Send a refusal and close.
 
         Incoming bytes are discarded for a moment, because closing immediately would reset the
         connection before the sender has read the response.
         """
         if self._transport.is_closing():
             return
-        self._transport.write(self._refusal)
+        self._transport.write(self._last_response)
         self.deadline = self._loop.time() + LINGER
         self._transport.write_eof()
 

@@ -27,19 +27,19 @@ class Notices:
         self._told_at: dict[tuple[str, int], float] = {}
         self._repeated = 0
 
-    def turned_away(self, route: str, status: int, reason: str) -> None:
+    def turned_away(self, label: str, status: int, reason: str) -> None:
         """Note a response other than 200, and warn of the first one at once."""
-        kind = (route, status)
-        self._counts[kind] = self._counts.get(kind, 0) + 1
-        self._reasons[kind] = reason
-        if self._is_due(kind):
-            self._tell(kind)
+        response = (label, status)
+        self._counts[response] = self._counts.get(response, 0) + 1
+        self._reasons[response] = reason
+        if self._is_due(response):
+            self._tell(response)
 
     def tell_rest(self, *, at_end: bool = False) -> None:
         """Warn of what came after the first one. Call it now and then, and at the end."""
-        for kind in [*self._counts]:
-            if at_end or self._is_due(kind):
-                self._tell(kind)
+        for response in [*self._counts]:
+            if at_end or self._is_due(response):
+                self._tell(response)
 
     def repeated(self, total: int) -> None:
         """Warn of repeats since the last call; `total` are all since the start."""
@@ -50,12 +50,12 @@ class Notices:
             )
         self._repeated = total
 
-    def _is_due(self, kind: tuple[str, int]) -> bool:
-        return self._clock() - self._told_at.get(kind, -EVERY) >= EVERY
+    def _is_due(self, response: tuple[str, int]) -> bool:
+        return self._clock() - self._told_at.get(response, -EVERY) >= EVERY
 
-    def _tell(self, kind: tuple[str, int]) -> None:
-        route, status = kind
-        self._told_at[kind] = self._clock()
-        count, reason = self._counts.pop(kind), self._reasons.pop(kind).rstrip(".")
-        what = amount(count, "unread request" if route == UNREAD else f"{route} request")
+    def _tell(self, response: tuple[str, int]) -> None:
+        label, status = response
+        self._told_at[response] = self._clock()
+        count, reason = self._counts.pop(response), self._reasons.pop(response).rstrip(".")
+        what = amount(count, "unread request" if label == UNREAD else f"{label} request")
         LOG.warning("Turned away %s with status %d: %s.", what, status, reason)

@@ -131,8 +131,8 @@ def pick(decoder: msgspec.json.Decoder[S], data: bytes) -> tuple[S, bytes]:
         except (msgspec.DecodeError, RecursionError):
             data = _scan(data)
     by_name = members(data)
-    kind: Any = decoder.type
-    return kind(**{n: by_name[n] for n in kind.__struct_fields__ if n in by_name}), data
+    struct: Any = decoder.type
+    return struct(**{n: by_name[n] for n in struct.__struct_fields__ if n in by_name}), data
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes) -> T | None:

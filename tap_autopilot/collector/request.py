@@ -49,6 +49,7 @@ class Request:
     received = 0  # bytes of the body
     chunks = 0  # pieces in which it came
     is_complete = False
+    is_handled = False  # a response will follow
     is_known = False  # the headers or the path have shown a secret
     keeps_body = False
     refusal: Refusal | None = None  # known before the body has arrived
@@ -94,9 +95,9 @@ class Request:
             self._pending.release(len(self._body), is_known=self.is_known)
             self._body = b""
 
-    def respond(self, status: int, content: bytes, kind: bytes = JSON) -> None:
+    def respond(self, status: int, content: bytes, content_type: bytes = JSON) -> None:
         """Send this response."""
-        self._send(self, status, content, kind)
+        self._send(self, status, content, content_type)
 
 
 class Handler(Protocol):

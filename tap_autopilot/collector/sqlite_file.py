@@ -222,13 +222,13 @@ def open_read_only(database: str) -> sqlite3.Connection:
 def check(connection: sqlite3.Connection, database: str, oldest: int = FORMAT) -> int:
     """The format of a store. Raises UserError for anything but a store, and for other formats."""
     try:
-        (kind,) = connection.execute("PRAGMA application_id").fetchone()
+        (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.OperationalError as problem:
         raise UserError(f"Cannot read the store {database}: {problem}.") from None
     except sqlite3.DatabaseError:
-        kind = None
-    if kind != APPLICATION_ID:
+        application_id = None
+    if application_id != APPLICATION_ID:
         raise UserError(f"{database} is not a collector store.")
     check_format(version, database, oldest)
     return int(version)
