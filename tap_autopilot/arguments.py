@@ -1,7 +1,7 @@
 """What the two command lines have in common, and which arguments a message may show.
 
 An API key typed in the wrong place must not end up in a log. So a message shows only what can't be
-a key: lowercase names, existing files, and what looks like a file name.
+a key: words in lower case, existing files, and what looks like a file name.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ WIDTH = 78  # of paragraphs in the help
 _NAME = re.compile(r"[a-z*][a-z_*-]{0,29}")  # no digits and no capitals, unlike keys
 _OPTION = re.compile(rf"--{_NAME.pattern}(?==|$)|-[A-Za-z]")
 _FILE = re.compile(r"[\w ./~-]*\w\.(?:json|jsonl|txt|ya?ml|db|sqlite)")
+_PLAIN_PATH = re.compile(r"(?:[a-z_.-]{0,29}/)*[a-z_.-]{1,30}")
 
 
 def shown_name(name: str) -> str:
@@ -39,7 +40,8 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def shown_file(path: str) -> str:
     """A file's name for a message, unless there is no such file and the name may be a secret."""
-    return path if os.path.lexists(path) or _FILE.fullmatch(path) else NOT_SHOWN
+    is_plain = _FILE.fullmatch(path) or _PLAIN_PATH.fullmatch(path)
+    return path if is_plain or os.path.lexists(path) else NOT_SHOWN
 
 
 class Parser(argparse.ArgumentParser):
@@ -88,7 +90,7 @@ class Parser(argparse.ArgumentParser):
             misspelt = [match[0] for word in unknown if (match := _OPTION.match(word))]
             known = self._option_string_actions
             options = [f"{option}{did_you_mean(option, known)}" for option in misspelt]
-            self.error(f"unrecognized arguments: {', '.join(options) or NOT_SHOWN}")
+            self.error(f"unrecognized arguments: {', '.join(options or map(shown_file, unknown))}")
         if args.format and not args.about:
             self.error("--format needs --about")
         return args

@@ -91,7 +91,10 @@ def test_a_key_in_the_place_of_a_settings_name_is_not_shown(tmp_path: Path, key:
     assert_hidden(key, done.stderr)
 
 
-@pytest.mark.parametrize("name", ["config.json", "/etc/tap/state-1.json", "../x y/events.db"])
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "/etc/tap/state-1.json", "../x y/events.db", "state", "../a-b/catalog_c"],
+)
 def test_names_of_missing_files_are_shown(name: str) -> None:
     assert shown_file(name) == name
 
