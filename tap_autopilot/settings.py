@@ -159,7 +159,9 @@ class Settings:
             if value is None or value == "":
                 if field.default is dataclasses.MISSING:
                     variable = cls.variable(name)
-                    mistakes.append(f"{name} is missing (in the file, or as {variable})")
+                    mistakes.append(
+                        f"{name} is missing (set it in a --config file, or as {variable})"
+                    )
                 continue
             try:
                 values[name] = field.metadata["read"](value)

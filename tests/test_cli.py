@@ -120,9 +120,10 @@ def test_all_mistakes_are_reported_together(tap: Tap) -> None:
 
 def test_a_config_is_required_and_must_exist(tap: Tap) -> None:
     run = check(tap.run())
+    way = " (set it in a --config file, or as TAP_AUTOPILOT_API_KEY)"
     assert (run.code, run.log) == (
         2,
-        ["CRITICAL Invalid config: api_key is missing (in the file, or as TAP_AUTOPILOT_API_KEY)."],
+        [f"CRITICAL Invalid config: api_key is missing{way}."],
     )
     run = check(tap.run("-c", "missing.json"))
     assert run.code == 2
