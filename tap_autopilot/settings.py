@@ -208,8 +208,7 @@ class Settings:
         """The settings in the environment."""
         names = {cls.variable(field.name): field.name for field in dataclasses.fields(cls)}
         for variable in os.environ:
-            is_ours = variable.startswith(cls.prefix) and not variable.startswith(cls.foreign)
-            if is_ours and variable not in names:
+            if variable not in names and cls._is_meant_for_us(variable, names):
                 name = shown_name(variable.removeprefix(cls.prefix).lower())
                 shown = name if name == NOT_SHOWN else cls.variable(name)
                 LOG.warning(
@@ -217,6 +216,15 @@ class Settings:
                     shown, did_you_mean(variable, names),
                 )  # fmt: skip
         return {name: os.environ[each] for each, name in names.items() if os.environ.get(each)}
+
+    @classmethod
+    def _is_meant_for_us(cls, variable: str, names: Iterable[str]) -> bool:
+        """Whether a variable is a setting of this program, perhaps misspelt."""
+        for prefix in cls.foreign:
+            if variable.startswith(prefix):
+                ours = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+                return bool(did_you_mean(variable.removeprefix(prefix), ours))
+        return variable.startswith(cls.prefix)
 
 
 def passwords(url: str) -> list[str]:

@@ -282,6 +282,7 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
         "TAP_AUTOPILOT_K3Y": KEY,
         "TAP_AUTOPILOT_COLLECTOR_LISTEN": "the collector's",
         "TAP_AUTOPILOT__SELECT": "Meltano's",
+        "TAP_AUTOPILOT_COLLECTOR_DATABSE": "events.db",
     }
     run = check(tap.run("--config", config, "--select", "lists", **variables))
     assert run.code == 0
@@ -290,6 +291,7 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
         f"{said}TAP_AUTOPILOT_CONCURENCY (did you mean TAP_AUTOPILOT_CONCURRENCY?).",
         f"{said}(not shown) (did you mean TAP_AUTOPILOT_API_KEY?).",
     ]
+        f"{said}TAP_AUTOPILOT_COLLECTOR_DATABSE (did you mean TAP_AUTOPILOT_COLLECTOR_DATABASE?).",
 
 
 @pytest.mark.parametrize("command", [cli, collector_cli])
