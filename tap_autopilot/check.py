@@ -58,7 +58,7 @@ def _check_files(config: Config) -> list[str]:
         try:
             Collected(config.collector_database).close()
         except UserError as error:
-            mistakes.append(f"Cannot use collector_database. {error}")
+            mistakes.append(f"Cannot use collector_database: {error}")
     if mistakes:
         raise UserError(" ".join(mistakes))
     return works

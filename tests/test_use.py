@@ -157,7 +157,7 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     assert run.code == 2
     assert "Cannot use report_file no/such/file: there is no folder no/such. " in run.last_words
     assert f"Cannot use digests {folder}: Is a directory. " in run.last_words
-    assert "Cannot use collector_database. There is no store at missing.db. " in run.last_words
+    assert "Cannot use collector_database: There is no store at missing.db. " in run.last_words
     good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
     (tap.folder / "notes.txt").write_text("notes")
     foreign = {**good, "digests": str(tap.folder / "notes.txt")}
