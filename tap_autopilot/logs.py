@@ -124,8 +124,9 @@ class Stderr:
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
     """Writes to stderr.
 
-    Of similar warnings and errors, it writes the first MAX_ALIKE and counts the rest. It writes
-    nothing after a CRITICAL line, even for threads that are still running.
+    Of similar warnings and errors, it writes the first MAX_ALIKE and counts the rest. What
+    `is_live` it leaves to the live line, if there is one. It writes nothing after a CRITICAL line,
+    even for threads that are still running.
     """
 
     ended = False
@@ -149,7 +150,9 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
             super().emit(record)
 
     def _suppresses(self, record: logging.LogRecord) -> bool:
-        """Count a record; returns whether to suppress it."""
+        """Whether to suppress a record; counts it if it is one of many."""
+        if self.live is not None and getattr(record, "is_live", False):
+            return True
         if record.levelno not in (logging.WARNING, logging.ERROR):
             return False
         template = _template(record)

@@ -110,6 +110,7 @@ def test_a_line_shows_progress_and_a_table_the_result(tap: Tap, serve: Serve, ru
     assert [one for one in live if "throttled" in one]
     lines = terminal.all_lines()
     assert lines[0] == "INFO Reading contacts, lists."
+    assert not any("429" in line for line in lines), "the live line says it"
     assert [line.split()[:2] for line in lines[-4:-1]] == [
         ["stream", "rows"],
         ["contacts", "1,000"],

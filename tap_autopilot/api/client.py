@@ -169,7 +169,10 @@ class Client:
                     raise self._failure(request, problem, started) from None
                 self._count(request, retries=1)
                 level = logging.INFO if problem.throttled else logging.WARNING
-                LOG.log(level, "%s: %s; retrying in %.1f s.", request, problem, max(wait, 0.1))
+                LOG.log(
+                    level, "%s: %s; retrying in %.1f s.", request, problem, max(wait, 0.1),
+                    extra={"is_live": problem.throttled},
+                )  # fmt: skip
                 time.sleep(wait)
             else:
                 self._api.pacer.note_success()
