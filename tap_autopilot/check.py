@@ -7,6 +7,7 @@ import math
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api, Client
@@ -15,6 +16,7 @@ from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
 from tap_autopilot.digests.file import trouble
 from tap_autopilot.exceptions import Refused, UserError
+from tap_autopilot.run.sync import selected_streams
 from tap_autopilot.sources.listings import (
     CONTACTS,
     LISTINGS,
@@ -30,13 +32,18 @@ PAGE = 100  # contacts on a page, as the API documents
 MAX_ASKED = 20  # segments
 
 
-def check(config: Config) -> str:
+def check(config: Config, catalog: Any) -> str:
     """Try everything that the settings name; returns a report on it and on the account.
 
-    Raises UserError if a file or a store cannot be used, and what `Client.get` raises.
+    Raises UserError if a file, a store or the catalog cannot be used, and what `Client.get` raises.
     """
     works = ["The API key", *_check_files(config)]
-    account = _Account(config)
+    patience = {
+        name: min(getattr(config, name), PATIENCE) for name in ("retry_timeout", "request_timeout")
+    }
+    api = Api(dataclasses.replace(config, **patience))
+    selected_streams(config, catalog, api)
+    account = _Account(api)
     return f"{_list(works)} {'work' if works[1:] else 'works'}. {account.size()}\n{account.cost()}"
 
 
@@ -80,14 +87,9 @@ def _unwritable(path: Path) -> str | None:
 class _Account:
     """The size of an account, from the first pages of its listings."""
 
-    def __init__(self, config: Config) -> None:
-        quick = dataclasses.replace(
-            config,
-            retry_timeout=min(config.retry_timeout, PATIENCE),
-            request_timeout=min(config.request_timeout, PATIENCE),
-        )
-        self._client = Client(Api(quick))
-        self._most = config.max_requests_per_second
+    def __init__(self, api: Api) -> None:
+        self._client = Client(api)
+        self._most = api.config.max_requests_per_second
         self._took: list[float] = []  # seconds of each request
         started = time.monotonic()
         self.contacts = _size(self._first(CONTACTS))

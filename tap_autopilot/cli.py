@@ -160,8 +160,8 @@ def _test(args: argparse.Namespace) -> None:
     from tap_autopilot.config import Config
 
     config = _config(Config.gather(args.config))
-    _inputs(args, config)
-    _print(check(config))
+    catalog, _ = _inputs(args, config)
+    _print(check(config, catalog))
 
 
 def _config(given: dict[str, Any]) -> Config:

@@ -181,6 +181,7 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
         (["--catalog", "missing.json"], "Cannot read the catalog file"),
         (["--select", "contacts,foo"], "--select has unknown streams: foo"),
         (["--full-refresh", "contacts"], "--full-refresh needs --state"),
+        (["--select", "email_messages"], "email_messages needs the setting collector_database"),
     ],
 )
 def test_the_test_checks_the_options_of_a_run(
@@ -281,8 +282,8 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
         "TAP_AUTOPILOT_CONCURENCY": "2",
         "TAP_AUTOPILOT_K3Y": KEY,
         "TAP_AUTOPILOT_COLLECTOR_LISTEN": "the collector's",
-        "TAP_AUTOPILOT__SELECT": "Meltano's",
         "TAP_AUTOPILOT_COLLECTOR_DATABSE": "events.db",
+        "TAP_AUTOPILOT__SELECT": "Meltano's",
     }
     run = check(tap.run("--config", config, "--select", "lists", **variables))
     assert run.code == 0
@@ -290,8 +291,8 @@ def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
     assert [line for line in run.log if "environment" in line] == [
         f"{said}TAP_AUTOPILOT_CONCURENCY (did you mean TAP_AUTOPILOT_CONCURRENCY?).",
         f"{said}(not shown) (did you mean TAP_AUTOPILOT_API_KEY?).",
-    ]
         f"{said}TAP_AUTOPILOT_COLLECTOR_DATABSE (did you mean TAP_AUTOPILOT_COLLECTOR_DATABASE?).",
+    ]
 
 
 @pytest.mark.parametrize("command", [cli, collector_cli])

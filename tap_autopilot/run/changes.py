@@ -14,7 +14,6 @@ import msgspec
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
-from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.beginning import Beginning, Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
@@ -64,9 +63,6 @@ class Changes(Sending):
             for table in selected
             if not table.log_based or table.stream.name == EmailMessages.name
         }
-        taken = {column.lower() for table in selected for column in table.schema["properties"]}
-        if self._deleted_at.lower() in taken:
-            raise UserError("deleted_at_column is the name of another column; choose a new name.")
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
         if self._memberships is not None and not every.keys() & set(MEMBERSHIPS):

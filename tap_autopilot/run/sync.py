@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, RunError, TapError
+from tap_autopilot.exceptions import Refused, RunError, TapError, UserError
 from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
@@ -87,13 +87,20 @@ def _pushed_events(
     return PushedEvents(config.collector_database, selected, tallies, config.start_date)
 
 
-def _select(config: Config, catalog: Any, api: Api) -> list[Selected]:
-    """The selected streams. Custom fields are only requested if they become columns."""
+def selected_streams(config: Config, catalog: Any, api: Api) -> list[Selected]:
+    """The selected streams. Custom fields are only requested if they become columns.
+
+    Raises UserError for a catalog or a setting that does not fit them.
+    """
     settings = config.given_names()
     discovered = discover(settings=settings)
     if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
         discovered = discover(read_definitions(api), settings=settings)
-    return select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
+    selected = select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
+    columns = {column.lower() for table in selected for column in table.schema["properties"]}
+    if config.digests is not None and config.deleted_at_column.lower() in columns:
+        raise UserError("deleted_at_column is the name of another column; choose a new name.")
+    return selected
 
 
 def _begin(
@@ -142,7 +149,7 @@ class _Run:
 
     def __init__(self, config: Config, catalog: Any, state: State, stdout: int) -> None:
         api = Api(config)
-        self._selected = selected = complete_first(_select(config, catalog, api), state)
+        self._selected = selected = complete_first(selected_streams(config, catalog, api), state)
         self._streams = {table.stream.name: table.stream for table in selected}
         tallies = {name: Tally(name) for name in self._streams}
         self._sends = _sending(api, tallies)
