@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import hmac
 import json
 import subprocess
 import sys
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -25,37 +22,25 @@ from tap_autopilot.sandbox.pushes import Pusher, Pushing
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import PATIENCE, wait_until
 from tests.lying_pager import KEY, Options
+from tests.receiver import Receiver, answer, serving
 from tests.recording import Sandbox
 
 HEADERS = {"autopilotapikey": KEY}
 SECRET, WRITE_KEY = "webhook secret", "write-key"
 
 
-class Receiver:
-    """A receiver of pushes: it keeps what it gets, and responds with the given statuses."""
+class Pushed(Receiver):
+    """Keeps what it gets, and responds with the given statuses, then 200."""
 
     def __init__(self, *statuses: int) -> None:
         self.got: list[tuple[str, dict[str, str], bytes]] = []
         self.statuses = list(statuses)
-        receiver = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.got.append((self.path, headers, body))
-                status = receiver.statuses.pop(0) if receiver.statuses else 200
-                self.send_response(status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
+    def respond(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.got.append((request.path, headers, body))
+        answer(request, self.statuses.pop(0) if self.statuses else 200)
 
     def events(self) -> list[Any]:
         found: list[Any] = []
@@ -67,20 +52,9 @@ class Receiver:
         return found
 
 
-@contextlib.contextmanager
-def a_receiver(*statuses: int) -> Iterator[Receiver]:
-    receiver = Receiver(*statuses)
-    threading.Thread(target=receiver.server.serve_forever, daemon=True).start()
-    try:
-        yield receiver
-    finally:
-        receiver.server.shutdown()
-        receiver.server.server_close()
-
-
-def pushed(account: Account, *statuses: int, **pushing: Any) -> tuple[Pusher, Receiver]:
+def pushed(account: Account, *statuses: int, **pushing: Any) -> tuple[Pusher, Pushed]:
     """Push all of an account's events to a webhook, or to a tracking API if there is a path."""
-    with a_receiver(*statuses) as receiver:
+    with serving(Pushed(*statuses)) as receiver:
         path = pushing.pop("tracking", None)
         target = {"tracking": receiver.url + path} if path else {"webhook": receiver.url}
         chosen = Pushing(
@@ -96,7 +70,7 @@ ACCOUNT = Account(contacts=150)
 
 
 @pytest.fixture(scope="module")
-def webhook() -> tuple[Pusher, Receiver]:
+def webhook() -> tuple[Pusher, Pushed]:
     return pushed(ACCOUNT)
 
 
@@ -106,7 +80,7 @@ def test_a_request_holds_at_most_a_second_of_events() -> None:
     assert 1 < max(len(body.get("batch", [body])) for body in bodies) <= 20
 
 
-def test_everything_arrives_except_what_is_withheld(webhook: tuple[Pusher, Receiver]) -> None:
+def test_everything_arrives_except_what_is_withheld(webhook: tuple[Pusher, Pushed]) -> None:
     pusher, receiver = webhook
     arrived = [event["messageId"] for event in receiver.events()]
     assert Counter(arrived) == pusher.acknowledged
@@ -163,7 +137,7 @@ def test_an_event_is_a_track_call_in_segments_format(other_keys: bool) -> None:
     assert any(event["event"] == "Email Link Clicked" for event in events)
 
 
-def test_the_webhook_signs_the_first_event(webhook: tuple[Pusher, Receiver]) -> None:
+def test_the_webhook_signs_the_first_event(webhook: tuple[Pusher, Pushed]) -> None:
     kinds = set()
     for path, headers, body in webhook[1].got:
         kinds.add(type(json.loads(body)))
@@ -178,7 +152,7 @@ def test_the_webhook_signs_the_first_event(webhook: tuple[Pusher, Receiver]) -> 
     assert kinds == {dict, list}
 
 
-def test_the_webhooks_times_are_consistent(webhook: tuple[Pusher, Receiver]) -> None:
+def test_the_webhooks_times_are_consistent(webhook: tuple[Pusher, Pushed]) -> None:
     wrong = 0
     for event in webhook[1].events():
         happened, original, sent, received = (
@@ -214,7 +188,7 @@ def test_failed_pushes_are_retried_and_refused_pushes_are_not(
 
 def test_emails_sent_meanwhile_are_pushed_too() -> None:
     sent = {"batchdelivery_X_1482219072777-48a06f90": 1482221012000}
-    with a_receiver() as receiver:
+    with serving(Pushed()) as receiver:
         chosen = Pushing(webhook=receiver.url, rate=0, withheld=0, repeated=0)
         with ChangingSandbox(changes={1: [("change", "a", {"mail_received": sent, "Email": "a@example.com"})]}, pushing=chosen) as sandbox:  # fmt: skip
             assert sandbox.pusher is not None
@@ -273,7 +247,7 @@ EXPECTED = {
 @pytest.mark.parametrize("shape", ["email", "contact"])
 def test_hooks_deliver_changes(shape: str) -> None:
     with (
-        a_receiver() as receiver,
+        serving(Pushed()) as receiver,
         ChangingSandbox(lists={"l": "cf"}, segments={"s": "ef"}, changes={1: STEPS}, hook_shape=shape) as sandbox,
     ):  # fmt: skip
         for event in (*EXPECTED, "contact_updated"):
@@ -306,7 +280,7 @@ def test_the_outcome_of_a_delivery(
 ) -> None:
     """A failed delivery is retried and then lost; 410 deletes the hook."""
     steps = [("create", "x"), ("create", "y")]
-    with a_receiver(*statuses) as receiver, ChangingSandbox(changes={1: steps}, hook_wait=0.01) as sandbox:  # fmt: skip
+    with serving(Pushed(*statuses)) as receiver, ChangingSandbox(changes={1: steps}, hook_wait=0.01) as sandbox:  # fmt: skip
         register(sandbox, "contact_added", receiver.url)
         requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
         wait_for(sandbox, 2)
@@ -321,7 +295,7 @@ def test_the_outcome_of_a_delivery(
 
 
 def test_it_pushes_from_the_command_line() -> None:
-    with a_receiver() as receiver:
+    with serving(Pushed()) as receiver:
         command = [sys.executable, "-m", "tap_autopilot.sandbox", "--port", "0", "--contacts", "20"]
         command += ["--push-segment", receiver.url, "--webhook-secret", "s", "--push-rate", "0"]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

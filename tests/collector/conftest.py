@@ -26,10 +26,11 @@ from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.store import Received, Store
-from tests.collector.destination import Destination, serving
+from tests.collector.destination import Destination
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, altered, finished
 from tests.invariants import untimed
+from tests.receiver import serving
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]

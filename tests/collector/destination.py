@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeVar
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from tests.conftest import wait_until
+from tests.receiver import Receiver, answer
 
 KEY = "k3y-of-the-destination"
 
 
-class Destination:
+class Destination(Receiver):
     """A server that keeps the batches to which it answered 200.
 
     `answer` returns a status for the ids of a batch; `behave` writes the whole response instead.
@@ -31,49 +30,25 @@ class Destination:
         self.answer: Callable[[list[str]], int] = lambda _: 200
         self.headers: dict[str, str] = {}
         self.behave: Callable[[BaseHTTPRequestHandler], object] | None = None
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = outer.protocol
-
-            def handle(self) -> None:
-                with contextlib.suppress(OSError):  # the collector has had enough, or was killed
-                    super().handle()
-
-            def do_POST(self) -> None:
-                outer.tries.append(time.monotonic())
-                assert self.path == "/v1/batch"
-                outer.authorizations.add(self.headers["Authorization"])
-                length = int(self.headers["Content-Length"])
-                body = self.rfile.read(length)
-                if len(body) == length:
-                    outer.respond(self, body)
-
-            def log_message(self, *_: object) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True).start()
-
-    def respond(self, response: BaseHTTPRequestHandler, body: bytes) -> None:
-        """Answer a batch."""
+    def respond(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        self.tries.append(time.monotonic())
+        assert request.path == "/v1/batch"
+        self.authorizations.add(request.headers["Authorization"])
         if self.behave is not None:
-            self.behave(response)
+            self.behave(request)
             return
         found = json.loads(body)
         status = self.answer(ids_of(found))
         if status == 200:
             self.batches.append(found)
             self.sizes.append(len(body))
-        response.send_response(status)
-        for name, value in {**self.headers, "Content-Length": "0"}.items():
-            response.send_header(name, value)
-        response.end_headers()
+        answer(request, status, headers=self.headers)
 
     def setting(self, name: str = "one", **more: Any) -> dict[str, Any]:
         """This destination as an entry of the setting."""
-        url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        return {"name": name, "url": url, "write_key": KEY, **more}
+        return {"name": name, "url": f"{self.url}/v1", "write_key": KEY, **more}
 
     @property
     def ids(self) -> list[str]:
@@ -87,14 +62,3 @@ class Destination:
 
 def ids_of(batch: dict[str, Any]) -> list[str]:
     return [event["messageId"] for event in batch["batch"]]
-
-
-Kind = TypeVar("Kind", bound=Destination)
-
-
-@contextlib.contextmanager
-def serving(destination: Kind) -> Iterator[Kind]:
-    """A destination, while it serves."""
-    yield destination
-    destination.server.shutdown()
-    destination.server.server_close()

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import requests
 
 from tests.collector.conftest import TOKEN, Collector, sending
-from tests.collector.destination import serving
 from tests.conftest import wait_until
+from tests.receiver import serving
 from tests.soak.destination import WildDestination
 from tests.soak.runner import report
 

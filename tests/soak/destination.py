@@ -9,6 +9,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
 from tests.collector.destination import Destination, ids_of
+from tests.receiver import answer
 
 FINAL = (400, 402, 406, 409, 413, 414, 415, 418, 422, 431, 451)  # the events are at fault
 OTHER = (  # the request, or the moment
@@ -59,13 +60,6 @@ def hung_up(response: BaseHTTPRequestHandler) -> None:
     response.close_connection = True
 
 
-def answer(response: BaseHTTPRequestHandler, status: int) -> None:
-    """An ordinary answer."""
-    response.send_response(status)
-    response.send_header("Content-Length", "0")
-    response.end_headers()
-
-
 class WildDestination(Destination):
     """Notes which events it accepted, in order, and which it refused alone.
 
@@ -83,18 +77,18 @@ class WildDestination(Destination):
         self.refused_alone: set[str] = set()
         self.answers: set[str] = set()
 
-    def respond(self, response: BaseHTTPRequestHandler, body: bytes) -> None:
+    def respond(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
         ids = ids_of(json.loads(body))
         is_wild = random.random() < self.wildness
         if self.is_strict and any(name.endswith("7") for name in ids):
-            self._refuse(response, ids)
+            self._refuse(request, ids)
         elif is_wild:
             random.choice((self._accept_oddly, self._refuse, self._reject, self._fail))(
-                response, ids
+                request, ids
             )
         else:
             self._accept(ids, "200")
-            answer(response, 200)
+            answer(request, 200)
 
     def _accept_oddly(self, response: BaseHTTPRequestHandler, ids: list[str]) -> None:
         behave = random.choice(ACCEPTS)

@@ -24,11 +24,12 @@ from tap_autopilot.collector.postgres_sql import TAKE_LOCK
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector, event, sending
-from tests.collector.destination import Destination, serving
+from tests.collector.destination import Destination
 from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
 from tests.collector.test_destinations import send
 from tests.collector.test_prune import state
 from tests.conftest import Tap, wait_until
+from tests.receiver import serving
 from tests.scripted import Scripted
 from tests.targets.conftest import postgres_server
 

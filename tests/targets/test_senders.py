@@ -10,15 +10,15 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 import requests
 
 from tests.collector.conftest import KEY, ROOT, Collector
+from tests.receiver import Receiver, answer, serving
 from tests.targets.conftest import ENVIRONMENT
 
 DOCUMENT = (ROOT / "docs/senders.md").read_text(encoding="utf-8")
@@ -52,33 +52,21 @@ for (let number = 0; number < 250; number++) {
 pytestmark = pytest.mark.targets
 
 
-class Proxy(ThreadingHTTPServer):
+class Proxy(Receiver):
     """A reverse proxy that serves the collector at /autopilot/, and counts what it refuses."""
 
     collector = ""
     lost = 0
 
-
-class _Location(BaseHTTPRequestHandler):
-    server: Proxy
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path.startswith("/autopilot/"):
-            url = self.server.collector + self.path.removeprefix("/autopilot")
-            headers = {name: value for name, value in self.headers.items() if name != "Host"}
+    def respond(self, request: BaseHTTPRequestHandler, body: bytes) -> None:
+        if request.path.startswith("/autopilot/"):
+            url = self.collector + request.path.removeprefix("/autopilot")
+            headers = {name: value for name, value in request.headers.items() if name != "Host"}
             response = requests.post(url, body, headers=headers, timeout=20)
-            status, content = response.status_code, response.content
+            answer(request, response.status_code, response.content)
         else:
-            self.server.lost += 1
-            status, content = 404, b"{}"
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None: ...
+            self.lost += 1
+            answer(request, 404, b"{}")
 
 
 @pytest.fixture
@@ -90,12 +78,8 @@ def collector(tmp_path: Path) -> Iterator[Collector]:
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    with Proxy(("127.0.0.1", 0), _Location) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+    with serving(Proxy()) as found:
+        yield found
 
 
 def test_all_libraries_are_documented() -> None:
@@ -112,8 +96,7 @@ def send(
     language, setup = SETUPS[name]
     assert "WRITE_KEY" in setup
     assert "https://example.com" in setup
-    host = f"http://127.0.0.1:{proxy.server_address[1]}"
-    setup = setup.replace("WRITE_KEY", key).replace("https://example.com", host)
+    setup = setup.replace("WRITE_KEY", key).replace("https://example.com", proxy.url)
     script = collector.folder / "send"
     if language == "js":
         node = shutil.which("node")
