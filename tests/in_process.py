@@ -23,6 +23,7 @@ from tap_autopilot.sources import custom_fields
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
 from tap_autopilot.sources.reading import pages
+from tap_autopilot.streams import emails, lists, smart_segments
 from tests.invariants import Run, check_messages
 from tests.lying_pager import KEY
 from tests.recording import Sandbox
@@ -161,6 +162,16 @@ def run(
     check_bookmarks([found])
     check_tombstones(found)
     return found
+
+
+@contextlib.contextmanager
+def in_parts(rows: int) -> Iterator[None]:
+    """Make and write every page in parts of this many rows, as only a huge page is otherwise."""
+    with contextlib.ExitStack() as patches:
+        for stream in (emails, lists, smart_segments):
+            patches.enter_context(mock.patch.object(stream, "MANY", rows))
+        patches.enter_context(mock.patch.object(module, "MAX_WAITING", 0))
+        yield
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
 from tests.digests import Nights, small_account, strange_night, warned
+from tests.in_process import in_parts
 from tests.invariants import Run, forms
 from tests.replica import DELETED_AT, KEYS, TABLES, Replica, difference, everything
 
@@ -27,7 +28,8 @@ def test_after_faulty_runs_the_target_matches_a_full_load(tmp_path: Path, seed: 
     kept: list[tuple[Replica, bytes]] = []
     story = []
     for day in range(rng.randrange(3, 7)):
-        story.append(strange_night(nights, rng, kept))
+        with in_parts(rng.choice((2, 3, 1000))):
+            story.append(strange_night(nights, rng, kept))
         kept.append((nights.replica.copy(), nights.path.read_bytes()))
         nights.account.move_on(day)
     assert nights.night().code == 0

@@ -29,7 +29,7 @@ def made(
     tally: Tally | None = None,
 ) -> Any:
     make = STREAMS["email_bounced"].compile(SCHEMA, selected, tally or Tally("email_bounced"))
-    return make(list(contacts), window, merge)
+    return [row for rows in make(list(contacts), window, merge) for row in rows]
 
 
 def bounced(contact_id: str, **maps: Any) -> dict[str, Any]:
@@ -127,6 +127,6 @@ def test_events_that_were_pushed_are_skipped() -> None:
     ]
     for window, counted in ((None, 2), (ChangedSince(START, None), 1)):
         tally = Tally("email_bounced")
-        found = made(*contacts, window=window, merge=pushes.merge, tally=tally)
+        found = made(*contacts, window=window, merge=pushes, tally=tally)
         assert [row["email_id"] for row in found] == ["other"]
         assert tally.pushed == counted

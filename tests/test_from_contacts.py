@@ -93,6 +93,21 @@ def test_every_membership_is_a_row(serve: Serve) -> None:
     assert set(rows) == expected
 
 
+def test_a_page_in_parts_has_the_same_rows(serve: Serve) -> None:
+    sandbox = serve(Account(contacts=200, lists=6, segments=2, members=50))
+    whole = in_process.run(sandbox)
+    with in_process.in_parts(3):
+        parts = in_process.run(sandbox)
+    assert len(parts.of("STATE")) > 3 * len(whole.of("STATE"))
+    assert parts.state == whole.state
+    warnings = [line for line in whole.log if line.startswith("WARNING")]
+    assert any("not valid Unicode" in line for line in warnings)
+    assert [line for line in parts.log if line.startswith("WARNING")] == warnings
+    for stream in USUAL_STREAMS:
+        assert parts.rows(stream) == whole.rows(stream)
+        assert parts.rows(stream)
+
+
 def test_tables_made_from_contacts_cost_no_extra_requests(serve: Serve, catalog: Any) -> None:
     sandbox = serve()
     catalog["streams"] = [entry(catalog, stream) for stream in ("contacts", *FED)]

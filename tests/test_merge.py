@@ -19,7 +19,7 @@ from tap_autopilot.pushed.matching import (
 )
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.times import from_epoch, to_epoch
+from tap_autopilot.rows.times import as_time, epoch_of, from_epoch, to_epoch
 
 KEY = "1482219072777-48a06f90-c686-11e6-94c6-07e94ae2263b"
 MINUTE = 60_000
@@ -116,15 +116,6 @@ def test_no_pairing_has_more_pairs_or_closer_times() -> None:
 NOW = 1_600_000_000_000
 
 
-def polled(**events: int | None) -> list[dict[str, Any]]:
-    """The rows of a contact's events: message=time."""
-    return [
-        {"email_id": message, "context_traits_contact_id": "c", "link_id": None,
-         "timestamp": None if at is None else from_epoch(at), **dict.fromkeys(DESCRIPTION)}
-        for message, at in events.items()
-    ]  # fmt: skip
-
-
 def store(receiving: int | None = NOW - 9 * DAY, **pushed: int | None) -> Pushes:
     """A store with these pushes of the contact's opens, and a description of the message "told"."""
     return Pushes(
@@ -155,9 +146,9 @@ def test_the_fate_of_an_event_that_was_not_pushed(
 ) -> None:
     late = datetime(2100, 1, 1, tzinfo=timezone.utc)
     tally, window = Tally("email_opened"), None if counted else ChangedSince(late, late)
-    rows = polled(m=at)
-    left = store(receiving, other=0).merge("email_opened", rows, window, tally)
-    assert left == ([] if fate == "waiting" else rows)
+    events = {"m": at}
+    left = store(receiving, other=0).unpushed("email_opened", "c", events, window, tally)
+    assert left == ({} if fate == "waiting" else events)
     counts = {"pushed": tally.pushed, "waiting": tally.waiting, "missed": tally.missed}
     assert counts == {
         **dict.fromkeys(counts, 0),
@@ -167,17 +158,19 @@ def test_the_fate_of_an_event_that_was_not_pushed(
 
 def test_events_that_were_pushed_are_skipped_and_the_others_described() -> None:
     tally = Tally("email_opened")
-    rows = polled(a=5000, told=5000 + DAY, b=None, other=2 * DAY)
-    left = store(a=9 * DAY, b=0).merge("email_opened", rows, None, tally)
-    assert [row["email_id"] for row in left] == ["told", "other"]
+    pushes = store(a=9 * DAY, b=0)
+    events = {"a": 5000, "told": from_epoch(5000 + DAY), "b": None, "other": 2 * DAY}
+    left = pushes.unpushed("email_opened", "c", events, None, tally)
+    assert left == {"told": events["told"], "other": 2 * DAY}
+    assert (tally.pushed, tally.waiting, tally.missed) == (2, 0, 0)
     described = {"email_name": "name", "email_subject": "subject", "campaign_id": None,
                  "campaign_name": "campaign", "transactional": False}  # fmt: skip
-    assert left == [polled(told=5000 + DAY)[0] | described, polled(other=2 * DAY)[0]]
-    assert (tally.pushed, tally.waiting, tally.missed) == (2, 0, 0)
-    for kind, rows in (("email_clicked", polled(a=5000)), ("email_opened", polled(a=5000))):
-        for row in rows:
-            row["context_traits_contact_id"] = "c" if kind == "email_clicked" else "d"
-        assert len(store(a=5000).merge(kind, rows, None, Tally(kind))) == 1
+    for message, filled in (("told", described), ("other", dict.fromkeys(DESCRIPTION))):
+        row = {"email_id": message, "link_id": None, **dict.fromkeys(DESCRIPTION)}
+        pushes.describe(row)
+        assert row == {"email_id": message, "link_id": None, **filled}
+    for kind, contact_id in (("email_clicked", "c"), ("email_opened", "d")):
+        assert store(a=5000).unpushed(kind, contact_id, {"a": 5000}, None, Tally(kind))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +181,16 @@ def test_events_that_were_pushed_are_skipped_and_the_others_described() -> None:
         ("1970-01-01T00:00:01.0019Z", 1001),
         ("1969-12-31T23:59:59.999Z", -1),
         ("9999-12-31T23:59:59.999Z", 253402300799999),
+        ("0001-01-01T00:00:00.000Z", -62135596800000),
     ],
 )
 def test_times_in_milliseconds(time: str | None, at: int | None) -> None:
     assert to_epoch(time) == at
+    assert epoch_of(time) == at
+    if at is not None:
+        assert epoch_of(at) == to_epoch(as_time(at)) == at
+
+
+@pytest.mark.parametrize("value", [253402300800000, -62135596800001, "", "soon", True, [], {}])
+def test_what_is_no_time_has_no_milliseconds(value: Any) -> None:
+    assert epoch_of(value) is None

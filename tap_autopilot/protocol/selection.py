@@ -56,7 +56,7 @@ class Selected:
     def compile(self, tally: Tally) -> MakeRows:
         """A function from the documents of a page to the rows to send."""
         make = self.stream.compile(self.schema, self.part, tally)
-        return (lambda *page: self.as_sent(make(*page))) if self.nested_as_text else make
+        return (lambda *page: map(self.as_sent, make(*page))) if self.nested_as_text else make
 
     def as_sent(self, rows: list[Row]) -> list[Row]:
         """Rows of the selected part, their nested values turned into text if so configured."""

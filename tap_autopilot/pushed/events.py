@@ -154,8 +154,8 @@ class PushedEvents:
                 row.pop(column, None)
         return self._fed[name].as_sent(rows)
 
-    def merge(self, contacts: Iterable[Row], page: Page) -> Merge | None:
-        """Merges events of a page's contacts with the pushed ones, if any stream needs that."""
+    def about(self, contacts: Iterable[Row], page: Page) -> Merge | None:
+        """What was pushed about a page's contacts, if any stream needs that."""
         if self._index is None:
             return None
         emails = {
@@ -164,4 +164,4 @@ class PushedEvents:
             if (contact_id := as_key(contact.get("contact_id"))) is not None
         }
         now = min(self._collected.opened_at, page.date or page.fetched_at)
-        return self._index.about(emails, round(now.timestamp() * 1000)).merge
+        return self._index.about(emails, round(now.timestamp() * 1000))

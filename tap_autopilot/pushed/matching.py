@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.times import as_datetime, to_epoch
+from tap_autopilot.rows.times import as_datetime, epoch_of
 from tap_autopilot.rows.values import Row
 
 WITHIN = 10 * 60_000  # ms that the two times of one event may be apart
@@ -42,31 +42,35 @@ class Occurrence(NamedTuple):
 class Pushes:
     """What the store knows about the contacts of a page.
 
-    `by_contact` has the pushed events by kind and contact id. `describe` returns the DESCRIPTION
+    `by_contact` has the pushed events by kind and contact id. `description` returns the DESCRIPTION
     columns of a message by the hash of its key. `receiving` has, for each kind, when the first push
     arrived, in epoch milliseconds; `now` is when the store was read.
     """
 
     by_contact: Mapping[tuple[str, str], Sequence[Occurrence]]
-    describe: Callable[[int], Sequence[Any] | None]
+    description: Callable[[int], Sequence[Any] | None]
     receiving: Mapping[str, int]
     now: int
 
-    def merge(
-        self, kind: str, rows: list[Row], window: ChangedSince | None, tally: Tally
-    ) -> list[Row]:
-        """The rows of a contact's polled events of a kind that were not also pushed.
+    def unpushed(
+        self,
+        kind: str,
+        contact_id: str,
+        events: dict[str, Any],
+        window: ChangedSince | None,
+        tally: Tally,
+    ) -> dict[str, Any]:
+        """A contact's polled events of a kind that were not also pushed: each message's time.
 
-        They get the columns that pushes give for their messages. Events so recent that a push of
-        them may still arrive are left for the next run. The tally counts only events that `window`,
-        if there is one, admits.
+        Events so recent that a push of them may still arrive are left for the next run. The tally
+        counts only events that `window`, if there is one, admits.
         """
-        polled = [Occurrence(hash_of(row["email_id"]), to_epoch(row["timestamp"])) for row in rows]
-        pushed = self.by_contact.get((kind, rows[0]["context_traits_contact_id"]), ())
+        polled = [Occurrence(hash_of(message), epoch_of(when)) for message, when in events.items()]
+        pushed = self.by_contact.get((kind, contact_id), ())
         also_pushed = matched(polled, pushed) if pushed else ()
         since = self.receiving.get(kind)
-        sent = []
-        for number, (row, (_, at)) in enumerate(zip(rows, polled, strict=True)):
+        sent = {}
+        for number, (message, (_, at)) in enumerate(zip(events, polled, strict=True)):
             counts = window is None or at is None or window.admits(as_datetime(at))
             if number in also_pushed:
                 tally.pushed += counts
@@ -75,11 +79,14 @@ class Pushes:
             else:
                 if since is not None and at is not None and since <= at <= self.now:
                     tally.missed += counts
-                described = self.describe(hash_of(row["email_id"]))
-                if described is not None:
-                    row.update(zip(DESCRIPTION, described, strict=True))
-                sent.append(row)
+                sent[message] = events[message]
         return sent
+
+    def describe(self, row: Row) -> None:
+        """Fill the columns of an event that pushes give for its message."""
+        described = self.description(hash_of(row["email_id"]))
+        if described is not None:
+            row.update(zip(DESCRIPTION, described, strict=True))
 
     def _is_young(self, at: int) -> bool:
         """Whether a push of an event at this time may still arrive."""

@@ -16,6 +16,7 @@ import ciso8601
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
+_FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # of the years 0001 to 9999
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
@@ -71,6 +72,14 @@ def from_epoch(milliseconds: int) -> str:
 def to_epoch(time: str | None) -> int | None:
     """The milliseconds since the epoch of a row's time."""
     return None if time is None else (ciso8601.parse_datetime(time) - _EPOCH) // _MILLISECOND
+
+
+def epoch_of(value: Any) -> int | None:
+    """The milliseconds since the epoch of the time in a value; None if there is none."""
+    if value.__class__ is int and _FIRST <= value <= _LAST:
+        return int(value)
+    moment = as_datetime(value)
+    return None if moment is None else (moment - _EPOCH) // _MILLISECOND
 
 
 @functools.lru_cache(maxsize=10_000)

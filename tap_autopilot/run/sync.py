@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
+MAX_WAITING = 2**24  # bytes of a page's lines; more are written before the page is complete
 MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
 
@@ -230,6 +231,7 @@ class _Run:
 
     def _write_before(self, lines: Iterable[bytes]) -> None:
         """Write lines ahead of the STATE that covers them."""
+        self._sends.position()  # it notes on disk what is sent
         self.writer.write([*lines, self._state])
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
@@ -269,21 +271,28 @@ class _Run:
             self.report.note_written(name, 1.0 if name in complete else _share(page))
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
-        """The RECORD messages of a page for these streams; updates their passes."""
+        """The RECORD messages of a page for these streams; updates their passes.
+
+        Those of a huge page are written in parts; it returns the last.
+        """
         lines: list[bytes] = []
+        written = False
         reads = any(self._streams[name].reads for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
-        merge = self._pushed.merge(parts, page) if self._pushed and reads else None
+        merge = self._pushed.about(parts, page) if self._pushed and reads else None
         for name in names:
             began = self._progress.begin_pass(name, page.date)
             current, tally = self._progress.pass_of(name), self.report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
-            rows = self._make[name](documents, window, merge)
+            for rows in self._make[name](documents, window, merge):
+                lines += self._sends.records(name, rows, current.version, page.fetched_at, began)
+                if sum(map(len, lines)) > MAX_WAITING:
+                    self._write_before(lines)
+                    lines, written = [], True
             current.note(window.newest if window else None, tally.skipped - skipped)
             current.doubts |= page.doubts
-            lines += self._sends.records(name, rows, current.version, page.fetched_at, began)
-        for name in names[:1] if lines else ():
+        for name in names[:1] if lines or written else ():
             self.report.tallies[name].count_replaced(page.cleaned)
         return lines
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.shape import compile_shape
@@ -14,12 +14,29 @@ from tap_autopilot.rows.values import Row
 COLLECTED = "collected"  # the source name of a collector's store
 DIGESTS = "digests"  # the source name of tables derived from changes in other tables
 
+MANY = 5000  # rows in memory at a time, if a document may become any number of them
+
 Schema = Mapping[str, Any]
 
 
-# Returns which rows of a contact's events of one kind to send: those that were not also pushed.
-Merge = Callable[[str, list[Row], ChangedSince | None, Tally], list[Row]]
-MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], list[Row]]
+class Merge(Protocol):
+    """What was pushed about the events of a page's contacts."""
+
+    def unpushed(
+        self,
+        kind: str,
+        contact_id: str,
+        events: dict[str, Any],
+        window: ChangedSince | None,
+        tally: Tally,
+    ) -> dict[str, Any]:
+        """Which of a contact's events of one kind to send, given the time of each by message."""
+
+    def describe(self, row: Row) -> None:
+        """Fill the columns of an event that pushes give for its message."""
+
+
+MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], Iterable[list[Row]]]
 
 
 class Stream:
@@ -42,6 +59,9 @@ class Stream:
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """A function from the documents of a page to rows of the `selected` part of `schema`.
 
+        It makes them in parts of at most MANY, unless each document is only one row. There is
+        always at least one part.
+
         Given a `ChangedSince`, the function makes only the rows that this admits, and notes every
         change; given a `Merge`, it skips events that were also pushed. Documents that cannot become
         rows are counted in the tally. If a stream declares the fields it `reads`, its
@@ -51,8 +71,8 @@ class Stream:
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
-        def make(documents: list[Any], *_: object) -> list[Row]:
+        def make(documents: list[Any], *_: object) -> Iterator[list[Row]]:
             rows = [row for document in documents if (row := shape(document)) is not None]
-            return [*{tuple(row[key] for key in cls.key_properties): row for row in rows}.values()]
+            yield [*{tuple(row[key] for key in cls.key_properties): row for row in rows}.values()]
 
         return make

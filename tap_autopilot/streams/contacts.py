@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
@@ -42,7 +42,9 @@ class Contacts(Stream):
         changed = compile_changed(("updated_at", "created_at"))
         fill = _compile_fill(selected, custom, tally) if custom else None
 
-        def make(documents: list[Any], window: ChangedSince | None, *_: object) -> list[Row]:
+        def make(
+            documents: list[Any], window: ChangedSince | None, *_: object
+        ) -> Iterator[list[Row]]:
             rows = []
             for document in documents:
                 if window is not None:
@@ -55,7 +57,7 @@ class Contacts(Stream):
                     if fill is not None:
                         fill(document, row)
                     rows.append(row)
-            return rows
+            yield rows
 
         return make
 

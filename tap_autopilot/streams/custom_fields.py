@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from tap_autopilot.rows.changed import ChangedSince
@@ -40,10 +41,10 @@ class CustomFields(Stream):
 
         def make(
             definitions: list[Any], window: ChangedSince | None, merge: Merge | None
-        ) -> list[Row]:
+        ) -> Iterator[list[Row]]:
             live_last = sorted(
                 definitions, key=lambda definition: pick(definition).get("deleted") is not True
             )
-            return shaped([renamed(definition) for definition in live_last], window, merge)
+            yield from shaped([renamed(definition) for definition in live_last], window, merge)
 
         return make

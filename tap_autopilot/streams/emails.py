@@ -6,6 +6,7 @@ contact gives only an event's message and time, so all other columns are null; a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, shallow
-from tap_autopilot.streams.base import COLLECTED, MakeRows, Merge, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MANY, MakeRows, Merge, Schema, Stream
 
 MAX_EMAIL = 400  # characters; each event has it twice, and no real address is as long
 
@@ -40,8 +41,8 @@ class EmailEvent(Stream):
 
         def make(
             contacts: list[Any], window: ChangedSince | None, merge: Merge | None
-        ) -> list[Row]:
-            made = []
+        ) -> Iterator[list[Row]]:
+            rows: list[Row] = []
             for contact in contacts:
                 if not contact:
                     tally.skip("it is not a contact")
@@ -57,8 +58,13 @@ class EmailEvent(Stream):
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
                 prefix = f"{cls.name}:{_escaped(contact_id)}:"
-                rows = []
-                for message, when in cls._events(contact, tally).items():
+                events = cls._events(contact, tally)
+                if merge is not None and events:
+                    events = merge.unpushed(cls.name, contact_id, events, window, tally)
+                for message, when in events.items():
+                    if len(rows) == MANY:
+                        yield rows
+                        rows = []
                     row = head.copy()
                     row["id"] = prefix + message
                     row["email_id"] = message
@@ -68,20 +74,18 @@ class EmailEvent(Stream):
                         except ValueError:
                             row[ADDITIONAL] = {"timestamp": shallow(when)}
                             tally.note_misfit("timestamp", row)
-                    rows.append(row)
-                if merge is not None and rows:
-                    rows = merge(cls.name, rows, window, tally)
-                for row in rows:
                     if window is not None:
                         at = as_datetime(row["timestamp"])
                         window.note(at)
                         if not window.admits(at):
                             continue
-                    made.append(row)
-            for row in made if dropped else ():
-                for column in dropped:
-                    del row[column]
-            return made
+                    if merge is not None:
+                        merge.describe(row)
+                    if dropped:
+                        for column in dropped:
+                            del row[column]
+                    rows.append(row)
+            yield rows
 
         return make
 

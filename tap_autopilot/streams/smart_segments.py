@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-from tap_autopilot.streams.base import MakeRows, Schema, Stream
+from tap_autopilot.streams.base import MANY, MakeRows, Schema, Stream
 
 
 class SmartSegments(Stream):
@@ -27,16 +29,17 @@ class SmartSegmentsContacts(Stream):
     @classmethod
     def compile(cls, schema: Schema, selected: Schema, tally: Tally) -> MakeRows:
         """Almost every document is already a row."""
-        shaped = super().compile(schema, selected, tally)
+        shape = compile_shape(schema, selected, cls.key_properties, tally)
 
-        def make(documents: list[Any], *_: object) -> list[Row]:
-            rows: list[Row] = []
-            for document in documents:
-                contact_id = document["contact_id"]
-                if contact_id.__class__ is str and contact_id:
-                    rows.append(document)
-                else:
-                    rows += shaped([document], None, None)
-            return rows
+        def make(documents: list[Any], *_: object) -> Iterator[list[Row]]:
+            for start in range(0, len(documents) or 1, MANY):
+                rows: list[Row] = []
+                for document in documents[start : start + MANY]:
+                    contact_id = document["contact_id"]
+                    if contact_id.__class__ is str and contact_id:
+                        rows.append(document)
+                    elif (row := shape(document)) is not None:
+                        rows.append(row)
+                yield rows
 
         return make
