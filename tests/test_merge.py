@@ -11,8 +11,10 @@ import pytest
 
 from tap_autopilot.pushed.matching import (
     DESCRIPTION,
+    WITHIN,
     Occurrence,
     Pushes,
+    _many_pairs,
     hash_of,
     key_of,
     matched,
@@ -111,6 +113,17 @@ def test_no_pairing_has_more_pairs_or_closer_times() -> None:
         best = max(pairings(left, right))
         assert len(found) == best[0]
         assert max(pairings([left[number] for number in found], right)) == best
+        events = sorted((at, number) for number, at in enumerate(left))
+        quickly = _many_pairs(events, sorted(right), WITHIN)
+        assert len(quickly) == best[0]
+        assert max(pairings([left[number] for number in quickly], right))[0] == best[0]
+
+
+def test_a_year_of_events_minutes_apart_is_matched_in_no_time() -> None:
+    many = range(60_000)
+    pushed = [Occurrence(None, 9 * MINUTE * number) for number in many]
+    polled = [Occurrence(number, 9 * MINUTE * number + HOUR) for number in many]
+    assert len(matched(polled, pushed)) == 59_994
 
 
 NOW = 1_600_000_000_000

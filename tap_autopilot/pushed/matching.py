@@ -27,6 +27,7 @@ SENDERS_RETRY = 6 * 3_600_000  # ms during which a push may still arrive
 DAY = 24 * 3_600_000  # ms; a clock further ahead must be wrong
 DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
 KEY_LENGTH = 50
+MAX_WORK = 2500  # events times pushes; a contact seldom has ten of a kind in an hour
 
 _KEY = re.compile(r"\d{13}-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
@@ -157,7 +158,12 @@ def _clusters(
 
 
 def _pairs(events: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
-    """The indexes in the best pairing of two sorted sequences; pairs need not cross."""
+    """The indexes in the best pairing of two sorted sequences; pairs need not cross.
+
+    If finding it takes too long, only the number of pairs is the best.
+    """
+    if len(events) * len(times) > MAX_WORK:
+        return _many_pairs(events, times, within)
     # The best pairing of the events so far with each prefix of `times`: the number of pairs, their
     # total distance (negative), and the indexes as a linked list.
     best: list[tuple[int, int, Any]] = [(0, 0, None)] * (len(times) + 1)
@@ -175,6 +181,18 @@ def _pairs(events: list[tuple[int, int]], times: list[int], within: int) -> list
     while numbers is not None:
         number, numbers = numbers
         matches.append(number)
+    return matches
+
+
+def _many_pairs(events: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
+    """The indexes in a pairing of two sorted sequences with the most pairs: each with the first."""
+    matches, place = [], 0
+    for at, number in events:
+        while place < len(times) and times[place] < at - within:
+            place += 1
+        if place < len(times) and times[place] <= at + within:
+            matches.append(number)
+            place += 1
     return matches
 
 
