@@ -72,6 +72,16 @@ def expected_polled(
     ]
 
 
+def test_a_long_text_stays_with_its_own_push(store: PushedStore) -> None:
+    long, limit = "x" * 501, "y" * 500
+    store.track(call("m", properties={"email_subject": long, "email_name": limit}))
+    contact = {"contact_id": "c", "mail_clicked": {MESSAGE: 1000}}
+    run = read(store, contact)
+    for table, expected in (("email_opened", (long, limit)), ("email_clicked", (None, limit))):
+        (row,) = run.rows(table)
+        assert (row["email_subject"], row["email_name"]) == expected
+
+
 @pytest.mark.parametrize(
     "names",
     [

@@ -14,6 +14,7 @@ from tap_autopilot.rows.values import Row
 
 CACHE_KIB = 8_192
 MAX_DESCRIPTIONS = 10_000  # kept in memory
+MAX_TEXT = 500  # characters; no real subject is as long
 MAX_MESSAGES = 1000  # rows at a time
 STEPS = 100_000  # SQLite steps between checks for pending signals
 
@@ -138,12 +139,15 @@ class PushedIndex:
             ]
 
     def _describe(self, key: int) -> Sequence[Any] | None:
-        """The DESCRIPTION columns of the message with this key; None if it was never pushed."""
+        """The DESCRIPTION columns of the message with this key; None if it was never pushed.
+
+        Those with more than MAX_TEXT characters are None, because each of its events has them.
+        """
         if key not in self._descriptions:
             if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
             columns = self._database.execute(_BY_KEY, (key,)).fetchone()
-            self._descriptions[key] = None if columns is None else _described(columns)
+            self._descriptions[key] = None if columns is None else _in_short(_described(columns))
         return self._descriptions[key]
 
 
@@ -182,6 +186,12 @@ def _described(columns: Sequence[Any]) -> Sequence[Any]:
     """The columns that SQLite returned, in which true is 1, as Python values."""
     *texts, transactional = columns
     return [*texts, None if transactional is None else bool(transactional)]
+
+
+def _in_short(columns: Sequence[Any]) -> Sequence[Any]:
+    return [
+        None if column.__class__ is str and len(column) > MAX_TEXT else column for column in columns
+    ]
 
 
 _FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
