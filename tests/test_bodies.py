@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import COMMAND, KEY, Tap
 from tests.invariants import Run
+from tests.pushed_store import MESSAGE, PushedStore, call
 from tests.scripted import Scripted
 
 MEMORY = 400e6  # bytes
@@ -128,6 +129,33 @@ GOOD: dict[str, Callable[[], Any]] = {
     ),
 }  # fmt: skip
 
+# A few documents with any number of rows, so with `digests` too.
+MANY_ROWS: dict[str, Callable[[], dict[str, Any]]] = {
+    "events of a contact with long ids": lambda: {
+        "/contacts": contacts(
+            b'{"contact_id":"%b","email":"%b","mail_opened":{%b}}'
+            % (b"i" * 400, b"e" * 400, b",".join(b'"%x":1' % number for number in range(120_000)))
+        )
+    },
+    "events without a time": lambda: {
+        "/contacts": people(
+            1, b',"mail_clicked":{%b}' % b",".join(b'"%x":[]' % number for number in range(150_000))
+        )
+    },
+    "lists of a contact with a long id": lambda: {
+        "/contacts": contacts(
+            b'{"contact_id":"%b","lists":[%b]}'
+            % (b"i" * 400, b",".join(b'"%x"' % number for number in range(150_000)))
+        )
+    },
+    "members with long ids": lambda: {
+        "/smart_segments": b'{"segments":[{"segment_id":"%b"}]}' % (b"s" * 400),
+        f"/smart_segments/{'s' * 400}/contacts": contacts(
+            *(b'{"contact_id":"%b%06d"}' % (EMOJI * 250, number) for number in range(40_000))
+        ),
+    },
+}
+
 # Refused, with what the last line says.
 BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "a gzip bomb": (lambda: (200, bomb(400 * MB), PACKED), "exceeds the limit"),
@@ -171,6 +199,31 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_is_processed_costs_little(tap: Tap, shape: str) -> None:
     cost = sync(tap, {"/contacts": GOOD[shape]()})
     print(f"{shape}: {cost.memory / 1e6:.0f} MB, {cost.cpu:.1f} s")
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
+@pytest.mark.parametrize("shape", MANY_ROWS)
+def test_documents_of_many_rows_cost_little(tap: Tap, shape: str) -> None:
+    cost = sync(tap, MANY_ROWS[shape](), digests=str(tap.folder / "digests.db"))
+    print(f"{shape}: {cost.memory / 1e6:.0f} MB, {cost.cpu:.1f} s")
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
+def test_long_texts_of_a_push_cost_little(tap: Tap, store: PushedStore) -> None:
+    texts = ("email_name", "email_subject", "campaign_id", "campaign_name")
+    for message, length in ((MESSAGE, 500), ("m", 1_000_000)):
+        properties = {"email_id": message, **dict.fromkeys(texts, "\1" * length)}
+        store.track(call(message, properties=properties))
+    spellings = b",".join(b'"%x-%b":1' % (number, MESSAGE.encode()) for number in range(20_000))
+    others = (person(number, b',"mail_clicked":{"m":1}') for number in range(1, 1000))
+    answer = contacts(person(0, b',"mail_clicked":{%b}' % spellings), *others)
+    digests = str(tap.folder / "digests.db")
+    cost = sync(tap, {"/contacts": answer}, collector_database=store.path, digests=digests)
+    print(f"{cost.memory / 1e6:.0f} MB, {cost.cpu:.1f} s")
     assert cost.run.code == 0, cost.run.stderr
     assert cost.memory < MEMORY
     assert cost.cpu < CPU
