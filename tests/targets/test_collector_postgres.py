@@ -27,6 +27,7 @@ from tests.collector.conftest import TOKEN, Collector, event, sending
 from tests.collector.destination import Destination
 from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
 from tests.collector.test_destinations import send
+from tests.collector.test_erase import *  # noqa: F403
 from tests.collector.test_prune import state
 from tests.conftest import Tap, wait_until
 from tests.receiver import serving
