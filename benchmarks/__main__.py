@@ -308,7 +308,7 @@ def picture(results: Results) -> str:
     ]
     today = datetime.now(timezone.utc).date()
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
-    return draw(groups, f"{today}, {machine}; shorter is better")
+    return draw(groups, f"{today}, {machine}; elapsed time, shorter is better")
 
 
 def main() -> None:

@@ -232,7 +232,8 @@ def picture(contacts: int, loads: Loads, nights: Loads) -> str:
             changed,
         ),
     ]
-    return draw(groups, f"{datetime.now(timezone.utc).date()}; shorter is better")
+    today = datetime.now(timezone.utc).date()
+    return draw(groups, f"{today}; elapsed time, shorter is better")
 
 
 if __name__ == "__main__":
