@@ -34,35 +34,47 @@ SENDERS += $(NODE_SENDERS:%=.node-senders/%/installed)
 endif
 MELTANOS := 4.0.0 4.1.2 4.2.2 4.3.0 4.4.1
 
-.PHONY: run answers test test-targets test-more-targets lint fuzz soak mutants bench clean
+.PHONY: help run answers test lint test-targets test-more-targets soak fuzz mutants bench clean
 
+#: print this list
+help:
+	@awk '/^#: / { about = substr($$0, 4); next } \
+		about { printf "make %-18s  %s\n", substr($$1, 1, length($$1) - 1), about; about = "" }' Makefile
+
+#: load a sample account into files, and show the result
 run: $(DEMO)/installed $(TARGET)/installed
 	@$(DEMO)/bin/python -m tap_autopilot.sandbox.demo \
 		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl output
 
+#: build the dbt package on the sample account, and show what it answers
 answers: $(DEMO)/installed $(TARGET)/installed .venv-dbt/installed
 	@$(DEMO)/bin/python -m tools.answers \
 		$(DEMO)/bin/tap-autopilot $(TARGET)/bin/target-jsonl .venv-dbt/bin output
 
+#: run the tests
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
 
+#: run ruff and mypy
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+#: test with real targets, PostgreSQL, Meltano, dbt and client libraries
 test-targets: $(VENV)/installed .venv-meltano/installed .venv-dbt/installed \
 		.venv-dbt-warehouses/installed \
 		$(MELTANOS:%=.venv-meltano/parsers/%) $(TARGETS:%=.venv-target-%/installed) $(SENDERS)
 	$(BIN)/python -m pytest -m "targets and not more_targets"
 
+#: test with targets from git, and less common ones
 test-more-targets: $(VENV)/installed $(MORE_TARGETS:%=.venv-target-%/installed)
 	$(BIN)/python -m pytest -m more_targets
 
 # Fewer runs: make soak SOAK="--kills 50 --soups 50 --signals 50 --accounts 1"
 #                       CHURN="--passes 100 --lost 100" NIGHTS="--histories 10" HISTORIES="--histories 30"
 #                       COLLECTOR="--kills 100"
+#: measure the guarantees: kills, faults, changing accounts
 soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak.kills $(SOAK)
 	$(BIN)/python -m tests.soak.churn $(CHURN)
@@ -71,15 +83,18 @@ soak: $(VENV)/installed
 	$(BIN)/python -m tests.soak.collector $(COLLECTOR)
 
 # One of them only: make fuzz FUZZ="-k paging"
+#: run the tests named test_fuzz_* with many more examples
 fuzz: $(VENV)/installed
 	$(BIN)/python -m pytest --hypothesis-profile=long --show-capture=no tests/test_fuzz_*.py \
 		tests/collector/test_fuzz_*.py $(FUZZ)
 
+#: plant bugs one at a time, and check that the tests catch them
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants
 
 # Records the figures in the README and the docs. Some only: make bench BENCH="tap digests"
 BENCH := bench
+#: measure the speed
 bench: $(VENV)/installed .venv-bench/installed .venv-target-postgres/installed
 	$(BIN)/python -m benchmarks.figures $(BENCH)
 
@@ -138,6 +153,7 @@ $(DEMO)/installed: setup.py
 	npm install --silent --no-audit --no-fund --prefix $(@D) $*
 	touch $@
 
+#: remove everything that these commands have installed or built
 clean:
 	rm -rf $(VENV) $(DEMO) .venv-bench .venv-dbt .venv-dbt-warehouses .venv-meltano \
 		$(TARGETS:%=.venv-target-%) $(MORE_TARGETS:%=.venv-target-%) \

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -70,6 +72,14 @@ def test_the_tested_targets_are_those_of_the_makefile() -> None:
     assert {name for name, _ in rows} == {name for name, _ in installed}
     for name, version in installed:
         assert any(one == name and version in told for one, told in rows), (name, version)
+
+
+def test_make_help_lists_all_commands() -> None:
+    phony = re.search(r"^\.PHONY: (.*)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    told = subprocess.check_output(
+        ["make", "--silent", "help"], cwd=ROOT, text=True, env={"PATH": os.environ["PATH"]}
+    )
+    assert [line.split()[1] for line in told.splitlines()] == phony[1].split()  # type: ignore[index]
 
 
 def test_every_link_works() -> None:
