@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from tap_autopilot import logs
@@ -76,7 +77,7 @@ def _parser() -> Parser:
 
 
 class _Signaled(BaseException):
-    """A signal; it is no Exception, so nothing on its way can handle it, but drafts are deleted."""
+    """A signal during --backup, which deletes its draft; nothing may handle it on the way."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -85,13 +86,11 @@ class _Signaled(BaseException):
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logs.set_up()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    _on_signals(_stop)
     try:
         _run(_parser().parse(arguments))
     except _Signaled as signaled:
-        logs.write_last(f"Stopped by {signal.Signals(signaled.number).name}.")
-        os._exit(Stopped(signaled.number).exit_code)
+        _stop(signaled.number, None)
     except Unavailable as error:
         return _end(f"Cannot write to the store: {error}.", error.exit_code)
     except TapError as error:
@@ -107,7 +106,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _stop(number: int, _: object) -> NoReturn:
-    """End the command; once the server runs, it handles signals itself."""
+    """Exit immediately; once the server runs, it handles signals itself."""
+    logs.write_last(f"Stopped by {signal.Signals(number).name}.")
+    os._exit(Stopped(number).exit_code)
+
+
+def _on_signals(handle: Callable[[int, object], NoReturn]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
     raise _Signaled(number)
 
 
@@ -143,6 +152,7 @@ def _run(args: argparse.Namespace) -> None:
         names = [to.name for to in config.destinations]
         _print(commands.forget(config.database, args.forget_destination, names))
     elif args.backup is not None:
+        _on_signals(_interrupt)
         _print(backup(config.database, args.backup))
     elif args.register_hooks is not None:
         count = _hooks(config, args.register_hooks).register()
