@@ -93,8 +93,15 @@ def erase(database: str, who: str) -> str:
         raise UserError("--erase needs an email address or a contact id.")
     open_reader(database).close()  # an existing store
     match _carry_out(database, {"erase": who}):
-        case {"erased": int(count), "others": int(others), "is_gone": bool(is_gone)}:
+        case {
+            "erased": int(count),
+            "others": int(others),
+            "is_many": bool(is_many),
+            "is_gone": bool(is_gone),
+        }:
             also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
+            if is_many:
+                also = f" (but of none of more than {others} ids named with it: that is no person)"
             erased = f"Erased {amount(count, 'event')} of {who.strip()}{also}"
             if is_gone:
                 return f"{erased}."

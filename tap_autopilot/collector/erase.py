@@ -20,6 +20,7 @@ LOOK_EVERY = 0.2  # seconds
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
+MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
 MAX_DECODED = 4  # an address in a URL in a URL in a URL
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _SHORT = dict.fromkeys("bfnrt", " ")
@@ -33,12 +34,14 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     An address, or an id in Autopilot's form, counts wherever it is in an event, also inside a text
     or URL; another id, which may be as short as "7", only in a field for ids. An event that names
     one contact and one address shows that they are the same person, and the events of the other are
-    erased as well.
+    erased as well, unless these are more than MAX_IDS.
     """
     ids = {_folded(who)}
     person = set(ids)  # and whatever else names them
     last = do(lambda store: store.last_seq)
     _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
+    if is_many := len(person) - 1 > MAX_IDS:
+        person = ids
     do(lambda store: store.begin_wipe())
     matches = _matching(person)
     erased = _erase(do, last, matches)
@@ -49,7 +52,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while not (is_gone := do(lambda store: store.end_wipe())) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
-    return {"erased": erased, "others": len(person) - 1, "is_gone": is_gone}
+    others = MAX_IDS if is_many else len(person) - 1
+    return {"erased": erased, "others": others, "is_many": is_many, "is_gone": is_gone}
 
 
 def _erase(do: Do, last: int, matches: Matches) -> int:
@@ -81,7 +85,7 @@ def _step_through(do: Do, step: Callable[[Store, int], tuple[int, int]]) -> int:
 
 
 def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:
-    if _may_match(body, ids):
+    if len(person) - 1 <= MAX_IDS and _may_match(body, ids):
         named = list(_named(_decoded(body)))
         contacts = {value for name, value in named if name in _CONTACT}
         addresses = {value for _, value in named if "@" in value}

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from tap_autopilot.collector.database import open_reader
-from tap_autopilot.collector.erase import erase_person
+from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Store
@@ -69,3 +69,15 @@ def test_what_remains_of_a_message_is_erased_if_it_names_the_person(
     with open_reader(database) as reader:
         assert [one.body for one in reader.read(0, 2)] == [b"{}", b"{}"]
         assert all(b"For all" in one.body for one in reader.read(2, 2))
+
+
+def test_an_address_of_very_many_contacts_is_erased_alone(database: str, store: Store) -> None:
+    def named(who: int) -> bytes:
+        return b'{"contact_id": "person_%d", "email": "info@example.com"}' % who
+
+    others = [b'{"contact_id": "person_%d"}' % who for who in range(MAX_IDS + 1)]
+    store.append([event(body) for body in [*map(named, range(MAX_IDS + 1)), *others]])
+    done = erase_person(alone(store), "info@example.com")
+    assert (done["erased"], done["is_many"]) == (MAX_IDS + 1, True)
+    with open_reader(database) as reader:
+        assert [one.body for one in reader.read(0, 1000) if not one.pruned] == others
