@@ -25,7 +25,6 @@ LOG = logging.getLogger(__name__)
 
 STDIN = 0
 STDOUT = 1
-STDERR = 2
 
 
 EXAMPLES = """examples, with the key in TAP_AUTOPILOT_API_KEY:
@@ -101,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _guard_descriptors() -> None:
     """If descriptor 0, 1 or 2 is closed, keep it from being reused for a socket or file."""
-    for descriptor in (STDIN, STDOUT, STDERR):
+    for descriptor in (STDIN, STDOUT, logs.STDERR):
         try:
             os.fstat(descriptor)
         except OSError:

@@ -113,8 +113,8 @@ class Digests:
         known = msgspec.json.decode(text, type=_Content).tables
         known += [Table(table.name) for table in content.tables[len(known) :]]
         self._number, self._content.salt, self._content.tables = number, content.salt, known
-        begun = {place for place, table in enumerate(known) if table.began is not None}
-        self._file.go_back(number, len(known), begun)
+        ended = [place for place, table in enumerate(known) if table.began is None]
+        self._file.go_back(number, len(known), ended)
         return None
 
     def remembered(self) -> dict[str, int]:

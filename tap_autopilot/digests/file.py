@@ -19,7 +19,7 @@ import logging
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -249,8 +249,8 @@ class File:
         self._waiting.clear()
         self._sends = False
 
-    def go_back(self, number: int, tables: int, begun: Collection[int]) -> None:
-        """Return to a step. Tables whose pass is not `begun` forget what the last one saw."""
+    def go_back(self, number: int, tables: int, ended: Iterable[int]) -> None:
+        """Return to a step. Of tables whose pass has `ended`, forget what it saw."""
         with self.step():
             if self._row("select max(number) from steps") != (number,):
                 for statement in GO_BACK:
@@ -258,7 +258,7 @@ class File:
                 self._of_rows = self._sum_rows(tables)
             self._db.execute("delete from gone")
             self._db.execute("delete from steps where number <> ?", (number,))
-            for table in set(range(tables)) - set(begun):
+            for table in ended:
                 self._db.execute('delete from seen where "table" = ?', (table,))
             self._of_others = self._sum_others()
             self._db.execute("update steps set checksum = ?", (self._checksum,))
