@@ -12,6 +12,8 @@ import pytest
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.pushed.collected import PAGE, Collected
+from tap_autopilot.pushed.index import PushedIndex
+from tap_autopilot.pushed.matching import DESCRIPTION
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
@@ -280,3 +282,10 @@ def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
         "last_seen_at": "2020-03-01T00:00:00.000Z",
     }
     assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
+
+
+def test_messages_with_long_texts_come_a_few_at_a_time() -> None:
+    index = PushedIndex(EMAILS)
+    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
+    index.describe({**blank, "email_id": f"m{n}", "email_name": "x" * 1_500_000} for n in range(8))
+    assert [len(rows) for rows in index.messages()] == [3, 3, 2]

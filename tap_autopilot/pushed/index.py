@@ -15,7 +15,7 @@ from tap_autopilot.rows.values import Row
 CACHE_KIB = 8_192
 MAX_DESCRIPTIONS = 10_000  # kept in memory
 MAX_TEXT = 500  # characters; no real subject is as long
-MAX_MESSAGES = 1000  # rows at a time
+MAX_MESSAGES, MAX_LENGTH = 1000, 2**22  # rows at a time, and characters
 STEPS = 100_000  # SQLite steps between checks for pending signals
 
 
@@ -127,16 +127,24 @@ class PushedIndex:
         """A row for each message that any push described, in batches."""
         with _storage_errors():
             cursor = self._database.execute(_MESSAGES)
-        while batch := cursor.fetchmany(MAX_MESSAGES):
-            yield [
+        batch: list[Row] = []
+        length = 0
+        for email_id, first, last, *columns in cursor:
+            description = _described(columns)
+            batch.append(
                 {
                     "email_id": email_id,
-                    **dict(zip(DESCRIPTION, _described(description), strict=True)),
+                    **dict(zip(DESCRIPTION, description, strict=True)),
                     "first_seen_at": None if first is None else from_epoch(first),
                     "last_seen_at": None if last is None else from_epoch(last),
                 }
-                for email_id, first, last, *description in batch
-            ]
+            )
+            length += len(email_id) + sum(len(text) for text in description[:-1] if text)
+            if len(batch) == MAX_MESSAGES or length > MAX_LENGTH:
+                yield batch
+                batch, length = [], 0
+        if batch:
+            yield batch
 
     def _describe(self, key: int) -> Sequence[Any] | None:
         """The DESCRIPTION columns of the message with this key; None if it was never pushed.
