@@ -146,7 +146,8 @@ class ErrandServer:
             return self._errand_of(request)(self._steps(connection))
         except (UserError, Unavailable) as problem:
             LOG.error("A command failed: %s", problem)
-            return {"error": str(problem)}
+            is_clear = isinstance(problem, UserError)
+            return {"error": str(problem) if is_clear else f"Cannot write to the store: {problem}."}
         except ConnectionError:
             LOG.info("A command was interrupted, so its work stopped.")
             return {}

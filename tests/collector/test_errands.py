@@ -15,6 +15,8 @@ from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.errands import reachable
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.exceptions import TapError, UserError
+from tests.collector.conftest import Start
+from tests.collector.test_prune import full
 
 ADA = "ada@example.com"
 
@@ -74,3 +76,9 @@ def test_what_another_user_may_have_planted_is_not_used(suffix: str) -> None:
             folder.chmod(0o1777)
             with pytest.raises(UserError, match=r"events\.db belongs to another user"):
                 erase(database, ADA)
+
+
+def test_a_collector_whose_disk_is_full_says_so(start: Start) -> None:
+    collector = start(constants={"commands.erase_person": full})
+    done = collector.run("--erase", ADA)
+    assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
