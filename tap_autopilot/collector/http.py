@@ -13,7 +13,6 @@ import asyncio
 import math
 from collections import deque
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import cast
 
 import httptools
@@ -21,7 +20,7 @@ import httptools
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import UNREAD, Notices
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.request import JSON, RETRY_AFTER, Handler, Refusal, Request
+from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, response
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
@@ -53,23 +52,12 @@ class Server:
         self.request_timeout = request_timeout
         self.connections: set[Connection] = set()
         self.loop = asyncio.get_running_loop()
-        self._date = b""
+        self.date = b""  # for responses
         self._ticking = self.loop.call_soon(self._tick)
 
     def connect(self) -> Connection:
         """The protocol of a new connection."""
         return Connection(self)
-
-    def response(
-        self, status: int, content: bytes, content_type: bytes, more: bytes = b""
-    ) -> bytes:
-        """A whole response; `more` are further header lines."""
-        if status == 503:
-            more += b"retry-after: %d\r\n" % RETRY_AFTER
-        return (
-            b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s"
-            % (status, _PHRASES[status], self._date, content_type, len(content), more, content)
-        )
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
@@ -85,7 +73,7 @@ class Server:
     def _tick(self) -> None:
         """Close what has run out of time. One timer for all is cheaper than one for each."""
         self._ticking = self.loop.call_later(TICK, self._tick)
-        self._date = formatdate(usegmt=True).encode()
+        self.date = formatdate(usegmt=True).encode()
         now = self.loop.time()
         for connection in [c for c in self.connections if c.deadline < now]:
             connection.expire()
@@ -250,9 +238,8 @@ class Connection(asyncio.Protocol):
             return
         self._unanswered.popleft()
         request.release()
-        more = b"" if request.keep_alive else b"connection: close\r\n"
-        response = self.server.response(status, content, content_type, more)
-        self._transport.write(response[: -len(content)] if request.method == b"HEAD" else response)
+        whole = response(self.server.date, status, content, content_type, request.keep_alive)
+        self._transport.write(whole[: -len(content)] if request.method == b"HEAD" else whole)
         if not request.keep_alive:
             self._close()
             return
@@ -275,7 +262,7 @@ class Connection(asyncio.Protocol):
         self.server.metrics.responded(label, status)
         self.server.notices.turned_away(label, status, message)
         content = Refusal(status, message).body
-        self._last_response = self.server.response(status, content, JSON, b"connection: close\r\n")
+        self._last_response = response(self.server.date, status, content, JSON, keep_alive=False)
         if not self._unanswered:
             self._send_last_response()
 
@@ -387,6 +374,3 @@ def _parser(connection: Connection) -> httptools.HttpRequestParser:
     # What follows a request that closes the connection is ignored; without this, it is an error.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
-
-
-_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}

@@ -1,10 +1,11 @@
-"""A request, and who responds to it."""
+"""A request, who responds to it, and what a response looks like."""
 
 from __future__ import annotations
 
 import json
 import urllib.parse
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
@@ -25,6 +26,7 @@ CODES = {
 }
 RETRY_AFTER = 5  # seconds
 JSON = b"application/json"
+_PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class Refusal(Exception):
@@ -111,6 +113,24 @@ class Handler(Protocol):
 
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond to a complete request that was not admitted."""
+
+
+def response(
+    date: bytes, status: int, content: bytes, content_type: bytes, keep_alive: bool
+) -> bytes:
+    """A whole response, which says if the connection will be closed, and when to retry."""
+    more = b"" if keep_alive else b"connection: close\r\n"
+    if status == 503:
+        more += b"retry-after: %d\r\n" % RETRY_AFTER
+    return b"HTTP/1.1 %d %s\r\ndate: %s\r\ncontent-type: %s\r\ncontent-length: %d\r\n%s\r\n%s" % (
+        status,
+        _PHRASES[status],
+        date,
+        content_type,
+        len(content),
+        more,
+        content,
+    )
 
 
 def _path(url: bytes) -> str:
