@@ -39,6 +39,7 @@ MAX_DOCUMENTS = 100_000  # on a page
 MAX_VALUES = 2_000_000  # on a page, escapes included
 ROW_WEIGHT = 4000  # of a document, however small, because its row has up to 1,600 columns
 MAX_KEY = 400  # characters of an id
+MAX_KEYS = 2**26  # bytes of a page that is all ids
 MAX_BOOKMARK = 4000  # bytes of JSON
 MANY = 1000  # ids to look at together
 
@@ -131,6 +132,8 @@ def decode_keys(body: bytes, name: str, key: str) -> Listing:
 
     Raises what `decode` raises.
     """
+    if len(body) > MAX_KEYS:
+        raise Oversized(f"the response has more than {MAX_KEYS:,} bytes of ids")
     page = None
     if body.count(b"{") <= MAX_DOCUMENTS:
         page, cleaned = _decoded(body, _page(name, key))
