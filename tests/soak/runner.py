@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import signal
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
-from tests.conftest import COMMAND, KEY
+from tests.conftest import COMMAND, KEY, Tap
 from tests.invariants import Run
 from tests.recording import Sandbox
 
@@ -49,28 +48,21 @@ class Runner:
     """The command in a folder, where each run replaces the files of the one before."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self._tap = Tap(folder)
 
     def start(
         self, sandbox: Sandbox, state: Any = None, **settings: Any
     ) -> subprocess.Popen[bytes]:
         """Start the command; `finish` waits for it."""
-        config = {
-            "api_key": KEY, "api_url": sandbox.url, "max_requests_per_second": 2000, **settings,
-        }  # fmt: skip
-        arguments = []
-        for name, value in (("config", config), ("state", state)):
-            path = self._folder / f"{name}.json"
-            path.write_text(json.dumps(value))
-            arguments += [f"--{name}", str(path)]
-        with (self._folder / "log").open("wb") as log:
+        arguments = self._tap.arguments(sandbox, catalog=None, state=state, config=settings)
+        with (self._tap.folder / "log").open("wb") as log:
             return subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=log)
 
     def finish(self, process: subprocess.Popen[bytes], stdout: bytes = b"") -> Run:
         """Wait for the command, of which this output has been read."""
         rest, _ = process.communicate(timeout=PATIENCE)
         killed = process.returncode == -signal.SIGKILL
-        log = (self._folder / "log").read_text()
+        log = (self._tap.folder / "log").read_text()
         return Run(process.returncode, stdout + rest, log, KEY, killed=killed)
 
     def run(
