@@ -56,20 +56,14 @@ def test_a_store_restored_from_a_backup_is_read_from_its_start(
     assert not [line for line in third.log if "reading all" in line]
 
 
-def test_events_already_loaded_cause_no_states(store: PushedStore) -> None:
+def test_events_already_loaded_cause_neither_states_nor_warnings(store: PushedStore) -> None:
     catalog = catalog_of(dict.fromkeys(EMAILS, "INCREMENTAL"))
+    store.track(call("odd", properties={"transactional": "yes", "link_url": "\ud800"}))
     store.track(*(call(f"m{n}") for n in range(3000)))
-    first = read(store, catalog=catalog)
-    second = read(store, catalog=catalog, state=first.state)
-    assert len(second.of("STATE")) < 8
-
-
-def test_old_events_are_not_counted_or_warned_about_again(store: PushedStore) -> None:
-    catalog = catalog_of({"email_opened": "INCREMENTAL"})
-    store.track(call("m", properties={"transactional": "yes", "link_url": "\ud800"}))
     first = read(store, catalog=catalog)
     assert any("does not fit column transactional" in line for line in first.log)
     second = read(store, catalog=catalog, state=first.state)
+    assert len(second.of("STATE")) < 8
     assert not any("does not fit" in line or "cleaned" in line for line in second.log)
 
 
