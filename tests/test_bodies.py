@@ -213,6 +213,17 @@ def test_documents_of_many_rows_cost_little(tap: Tap, shape: str) -> None:
     assert cost.cpu < CPU
 
 
+def test_more_members_than_fit_are_refused(tap: Tap) -> None:
+    members = contacts(
+        *(b'{"contact_id":"%b%06d"}' % (EMOJI * 170, number) for number in range(99_999))
+    )
+    answers = {"/smart_segments": {"segments": [{"segment_id": "s"}]}}
+    cost = sync(tap, {**answers, "/smart_segments/s/contacts": members})
+    assert cost.run.code == 1
+    assert "more than 67,108,864 bytes of ids" in cost.run.last_words
+    assert cost.memory < MEMORY
+
+
 def test_long_texts_of_a_push_cost_little(tap: Tap, store: PushedStore) -> None:
     texts = ("email_name", "email_subject", "campaign_id", "campaign_name")
     for message, length in ((MESSAGE, 500), ("m", 1_000_000)):
