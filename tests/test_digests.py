@@ -15,30 +15,9 @@ from tap_autopilot.digests.digests import Digests
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import COMMAND, KEY, Serve, Tap
-from tests.digests import Nights, small_account, strange_night, warned
-from tests.in_process import in_parts
+from tests.digests import Nights, warned
 from tests.invariants import Run, forms
-from tests.replica import DELETED_AT, KEYS, TABLES, Replica, difference, everything
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_after_faulty_runs_the_target_matches_a_full_load(tmp_path: Path, seed: int) -> None:
-    rng = random.Random(seed)
-    nights = Nights(tmp_path, small_account(rng))
-    kept: list[tuple[Replica, bytes]] = []
-    story = []
-    for day in range(rng.randrange(3, 7)):
-        with in_parts(rng.choice((2, 3, 1000))):
-            story.append(strange_night(nights, rng, kept))
-        kept.append((nights.replica.copy(), nights.path.read_bytes()))
-        nights.account.move_on(day)
-    assert nights.night().code == 0
-    assert nights.night().code == 0, "a pass begun the night before may have missed a deletion"
-    assert not difference(nights.replica, nights.full_load()), story
-    keys = {(name, *key) for name, rows in nights.replica.rows.items() for key in rows}
-    assert {key for key in keys if key[0] != "membership_changes"} == everything(nights.account)
-    quiet = nights.night()
-    assert (quiet.code, quiet.of("RECORD"), quiet.of("ACTIVATE_VERSION")) == (0, [], [])
+from tests.replica import DELETED_AT, KEYS, TABLES, difference, everything
 
 
 def account() -> Account:

@@ -17,7 +17,7 @@ import pytest
 from tap_autopilot.digests import digests as module
 from tap_autopilot.digests import file as file_module
 from tap_autopilot.digests.digests import Digests, Start
-from tap_autopilot.exceptions import RunError, UserError
+from tap_autopilot.exceptions import UserError
 
 SHAPE, OTHER_SHAPE = b"a", b"b"
 PAGE = 7
@@ -188,18 +188,6 @@ def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
         return digests.distrust
 
 
-def test_one_run_at_a_time(path: Path) -> None:
-    def refused() -> None:
-        with pytest.raises(UserError, match="in use by another run"):
-            Digests(str(path), "somebody")
-
-    with closing(Digests(str(path), "somebody")):
-        refused()
-    with opened(path, None):
-        refused()
-    Digests(str(path), "somebody").close()
-
-
 def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     for name in (".", "nowhere/digests"):
         with pytest.raises(UserError, match="Cannot open the digests file"):
@@ -222,17 +210,6 @@ def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:
 def test_only_its_owner_may_read_it(path: Path) -> None:
     fill(path, 3)
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-def test_a_full_disk_ends_the_run_and_harms_nothing(path: Path) -> None:
-    position = fill(path, 30)
-    with opened(path, position) as digests:
-        digests._file._db.execute(f"pragma max_page_count = {path.stat().st_size // 4096}")
-        compare(digests, [f"new {number}" for number in range(1000)])
-        said = r"Cannot write the digests file .*disk is full. Fix that,"
-        with pytest.raises(RunError, match=said):
-            digests.flush()
-    assert doubt(path, position) is None
 
 
 SIZE = """

@@ -22,5 +22,11 @@ BROKEN_OFF = Night(kill_after=2)
                      Night(setting=("without", ""))])  # fmt: skip
 @hypothesis.example({}, [Night(setting=("digests", True)), BROKEN_OFF, Night(setting=("digests", False)),
                      Night(changes=(("delete", "a"),))])  # fmt: skip
+@hypothesis.example({}, [Night(setting=("digests", True)), Night(setting=("digests", False), kill_after=2),
+                     Night(setting=("digests", True), changes=(("delete", "a"),))])  # fmt: skip
+@hypothesis.example({}, [Night(setting=("digests", True)),
+                     Night(changes=(("create", "k"),), full_refresh=TABLES, elsewhere=True),
+                     Night(changes=(("delete", "k"),))])  # fmt: skip
+@hypothesis.example({}, [BROKEN_OFF, Night(full_refresh=TABLES), Night(changes=(("change", "a"),))])
 def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
     live(nights, **settings)

@@ -22,22 +22,6 @@ from tests.pushed_store import PushedStore, call
 from tests.recording import Sandbox
 from tests.replica import Replica, merge_states
 from tests.test_selection import choose
-from tests.test_state import STREAMS, interrupted, keys
-
-
-def test_a_complete_run_merged_into_an_older_state_leaves_nothing_to_resume(
-    tap: Tap, serve: Serve
-) -> None:
-    account = Account(contacts=250, segments=4, members=120)
-    cut_short = interrupted(tap, serve, account).state
-    whole = tap.sync(serve(account))
-    every = cut_short
-    for one in whole.of("STATE"):
-        every = merge_states(every, one["value"])
-    for state in (merge_states(cut_short, whole.state), every):
-        again = tap.sync(serve(account), state=state)
-        for stream in STREAMS:
-            assert sorted(keys(again, stream)) == sorted(keys(whole, stream))  # walks interleave
 
 
 def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve: Serve) -> None:
@@ -48,18 +32,6 @@ def test_a_filtered_pass_merged_over_a_whole_one_deletes_nothing(tap: Tap, serve
     rest = tap.sync(serve(account), state=state, start_date="2016-06-01")
     assert rest.code == 0
     assert not rest.of("ACTIVATE_VERSION", "contacts")
-
-
-def test_a_state_that_a_tool_merged_into_an_older_one_loses_nothing(tap: Tap, serve: Serve) -> None:
-    """Meltano merges the state of an incomplete run into the previous state, key by key."""
-    account = Account(contacts=50, segments=4, members=24)
-    sandbox = serve(account, page=20)
-    whole = tap.sync(sandbox)
-    run = interrupted(tap, serve, account, page=20)
-    for older in (one["value"] for one in whole.of("STATE")):
-        rest = in_process.run(sandbox, state=merge_states(older, run.state))
-        for stream in STREAMS:
-            assert {*keys(run, stream), *keys(rest, stream)} == {*keys(whole, stream)}
 
 
 class Story:
@@ -116,15 +88,6 @@ def warnings(run: Run, text: str) -> list[str]:
     return [line for line in run.log if line.startswith("WARNING") and text in line]
 
 
-def test_a_pass_does_not_resume_at_the_place_of_another_pass(story: Story) -> None:
-    story.run("/contacts@3-:500", streams=["contacts"])
-    story.run("/contacts@8-:500", streams=["lists_contacts"], full_refresh=True)
-    run = story.run(streams=["contacts"])
-    assert run.of("ACTIVATE_VERSION", "contacts")
-    assert story.rows("contacts") == set(story.account.contact_ids)
-    assert warnings(run, "contacts: cannot resume from the state; starting over")
-
-
 def test_an_interrupted_full_refresh_of_an_incremental_table_continues(story: Story) -> None:
     choose(story.catalog, "contacts", replication_method="INCREMENTAL")
     story.run(streams=["contacts"])
@@ -132,41 +95,6 @@ def test_an_interrupted_full_refresh_of_an_incremental_table_continues(story: St
     story.run("/contacts@3-:500", streams=["contacts"], full_refresh=True)
     story.run(streams=["contacts"])
     assert story.rows("contacts") == set(story.account.contact_ids)
-
-
-def test_a_full_refresh_without_the_digests_makes_them_doubtful(story: Story, digests: str) -> None:
-    first, second = story.account.contact_ids[:2]
-    change(story, first, "Old")
-    story.run(digests=digests)
-    change(story, first, "New")
-    story.run(full_refresh=True)
-    change(story, first, "Old")
-    run = story.run(digests=digests)
-    assert warnings(run, "everything is sent again")
-    assert story.target.rows["contacts"][first,]["company"] == "Old"
-    assert second in story.rows("contacts")
-
-
-def test_a_contact_made_and_deleted_around_a_run_without_digests_is_removed(
-    story: Story, digests: str
-) -> None:
-    story.run(digests=digests)
-    story.account.create({"contact_id": "person_new", "Email": "new@example.com"})
-    story.run(full_refresh=True)
-    story.account.delete("person_new")
-    story.run(digests=digests)
-    assert story.rows("contacts") == set(story.account.contact_ids)
-
-
-def test_columns_selected_in_mid_pass_are_filled_in_all_rows(story: Story) -> None:
-    for one in story.account.contact_ids:
-        change(story, one, "There")
-    choose(story.catalog, "contacts", "properties", "company", selected=False)
-    story.run("/contacts@3-:500", streams=["contacts"])
-    choose(story.catalog, "contacts", "properties", "company", selected=True)
-    run = story.run(streams=["contacts"])
-    assert story.companies() == {"There"}
-    assert warnings(run, "the state is for other columns or settings")
 
 
 def test_custom_fields_get_their_columns_in_all_rows(story: Story) -> None:
@@ -192,19 +120,6 @@ def test_a_store_that_is_new_in_mid_pass_is_read(story: Story, tmp_path: Path) -
     story.run("/contacts@3-:500")
     story.run(collector_database=store.path)
     assert "pushed" in story.rows("email_opened")
-
-
-@pytest.mark.parametrize("begun_with", [True, False])
-def test_digests_switched_on_or_off_in_mid_pass_leave_no_row_behind(
-    story: Story, digests: str, begun_with: bool
-) -> None:
-    with_digests: dict[str, Any] = {"digests": digests}
-    story.run(**with_digests)
-    gone = story.account.contact_ids[-1]
-    story.run("/contacts@3-:500", **(with_digests if begun_with else {}))
-    story.account.delete(gone)
-    story.run(**({} if begun_with else with_digests))
-    assert story.rows("contacts") == set(story.account.contact_ids)
 
 
 def test_rows_sent_between_the_halves_of_a_full_pass_survive_it(story: Story) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -76,14 +75,6 @@ def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serv
     assert first["version"] == last["version"]
     assert {one["version"] for one in rest.of("RECORD", "contacts")} == {first["version"]}
     assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
-
-
-def interrupted(tap: Tap, serve: Serve, account: Account, **options: Any) -> Run:
-    """A run that read the lists, but only one page of contacts and of some segments."""
-    sandbox = serve(account, "/contacts/:405", "/smart_segments/@3-:405", **options)
-    run = tap.sync(sandbox, retry_timeout=0, concurrency=2)
-    assert run.code == 1
-    return run
 
 
 def test_the_state_does_not_grow_with_the_segments() -> None:
