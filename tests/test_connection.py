@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import trustme
 
 from tap_autopilot.api.client import Client
 from tap_autopilot.api.connection import open_session
@@ -21,53 +19,10 @@ from tap_autopilot.api.watchdog import Watch, Watchdog
 from tap_autopilot.exceptions import Unreachable
 from tests.conftest import wait_until
 from tests.lying_pager import KEY
+from tests.socket_server import Server, Trust
 from tests.test_client import api, get, in_threads
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntrue"
-
-
-class Server:
-    """A server that handles each connection with a function, in its own thread."""
-
-    def __init__(self, handle: Callable[[socket.socket, int], object]) -> None:
-        self._handle = handle
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.port = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/v1"
-        self.connections = 0
-        self.asked: list[bytes] = []
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connected, _ = self._listener.accept()
-                self.connections += 1
-                threading.Thread(
-                    target=self._one, args=(connected, self.connections), daemon=True
-                ).start()
-
-    def _one(self, connected: socket.socket, number: int) -> None:
-        with contextlib.suppress(OSError), connected:
-            self._handle(connected, number)
-
-    def read_request(self, connected: socket.socket) -> bytes:
-        """A request, up to the end of its headers; empty if the client has hung up."""
-        heard = b""
-        while not heard.endswith(b"\r\n\r\n"):
-            piece = connected.recv(65536)
-            if not piece:
-                return b""
-            heard += piece
-        self.asked.append(heard)
-        return heard
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # otherwise the accepting thread keeps it open
-        self._listener.close()
 
 
 def once(*answers: bytes) -> Server:
@@ -272,10 +227,9 @@ def drip(connected: socket.socket, data: bytes) -> None:
 def test_a_dripping_response_times_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, start: bytes, rest: bytes, tls: bool
 ) -> None:
-    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    trust = Trust(tmp_path)
+    context = trust.server()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", trust.path)
 
     def handle(connected: socket.socket, _: int) -> None:
         secured = context.wrap_socket(connected, server_side=True) if tls else connected

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import ssl
 import threading
 import time
 from datetime import datetime, timezone
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.faults import ACTIONS
@@ -22,6 +20,7 @@ from tests.conftest import KEY, PATIENCE, USUAL_STREAMS, Serve, Tap
 from tests.invariants import Run
 from tests.recording import Sandbox
 from tests.scripted import Scripted, page
+from tests.socket_server import Trust
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
 PASSING = ["429", "503", *(set(ACTIONS) - {"redirect"})]
@@ -189,21 +188,11 @@ def test_an_outage_ends_the_run_rather_than_each_of_many_walks(tap: Tap, serve: 
     assert "the API does not respond to other requests either" in run.last_words
 
 
-def certificate(folder: Path, name: str) -> ssl.SSLContext:
-    """A TLS server's context for a host name. Writes the certificate authority into `folder`."""
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(name).configure_cert(context)
-    return context
-
-
 @pytest.mark.parametrize(("name", "code"), [("127.0.0.1", 0), ("example.com", 2), (None, 2)])
 def test_certificates(tap: Tap, serve: Serve, tmp_path: Path, name: str | None, code: int) -> None:
-    folder = tmp_path / "tls"
-    folder.mkdir()
-    sandbox = serve(ACCOUNT, tls=certificate(folder, name or "127.0.0.1"))
-    trusted = {"REQUESTS_CA_BUNDLE": str(folder / "authority.pem")} if name else {}
+    trust = Trust(tmp_path)
+    sandbox = serve(ACCOUNT, tls=trust.server(name or "127.0.0.1"))
+    trusted = {"REQUESTS_CA_BUNDLE": trust.path} if name else {}
     run = tap.run("-c", tap.file("c.json", tap.config(sandbox)), **trusted)
     assert run.code == code, run.stderr
     if code:

@@ -18,7 +18,6 @@ from tests.collector.conftest import TOKEN, Collector, Start, start  # noqa: F40
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import untimed
 from tests.scripted import Scripted
-from tests.test_proxies import Proxy, Trust, _clean, sync, trust  # noqa: F401
 
 FORGED = "x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y\x00"
 VISIBLE = r"x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y"

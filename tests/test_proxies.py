@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import select
 import socket
 import ssl
 import struct
 import sys
-import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 import pytest
-import trustme
 
 from tap_autopilot.api.client import Api
 from tap_autopilot.config import Config
@@ -24,13 +20,14 @@ from tap_autopilot.sandbox.account import Account
 from tests.conftest import KEY, PATIENCE, Serve, Tap
 from tests.invariants import Run
 from tests.recording import Sandbox
+from tests.socket_server import Server, Trust
 
 ACCOUNT = Account(contacts=250, lists=3, segments=2, members=20)
 USER, PASSWORD = "us er", "p@ss:w/rd"
 CREDENTIALS = "us%20er:p%40ss%3Aw%2Frd@"
 
 
-class Proxy:
+class Proxy(Server):
     """A proxy that tunnels to any host, each connection in its own thread."""
 
     scheme = "http"
@@ -38,32 +35,23 @@ class Proxy:
     def __init__(
         self, *, login: bool = False, refuse: bytes = b"", tls: ssl.SSLContext | None = None
     ) -> None:
+        super().__init__(self._tunnel)
         self._login = login
         self._refuse = refuse
         self._tls = tls
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self.heard: list[bytes] = []  # all that it can read: the bytes before a tunnel
         self.tunnels: list[str] = []
-        threading.Thread(target=self._serve, daemon=True).start()
 
-    def url(self, credentials: str = "") -> str:
+    def through(self, credentials: str = "") -> str:
         return f"{self.scheme}://{credentials}{self.address}"
 
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                connected, _ = self._listener.accept()
-                threading.Thread(target=self._one, args=(connected,), daemon=True).start()
-
-    def _one(self, connected: socket.socket) -> None:
-        with contextlib.suppress(OSError), connected:
-            if self._tls:
-                connected = self._tls.wrap_socket(connected, server_side=True)
-            host, port = self.agree(connected)
-            self.tunnels.append(f"{host}:{port}")
-            with socket.create_connection((host, port)) as onward:
-                pump(connected, onward)
+    def _tunnel(self, connected: socket.socket, _: int) -> None:
+        if self._tls:
+            connected = self._tls.wrap_socket(connected, server_side=True)
+        host, port = self.agree(connected)
+        self.tunnels.append(f"{host}:{port}")
+        with socket.create_connection((host, port)) as onward:
+            pump(connected, onward)
 
     def read(self, connected: socket.socket, count: int) -> bytes:
         found = b""
@@ -95,13 +83,6 @@ class Proxy:
         connected.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         host, _, port = target.rpartition(":")
         return host, int(port)
-
-    def __enter__(self) -> Proxy:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread that accepts would keep it open
-        self._listener.close()
 
 
 class Socks(Proxy):
@@ -156,20 +137,6 @@ def kind(request: pytest.FixtureRequest) -> type[Proxy]:
     return found
 
 
-class Trust:
-    """A certificate authority, as a file, and certificates that it issued."""
-
-    def __init__(self, folder: Path) -> None:
-        self._authority = trustme.CA()
-        self.path = str(folder / "authority.pem")
-        self._authority.cert_pem.write_to_path(self.path)
-
-    def server(self, name: str = "127.0.0.1") -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(name).configure_cert(context)
-        return context
-
-
 @pytest.fixture
 def trust(tmp_path: Path) -> Trust:
     folder = tmp_path / "trust"
@@ -220,7 +187,7 @@ def test_a_proxy_is_used(
     tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy], login: bool, variable: str
 ) -> None:
     with kind(login=login) as proxy:
-        given = {variable: proxy.url(CREDENTIALS if login else "")}
+        given = {variable: proxy.through(CREDENTIALS if login else "")}
         assert_through(proxy, sync(tap, sandbox, trust, **given), sandbox)
 
 
@@ -233,7 +200,7 @@ def test_a_proxy_without_a_scheme_is_an_http_proxy(
 
 def test_a_proxy_over_tls(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
     with Proxy(login=True, tls=trust.server()) as proxy:
-        url = proxy.url(CREDENTIALS).replace("http:", "https:")
+        url = proxy.through(CREDENTIALS).replace("http:", "https:")
         assert_through(proxy, sync(tap, sandbox, trust, HTTPS_PROXY=url), sandbox)
 
 
@@ -242,7 +209,7 @@ def test_no_proxy_exempts(
     tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy], exempt: str
 ) -> None:
     with kind() as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url(), NO_PROXY=exempt)
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through(), NO_PROXY=exempt)
     assert run.code == 0
     assert proxy.heard == []
 
@@ -250,7 +217,7 @@ def test_no_proxy_exempts(
 def test_no_proxy_sees_a_request_in_plain_text(tap: Tap, serve: Serve) -> None:
     plain = serve(ACCOUNT)
     with Proxy() as proxy:
-        given = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), proxy.url())
+        given = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), proxy.through())
         run = tap.run("-c", tap.file("c.json", tap.config(plain)), **given)
     assert run.code == 0
     assert proxy.heard == []
@@ -261,7 +228,7 @@ def test_a_proxy_that_wants_other_credentials(
     tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy], credentials: str
 ) -> None:
     with kind(login=True) as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url(credentials))
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through(credentials))
     assert run.code == 2
     assert f"The proxy {proxy.address} " in run.last_words
     assert "Check HTTPS_PROXY" in run.last_words
@@ -274,7 +241,7 @@ def test_a_proxy_that_refuses_to_connect(
     tap: Tap, sandbox: Sandbox, trust: Trust, status: int
 ) -> None:
     with Proxy(refuse=b"HTTP/1.1 %d Not so\r\n\r\n" % status) as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through())
     assert run.code == (2 if status == 403 else 1)
     assert (
         f"proxy {proxy.address} responded to CONNECT with status {status} Not so" in run.last_words
@@ -288,7 +255,7 @@ def test_a_proxy_that_quotes_the_password(
     encoded = base64.b64encode(b"somebody:dont-say-it").decode()
     refusal = f"HTTP/1.1 403 {'-' * padding} {encoded} dont-say-it\r\n\r\n".encode()
     with Proxy(refuse=refusal) as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url("somebody:dont-say-it@"))
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through("somebody:dont-say-it@"))
     assert run.code == 2
     assert "status 403" in run.last_words
     assert "dont-sa" not in run.stderr
@@ -298,7 +265,7 @@ def test_a_proxy_that_quotes_the_password(
 
 def test_a_socks_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
     with Socks(refuse=b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00") as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.url())
+        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through())
     assert run.code == 1
     assert f"proxy {proxy.address} responded: 0x04: Host unreachable" in run.last_words
 
@@ -335,7 +302,7 @@ def test_a_hanging_proxy_times_out(tap: Tap, sandbox: Sandbox, trust: Trust, ans
     config = tap.config(sandbox, retry_timeout=0, request_timeout=0.5)
     path = tap.file("c.json", config)
     with Slow() as proxy:
-        run = tap.run("-c", path, REQUESTS_CA_BUNDLE=trust.path, HTTPS_PROXY=proxy.url())
+        run = tap.run("-c", path, REQUESTS_CA_BUNDLE=trust.path, HTTPS_PROXY=proxy.through())
     assert run.code == 1
     assert "timed out" in run.last_words
 
@@ -345,7 +312,7 @@ def test_the_certificate_behind_a_proxy_is_blamed_on_its_host(
 ) -> None:
     other = serve(ACCOUNT, tls=trust.server("example.com"))
     with kind() as proxy:
-        run = sync(tap, other, trust, HTTPS_PROXY=proxy.url())
+        run = sync(tap, other, trust, HTTPS_PROXY=proxy.through())
     assert run.code == 2
     host = other.url.split("/")[2]
     assert f"The certificate of {host} is not trusted" in run.last_words
