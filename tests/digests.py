@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +52,3 @@ class Nights:
 
 def warned(run: Run, text: str) -> bool:
     return any(line.startswith("WARNING") and text in line for line in run.log)
-
-
-def damage(path: Path, rng: random.Random) -> None:
-    """Flip some bits of a file."""
-    data = bytearray(path.read_bytes())
-    for _ in range(rng.randrange(1, 4)):
-        if data:
-            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    path.write_bytes(data)

@@ -77,26 +77,6 @@ def test_a_matching_count_does_not_make_an_empty_page_the_end() -> None:
     assert activated(run)
 
 
-def test_a_repeated_contact_does_not_hide_a_missing_one() -> None:
-    """a, b, a of three."""
-    answers = {
-        "/contacts": page("a", "b", bookmark="x", total=3),
-        "/contacts/x": page("a", total=3),
-    }
-    run = read(answers)
-    assert set(ids(run)) == {"a", "b"}
-    assert not activated(run)
-    assert any("read 2 of the 3 contacts that the API reported" in line for line in run.log)
-
-
-def test_an_empty_account_empties_no_table() -> None:
-    run = read({"/contacts": page(total=0)})
-    assert run.code == 0
-    assert {one["stream"] for one in run.of("ACTIVATE_VERSION")} == {"custom_fields"}
-    for what in ("contacts", "lists", "smart segments"):
-        assert any(f"the API listed no {what} at all" in line for line in run.log)
-
-
 def test_a_large_shortage_fails_the_run() -> None:
     sandbox = Scripted({"/contacts": page("a", total=1000)})
     run = in_process.run(sandbox)
@@ -117,19 +97,6 @@ def test_a_small_shortage_is_reported_with_both_numbers() -> None:
     assert "read 98 of the 99 contacts that the API reported; deleted rows are kept" in line
     assert (off.code, activated(off)) == (0, True)
     assert len(paths(off, "/contacts")) == 1
-
-
-def test_a_total_that_collapses_between_two_pages_is_a_doubt() -> None:
-    answers = {
-        "/contacts": page("a", "b", bookmark="x", total=100),
-        "/contacts/x": page("c", "d", total=4),
-    }
-    run = read(answers)
-    assert (run.code, activated(run)) == (0, False)
-    assert any(
-        "the API's total for contacts dropped to 4; deleted rows" in line for line in run.log
-    )
-    assert activated(read(answers, check_totals=False))
 
 
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
@@ -164,34 +131,19 @@ def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:
     assert activated(again, "smart_segments_contacts")
 
 
-def test_broken_segments_do_not_starve_the_others() -> None:
-    names = [f"s{number:02d}" for number in range(40)]
-    answers: dict[str, Any] = {
-        f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
-    }
-    answers |= {f"/smart_segments/{one}/contacts": (500, {}) for one in names[:12]}
-    answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
-    rows: set[str] = set()
-    state = None
-    for _ in range(2):
-        run = in_process.run(Scripted(answers), state=state)
-        assert run.code == 1
-        rows |= {row["segment_id"] for row in run.rows("smart_segments_contacts")}
-        state = run.state
-    assert rows == set(names[12:])
-
-
-@pytest.mark.parametrize("status", [400, 403, 422])
-def test_refused_segments_do_not_hold_up_the_others(status: int) -> None:
+@pytest.mark.parametrize(("status", "code"), [(400, 1), (403, 2), (422, 1), (500, 1)])
+def test_broken_segments_do_not_hold_up_the_others(status: int, code: int) -> None:
     names = [f"s{number:02d}" for number in range(40)]
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
     }
     answers |= {f"/smart_segments/{one}/contacts": (status, {}) for one in names[:12]}
     answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
-    run = read(answers)
-    assert run.code == (2 if status == 403 else 1)
-    assert {row["segment_id"] for row in run.rows("smart_segments_contacts")} == set(names[12:])
+    run = in_process.run(Scripted(answers))
+    again = in_process.run(Scripted(answers), state=run.state)
+    assert (run.code, again.code) == (code, code)
+    rows = [*run.rows("smart_segments_contacts"), *again.rows("smart_segments_contacts")]
+    assert {row["segment_id"] for row in rows} == set(names[12:])
 
 
 # Documents that are no rows, and versions

@@ -175,17 +175,18 @@ def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doub
 
 
 @pytest.mark.parametrize(
-    ("doubt", "text"),
+    ("doubt", "read", "text"),
     [
-        (Doubt.SHORT, "read 7 of the 9 contacts that the API reported"),
-        (Doubt.UNCOUNTED, "gave no total"),
-        (Doubt.UNAVAILABLE, "does not offer"),
-        (Doubt.UNORDERED, "were not in order"),
+        (Doubt.SHORT, 7, "read 7 of the 9 contacts that the API reported"),
+        (Doubt.SHORT, 9, "the API's total for contacts dropped to 9"),
+        (Doubt.UNCOUNTED, 7, "gave no total"),
+        (Doubt.UNAVAILABLE, 7, "does not offer"),
+        (Doubt.UNORDERED, 7, "were not in order"),
     ],
 )
-def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, text: str) -> None:
+def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, read: int, text: str) -> None:
     now = datetime.now(timezone.utc)
-    page = Page(CONTACTS, [], None, Census(least=9, read=7), 0, now, None, doubt)
+    page = Page(CONTACTS, [], None, Census(least=9, read=read), 0, now, None, doubt)
     assert text in page.doubts[doubt]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
-import subprocess
-import threading
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ import pytest
 from tap_autopilot.digests.digests import Digests
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
-from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import KEY, Serve, Tap
 from tests.digests import Nights, warned
 from tests.invariants import Run, forms
 from tests.replica import DELETED_AT, KEYS, TABLES, difference, everything
+from tests.soak import nights as soak
 
 
 def account() -> Account:
@@ -289,26 +288,8 @@ def test_streams_can_come_and_go(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
-def test_a_kill_at_any_moment_loses_nothing(tap: Tap, serve: Serve) -> None:
-    """The real process, killed while it reads and while it rewrites its file."""
-    rng = random.Random(7)
-    nights = Nights(tap.folder, Account(contacts=150, lists=3, segments=3, members=40))
-    for number in range(5):
-        sandbox = serve(nights.account, page=10, churn=0.3, seed=number)
-        arguments = tap.arguments(
-            sandbox, catalog=None, state=nights.replica.state, config={"digests": str(nights.path)}
-        )
-        process = subprocess.Popen(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        timer = threading.Timer(0.2 + rng.random() * 0.7, process.kill)
-        timer.start()
-        out, _ = process.communicate()
-        timer.cancel()
-        lines = out.split(b"\n")[:-1]
-        nights.replica.take([json.loads(line) for line in lines], also=rng.choice((0, 40, 10**6)))
-        nights.account.move_on(number)
-    account = {"api_url": sandbox.url}  # the same, or the file would be of another account
-    assert nights.night(settings=account).code == 0
-    assert nights.night(settings=account).code == 0
-    assert not difference(nights.replica, nights.full_load())
+@pytest.mark.parametrize("seed", [1, 2])
+def test_kills_damage_and_lost_pages_lose_nothing(tmp_path: Path, seed: int) -> None:
+    """The real command, in a history that `make soak` plays many times."""
+    figures, is_well = soak.play(Namespace(histories=1, seed=seed), tmp_path)
+    assert is_well, figures

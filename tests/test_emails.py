@@ -105,6 +105,8 @@ def test_a_time_that_does_not_fit_is_null() -> None:
     events = {"a": "soon", "b": "", "c": None, "d": "2016-12-20"}
     rows = made(bounced("c", bounced=events), tally=tally)
     assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
+    kept = [row["additional_fields"] for row in rows]
+    assert kept == [{"timestamp": "soon"}, None, None, None]
     assert not tally.unfit
     tally.count_sent(rows)
     assert tally.unfit == {"timestamp": 1}

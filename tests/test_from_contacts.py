@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import collections
 import re
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from tap_autopilot.sandbox.account import Account
 from tests import in_process
-from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.conftest import USUAL_STREAMS, Serve
 from tests.invariants import Run
 from tests.scripted import Scripted
 from tests.test_selection import entry
@@ -26,71 +23,6 @@ EVENTS = {
     "email_replied": ("Email Replied", ["mail_replied"]),
 }
 FED = ["lists_contacts", *EVENTS]
-COLUMNS = [
-    "id", "event", "event_text", "timestamp", "user_id", "anonymous_id", "context_traits_email",
-    "context_traits_contact_id", "email_id", "email_name", "email_subject", "campaign_id",
-    "campaign_name", "transactional", "link_id", "link_url", "received_at", "sent_at",
-    "original_timestamp", "additional_fields",
-]  # fmt: skip
-
-
-def from_epoch(value: Any) -> str | None:
-    if not isinstance(value, int):
-        return None
-    moment = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=value)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def expected_events(account: Account, stream: str) -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of an email table as the account has them, by contact and message."""
-    text, maps = EVENTS[stream]
-    found = {}
-    for contact_id in account.contact_ids:
-        contact = account.contact(contact_id)
-        email = contact.get("Email") or None
-        for name in reversed(maps):
-            for message, when in (contact.get(name) or {}).items():
-                found[contact_id, message] = {
-                    "event": stream,
-                    "event_text": text,
-                    "timestamp": (moment := from_epoch(when)),
-                    "anonymous_id": email,
-                    "context_traits_email": email,
-                    "context_traits_contact_id": contact_id,
-                    "email_id": message,
-                    "additional_fields": {"timestamp": when} if when and not moment else None,
-                }
-    return found
-
-
-def test_every_event_is_a_row(tap: Tap, serve: Serve) -> None:
-    account = Account(contacts=500, segments=1)
-    run = tap.sync(serve(account))
-    for stream in EVENTS:
-        rows = run.rows(stream)
-        assert rows, "the account has some of each"
-        expected = expected_events(account, stream)
-        assert len(rows) == len(expected)
-        assert len({row["id"] for row in rows}) == len(rows)
-        for row in rows:
-            assert list(row) == COLUMNS
-            said = {name: value for name, value in row.items() if value is not None}
-            del said["id"]
-            wanted = expected[row["context_traits_contact_id"], row["email_id"]]
-            assert said == {name: value for name, value in wanted.items() if value is not None}
-
-
-def test_every_membership_is_a_row(serve: Serve) -> None:
-    account = Account(contacts=500, lists=6)
-    run = in_process.run(serve(account))
-    expected = {
-        (one["list_id"], contact_id)
-        for one in account.lists
-        for contact_id in account.list_members(one["list_id"]) or ()
-    }
-    rows = [(row["list_id"], row["contact_id"]) for row in run.rows("lists_contacts")]
-    assert len(rows) == len(expected)
-    assert set(rows) == expected
 
 
 def test_a_page_in_parts_has_the_same_rows(serve: Serve) -> None:
@@ -121,22 +53,20 @@ def test_tables_made_from_contacts_cost_no_extra_requests(serve: Serve, catalog:
     assert {message["stream"] for message in alone.of("RECORD")} == {"email_opened"}
 
 
-def test_the_same_ids_on_every_run_and_no_id_in_two_tables(serve: Serve) -> None:
-    account = Account(contacts=300)
-    first, second = in_process.run(serve(account)), in_process.run(serve(account))
-    ids: collections.Counter[str] = collections.Counter()
-    for stream in EVENTS:
-        found = [row["id"] for row in first.rows(stream)]
-        assert found == [row["id"] for row in second.rows(stream)]
-        ids.update(found)
-    assert max(ids.values()) == 1
-
-
 def read(*contacts: Any, catalog: Any = None, **settings: Any) -> Run:
     answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
     run = in_process.run(Scripted({"/contacts": answer}), catalog=catalog, **settings)
     assert run.code == 0
     return run
+
+
+def test_which_map_feeds_which_table() -> None:
+    maps = {name: {f"in {name}": 1} for _, names in EVENTS.values() for name in names}
+    run = read({"contact_id": "c", **maps})
+    for stream, (text, names) in EVENTS.items():
+        rows = run.rows(stream)
+        assert sorted(row["email_id"] for row in rows) == [f"in {name}" for name in names]
+        assert {(row["event"], row["event_text"]) for row in rows} == {(stream, text)}
 
 
 def test_memberships_in_two_spellings_and_of_odd_values() -> None:

@@ -27,6 +27,7 @@ BROKEN_OFF = Night(kill_after=2)
 @hypothesis.example({}, [Night(setting=("digests", True)),
                      Night(changes=(("create", "k"),), full_refresh=TABLES, elsewhere=True),
                      Night(changes=(("delete", "k"),))])  # fmt: skip
+@hypothesis.example({}, [Night(pushes=1, kill_after=2), Night(setting=("store", "one"))])
 @hypothesis.example({}, [BROKEN_OFF, Night(full_refresh=TABLES), Night(changes=(("change", "a"),))])
 def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
     live(nights, **settings)

@@ -14,7 +14,6 @@ from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.scripted import Scripted
-from tests.test_from_contacts import expected_events
 from tests.test_selection import choose, entry
 
 KEYS = {"contacts": "updated_at", "email_opened": "timestamp", "email_delivered": "timestamp"}
@@ -91,7 +90,12 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
     before = {
         (row["context_traits_contact_id"], row["email_id"]) for row in first.rows("email_opened")
     }
-    assert opened - before == expected_events(account, "email_opened").keys() - before
+    in_maps = {
+        (one, message)
+        for one in account.contact_ids
+        for message in account.contact(one).get("mail_opened") or ()
+    }
+    assert opened - before == in_maps - before
     assert opened - before, "a day of changes has some"
     assert len(new.rows("email_opened")) < 80
 

@@ -18,7 +18,6 @@ from tests import in_process
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.lying_pager import Options
-from tests.pushed_store import PushedStore, call
 from tests.recording import Sandbox
 from tests.replica import Replica, merge_states
 from tests.test_selection import choose
@@ -111,15 +110,6 @@ def test_an_incremental_table_with_more_columns_says_that_old_rows_lack_them(sto
     run = story.run(streams=["contacts"])
     assert warnings(run, "contacts: the selected columns changed")
     assert not warnings(story.run(streams=["contacts"]), "columns")
-
-
-def test_a_store_that_is_new_in_mid_pass_is_read(story: Story, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    store = PushedStore(tmp_path / "store" / "events.db")
-    store.track(call("pushed"))
-    story.run("/contacts@3-:500")
-    story.run(collector_database=store.path)
-    assert "pushed" in story.rows("email_opened")
 
 
 def test_rows_sent_between_the_halves_of_a_full_pass_survive_it(story: Story) -> None:

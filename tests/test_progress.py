@@ -315,29 +315,29 @@ def moved(
     return progress.shown()["bookmarks"]["contacts"]
 
 
-def test_the_bookmark_moves_to_the_newest_change() -> None:
-    assert moved(day(5, 10)) == {"progress": None, "updated_at": "2020-01-05T10:00:00Z"}
-    assert moved(day(5), before=day(4))["updated_at"] == "2020-01-05T00:00:00Z"
-    assert moved(day(5), doubts=[Doubt.SKIPPED])["updated_at"] == "2020-01-05T00:00:00Z"
-
-
-def test_the_bookmark_stays_a_minute_before_the_start_of_the_pass() -> None:
-    assert moved(day(9))["updated_at"] == "2020-01-08T23:59:00Z"
-
-
-def test_the_bookmark_never_moves_back() -> None:
-    assert moved(day(5), before=day(6))["updated_at"] == "2020-01-06T00:00:00Z"
+@pytest.mark.parametrize(
+    ("newest", "how", "bookmark"),
+    [
+        (day(5, 10), {}, "2020-01-05T10:00:00Z"),
+        (day(5), {"before": day(4)}, "2020-01-05T00:00:00Z"),
+        (day(5), {"doubts": [Doubt.SKIPPED]}, "2020-01-05T00:00:00Z"),
+        (day(9), {}, "2020-01-08T23:59:00Z"),  # a minute before the start of the pass
+        (day(5), {"before": day(6)}, "2020-01-06T00:00:00Z"),  # never back
+        (None, {}, None),
+        (day(5), {"started": None}, None),
+    ],
+)
+def test_the_bookmark_moves_to_the_newest_change(
+    newest: datetime | None, how: Any, bookmark: str | None
+) -> None:
+    moves = {} if bookmark is None else {"updated_at": bookmark}
+    assert moved(newest, **how) == {"progress": None, **moves}
 
 
 @pytest.mark.parametrize("doubts", [[Doubt.SHORT], [Doubt.SKIPPED, Doubt.UNCOUNTED]])
 def test_the_bookmark_does_not_move_if_there_is_doubt(doubts: list[Doubt]) -> None:
     assert moved(day(5), doubts=doubts) == {"progress": None}
     assert moved(day(5), before=day(4), doubts=doubts)["updated_at"].startswith("2020-01-04")
-
-
-def test_the_bookmark_stays_if_nothing_has_a_time() -> None:
-    assert moved(None) == {"progress": None}
-    assert moved(day(5), started=None) == {"progress": None}
 
 
 def test_the_bookmark_remembers_its_start_date() -> None:

@@ -136,20 +136,6 @@ def test_an_empty_last_page(style: str) -> None:
         assert set(ids(pages)) == set(contacts)
 
 
-@pytest.mark.parametrize("style", BOOKMARKS)
-def test_a_lost_page(style: str) -> None:
-    lose: dict[str, Any] = {"page_size": 3, "style": style, "lose": "contacts@2"}
-    sandbox = ChangingSandbox("abcdefghi", **lose)
-    for _ in range(2):
-        pages = walk(sandbox)
-        assert set("abcdefghi") - set(ids(pages)) == set("def")
-        assert {page["total_contacts"] for page in pages} == {9}
-    assert {one.lost for one in sandbox.served if one.lost} == {tuple("def")}
-    once = ChangingSandbox("abcdefghi", lose_once=True, **lose)
-    assert len(set(ids(walk(once)))) == 6
-    assert len(set(ids(walk(once)))) == 9
-
-
 def test_every_kind_of_total() -> None:
     def totals(**options: Any) -> list[int | None]:
         return [page.get("total_contacts") for page in walk(ChangingSandbox("abcdefgh", **options))]

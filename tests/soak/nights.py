@@ -20,7 +20,6 @@ from tap_autopilot.amounts import amount
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.options import BOOKMARKS
 from tests.conftest import KEY
-from tests.digests import damage
 from tests.invariants import Run, check
 from tests.lying_pager import Options
 from tests.recording import Sandbox
@@ -102,6 +101,15 @@ class History:
             self.counts["outdated"] += sum(mine[key] != wanted[key] for key in mine.keys() & wanted)
         run = self.run(quiet, digests=str(self.path))
         self.counts["resent"] += len(run.of("RECORD"))
+
+
+def damage(path: Path, rng: random.Random) -> None:
+    """Flip some bits of a file."""
+    data = bytearray(path.read_bytes())
+    for _ in range(rng.randrange(1, 4)):
+        if data:
+            data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
 
 
 def play(args: argparse.Namespace, folder: Path) -> tuple[str, bool]:
