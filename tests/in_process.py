@@ -43,16 +43,23 @@ class DirectClient(Client):
     """
 
     def __init__(
-        self, sandbox: Sandbox, key: str, failing: set[int], date: datetime | None
+        self,
+        sandbox: Sandbox,
+        key: str,
+        failing: set[int],
+        date: datetime | None = None,
+        *,
+        most: int = MAX_REQUESTS,
     ) -> None:
         self._sandbox = sandbox
         self._headers = {"autopilotapikey": key}
         self._failing = failing
         self._date = date
+        self._most = most
 
     def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
-        assert number < MAX_REQUESTS, "it never ends"
+        assert number < self._most, "it never ends"
         fault = self._sandbox.options.faults.strike(request.path)
         answer = self._sandbox.respond("GET", f"/v1{request.path}", self._headers, fault)
         if number in self._failing:
