@@ -66,8 +66,7 @@ class DirectClient(Client):
             if answer.served is not None:
                 answer.served.fault = "reset"
             raise RunError(f"{request}: connection reset.")
-        if answer.served is not None:
-            answer.served.delivered = True
+        answer.delivered = True
         if may_pass(answer.status):
             raise RunError(f"{request}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:

@@ -37,23 +37,19 @@ class Options(options.Options):
 
 
 class LyingPager(Pager):
-    """The pages as these options say. `last` is the last one, and `lost` the ids that it skipped."""
+    """The pages as these options say. `lost` are the ids that the last one skipped."""
 
     def __init__(self, account: Account, options: Options) -> None:
         super().__init__(account, options)
         self._lies = options
         self._hole = Hole(account, options)
         self._size = 0  # of the listing, with the lost page
-        self.last: Page | None = None
         self.lost: tuple[str, ...] = ()
 
     def page(self, listing: str, bookmark: str | None) -> Page | int:
-        self.lost = ()
         if self._lies.lose:
             self._pages.clear()
-        page = super().page(listing, bookmark)
-        self.last = page if isinstance(page, Page) else None
-        return page
+        return super().page(listing, bookmark)
 
     def _read(self, listing: str, ids: list[str], bookmark: str | None) -> Page | int:
         lost = self._hole.lost(listing, ids, bookmark)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.sandbox import paging, server
+from tap_autopilot.sandbox import server
 from tap_autopilot.sandbox.account import LISTS, SEGMENTS, Account, Change
 from tap_autopilot.sandbox.faults import Fault
 from tap_autopilot.sandbox.paging import Pager, listing_of
@@ -57,10 +57,6 @@ class Served:
         """Whether the client had not hung up when it was sent."""
         return self.response.delivered
 
-    @delivered.setter
-    def delivered(self, value: bool) -> None:
-        self.response.delivered = value
-
 
 @dataclass
 class Recorded(Response):
@@ -93,6 +89,7 @@ class Sandbox(server.Sandbox):
         sent: bytes = b"",
     ) -> Recorded:
         self.most_connections = max(len(self.connections), self.most_connections)
+        self._lying_pager.lost = ()
         response = super().produce(method, target, headers, fault, sent)
         recorded = Recorded(response.status, response.body, response.headers)
         request = Request(
@@ -110,18 +107,12 @@ class Sandbox(server.Sandbox):
         return recorded
 
     def _note(self, request: Request, response: Response, fault: Fault | None) -> Served | None:
-        asked = listing_of(request.path)
-        if asked is None:
-            return None
-        listing, bookmark = asked
-        pager = self._lying_pager
-        ours = pager.last is not None and pager.last.body is response.body
-        page = pager.last if ours else parse_page(listing, response.body)
+        listing, bookmark = listing_of(request.path) or ("", None)
+        page = parse_page(listing, response.body) if listing else None
         if page is None:
             return None
-        nameless = 0 if isinstance(page, paging.Page) else page.nameless
         served = Served(
-            listing, page.ids, page.total, page.bookmark, pager.lost if ours else (), nameless,
+            listing, page.ids, page.total, page.bookmark, self._lying_pager.lost, page.nameless,
             request.clock, len(self.requests), bookmark, fault.what if fault else "", response,
         )  # fmt: skip
         self.served.append(served)

@@ -44,8 +44,7 @@ def read(sandbox: Sandbox, *paths: str) -> None:
         while bookmark is not None:
             more = "/" + urllib.parse.quote(bookmark, safe="") if bookmark else ""
             answer = sandbox.respond("GET", f"/v1{path}{more}", {"autopilotapikey": KEY})
-            if answer.served is not None:
-                answer.served.delivered = True
+            answer.delivered = True
             bookmark = json.loads(answer.body).get("bookmark")
 
 
@@ -124,7 +123,7 @@ def test_served_but_not_a_row(settings: dict[str, Any]) -> None:
 def test_responses_that_did_not_arrive_need_no_rows() -> None:
     sandbox = ChangingSandbox("abcd")
     read(sandbox)
-    sandbox.served[0].delivered = False
+    sandbox.served[0].response.delivered = False
     sandbox.served[1].fault = "cut"
     check_served(run_of(sandbox, "contacts", ""))
     assert_found_out(run_of(sandbox, "contacts", ""), "4 of 4 missing at exit 0, without a warning")
