@@ -1,4 +1,8 @@
-"""A few histories in which settings change and states go back; `make soak` plays many."""
+"""Histories in which settings change and states go back; `make soak` plays many.
+
+States are merged as Meltano merges them: the STATE of a full refresh, and that of an interrupted
+run, into the state before. A full refresh starts without a state, so it does not know what is in it.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +32,10 @@ BROKEN_OFF = Night(kill_after=2)
                      Night(changes=(("create", "k"),), full_refresh=TABLES, elsewhere=True),
                      Night(changes=(("delete", "k"),))])  # fmt: skip
 @hypothesis.example({}, [Night(pushes=1, kill_after=2), Night(setting=("store", "one"))])
+@hypothesis.example({}, [BROKEN_OFF, Night(setting=("custom_fields_as_columns", True))])
+@hypothesis.example({}, [Night(), BROKEN_OFF,
+                     Night(setting=("contacts", "INCREMENTAL"), changes=(("change", "a"),)),
+                     Night(accident="older state", setting=("contacts", "FULL_TABLE"))])  # fmt: skip
 @hypothesis.example({}, [BROKEN_OFF, Night(full_refresh=TABLES), Night(changes=(("change", "a"),))])
 def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
     live(nights, **settings)

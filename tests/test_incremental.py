@@ -9,7 +9,6 @@ import pytest
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sandbox.account import Account
-from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import Serve, Tap
 from tests.invariants import Run
@@ -117,20 +116,6 @@ def test_which_changes_move_the_bookmark() -> None:
     assert [ChangedSince(start, None).admits(one) for one in (None, before, start, after)] == [
         True, False, True, True,
     ]  # fmt: skip
-
-
-def test_an_incomplete_pass_does_not_move_the_bookmark(serve: Serve, incremental: Any) -> None:
-    account = Account(contacts=350, odd=False)
-    old = {"bookmarks": {"contacts": {"updated_at": "2016-06-01T00:00:00Z"}}}
-    broken, sandbox = serve(account, "/contacts@3-:405"), serve(account)
-    whole = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=old)
-    assert 0 < len(ids(whole)) < 350
-    first = in_process.run(broken, catalog=only(incremental, "contacts"), state=old)
-    assert first.code == 1
-    assert first.state["bookmarks"]["contacts"]["updated_at"] == "2016-06-01T00:00:00Z"
-    rest = in_process.run(sandbox, catalog=only(incremental, "contacts"), state=first.state)
-    assert ids(first) + ids(rest) == ids(whole)
-    assert rest.state == whole.state, "the newest change may have been in the first half"
 
 
 @pytest.mark.parametrize("skew", [-3600, 0, 3600])

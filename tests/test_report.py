@@ -20,7 +20,6 @@ from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.pushed_store import CALL, PushedStore
 from tests.scripted import Scripted, page
-from tests.test_incremental import incremental  # noqa: F401
 from tests.test_signals import finished, running
 
 ACCOUNT = Account(contacts=250, lists=3, segments=3, members=120)
@@ -101,21 +100,6 @@ def test_what_is_withheld_nulled_and_unknown(tap: Tap, file: Path) -> None:
     assert "the API listed no lists at all" in doubted["lists"]["withheld_because"]
     assert since["contacts"]["withheld_because"] == "start_date is set"
     assert "emit_activate_version_messages" in off["custom_fields"]["withheld_because"]
-
-
-def test_an_incremental_pass_and_a_resumed_one(
-    tap: Tap,
-    serve: Serve,
-    incremental: Any,  # noqa: F811
-    file: Path,
-) -> None:
-    tap.sync(serve(ACCOUNT), catalog=incremental, report_file=str(file))
-    assert "incremental" in reports(file)[0]["streams"]["contacts"]["withheld_because"]
-    run = tap.sync(serve(ACCOUNT, "/contacts@2-:405"))
-    tap.sync(serve(ACCOUNT), state=run.state, report_file=str(file))
-    streams = reports(file)[1]["streams"]
-    assert streams["contacts"]["rows"] == 150
-    assert streams["lists"]["complete"] is True
 
 
 def test_what_a_collector_received_is_reported(

@@ -331,6 +331,13 @@ def test_what_was_complete_is_not_read_again() -> None:
     }
 
 
+def test_what_one_run_completed_is_read_again_after_another_run_has_ended() -> None:
+    """As a complete full refresh leaves it, merged over an interrupted run's state."""
+    entries = {"contacts": {"progress": None}, "lists": {"progress": ["complete", {"version": 5}]}}
+    progress = begin("contacts", "lists", state={"bookmarks": entries, "walks": walks()})
+    assert progress.incomplete() == {"contacts", "lists"}
+
+
 @pytest.mark.parametrize(
     ("state", "warning"),
     [
