@@ -103,13 +103,34 @@ def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str)
         (["contacts.json", "Contacts"], "unrecognized arguments: contacts.json, (not shown);"),
         (["--format", "xml"], "argument --format: invalid choice;"),
         (["--config"], "argument -c/--config: expected one argument;"),
+        (
+            ["--test", "--discover"],
+            "argument -d/--discover: not allowed with argument --test; see tap-autopilot --help.",
+        ),
+        (["--about", "--test"], "argument --test: not allowed with argument --about;"),
+        (["--format", "json"], "--format needs --about;"),
+        (["--full-refresh", "lists"], "--full-refresh needs --state"),
+        (["--select", "people,lists"], "unknown streams: people; choose from contacts,"),
+        (["--select", "contatcs"], "unknown streams: contatcs (did you mean contacts?); choose"),
+        (["--select", ","], "has no streams"),
+        (["--select", "membership_changes"], "membership_changes needs the setting digests"),
+        (["--select", "activities"], "activities needs the setting collector_database"),
+        (["--test", "--state", "missing.json"], "Cannot read the state file"),
+        (["--test", "--catalog", "missing.json"], "Cannot read the catalog file"),
+        (["--test", "--select", "contacts,foo"], "--select has unknown streams: foo"),
+        (["--test", "--full-refresh", "contacts"], "--full-refresh needs --state"),
     ],
 )
-def test_a_mistake_in_the_arguments_is_one_line(tap: Tap, arguments: list[str], said: str) -> None:
-    run = check(tap.run(*arguments))
+def test_a_mistake_in_the_arguments_is_one_line(
+    tap: Tap, serve: Serve, arguments: list[str], said: str
+) -> None:
+    sandbox = serve(SMALL)
+    run = check(tap.call(sandbox, *arguments))
     assert run.code == 2
     assert said in run.last_words
     assert len(run.log) == 1
+    assert not run.stdout
+    assert not sandbox.requests
 
 
 def test_all_mistakes_are_reported_together(tap: Tap) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.sandbox.account import Account
 from tests import in_process
 from tests.conftest import USUAL_STREAMS, Serve
 from tests.invariants import Run

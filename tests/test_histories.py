@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 
+from tests import in_process
 from tests.soak.happenings import FIRST_SETTINGS, HISTORY, TABLES, Night
 from tests.soak.histories import live
 
@@ -31,6 +32,15 @@ BROKEN_OFF = Night(kill_after=2)
 @hypothesis.example({}, [Night(setting=("digests", True)),
                      Night(changes=(("create", "k"),), full_refresh=TABLES, elsewhere=True),
                      Night(changes=(("delete", "k"),))])  # fmt: skip
+@hypothesis.example({"digests": True}, [Night(), BROKEN_OFF,
+                                        Night(setting=("tables", ("lists",)), thrown_away=True),
+                                        Night(setting=("tables", TABLES))])  # fmt: skip
+@hypothesis.example({"digests": True}, [Night(), BROKEN_OFF,
+                                        Night(setting=("without", "company"), thrown_away=True),
+                                        Night(setting=("without", ""))])  # fmt: skip
+@hypothesis.example({"digests": True}, [Night(), BROKEN_OFF,
+                                        Night(setting=("without", "company"), thrown_away=True),
+                                        Night()])  # fmt: skip
 @hypothesis.example({}, [Night(pushes=1, kill_after=2), Night(setting=("store", "one"))])
 @hypothesis.example({}, [BROKEN_OFF, Night(setting=("custom_fields_as_columns", True))])
 @hypothesis.example({}, [Night(), BROKEN_OFF,
@@ -38,4 +48,5 @@ BROKEN_OFF = Night(kill_after=2)
                      Night(accident="older state", setting=("contacts", "FULL_TABLE"))])  # fmt: skip
 @hypothesis.example({}, [BROKEN_OFF, Night(full_refresh=TABLES), Night(changes=(("change", "a"),))])
 def test_no_history_leaves_the_target_wrong(settings: dict[str, Any], nights: list[Night]) -> None:
-    live(nights, **settings)
+    with in_process.in_parts(1 if len(nights) % 2 else 1000):
+        live(nights, **settings)

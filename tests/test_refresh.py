@@ -77,9 +77,3 @@ def test_mistakes_are_reported(
     run = check(tap.run(*arguments, "--full-refresh", names))
     assert run.code == 2
     assert said in run.last_words
-
-
-def test_without_a_state_there_is_nothing_to_start_over(tap: Tap, serve: Serve) -> None:
-    run = check(tap.call(serve(), "--full-refresh", "lists"))
-    assert run.code == 2
-    assert "--full-refresh needs --state" in run.last_words

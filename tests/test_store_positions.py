@@ -11,7 +11,6 @@ import pytest
 from tap_autopilot.streams import EMAILS
 from tests.conftest import COMMAND, Serve, Tap
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
-from tests.scripted import Scripted
 from tests.soak.kills import Part
 from tests.test_log_based import catalog_of
 
@@ -117,17 +116,6 @@ def test_without_a_collector_its_streams_do_not_exist(tap: Tap, store: PushedSto
     missing = str(Path(store.path).with_name("missing.db"))
     found = tap.run("--discover", TAP_AUTOPILOT_COLLECTOR_DATABASE=missing)
     assert {one["stream"] for one in json.loads(found.stdout)["streams"]} >= {*ONLY_PUSHED}
-
-
-def test_selecting_its_streams_without_a_collector_is_an_error(tap: Tap) -> None:
-    with Scripted({}) as sandbox:
-        run = tap.run(
-            "--select", "contact_events", "--config",
-            tap.file("config.json", tap.config(sandbox)),
-        )  # fmt: skip
-        assert not sandbox.requests
-    assert run.code == 2
-    assert "contact_events needs the setting collector_database" in run.last_words
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no store", b"SQLite format 3\0" + bytes(100)])

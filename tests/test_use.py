@@ -72,23 +72,6 @@ def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, op
     assert [message["stream"] for message in run.of("SCHEMA")] == ["lists", "email_opened"]
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        ("people,lists", "unknown streams: people; choose from contacts,"),
-        ("contatcs", "unknown streams: contatcs (did you mean contacts?); choose from contacts,"),
-        (",", "has no streams"),
-    ],
-)
-def test_a_stream_that_does_not_exist_is_an_error(
-    tap: Tap, serve: Serve, names: str, said: str
-) -> None:
-    run = check(tap.call(serve(), "--select", names))
-    assert run.code == 2
-    assert said in run.last_words
-    assert not run.messages
-
-
 def test_select_and_catalog_cannot_be_combined(tap: Tap, serve: Serve, catalog: Any) -> None:
     config, path = tap.file("config.json", tap.config(serve())), tap.file("catalog.json", catalog)
     run = check(tap.run("--config", config, "--catalog", path, "--select", "lists"))
@@ -170,25 +153,6 @@ def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     assert sorted(path.name for path in tap.folder.iterdir()) == ["config.json", "digests"]
 
 
-@pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        (["--state", "missing.json"], "Cannot read the state file"),
-        (["--catalog", "missing.json"], "Cannot read the catalog file"),
-        (["--select", "contacts,foo"], "--select has unknown streams: foo"),
-        (["--full-refresh", "contacts"], "--full-refresh needs --state"),
-        (["--select", "email_messages"], "email_messages needs the setting collector_database"),
-    ],
-)
-def test_the_test_checks_the_options_of_a_run(
-    tap: Tap, serve: Serve, options: list[str], problem: str
-) -> None:
-    sandbox = serve(Account(contacts=1))
-    run = check(tap.call(sandbox, "--test", *options))
-    assert (run.code, run.requests) == (2, [])
-    assert problem in run.last_words
-
-
 def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=5))
     for url in (sandbox.url.removesuffix("/v1"), sandbox.url.replace("/v1", "/v2")):
@@ -251,25 +215,6 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
     assert f"INFO {said}" in run.log
     for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--test", "--discover"], "argument -d/--discover: not allowed with argument --test"),
-        (["--about", "--test"], "argument --test: not allowed with argument --about"),
-        (["--format", "json"], "--format needs --about"),
-    ],
-)
-def test_options_that_exclude_each_other_are_told_so(
-    tap: Tap, serve: Serve, arguments: list[str], said: str
-) -> None:
-    sandbox = serve(ACCOUNT)
-    run = check(tap.call(sandbox, *arguments))
-    assert run.code == 2
-    assert run.log == [f"CRITICAL {said}; see tap-autopilot --help."]
-    assert not run.stdout
-    assert not sandbox.requests
 
 
 def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
