@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.api import body
 from tap_autopilot.api.client import Client
 from tap_autopilot.api.connection import open_session
 from tap_autopilot.api.environment import read_environment
@@ -320,6 +321,40 @@ def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
         get(Client(api(server.url)), "/contacts/%2E%2E%2F%7E%20?x")
     assert server.asked[0].startswith(b"GET /v1/contacts/%2E%2E%2F%7E%20?x HTTP/1.1\r\n")
     assert waits == []
+
+
+def test_one_large_body_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "LARGE", 3)
+    happened = []
+    with once(GOOD) as server:
+        shared = api(server.url)
+        client = Client(shared)
+
+        def read() -> None:
+            get(client)
+            happened.append("read")
+
+        with shared.large_body:
+            thread = threading.Thread(target=read)
+            thread.start()
+            wait_until(lambda: bool(server.asked))
+            time.sleep(0.2)
+            happened.append("the other is forgotten")
+        thread.join()
+        assert happened == ["the other is forgotten", "read"]
+        assert shared.large_body.locked()
+        get(client)
+        assert shared.large_body.locked()
+        client.forget()
+        assert not shared.large_body.locked()
+
+
+def test_a_large_body_that_has_to_wait_too_long_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "LARGE", 3)
+    with once(GOOD) as server:
+        shared = api(server.url, request_timeout=0.6, retry_timeout=0)
+        with shared.large_body, pytest.raises(Unreachable, match=r"timed out after 0\.6 s"):
+            get(Client(shared))
 
 
 def test_cookies_are_neither_kept_nor_sent_back() -> None:

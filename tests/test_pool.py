@@ -28,6 +28,10 @@ class Scripts(Script):
 
     def __init__(self, answers: dict[str, Any]) -> None:
         super().__init__(answers, Walk("", "", "", ""))
+        self.forgotten = 0
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
 
 Start = Callable[..., tuple[Pool, list[Scripts]]]
@@ -126,11 +130,12 @@ def test_few_pages_are_requested_ahead(pool: Start, failed: int) -> None:
 
 def test_a_walk_that_fails_leaves_the_others(pool: Start) -> None:
     error = RunError("GET /smart_segments/s0/contacts: status 500.")
-    found, _ = pool({**long(CONTACTS, 3), "smart_segments/s0/contacts": error})
+    found, clients = pool({**long(CONTACTS, 3), "smart_segments/s0/contacts": error})
     for walk in [*[SEGMENTS[0]] * 4, CONTACTS]:
         found.add(walk, Position())
     results = list(found.results())
     assert results[:4] == [Failure(SEGMENTS[0], error)] * 4
+    assert clients[0].forgotten >= 4, "each walk forgets its last response"
     assert ids(results, CONTACTS) == ["000", "001", "002"]
 
 

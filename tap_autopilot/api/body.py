@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 MAX_BODY = 2**27  # bytes, compressed or not; a page of the API takes about 200 kB
+LARGE = 2**23  # bytes; a run has at most one larger body in memory
 PIECE = 2**18  # bytes to read or unpack at a time; chunks of one byte take 60 times as much
 
 
@@ -17,25 +19,29 @@ class Body(NamedTuple):
     problem: str | None = None
 
 
-def read_body(raw: Any, encoding: str) -> Body:
-    """The body of a urllib3 response with this Content-Encoding."""
+def read_body(raw: Any, encoding: str, when_large: Callable[[], None]) -> Body:
+    """The body of a urllib3 response with this Content-Encoding.
+
+    Calls `when_large` before reading on, each time, once it has more than LARGE bytes.
+    """
     unpack = None
     if encoding.lower() in ("gzip", "x-gzip"):
         unpack = zlib.decompressobj(16 + zlib.MAX_WBITS)
     elif encoding.lower() != "identity":
         return Body(problem="the response has an unsupported Content-Encoding")
-    pieces, size = [], 0
+    content = io.BytesIO()  # which is not copied, as pieces would be, nor split up in memory
     try:
         for piece in _packed(raw) if unpack is None else _unpacked(raw, unpack):
-            pieces.append(piece)
-            size += len(piece)
-            if size > MAX_BODY:
+            content.write(piece)
+            if content.tell() > MAX_BODY:
                 break
+            if content.tell() > LARGE:
+                when_large()
     except zlib.error:
         return Body(problem="the response's gzip data is corrupt")
-    if unpack is not None and not unpack.eof and size <= MAX_BODY:
+    if unpack is not None and not unpack.eof and content.tell() <= MAX_BODY:
         return Body(problem="the response's gzip data is truncated")
-    return Body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+    return Body(content.getvalue())
 
 
 def _packed(raw: Any) -> Iterator[bytes]:

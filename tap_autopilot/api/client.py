@@ -114,6 +114,7 @@ class Api:
         self.traffic: dict[str, Traffic] = collections.defaultdict(Traffic)
         self.counting = threading.Lock()
         self.probing = threading.Lock()
+        self.large_body = threading.Lock()
         self.last_response = self.last_silence = -math.inf
         # By client: since when it has been waiting for a response, and to what.
         self.awaited: dict[int, tuple[float, str]] = {}
@@ -132,7 +133,9 @@ class Client:
             "Accept": "application/json",
             "Accept-Encoding": "gzip",
         }
-        self._connection = Connection(self._url, headers, api.environment, api.watchdog)
+        self._connection = Connection(
+            self._url, headers, api.environment, api.watchdog, api.large_body
+        )
 
     def get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
         """The response to a request, with its body read by `decode`.
@@ -148,6 +151,10 @@ class Client:
             return self._get(request, decode)
         finally:
             del self._api.awaited[id(self)]
+
+    def forget(self) -> None:
+        """Note that the last response is no longer in memory."""
+        self._connection.forget()
 
     def _get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
         retries = None

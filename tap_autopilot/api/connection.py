@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.client
 import logging
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -40,11 +41,22 @@ class StaleConnection(Retryable):
 
 
 class Connection:
-    """A connection to one origin, for one thread, kept alive between requests."""
+    """A connection to one origin, for one thread, kept alive between requests.
+
+    Of the connections with the same `turn`, one at a time has a large body: from when it is read
+    until `forget` or the next request.
+    """
 
     def __init__(
-        self, url: str, headers: Mapping[str, str], environment: Environment, watchdog: Watchdog
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        environment: Environment,
+        watchdog: Watchdog,
+        turn: threading.Lock,
     ) -> None:
+        self._turn = turn
+        self._has_turn = False
         self._environment = environment
         self._watchdog = watchdog
         self._watch = Watch()
@@ -58,6 +70,7 @@ class Connection:
         Raises Retryable if a retry may help, StaleConnection if it will, and UserError for an
         untrusted certificate or a proxy that refuses.
         """
+        self.forget()
         timeout = max(deadline - time.monotonic(), 0.001)
         connects = self._watch.connects
         self._request.url = url  # prepared once, because preparing takes as long as all the rest
@@ -72,7 +85,7 @@ class Connection:
             )
             with response:
                 encoding = response.headers.get("Content-Encoding", "identity")
-                body = read_body(response.raw, encoding)
+                body = read_body(response.raw, encoding, lambda: self._wait_for_turn(deadline))
             if self._watch.timed_out:  # a cut-off body of unknown length looks complete
                 raise TimeoutError
             if response.status_code < 200:  # the final response will follow on this connection
@@ -93,6 +106,19 @@ class Connection:
             raise explain(causes, peer, self._environment, timeout, late=late) from None
         finally:
             self._watchdog.stop(self._watch)
+
+    def _wait_for_turn(self, deadline: float) -> None:
+        """Wait until no other connection has a large body. Raises TimeoutError."""
+        if not self._has_turn:
+            self._has_turn = self._turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
+        if not self._has_turn:
+            raise TimeoutError
+
+    def forget(self) -> None:
+        """Note that the last body is no longer in memory."""
+        if self._has_turn:
+            self._has_turn = False
+            self._turn.release()
 
 
 def open_session(environment: Environment, watch: Watch) -> requests.Session:

@@ -97,6 +97,7 @@ class Pool:
                         ahead.acquire()
                 except TapError as error:
                     self._done.put((Failure(walk, error), _nothing))
+                client.forget()
                 ahead.release()
         except BaseException as error:  # a bug; the run must not wait for this thread
             self._done.put((error, _nothing))
