@@ -73,20 +73,6 @@ def test_a_rejected_bookmark_is_replaced_by_a_fresh_one(status: int) -> None:
     assert walked.log == []
 
 
-@pytest.mark.parametrize("status", [401, 403, 405, 409])
-def test_another_refusal_of_a_bookmark_is_an_error(status: int) -> None:
-    walked = Walked({"": page("a", bookmark="x"), "x": status})
-    assert isinstance(walked.error, Refused)
-    assert str(walked.error) == f"GET /contacts/…: status {status}."
-    assert walked.asked == ["", "x"]
-
-
-def test_an_error_while_asking_again_is_an_error() -> None:
-    walked = Walked({"": [page("a", bookmark="x"), 405], "x": 404})
-    assert isinstance(walked.error, Refused)
-    assert (walked.error.status, walked.asked) == (405, ["", "x", ""])
-
-
 def test_a_page_that_has_become_the_last_is_the_end() -> None:
     first, again = page("a", "b", bookmark="x", total=3), page("a", "b", total=2)
     walked = Walked({"": [first, again], "x": 404})
@@ -239,17 +225,29 @@ def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
     assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
 
 
-@pytest.mark.parametrize("after", ["", "x"])
-def test_an_error_unrelated_to_the_bookmark_ends_the_walk(after: str) -> None:
-    error = RunError("GET /contacts: status 500.")
-    walked = Walked({"": page("a", bookmark="x"), after: error})
-    assert walked.error is error
+FAILED = RunError("GET /contacts: status 500.")
+UNREACHABLE = Unreachable("GET /contacts/…: connection refused.")
 
 
-def test_an_api_that_does_not_respond_ends_the_walk() -> None:
-    error = Unreachable("GET /contacts/…: connection refused.")
-    walked = Walked({"x": error}, start=Position("x"))
-    assert walked.error is error
+@pytest.mark.parametrize(
+    ("answers", "start", "said", "asked"),
+    [
+        *(({"": page("a", bookmark="x"), "x": status}, None, f"GET /contacts/…: status {status}.", ["", "x"])
+          for status in (401, 403, 405, 409)),
+        ({"": [page("a", bookmark="x"), 405], "x": 404}, None, "GET /contacts: status 405.", ["", "x", ""]),
+        ({"": 403}, None, "GET /contacts: status 403.", [""]),
+        ({"": 404}, None, "GET /contacts: status 404.", [""]),
+        ({"": FAILED}, None, str(FAILED), [""]),
+        ({"": page("a", bookmark="x"), "x": FAILED}, None, str(FAILED), ["", "x"]),
+        ({"x": UNREACHABLE}, Position("x"), str(UNREACHABLE), ["x"]),
+    ],
+)  # fmt: skip
+def test_another_error_ends_the_walk(
+    answers: Any, start: Position | None, said: str, asked: list[str]
+) -> None:
+    walked = Walked(answers, start=start)
+    assert (str(walked.error), walked.asked) == (said, asked)
+    assert isinstance(walked.error, Refused) == ("status 4" in said)
 
 
 # Listings that are refused
@@ -261,13 +259,6 @@ def test_an_optional_listing_may_be_missing(status: int) -> None:
     assert (only.walk, only.documents, only.after) == (CUSTOM_FIELDS, [], None)
     assert (only.doubt, only.census) == (Doubt.UNAVAILABLE, Census())
     assert only.fetched_at.tzinfo is timezone.utc
-
-
-@pytest.mark.parametrize("status", [403, 404])
-def test_a_required_listing_must_not_be_missing(status: int) -> None:
-    walked = Walked({"": status})
-    assert isinstance(walked.error, Refused)
-    assert str(walked.error) == f"GET /contacts: status {status}."
 
 
 @pytest.mark.parametrize(

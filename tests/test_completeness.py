@@ -191,45 +191,29 @@ def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, read: int, 
 
 
 @pytest.mark.parametrize(
-    ("pages", "new", "highest"),
+    ("highest", "pages", "new", "after"),
     [
-        ([], [], ""),
-        (["abc", "de"], [3, 2], "e"),
-        (["abc", "cd"], [3, 1], "d"),
-        (["aab", "bb", "b"], [2, 0, 0], "b"),
-        (["acb"], [3], None),
-        (["b", "a", "abc"], [1, 1, 1], None),
-        (["bc", "a", "dabc", "d"], [2, 1, 1, 0], None),
+        ("", [], [], ""),
+        ("", ["abc", "de"], [3, 2], "e"),
+        ("", ["abc", "cd"], [3, 1], "d"),
+        ("", ["aab", "bb", "b"], [2, 0, 0], "b"),
+        ("", ["acb"], [3], None),
+        ("", ["b", "a", "abc"], [1, 1, 1], None),
+        ("", ["bc", "a", "dabc", "d"], [2, 1, 1, 0], None),
+        # a resumed reading knows ids by their order
+        ("b", ["abc"], [1], "c"),
+        ("b", ["b"], [0], "b"),
+        ("b", ["dccd", "cde"], [2, 1], "e"),
+        # or has forgotten them, if they were in none
+        (None, ["ba", "acb"], [2, 1], None),
     ],
 )
 def test_ids_are_counted_once_in_any_order(
-    pages: list[str], new: list[int], highest: str | None
+    highest: str | None, pages: list[str], new: list[int], after: str | None
 ) -> None:
-    distinct = Distinct(Census(), exact=False)
+    distinct = Distinct(Census(highest=highest), exact=False)
     assert [distinct.count_new(list(page)) for page in pages] == new
-    assert distinct.highest == highest
-
-
-@pytest.mark.parametrize(
-    ("pages", "new", "highest"),
-    [
-        (["abc"], [1], "c"),
-        (["b"], [0], "b"),
-        (["dccd", "cde"], [2, 1], "e"),
-    ],
-)
-def test_a_resumed_reading_knows_ids_by_their_order(
-    pages: list[str], new: list[int], highest: str
-) -> None:
-    distinct = Distinct(Census(highest="b"), exact=False)
-    assert [distinct.count_new(list(page)) for page in pages] == new
-    assert distinct.highest == highest
-
-
-def test_a_resumed_unordered_reading_has_forgotten_earlier_ids() -> None:
-    distinct = Distinct(Census(highest=None), exact=False)
-    assert [distinct.count_new(list(page)) for page in ("ba", "acb")] == [2, 1]
-    assert distinct.highest is None
+    assert distinct.highest == after
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""What a release is built from, and with."""
+"""What a release is built from, and with, and what it must not remove."""
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tools.released import RECORD, broken, contract
+
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+RELEASED = json.loads(RECORD.read_text(encoding="utf-8"))
 PINNED = (ROOT / ".github/release.txt").read_text()
 
 # The first versions without published vulnerabilities, as of PyPI's advisories. The wheels of psycopg
@@ -92,3 +97,48 @@ def test_no_dependency_may_be_a_version_with_published_vulnerabilities() -> None
     for floor in floors:
         version = Version(str(floor.specifier).partition(">=")[2].split(",")[0])
         assert version >= Version(SAFE.get(floor.name, "0")), floor
+
+
+# What was released
+
+
+def test_nothing_that_was_released_is_missing() -> None:
+    """A change that fails this test needs a new major version."""
+    assert broken(RELEASED, contract()) == []
+
+
+def test_the_record_is_for_this_major_version() -> None:
+    assert RELEASED["version"].split(".")[0] == contract()["version"].split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (("streams", "lists"), None, "stream lists"),
+        (("streams", "lists", "key"), ["title"], "lists: key ['list_id']"),
+        (("streams", "contacts", "replication_key"), None, "contacts: replication_key updated_at"),
+        (("streams", "contacts", "columns", "email"), None, "contacts.email: null string"),
+        (("streams", "contacts", "columns", "created_at"), "null string",
+         "contacts.created_at: null string date-time"),
+        (("streams", "contacts", "columns", "custom_fields[].kind"), None,
+         "contacts.custom_fields[].kind: null string"),
+        (("settings", "api_url"), None, "setting api_url: null string"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_named(path: tuple[str, ...], value: Any, said: str) -> None:
+    now = copy.deepcopy(RELEASED)
+    part = now
+    for name in path[:-1]:
+        part = part[name]
+    if value is None and path[-1] != "replication_key":
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    assert broken(RELEASED, now) == [said]
+
+
+def test_additions_break_nothing() -> None:
+    before = copy.deepcopy(RELEASED)
+    del before["streams"]["lists"], before["streams"]["contacts"]["columns"]["email"]
+    del before["settings"]["start_date"]
+    assert broken(before, RELEASED) == []

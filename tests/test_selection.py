@@ -122,34 +122,37 @@ def says(stream: str, *breadcrumb: str, **values: Any) -> dict[str, Any]:
     return {"stream": stream, "metadata": [{"breadcrumb": list(breadcrumb), "metadata": metadata}]}
 
 
-@pytest.mark.parametrize("catalog", [[], {}, {"streams": {}}, {"streams": None}, "lists", 5])
-def test_what_is_no_catalog_is_an_error(catalog: Any) -> None:
-    for ask in (lambda: select(catalog, OURS), lambda: is_selected(catalog, OURS, "lists")):
-        with pytest.raises(UserError) as error:
-            ask()
-        assert str(error.value) == 'The catalog has no "streams"; create one with --discover.'
+NO_CATALOG = 'The catalog has no "streams"; create one with --discover.'
+NO_NAME = 'A stream in the catalog has no "tap_stream_id".'
+NO_METADATA = (
+    "The metadata of stream lists in the catalog is not a list of breadcrumbs with metadata;"
+    " create a new catalog with --discover."
+)
 
 
-@pytest.mark.parametrize("entry", [{}, None, "lists", {"stream": 5}, {"tap_stream_id": ""}])
-def test_a_stream_without_a_name_is_an_error(entry: Any) -> None:
-    with pytest.raises(UserError) as error:
-        select({"streams": [entry]}, OURS)
-    assert str(error.value) == 'A stream in the catalog has no "tap_stream_id".'
+NO_CATALOGS: list[Any] = [[], {}, {"streams": {}}, {"streams": None}, "lists", 5]
+NO_STREAMS: list[Any] = [{}, None, "lists", {"stream": 5}, {"tap_stream_id": ""}]
+ODD_METADATA: list[Any] = [
+    5, "x", [5], [{}], [{"breadcrumb": []}], [{"metadata": {}}],
+    [{"breadcrumb": 5, "metadata": {}}], [{"breadcrumb": [[]], "metadata": {}}],
+    [{"breadcrumb": [], "metadata": None}], [{"breadcrumb": [], "metadata": [1]}],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    "metadata",
-    [5, "x", [5], [{}], [{"breadcrumb": []}], [{"metadata": {}}],
-     [{"breadcrumb": 5, "metadata": {}}], [{"breadcrumb": [[]], "metadata": {}}],
-     [{"breadcrumb": [], "metadata": None}], [{"breadcrumb": [], "metadata": [1]}]],
+    ("catalog", "said"),
+    [
+        *((one, NO_CATALOG) for one in NO_CATALOGS),
+        *(({"streams": [one]}, NO_NAME) for one in NO_STREAMS),
+        *(({"streams": [{"stream": "lists", "metadata": one}]}, NO_METADATA)
+          for one in ODD_METADATA),
+    ],
 )  # fmt: skip
-def test_metadata_of_another_form_is_an_error(metadata: Any) -> None:
-    with pytest.raises(UserError) as error:
-        selected({"stream": "lists", "metadata": metadata})
-    assert str(error.value) == (
-        "The metadata of stream lists in the catalog is not a list of breadcrumbs with metadata;"
-        " create a new catalog with --discover."
-    )
+def test_a_catalog_of_another_form_is_an_error(catalog: Any, said: str) -> None:
+    for ask in (select, partial(is_selected, name="lists")):
+        with pytest.raises(UserError) as error:
+            ask(catalog, OURS)
+        assert str(error.value) == said
 
 
 @pytest.mark.parametrize("value", ["true", 0, 1, [], {}])

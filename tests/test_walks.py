@@ -276,16 +276,12 @@ def test_totals_that_are_not_checked_raise_no_doubt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("walk", "doubt"), [(CONTACTS, Doubt.UNCOUNTED), (MEMBERS, Doubt.UNCOUNTED)]
+    ("walk", "doubt"),
+    [(CONTACTS, Doubt.UNCOUNTED), (MEMBERS, Doubt.UNCOUNTED), (LISTS, None), (SEGMENTS, None)],
 )
-def test_contacts_and_members_should_have_totals(walk: Walk, doubt: Doubt) -> None:
-    assert Walked({"": page("a")}, walk).ended[1] is doubt
-
-
-def test_lists_and_segments_need_no_totals() -> None:
-    for walk in (LISTS, SEGMENTS):
-        walked = Walked({"": {walk.documents: [{walk.key: "a"}]}}, walk)
-        assert walked.pages[-1].doubt is None
+def test_contacts_and_members_should_have_totals(walk: Walk, doubt: Doubt | None) -> None:
+    walked = Walked({"": {walk.documents: [{walk.key: "a"}]}}, walk)
+    assert walked.pages[-1].doubt is doubt
 
 
 # Bookmarks that loop

@@ -1,6 +1,6 @@
 """The contract of the last release: its tables, keys, columns, types and settings.
 
-Within a major version none of them is removed or changed; tests/test_released.py makes sure.
+Within a major version none of them is removed or changed; tests/test_release.py makes sure.
 `python -m tools.released --write` records the present contract when a release is prepared. Without
 `--write` its exit code is 1 if the record is out of date.
 """
