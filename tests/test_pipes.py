@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -83,7 +84,18 @@ def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> 
         os.close(terminal)
 
 
-def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (0, 1, "Broken pipe"),
+        (
+            signal.SIGINT,  # which counts as the cause even if the target ends first
+            130,
+            "Stopped by SIGINT; to resume, run again with the last STATE that the target printed.",
+        ),
+    ],
+)
+def test_the_reader_goes_away(tap: Tap, serve: Serve, number: int, code: int, said: str) -> None:
     sandbox = serve(Account(contacts=9_000, segments=0))
     config = tap.file("config.json", tap.config(sandbox))
     with subprocess.Popen(
@@ -92,14 +104,15 @@ def test_the_reader_goes_away(tap: Tap, serve: Serve) -> None:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.read(100_000)
+        process.send_signal(number)
         process.stdout.close()
         stderr = process.stderr.read().decode()
         process.wait(PATIENCE)
     asked = len(sandbox.requests)
-    assert process.returncode == 1
+    assert process.returncode == code
     assert asked < 20
-    assert "Z CRITICAL Broken pipe" in stderr.splitlines()[-1]
-    check(Run(1, b"", stderr, KEY, killed=True))
+    assert f"Z CRITICAL {said}" in stderr.splitlines()[-1]
+    check(Run(code, b"", stderr, KEY, killed=True))
 
 
 @pytest.mark.parametrize(

@@ -243,22 +243,3 @@ runpy.run_module("tap_autopilot", run_name="__main__", alter_sys=True)
     assert done.stderr != untimed(done.stderr)
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
-
-
-def test_ctrl_c_counts_as_the_cause_even_if_the_target_ends_first(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve(Account(contacts=9_000, segments=0))))
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(100_000)
-        process.send_signal(signal.SIGINT)
-        process.stdout.close()
-        stderr = process.stderr.read().decode()
-        process.wait(PATIENCE)
-    assert process.returncode == 130
-    assert untimed(stderr.splitlines()[-1]) == (
-        "CRITICAL Stopped by SIGINT; to resume, run again with the last STATE that the target"
-        " printed."
-    )
