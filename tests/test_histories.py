@@ -15,6 +15,7 @@ from tests.soak.happenings import FIRST_SETTINGS, HISTORY, TABLES, Night
 from tests.soak.histories import live
 
 BROKEN_OFF = Night(kill_after=2)
+RESTORED = [*[Night(pushes=1)] * 3, Night(accident="older store", pushes=2)]
 
 
 @hypothesis.settings(max_examples=12)
@@ -42,6 +43,8 @@ BROKEN_OFF = Night(kill_after=2)
                                         Night(setting=("without", "company"), thrown_away=True),
                                         Night()])  # fmt: skip
 @hypothesis.example({}, [Night(pushes=1, kill_after=2), Night(setting=("store", "one"))])
+@hypothesis.example({"store": "one", "email_opened": "INCREMENTAL"}, RESTORED)
+@hypothesis.example({"store": "one", "email_opened": "LOG_BASED"}, RESTORED)
 @hypothesis.example({}, [BROKEN_OFF, Night(setting=("custom_fields_as_columns", True))])
 @hypothesis.example({}, [Night(), BROKEN_OFF,
                      Night(setting=("contacts", "INCREMENTAL"), changes=(("change", "a"),)),

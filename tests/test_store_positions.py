@@ -35,26 +35,6 @@ def test_incremental_reads_only_new_events_and_full_table_all(store: PushedStore
     assert not [line for line in third.log if "store" in line]
 
 
-@pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
-def test_a_store_restored_from_a_backup_is_read_from_its_start(
-    store: PushedStore, method: str
-) -> None:
-    catalog = catalog_of({"email_opened": method})
-    store.track(call("a"))
-    backup = Path(store.path).read_bytes()
-    store.track(call("lost"))
-    first = read(store, catalog=catalog)
-    Path(store.path).write_bytes(backup)
-    store.track(call("new"), call("newer"))
-    second = read(store, catalog=catalog, state=first.state)
-    assert [row["id"] for row in second.rows("email_opened")] == ["a", "new", "newer"]
-    warning = "event 2 in the store is not the one that the state names; reading all events"
-    assert any(warning in line for line in second.log)
-    third = read(store, catalog=catalog, state=second.state)
-    assert not third.rows("email_opened")
-    assert not [line for line in third.log if "reading all" in line]
-
-
 def test_events_already_loaded_cause_neither_states_nor_warnings(store: PushedStore) -> None:
     catalog = catalog_of(dict.fromkeys(EMAILS, "INCREMENTAL"))
     store.track(call("odd", properties={"transactional": "yes", "link_url": "\ud800"}))
