@@ -73,9 +73,12 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             if walk.optional:
                 yield _empty_page(walk, position.census, Doubt.UNAVAILABLE)
                 return
-            if position is start or refused.status != 404:
+            if walk.segment_id is None or position is start or refused.status != 404:
                 raise
-            raise RunError(f"{refused} It was deleted while it was being read.") from None
+            raise RunError(
+                f"GET {walk.path}: status 404; the segment was deleted while it was being read."
+                " Run again: the next run skips it."
+            ) from None
 
 
 def _checked(page: Page) -> Page:
