@@ -179,6 +179,7 @@ def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doub
     [
         (Doubt.SHORT, 7, "read 7 of the 9 contacts that the API reported"),
         (Doubt.SHORT, 9, "the API's total for contacts dropped to 9"),
+        (Doubt.VERY_SHORT, 7, "got only 7 of the 9 contacts that the API reported, twice"),
         (Doubt.UNCOUNTED, 7, "gave no total"),
         (Doubt.UNAVAILABLE, 7, "does not offer"),
         (Doubt.UNORDERED, 7, "were not in order"),

@@ -12,7 +12,7 @@ import pytest
 
 from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, TapError
+from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
@@ -262,6 +262,17 @@ def test_a_listing_that_is_twice_very_short_is_an_error(walk: Walk, what: str) -
         f"GET {walk.path}: got only 1 of the 1,234 {what} that the API reported, twice. Run again"
         " later; if the API's totals are wrong, set check_totals to false."
     )
+
+
+def test_any_doubt_that_fails_the_run_is_an_error_with_its_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Doubt, "fails", property(lambda doubt: doubt is Doubt.UNCOUNTED))
+    walked = Walked({"": [page("a"), RunError("GET /contacts: requested twice.")]})
+    assert str(walked.error) == (
+        "GET /contacts: the API's first page of contacts gave no total to compare with."
+    )
+    assert [(one.after, one.doubt) for one in walked.pages] == [(Position(), None)]
 
 
 def test_a_second_reading_is_not_followed_by_a_third() -> None:

@@ -33,6 +33,10 @@ class OneListing:
     def __init__(self, walk: Walk, mark: str) -> None:
         self._walk = walk
         self.mark = mark
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what has been read."""
         self.position = Position()
         self.is_complete = False
         self.read = 0
@@ -78,6 +82,10 @@ class EachSegment:
 
     def __init__(self, mark: str) -> None:
         self.mark = mark
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget what has been read."""
         self._through = ""
         self._gone = 0
         self._open: dict[str, Position] = {}

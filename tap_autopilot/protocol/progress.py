@@ -136,7 +136,7 @@ class Progress:
         names, doubts = self.fed_by(source), positions.doubts()
         for doubt, reason in doubts.items():
             if doubt.fails:
-                self._members = self._sources[source] = EachSegment(positions.mark)
+                positions.start_over()
                 raise RunError(f"{source}: {reason}.")
         for name in names:
             current = self._passes[name]

@@ -154,6 +154,11 @@ def _reason(page: Page) -> str:
             return f"read {shortage(walk, census)}"
         case Doubt.SHORT:
             return f"the API's total for {walk} dropped to {census.least:,}"
+        case Doubt.VERY_SHORT:
+            return (
+                f"got only {shortage(walk, census)}, twice. Run again later; if the API's totals"
+                " are wrong, set check_totals to false"
+            )
         case Doubt.UNCOUNTED:
             return f"the API's first page of {walk} gave no total to compare with"
         case Doubt.UNAVAILABLE:

@@ -53,14 +53,13 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             )
             for page in reading.pages():
                 checked = _checked(page) if check_totals and page.after is None else page
+                if checked.doubt is not None and checked.doubt.fails:
+                    # Its rows are written, but the next run starts over, without this doubt.
+                    yield dataclasses.replace(checked, after=Position(), doubt=None)
+                    raise RunError(f"GET {walk.path}: {checked.doubts[checked.doubt]}.")
                 yield checked
             if checked.after is None:
                 return
-            if checked.census.reading == 2:
-                raise RunError(
-                    f"GET {walk.path}: got only {shortage(walk, checked.census)}, twice. Run again"
-                    " later; if the API's totals are wrong, set check_totals to false."
-                )
             position = checked.after
         except _StaleBookmark as lost:
             starts += 1
@@ -84,13 +83,10 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
 def _checked(page: Page) -> Page:
     """The last page of a reading, with any doubt; if it is short, the listing starts again."""
     walk, census = page.walk, page.census
-    doubt = census.doubt(counted=walk.counted)
     if census.is_short and census.reading == 1:
         LOG.info("Read %s; reading them again.", shortage(walk, census))
         return dataclasses.replace(page, after=Position(census=Census(reading=2)))
-    if doubt is not None and doubt.fails:
-        return dataclasses.replace(page, after=Position())
-    return dataclasses.replace(page, doubt=doubt)
+    return dataclasses.replace(page, doubt=census.doubt(counted=walk.counted))
 
 
 def _empty_page(walk: Walk, census: Census, doubt: Doubt | None = None) -> Page:
