@@ -238,7 +238,8 @@ def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
     if args.catalog and catalog is None:
         raise UserError(f"The catalog file {args.catalog} is empty; create one with --discover.")
     if args.select is not None:
-        catalog = {"streams": [{"tap_stream_id": one} for one in _named(args.select, "--select")]}
+        names = _named(args.select, "--select")
+        catalog = {"streams": [{"tap_stream_id": name, "selected": True} for name in names]}
     state = None if args.state is None else read_json(args.state, "state")
     if args.state and state is None:
         LOG.info("The state file %s is empty; starting from the beginning.", args.state)

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot import cli
+from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import EMAILS, STREAMS
 from tests import in_process
-from tests.conftest import USUAL_STREAMS, Serve, Tap
+from tests.conftest import KEY, USUAL_STREAMS, Serve, Tap
 from tests.in_process import logged
 from tests.invariants import Run
 from tests.lying_pager import Options
@@ -48,6 +50,14 @@ def test_all_streams_are_read_without_a_catalog_and_with_the_discovered_one(
     sandbox = serve(ACCOUNT)
     assert streams(tap.sync(sandbox)) == ALL
     assert streams(tap.sync(sandbox, catalog=catalog)) == ALL
+
+
+def test_named_streams_are_selected_whatever_their_default() -> None:
+    args = cli._parser().parse(["--select", "lists"])
+    named, _ = cli._inputs(args, Config.from_mapping({"api_key": KEY}))
+    ours = discover()
+    choose(ours, "lists", selected_by_default=False)
+    assert [table.stream.name for table in select(named, ours)] == ["lists"]
 
 
 def test_selecting_nothing_is_not_an_error(tap: Tap, serve: Serve, catalog: Any) -> None:
