@@ -261,7 +261,8 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     outcome.begin(__version__, given.get("report_file"), files, _secrets(given))
     config = _config(given)
     outcome.check()
-    if config.start_date is not None and config.emit_activate_version_messages:
+    deletes = config.emit_activate_version_messages or config.digests is not None
+    if config.start_date is not None and deletes:
         LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
     catalog, state = _inputs(args, config)
 

@@ -213,8 +213,11 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
     run = tap.sync(serve(ACCOUNT), start_date="2016-01-01")
     said = "start_date is set, so deleted rows stay in contacts and the email tables."
     assert f"INFO {said}" in run.log
-    for settings in ({}, {"start_date": "2016-01-01", "emit_activate_version_messages": False}):
+    silent: dict[str, Any] = {"start_date": "2016-01-01", "emit_activate_version_messages": False}
+    for settings in ({}, silent):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
+    marks = tap.call(serve(ACCOUNT), digests=str(tap.folder / "digests"), **silent)
+    assert f"INFO {said}" in marks.log
 
 
 def test_a_misspelt_variable_causes_a_warning(tap: Tap, serve: Serve) -> None:
