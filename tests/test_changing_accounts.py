@@ -115,6 +115,22 @@ def test_the_run_fails_if_every_segment_is_gone() -> None:
         assert not activated(one, "smart_segments_contacts")
 
 
+def test_the_listing_is_complete_even_if_all_listed_segments_are_gone() -> None:
+    answers: dict[str, Any] = {"s1": (404, {}), "s2": (404, {}), "s3": (500, {})}
+    answers = {f"/smart_segments/{one}/contacts": answer for one, answer in answers.items()}
+    listed = {"segments": SEGMENTS["segments"][:2]}
+    sandbox = Scripted({"/smart_segments": [SEGMENTS, listed], **answers})
+    first = in_process.run(sandbox)
+    run = in_process.run(sandbox, state=first.state)
+    assert run.last_words == (
+        "CRITICAL Not complete: smart_segments_contacts (smart_segments_contacts: all 2 segments"
+        " returned 404.)."
+    )
+    assert activated(run, "smart_segments")
+    assert not activated(run, "smart_segments_contacts")
+    assert "INFO smart_segments: 2 rows." in run.log
+
+
 def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": page("a", total=1) for one in ("s1", "s3")

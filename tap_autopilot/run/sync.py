@@ -258,11 +258,11 @@ class _Run:
         lines = self._lines(names, page)
         try:
             complete = self._progress.advance(page)
-            if walk.children is not None:
-                complete += self._open_children(walk.children, page)
         except RunError as error:
             complete = []
             self._failures.add(names, error)
+        if walk.children is not None:
+            complete += self._open_children(walk.children, page)
         lines += self._conclude(complete)
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
@@ -315,7 +315,11 @@ class _Run:
             self._progress.pass_of(name).doubts |= page.doubts
         for walk, start in self._progress.walks_over(self._parents):
             self.pool.add(walk, start)
-        return self._progress.complete(source)
+        try:
+            return self._progress.complete(source)
+        except RunError as error:
+            self._failures.add(names, error)
+            return []
 
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs."""
