@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,11 @@ from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
 from tests.digests import Nights, warned
 from tests.invariants import Run
-from tests.pushed_store import PushedStore, call
+from tests.pushed_store import PushedStore, call, read
 from tests.replica import DELETED_AT
 from tests.scripted import Scripted
 from tests.test_digests import account
+from tests.test_log_based import catalog_of
 
 
 @pytest.fixture
@@ -195,3 +198,18 @@ def test_pushed_events_are_sent_again_until_the_target_has_their_new_columns(tap
     state, sent = night(state)
     assert sent == 1
     assert night(state)[1] == 0
+
+
+@pytest.mark.parametrize("method", ["FULL_TABLE", "LOG_BASED"])
+def test_messages_are_only_seen_during_their_pass(store: PushedStore, method: str) -> None:
+    """What a pass has seen is hashed whenever the file is opened, so it must not pile up."""
+    catalog = catalog_of(dict.fromkeys(("email_messages", "contact_events"), method))
+    digests, state = Path(store.path).with_name("digests"), None
+    for run in range(3):
+        store.track(call(f"opened {run}"), call(f"clicked {run}", "Email Clicked"))
+        state = read(store, catalog=catalog, state=state, digests=str(digests)).state
+    read(store, catalog=catalog, state=state, digests=str(digests))
+    with closing(sqlite3.connect(digests)) as file:
+        assert file.execute("select count(*) from rows").fetchone() == (1,)
+        (seen,) = file.execute("select count(*) from seen").fetchone()
+        assert seen <= 1, "at most by the last pass"

@@ -246,10 +246,10 @@ class _Run:
                 self.report.note_written(name)
             self.pool.check()
         self.pool.check()
-        for name in self._progress.finish_source(COLLECTED):
+        complete = self._progress.finish_source(COLLECTED)
+        for name in complete:
             self.report.note_written(name, 1.0)
-            self.report.conclude(name, APPEND_ONLY)
-        self._write([])
+        self._write(self._conclude(complete))
 
     def _write_page(self, page: Page) -> None:
         """Write a page: its rows for every table that it feeds, then the state."""
