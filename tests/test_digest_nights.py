@@ -63,6 +63,14 @@ def test_each_membership_change_is_reported_once(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
+def test_membership_changes_alone_are_a_log_without_rows(nights: Nights) -> None:
+    catalog = {"streams": [{"tap_stream_id": "membership_changes"}]}
+    run = nights.night(catalog=catalog)
+    assert run.code == 0
+    assert not [line for line in run.log if line.startswith("INFO Reading")]
+    assert "INFO membership_changes: 0 rows." in run.log
+
+
 def test_a_doubt_reports_no_membership_changes(nights: Nights) -> None:
     nights.night(page=1, lose="contacts@2")
     assert not nights.night().rows("membership_changes"), "the next pass is the first complete one"

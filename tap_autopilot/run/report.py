@@ -70,7 +70,8 @@ class Report:
         self._began = self._moved = time.monotonic()
         self._writer = writer
         self._open = [name for name in self._tables if name in incomplete]
-        LOG.info("Reading %s.", ", ".join(self._open))
+        if self._open:
+            LOG.info("Reading %s.", ", ".join(self._open))
         if self._open and logs.at_terminal() and not quiet and os.environ.get("TERM") != "dumb":
             self._live = Live(self._progress)
 

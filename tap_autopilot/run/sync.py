@@ -30,7 +30,7 @@ from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
-from tap_autopilot.streams.membership_changes import MEMBERSHIPS, MembershipChanges
+from tap_autopilot.streams.membership_changes import MEMBERSHIPS
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
@@ -152,6 +152,9 @@ class _Run:
         api = Api(config)
         self._selected = selected = complete_first(selected_streams(config, catalog, api), state)
         self._streams = {table.stream.name: table.stream for table in selected}
+        self._derived = {
+            name for name, stream in self._streams.items() if DIGESTS in stream.sources
+        }
         tallies = {name: Tally(name) for name in self._streams}
         self._sends = _sending(api, tallies)
         self._pushed = _pushed_events(config, selected, tallies)
@@ -215,13 +218,15 @@ class _Run:
         for name, tally in self.report.tallies.items():
             tally.rows -= self.writer.unwritten(name)
         self._sends.close()
-        self.report.close(self.incomplete())
+        incomplete = self.incomplete()
+        for name in self._derived - incomplete:
+            self.report.conclude(name, APPEND_ONLY)
+        self.report.close(incomplete)
 
     def incomplete(self) -> set[str]:
         """The incomplete streams, including those derived from them."""
         names = self._progress.incomplete()
-        derived = {name for name, stream in self._streams.items() if DIGESTS in stream.sources}
-        return names | derived if names & set(MEMBERSHIPS) else names
+        return names | self._derived if names & set(MEMBERSHIPS) else names
 
     def _write(self, lines: list[bytes]) -> None:
         self._progress.digests = self._sends.position()
@@ -339,8 +344,6 @@ class _Run:
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
             self.report.conclude(name, reason or self._sends.withheld(version))
-            if name in MEMBERSHIPS and MembershipChanges.name in self._streams:
-                self.report.conclude(MembershipChanges.name, APPEND_ONLY)
             if current.doubts:
                 warnings.setdefault(_warning(current), []).append(name)
         for warning, streams in warnings.items():
