@@ -14,6 +14,7 @@ from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sources import reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -125,6 +126,18 @@ def test_a_resumed_walk_continues_its_counts() -> None:
     )
     fresh = Walked({"": page("a", total=1)})
     assert not fresh.pages[0].census.resumed
+
+
+def test_a_listing_that_would_fill_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_UNORDERED", 4)
+    monkeypatch.setattr(reading, "MAX_SEGMENTS", 3)
+    for last, error in (("d", None), ("de", "GET /contacts: more than 4 ids in no order.")):
+        walked = Walked({"": page("c", "b", "a", bookmark="x"), "x": page(*last)})
+        assert (walked.error and str(walked.error)) == error
+    for last, error in (("c", None), ("cd", "GET /smart_segments: more than 3 smart segments.")):
+        first, rest = ({"segments": [{"segment_id": one} for one in ids]} for ids in ("ab", last))
+        walked = Walked({"": {**first, "bookmark": "x"}, "x": rest}, SEGMENTS)
+        assert (walked.error and str(walked.error)) == error
 
 
 def test_the_members_of_a_segment() -> None:

@@ -151,6 +151,11 @@ class Distinct:
         self._exact = exact
         self._known: set[int] | None = None if self.highest else set()
 
+    @property
+    def remembered(self) -> int:
+        """How many ids are remembered one by one."""
+        return len(self._known or ())
+
     def count_new(self, ids: list[str]) -> int:
         """How many of a page's ids are new. Remembers them."""
         known, highest = self._known, self.highest

@@ -29,6 +29,8 @@ LOG = logging.getLogger(__name__)
 STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
 MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
 MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
+MAX_SEGMENTS = 100_000  # whose ids are all kept, to read their members
+MAX_UNORDERED = 5_000_000  # ids to remember one by one, which takes 100 bytes each
 LARGE = 1000  # documents; a larger page is split, and not remembered
 MAX_KNOWN_PAGES = 10  # in a row that contain only documents already read, but lead further
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
@@ -251,6 +253,10 @@ class _Reading:
             highest=self._distinct.highest,
             total=listing.total,
         )
+        if walk.children is not None and census.read > MAX_SEGMENTS:
+            raise RunError(f"GET {walk.path}: more than {MAX_SEGMENTS:,} {walk}.")
+        if self._distinct.remembered > MAX_UNORDERED:
+            raise RunError(f"GET {walk.path}: more than {MAX_UNORDERED:,} ids in no order.")
         self._most = max(self._most, listing.total or 0)
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
