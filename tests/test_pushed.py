@@ -104,16 +104,10 @@ def test_what_fills_a_column(call: Any, columns: dict[str, Any]) -> None:
          {"context_traits_email": "a"}, {"properties": {"email": "b"}}),
         ({"properties": {"email_id": "m", "EmailId": "n"}}, {"email_id": "m"},
          {"properties": {"EmailId": "n"}}),
-        (
-            {"properties": {"event": "opened", "email_id": "m"}},
-            {"email_id": "m"},
-            {"properties": {"event": "opened"}},
-        ),
-        (
-            {"event": "Email Opened", "x": "Email Opened", "userId": "u"},
-            {"user_id": "u"},
-            {"x": "Email Opened"},
-        ),
+        ({"properties": {"event": "opened", "email_id": "m"}}, {"email_id": "m"},
+         {"properties": {"event": "opened"}}),
+        ({"event": "Email Opened", "x": "Email Opened", "userId": "u"}, {"user_id": "u"},
+         {"x": "Email Opened"}),
     ],
 )  # fmt: skip
 def test_a_value_without_a_column_is_kept_in_place(

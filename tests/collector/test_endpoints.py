@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import json
 import math
@@ -90,13 +89,7 @@ def test_a_write_key_in_the_body_is_accepted_but_not_stored(
         ("/segment", b"[{},{}]", KEY, {"X-Signature": signature(b"{},{}")}, 401),
         ("/segment", b"[]", KEY, {"X-Signature": signature(b"")}, 401),
         ("/segment", b'{"writeKey":"%s"}' % KEY.encode(), KEY, {"X-Signature": ""}, 401),
-        (
-            "/v1/track",
-            b"{}",
-            None,
-            {"Authorization": "Bearer " + base64.b64encode(b"x:").decode()},
-            401,
-        ),
+        ("/v1/track", b"{}", None, {"Authorization": "Bearer eDo="}, 401),  # x:
         ("/v1/x", b"{}", KEY, {}, 404),
         ("/hooks/wrong", b"{}", KEY, {}, 404),
         ("/hooks", b"{}", KEY, {}, 404),

@@ -17,6 +17,9 @@ SECRETS = ["first-secret", "another, longer secret", "last"]
 WITH_COLON, WITHOUT = (base64.b64encode(key.encode()).decode() for key in (f"{KEY}:", KEY))
 
 
+SIGNED = f"X-Signature: {signature(b'{}')}"
+
+
 @pytest.mark.parametrize("given", [*SECRETS, "first-secreT", "x", ""])
 @pytest.mark.parametrize("kind", [Keys, SigningKeys])
 def test_all_secrets_are_compared_whichever_it_is(
@@ -50,13 +53,8 @@ def test_all_secrets_are_compared_whichever_it_is(
         ("/v1/track", f"Authorization: bearer {WITHOUT}", b"{}", 401),
         ("/v1/track", "X: x", b'{"writeKey":"%s"}' % KEY.encode(), 401),
         ("/v1/batch", "X: x", b'{"batch":[],"writeKey":"%s"}' % KEY.encode(), 401),
-        ("/segment", f"X-Signature: {signature(b'{}')}", b"{}", 401),
-        (
-            "/segment",
-            f"X-Signature: {signature(b'{}')}\r\nAuthorization: Bearer {KEY}",
-            b"[{}]",
-            401,
-        ),
+        ("/segment", SIGNED, b"{}", 401),
+        ("/segment", f"{SIGNED}\r\nAuthorization: Bearer {KEY}", b"[{}]", 401),
         (f"/hooks/{TOKEN}", "X: x", b"{}", 404),
         (f"/activity/{TOKEN}", "X: x", b"{}", 404),
     ],

@@ -38,18 +38,13 @@ class Project:
         self.folder = folder
         text = (ROOT / "meltano.yml").read_text()
         tap = Path(sys.executable).with_name("tap-autopilot")
-        for old, new in (
-            (
-                "      pip_url: -e .\n      executable: tap-autopilot\n",
-                f"      executable: {tap}\n",
-            ),
-            (
-                "      pip_url: target-jsonl\n      executable: target-jsonl\n",
-                f"      executable: {program('jsonl')}\n",
-            ),
+        for url, name, ours in (
+            ("-e .", "tap-autopilot", tap),
+            ("target-jsonl", "target-jsonl", program("jsonl")),
         ):
-            assert old in text
-            text = text.replace(old, new)
+            plugin = f"      pip_url: {url}\n      executable: {name}\n"
+            assert plugin in text
+            text = text.replace(plugin, f"      executable: {ours}\n")
         (folder / "meltano.yml").write_text(text)
         (folder / "output-meltano").mkdir()
 
