@@ -101,7 +101,7 @@ def test_the_second_reading_stays_the_second_after_a_stale_bookmark() -> None:
     first = page("a", bookmark="x", total=2)
     walked = Walked(
         {"": [first, first, some(98, total=99)], "x": 404},
-        start=Position(census=Census(reading=2)),
+        start=Position(census=Census(attempt=2)),
     )
     assert walked.ended[1] is Doubt.SHORT
     assert walked.asked == ["", "x", "", "x", ""]
@@ -198,7 +198,7 @@ def test_the_warning_says_what_the_bookmark_led_to() -> None:
 def test_a_page_repeats_the_last_document_of_the_page_before() -> None:
     walked = Walked({"": page("a", "b", bookmark="x", total=4), "x": page("b", "c", "d", total=4)})
     assert walked.ended == (["a", "b", "c", "d"], None)
-    assert [one.census.page for one in walked.pages] == [2, 3]
+    assert [one.census.largest_page for one in walked.pages] == [2, 3]
 
 
 def test_only_the_first_document_can_repeat_the_last() -> None:
@@ -217,11 +217,11 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
     ],
 )
 def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
-    census = Census(read=2, page=2, highest="b", least=3, latest=3)
+    census = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": error, "": page("a", "b", "c", total=3)}, start=Position("x", census))
     assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["x", ""]
-    assert walked.pages[-1].census == Census(read=3, page=3, highest="c", least=3, latest=3)
+    assert walked.pages[-1].census == Census(read=3, largest_page=3, highest="c", least=3, latest=3)
     assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
 
 

@@ -71,14 +71,14 @@ def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:
 
 def test_a_census_counts_page_by_page() -> None:
     assert census(0, page=0, new=0) == Census(0, 0, "x", 0, 0)
-    first = Census(resumed=True, reading=2).after(documents=3, new=2, highest="c", total=10)
+    first = Census(resumed=True, attempt=2).after(documents=3, new=2, highest="c", total=10)
     assert first == Census(
-        read=2, page=3, highest="c", least=10, latest=10, resumed=True, reading=2
+        read=2, largest_page=3, highest="c", least=10, latest=10, resumed=True, attempt=2
     )
     second = first.after(documents=1, new=1, highest="d", total=8)
     third = second.after(documents=2, new=0, highest=None, total=9)
     assert third == Census(
-        read=3, page=3, highest=None, least=8, latest=9, changes=3, resumed=True, reading=2
+        read=3, largest_page=3, highest=None, least=8, latest=9, changes=3, resumed=True, attempt=2
     )
 
 
@@ -95,7 +95,7 @@ def test_a_listing_is_uncounted_if_its_first_page_has_no_total(
 def test_a_page_without_a_total_leaves_the_totals_alone() -> None:
     found = census(9, 7, None)
     assert (found.least, found.latest, found.changes) == (7, 7, 2)
-    assert (found.read, found.page) == (6, 2)
+    assert (found.read, found.largest_page) == (6, 2)
 
 
 @pytest.mark.parametrize(
@@ -156,11 +156,11 @@ def test_churn_explains_the_square_root_of_the_changes(
     ("fields", "counted", "doubt"),
     [
         ({"least": 2, "read": 2}, True, None),
-        ({"least": 500, "read": 490, "page": 10}, True, Doubt.SHORT),
-        ({"least": 500, "read": 489, "page": 10}, True, Doubt.VERY_SHORT),
-        ({"least": 500, "read": 489, "page": 10}, False, Doubt.VERY_SHORT),
-        ({"least": 1000, "read": 990, "page": 1}, True, Doubt.SHORT),
-        ({"least": 1000, "read": 989, "page": 1}, True, Doubt.VERY_SHORT),
+        ({"least": 500, "read": 490, "largest_page": 10}, True, Doubt.SHORT),
+        ({"least": 500, "read": 489, "largest_page": 10}, True, Doubt.VERY_SHORT),
+        ({"least": 500, "read": 489, "largest_page": 10}, False, Doubt.VERY_SHORT),
+        ({"least": 1000, "read": 990, "largest_page": 1}, True, Doubt.SHORT),
+        ({"least": 1000, "read": 989, "largest_page": 1}, True, Doubt.VERY_SHORT),
         ({"least": 9, "read": 9, "collapsed": True}, True, Doubt.SHORT),
         ({"least": 9, "read": 9, "uncounted": True}, True, Doubt.UNCOUNTED),
         ({"uncounted": True}, False, None),

@@ -12,7 +12,7 @@ from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, LISTS, Position, members_of
 
-CENSUS = Census(5, 3, "c", 7, 8, 2, collapsed=True, uncounted=True, resumed=True, reading=2)
+CENSUS = Census(5, 3, "c", 7, 8, 2, collapsed=True, uncounted=True, resumed=True, attempt=2)
 COUNTS = [5, 3, "c", 7, 8, 2, True, True, True, 2]
 HALFWAY = Position("x", CENSUS)
 START = [None, [0, 0, "", None, None, 0, False, False, False, 1]]
@@ -50,7 +50,7 @@ def test_a_listing_at_its_start() -> None:
     assert fresh.value() == [*START, "m"]
     assert fresh.resume([*START, "m"], M)
     assert not fresh.is_begun
-    assert fresh.resume([None, counts("reading", 2), "m"], M)
+    assert fresh.resume([None, counts("attempt", 2), "m"], M)
     assert fresh.is_begun
 
 
@@ -91,7 +91,7 @@ BAD_COUNTS = [
     counts("read", True),
     counts("read", 1.0),
     counts("read", None),
-    counts("page", "3"),
+    counts("largest_page", "3"),
     counts("changes", None),
     counts("highest", 5),
     counts("highest", "\ud800"),
@@ -101,7 +101,7 @@ BAD_COUNTS = [
     counts("collapsed", 1),
     counts("uncounted", None),
     counts("resumed", 0),
-    counts("reading", None),
+    counts("attempt", None),
 ]
 
 

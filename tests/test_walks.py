@@ -107,8 +107,8 @@ def test_a_walk_page_by_page(end: Any) -> None:
     walked = Walked({"": first, "x": last})
     assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["", "x"]
-    begun = Census(read=2, page=2, highest="b", least=3, latest=3)
-    ended = Census(read=3, page=2, highest="c", least=3, latest=3)
+    begun = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
+    ended = Census(read=3, largest_page=2, highest="c", least=3, latest=3)
     assert [one.after for one in walked.pages] == [Position("x", begun), None]
     assert [one.census for one in walked.pages] == [begun, ended]
     assert {(one.walk, one.fetched_at, one.date) for one in walked.pages} == {
@@ -118,11 +118,11 @@ def test_a_walk_page_by_page(end: Any) -> None:
 
 
 def test_a_resumed_walk_continues_its_counts() -> None:
-    census = Census(read=2, page=2, highest="b", least=3, latest=3)
+    census = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": page("c", total=3)}, start=Position("x", census))
     assert walked.ended == (["c"], None)
     assert walked.pages[0].census == Census(
-        read=3, page=2, highest="c", least=3, latest=3, resumed=True
+        read=3, largest_page=2, highest="c", least=3, latest=3, resumed=True
     )
     fresh = Walked({"": page("a", total=1)})
     assert not fresh.pages[0].census.resumed
@@ -250,8 +250,8 @@ def test_a_short_listing_is_read_a_second_time() -> None:
     walked = Walked({"": [short, whole], "x": page("b", total=3)})
     assert walked.ended == (["a", "b", "a", "b", "c"], None)
     assert walked.asked == ["", "x", ""]
-    assert walked.pages[1].after == Position(census=Census(reading=2))
-    assert walked.pages[2].census.reading == 2
+    assert walked.pages[1].after == Position(census=Census(attempt=2))
+    assert walked.pages[2].census.attempt == 2
     assert walked.log == [
         "INFO Read 2 of the 3 contacts that the API reported; reading them again."
     ]
@@ -289,7 +289,7 @@ def test_any_doubt_that_fails_the_run_is_an_error_with_its_reason(
 
 
 def test_a_second_reading_is_not_followed_by_a_third() -> None:
-    walked = Walked({"": some(98, total=99)}, start=Position(census=Census(reading=2)))
+    walked = Walked({"": some(98, total=99)}, start=Position(census=Census(attempt=2)))
     assert (walked.ended[1], walked.asked) == (Doubt.SHORT, [""])
 
 

@@ -19,7 +19,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-LARGE = 0.01  # the share of a listing that makes a shortage large, if it is also more than a page
+LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
 APPEND_ONLY = "a log of events is append-only"
 ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
 
@@ -74,14 +74,14 @@ def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
 class Census:
     """What one reading of a listing has found so far, as plain values for the state.
 
-    `read` counts distinct documents, `page` is the largest page. `highest` is the highest id, or
-    None if the ids are not in order. `least` and `latest` are totals from the API, `changes` is the
-    sum of the differences between consecutive totals. `reading` is 2 for a listing that is read a
-    second time.
+    `read` counts distinct documents, `largest_page` is the most on one page. `highest` is the
+    highest id, or None if the ids are not in order. `least` and `latest` are totals from the API,
+    `changes` is the sum of the differences between consecutive totals. `attempt` is 2 for a listing
+    that is read a second time.
     """
 
     read: int = 0
-    page: int = 0
+    largest_page: int = 0
     highest: str | None = ""
     least: int | None = None
     latest: int | None = None
@@ -89,12 +89,14 @@ class Census:
     collapsed: bool = False
     uncounted: bool = False
     resumed: bool = False
-    reading: int = 1
+    attempt: int = 1
 
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
         """The census after another page, in which `new` documents were not read before."""
-        page = max(self.page, documents)
-        census = dataclasses.replace(self, read=self.read + new, page=page, highest=highest)
+        largest = max(self.largest_page, documents)
+        census = dataclasses.replace(
+            self, read=self.read + new, largest_page=largest, highest=highest
+        )
         if total is None:
             return dataclasses.replace(census, uncounted=self.uncounted or self.least is None)
         if self.latest is None or self.least is None:
@@ -104,7 +106,7 @@ class Census:
             least=min(self.least, total),
             latest=total,
             changes=self.changes + abs(total - self.latest),
-            collapsed=self.collapsed or is_large(self.latest - total, self.latest, page),
+            collapsed=self.collapsed or is_large(self.latest - total, self.latest, largest),
         )
 
     @property
@@ -122,7 +124,7 @@ class Census:
 
     def doubt(self, *, counted: bool) -> Doubt | None:
         """The doubt about the listing at its end; `counted` listings should have a total."""
-        if self.missing and is_large(self.missing, self.least or 0, self.page):
+        if self.missing and is_large(self.missing, self.least or 0, self.largest_page):
             return Doubt.VERY_SHORT
         if self.is_short:
             return Doubt.SHORT
@@ -133,7 +135,7 @@ class Census:
 
 def is_large(missing: int, of: int, page: int) -> bool:
     """Whether more than a page and more than 1% of a listing is missing."""
-    return missing > page and missing > LARGE * of
+    return missing > page and missing > LARGE_SHARE * of
 
 
 class Distinct:

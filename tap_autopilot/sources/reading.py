@@ -31,7 +31,7 @@ MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to anot
 MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
 MAX_SEGMENTS = 100_000  # whose ids are all kept, to read their members
 MAX_UNORDERED = 5_000_000  # ids to remember one by one, which takes 100 bytes each
-LARGE = 1000  # documents; a larger page is split, and not remembered
+LARGE_PAGE = 1000  # documents; a larger page is split, and not remembered
 MAX_KNOWN_PAGES = 10  # in a row that contain only documents already read, but lead further
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
 
@@ -54,7 +54,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 walk, position, client, exact=position is not start, check_totals=check_totals
             )
             for page in reading.pages():
-                checked = _checked(page) if check_totals and page.after is None else page
+                checked = _at_end(page) if check_totals and page.after is None else page
                 if checked.doubt is not None and checked.doubt.fails:
                     # Its rows are written, but the next run starts over, without this doubt.
                     yield dataclasses.replace(checked, after=Position(), doubt=None)
@@ -68,7 +68,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             if starts == MAX_STARTS:
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
-            position = Position(census=Census(reading=position.census.reading))
+            position = Position(census=Census(attempt=position.census.attempt))
             yield dataclasses.replace(_empty_page(walk, position.census), after=position)
         except Refused as refused:
             if walk.optional:
@@ -82,12 +82,12 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             ) from None
 
 
-def _checked(page: Page) -> Page:
+def _at_end(page: Page) -> Page:
     """The last page of a reading, with any doubt; if it is short, the listing starts again."""
     walk, census = page.walk, page.census
-    if census.is_short and census.reading == 1:
+    if census.is_short and census.attempt == 1:
         LOG.info("Read %s; reading them again.", shortage(walk, census))
-        return dataclasses.replace(page, after=Position(census=Census(reading=2)))
+        return dataclasses.replace(page, after=Position(census=Census(attempt=2)))
     return dataclasses.replace(page, doubt=census.doubt(counted=walk.counted))
 
 
@@ -130,7 +130,7 @@ class _Reading:
         self._documents: list[Any] = []  # of the last good page, unparsed
         self._found_new = False  # whether the last page had a new id
         self._idle = 0  # pages in a row without a new id
-        self._known: set[str | None] = set()  # bookmarks of pages accepted although known, in a row
+        self._known_bookmarks: set[str | None] = set()  # of known pages accepted, in a row
         self._good: list[str | None] = []  # the bookmark of the last good page, if any
         self._retraced = 0  # times in a row that this page was requested for a fresh bookmark
         self._stale: str | None = None  # the last bookmark that did not work
@@ -158,7 +158,7 @@ class _Reading:
                 raise _StaleBookmark(found.text)
             self._good, self._retraced = [bookmark], 0
             page = self._accept(found.page, found.listing)
-            self._known.add(bookmark)
+            self._known_bookmarks.add(bookmark)
             return page
         if not self._good or self._retraced == MAX_RETRACED:
             raise _StaleBookmark(found.text)
@@ -173,7 +173,7 @@ class _Reading:
         bookmark = again.next_bookmark
         if bookmark is None:
             return True
-        new = bookmark not in self._known and len(self._known) < MAX_KNOWN_PAGES
+        new = bookmark not in self._known_bookmarks and len(self._known_bookmarks) < MAX_KNOWN_PAGES
         return new and bookmark == self._named
 
     def _follow(self, bookmark: str | None) -> Page | _DeadEnd:
@@ -210,7 +210,7 @@ class _Reading:
         path = self._walk.path
         if self._found_new:
             self._idle = 0
-            self._known.clear()
+            self._known_bookmarks.clear()
         else:
             self._idle += 1
             if self._idle > MAX_IDLE_PAGES:
@@ -218,7 +218,7 @@ class _Reading:
         self._documents = [] if _is_large(page) else listing.documents
         self._census = page.census
         self._received += len(page.unread)
-        limit = 2 * self._most + page.census.page
+        limit = 2 * self._most + page.census.largest_page
         if self._check_totals and self._most and limit < self._received:
             raise RunError(
                 f"GET {path}: read {self._received:,} {self._walk.documents} of a listing of"
@@ -236,13 +236,13 @@ class _Reading:
             raise _StaleBookmark(trouble) from None
         if not response.value.documents and not response.value.bookmark:
             raise _StaleBookmark(trouble)
-        known = self._documents
-        new = [document for document in response.value.documents if document not in known]
+        before = self._documents
+        new = [document for document in response.value.documents if document not in before]
         return self._accept(self._page(response, new), response.value)
 
     def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
         walk, listing = self._walk, response.value
-        bookmark = self._checked(listing.bookmark)
+        bookmark = self._valid_bookmark(listing.bookmark)
         keys = keys_of(documents, walk)
         ids = [str(key) for key in keys if key.__class__ in (str, int)]
         new = self._distinct.count_new(ids)
@@ -268,11 +268,11 @@ class _Reading:
 
     def _get(self, bookmark: str | None) -> Response[Listing]:
         walk, census = self._walk, self._census
-        known = census.latest is not None or walk.segment_id is not None
-        unread = (census.latest or 0) - census.read if known else math.inf
+        has_total = census.latest is not None or walk.segment_id is not None
+        unread = (census.latest or 0) - census.read if has_total else math.inf
         return fetch(self._client, walk, bookmark, urgency=unread)
 
-    def _checked(self, bookmark: Any) -> str | None:
+    def _valid_bookmark(self, bookmark: Any) -> str | None:
         if bookmark is None:
             return None
         path = self._walk.path
@@ -284,7 +284,7 @@ class _Reading:
 
 
 def _is_large(page: Page) -> bool:
-    return page.size > SMALL or len(page.unread) > LARGE
+    return page.size > SMALL or len(page.unread) > LARGE_PAGE
 
 
 def _split(page: Page, begins: Position) -> Iterator[Page]:
