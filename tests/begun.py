@@ -109,7 +109,7 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
 
 def plain(found: Pass) -> Pass:
     """A pass without its plan and mark."""
-    return msgspec.structs.replace(found, plan="", reading=None)
+    return msgspec.structs.replace(found, plan="", mark=None)
 
 
 def walks(**found: Any) -> dict[str, Any]:

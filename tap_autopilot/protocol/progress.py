@@ -65,13 +65,13 @@ class Progress:
         """Resume a source where the state's passes left it, or start over with new passes."""
         names, positions = self.fed_by(source), self._sources[source]
         resumed = [name for name in names if self._passes[name] is not fresh[name]]
-        marks = {self._passes[name].reading for name in names}
+        marks = {self._passes[name].mark for name in names}
         place = self._beginning.state.walks.get(source)
         if resumed and (resumed != names or not positions.resume(place, marks)):
             LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
             self._passes.update({name: fresh[name] for name in names})
         for name in names:
-            self._passes[name].reading = positions.mark
+            self._passes[name].mark = positions.mark
 
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events."""

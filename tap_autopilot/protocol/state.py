@@ -4,11 +4,11 @@
     walks.<source>       how far the reading of a source has come, see `protocol.positions`
     digests              the position in the digests file
 
-Some tools, such as Meltano, merge a run's state into the old one, key by key, although the run
-started without a state. So a run writes every entry of its streams, null if it has nothing to say,
-which replaces an older value, as a list does. An object would be merged with the old one. And what
-belongs together is compared before it is used: a pass only resumes at a position that has the same
-mark.
+Some tools, such as Meltano, merge a run's state into an older one, key by key. So a run writes all
+keys of its streams, even if the value is null, and no value is an object, which would be merged
+with the older one. For example, `"progress": null` ends a pass that an older run left unfinished.
+What belongs together may still come from different runs, so it has a common mark: a pass only
+resumes at a position that has its mark.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
 
-READING, COMPLETE = "reading", "complete"
+READING, COMPLETE = "reading", "complete"  # the status of a pass
 
 T = TypeVar("T")
 
@@ -36,15 +36,15 @@ T = TypeVar("T")
 class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A pass: it reads a stream from start to end, over as many runs as it takes.
 
-    `plan` is a digest of what it sends: columns, with digests or not, from which store. `reading`
-    is the mark of the reading of its source, None if only a store feeds it. Rows that changed
-    before `since` are not sent. An incremental pass has the time when it `started`, and the
-    `newest` change before that. `skipped` documents made no row. `version` is that of its rows, if
-    it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete.
+    `plan` is a digest of what it sends: columns, with digests or not, from which store. `mark`, in
+    the state `reading`, is also that of its source's position; None if only a store feeds it. Rows
+    that changed before `since` are not sent. An incremental pass has the time when it `started`,
+    and the `newest` change before that. `skipped` documents made no row. `version` is that of its
+    rows, if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete.
     """
 
     plan: str = ""
-    reading: str | None = None
+    mark: str | None = msgspec.field(default=None, name="reading")
     incremental: bool = False
     since: datetime | None = None
     started: datetime | None = None
@@ -226,7 +226,7 @@ def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
 def _progress(value: Any) -> Pass | None:
     """The pass that a state's progress describes, if it is one."""
     match value:
-        case ["reading" | "complete" as status, dict(details)]:
+        case [str(status), dict(details)] if status in (READING, COMPLETE):
             restored = as_type(details, Pass)
             if restored is not None and restored.is_sound:
                 restored.is_complete = status == COMPLETE
