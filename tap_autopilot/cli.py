@@ -134,12 +134,16 @@ def _discover(args: argparse.Namespace) -> None:
     from tap_autopilot.config import Config
     from tap_autopilot.protocol.catalog import discover
     from tap_autopilot.protocol.messages import Writer
+    from tap_autopilot.settings import boolean
 
     definitions: list[Any] = []
     given = Config.gather(args.config)
 
     def is_on(name: str) -> bool:
-        return str(given.get(name)).strip().lower() == "true"
+        try:
+            return boolean(given.get(name))
+        except ValueError:  # a sync reports it; discovery needs no valid settings
+            return False
 
     if is_on("custom_fields_as_columns"):  # the only setting that needs the key and the network
         from tap_autopilot.api.client import Api
