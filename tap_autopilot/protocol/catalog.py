@@ -35,8 +35,9 @@ def discover(
     properties = schemas["contacts"]["properties"]
     properties.update(columns(definitions, list(properties)))
     entries = [_entry(stream, schemas[stream.name]) for stream in streams]
-    for entry in entries if nested_as_text else ():
-        entry["schema"] = with_nested_as_text(entry["schema"])
+    if nested_as_text:
+        for entry in entries:
+            entry["schema"] = with_nested_as_text(entry["schema"])
     return {"streams": entries}
 
 

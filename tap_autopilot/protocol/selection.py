@@ -60,7 +60,9 @@ class Selected:
 
     def as_sent(self, rows: list[Row]) -> list[Row]:
         """Rows of the selected part, their nested values turned into text if so configured."""
-        for column in nested_columns(self.part) if self.nested_as_text else ():
+        if not self.nested_as_text:
+            return rows
+        for column in nested_columns(self.part):
             for row in rows:
                 if row[column] is not None:
                     row[column] = as_json(row[column])
@@ -84,6 +86,26 @@ def select(
     """
     ours = dict(_entries(ours))
     requested = ours if catalog is None else dict(_entries(catalog))
+    _check_streams(requested, ours)
+    chosen = []
+    for name, entry in ours.items():
+        if name in requested:
+            table = _selected(
+                STREAMS[name], entry, requested[name], settings, nested_as_text=nested_as_text
+            )
+            if table is not None:
+                chosen.append(table)
+    if not chosen:
+        LOG.warning(
+            "No stream is selected, so there is nothing to do. To select one, set"
+            ' "selected": true in the metadata of its empty breadcrumb in the catalog, or in'
+            ' Meltano: meltano select tap-autopilot "*" "*"'
+        )
+    return chosen
+
+
+def _check_streams(requested: Mapping[str, Mapping[str, Any]], ours: Mapping[str, Any]) -> None:
+    """Warn of unknown streams. Raises UserError if a setting is missing, or none is known."""
     for name, entry in requested.items():
         if name in ours:
             continue
@@ -96,20 +118,6 @@ def select(
             )
     if requested and not requested.keys() & ours.keys():
         raise UserError(f"The catalog contains none of this tap's streams: {', '.join(ours)}.")
-    chosen = []
-    for name, entry in ours.items():
-        if name in requested:
-            table = _selected(
-                STREAMS[name], entry, requested[name], settings, nested_as_text=nested_as_text
-            )
-            chosen += [] if table is None else [table]
-    if not chosen:
-        LOG.warning(
-            "No stream is selected, so there is nothing to do. To select one, set"
-            ' "selected": true in the metadata of its empty breadcrumb in the catalog, or in'
-            ' Meltano: meltano select tap-autopilot "*" "*"'
-        )
-    return chosen
 
 
 def _selected(
