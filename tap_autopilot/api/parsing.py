@@ -40,7 +40,7 @@ MAX_VALUES = 2_000_000  # on a page, escapes included
 ROW_WEIGHT = 4000  # of a document, however small, because its row has up to 1,600 columns
 MAX_KEY = 400  # characters of an id
 MAX_KEYS = 2**26  # bytes of a page that is all ids
-MAX_BOOKMARK = 4000  # bytes of JSON
+MAX_BOOKMARK = 4000  # bytes of JSON, and characters once it is parsed
 MANY = 1000  # ids to look at together
 
 _NULL = msgspec.Raw(b"null")
