@@ -68,7 +68,7 @@ def begin(
     *names: str,
     state: Any = None,
     incremental: Collection[str] = (),
-    versions: bool = True,
+    activates: bool = True,
     start_date: datetime | None = None,
     **more: Any,
 ) -> Begun:
@@ -77,7 +77,7 @@ def begin(
     state = of_one_reading(state, selected, **more)
     before = copy.deepcopy(state)
     with logged() as log:
-        beginning = Beginning(read_state(state), versions, start_date, **more)
+        beginning = Beginning(read_state(state), activates, start_date, **more)
         progress = Begun(beginning, selected)
     assert state == before, "a state is left as it is"
     progress.log = log
@@ -89,7 +89,7 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
     state = copy.deepcopy(state)
     value = state.get("value", state) if isinstance(state, dict) else None
     if isinstance(value, dict) and isinstance(bookmarks := value.get("bookmarks"), dict):
-        beginning = Beginning(read_state(None), versions=False, start_date=None, **more)
+        beginning = Beginning(read_state(None), activates=False, start_date=None, **more)
         plans = Progress(beginning, selected).value()
         for name, entry in bookmarks.items():
             match entry:

@@ -48,7 +48,7 @@ def test_a_new_pass_of_a_whole_stream() -> None:
 
 
 def test_a_pass_may_have_no_version() -> None:
-    progress = begin("lists", versions=False)
+    progress = begin("lists", activates=False)
     assert plain(progress.pass_of("lists")) == Pass()
     assert progress.shown()["bookmarks"] == {"lists": {"progress": ["reading", {}]}}
 

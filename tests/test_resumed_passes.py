@@ -54,11 +54,11 @@ def test_an_incremental_pass_resumes() -> None:
         assert progress.log == []
 
 
-@pytest.mark.parametrize("versions", [True, False])
-def test_a_full_pass_resumes_under_its_version(versions: bool) -> None:
-    progress = resumed(["reading", {"version": 5}], versions=versions)
-    assert progress.pass_of("contacts").version == (5 if versions else None)
-    without = resumed(["reading", {}], versions=versions)
+@pytest.mark.parametrize("activates", [True, False])
+def test_a_full_pass_resumes_under_its_version(activates: bool) -> None:
+    progress = resumed(["reading", {"version": 5}], activates=activates)
+    assert progress.pass_of("contacts").version == (5 if activates else None)
+    without = resumed(["reading", {}], activates=activates)
     assert without.pass_of("contacts").version is None
     assert without.is_resumed("contacts")
 
@@ -150,7 +150,7 @@ def test_what_a_plan_covers() -> None:
     def plan(name: str = "email_opened", columns: Any = (), **more: Any) -> Any:
         selected = [Selected(STREAMS[name], {}, {"properties": dict.fromkeys(columns)}, False)]
         progress = Progress(
-            Beginning(read_state(None), versions=True, start_date=None, **more), selected
+            Beginning(read_state(None), activates=True, start_date=None, **more), selected
         )
         return progress.value()["bookmarks"][name]["progress"][1]["plan"]
 

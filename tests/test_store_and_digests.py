@@ -198,7 +198,7 @@ def test_a_new_pass_has_the_version_of_its_digests() -> None:
     progress = begin("lists", "contacts", remembered=remembered)
     assert progress.pass_of("lists").version == 3
     assert progress.pass_of("contacts").version not in (None, 3)
-    assert begin("lists", versions=False, remembered=remembered).pass_of("lists").version is None
+    assert begin("lists", activates=False, remembered=remembered).pass_of("lists").version is None
 
 
 @pytest.mark.parametrize(

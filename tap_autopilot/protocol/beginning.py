@@ -65,7 +65,7 @@ class Beginning:
     """How each stream of a run begins, given the state, the settings and what the target has."""
 
     state: State
-    versions: bool  # whether passes end with ACTIVATE_VERSION
+    activates: bool  # whether passes end with ACTIVATE_VERSION
     start_date: datetime | None
     store: Store | None = None
     remembered: Remembered | None = None
@@ -117,7 +117,7 @@ class Beginning:
         is_log = table.stream.name in self.logs
         windowed = table.stream.replication_key is not None and self.start_date is not None
         why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
-        return self.versions and why is None
+        return self.activates and why is None
 
     def _knows(self, name: str, *, otherwise: bool) -> bool:
         """Whether the digests have a stream's rows in their present shape, if there are digests."""
