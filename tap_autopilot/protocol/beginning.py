@@ -89,7 +89,8 @@ class Beginning:
             for table in selected
             if not table.log_based
         ]
-        # Otherwise another run has ended since.
+        # An interrupted run leaves a pass of each stream, or at least one that is not complete. If
+        # only some streams have passes, all complete, another run has ended since.
         is_interrupted = None not in saved or any(
             current and not current.is_complete for current in saved
         )
@@ -131,9 +132,7 @@ class Beginning:
                 "%s: the state's %s is not a time in the past; ignoring it.",
                 stream.name, stream.replication_key,
             )  # fmt: skip
-        elif not bookmark or not made_under:
-            return
-        elif self.start_date is None or self.start_date < made_under:
+        elif bookmark and made_under and _includes_more(self.start_date, made_under):
             LOG.warning(
                 "%s: start_date is earlier than %s, or no longer set, so the state's %s could skip"
                 " rows; ignoring it.",
@@ -227,7 +226,7 @@ class Beginning:
                 knows = self._knows(name, otherwise=False)
                 if knows or name in resumed or current.incremental:
                     position = entry.collected.seq
-                if position and made_under and (not start_date or start_date < made_under):
+                if position and made_under and _includes_more(start_date, made_under):
                     position, reason = 0, "start_date is earlier, or no longer set"
             if reason:
                 starting_over.setdefault(reason, []).append(name)
@@ -257,6 +256,11 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
         else:
             streams.append(table)
     return streams
+
+
+def _includes_more(start_date: datetime | None, made_under: datetime) -> bool:
+    """Whether a start_date includes rows that a position `made_under` another one left out."""
+    return start_date is None or start_date < made_under
 
 
 def before(moment: datetime, delta: timedelta) -> datetime:
