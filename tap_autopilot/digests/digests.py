@@ -76,7 +76,7 @@ class Digests:
         self._account = account
         self._content = _Content(secrets.token_bytes(8), b"", secrets.token_bytes(8), [])
         self._numbers: dict[str, int] = {}  # of the tables
-        self._resumable: list[int] = []  # by table; rows sent after this step may be part of a pass
+        self._resumable: list[int] = []  # by table, the step when an interrupted pass began, or now
         self._number = 0  # of the last step
         self._token = ""
         self._compared: set[str] = set()  # tables with rows in the next step

@@ -168,7 +168,7 @@ class Changes(Sending):
         return announces
 
     def withheld(self, _version: int | None) -> str | None:
-        """Never: tombstones tell the target of every deletion."""
+        """None, because tombstones tell the target of every deletion."""
         return None
 
     def close(self) -> None:
