@@ -279,12 +279,12 @@ def test_a_pass_begins_by_the_earlier_clock(
 ) -> None:
     before = datetime.now(timezone.utc)
     progress = begin("contacts", "lists", incremental=["contacts"])
-    progress.begin_pass("contacts", date)
-    progress.begin_pass("lists", date)
+    progress.note_start("contacts", date)
+    progress.note_start("lists", date)
     found = progress.pass_of("contacts").started
     assert found is not None
     assert found == started or before <= found <= datetime.now(timezone.utc)
-    progress.begin_pass("contacts", day(1) - timedelta(days=1))
+    progress.note_start("contacts", day(1) - timedelta(days=1))
     assert progress.pass_of("contacts").started == found
     assert progress.pass_of("lists").started is None
 

@@ -111,13 +111,11 @@ class Progress:
         """Whether the pass of a stream began in an earlier run."""
         return stream in self._resumed
 
-    def begin_pass(self, stream: str, date: datetime | None) -> datetime:
-        """When the pass began, if now: by our clock or the API's, whichever is earlier."""
+    def note_start(self, stream: str, date: datetime | None) -> None:
+        """Note when an incremental pass began: by our clock or the API's, the earlier one."""
         current, now = self._passes[stream], self._beginning.now
-        began = min(now, date or now)
         if current.incremental and current.started is None:
-            current.started = began
-        return began
+            current.started = min(now, date or now)
 
     def advance(self, page: Page) -> list[str]:
         """Note that a page is written. Returns the streams that it completes."""

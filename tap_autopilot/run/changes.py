@@ -119,20 +119,15 @@ class Changes(Sending):
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages for pushed events, which are new by their position in the store."""
         if name == EmailMessages.name:
-            return self.records(name, rows, None, fetched_at, fetched_at)
+            return self.records(name, rows, None, fetched_at)
         self.tallies[name].rows += len(rows)
         return records(name, self._present(encoded(rows)), None, fetched_at)
 
     def records(
-        self,
-        name: str,
-        rows: Sequence[Row],
-        version: int | None,
-        fetched_at: datetime,
-        began: datetime,
+        self, name: str, rows: Sequence[Row], version: int | None, fetched_at: datetime
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page that the target does not have."""
-        self._digests.begin_pass(name, _iso(began))
+        self._digests.begin_pass(name, _iso(fetched_at))
         if not rows:
             return []
         keys = self._keys(name, rows)

@@ -39,23 +39,15 @@ class Sending:
         return table.sent
 
     def records(
-        self,
-        name: str,
-        rows: Sequence[Row],
-        version: int | None,
-        fetched_at: datetime,
-        _began: datetime,
+        self, name: str, rows: Sequence[Row], version: int | None, fetched_at: datetime
     ) -> list[bytes]:
-        """The RECORD messages for the rows of a page, which was fetched at `fetched_at`.
-
-        If it is the first page of the pass, that is when the pass `began`.
-        """
+        """The RECORD messages for the rows of a page, which was fetched at `fetched_at`."""
         self.tallies[name].count_sent(rows)
         return records(name, encoded(rows), version, fetched_at)
 
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages for new rows of the collector's store, a log without a version."""
-        return self.records(name, rows, None, fetched_at, fetched_at)
+        return self.records(name, rows, None, fetched_at)
 
     def end(self, _name: str, version: int | None, *, whole: bool, write: Write) -> bool:
         """End a complete pass. If it is `whole`, the rows that it did not see have been deleted.

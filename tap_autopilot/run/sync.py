@@ -286,12 +286,12 @@ class _Run:
         parts = list(map(self._pick, page.documents)) if reads else []
         merge = self._pushed.about(parts, page) if self._pushed and reads else None
         for name in names:
-            began = self._progress.begin_pass(name, page.date)
+            self._progress.note_start(name, page.date)
             current, tally = self._progress.pass_of(name), self.report.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
             for rows in self._make[name](documents, window, merge):
-                lines += self._sends.records(name, rows, current.version, page.fetched_at, began)
+                lines += self._sends.records(name, rows, current.version, page.fetched_at)
                 if sum(map(len, lines)) > MAX_WAITING:
                     self._write_before(lines)
                     lines, written = [], True
