@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.config import Config
 from tap_autopilot.digests.digests import Digests
+from tap_autopilot.exceptions import UserError
+from tap_autopilot.protocol.state import read_state
+from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.sync import sync
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, Serve, Tap
@@ -114,6 +119,15 @@ def test_a_run_that_cannot_read_leaves_the_file_as_it_is(nights: Nights) -> None
     assert (wrong.code, wrong.messages) == (1, [])
     assert not warned(wrong, "everything is sent again")
     assert not nights.night().of("RECORD")
+
+
+def test_a_run_that_cannot_begin_leaves_the_file_unlocked(tmp_path: Path) -> None:
+    path = str(tmp_path / "digests")
+    given = {"api_key": KEY, "digests": path, "collector_database": str(tmp_path / "missing.db")}
+    with pytest.raises(UserError, match="There is no store") as problem:
+        sync(Config.from_mapping(given), None, read_state(None), 1, Outcome())
+    Digests(path, "somebody").close()
+    assert problem.tb, "which keeps what the run opened from being collected"
 
 
 def test_the_file_reveals_nothing_of_the_key(nights: Nights) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import sys
@@ -57,19 +58,23 @@ def sync(
     is a STATE. `quiet` turns live progress off.
     """
     sys.setswitchinterval(SWITCH_EVERY)
-    run = _Run(config, catalog, state, stdout)
-    outcome.facts = lambda: run.report.facts(run.incomplete())
-    try:
-        with signals.graceful_stop(run.pool.stop, run.writer, outcome.end):
-            run.begin(quiet=quiet)
-            run.read()
-            run.end()
-    finally:
-        run.close()
+    api = Api(config)
+    selected = complete_first(selected_streams(config, catalog, api), state)
+    with contextlib.closing(_sending(api, selected)) as sends:
+        run = _Run(api, state, selected, sends, stdout)
+        outcome.facts = lambda: run.report.facts(run.incomplete())
+        try:
+            with signals.graceful_stop(run.pool.stop, run.writer, outcome.end):
+                run.begin(quiet=quiet)
+                run.read()
+                run.end()
+        finally:
+            run.sum_up()
 
 
-def _sending(api: Api, tallies: Mapping[str, Tally]) -> Sending:
+def _sending(api: Api, selected: Sequence[Selected]) -> Sending:
     """The way of sending that the settings ask for."""
+    tallies = {table.stream.name: Tally(table.stream.name) for table in selected}
     if api.config.digests is None:
         return Sending(tallies)
     from tap_autopilot.run.changes import Changes  # only imported with digests
@@ -148,18 +153,18 @@ class _Failures:
 class _Run:
     """One run, page by page."""
 
-    def __init__(self, config: Config, catalog: Any, state: State, stdout: int) -> None:
-        api = Api(config)
-        self._selected = selected = complete_first(selected_streams(config, catalog, api), state)
+    def __init__(
+        self, api: Api, state: State, selected: list[Selected], sends: Sending, stdout: int
+    ) -> None:
+        config, tallies = api.config, sends.tallies
+        self._selected, self._sends = selected, sends
         self._streams = {table.stream.name: table.stream for table in selected}
         self._derived = {
             name for name, stream in self._streams.items() if DIGESTS in stream.sources
         }
-        tallies = {name: Tally(name) for name in self._streams}
-        self._sends = _sending(api, tallies)
         self._pushed = _pushed_events(config, selected, tallies)
         store = self._pushed.store if self._pushed else None
-        self._progress = _begin(config, state, selected, store, self._sends)
+        self._progress = _begin(config, state, selected, store, sends)
         self.report = Report(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self.writer = Writer(stdout)
@@ -213,11 +218,10 @@ class _Run:
         self._write([])
         self._failures.check()
 
-    def close(self) -> None:
-        """Release what is open, and log the summary."""
+    def sum_up(self) -> None:
+        """Log the summary."""
         for name, tally in self.report.tallies.items():
             tally.rows -= self.writer.unwritten(name)
-        self._sends.close()
         incomplete = self.incomplete()
         for name in self._derived - incomplete:
             self.report.conclude(name, APPEND_ONLY)
