@@ -181,9 +181,9 @@ def test_the_logs_in_a_state() -> None:
 def test_the_position_of_the_digests() -> None:
     state = {"bookmarks": {}, "digests": [5, "x"]}
     for given in (state, {"type": "STATE", "value": state}):
-        assert read_state(given).digests == [5, "x"]
+        assert read_state(given).digests_position == [5, "x"]
     without: list[Any] = [None, {}, 5, {"bookmarks": {}}, {"type": "STATE"}]
-    assert all(read_state(one).digests is None for one in without)
+    assert all(read_state(one).digests_position is None for one in without)
 
 
 def test_what_the_digests_know() -> None:

@@ -137,7 +137,7 @@ class State(msgspec.Struct):
 
     streams: dict[str, StreamState] = {}
     walks: dict[str, Any] = {}
-    digests: Any = None
+    digests_position: Any = None
 
     def start_over(self, names: Collection[str]) -> None:
         """Forget how far these streams have come; the others keep their positions.
@@ -175,7 +175,7 @@ class State(msgspec.Struct):
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
         bookmarks = {name: entry.value(STREAMS[name]) for name, entry in self.streams.items()}
-        return {"bookmarks": bookmarks, "walks": self.walks, "digests": self.digests}
+        return {"bookmarks": bookmarks, "walks": self.walks, "digests": self.digests_position}
 
 
 def read_state(state: Any) -> State:

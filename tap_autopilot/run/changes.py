@@ -56,7 +56,7 @@ class Changes(Sending):
     def load(self, beginning: Beginning, selected: Sequence[Selected]) -> Remembered:
         """Read the file as of the state's position; returns what it remembers."""
         digests = self._digests
-        digests.load(beginning.state.digests)
+        digests.load(beginning.state.digests_position)
         # Pushed events are new by their position; only a row of email_messages may change again.
         every = {
             table.stream.name: table
