@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 import random
 import subprocess
 import sys
@@ -186,14 +185,6 @@ def doubt(path: Path, position: Any, account: str = "somebody") -> str | None:
     with closing(Digests(str(path), account)) as digests:
         digests.load(position)
         return digests.distrust
-
-
-def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
-    for name in (".", "nowhere/digests"):
-        with pytest.raises(UserError, match="Cannot open the digests file"):
-            Digests(str(tmp_path / name), "somebody")
-    with pytest.raises(UserError, match="not a regular file"):
-        Digests(os.devnull, "somebody")
 
 
 def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:

@@ -53,7 +53,9 @@ def test_a_pipe_is_read_to_its_end() -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("odd", ["/proc/self/mem", "/dev/zero", "/", "/dev/null/digests"])
+@pytest.mark.parametrize(
+    "odd", ["/proc/self/mem", "/dev/zero", "/", "/dev/null/digests", "no/such"]
+)
 def test_digests_that_cannot_be_a_file_are_one_line(tap: Tap, odd: str) -> None:
     run = check(tap.call(digests=odd))
     assert run.code == 2
