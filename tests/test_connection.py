@@ -242,7 +242,7 @@ def test_a_dripping_response_times_out(
     with Server(handle) as server:
         started = time.monotonic()
         url = server.url.replace("http:", "https:") if tls else server.url
-        with pytest.raises(Unreachable, match=r"timed out after 0\.6 s; gave up after \d+ s"):
+        with pytest.raises(Unreachable, match=r"timed out after 0\.\d+ s; gave up after \d+ s"):
             get(Client(api(url, request_timeout=0.6, retry_timeout=0)))
     assert time.monotonic() - started < 30, "rather than 100"
 
