@@ -50,6 +50,8 @@ class Progress:
         for source in self._sources:
             self._resume_source(source, fresh)
         self._resumed = {name for name in fresh if self._passes[name] is not fresh[name]}
+        if self._untouched is None:
+            self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
 
@@ -72,6 +74,22 @@ class Progress:
             self._passes.update({name: fresh[name] for name in names})
         for name in names:
             self._passes[name].mark = positions.mark
+
+    def _replace_passes(self) -> None:
+        """Put the passes of this run into the state, instead of those of an earlier run."""
+        dropped = []
+        for name, entry in self._entries.items():
+            if name in self._streams and name not in self._log_based:
+                entry.progress = self._passes[name]
+                continue
+            if entry.progress is not None and not entry.progress.is_complete:
+                dropped.append(name)
+            entry.progress = None
+        if dropped:
+            LOG.info(
+                "%s: this run does not resume the interrupted pass; it starts over next time.",
+                ", ".join(dropped),
+            )
 
     def is_log(self, name: str) -> bool:
         """Whether a stream is an append-only log, because it contains pushed events."""
@@ -191,6 +209,8 @@ class Progress:
             if not current.is_complete:
                 continue
             del self._streams[name]
+            if self._untouched is None:
+                entry.progress = None
             if current.newest and current.started and moves_bookmark(current.doubts):
                 bookmark = min(current.newest, before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
@@ -198,9 +218,6 @@ class Progress:
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        for name, entry in self._entries.items() if self._untouched is None else ():
-            under_way = name in self._streams and name not in self._log_based
-            entry.progress = self._passes[name] if under_way else None
         walks = self._untouched or {
             source: positions.value() if self.fed_by(source) else None
             for source, positions in self._sources.items()
