@@ -13,6 +13,7 @@ import ciso8601
 from tap_autopilot.settings import (
     Settings,
     boolean,
+    file_name,
     log_format,
     log_level,
     number,
@@ -121,10 +122,10 @@ class Config(Settings):
         default=True,
     )
     report_file: str | None = setting(
-        text, "File to which each run appends a one-line JSON report.", default=None
+        file_name, "File to which each run appends a one-line JSON report.", default=None
     )
     digests: str | None = setting(
-        text,
+        file_name,
         "File that remembers what was sent, so that later runs send only changes.",
         default=None,
     )

@@ -57,6 +57,14 @@ def store_address(value: Any) -> str:
     return address
 
 
+def file_name(value: Any) -> str:
+    """A file's name: nothing that looks like an address, which may hold a password."""
+    name = text(value)
+    if _ADDRESS.search(name):
+        raise ValueError("must be a file, not an address")
+    return name
+
+
 def boolean(value: Any) -> bool:
     """True or false, or either as a string."""
     if isinstance(value, str):

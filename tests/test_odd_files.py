@@ -74,6 +74,17 @@ def test_digests_of_any_name_are_a_file(tap: Tap, serve: Serve, name: str) -> No
         state = run.of("STATE")[-1]
 
 
+@pytest.mark.parametrize("setting", ["digests", "report_file"])
+@pytest.mark.parametrize("options", [(), ("--test",)])
+def test_an_address_is_no_file_and_its_password_is_not_shown(
+    tap: Tap, setting: str, options: tuple[str, ...]
+) -> None:
+    settings = {setting: "postgresql://u:s3cret-of-the-test@db/x"}
+    run = check(tap.call(None, *options, **settings))
+    assert run.code == 2
+    assert run.log == [f"CRITICAL Invalid config: {setting} must be a file, not an address."]
+
+
 @pytest.mark.parametrize("kind", ["state", "catalog"])
 def test_the_name_of_a_file_cannot_be_empty(tap: Tap, kind: str) -> None:
     """As from `--catalog "$CATALOG"` with a misspelt variable; without one, all columns are sent."""

@@ -48,11 +48,11 @@ class Outcome:
 
         If the `file` is one of those that the run reads, nothing is appended to it.
         """
-        from tap_autopilot.settings import text  # takes a while to import
+        from tap_autopilot.settings import file_name  # takes a while to import
 
         self._version, self._file = version, None
         with contextlib.suppress(ValueError):
-            self._file = text(file)
+            self._file = file_name(file)
         if self._file and any(is_same(self._file, other) for other in inputs):
             self._file = None
         self._redact = redactor(*secrets)
