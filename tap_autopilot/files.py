@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 import time
+from collections.abc import Collection
 from pathlib import Path
+
+from tap_autopilot.arguments import shown_file
+from tap_autopilot.exceptions import UserError
 
 MAX_SIZE = 10_000_000  # bytes; parsed JSON can take 25 times as much memory
 PATIENCE = 60.0  # seconds to wait for whoever writes to a pipe
@@ -49,6 +54,26 @@ def open_or_create(path: str | Path, flags: int, mode: int) -> int:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:  # another process was quicker, or it is a link to nothing
         return os.open(path, flags)
+
+
+def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
+    """Raise UserError if another user may have planted this file, in a folder such as /tmp.
+
+    It may belong to us, root, the folder's owner or one of the `trusted`. Where the folder is not
+    sticky, its mode protects nothing.
+    """
+    for place in {path.absolute(), Path(os.path.realpath(path))}:
+        try:
+            folder, file = place.parent.stat(), place.lstat()
+        except OSError:  # it is missing, or the caller will learn why
+            continue
+        is_open = stat.S_IWOTH | stat.S_ISVTX
+        owners = {os.geteuid(), 0, folder.st_uid, *trusted}
+        if folder.st_mode & is_open == is_open and file.st_uid not in owners:
+            raise UserError(
+                f"{shown_file(str(place))} belongs to another user, who may have planted it: anyone"
+                " can create files in its folder. Use a folder of your own."
+            )
 
 
 def is_same(path: str, other: str) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import os
 import random
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,20 @@ def test_a_symlink_stays_a_symlink(tmp_path: Path, path: Path) -> None:
 def test_only_its_owner_may_read_it(path: Path) -> None:
     fill(path, 3)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to own files as another user")
+@pytest.mark.parametrize("suffix", ["", "-journal", "-wal"])
+@pytest.mark.parametrize("use", [file_module.File, lambda path: file_module.trouble(Path(path))])
+def test_what_another_user_may_have_planted_is_not_used(
+    tmp_path: Path, path: Path, use: Callable[[str], object], suffix: str
+) -> None:
+    planted = Path(f"{path}{suffix}")
+    planted.touch()
+    os.chown(planted, 65534, 65534)
+    tmp_path.chmod(0o1777)
+    with pytest.raises(UserError, match="belongs to another user"):
+        use(str(path))
 
 
 SIZE = """

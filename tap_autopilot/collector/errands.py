@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tap_autopilot import logs
 from tap_autopilot.collector.reader import POSTGRES
-from tap_autopilot.collector.sqlite_file import check_owner
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
+from tap_autopilot.files import check_owner
 
 if TYPE_CHECKING:
     from tap_autopilot.collector.writer import Writer

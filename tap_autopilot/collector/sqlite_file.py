@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import stat
 import time
 import urllib.parse
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from tap_autopilot.collector.reader import FORMAT, check_format
 from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.files import open_or_create
+from tap_autopilot.files import check_owner, open_or_create
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite appends to the names of its other files
@@ -112,26 +110,6 @@ def lock(path: Path, patience: float) -> int:
             ) from None
 
 
-def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
-    """Raise UserError if another user may have planted this file, in a folder such as /tmp.
-
-    It may belong to us, root, the folder's owner or one of the `trusted`. Where the folder is not
-    sticky, its mode protects nothing.
-    """
-    for place in {path.absolute(), Path(os.path.realpath(path))}:
-        try:
-            folder, file = place.parent.stat(), place.lstat()
-        except OSError:  # it is missing, or the caller will learn why
-            continue
-        is_open = stat.S_IWOTH | stat.S_ISVTX
-        owners = {os.geteuid(), 0, folder.st_uid, *trusted}
-        if folder.st_mode & is_open == is_open and file.st_uid not in owners:
-            raise UserError(
-                f"{shown_file(str(place))} belongs to another user, who may have planted it: anyone"
-                " can create files in its folder. Use a folder of your own."
-            )
-
-
 def _is_locked(path: Path) -> bool:
     """Whether another process has locked a file that we may at most read."""
     try:
@@ -190,6 +168,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
 
 def open_read_only(database: str) -> sqlite3.Connection:
     """A connection that can only read."""
+    for suffix in ("", *BESIDE):
+        check_owner(Path(database + suffix))
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(

@@ -28,7 +28,7 @@ from zlib import crc32
 import msgspec
 
 from tap_autopilot.exceptions import RunError, UserError
-from tap_autopilot.files import open_or_create
+from tap_autopilot.files import check_owner, open_or_create
 
 LOG = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ TABLES = {
     "steps": "(number integer primary key, content text, checksum integer)",
 }
 ASIDE = ".damaged"
+BESIDE = ("-journal", "-wal")  # what SQLite appends to the names of its other files
 FOREIGN = "is another program's database"
 MANY = 1000  # rows or ranges in memory at a time
 LIMIT = 2**63  # of checksums
@@ -123,7 +124,7 @@ class File:
         except sqlite3.Error:  # it is damaged
             self._db.close()
             aside = self.path.with_name(self.path.name + ASIDE)
-            for suffix in ("-journal", "-wal", ""):
+            for suffix in (*BESIDE, ""):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
             LOG.warning("What was in %s is now in %s.", self.path, aside)
@@ -294,7 +295,11 @@ class File:
 
 
 def trouble(path: Path) -> str | None:
-    """Why an existing file cannot be the digests file, if so. Changes nothing."""
+    """Why an existing file cannot be the digests file, if so. Changes nothing.
+
+    Raises UserError if another user may have planted it.
+    """
+    _check_owners(path)
     if not path.is_file() or path.stat().st_size == 0:
         return None
     # As if nobody were writing to it, without its `-wal`: enough to see whose it is.
@@ -323,8 +328,14 @@ def encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _check_owners(path: Path) -> None:
+    for suffix in ("", *BESIDE):
+        check_owner(Path(f"{path}{suffix}"))
+
+
 def _open(path: Path) -> sqlite3.Connection:
     """Open or create a file, and lock it. The connection is closed if the file is damaged."""
+    _check_owners(path)
     try:
         os.close(open_or_create(path, os.O_RDWR, 0o600))
     except OSError as problem:

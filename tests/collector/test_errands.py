@@ -13,7 +13,7 @@ import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.errands import reachable
-from tap_autopilot.collector.sqlite import SqliteStore
+from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.exceptions import TapError, UserError
 from tests.collector.conftest import Start
 from tests.collector.test_prune import full
@@ -64,6 +64,8 @@ def test_what_another_user_may_have_planted_is_not_used(suffix: str) -> None:
         if suffix != ".sock":
             with pytest.raises(UserError, match="belongs to another user"):
                 SqliteStore(database)
+            with pytest.raises(UserError, match="belongs to another user"):
+                SqliteReader(database)
             return
         with (
             closing(SqliteStore(database)),
