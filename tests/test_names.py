@@ -55,6 +55,16 @@ def test_a_column_is_contested_only_by_fields_of_the_same_document() -> None:
     assert names.contested(both) == [("first_name", ["FirstName", "firstName"])]
 
 
+def test_long_names_have_no_column_and_are_not_remembered() -> None:
+    names = Names({"email": str}, [])
+    pick = compile_pick(["email"])
+    for long in ("n" * 201, "email" + "_" * 200):
+        assert names[long] == (long, None)
+        assert pick({long: "a", "Email": "b"}) == {"email": "b"}
+    assert names["Email"] == ("email", str)
+    assert list(names) == ["Email"]
+
+
 @pytest.mark.parametrize(
     ("document", "picked"),
     [

@@ -14,6 +14,7 @@ import msgspec
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.reader import MAX_NAME
 from tap_autopilot.collector.store import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
@@ -330,7 +331,7 @@ def _text(raw: bytes) -> str:
 
 
 def _clean(name: str) -> str:
-    return name.replace("\0", "\ufffd")[:200]
+    return name.replace("\0", "\ufffd")[:MAX_NAME]
 
 
 def _key_of_id(id_: str) -> bytes | None:

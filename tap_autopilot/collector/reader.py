@@ -16,6 +16,7 @@ from tap_autopilot.rfc3339 import rfc3339
 
 FORMAT = 2  # of the store
 POSTGRES = ("postgresql://", "postgres://")
+MAX_NAME = 200  # characters of an event's name
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 
 _EMAIL_TABLES = {
@@ -234,9 +235,16 @@ def shown(database: str) -> str:
     return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
 
 
-@functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
 def kind_of(name: str) -> str:
-    """What all names of the same Segment event have in common, in any case and spelling."""
+    """What all names of the same Segment event have in common, in any case and spelling.
+
+    Only as much of a name counts as the store keeps.
+    """
+    return _kind_of(name[:MAX_NAME])
+
+
+@functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
+def _kind_of(name: str) -> str:
     plain = _plain(name)
     return _EMAIL_TABLES.get(plain, plain or name)
 

@@ -6,7 +6,6 @@ the same in all its events, so a store keeps them once.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -128,12 +127,9 @@ def _plain_text(values: Sequence[bytes]) -> str | None:
 
 def _only(members: dict[str, bytes], names: frozenset[str]) -> dict[str, bytes]:
     """The members with these names, in any spelling."""
-    return {name: value for name, value in members.items() if _spelled_plainly(name) in names}
-
-
-@functools.lru_cache(maxsize=1000)
-def _spelled_plainly(name: str) -> str:
-    return name.replace("_", "").lower()
+    return {
+        name: value for name, value in members.items() if name.replace("_", "").lower() in names
+    }
 
 
 def _inner(members: dict[str, bytes], name: str) -> dict[str, bytes]:

@@ -27,6 +27,7 @@ SENDERS_RETRY = 6 * 3_600_000  # ms during which a push may still arrive
 DAY = 24 * 3_600_000  # ms; a clock further ahead must be wrong
 DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
 KEY_LENGTH = 50
+MAX_KNOWN = 400  # characters of an id that is remembered
 MAX_WORK = 2500  # events times pushes; a contact seldom has ten of a kind in an hour
 
 _KEY = re.compile(r"\d{13}-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
@@ -100,9 +101,13 @@ def key_of(message: str) -> str:
     return ending.lower() if _KEY.fullmatch(ending) and not before.isdigit() else message
 
 
-@functools.lru_cache(maxsize=10_000)  # many events are about one message
 def hash_of(message: str) -> int:
     """The hash of a message's key, within this process."""
+    return _known_hash(message) if len(message) <= MAX_KNOWN else hash(key_of(message))
+
+
+@functools.lru_cache(maxsize=10_000)  # many events are about one message
+def _known_hash(message: str) -> int:
     return hash(key_of(message))
 
 

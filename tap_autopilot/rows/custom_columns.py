@@ -12,6 +12,7 @@ from typing import Any
 
 LOG = logging.getLogger(__name__)
 
+MAX_READ = 400  # characters of a field's name; normalizing may take time quadratic in them
 MAX_NAME = 50  # characters; PostgreSQL truncates names at 63, and a suffix must fit
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -79,5 +80,5 @@ def _is_plain(name: str) -> bool:
 
 def _column(name: str) -> str:
     """The column for a custom field: `custom_nps_rating` for "NPS Rating"."""
-    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    return f"custom_{re.sub('[^a-z0-9]+', '_', letters).strip('_') or 'field'}"[:MAX_NAME]
+    letters = unicodedata.normalize("NFKD", name[:MAX_READ]).encode("ascii", "ignore").decode()
+    return f"custom_{re.sub('[^a-z0-9]+', '_', letters.lower()).strip('_') or 'field'}"[:MAX_NAME]

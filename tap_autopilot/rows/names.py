@@ -7,6 +7,7 @@ from typing import Any
 
 MAX_NAMES = 10_000  # names without a column to remember; documents may have any number
 MAX_SPELLINGS = 20  # of a column; further ones are fields without a column
+MAX_LENGTH = 200  # characters; longer names have no column, and are not remembered
 
 Convert = Callable[[Any], Any]
 
@@ -49,6 +50,8 @@ class Names(dict[str, Any]):
         return contested
 
     def __missing__(self, name: str) -> tuple[Any, Any]:
+        if len(name) > MAX_LENGTH:
+            return name, None
         column, convert = entry = self._columns.get(plain(name), (name, None))
         if convert is None:
             self._unknown += 1
@@ -80,6 +83,8 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
 
     def learn(names: Iterable[str]) -> None:
         for name in names:
+            if len(name) > MAX_LENGTH:
+                continue
             column = wanted.get(plain(name))
             if column is not None and (name, column) not in spellings and has_room(column):
                 spellings.append((name, column))

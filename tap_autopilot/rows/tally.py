@@ -12,6 +12,7 @@ from tap_autopilot.rows.values import ADDITIONAL, Row
 LOG = logging.getLogger(__name__)
 
 MAX_NAMES = 200  # unknown fields counted separately; there may be any number
+MAX_LENGTH = 200  # characters of such a name
 
 
 class Tally:
@@ -70,7 +71,7 @@ class Tally:
     def count_unknown(self, name: str) -> None:
         """Count a field that has no column."""
         if name not in self.unknown:
-            if len(self.unknown) >= MAX_NAMES:
+            if len(self.unknown) >= MAX_NAMES or len(name) > MAX_LENGTH:
                 name = "(others)"
             else:
                 LOG.info(
