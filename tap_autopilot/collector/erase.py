@@ -21,6 +21,7 @@ _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
+MAX_LENGTH = 400  # characters of an id or address
 MAX_DECODED = 4  # an address in a URL in a URL in a URL
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _SHORT = dict.fromkeys("bfnrt", " ")
@@ -36,11 +37,11 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     one contact and one address shows that they are the same person, and the events of the other are
     erased as well, unless these are more than MAX_IDS.
     """
-    ids = {_folded(who)}
+    ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
     person = set(ids)  # and whatever else names them
     last = do(lambda store: store.last_seq)
     _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
-    if is_many := len(person) - 1 > MAX_IDS:
+    if is_many := len(person - ids) > MAX_IDS:
         person = ids
     do(lambda store: store.begin_wipe())
     matches = _matching(person)
@@ -52,7 +53,7 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while not (is_gone := do(lambda store: store.end_wipe())) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
-    others = MAX_IDS if is_many else len(person) - 1
+    others = MAX_IDS if is_many else len(person - ids)
     return {"erased": erased, "others": others, "is_many": is_many, "is_gone": is_gone}
 
 
@@ -84,37 +85,41 @@ def _step_through(do: Do, step: Callable[[Store, int], tuple[int, int]]) -> int:
             return total
 
 
-def _note(body: bytes, ids: Collection[str], person: set[str]) -> bool:
-    if len(person) - 1 <= MAX_IDS and _may_match(body, ids):
+def _note(body: bytes, ids: set[str], person: set[str]) -> bool:
+    if len(person - ids) <= MAX_IDS and _may_match(body, ids):
         named = list(_named(_decoded(body)))
         contacts = {value for name, value in named if name in _CONTACT}
         addresses = {value for _, value in named if "@" in value}
-        if len(contacts) <= 1 and len(addresses) <= 1 and (contacts | addresses) & set(ids):
+        if len(contacts) <= 1 and len(addresses) <= 1 and (contacts | addresses) & ids:
             person |= contacts | addresses
     return False
 
 
 def _matching(ids: Collection[str]) -> Matches:
     """Whether a body is about one of these."""
-    anywhere = _whole([name for name in ids if "@" in name or name.startswith(_AUTOPILOTS)])
-    in_text = _whole(ids)
+    in_text = {name: _whole(name) for name in ids}
+    anywhere = [in_text[name] for name in ids if "@" in name or name.startswith(_AUTOPILOTS)]
 
     def matches(body: bytes) -> bool:
         if not _may_match(body, ids):
             return False
         value = _decoded(body)
-        pattern = in_text if value is None else anywhere
-        if any(pattern.search(reading) for reading in _readings(body)):
-            return True
+        patterns = in_text.values() if value is None else anywhere
+        for reading in _readings(body):
+            if any(pattern.search(reading) for pattern in patterns):
+                return True
         return any(named in ids for _, named in _named(value))
 
     return matches
 
 
-def _whole(ids: Collection[str]) -> re.Pattern[str]:
-    """Finds these in a text, but not as parts of longer addresses or ids."""
-    listed = "|".join(map(re.escape, sorted(ids)))
-    return re.compile(rf"(?<!\w)(?<!\w[.+-])(?:{listed})(?!\w|[.-]\w)" if ids else "(?!)")
+def _whole(name: str) -> re.Pattern[str]:
+    """Finds an address or id in a text, but not as a part of a longer one.
+
+    What precedes it is checked last, since a pattern that begins with a plain text is fast.
+    """
+    plain = re.escape(name)
+    return re.compile(rf"{plain}(?!\w|[.-]\w)(?<!\w{plain})(?<!\w[.+-]{plain})")
 
 
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
@@ -129,7 +134,7 @@ def _readings(body: bytes) -> Iterator[str]:
     """A body as a text without escapes, and as URLs spell it, even within other URLs."""
     text = _ESCAPE.sub(_unescaped, body.decode("utf-8", "replace"))
     for _ in range(MAX_DECODED):
-        yield _folded(text)
+        yield text.casefold()
         if text == (text := urllib.parse.unquote(text)):
             return
 
@@ -140,7 +145,7 @@ def _unescaped(escape: re.Match[str]) -> str:
 
 
 def _folded(text: str) -> str:
-    return unicodedata.normalize("NFC", text.strip().casefold())
+    return text.strip().casefold()
 
 
 def _decoded(body: bytes) -> Any:
@@ -160,5 +165,5 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
             rest += [(name, inner) for inner in value]
         elif isinstance(value, tuple):
             rest += [(re.sub(r"[\W_]", "", name).lower(), inner) for name, inner in value]
-        elif name in _NAMES and value not in (None, ""):
+        elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
             yield name, _folded(str(value))

@@ -54,6 +54,16 @@ def test_a_person_is_found_wherever_an_event_names_them(
     assert done["erased"] == len(bodies)
 
 
+def test_an_accent_may_be_a_character_of_its_own(store: Store) -> None:
+    """Erasing takes little time, however many accents an event has."""
+    slow = "a" + "\u0301" * 200_000 + "\u0327" * 200_000
+    texts = ["ren\u00e9@example.com", "Rene\u0301@example.com", f"% {slow}"]
+    store.append([event(f'{{"email": "{text}"}}'.encode()) for text in texts])
+    for who, count in (("rene\u0301@example.com", 2), ("Ren\u00e9@example.com", 0)):
+        done = erase_person(alone(store), who)
+        assert (done["erased"], done["others"]) == (count, 0)
+
+
 def test_what_remains_of_a_message_is_erased_if_it_names_the_person(
     database: str, store: Store
 ) -> None:
