@@ -266,6 +266,36 @@ def test_many_custom_fields_as_columns_cost_little(tap: Tap) -> None:
     assert cost.cpu < CPU
 
 
+def test_long_names_of_fields_cost_little(tap: Tap) -> None:
+    """Those of custom fields as columns, and of fields without a column."""
+    wide = [b'{"name":"F%d %b","type":"string"}' % (n, b"x" * 50) for n in range(1500)]
+    long = (b',"%b%s%d":1' % (b"n" * MB, "\U0001f600".encode(), number) for number in range(60))
+    cost = sync(
+        tap,
+        {
+            "/contacts": contacts(*map(person, range(3000)), *map(person, range(60), long)),
+            "/contacts/custom_fields": b"[%b]" % b",".join(wide),
+        },
+        custom_fields_as_columns=True,
+    )
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
+def test_long_ids_and_many_values_of_pushed_events_cost_little(
+    tap: Tap, store: PushedStore
+) -> None:
+    ids = (f"{number}{'e' * MB}\U0001f600" for number in range(60))
+    store.track(*(call(f"m{n}", properties={"email_id": one}) for n, one in enumerate(ids)))
+    many = b'{"event":"Email Opened","messageId":"n%d","x":[%b]}'
+    store.track(*(many % (n, b",".join([b"[]"] * 2_600_000)) for n in range(3)))
+    cost = sync(tap, {"/contacts": people(3, b"")}, collector_database=store.path)
+    assert cost.run.code == 0, cost.run.stderr
+    assert cost.memory < MEMORY
+    assert cost.cpu < CPU
+
+
 @pytest.mark.parametrize("shape", BAD)
 def test_what_is_refused_costs_little(tap: Tap, shape: str) -> None:
     response, said = BAD[shape]

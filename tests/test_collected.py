@@ -47,6 +47,17 @@ def test_the_events_of_each_table_after_its_position(store: PushedStore) -> None
         list(found.pages({"email_opened": 0}))
 
 
+def test_events_of_many_values_come_a_few_at_a_time(store: PushedStore) -> None:
+    heavy, heavier = (b",".join([b"[]"] * count) for count in (150_000, 300_000))
+    body = b'{"event": "Email Opened", "messageId": "%d", "x": [%b]}'
+    store.track(*(body % (number, heavy) for number in range(4)), call("m"), body % (9, heavier))
+    found = Collected(store.path)
+    pages = [page.events["email_opened"] for page in found.pages({"email_opened": 0})]
+    assert [[one.seq for one in page] for page in pages] == [[1], [2], [3], [4, 5], [6]]
+    assert pages[0][0].body["x"] == [[]] * 150_000
+    assert pages[-1][0].body == (body % (9, heavier)).decode()
+
+
 def test_a_pushed_event(store: PushedStore) -> None:
     before = datetime.now(timezone.utc)
     store.hook({"n": 1, "text": "\0"}, "contact_added", at=12345)

@@ -207,8 +207,11 @@ def values(documents: list[Any], name: str) -> Iterator[Any]:
 
 
 def decode_document(body: bytes) -> tuple[Any, int]:
-    """One JSON value, and how many characters were replaced. Raises Retryable if it is not JSON."""
-    if _NUL not in body:
+    """One JSON value, and how many characters were replaced.
+
+    Raises Retryable if it is not JSON, or there is too much in it.
+    """
+    if _NUL not in body and (len(body) <= SMALL or weight_of(body) <= MAX_WEIGHT):
         try:
             return _everything.decode(body), 0
         except _REFUSED:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
+from tap_autopilot.api.lenient import MAX_WEIGHT, SMALL, weight_of
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import Event, table_of
@@ -47,8 +48,11 @@ class Collected:
             stored = self._reader.read(done, min(PAGE, last - done))
             stored = [event for event in stored if event.seq <= last]  # numbers may be missing
             fetched_at = datetime.now(timezone.utc)
+            for part in _parts(stored):
+                yield EventPage(self._by_table(part, after), part[-1].seq, fetched_at)
             done = stored[-1].seq if stored else last  # otherwise the rest is missing
-            yield EventPage(self._by_table(stored, after), done, fetched_at)
+            if not stored:
+                yield EventPage({}, last, fetched_at)
 
     def summary(self) -> Iterator[dict[str, list[Pushed]]]:
         """Events by table that say the same about messages as all up to `summarized_up_to`."""
@@ -82,8 +86,20 @@ class Collected:
         self._reader.close()
 
 
+def _parts(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """Events in parts that may be in memory at one time; usually all of them."""
+    first = total = 0
+    for number, event in enumerate(events):
+        total += len(event.body) if len(event.body) < SMALL // PAGE else weight_of(event.body)
+        if total > MAX_WEIGHT and number > first:
+            yield events[first:number]
+            first, total = number, weight_of(event.body)
+    if events:
+        yield events[first:]
+
+
 def _decode(raw: bytes) -> tuple[Any, int]:
-    """The body of an event; a line that is not JSON stays text."""
+    """The body of an event; one that is not JSON, or has too much in it, stays text."""
     try:
         body, cleaned = decode_document(raw)
     except Retryable:

@@ -18,6 +18,7 @@ MAPS = (
     "mail_opened", "mail_clicked", "mail_bounced", "mail_hardbounced", "mail_complained",
     "mail_unsubscribed", "mail_replied",
 )  # fmt: skip
+MANY_VALUES = 100_000  # in memory at a time, since custom fields may be any number of columns
 
 
 class Contacts(Stream):
@@ -41,6 +42,7 @@ class Contacts(Stream):
         )
         changed = compile_changed(("updated_at", "created_at"))
         fill = _compile_fill(selected, custom, tally) if custom else None
+        many = MANY_VALUES // max(1, len(selected["properties"]))
 
         def make(
             documents: list[Any], window: ChangedSince | None, *_: object
@@ -57,6 +59,9 @@ class Contacts(Stream):
                     if fill is not None:
                         fill(document, row)
                     rows.append(row)
+                    if len(rows) == many:
+                        yield rows
+                        rows = []
             yield rows
 
         return make
