@@ -96,6 +96,7 @@ class Pool:
                         self._done.put((page, ahead.release))
                         ahead.acquire()
                 except TapError as error:
+                    error.__traceback__ = error.__context__ = None  # they hold the response
                     self._done.put((Failure(walk, error), _nothing))
                 client.forget()
                 ahead.release()
