@@ -18,6 +18,7 @@ Convert = Callable[[Any], Any]
 ADDITIONAL = "additional_fields"  # the column for everything that fits no other
 MAX_INTEGER = 2**63 - 1  # what an SQL bigint holds
 MAX_NUMBER = 10**308  # what a double holds; parsing turns larger Decimals into text
+MAX_KEY = 400  # characters, as of the API's ids
 MAX_NESTED = 100  # levels of a value; targets fail at a few hundred
 AT_ONCE = 300  # levels to turn into text together; Python's encoders fail at 1,000
 
@@ -54,12 +55,11 @@ def type_of(schema: Schema) -> str:
 
 def as_key(value: Any) -> str | None:
     """A key as text; None if the value cannot be a key."""
-    if value.__class__ is str:
-        return value or None
     try:
-        return as_text(value)
+        text = as_text(value)
     except ValueError:
         return None
+    return text if 0 < len(text) <= MAX_KEY else None
 
 
 def as_text(value: Any) -> str:

@@ -13,10 +13,8 @@ from typing import Any
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
-from tap_autopilot.rows.values import ADDITIONAL, Row, as_key, shallow
+from tap_autopilot.rows.values import ADDITIONAL, MAX_KEY, Row, as_key, shallow
 from tap_autopilot.streams.base import COLLECTED, MANY, MakeRows, Merge, Schema, Stream
-
-MAX_EMAIL = 400  # characters; each event has it twice, and no real address is as long
 
 
 class EmailEvent(Stream):
@@ -52,8 +50,6 @@ class EmailEvent(Stream):
                 if contact_id is None:
                     tally.skip("it has no contact_id")
                     continue
-                if email is not None and len(email) > MAX_EMAIL:
-                    email = None
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id
                 head["context_traits_email"] = head["anonymous_id"] = email
@@ -65,6 +61,9 @@ class EmailEvent(Stream):
                     if len(rows) == MANY:
                         yield rows
                         rows = []
+                    if len(message) > MAX_KEY:
+                        tally.skip("a message's id is too long")
+                        continue
                     row = head.copy()
                     row["id"] = prefix + message
                     row["email_id"] = message
