@@ -22,7 +22,8 @@ _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previous
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
 MAX_LENGTH = 400  # characters of an id or address
-MAX_DECODED = 4  # an address in a URL in a URL in a URL
+MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
+MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _SHORT = dict.fromkeys("bfnrt", " ")
 
@@ -131,11 +132,12 @@ def _may_match(body: bytes, ids: Collection[str]) -> bool:
 
 
 def _readings(body: bytes) -> Iterator[str]:
-    """A body as a text without escapes, and as URLs spell it, even within other URLs."""
-    text = _ESCAPE.sub(_unescaped, body.decode("utf-8", "replace"))
+    """A body as a text without the escapes of JSON and URLs, even within other JSON and URLs."""
+    text = body.decode("utf-8", "replace")
     for _ in range(MAX_DECODED):
+        before, text = text, _ESCAPE.sub(_unescaped, text)
         yield text.casefold()
-        if text == (text := urllib.parse.unquote(text)):
+        if before == (text := urllib.parse.unquote(text)):
             return
 
 
@@ -149,7 +151,12 @@ def _folded(text: str) -> str:
 
 
 def _decoded(body: bytes) -> Any:
-    """The JSON in a body, with objects as tuples of their members; None if there is none."""
+    """The JSON in a body, with objects as tuples of their members.
+
+    None if there is none, or if it has so many values that decoding would hold up the senders.
+    """
+    if len(body) > MAX_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        return None
     try:
         return json.loads(body, object_pairs_hook=tuple, parse_int=str, parse_float=str)
     except (ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from tap_autopilot.exceptions import RunError, UserError
 
 PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
+MAX_CHOOSING = 0.2  # seconds after which such a slice ends, whatever is left
 WIPE_SLICE = 2000  # pruned events
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
@@ -173,14 +175,16 @@ class Store(OpenStore):
     def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
         """Prune some of the events with after < seq <= up_to that are not pruned yet."""
         rows = self._query(PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
-        events = [Event._make((*row, False)) for row in rows]
-        pruned = [
-            (event, remnant, fingerprint(*event[1:6]))
-            for event in events
-            if (remnant := prune(event.seq, *event[2:6])) is not None
-        ]
+        deadline = time.monotonic() + MAX_CHOOSING
+        pruned = []
+        for row in rows:
+            event = Event._make((*row, False))
+            if (remnant := prune(event.seq, *event[2:6])) is not None:
+                pruned.append((event, remnant, fingerprint(*event[1:6])))
+            if time.monotonic() > deadline:
+                break
         freed = self._move(pruned) if pruned else 0
-        return Slice(events[-1].seq if events else up_to, len(pruned), freed)
+        return Slice(event.seq if rows else up_to, len(pruned), freed)
 
     def pruned_up_to(self) -> dict[str, Loaded]:
         """What `save_pruned_up_to` last saved."""

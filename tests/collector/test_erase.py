@@ -25,6 +25,9 @@ ANYWHERE = [
     b'{"url": "https://x/?q=1&e=ada%40example.com&z"}',
     b'{"url": "https:\\/\\/x\\/?u=https%3A%2F%2Fy%2F%3Fe%3D%2561da%2540example.com"}',
     b'{"ada@example.com": true}',
+    json.dumps({"a": json.dumps({"b": json.dumps({"c": "\xe9 ada@example.com\n"})})}).encode(),
+    b'{"a": "\\\\u0061da@example.com"}',
+    b'{"email": "ada@example.com", "x": [%s]}' % b",".join([b"[]"] * 100_000),
     b'{"n": 1%s, "email": "\\u0061da@example.com"}' % (b"0" * 5000),
     b'{"n": %s1%s, "email": "\\u0061da@example.com"}' % (b"[" * 9000, b"]" * 9000),
     b"\xff mailto:ada@example.com?x",
@@ -91,3 +94,10 @@ def test_an_address_of_very_many_contacts_is_erased_alone(database: str, store: 
     assert (done["erased"], done["is_many"]) == (MAX_IDS + 1, True)
     with open_reader(database) as reader:
         assert [one.body for one in reader.read(0, 1000) if not one.pruned] == others
+
+
+def test_a_slice_of_slow_events_is_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.append([event(b"{}")] * 3)
+    assert store.prune(0, 3, lambda *_: None).seq == 3
+    monkeypatch.setattr("tap_autopilot.collector.store.MAX_CHOOSING", 0.0)
+    assert store.prune(0, 3, lambda *_: None).seq == 1
