@@ -66,7 +66,7 @@ def _parser() -> Parser:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     _guard_descriptors()
-    logs.set_up()
+    logs.set_up(form=os.environ.get("TAP_AUTOPILOT_LOG_FORMAT"))
     outcome = Outcome()
     # The sync handles signals itself. An exception would not do: an import might swallow it.
     signals.install(lambda number, _: signals.end_now(Stopped(number), outcome.end))
@@ -172,7 +172,7 @@ def _config(given: dict[str, Any]) -> Config:
     from tap_autopilot.config import Config
 
     secrets = _secrets(given)
-    logs.set_up(secrets)
+    logs.set_up(secrets, form=given.get("log_format"))
     config = Config.from_mapping(given)
     logs.set_up([config.api_key, *secrets], config.log_level, config.log_format)
     return config

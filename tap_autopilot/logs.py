@@ -166,7 +166,7 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
             if count > MAX_ALIKE:
                 record = copy.copy(self._first[template])
                 text = f"… and {count - MAX_ALIKE:,} more like: {record.getMessage()}"
-                record.msg, record.args = text, ()
+                record.msg, record.args, record.created = text, (), time.time()
                 self._write(record)
         self._alike.clear()
 

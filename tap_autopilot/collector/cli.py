@@ -85,7 +85,7 @@ class _Signaled(BaseException):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    logs.set_up()
+    logs.set_up(form=os.environ.get("TAP_AUTOPILOT_COLLECTOR_LOG_FORMAT"), app=NAME)
     _on_signals(_stop)
     try:
         _run(_parser().parse(arguments))
@@ -133,6 +133,7 @@ def _run(args: argparse.Namespace) -> None:
     given = CollectorConfig.gather(args.config)
     overrides = {"database": args.database, "listen": args.listen}
     given |= {name: value for name, value in overrides.items() if value is not None}
+    logs.set_up(form=given.get("log_format"), app=NAME)
     config = CollectorConfig.from_mapping(given)
     hidden = [*config.secrets, *proxy_passwords()]
     logs.set_up(hidden, config.log_level, config.log_format, app=NAME)
