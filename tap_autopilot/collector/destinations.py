@@ -92,6 +92,10 @@ class Forwarder:
         self._cursor = self._saved = Cursor(0, 0, 0)
         self._unsent: deque[TrackCall] = deque()
         self._read_up_to = 0
+        # Of the batches refused as a whole: the first event, the last `seq`.
+        self._doubted: TrackCall | None = None
+        self._doubted_up_to = 0
+        self._at_fault_up_to = 0  # `seq` of the last one before an event that was accepted
         self._next_sync = 0.0
         self._wait = FIRST_WAIT
         self._next_warnings: dict[str, float] = {}
@@ -123,18 +127,35 @@ class Forwarder:
         if len(batch) == len(self._unsent):  # there may be room for more
             is_end = not await self._in_thread(self._read_ahead)
             batch = self._batch()
+            if not batch and self._doubted:
+                if is_end:  # nothing shows that it is an event's fault
+                    self._start_over()
+                    await self._pause(None)
+                return
             if not batch:
                 self._advance(self._read_up_to, 0, 0)
                 if is_end:
                     await self._sync(now=True)
                     await asyncio.sleep(LOOK_EVERY)
                 return
+        if self._doubted:
+            await asyncio.sleep(FIRST_WAIT)
+            if not await self._deliver([self._doubted]):
+                self._start_over()
+                return
         refused = await self._deliver(batch)
-        if len(refused) == len(batch):  # not an event's fault
+        if len(refused) < len(batch):
+            self._succeeded()
+            if self._doubted:  # the destination may work only now, so nothing is skipped untried
+                self._start_over(self._doubted_up_to)
+                return
+        elif self._is_doubtful(refused):
             self._warn("all", "rejects every event, such as %s; retrying", _id_of(batch[0]))
-            await self._pause(None)
+            self._doubted = self._doubted or batch[0]
+            self._doubted_up_to = batch[-1].seq
+            for _ in batch:
+                self._unsent.popleft()
             return
-        self._succeeded()
         if refused:
             self._tell_refused(refused, len(batch))
         for _ in batch:
@@ -159,6 +180,22 @@ class Forwarder:
         self._unsent += [call for call in calls if chosen is None or call.kind in chosen]
         return self._read_up_to > before
 
+    def _is_doubtful(self, refused: Sequence[tuple[TrackCall, int]]) -> bool:
+        """Whether a batch that is refused as a whole may not be at fault, but the destination.
+
+        Only an event behind it that is accepted can tell, unless it is a single event that is too
+        large even for a batch.
+        """
+        last, status = refused[-1]
+        is_too_large = status == 413 and len(last.body) > MAX_BYTES
+        return last.seq > self._at_fault_up_to and (self._doubted is not None or not is_too_large)
+
+    def _start_over(self, at_fault_up_to: int = 0) -> None:
+        """Go back to the cursor."""
+        self._read_up_to = self._cursor.seq
+        self._unsent.clear()
+        self._doubted, self._at_fault_up_to = None, at_fault_up_to
+
     def _advance(self, seq: int, sent: int, refused: int) -> None:
         self._cursor = Cursor(seq, self._cursor.sent + sent, self._cursor.refused + refused)
 
@@ -171,8 +208,7 @@ class Forwarder:
         self._ours, saved, last_seq = await self._writer.run(self._save)
         if self._ours and not was_ours:
             self._cursor = max(saved, self._cursor)
-            self._read_up_to = self._cursor.seq
-            self._unsent.clear()
+            self._start_over()
         self._saved = self._cursor if was_ours else saved
         shown = self._cursor if self._ours else saved
         lag = max(last_seq - shown.seq, 0)

@@ -206,3 +206,56 @@ def test_rejected_events_are_isolated_and_skipped_and_each_trouble_is_told(
     ):
         assert log.count(said) == 1
     assert servers.KEY not in log
+
+
+FEW = {"destinations.MAX_EVENTS": 2, "destinations.FIRST_WAIT": 0.01}
+
+
+def test_whole_batches_at_fault_are_skipped_once_an_event_behind_is_accepted(
+    start: Start, destination: Destination
+) -> None:
+    destination.answer = lambda ids: 400 if any("bad" in one for one in ids) else 200
+    collector = start(constants=FEW, destinations=[destination.setting()])
+    bad = [f"bad{number}" for number in range(7)]
+    send(collector, "a", "b", *bad)
+    wait_until(lambda: len(destination.tries) >= 20)
+    assert progress(collector)["refused"] == 0  # so far, it may be the destination
+    send(collector, "c", "d", "e")
+    send(collector, *(f"x{one}" for one in bad), "f")
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 6, "refused": 14})
+    assert list(dict.fromkeys(destination.ids)) == ["a", "b", "c", "d", "e", "f"]
+
+
+@pytest.mark.parametrize("mended_by", [["n0"], ["n8", "n9"]])
+def test_a_destination_that_is_mended_while_later_events_are_tried_loses_none(
+    start: Start, destination: Destination, mended_by: list[str]
+) -> None:
+    tried: list[list[str]] = []
+
+    def answer(ids: list[str]) -> int:
+        tried.append(ids)
+        if ids == mended_by and ["n2", "n3"] in tried:
+            destination.answer = lambda _: 200
+            return 200
+        return 400
+
+    destination.answer = answer
+    collector = start(constants=FEW, destinations=[destination.setting()])
+    names = [f"n{number}" for number in range(10)]
+    send(collector, *names)
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 10, "refused": 0})
+    assert list(dict.fromkeys(destination.ids[-10:])) == names
+    assert destination.ids[:-10] == mended_by
+
+
+def test_an_event_that_is_larger_than_a_batch_and_too_large_is_skipped_at_once(
+    start: Start, destination: Destination
+) -> None:
+    destination.answer = lambda ids: 413 if ids == ["large"] else 200
+    collector = start(destinations=[destination.setting()])
+    send(collector, "large", text="x" * 480_000)
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 0, "refused": 1})
+    send(collector, "a")
+    destination.wait_for(1)
+    assert len(destination.tries) == 2
+    assert "skipped 1 of 1 events, which it rejected (HTTP 413)" in collector.log.read_text()
