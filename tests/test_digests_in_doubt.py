@@ -107,12 +107,16 @@ def test_an_older_format_is_taken_for_damage(path: Path) -> None:
 def test_what_is_no_database_is_moved_aside(
     path: Path, content: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    earlier = [path.with_name(name) for name in ("digests.damaged", "digests.damaged-2")]
+    for one in earlier:
+        one.write_text("moved aside before")
     path.write_text(content)
     assert trouble(path) == "is damaged, or not a digests file"
     assert "damaged" in str(doubt(path, None))
     assert path.read_text() == content
     assert fill(path, 3)
-    assert path.with_name("digests.damaged").read_text() == content
+    assert path.with_name("digests.damaged-3").read_text() == content
+    assert {one.read_text() for one in earlier} == {"moved aside before"}
     assert "What was in" in caplog.text
     assert trouble(path) is None
 

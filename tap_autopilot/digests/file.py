@@ -123,7 +123,11 @@ class File:
                 self._db.execute(f"drop table if exists {name}")
         except sqlite3.Error:  # it is damaged
             self._db.close()
-            aside = self.path.with_name(self.path.name + ASIDE)
+            aside = f"{self.path}{ASIDE}"
+            number = 1
+            while os.path.lexists(aside):
+                number += 1
+                aside = f"{self.path}{ASIDE}-{number}"
             for suffix in (*BESIDE, ""):
                 with contextlib.suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
