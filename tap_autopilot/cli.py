@@ -203,15 +203,21 @@ def _named(names: list[str], option: str) -> list[str]:
 
 def _check_files(args: argparse.Namespace, config: Config) -> None:
     """Raise UserError if a file that the tap writes is also something else."""
-    read = [*_read_files(args), *filter(None, [config.collector_database])]
-    written = {"report_file": config.report_file, "digests": config.digests}
+    read = [*_read_files(args), *_with_what_is_beside(config.collector_database)]
+    written = {"digests": config.digests, "report_file": config.report_file}
     for setting, path in written.items():
         if path is None:
             continue
         for other in read:
             if is_same(path, other):
                 raise UserError(f"{setting} and {shown_file(other)} must be different files.")
-        read.append(path)
+        read += _with_what_is_beside(path)
+
+
+def _with_what_is_beside(database: str | None) -> list[str]:
+    """A database, if there is one, and the files that SQLite keeps beside it."""
+    suffixes = ("", "-wal", "-shm", "-journal")
+    return [] if database is None else [f"{database}{suffix}" for suffix in suffixes]
 
 
 def _read_files(args: argparse.Namespace) -> list[str]:
@@ -264,6 +270,9 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     given = Config.gather(args.config)  # if this fails, the report uses only the environment
     outcome.begin(__version__, given.get("report_file"), files, _secrets(given))
     config = _config(given)
+    for database in (config.collector_database, config.digests):
+        files += _with_what_is_beside(database)
+    outcome.begin(__version__, config.report_file, files, _secrets(given))
     outcome.check()
     deletes = config.emit_activate_version_messages or config.digests is not None
     if config.start_date is not None and deletes:

@@ -197,11 +197,11 @@ def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> 
         assert (run.code, run.requests) == (2, [])
         assert run.last_words.startswith("CRITICAL digests and ")
     (tap.folder / "kept").mkdir()
-    both = str(tap.folder / "kept" / "both")
-    for setting in ("report_file", "collector_database"):
-        run = tap.sync(sandbox, digests=both, **{setting: both})
-        assert run.code == 2
-        assert run.last_words == f"CRITICAL digests and {both} must be different files."
+    both = tap.folder / "kept" / "both"
+    both.touch()
+    run = tap.sync(sandbox, digests=str(both), collector_database=str(both))
+    assert run.code == 2
+    assert run.last_words == f"CRITICAL digests and {both} must be different files."
 
 
 def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Serve) -> None:
@@ -214,6 +214,20 @@ def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Se
         assert (run.code, run.requests) == (2, [])
         assert run.last_words == f"CRITICAL report_file and {state} must be different files."
         assert json.loads(state.read_text()) == before
+
+
+@pytest.mark.parametrize("setting", ["digests", "collector_database"])
+@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
+def test_a_report_is_not_appended_to_a_database_or_what_is_beside_it(
+    tap: Tap, setting: str, suffix: str
+) -> None:
+    named = tap.folder / "named.db"
+    report = tap.folder / f"named.db{suffix}"
+    report.touch()
+    run = tap.call(None, report_file=str(report), **{setting: str(named)})
+    assert run.code == 2
+    assert run.last_words == f"CRITICAL report_file and {report} must be different files."
+    assert report.read_bytes() == b""
 
 
 @pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])
