@@ -89,6 +89,17 @@ def test_every_link_works() -> None:
             assert (path.parent / link).exists(), f"{path.name}: {link}"
 
 
+def test_the_map_names_real_files() -> None:
+    """The first table those of the tap, the second those of the collector."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    tap, collector = (part.partition("\n\n")[0] for part in text.split("| to change | go to |")[1:])
+    for table, package in ((tap, "tap_autopilot"), (collector, "tap_autopilot/collector")):
+        paths = re.findall(r"`([\w/.]+(?:\.py|/))`", table)
+        assert len(paths) > 15
+        for path in paths:
+            assert (ROOT / package / path).exists() or (ROOT / path).exists(), path
+
+
 def test_each_page_is_linked_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     for path in [*DOCS.glob("*.md"), DOCS / "nightly.sh"]:
