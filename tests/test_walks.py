@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from tap_autopilot.api.client import Api, Client, Request, Response
+from tap_autopilot.api.failures import rule_of
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, RunError, TapError
 from tap_autopilot.sandbox.account import Account
@@ -348,6 +349,12 @@ def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
     walked = Walked({**answers, "": page("a", bookmark="0", total=1)})
     assert READ in str(walked.error)
     assert len(walked.asked) <= 3 * 3 * (MAX_KNOWN_PAGES + 2)
+
+
+@pytest.mark.parametrize("status", sorted(reading.STALE))
+def test_a_status_that_may_reject_a_bookmark_is_not_retried(status: int) -> None:
+    """Otherwise the walk would never see it."""
+    assert rule_of(status).error is Refused
 
 
 def test_a_negative_total_is_no_total() -> None:

@@ -35,6 +35,7 @@ class Rule(NamedTuple):
     exit_code: int = RunError.exit_code
 
 
+# Some that are Refused may only mean that a bookmark is outdated: see `sources.reading.STALE`.
 RULES = (  # the first that has the status counts
     Rule(PASSING_STATUSES, Retryable, "status {}"),
     Rule(range(500, 1000), Retryable, "status {}"),
