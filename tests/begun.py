@@ -118,9 +118,8 @@ def walks(**found: Any) -> dict[str, Any]:
 
 
 def write(progress: Progress, walk: Walk, after: Position | None, count: int = 1) -> list[str]:
-    """Note a written page of so many documents."""
-    found: list[Any] = [{}] * count
-    return progress.advance(Page(walk, found, after, Census(), 0, day(1), None))
+    """Note a written page, with which so many documents have been read."""
+    return progress.advance(Page(walk, [], after, Census(count), 0, day(1), None))
 
 
 def resumed(entry: Any, walk: Any = ("x", COUNTS), **more: Any) -> Begun:

@@ -102,6 +102,50 @@ def test_a_small_shortage_is_reported_with_both_numbers() -> None:
 SEGMENTS = {"segments": [{"segment_id": one} for one in ("s1", "s2", "s3")]}
 
 
+@pytest.mark.parametrize(
+    ("stream", "answers"),
+    [
+        ("contacts", {"/contacts": [page("a", total=2), page(total=0)]}),
+        (
+            "lists",
+            {
+                "/lists": [{"lists": [{"list_id": "l"}], "bookmark": "x"}, {"lists": []}],
+                "/lists/x": (404, {}),
+            },
+        ),
+        (
+            "smart_segments_contacts",
+            {
+                "/smart_segments": {"segments": SEGMENTS["segments"][:1]},
+                "/smart_segments/s1/contacts": [page("a", total=2), page(total=0)],
+            },
+        ),
+    ],
+)
+def test_a_listing_that_is_empty_when_it_is_read_again_deletes_nothing(
+    stream: str, answers: dict[str, Any]
+) -> None:
+    run = read(answers)
+    assert (run.code, len(run.rows(stream))) == (0, 1)
+    assert not activated(run, stream)
+    assert any(stream in line and "at all; deleted rows are kept" in line for line in run.log)
+
+
+def test_segments_that_are_gone_when_the_next_run_lists_them_stay_in_the_target() -> None:
+    """The next run lists them from the start, since their members are not complete either."""
+    begun: dict[str, Any] = {"segments": SEGMENTS["segments"], "bookmark": "x"}
+    sandbox = Scripted(
+        {
+            "/smart_segments": [begun, {"segments": []}],
+            "/smart_segments/x": [(500, {})] * 5 + [{"segments": []}],
+        }
+    )
+    run = in_process.run(sandbox)
+    again = in_process.run(sandbox, state=run.state)
+    assert (run.code, len(run.rows("smart_segments")), again.code) == (1, 3, 0)
+    assert not activated(again, "smart_segments")
+
+
 def test_the_run_fails_if_every_segment_is_gone() -> None:
     answers: dict[str, Any] = {
         f"/smart_segments/{one}/contacts": (404, {}) for one in ("s1", "s2", "s3")

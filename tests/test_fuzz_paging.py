@@ -67,7 +67,7 @@ def read(walk: Walk, client: Client, kills: set[int]) -> Outcome:
 def resumed(walk: Walk, page: Page) -> Position:
     """The position after a page, as the next run reads it from its state."""
     before, after = OneListing(walk, "m"), OneListing(walk, "n")
-    before.advance(walk, page.after, read=len(page.documents))
+    before.advance(walk, page.after, read=page.census.read)
     assert after.resume(json.loads(json.dumps(before.value())), {"m"})
     assert after.position == page.after
     return after.position

@@ -47,7 +47,6 @@ class OneListing:
         if saved is None or marks != {saved[2]}:
             return False
         self.position, self.mark = _position(*saved[:2]), saved[2]
-        self.read = self.position.census.read
         return True
 
     @property
@@ -56,8 +55,12 @@ class OneListing:
         return self.position != Position()
 
     def advance(self, _: Walk, after: Position | None, *, read: int) -> None:
-        """Note that a page of `read` documents is written; `after` is None at the end."""
-        self.read += read
+        """Note that a page is written, the last if `after` is None.
+
+        `read` is how many documents this reading has found so far; those of an earlier reading do
+        not count.
+        """
+        self.read = read
         self.is_complete = after is None
         self.position = after or Position()
 
@@ -76,8 +79,8 @@ class EachSegment:
     """The members of each segment, in the order of the segments' ids.
 
     Its entry in the state does not grow with the number of segments. It has the last segment begun,
-    the numbers of members read and of segments gone so far and, for each segment begun but not
-    finished, the position and whether it failed.
+    the numbers of finished segments' members and of segments gone so far and, for each segment
+    begun but not finished, the position and whether it failed.
     """
 
     def __init__(self, mark: str) -> None:
@@ -131,10 +134,13 @@ class EachSegment:
         return [(members_of(segment), at) for segment, at in {**begun, **fresh, **last}.items()]
 
     def advance(self, walk: Walk, after: Position | None, *, read: int) -> None:
-        """Note that a page of `read` members is written; `after` is None at the end."""
+        """Note that a page is written, the last of its segment if `after` is None.
+
+        `read` is how many members this reading of the segment has found so far.
+        """
         segment_id = self._begin(walk)
-        self.read += read
         if after is None:
+            self.read += read
             del self._open[segment_id]
         else:
             self._open[segment_id] = after

@@ -138,7 +138,7 @@ class Progress:
     def advance(self, page: Page) -> list[str]:
         """Note that a page is written. Returns the streams that it completes."""
         walk = page.walk
-        self._sources[walk.source].advance(walk, page.after, read=len(page.documents))
+        self._sources[walk.source].advance(walk, page.after, read=page.census.read)
         return self.complete(walk.source)
 
     def complete(self, source: str) -> list[str]:
