@@ -168,15 +168,25 @@ def test_an_incremental_pass_sends_all_rows_if_columns_change(nights: Nights) ->
     for day, one in enumerate("abcd", 1):
         nights.account.change(one, {"updated_at": f"2020-01-0{day}T00:00:00.000Z"})
 
-    def night(*metadata: Any) -> set[tuple[str, ...]]:
+    def night(*metadata: Any, faults: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
         contacts = {"tap_stream_id": "contacts", "metadata": [*incremental, *metadata]}
-        return records(nights.night(catalog={"streams": [contacts]}))
+        return records(nights.night(*faults, catalog={"streams": [contacts]}, page=1))
 
     without = {"breadcrumb": ["properties", "company"], "metadata": {"selected": False}}
     everyone = {("+contacts", one) for one in "abcd"}
     assert night(without) == everyone
     assert night(without) == set()
     assert night() == everyone
+    assert night() == set()
+    cut = ("/contacts@3-:500",)
+    interrupted = night(without, faults=cut)
+    assert interrupted < everyone
+    assert night(without) == everyone - interrupted
+    assert night(without) == set()
+    assert night(faults=cut) < everyone
+    nights.path.unlink()
+    assert night(faults=cut) < everyone
+    assert night() >= everyone - interrupted
     assert night() == set()
 
 

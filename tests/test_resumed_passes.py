@@ -154,7 +154,7 @@ def test_what_a_plan_covers() -> None:
         )
         return progress.value()["bookmarks"][name]["progress"][1]["plan"]
 
-    remembered = Remembered({}, (), ())
+    remembered = Remembered({}, (), (), ())
     plans = [
         plan(), plan(columns=["event"]), plan("lists"), plan(remembered=remembered),
         plan(store=STORE._replace(id="a")), plan(store=STORE._replace(id="b")), plan(store=STORE._replace(id="b"), remembered=remembered),

@@ -187,14 +187,15 @@ def test_the_position_of_the_digests() -> None:
 
 
 def test_what_the_digests_know() -> None:
-    remembered = Remembered({"lists": 3, "contacts": 4}, {"contacts"}, ())
-    assert remembered.knows("lists")
-    assert not remembered.knows("contacts")
-    assert not remembered.knows("smart_segments")
+    versions = {"lists": 3, "contacts": 4, "email_opened": 5}
+    remembered = Remembered(versions, {"contacts"}, {"lists", "contacts"}, ())
+    names = ("lists", "email_opened", "contacts", "smart_segments")
+    assert [remembered.knows(name) for name in names] == [True, True, False, False]
+    assert [remembered.knows_all(name) for name in names] == [True, False, False, False]
 
 
 def test_a_new_pass_has_the_version_of_its_digests() -> None:
-    remembered = Remembered({"lists": 3}, (), ())
+    remembered = Remembered({"lists": 3}, (), (), ())
     progress = begin("lists", "contacts", remembered=remembered)
     assert progress.pass_of("lists").version == 3
     assert progress.pass_of("contacts").version not in (None, 3)
@@ -217,15 +218,17 @@ def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
     begun: Collection[str],
     goes_on: bool,
 ) -> None:
-    remembered = Remembered(versions, reshaped, begun)
+    remembered = Remembered(versions, reshaped, (), begun)
     progress = resumed(["reading", {"version": 3}], remembered=remembered)
     assert progress.is_resumed("contacts") is goes_on
     assert progress.start() == [(CONTACTS, HALFWAY if goes_on else Position())]
 
 
+@pytest.mark.parametrize("incremental", [(), ("email_opened",)])
 @pytest.mark.parametrize("reshaped", [(), ("email_opened",)])
-def test_a_full_pass_with_digests_continues_reading_the_store(
-    reshaped: Collection[str],
+def test_a_pass_with_digests_continues_reading_the_store_unless_its_rows_changed_shape(
+    reshaped: Collection[str], incremental: Collection[str]
 ) -> None:
-    progress = in_store(["store", 7], remembered=Remembered({"email_opened": 3}, reshaped, ()))
+    remembered = Remembered({"email_opened": 3}, reshaped, (), ())
+    progress = in_store(["store", 7], remembered=remembered, incremental=incremental)
     assert progress.store_positions() == {"email_opened": 0 if reshaped else 7}

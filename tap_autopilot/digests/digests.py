@@ -29,10 +29,10 @@ class Table(msgspec.Struct, array_like=True):
     """What the file knows about a table besides its rows.
 
     `shape` is a digest of what its rows look like, empty if the target has confirmed none of them.
-    `born` is when it was first filled, in epoch milliseconds, and the version of its rows. `passes`
-    counts finished passes. A table is `settled` once a pass has ended without doubt, `activated`
-    once its version was announced. The steps of the current pass come after `since`; it has `began`
-    once a page was read.
+    `born` is when its first pass began, in epoch milliseconds, and the version of its rows.
+    `passes` counts finished passes. A table is `settled` once a pass has ended without doubt,
+    `activated` once its version was announced, `filled` once all its rows were read in this shape.
+    The steps of the current pass come after `since`; it has `began` once a page was read.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Table(msgspec.Struct, array_like=True):
     settled: bool = False
     activated: bool = False
     began: str | None = None
+    filled: bool = False
 
 
 class _Content(msgspec.Struct, array_like=True):
@@ -121,6 +122,10 @@ class Digests:
         """The tables in the file, and the versions of their rows."""
         return {table.name: table.born for table in self._content.tables if table.shape}
 
+    def filled(self) -> set[str]:
+        """The tables of which all rows were read since their shape changed."""
+        return {table.name for table in self._content.tables if table.filled}
+
     def begun(self) -> set[str]:
         """The tables whose current pass is in the file."""
         return {table.name for table in self._content.tables if table.began is not None}
@@ -143,6 +148,7 @@ class Digests:
         for name, start in starts.items():
             table = self.table(name)
             table.born = table.born if table.shape else start.born
+            table.filled = table.filled and table.shape == start.shape
             table.shape = start.shape
             if table.began is None or not start.resumed:
                 table.began, table.since = None, now
@@ -223,9 +229,14 @@ class Digests:
         self.flush()
         return self._file.gone(table)
 
-    def end(self, name: str, *, whole: bool, activated: bool) -> None:
-        """Note that a pass ended; `whole` if every row that it did not see got a tombstone."""
+    def end(self, name: str, *, whole: bool, sure: bool, activated: bool) -> None:
+        """Note that a pass ended.
+
+        It is `whole` if every row that it did not see got a tombstone, and `sure` if it read all
+        that it should.
+        """
         table = self.table(name)
+        table.filled = table.filled or sure
         table.passes, table.began = table.passes + 1, None
         table.settled, table.activated = table.settled or whole, table.activated or activated
         self._changed = True

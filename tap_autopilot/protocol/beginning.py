@@ -49,15 +49,24 @@ class Store(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """The tables in the digests file: their versions, and which changed shape or are in a pass."""
+    """The tables in the digests file: their versions, and which changed shape.
+
+    Those `filled` have been read from beginning to end in the shape that the file knows, those
+    `begun` are in a pass.
+    """
 
     versions: Mapping[str, int]
     reshaped: Collection[str]
+    filled: Collection[str]
     begun: Collection[str]
 
     def knows(self, name: str) -> bool:
-        """Whether the file has a table's rows in their present shape."""
+        """Whether the file has a table's rows, all or some of them, in their present shape."""
         return name in self.versions and name not in self.reshaped
+
+    def knows_all(self, name: str) -> bool:
+        """Whether the file has all of a table's rows in their present shape."""
+        return self.knows(name) and name in self.filled
 
 
 @dataclass(frozen=True)
@@ -120,9 +129,9 @@ class Beginning:
         why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
         return self.activates and why is None
 
-    def _knows(self, name: str, *, otherwise: bool) -> bool:
-        """Whether the digests have a stream's rows in their present shape, if there are digests."""
-        return otherwise if self.remembered is None else self.remembered.knows(name)
+    def _has_all(self, name: str) -> bool:
+        """Whether the target lacks only rows that changed since the bookmark."""
+        return self.remembered is None or self.remembered.knows_all(name)
 
     def _check_bookmark(self, stream: type[Stream], entry: StreamState) -> None:
         """Drop a Singer bookmark that could skip rows."""
@@ -146,7 +155,7 @@ class Beginning:
         """Warn if rows sent by earlier incremental passes may lack columns."""
         name = table.stream.name
         changed = entry.columns not in (None, digest(table.sent))
-        if entry.bookmark and changed and self._knows(name, otherwise=True):
+        if entry.bookmark and changed and self._has_all(name):
             LOG.warning(
                 "%s: the selected columns changed, but only rows that change from now on are sent"
                 " with the new columns. To send all rows again, run once with --full-refresh %s.",
@@ -157,7 +166,7 @@ class Beginning:
         """A new pass."""
         stream = table.stream
         bounds = [self.start_date] if stream.replication_key else []
-        if table.incremental and self._knows(stream.name, otherwise=True):
+        if table.incremental and self._has_all(stream.name):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
         plan = [stream.key_properties, digest(table.sent), self.remembered is not None, store]
@@ -223,8 +232,8 @@ class Beginning:
             reason = self.store.mismatch(entry)
             if entry.collected and not reason:
                 sent[name] = entry.collected.seq
-                knows = self._knows(name, otherwise=False)
-                if knows or name in resumed or current.incremental:
+                knows = self.remembered.knows(name) if self.remembered else current.incremental
+                if knows or name in resumed:
                     position = entry.collected.seq
                 if position and made_under and _includes_more(start_date, made_under):
                     position, reason = 0, "start_date is earlier, or no longer set"

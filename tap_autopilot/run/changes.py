@@ -79,7 +79,7 @@ class Changes(Sending):
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
             )
-        return Remembered(digests.remembered(), reshaped, digests.begun())
+        return Remembered(digests.remembered(), reshaped, digests.filled(), digests.begun())
 
     def _shape(self, table: Selected, *, has_version: bool) -> bytes:
         """A digest of what a table's rows look like."""
@@ -140,7 +140,7 @@ class Changes(Sending):
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
-    def end(self, name: str, version: int | None, *, whole: bool, write: Write) -> bool:
+    def end(self, name: str, version: int | None, *, whole: bool, sure: bool, write: Write) -> bool:
         """End a pass; if it is `whole`, `write` tombstones for the rows it did not see, in batches.
 
         Returns whether the version of the rows has yet to be announced.
@@ -159,7 +159,7 @@ class Changes(Sending):
                 + self._membership_changes(name, keys, LEFT, now)
             )
         announces = whole and version is not None and not self._digests.table(name).activated
-        self._digests.end(name, whole=whole, activated=announces)
+        self._digests.end(name, whole=whole, sure=sure, activated=announces)
         return announces
 
     def withheld(self, _version: int | None) -> str | None:

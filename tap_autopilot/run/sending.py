@@ -49,12 +49,15 @@ class Sending:
         """The RECORD messages for new rows of the collector's store, a log without a version."""
         return self.records(name, rows, None, fetched_at)
 
-    def end(self, _name: str, version: int | None, *, whole: bool, write: Write) -> bool:
+    def end(
+        self, _name: str, version: int | None, *, whole: bool, sure: bool, write: Write
+    ) -> bool:
         """End a complete pass. If it is `whole`, the rows that it did not see have been deleted.
 
-        Messages about those go to `write`. Returns whether to send ACTIVATE_VERSION.
+        Messages about those go to `write`. It is `sure` if it moves its bookmark. Returns whether
+        to send ACTIVATE_VERSION.
         """
-        del write
+        del sure, write
         return whole and version is not None
 
     def withheld(self, version: int | None) -> str | None:

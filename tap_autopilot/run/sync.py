@@ -343,7 +343,8 @@ class _Run:
                 windowed=current.since is not None,
             )
             version = current.version
-            if self._sends.end(name, version, whole=reason is None, write=self._write_before):
+            whole, sure = reason is None, moves_bookmark(current.doubts)
+            if self._sends.end(name, version, whole=whole, sure=sure, write=self._write_before):
                 lines.append(
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
