@@ -6,6 +6,7 @@ tap lose rows, delete existing rows, or hang.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -144,6 +145,21 @@ def test_segments_that_are_gone_when_the_next_run_lists_them_stay_in_the_target(
     again = in_process.run(sandbox, state=run.state)
     assert (run.code, len(run.rows("smart_segments")), again.code) == (1, 3, 0)
     assert not activated(again, "smart_segments")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"start_date": "2016-01-01"}, {"emit_activate_version_messages": False}]
+)
+@pytest.mark.parametrize("with_digests", [True, False])
+def test_a_doubt_withholds_only_what_the_settings_ask_for(
+    tmp_path: Path, settings: dict[str, Any], *, with_digests: bool
+) -> None:
+    digests = {"digests": str(tmp_path / "digests")} if with_digests else {}
+    run = read({"/contacts": page(*map(str, range(100, 198)), total=99)}, **digests, **settings)
+    (line,) = [one for one in run.log if one.startswith("WARNING contacts")]
+    assert "read 98 of the 99 contacts that the API reported" in line
+    deletes = with_digests and "start_date" not in settings
+    assert ("; deleted rows are kept this time" in line) is deletes
 
 
 def test_the_run_fails_if_every_segment_is_gone() -> None:

@@ -265,6 +265,9 @@ def test_without_versions_there_are_tombstones(nights: Nights) -> None:
     assert not first.of("ACTIVATE_VERSION")
     assert not any("version" in one for one in first.of("RECORD"))
     nights.account.delete("d")
+    short = nights.night(page=1, lose="contacts@2", settings=settings)
+    assert records(short) == set()
+    assert warned(short, "deleted rows are kept this time")
     assert records(nights.night(settings=settings)) == {("-contacts", "d")}
     assert len(nights.night().of("ACTIVATE_VERSION")) == len(TABLES), "now that the setting is on"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -336,21 +337,23 @@ class _Run:
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
-            reason = why_kept(
-                current.doubts,
+            why = functools.partial(
+                why_kept,
                 is_log=self._progress.is_log(name),
                 incremental=current.incremental,
                 windowed=current.since is not None,
             )
-            version = current.version
+            reason, version = why(current.doubts), current.version
+            withheld = self._sends.withheld(version)
             whole, sure = reason is None, moves_bookmark(current.doubts)
             if self._sends.end(name, version, whole=whole, sure=sure, write=self._write_before):
                 lines.append(
                     message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
                 )
-            self.report.conclude(name, reason or self._sends.withheld(version))
+            self.report.conclude(name, reason or withheld)
             if current.doubts:
-                warnings.setdefault(_warning(current), []).append(name)
+                deletes = (why({}) or withheld) is None
+                warnings.setdefault(_warning(current, deletes=deletes), []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
         return lines
@@ -388,13 +391,9 @@ def _share(page: Page) -> float | None:
     return page.census.read / page.census.latest
 
 
-def _warning(current: Pass) -> str:
-    """Why a stream's pass is in doubt, and with what consequence."""
+def _warning(current: Pass, *, deletes: bool) -> str:
+    """Why a pass is in doubt, and with what consequence; `deletes` is whether it would without."""
     reasons = ", and ".join(current.doubts.values())
-    if current.incremental:
-        if moves_bookmark(current.doubts):
-            return reasons
+    if current.incremental and not moves_bookmark(current.doubts):
         return f"{reasons}; the bookmark stays where it was"
-    if current.version is None:
-        return reasons
-    return f"{reasons}; deleted rows are kept this time"
+    return f"{reasons}; deleted rows are kept this time" if deletes else reasons
