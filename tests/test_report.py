@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,12 +16,17 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.exceptions import RunError
+from tap_autopilot.run.changes import Changes
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS as ALL
+from tests import in_process
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.pushed_store import CALL, PushedStore
+from tests.recording import Sandbox
+from tests.replica import DELETED_AT
 from tests.scripted import Scripted, page
 from tests.test_signals import finished, running
 
@@ -200,6 +208,64 @@ def test_a_second_signal_is_reported_once_with_the_rows_that_were_written(
     assert report["exit_code"] == 143
     last = json.loads((tap.folder / "err").read_text().splitlines()[-1])
     assert (last["level"], last["extra"]["report"]) == ("critical", report)
+
+
+@pytest.mark.parametrize("blocks", [20, 100, 400, 900])
+def test_a_failed_write_is_reported_with_the_rows_that_left(
+    tap: Tap, serve: Serve, file: Path, blocks: int
+) -> None:
+    """Here the file that stdout goes to may not grow beyond so many blocks of 512 or 1,024 bytes."""
+    config = tap.file("config.json", tap.config(serve(ACCOUNT), report_file=str(file)))
+    command = f"ulimit -f {blocks}; exec {shlex.join([*COMMAND, '-c', config])}"
+    with (tap.folder / "out").open("wb") as out:
+        done = subprocess.run(
+            ["sh", "-c", command], stdout=out, stderr=subprocess.PIPE, text=True, check=False
+        )
+    left = (tap.folder / "out").read_bytes()
+    assert done.returncode == 1
+    assert "Cannot write to stdout: File too large (EFBIG)" in done.stderr
+    (report,) = reports(file)
+    whole = Run(1, left[: left.rfind(b"\n") + 1], "")
+    counted = {name: stream["rows"] for name, stream in report["streams"].items()}
+    assert counted == {name: len(whole.rows(name)) for name in counted}
+
+
+@pytest.mark.parametrize("rows", [None, 7])
+def test_rows_that_were_made_but_not_written_are_not_reported(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int | None
+) -> None:
+    """The digests file notes what is sent before it is sent, and that may fail at any time."""
+    good, left = Changes.position, 0
+
+    def position(self: Changes) -> list[Any]:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise RunError("Cannot write to the digests file.")
+        return good(self)
+
+    monkeypatch.setattr(Changes, "position", position)
+    digests = str(tmp_path / "digests.db")
+    sandbox = Sandbox(Account(contacts=120, lists=3, segments=3, members=50))
+    state = in_process.run(sandbox, digests=digests).state
+    for contact_id in sandbox.account.contact_ids[::3]:
+        sandbox.account.delete(contact_id)
+    sandbox.account.create(
+        {"contact_id": "person_x", "lists": [sandbox.account.lists[0]["list_id"]]}
+    )
+    for fails in range(1, 1000):
+        copied, left = str(tmp_path / f"{fails}.db"), fails
+        shutil.copy(digests, copied)
+        with in_process.in_parts(rows) if rows else contextlib.nullcontext():
+            run = in_process.run(sandbox, digests=copied, state=state)
+        matches = [re.match(r"INFO (\w+): ([\d,]+) rows?[,.]", line) for line in run.log]
+        said = {match[1]: int(match[2].replace(",", "")) for match in matches if match}
+        written = collections.Counter(message["stream"] for message in run.of("RECORD"))
+        assert +collections.Counter(said) == written, fails
+        if run.code == 0:
+            break
+    assert fails > 10
+    assert any(row[DELETED_AT] for row in run.rows("contacts"))
 
 
 def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:

@@ -35,7 +35,7 @@ class Writer:
         self._stopped: Stopped | None = None
         self._blocked = False  # whether the descriptor was blocking before `finish_line`
         self._last = b""
-        self._unwritten = b""
+        self._ended_early = b""  # the whole lines of a write that failed or was stopped
 
     def finish_line(self, stopped: Stopped) -> None:
         """Make the current `write` raise this at the end of its line. For signal handlers.
@@ -75,36 +75,41 @@ class Writer:
                     os.set_blocking(self._descriptor, True)
         self._last = lines[-1] if lines else self._last
 
-    def unwritten(self, stream: str) -> int:
-        """How many of a stream's records were not written because a write ended early."""
-        return self._unwritten.count(_record_of(stream))
+    def written_early(self, stream: str) -> int:
+        """How many of a stream's records were written by a write that ended early."""
+        return self._ended_early.count(_record_of(stream))
 
     def _write(self, pieces: list[bytes]) -> None:
         remaining = [memoryview(piece) for piece in pieces]
         done = 0
-        while remaining:
-            if self._stopped is not None:
-                self._end(b"".join(pieces), done)
-                raise self._stopped
-            try:
-                written = os.writev(self._descriptor, remaining[:MAX_PIECES])
-            except BlockingIOError:
-                self._is_writable(POLL)
-                continue
-            done += written
-            while remaining and written >= len(remaining[0]):
-                written -= len(remaining.pop(0))
-            if written:
-                remaining[0] = remaining[0][written:]
+        try:
+            while remaining:
+                if self._stopped is not None:
+                    self._end(b"".join(pieces), done)
+                    raise self._stopped
+                try:
+                    written = os.writev(self._descriptor, remaining[:MAX_PIECES])
+                except BlockingIOError:
+                    self._is_writable(POLL)
+                    continue
+                done += written
+                while remaining and written >= len(remaining[0]):
+                    written -= len(remaining.pop(0))
+                if written:
+                    remaining[0] = remaining[0][written:]
+        except OSError:
+            text = b"".join(pieces)
+            self._ended_early = text[: text.rfind(b"\n", 0, done) + 1]
+            raise
 
     def _end(self, text: bytes, done: int) -> None:
         """Write the rest of the current line, and the previous STATE if there is room."""
         end = text.index(b"\n", done - 1) + 1 if done else 0
-        self._unwritten = text[end:]
         rest = text[done:end]
         while rest:
             if self._is_writable(POLL):
                 rest = rest[self._write_some(rest) :]
+        self._ended_early = text[:end]
         if done and len(self._last) <= select.PIPE_BUF and self._is_writable(POLL):
             self._write_some(self._last)
 

@@ -8,7 +8,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class _Table:
     """What a run has done for one stream so far."""
 
     stream: type[Stream]
-    written: int = 0  # rows; its tally also counts those not written yet
+    written: int = 0  # rows; its tally also counts those not written
     counted: int = 0  # rows already in the metrics
     documents: int = 0
     total: int | None = None  # documents, as the API reports them
@@ -80,10 +80,20 @@ class Report:
         if not logs.at_terminal():
             importlib.import_module("singer.metrics")
 
+    def waiting(self) -> dict[str, int]:
+        """How many rows of each stream have been made, but not written."""
+        return {
+            name: self.tallies[name].rows - table.written for name, table in self._tables.items()
+        }
+
+    def note_rows(self, waiting: Mapping[str, int]) -> None:
+        """Note that rows were written, and how many of each stream are still `waiting`, if any."""
+        for name, table in self._tables.items():
+            table.written = self.tallies[name].rows - waiting.get(name, 0)
+
     def note_written(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""
         table = self._tables[stream]
-        table.written = self.tallies[stream].rows
         if share is not None:
             if table.share is None:
                 table.first_share = share  # first, because a thread reads both
@@ -140,7 +150,7 @@ class Report:
     def _so_far(self, name: str) -> str:
         share = self._tables[name].share
         shown = "" if share is None else f" ({min(share, 1):.0%})"
-        return f"{name} {amount(self.tallies[name].rows, 'row')}{shown}"
+        return f"{name} {amount(self._tables[name].written, 'row')}{shown}"
 
     def note_page(self, stream: str, page: Page) -> None:
         """Note that a page of the API was read for a stream."""
@@ -157,10 +167,13 @@ class Report:
         table.ended, table.withheld = time.monotonic(), withheld
         self._open = [name for name in self._open if name != stream]
 
-    def close(self, incomplete: set[str]) -> None:
-        """Log the summary: rows per stream, requests, and everything that went wrong."""
+    def close(self, incomplete: set[str], written_early: Callable[[str], int]) -> None:
+        """Log the summary: rows per stream, requests, and everything that went wrong.
+
+        `written_early` returns how many rows of a stream the last write, if it ended early, wrote.
+        """
         for name, table in self._tables.items():
-            table.written = self.tallies[name].rows
+            table.written += written_early(name)
         if logs.are_json():
             self._measure()
             self._time(incomplete)
@@ -230,8 +243,8 @@ class Report:
         from singer import metrics
 
         for name, table in self._tables.items():
-            rows, tags = self.tallies[name].rows, _tags(name, table.stream.sources[0])
-            new, table.counted = rows - table.counted, rows
+            tags = _tags(name, table.stream.sources[0])
+            new, table.counted = table.written - table.counted, table.written
             if new or logs.are_json():
                 metrics.log(LOG, metrics.Point("counter", metrics.Metric.record_count, new, tags))
 

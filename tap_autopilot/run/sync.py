@@ -221,12 +221,10 @@ class _Run:
 
     def sum_up(self) -> None:
         """Log the summary."""
-        for name, tally in self.report.tallies.items():
-            tally.rows -= self.writer.unwritten(name)
         incomplete = self.incomplete()
         for name in self._derived - incomplete:
             self.report.conclude(name, APPEND_ONLY)
-        self.report.close(incomplete)
+        self.report.close(incomplete, self.writer.written_early)
 
     def incomplete(self) -> set[str]:
         """The incomplete streams, including those derived from them."""
@@ -238,11 +236,13 @@ class _Run:
         state = message({"type": "STATE", "value": self._progress.value()})
         self.writer.write([*lines, state])
         self._state = state
+        self.report.note_rows({})
 
-    def _write_before(self, lines: Iterable[bytes]) -> None:
-        """Write lines ahead of the STATE that covers them."""
+    def _write_before(self, waiting: Mapping[str, int], lines: Iterable[bytes]) -> None:
+        """Write lines ahead of the STATE that covers them, and of rows that are `waiting`."""
         self._sends.position()  # it notes on disk what is sent
         self.writer.write([*lines, self._state])
+        self.report.note_rows(waiting)
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
@@ -298,7 +298,7 @@ class _Run:
             for rows in self._make[name](documents, window, merge):
                 lines += self._sends.records(name, rows, current.version, page.fetched_at)
                 if sum(map(len, lines)) > MAX_WAITING:
-                    self._write_before(lines)
+                    self._write_before({}, lines)
                     lines, written = [], True
             current.note(window.newest if window else None, tally.skipped - skipped)
             current.doubts |= page.doubts
@@ -334,6 +334,7 @@ class _Run:
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs."""
         lines = []
+        write = functools.partial(self._write_before, self.report.waiting())
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
@@ -346,10 +347,9 @@ class _Run:
             reason, version = why(current.doubts), current.version
             withheld = self._sends.withheld(version)
             whole, sure = reason is None, moves_bookmark(current.doubts)
-            if self._sends.end(name, version, whole=whole, sure=sure, write=self._write_before):
-                lines.append(
-                    message({"type": "ACTIVATE_VERSION", "stream": name, "version": version})
-                )
+            if self._sends.end(name, version, whole=whole, sure=sure, write=write):
+                activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": version}
+                lines.append(message(activate))
             self.report.conclude(name, reason or withheld)
             if current.doubts:
                 deletes = (why({}) or withheld) is None
