@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -179,6 +180,31 @@ def test_a_signal_ends_it_in_time_even_if_nobody_reads(tap: Tap, serve: Serve) -
         assert process.wait(PATIENCE) == 143
     last = (tap.folder / "err").read_text().splitlines()[-1]
     assert "Z CRITICAL Stopped by SIGTERM" in last
+
+
+@pytest.mark.parametrize(
+    ("new", "repeats"),
+    [([b"RECORD\n", b"STATE %0999999d\n" % 2], False), ([b"%01000000d\n" % 1, b"STATE 2\n"], True)],
+)
+def test_a_stopped_write_ends_with_the_latest_state(new: list[bytes], repeats: bool) -> None:
+    """The signal arrives in the middle of the long line."""
+    reader, descriptor = os.pipe()
+    os.set_blocking(descriptor, False)
+    writer = Writer(descriptor)
+    writer.write([b"STATE 1\n"])
+
+    def write() -> None:
+        with os.fdopen(descriptor, "wb"), pytest.raises(Stopped):
+            writer.write(new)
+
+    thread = threading.Thread(target=write)
+    with os.fdopen(reader, "rb") as out:
+        thread.start()
+        begun = out.read(500_000)
+        writer.finish_line(Stopped(signal.SIGTERM))
+        written = begun + out.read()
+    thread.join()
+    assert written == b"STATE 1\n" + (new[0] + b"STATE 1\n" if repeats else b"".join(new))
 
 
 def test_the_time_limits_are_as_documented() -> None:

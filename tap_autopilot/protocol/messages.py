@@ -50,8 +50,8 @@ class Writer:
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write whole lines, given in pieces. Raises RunError if that fails.
 
-        The last piece is a whole line, the STATE. A write that ends early repeats the STATE of the
-        previous write.
+        The last piece is a whole line, the STATE. A write that ends before it repeats
+        the STATE of the previous write.
         """
         lines = [piece for piece in pieces if piece]
         self.is_writing = True
@@ -103,14 +103,14 @@ class Writer:
             raise
 
     def _end(self, text: bytes, done: int) -> None:
-        """Write the rest of the current line, and the previous STATE if there is room."""
+        """Write the rest of the line; unless that is the new STATE, repeat the last if it fits."""
         end = text.index(b"\n", done - 1) + 1 if done else 0
         rest = text[done:end]
         while rest:
             if self._is_writable(POLL):
                 rest = rest[self._write_some(rest) :]
         self._ended_early = text[:end]
-        if done and len(self._last) <= select.PIPE_BUF and self._is_writable(POLL):
+        if 0 < end < len(text) and len(self._last) <= select.PIPE_BUF and self._is_writable(POLL):
             self._write_some(self._last)
 
     def _write_some(self, text: bytes) -> int:
