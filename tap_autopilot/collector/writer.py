@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import math
 import threading
@@ -39,7 +40,7 @@ Done = Callable[[Unavailable | None], None]
 class _Work:
     """Events for the thread to store, and whom to tell about it."""
 
-    __slots__ = ("_done", "events", "is_settled", "since", "size", "withdrawn")
+    __slots__ = ("_done", "events", "is_settled", "since", "size")
 
     def __init__(self, events: Sequence[Received], size: int, done: Done) -> None:
         self.events = events
@@ -47,7 +48,6 @@ class _Work:
         self._done = done
         self.since = time.monotonic()
         self.is_settled = False
-        self.withdrawn = False
 
     def settle(self, problem: Unavailable | None) -> None:
         """Tell the result, the first time that this is called."""
@@ -82,7 +82,7 @@ class Writer:
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Work] = deque()
         self._tasks: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
-        self._waiting: deque[_Work] = deque()
+        self._group: list[_Work] = []  # what is being committed
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._enough = math.inf  # requests in the queue to wake the thread
@@ -114,10 +114,8 @@ class Writer:
         size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
         if problem := self.trouble or self._pending.reserve(size, is_known=True):
             raise Unavailable(problem)
-        work = _Work(events, size, done)
-        self._waiting.append(work)
         with self._lock:
-            self._queue.append(work)
+            self._queue.append(_Work(events, size, done))
             if len(self._queue) >= self._enough:
                 self._wake.notify()
 
@@ -148,14 +146,11 @@ class Writer:
         A commit that has begun may still succeed. If the events are resent, those without a key,
         which are calls without a messageId, are stored twice.
         """
-        now = time.monotonic()
-        while self._waiting and (
-            self._waiting[0].is_settled or now - self._waiting[0].since > PATIENCE
-        ):
-            work = self._waiting.popleft()
-            if not work.is_settled:
-                work.withdrawn = True
-                work.settle(Unavailable(self._reason or SLOW))
+        late = time.monotonic() - PATIENCE
+        with self._lock:
+            waiting = [*self._group, *self._queue]
+        for work in itertools.takewhile(lambda work: work.since < late, waiting):
+            work.settle(Unavailable(self._reason or SLOW))
         self._watch = self._loop.call_later(0.1, self._fail_late)
 
     # ---- the thread
@@ -170,15 +165,15 @@ class Writer:
                     if self._closing and not self._queue and not self._tasks:
                         return
                     self._gather()
-                    group, size = [], 0
+                    size = 0
                     while self._queue and size < MAX_IN_A_COMMIT:
-                        work = self._queue.popleft()
-                        group.append(work)
-                        size += work.size
+                        self._group.append(self._queue.popleft())
+                        size += self._group[-1].size
                     tasks = list(self._tasks)
                     self._tasks.clear()
                 self._committing_since = time.monotonic()
-                self._commit(group)
+                self._commit(self._group)
+                self._group = []
                 for task, future in tasks:
                     self._run_task(task, future)
                 self._committing_since = None
@@ -209,7 +204,7 @@ class Writer:
         self._gather_until = time.monotonic() + gather
 
     def _commit(self, group: list[_Work]) -> None:
-        events = [event for work in group if not work.withdrawn for event in work.events]
+        events = [event for work in group if not work.is_settled for event in work.events]
         problem: Unavailable | None = None
         started = time.perf_counter()
         new = 0
@@ -269,5 +264,3 @@ class Writer:
         for work in group:
             self._pending.release(work.size, is_known=True)
             work.settle(problem)
-        while self._waiting and self._waiting[0].is_settled:
-            self._waiting.popleft()
