@@ -148,7 +148,8 @@ class Connection(asyncio.Protocol):
         self._unparsed_bytes += len(data)  # until a request begins, or a body grows
         self._feed(data)
         self._handle_next()
-        self._check_headers()
+        if self._unparsed_bytes > MAX_HEADER_BYTES:
+            self._refuse_headers()
 
     # ---- the parser
 
@@ -171,12 +172,10 @@ class Connection(asyncio.Protocol):
         """Count a header, including those that follow a chunked body."""
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
-        if self._reading_headers:
-            name = name.lower()
-            headers = self._headers
-            headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
+        name, headers = name.lower(), self._headers
+        headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
         if self._header_bytes > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
-            self._check_headers()
+            self._refuse_headers()
 
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
@@ -199,6 +198,7 @@ class Connection(asyncio.Protocol):
             return
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._reading_headers = False
+        self._headers = {}  # for those that follow a chunked body, which nobody reads
         self._unanswered.append(request)
         try:
             request.keeps_body = self.server.handler.admit(request)
@@ -296,8 +296,7 @@ class Connection(asyncio.Protocol):
         if request is None or request.is_handled:
             return
         if not request.is_complete:
-            if request.waits_for_100:
-                request.waits_for_100 = False
+            if request.headers.pop(b"expect", b"").lower() == b"100-continue":
                 if (refusal := request.refusal) is not None:  # its body need not be sent
                     self.refuse(refusal.status, str(refusal), request.label)
                 else:
@@ -360,10 +359,8 @@ class Connection(asyncio.Protocol):
     def _refuse_large(self) -> None:
         self.refuse(413, f"the body is larger than {self.server.max_body >> 20} MB")
 
-    def _check_headers(self) -> None:
-        size = max(self._header_bytes, self._unparsed_bytes)
-        if size > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
-            self.refuse(431, "more than 32 KB or 100 lines of headers")
+    def _refuse_headers(self) -> None:
+        self.refuse(431, "more than 32 KB or 100 lines of headers")
 
     def _restart_timer(self) -> None:
         self.deadline = self._loop.time() + self.server.request_timeout

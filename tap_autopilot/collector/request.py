@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -72,7 +73,6 @@ class Request:
         self.method = method
         self.path = _path(url)
         self.headers = headers
-        self.waits_for_100 = headers.get(b"expect", b"").lower() == b"100-continue"
 
     @property
     def body(self) -> bytes:
@@ -115,6 +115,7 @@ class Handler(Protocol):
         """Respond to a complete request that was not admitted."""
 
 
+@functools.lru_cache(maxsize=8)  # most are the same until the clock ticks
 def response(
     date: bytes, status: int, content: bytes, content_type: bytes, keep_alive: bool
 ) -> bytes:
