@@ -72,14 +72,14 @@ class PushedStore:
 
     def track(self, *calls: Any, at: int | None = None) -> None:
         bodies = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in calls]
-        self._append(one for body in bodies for one in from_call(body, _ms(at), "track").events)
+        self._append(one for body in bodies for one in from_call("track", body, _ms(at)).events)
 
     def webhook(self, calls: Iterable[Any], at: int | None = None) -> None:
         self._append(from_webhook(json.dumps(list(calls)).encode(), _ms(at))[0].events)
 
     def hook(self, delivery: Any, event: str = "", at: int | None = None) -> None:
         body = delivery if isinstance(delivery, bytes) else json.dumps(delivery).encode()
-        self._append(from_hook(body, _ms(at), event).events)
+        self._append(from_hook(event, body, _ms(at)).events)
 
     def activity(self, lines: bytes, at: int | None = None) -> None:
         self._append(from_activity(lines, _ms(at)).events)

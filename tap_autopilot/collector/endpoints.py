@@ -174,9 +174,9 @@ class Endpoints:
         calls: dict[str, tuple[str, Read, Read]] = {}
         for name, call in CALLS.items():
             if call == "batch":
-                parse = partial(events.from_batch, most_bytes=self._max_body)
+                parse = partial(events.from_batch, self._max_body)
             else:
-                parse = partial(events.from_call, route=call)
+                parse = partial(events.from_call, call)
             with_key = partial(_parsed, parse)
             without_key = partial(self._if_key_in_body, parse)
             calls[f"v1/{name}"] = (call, with_key, without_key)
@@ -195,7 +195,7 @@ class Endpoints:
                 return known, partial(self._signed, known, signature)
             case ["hooks", token, *rest] if len(rest) < 2 and secrets.hook_tokens.accept([token]):
                 event = "".join(rest)
-                return True, partial(_parsed, partial(events.from_hook, event=event))
+                return True, partial(_parsed, partial(events.from_hook, event))
             case ["activity", token] if secrets.hook_tokens.accept([token]):
                 return True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
         raise Refusal(404, "not found")

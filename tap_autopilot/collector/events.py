@@ -88,7 +88,7 @@ class Contents(NamedTuple):
     malformed: int = 0
 
 
-def from_call(body: bytes, now: int, route: str) -> Contents:
+def from_call(route: str, body: bytes, now: int) -> Contents:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
     call: _Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
     if call is None:
@@ -97,7 +97,7 @@ def from_call(body: bytes, now: int, route: str) -> Contents:
     return Contents([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
-def from_batch(body: bytes, now: int, most_bytes: int) -> Contents:
+def from_batch(most_bytes: int, body: bytes, now: int) -> Contents:
     """The events of a batch. Raises NotJson, and TooLarge if the copies would take too much memory.
 
     Each event gets a copy of the batch's fields that apply to all events.
@@ -128,11 +128,11 @@ def from_webhook(body: bytes, now: int) -> tuple[Contents, bytes | None]:
         listed = raw_json.items(body)
         events = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
         return Contents(_identified(events, body)), listed[0] if listed else None
-    events, key, _ = from_call(body, now, "segment")
+    events, key, _ = from_call("segment", body, now)
     return Contents(_identified(events, body), key), None
 
 
-def from_hook(body: bytes, now: int, event: str) -> Contents:
+def from_hook(event: str, body: bytes, now: int) -> Contents:
     """The delivery of a REST hook. Raises NotJson."""
     if raw_json.is_array(body):
         bodies = raw_json.items(body)

@@ -63,10 +63,10 @@ ANYTHING = st.one_of(
     st.builds(lambda depth, end: b"[" * depth + end, st.integers(1, 3000), st.binary(max_size=3)),
 )
 READERS: dict[str, Callable[[bytes], Contents]] = {
-    "call": lambda body: events.from_call(raw_json.text_of(body), NOW, "track"),
-    "batch": lambda body: events.from_batch(raw_json.text_of(body), NOW, LIMIT),
+    "call": lambda body: events.from_call("track", raw_json.text_of(body), NOW),
+    "batch": lambda body: events.from_batch(LIMIT, raw_json.text_of(body), NOW),
     "webhook": lambda body: events.from_webhook(raw_json.text_of(body), NOW)[0],
-    "hook": lambda body: events.from_hook(raw_json.text_of(body), NOW, "contact_added"),
+    "hook": lambda body: events.from_hook("contact_added", raw_json.text_of(body), NOW),
     "activity": lambda body: events.from_activity(raw_json.trim(body), NOW),
 }
 

@@ -276,7 +276,7 @@ def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
 def test_the_tap_reads_it(database: str, store: PostgresStore, tap: Tap) -> None:
     call = {"event": "Email Opened", "context": {"traits": {"contact_id": "c"}}}
     bodies = [json.dumps({**call, "messageId": str(number)}).encode() for number in range(2500)]
-    store.append([one for body in bodies for one in from_call(body, 1000, "track").events])
+    store.append([one for body in bodies for one in from_call("track", body, 1000).events])
     contact = {"contact_id": "c", "mail_opened": {"unknown": 10**9}, "mail_clicked": {"m": 6}}
     with Scripted({"/contacts": {"contacts": [contact], "total_contacts": 1}}) as sandbox:
         first = tap.sync(sandbox, collector_database=database)
