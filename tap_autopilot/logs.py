@@ -14,7 +14,7 @@ import select
 import time
 import traceback
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tap_autopilot.files import read_small
@@ -108,9 +108,10 @@ class Stderr:
         left = text.encode("utf-8", "backslashreplace")
         if self._torn:
             left = b"\n" + left
-        while left and self._is_writable():
-            left = left[os.write(STDERR, left[: select.PIPE_BUF]) :]
-            self._torn = bool(left)
+        with _unblocked() as descriptor, contextlib.suppress(BlockingIOError):
+            while left and self._is_writable():
+                left = left[os.write(descriptor, left[: select.PIPE_BUF]) :]
+                self._torn = bool(left)
         return len(text)
 
     def _is_writable(self) -> bool:
@@ -119,6 +120,20 @@ class Stderr:
         ready = bool(poll.poll(self._patience * 1000))
         self._patience = PATIENCE if ready else 0
         return ready
+
+
+@contextlib.contextmanager
+def _unblocked() -> Iterator[int]:
+    """Stderr. A terminal is opened anew: it may be writable without room for a whole text."""
+    try:
+        descriptor = os.open(os.ttyname(STDERR), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:  # it is no terminal, or may not be opened
+        yield STDERR
+        return
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]

@@ -8,12 +8,15 @@ import os
 import pty
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tap_autopilot import logs
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
 from tests.invariants import Run, check, untimed
@@ -64,24 +67,45 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_the_run(
     assert run.messages[-1]["type"] == "STATE"
 
 
-def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> None:
-    """As with Ctrl-S."""
-    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+@contextmanager
+def full_terminal(*, room: int = 0) -> Iterator[int]:
+    """A terminal that shows nothing any more, as after Ctrl-S, with room for about so many bytes."""
     terminal, stderr = pty.openpty()
     os.set_blocking(stderr, False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            os.write(stderr, b"x" * 100)
+            os.write(stderr, b"x" * 4096)
+            time.sleep(0.01)  # the terminal takes them
     os.set_blocking(stderr, True)
-    process = subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT
-    )
-    try:
-        assert process.wait(PATIENCE) == 0
-    finally:
-        process.kill()
-        os.close(stderr)
-        os.close(terminal)
+    if room:
+        os.read(terminal, room)
+    yield stderr
+    os.close(stderr)
+    os.close(terminal)
+
+
+def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> None:
+    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    with full_terminal() as stderr:
+        process = subprocess.Popen(
+            [*COMMAND, "-c", config], stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT
+        )
+        try:
+            assert process.wait(PATIENCE) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_a_terminal_with_room_for_less_than_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be written to, but a blocking write would wait for the rest."""
+    monkeypatch.setattr(logs, "PATIENCE", 0)
+    with full_terminal(room=2000) as stderr:
+        monkeypatch.setattr(logs, "STDERR", stderr)
+        writing = threading.Thread(target=logs.Stderr().write, args=["x" * 70_000], daemon=True)
+        writing.start()
+        writing.join(PATIENCE / 4)
+        assert not writing.is_alive()
 
 
 @pytest.mark.parametrize(
