@@ -15,7 +15,7 @@ from tap_autopilot.api.pace import PUBLISHED_RATE
 from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
 from tap_autopilot.digests.file import trouble
-from tap_autopilot.exceptions import Refused, UserError
+from tap_autopilot.exceptions import Gone, UserError
 from tap_autopilot.run.sync import selected_streams
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -101,9 +101,7 @@ class _Account:
                 break
             try:
                 self.members.append(_size(self._first(members_of(str(segment)))))
-            except Refused as refused:
-                if refused.status != 404:  # deleted meanwhile
-                    raise
+            except Gone:  # deleted meanwhile
                 self.members.append(0)
 
     def _first(self, walk: Walk) -> Listing:

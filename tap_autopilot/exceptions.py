@@ -5,6 +5,8 @@ TapError
 │   └── InUse              another collector uses the store (collector.store)
 ├── RunError               the run failed; a later run may succeed: exit 1
 │   ├── Refused            the API refused one request, and a retry would not help
+│   │   └── Outdated       its bookmark, if it has one, may be outdated
+│   │       └── Gone       what it asked for, such as a segment, may have been deleted
 │   ├── Unreachable        the API does not respond at all
 │   ├── NotTried           a walk was cancelled before it began (sources.pool)
 │   ├── Unavailable        nothing can be stored right now (collector.store)
@@ -46,6 +48,14 @@ class Refused(RunError):
         super().__init__(text)
         self.status = status
         self.exit_code = exit_code
+
+
+class Outdated(Refused):
+    """A status with which the API may reject the path of something deleted, or its bookmark."""
+
+
+class Gone(Outdated):
+    """Status 404: the path is wrong, or of a deleted segment."""
 
 
 class Unreachable(RunError):

@@ -14,7 +14,7 @@ from unittest import mock
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import may_pass, rule_of
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, Retryable, RunError, TapError, Unreachable, UserError
+from tap_autopilot.exceptions import Retryable, RunError, TapError, Unreachable, UserError
 from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import changes
 from tap_autopilot.run import sync as module
@@ -70,8 +70,8 @@ class DirectClient(Client):
         if may_pass(answer.status):
             raise RunError(f"{request}: status {answer.status}; gave up after 0 s.")
         if answer.status != 200:
-            exit_code = rule_of(answer.status).exit_code
-            raise Refused(answer.status, f"{request}: status {answer.status}.", exit_code)
+            text = f"{request}: status {answer.status}."
+            raise rule_of(answer.status).exception(answer.status, text)
         now = datetime.now(timezone.utc)
         try:
             return Response(decode(answer.body), now, self._date or now)

@@ -233,7 +233,7 @@ UNREACHABLE = Unreachable("GET /contacts/…: connection refused.")
     ("answers", "start", "said", "asked"),
     [
         *(({"": page("a", bookmark="x"), "x": status}, None, f"GET /contacts/…: status {status}.", ["", "x"])
-          for status in (401, 403, 405, 409)),
+          for status in (402, 403, 405, 409)),
         ({"": [page("a", bookmark="x"), 405], "x": 404}, None, "GET /contacts: status 405.", ["", "x", ""]),
         ({"": 403}, None, "GET /contacts: status 403.", [""]),
         ({"": 404}, None, "GET /contacts: status 404.", [""]),

@@ -25,7 +25,6 @@ from tap_autopilot.api.watchdog import Watchdog
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import (
     Oversized,
-    Refused,
     Retryable,
     RunError,
     TapError,
@@ -287,9 +286,7 @@ class Client:
         if rule is None:
             return received
         text = f"{request}: status {status}{self._message(body)}. {rule.text}".rstrip()
-        if rule.error is Refused:
-            raise Refused(status, text, rule.exit_code)
-        raise rule.error(text)
+        raise rule.exception(status, text)
 
     def _message(self, body: bytes) -> str:
         """The API's error message, on one line and truncated; empty if it gave no short one."""

@@ -16,7 +16,7 @@ import requests
 import urllib3
 
 from tap_autopilot.api.environment import Environment
-from tap_autopilot.exceptions import Refused, Retryable, RunError, UserError
+from tap_autopilot.exceptions import Gone, Outdated, Refused, Retryable, RunError, UserError
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_PHRASE = 80  # characters of a proxy's reason to quote
@@ -34,8 +34,13 @@ class Rule(NamedTuple):
     text: str = ""
     exit_code: int = RunError.exit_code
 
+    def exception(self, status: int, text: str) -> Exception:
+        """The error for a final response."""
+        if issubclass(self.error, Refused):
+            return self.error(status, text, self.exit_code)
+        return self.error(text)
 
-# Some that are Refused may only mean that a bookmark is outdated: see `sources.reading.STALE`.
+
 RULES = (  # the first that has the status counts
     Rule(PASSING_STATUSES, Retryable, "status {}"),
     Rule(range(500, 1000), Retryable, "status {}"),
@@ -43,7 +48,8 @@ RULES = (  # the first that has the status counts
     Rule(range(400), Retryable, "unexpected status {}"),
     Rule({401}, UserError, "Check api_key; create a new one in Autopilot under Settings > API."),
     Rule({403}, Refused, "The API key has no permission to read this.", UserError.exit_code),
-    Rule({404}, Refused, "Check api_url, which should end in /v1.", UserError.exit_code),
+    Rule({404}, Gone, "Check api_url, which should end in /v1.", UserError.exit_code),
+    Rule({400, 410, 422}, Outdated),
     Rule(range(400, 500), Refused),
 )
 

@@ -30,7 +30,7 @@ from tap_autopilot.api.lenient import (
     values_in,
     weight_of,
 )
-from tap_autopilot.exceptions import Oversized, Refused, Retryable
+from tap_autopilot.exceptions import Gone, Oversized, Retryable
 
 MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 
@@ -224,13 +224,13 @@ def decode_array(body: bytes, name: str) -> Listing:
 
     In an object, it is called `name`, or it is the only array with an object that has a name or
     kind, or there is only an empty array.
-    Raises Retryable if there is no such array, and Refused for a page of contacts: an API without
+    Raises Retryable if there is no such array, and Gone for a page of contacts: an API without
     this listing may take the end of its path for a bookmark.
     """
     response, cleaned = parse_leniently(body)
     if isinstance(response, dict):
         if name not in response and "contacts" in response:
-            raise Refused(404, f"the response has contacts instead of {name!r}.")
+            raise Gone(404, f"the response has contacts instead of {name!r}.")
         values = list(response.values())
         listings = values if values == [[]] else list(filter(_is_listing, values))
         response = response.get(name, listings[0] if len(listings) == 1 else None)

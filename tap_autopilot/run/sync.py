@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, RunError, TapError, UserError
+from tap_autopilot.exceptions import Gone, Refused, RunError, TapError, UserError
 from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.messages import Writer, message
@@ -363,7 +363,7 @@ class _Run:
         names = self._progress.fed_by(walk.source)
         if walk.children is not None:
             names += self._progress.fed_by(walk.children)
-        if walk.segment_id is not None and isinstance(error, Refused) and error.status == 404:
+        if walk.segment_id is not None and isinstance(error, Gone):
             LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
             try:
                 complete = self._progress.note_gone(walk)

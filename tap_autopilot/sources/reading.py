@@ -20,19 +20,17 @@ from typing import Any
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.lenient import REPLACEMENT, SMALL
 from tap_autopilot.api.parsing import Listing, parts
-from tap_autopilot.exceptions import Refused, RunError, Unreachable
+from tap_autopilot.exceptions import Gone, Outdated, Refused, RunError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 from tap_autopilot.sources.listings import Page, Position, Walk, fetch, keys_of, shortage
+from tap_autopilot.sources.trail import Step, Trail
 
 LOG = logging.getLogger(__name__)
 
-STALE = frozenset({400, 404, 410, 422})  # statuses that may reject a bookmark
 MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
-MAX_RETRACED = 10  # fresh bookmarks in a row, if a contact was deleted each time
 MAX_SEGMENTS = 100_000  # whose ids are all kept, to read their members
 MAX_UNORDERED = 5_000_000  # ids to remember one by one, which takes 100 bytes each
 LARGE_PAGE = 1000  # documents; a larger page is split, and not remembered
-MAX_KNOWN_PAGES = 10  # in a row that contain only documents already read, but lead further
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
 
 
@@ -74,7 +72,7 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
             if walk.optional:
                 yield _empty_page(walk, position.census, Doubt.UNAVAILABLE)
                 return
-            if walk.segment_id is None or position is start or refused.status != 404:
+            if walk.segment_id is None or position is start or not isinstance(refused, Gone):
                 raise
             raise RunError(
                 f"GET {walk.path}: status 404; the segment was deleted while it was being read."
@@ -97,20 +95,20 @@ def _empty_page(walk: Walk, census: Census, doubt: Doubt | None = None) -> Page:
 
 
 @dataclass(frozen=True)
+class _Found:
+    """A page made from a listing, and how many of its ids are `new`."""
+
+    page: Page
+    listing: Listing
+    new: int
+
+
+@dataclass(frozen=True)
 class _DeadEnd:
-    """A response that the walk cannot continue from.
+    """Why a bookmark does not lead on, and what it led to, unless it was rejected."""
 
-    It is `page`, made from this listing, unless the request failed.
-    """
-
-    text: str
-    page: Page | None = None
-    listing: Listing | None = None
-
-    @property
-    def next_bookmark(self) -> str | None:
-        """The bookmark that the page names, if any."""
-        return self.page.after.bookmark if self.page and self.page.after else None
+    why: str
+    found: _Found | None = None
 
 
 class _Reading:
@@ -121,20 +119,12 @@ class _Reading:
     ) -> None:
         self._walk = walk
         self._client = client
-        self._distinct = Distinct(start.census, exact=exact)
         self._start = start
-        self._check_totals = check_totals
         self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
-        self._received = start.census.read  # documents, repeated ones included
-        self._most = 0  # the largest total
+        self._distinct = Distinct(start.census, exact=exact)
+        self._trail = Trail()
+        self._loops = _Loops(walk, start.census.read, check_totals=check_totals)
         self._documents: list[Any] = []  # of the last good page, unparsed
-        self._found_new = False  # whether the last page had a new id
-        self._idle = 0  # pages in a row without a new id
-        self._known_bookmarks: set[str | None] = set()  # of known pages accepted, in a row
-        self._good: list[str | None] = []  # the bookmark of the last good page, if any
-        self._retraced = 0  # times in a row that this page was requested for a fresh bookmark
-        self._stale: str | None = None  # the last bookmark that did not work
-        self._named: str | None = None  # the bookmark that its page named
 
     def pages(self) -> Iterator[Page]:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
@@ -149,43 +139,31 @@ class _Reading:
 
     def _page_at(self, bookmark: str | None) -> Page:
         """The page that a bookmark leads to, or the previous one again, with a fresh bookmark."""
-        found = self._follow(bookmark)
-        if isinstance(found, Page):
-            self._good, self._retraced = [bookmark], 0
-            return found
-        if bookmark == self._stale:
-            if found.page is None or found.listing is None or not self._leads_on(found):
-                raise _StaleBookmark(found.text)
-            self._good, self._retraced = [bookmark], 0
-            page = self._accept(found.page, found.listing)
-            self._known_bookmarks.add(bookmark)
-            return page
-        if not self._good or self._retraced == MAX_RETRACED:
-            raise _StaleBookmark(found.text)
-        self._stale, self._named = bookmark, found.next_bookmark
-        self._retraced += 1
-        text = found.text
-        del found  # it may be large
-        return self._retrace(self._good[0], text)
+        result = self._follow(bookmark)
+        if isinstance(result, _Found):
+            self._trail.accept(bookmark)
+            return self._accept(result)
+        assert bookmark is not None  # the first page is never a dead end
+        found, why = result.found, result.why
+        names = found.page.after.bookmark if found and found.page.after else None
+        step = self._trail.dead_end(bookmark, names, rejected=found is None)
+        if step is Step.FOLLOW and found is not None:
+            return self._accept(found)
+        if step is Step.RETRACE:
+            del result, found  # it may be large
+            return self._retrace(why)
+        raise _StaleBookmark(why)
 
-    def _leads_on(self, again: _DeadEnd) -> bool:
-        """Whether a page without new documents, requested twice, is the last or names another."""
-        bookmark = again.next_bookmark
-        if bookmark is None:
-            return True
-        new = bookmark not in self._known_bookmarks and len(self._known_bookmarks) < MAX_KNOWN_PAGES
-        return new and bookmark == self._named
-
-    def _follow(self, bookmark: str | None) -> Page | _DeadEnd:
-        """The page that a bookmark leads to."""
+    def _follow(self, bookmark: str | None) -> _Found | _DeadEnd:
+        """What a bookmark leads to."""
         shown = f"GET {self._walk.path}/…: the bookmark"
         try:
             response = self._get(bookmark)
-        except Refused as refused:
-            if bookmark is None or refused.status not in STALE:
+        except Outdated as refused:
+            if bookmark is None:
                 raise
             return _DeadEnd(f"{shown} was rejected with status {refused.status}")
-        except Unreachable:
+        except (Refused, Unreachable):
             raise
         except RunError as error:
             if bookmark is None or bookmark != self._start.bookmark:
@@ -195,58 +173,43 @@ class _Reading:
         documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
-        page = self._page(response, documents)
-        if bookmark is not None and page.census.read == self._census.read:
+        found = self._found(response, documents)
+        if bookmark is not None and found.page.census.read == self._census.read:
             if response.value.documents:
-                text = f"{shown} leads to documents already read"
-                return _DeadEnd(text, page, response.value)
-            if page.after is None:
-                text = f"{shown} leads to an empty page"
-                return _DeadEnd(text, page, response.value)
-        return self._accept(page, response.value)
+                return _DeadEnd(f"{shown} leads to documents already read", found)
+            if found.page.after is None:
+                return _DeadEnd(f"{shown} leads to an empty page", found)
+        return found
 
-    def _accept(self, page: Page, listing: Listing) -> Page:
-        """Continue from a page, which was made from this listing."""
-        path = self._walk.path
-        if self._found_new:
-            self._idle = 0
-            self._known_bookmarks.clear()
-        else:
-            self._idle += 1
-            if self._idle > MAX_IDLE_PAGES:
-                raise RunError(f"GET {path}: {self._idle} pages in a row contain nothing new.")
-        self._documents = [] if _is_large(page) else listing.documents
-        self._census = page.census
-        self._received += len(page.unread)
-        limit = 2 * self._most + page.census.largest_page
-        if self._check_totals and self._most and limit < self._received:
-            raise RunError(
-                f"GET {path}: read {self._received:,} {self._walk.documents} of a listing of"
-                f" {self._most:,}, so its bookmarks loop."
-            )
-        return page
-
-    def _retrace(self, bookmark: str | None, trouble: str) -> Page:
+    def _retrace(self, why: str) -> Page:
         """The last good page again, with a fresh bookmark."""
         try:
-            response = self._get(bookmark)
-        except Refused as refused:
-            if refused.status not in STALE:
-                raise
-            raise _StaleBookmark(trouble) from None
+            response = self._get(self._trail.last_good)
+        except Outdated:
+            raise _StaleBookmark(why) from None
         if not response.value.documents and not response.value.bookmark:
-            raise _StaleBookmark(trouble)
+            raise _StaleBookmark(why)
         before = self._documents
         new = [document for document in response.value.documents if document not in before]
-        return self._accept(self._page(response, new), response.value)
+        return self._accept(self._found(response, new))
 
-    def _page(self, response: Response[Listing], documents: list[Any]) -> Page:
+    def _accept(self, found: _Found) -> Page:
+        """Continue from a page."""
+        page = found.page
+        if found.new:
+            self._trail.note_new()
+        self._loops.check(found)
+        self._documents = [] if _is_large(page) else found.listing.documents
+        self._census = page.census
+        return page
+
+    def _found(self, response: Response[Listing], documents: list[Any]) -> _Found:
+        """A page of these documents of a response."""
         walk, listing = self._walk, response.value
-        bookmark = self._valid_bookmark(listing.bookmark)
+        bookmark = _valid_bookmark(walk, listing.bookmark)
         keys = keys_of(documents, walk)
         ids = [str(key) for key in keys if key.__class__ in (str, int)]
         new = self._distinct.count_new(ids)
-        self._found_new = new > 0
         census = self._census.after(
             documents=len(listing.documents),
             new=new + len(keys) - len(ids),
@@ -257,30 +220,61 @@ class _Reading:
             raise RunError(f"GET {walk.path}: more than {MAX_SEGMENTS:,} {walk}.")
         if self._distinct.remembered > MAX_UNORDERED:
             raise RunError(f"GET {walk.path}: more than {MAX_UNORDERED:,} ids in no order.")
-        self._most = max(self._most, listing.total or 0)
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
         after = Position(bookmark, census) if bookmark else None
-        return Page(
+        page = Page(
             walk, documents, after, census, listing.cleaned, response.fetched_at, response.date,
             size=listing.size,
         )  # fmt: skip
+        return _Found(page, listing, new)
 
     def _get(self, bookmark: str | None) -> Response[Listing]:
         walk, census = self._walk, self._census
         has_total = census.latest is not None or walk.segment_id is not None
         unread = (census.latest or 0) - census.read if has_total else math.inf
-        return fetch(self._client, walk, bookmark, urgency=unread)
+        response = fetch(self._client, walk, bookmark, urgency=unread)
+        self._loops.note_total(response.value.total)
+        return response
 
-    def _valid_bookmark(self, bookmark: Any) -> str | None:
-        if bookmark is None:
-            return None
+
+class _Loops:
+    """Detects bookmarks that lead around in circles, by how much they lead to."""
+
+    def __init__(self, walk: Walk, received: int, *, check_totals: bool) -> None:
+        self._walk = walk
+        self._received = received  # documents, repeated ones included
+        self._check_totals = check_totals
+        self._total = 0  # the largest
+        self._idle = 0  # pages in a row without a new id
+
+    def note_total(self, total: int | None) -> None:
+        """Note a total of the listing."""
+        self._total = max(self._total, total or 0)
+
+    def check(self, found: _Found) -> None:
+        """Raise RunError if another page is one too many."""
         path = self._walk.path
-        if not isinstance(bookmark, str):
-            raise RunError(f"GET {path}: a bookmark is {type(bookmark).__name__}, not a string.")
-        if REPLACEMENT in bookmark:
-            raise RunError(f"GET {path}: a bookmark is not valid Unicode.")
-        return bookmark
+        self._idle = 0 if found.new else self._idle + 1
+        if self._idle > MAX_IDLE_PAGES:
+            raise RunError(f"GET {path}: {self._idle} pages in a row contain nothing new.")
+        self._received += len(found.page.unread)
+        limit = 2 * self._total + found.page.census.largest_page
+        if self._check_totals and self._total and limit < self._received:
+            raise RunError(
+                f"GET {path}: read {self._received:,} {self._walk.documents} of a listing of"
+                f" {self._total:,}, so its bookmarks loop."
+            )
+
+
+def _valid_bookmark(walk: Walk, bookmark: Any) -> str | None:
+    if bookmark is None:
+        return None
+    if not isinstance(bookmark, str):
+        raise RunError(f"GET {walk.path}: a bookmark is {type(bookmark).__name__}, not a string.")
+    if REPLACEMENT in bookmark:
+        raise RunError(f"GET {walk.path}: a bookmark is not valid Unicode.")
+    return bookmark
 
 
 def _is_large(page: Page) -> bool:
