@@ -211,9 +211,10 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
         },
     )
     fresh = {key for (key,) in cursor.fetchall()}
-    subjects = [(keyed[key].about, key) for key in fresh if keyed[key].about is not None]
-    if subjects:
-        cursor.execute(sql.FORGET_EARLIER, (*_columns(subjects), DELIVERY, DELIVERY))
+    # A thing has one delivery here, maybe of many events; one of its keys is enough.
+    latest = {about: key for key in fresh if (about := keyed[key].about) is not None}
+    if latest:
+        cursor.execute(sql.FORGET_EARLIER, ([*latest], [*latest.values()], DELIVERY, DELIVERY))
     new = []
     for event in events:
         if event.key is None:

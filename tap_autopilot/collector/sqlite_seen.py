@@ -41,7 +41,7 @@ WHERE deliveries.until <= ?2 OR deliveries.until > ?2 + 2 * ?3
 """
 FORGET_EARLIER = f"""
 DELETE FROM deliveries
-WHERE about = ?1 AND substr(key, 1, {DELIVERY}) <> substr(?2, 1, {DELIVERY})
+WHERE about = ? AND substr(key, 1, {DELIVERY}) <> ?
 """  # noqa: S608
 # Rows that a statement takes, as many as fit. One by one, each would let the event loop's thread
 # go first, and write AUTOINCREMENT's counter again.
@@ -159,6 +159,7 @@ def _without_repeats(
     events: Iterable[Received], known: set[bytes], execute: Execute
 ) -> Iterator[Received]:
     known = set(known)
+    latest: dict[bytes, bytes] = {}  # the delivery about each thing
     for event in events:
         if event.key is None:
             yield event
@@ -166,15 +167,16 @@ def _without_repeats(
             if event.key not in known:
                 known.add(event.key)
                 yield event
-        elif _is_new_delivery(event, execute):
+        elif _mark(event, execute):
+            delivery = event.key[:DELIVERY]
+            # Once is enough, or it would look at the whole delivery again for each of its events.
+            if event.about is not None and latest.get(event.about) != delivery:
+                latest[event.about] = delivery
+                execute(FORGET_EARLIER, (event.about, delivery))
             yield event
 
 
-def _is_new_delivery(event: Received, execute: Execute) -> bool:
+def _mark(event: Received, execute: Execute) -> bool:
     """Whether this is no repeated delivery; from now on, a repetition of it is one."""
     marks = (event.key, event.received_at, REPEAT_WINDOW, event.about)
-    if not execute(MARK_FOR_AN_HOUR, marks).rowcount:
-        return False
-    if event.about is not None:
-        execute(FORGET_EARLIER, (event.about, event.key))
-    return True
+    return execute(MARK_FOR_AN_HOUR, marks).rowcount > 0

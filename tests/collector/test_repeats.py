@@ -8,9 +8,10 @@ import random
 import pytest
 
 from tap_autopilot.collector import sqlite_seen
+from tap_autopilot.collector.events import from_hook
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Unavailable
-from tests.collector.conftest import Collector, Start, event
+from tests.collector.conftest import NOW, Collector, Start, event
 from tests.collector.test_endpoints import track
 
 
@@ -95,6 +96,19 @@ def test_only_the_same_id_is_a_repeat(
     for one in ids:
         assert shared.post("/v1/track", b'{"messageId":%s}' % one).status_code == 200
     assert len(shared.events()) == stored
+
+
+def test_many_hooks_about_one_contact_take_little_time(store: SqliteStore) -> None:
+    work = 0
+
+    def count() -> None:
+        nonlocal work
+        work += 1
+
+    store._connection.set_progress_handler(count, 1000)
+    for body in (b"[%s]" % b",".join([b'{"contact_id":"p"}'] * 2000) + b" " * n for n in range(3)):
+        assert store.append(from_hook(body, NOW, "contact_added").events) == 2000
+    assert work < 2000, "thousands of instructions; it would be 60,000 if each looked at all others"
 
 
 @pytest.mark.parametrize("form", [b"%s", b"[%s]", b"[%s, %s]"])
