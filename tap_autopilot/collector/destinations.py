@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from tap_autopilot.api.failures import PASSING_STATUSES
 from tap_autopilot.api.retry import retry_after
-from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.client import Client, NoResponse
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.metrics import Metrics
@@ -150,7 +149,7 @@ class Forwarder:
                 self._start_over(self._doubted_up_to)
                 return
         elif self._is_doubtful(refused):
-            self._warn("all", "rejects every event, such as %s; retrying", _id_of(batch[0]))
+            self._warn("all", "rejects every event, such as %s; retrying", batch[0].id)
             self._doubted = self._doubted or batch[0]
             self._doubted_up_to = batch[-1].seq
             for _ in batch:
@@ -280,7 +279,7 @@ class Forwarder:
         LOG.warning(
             f"Destination {self._destination.name}: skipped %d of %d events, which it rejected"
             " (HTTP %d); the first one's messageId is %s.",
-            len(refused), of, status, _id_of(item),
+            len(refused), of, status, item.id,
         )  # fmt: skip
 
     def _warn(self, kind: str, text: str, *arguments: object) -> None:
@@ -299,8 +298,3 @@ class Forwarder:
             self._troubled_since = None
             self._next_warnings.clear()
             LOG.info("Destination %s: works again, after %.0f s.", self._destination.name, seconds)
-
-
-def _id_of(item: TrackCall) -> str:
-    """The messageId of an event, for messages."""
-    return (raw_json.string(raw_json.members(item.body).get("messageId", b"")) or "?")[:100]

@@ -10,21 +10,27 @@ from typing import NamedTuple
 import msgspec
 
 from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.events import CALLS
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, kind_of
 from tap_autopilot.exceptions import TapError
 
 READ_AT_ONCE = 200  # events
+MAX_ID = 100  # characters
 RECENT = 2  # reads whose results are kept for other destinations
 _ABSENT = msgspec.Raw(b"")
 
 
 class TrackCall(NamedTuple):
-    """A call to send. Its `kind` is what all spellings of its event's name have in common."""
+    """A call to send. Its `kind` is what all spellings of its event's name have in common.
+
+    `id` is the beginning of its messageId, for messages.
+    """
 
     seq: int
     kind: str
+    id: str
     body: bytes
 
 
@@ -48,7 +54,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
         return None
     try:
         call, body = raw_json.pick(_CALL, event.body)
-    except NotJson:
+    except (NotJson, TooLarge):  # as part of a batch it was not too large
         return None
     given = raw_json.string(raw_json.raw(call.type))
     name = raw_json.string(raw_json.raw(call.event)) or ""
@@ -58,11 +64,12 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     added = {}
     if given != "track":
         added["type"] = b'"track"'
-    if raw_json.raw(call.messageId) in (b"", b"null", b'""'):
-        added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
+    id_ = raw_json.raw(call.messageId)
+    if id_ in (b"", b"null", b'""'):
+        id_ = added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
     if added:
         body = raw_json.build({**raw_json.members(body), **added})
-    return TrackCall(event.seq, kind_of(name), body)
+    return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:MAX_ID], body)
 
 
 class TrackCalls:
