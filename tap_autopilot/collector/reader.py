@@ -6,11 +6,11 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
-from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint
+from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint, remains
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
 
@@ -68,7 +68,9 @@ _EVENT = "SELECT received_at, source, route, name, body FROM events WHERE seq = 
 _PRUNED = "SELECT fingerprint FROM pruned WHERE seq = ?"
 
 _CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
-_SUMMARIES = "SELECT message, first, last FROM summaries"
+_SUMMARIES = """
+SELECT digest, message, first, last FROM summaries WHERE digest > ? ORDER BY digest LIMIT 1000
+"""
 _UNDATED = "SELECT seq FROM undated"
 _SUMMARIZED = "SELECT coalesce(max(seq), 0) FROM summarized_up_to"
 
@@ -162,16 +164,19 @@ class Reader(OpenStore):
             return bytes(pruned).hex()
         return None
 
-    def summary(self) -> list[Event]:
+    def summary(self) -> Iterator[Event]:
         """Events, few of them real, that say the same about messages as all up to that `seq`."""
-        events = []
-        for message, *times in self._query(_SUMMARIES):
-            for at in times:
-                body = body_of(Remnant(None, at, message))
-                events.append(Event(0, 0, "segment", "track", _ANY_EMAIL_EVENT, body, True))
+        last = b""
+        while rows := self._query(_SUMMARIES, last):
+            for _, message, *times in rows:
+                for at in times:
+                    body = body_of(Remnant(None, at, message))
+                    yield Event(0, 0, "segment", "track", _ANY_EMAIL_EVENT, body, True)
+            last = rows[-1][0]
         for (seq,) in self._query(_UNDATED):
-            events += self.read(seq - 1, 1)
-        return events
+            for event in self.read(seq - 1, 1):
+                body = event.body if event.pruned else body_of(remains(event.source, event.body))
+                yield event._replace(body=body)
 
     def stats(self) -> dict[str, Any]:
         """What --stats prints. It is made of counts that are kept, so it takes no scan."""

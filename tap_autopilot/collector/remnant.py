@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import NamedTuple
 
 import ciso8601
 
 from tap_autopilot.collector import raw_json
+from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.rfc3339 import rfc3339
 
+MAX_VALUE = 6_000  # bytes; a real value, even one of 500 escaped characters, has fewer
+MAX_LEFT = 40_000  # bytes of a message's properties, or of the rest
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
 _PLAIN = re.compile(rb'"([!#-\[\]-~]{1,200})"')  # a JSON string that reads as it is written
@@ -62,15 +65,15 @@ def remains(source: str, body: bytes) -> Remnant:
         context = _inner(call, "context")
         inner, outer = _inner(context, "traits"), _inner(call, "traits")
         properties = _inner(call, "properties")
-    except NotJson:
+    except (NotJson, TooLarge):  # as part of a batch it was not too large
         return NOTHING
     rest: dict[str, bytes] = {}
     at = _milliseconds(call.get("timestamp", b""))
     if at is None:
-        rest |= {name: call[name] for name in _TIMES if name in call}
+        rest |= _short(call, _TIMES)
     contact = _plain_text([*_only(inner, _CONTACT).values(), *_only(properties, _CONTACT).values()])
     if contact is None:
-        rest |= {name: call[name] for name in _PERSON if name in call}
+        rest |= _short(call, _PERSON)
         traits = _only(inner, _WHO)
         if traits:
             rest["context"] = raw_json.build({"traits": raw_json.build(traits)})
@@ -78,12 +81,7 @@ def remains(source: str, body: bytes) -> Remnant:
             if who := _only(members, _WHO):
                 rest[name] = raw_json.build(who)
     message = _only(properties, _MESSAGE)
-    return Remnant(
-        contact,
-        at,
-        raw_json.build(message) if message else None,
-        raw_json.build(rest) if rest else None,
-    )
+    return Remnant(contact, at, _built(message), _built(rest))
 
 
 def body_of(remnant: Remnant) -> bytes:
@@ -107,7 +105,8 @@ def _milliseconds(raw: bytes) -> int | None:
     """The time in a JSON string, in epoch milliseconds."""
     try:
         moment = ciso8601.parse_rfc3339(raw_json.string(raw) or "")
-        return (moment - _EPOCH) // _MILLISECOND
+        # In UTC the year may be 0 or 10000.
+        return (moment.astimezone(timezone.utc) - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         return None
 
@@ -126,10 +125,18 @@ def _plain_text(values: Sequence[bytes]) -> str | None:
 
 
 def _only(members: dict[str, bytes], names: frozenset[str]) -> dict[str, bytes]:
-    """The members with these names, in any spelling."""
-    return {
-        name: value for name, value in members.items() if name.replace("_", "").lower() in names
-    }
+    """The members with these names, in any spelling, that are not too long."""
+    return _short(members, [n for n in members if n.replace("_", "").lower() in names])
+
+
+def _short(members: dict[str, bytes], names: Iterable[str]) -> dict[str, bytes]:
+    return {n: members[n] for n in names if n in members and len(members[n]) <= MAX_VALUE}
+
+
+def _built(members: dict[str, bytes]) -> bytes | None:
+    """An object of these members; None if there are none, or a sender made far too many."""
+    built = raw_json.build(members) if members else b""
+    return built if 0 < len(built) <= MAX_LEFT else None
 
 
 def _inner(members: dict[str, bytes], name: str) -> dict[str, bytes]:

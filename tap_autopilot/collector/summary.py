@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from tap_autopilot.collector.reader import Event, Reader, table_of
+from tap_autopilot.collector.reader import MAX_BYTES, Event, Reader, table_of
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.writer import Writer
@@ -36,6 +36,7 @@ class Summary:
         self.after = self.up_to = after
         self.messages: dict[bytes, tuple[int, int]] = {}
         self.undated: list[int] = []
+        self.size = 0  # bytes of the messages
 
     def add(self, event: Event) -> None:
         """Add what the next event says."""
@@ -48,6 +49,8 @@ class Summary:
         if at is None:
             self.undated.append(event.seq)
         else:
+            if message not in self.messages:
+                self.size += len(message)
             first, last = self.messages.get(message, (at, at))
             self.messages[message] = min(first, at), max(last, at)
 
@@ -98,7 +101,7 @@ class Summarizer:
                 events = reader.read(summary.up_to, SLICE)
                 for event in events:
                     summary.add(event)
-                if not events:
+                if not events or summary.size > MAX_BYTES:
                     break
                 time.sleep(time.monotonic() - began)
         return summary

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import islice
 from typing import Any
 
 from tap_autopilot.api.lenient import MAX_WEIGHT, SMALL, weight_of
@@ -57,8 +58,8 @@ class Collected:
     def summary(self) -> Iterator[dict[str, list[Pushed]]]:
         """Events by table that say the same about messages as all up to `summarized_up_to`."""
         events = self._reader.summary()
-        for first in range(0, len(events), PAGE):
-            yield self._by_table(events[first : first + PAGE])
+        while page := [*islice(events, PAGE)]:
+            yield self._by_table(page)
 
     def _by_table(
         self, events: Sequence[Event], after: Mapping[str, int] | None = None

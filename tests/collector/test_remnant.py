@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector.events import from_batch
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, body_of, remains
+from tap_autopilot.collector.track_calls import as_track_call
 from tap_autopilot.protocol.schemas import load_schema
 from tap_autopilot.pushed.rows import Pushed, compile_email
 from tap_autopilot.rows.times import as_datetime
@@ -100,3 +103,33 @@ def test_pruning_keeps_the_columns_that_identify_an_event(odd: dict[str, Any]) -
     for column in columns:
         assert after[column] == before[column]
     assert as_datetime(after["timestamp"]) == as_datetime(before["timestamp"])
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+def test_a_year_that_utc_does_not_have_is_kept_as_it_came(time: str) -> None:
+    assert left(json.dumps({**OPENED, "timestamp": time}).encode())["timestamp"] == time
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"properties": {"email_id": "batch_1", "email_subject": "x" * 10_000}},
+        {**LEFT, "userId": "x" * 10_000},
+        {"timestamp": "x" * 10_000, "sentAt": ["x" * 10_000]},
+        {"properties": {"_" * n + "email_name": "x" * 10 for n in range(1000)}},
+        {"context": {"traits": {"_" * n + "email": "x" * 10 for n in range(1000)}}},
+    ],
+)
+def test_whatever_a_sender_makes_little_remains(odd: dict[str, Any]) -> None:
+    found = remains("segment", json.dumps({**OPENED, **odd}).encode())
+    assert len(body_of(found)) < 300
+    assert "x" * 10 not in str(found)
+
+
+def test_what_was_not_too_large_within_a_batch_has_no_remnant() -> None:
+    """A batch's scanner looks less deep into its events."""
+    zeros = b",".join([b"0"] * 100_001)
+    call = b'{"type":"track","\\ud800":1,"a":[[%s]],"properties":{"email_id":"m"}}' % zeros
+    (one,) = from_batch(b'{"batch":[%s]}' % call, 0, 2**23).events
+    assert remains("segment", one.body) == NOTHING
+    assert as_track_call(Event(1, 0, "segment", "batch", "", one.body, False), "s") is None

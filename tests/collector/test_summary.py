@@ -67,10 +67,10 @@ def test_what_follows_a_summary_is_not_saved_without_it(database: str, store: St
         first.save(store)
         store.forget_summary()  # as --erase does
         second.save(store)
-        assert (store.summarized_up_to, reader.summary()) == (0, [])
+        assert (store.summarized_up_to, [*reader.summary()]) == (0, [])
         first.save(store)
         second.save(store)
-        assert (store.summarized_up_to, len(reader.summary())) == (2, 4)
+        assert (store.summarized_up_to, len([*reader.summary()])) == (2, 4)
 
 
 def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> None:
@@ -84,4 +84,4 @@ def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> No
     collector.stop()  # or it would make another one
     collector.run("--erase", "nobody@example.com")
     with open_reader(collector.database) as reader:
-        assert (reader.summarized_up_to, reader.summary()) == (0, [])
+        assert (reader.summarized_up_to, [*reader.summary()]) == (0, [])
