@@ -10,7 +10,7 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from tap_autopilot.collector.errands import Do
+from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
@@ -47,7 +47,9 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     do(lambda store: store.begin_wipe())
     matches = _matching(person)
     erased = _erase(do, last, matches)
-    _step_through(do, lambda store, after: (store.wipe_messages(after, matches), 0))
+    go_through(
+        do, 0, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
+    )
     do(lambda store: store.forget_summary())
     while do(lambda store: store.release()):
         pass
@@ -64,26 +66,15 @@ def _erase(do: Do, last: int, matches: Matches) -> int:
     def choose(*event: Any) -> Remnant | None:
         return NOTHING if matches(event[-1]) else None
 
-    def is_about(remnant: Remnant) -> bool:
+    def is_about(row: tuple[int, Remnant]) -> int | None:
+        seq, remnant = row
         contact = json.dumps({"contact_id": remnant.contact}).encode()
-        return any(matches(part) for part in (contact, remnant.message, remnant.rest) if part)
+        parts = (contact, remnant.message, remnant.rest)
+        return seq if any(matches(part) for part in parts if part) else None
 
     count, _ = prune_range(do, 0, last, choose)
-    return count + _step_through(do, lambda store, after: store.wipe_pruned(after, is_about))
-
-
-def _step_through(do: Do, step: Callable[[Store, int], tuple[int, int]]) -> int:
-    """Repeat a step, which returns where it ended, 0 at the end, and a count; returns their sum."""
-    after = total = 0
-
-    def go_on(store: Store) -> tuple[int, int]:
-        return step(store, after)
-
-    while True:
-        after, count = do(go_on)
-        total += count
-        if not after:
-            return total
+    wiped, _ = go_through(do, 0, Store.remnants, is_about, Store.wipe)
+    return count + wiped
 
 
 def _note(body: bytes, ids: set[str], person: set[str]) -> bool:
@@ -171,6 +162,11 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, list):
             rest += [(name, inner) for inner in value]
         elif isinstance(value, tuple):
-            rest += [(re.sub(r"[\W_]", "", name).lower(), inner) for name, inner in value]
+            rest += [(_plain(name), inner) for name, inner in value]
         elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
             yield name, _folded(str(value))
+
+
+def _plain(name: str) -> str:
+    """A field's name without what its spellings differ in; a very long one takes long to spell."""
+    return re.sub(r"[\W_]", "", name).lower() if len(name) <= MAX_LENGTH else ""

@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -40,6 +40,8 @@ REST = 50  # times what a long step took
 MAX_REST = 1.0  # seconds
 MAX_PATH = 100  # bytes of a socket's path; systems allow 104 or 108
 
+C = TypeVar("C")
+R = TypeVar("R", bound=tuple[Any, ...])
 T = TypeVar("T")
 
 
@@ -59,6 +61,33 @@ def alone(store: Store) -> Do:
         return step(store)
 
     return do
+
+
+def go_through(
+    do: Do,
+    after: int,
+    read: Callable[[Store, int], Sequence[R]],
+    choose: Callable[[R], C | None],
+    change: Callable[[Store, list[C]], int],
+) -> tuple[int, int]:
+    """Change what is chosen of the rows after a number, which each of them begins with.
+
+    Choosing may take long, so it is no part of a step. Returns how many rows were changed, and the
+    sum of what `change` returns.
+    """
+    chosen: list[C] = []
+    count = total = 0
+
+    def go_on(store: Store) -> tuple[int, Sequence[R]]:
+        return change(store, chosen) if chosen else 0, read(store, after)
+
+    while True:
+        more, rows = do(go_on)
+        count, total = count + len(chosen), total + more
+        if not rows:
+            return count, total
+        chosen = [choice for row in rows if (choice := choose(row)) is not None]
+        after = rows[-1][0]
 
 
 def ask(database: str, request: dict[str, Any]) -> Any:
@@ -159,18 +188,20 @@ class ErrandServer:
 
     def _steps(self, connection: socket.socket) -> Do:
         """Runs steps between commits, as long as the command is there."""
-        last_sign = time.monotonic()
+        last_sign = ended = time.monotonic()
         pauses = Pauses()
 
         def do(step: Callable[[Store], T]) -> T:
-            nonlocal last_sign
+            nonlocal last_sign, ended
             began = time.monotonic()
             result, took = self._writer.post(partial(_timed, step)).result()
             now = time.monotonic()
-            time.sleep(pauses.after(took, now - began))
+            worked = min(began - ended, MAX_REST)  # since the last step
+            time.sleep(pauses.after(took, now - began) + worked)
             if now - last_sign > TELL_EVERY:
                 last_sign = now
                 connection.sendall(b"\n")
+            ended = time.monotonic()
             return result
 
         return do

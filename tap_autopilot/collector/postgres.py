@@ -121,7 +121,7 @@ class PostgresStore(Store):
                 connection.cursor().executemany(_translated(COUNT), counts(new))
         return len(new)
 
-    def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them; returns the size of the bodies."""
         messages = {remnant.message for _, remnant, _ in pruned if remnant.message is not None}
         moved = []

@@ -8,11 +8,11 @@ from typing import Any
 import ciso8601
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.errands import Do
+from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.reader import Reader, table_of
-from tap_autopilot.collector.remnant import Remnant, remains
-from tap_autopilot.collector.store import Loaded, Pruner, Slice, Store
+from tap_autopilot.collector.reader import Event, Reader, table_of
+from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
+from tap_autopilot.collector.store import Loaded, Pruner, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
@@ -99,14 +99,14 @@ def prune_range(do: Do, after: int, up_to: int, choose: Pruner) -> tuple[int, in
     Returns how many that were, and how many bytes it freed.
     """
 
-    def prune_slice(store: Store) -> Slice:
-        return store.prune(after, up_to, choose)
+    def chosen(event: Event) -> tuple[Event, Remnant, bytes] | None:
+        remnant = choose(event.seq, *event[2:6])
+        return None if remnant is None else (event, remnant, fingerprint(*event[1:6]))
 
-    count = freed = 0
-    while after < up_to:
-        after, pruned, more = do(prune_slice)
-        count, freed = count + pruned, freed + more
-    return count, freed
+    def next_slice(store: Store, after: int) -> list[Event]:
+        return store.prunable(after, up_to) if after < up_to else []
+
+    return go_through(do, after, next_slice, chosen, lambda store, pruned: store.prune(pruned))
 
 
 def pruner(tables: Mapping[str, Loaded]) -> Pruner:

@@ -108,7 +108,7 @@ class SqliteStore(Store):
         disk = os.statvfs(self._path.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them; `release` then gives their space back."""
         rows = [(*event[:5], *remnant, mark) for event, remnant, mark in pruned]
         messages = {(remnant.message,): None for _, remnant, _ in pruned if remnant.message}

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, MAX_BYTES, Cursor, Event, OpenStore
-from tap_autopilot.collector.remnant import Remnant, fingerprint
+from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.exceptions import RunError, UserError
 
 PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
-MAX_CHOOSING = 0.2  # seconds after which such a slice ends, whatever is left
-WIPE_SLICE = 2000  # pruned events
+WIPE_SLICE = 500  # pruned events, which take at most 80 kB each
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
@@ -107,14 +105,6 @@ class StoreLost(RunError):
 Pruner = Callable[[int, str, str, str, bytes], "Remnant | None"]
 
 
-class Slice(NamedTuple):
-    """What a slice of pruning did: up to which `seq`, how many events, how many bytes it freed."""
-
-    seq: int
-    pruned: int
-    freed: int
-
-
 class Loaded(NamedTuple):
     """Which events of a table are loaded: up to `seq` and, if set, not older than `since`."""
 
@@ -144,7 +134,7 @@ class Store(OpenStore):
         """Execute statements, each with the values of every one of its rows, in a transaction."""
 
     @abstractmethod
-    def _move(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them, and their fingerprints.
 
         Returns how many bytes that freed, apart from those that `release` will free.
@@ -172,19 +162,10 @@ class Store(OpenStore):
         self._execute(("UPDATE store SET probed = probed + 1", [()]))
         return self.probed
 
-    def prune(self, after: int, up_to: int, prune: Pruner) -> Slice:
-        """Prune some of the events with after < seq <= up_to that are not pruned yet."""
+    def prunable(self, after: int, up_to: int) -> list[Event]:
+        """A slice of the events with after < seq <= up_to that are not pruned yet."""
         rows = self._query(PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
-        deadline = time.monotonic() + MAX_CHOOSING
-        pruned = []
-        for row in rows:
-            event = Event._make((*row, False))
-            if (remnant := prune(event.seq, *event[2:6])) is not None:
-                pruned.append((event, remnant, fingerprint(*event[1:6])))
-            if time.monotonic() > deadline:
-                break
-        freed = self._move(pruned) if pruned else 0
-        return Slice(event.seq if rows else up_to, len(pruned), freed)
+        return [Event._make((*row, False)) for row in rows]
 
     def pruned_up_to(self) -> dict[str, Loaded]:
         """What `save_pruned_up_to` last saved."""
@@ -195,26 +176,24 @@ class Store(OpenStore):
         """Save that the loaded events of these tables have been pruned."""
         self._execute((SAVE_PRUNED_UP_TO, [(name, *tables[name]) for name in sorted(tables)]))
 
-    def wipe_pruned(self, after: int, choose: Callable[[Remnant], bool]) -> tuple[int, int]:
-        """Wipe what remains of some of the pruned events after this `seq`, if chosen.
-
-        Returns the `seq` of the last one it examined, 0 at the end, and how many it wiped.
-        """
+    def remnants(self, after: int) -> list[tuple[int, Remnant]]:
+        """A slice of the pruned events after this `seq`, each with what remains of it."""
         rows = self._query(REMNANTS, after, WIPE_SLICE)
-        chosen = [(seq,) for seq, *remnant in rows if choose(Remnant(*remnant))]
-        if chosen:
-            self._execute((WIPE, chosen))
-        return (rows[-1][0] if rows else 0), len(chosen)
+        return [(seq, Remnant(*remnant)) for seq, *remnant in rows]
 
-    def wipe_messages(self, after: int, choose: Callable[[bytes], bool]) -> int:
-        """Wipe some of the properties of messages after this id, if chosen.
+    def wipe(self, numbers: Sequence[int]) -> int:
+        """Wipe what remains of these pruned events; frees no bytes."""
+        self._execute((WIPE, [(seq,) for seq in numbers]))
+        return 0
 
-        No event needs them anymore. Returns the id of the last one it examined, 0 at the end.
-        """
-        rows = self._query(MESSAGES, after, WIPE_SLICE)
-        if chosen := [(number,) for number, body in rows if choose(body)]:
-            self._execute((WIPE_MESSAGE, chosen))
-        return rows[-1][0] if rows else 0
+    def messages(self, after: int) -> list[tuple[int, bytes]]:
+        """A slice of the messages' properties after this id."""
+        return self._query(MESSAGES, after, WIPE_SLICE)
+
+    def wipe_messages(self, numbers: Sequence[int]) -> int:
+        """Wipe the properties of messages that no event needs anymore; frees no bytes."""
+        self._execute((WIPE_MESSAGE, [(number,) for number in numbers]))
+        return 0
 
     def save_summary(
         self, up_to: int, messages: Sequence[tuple[bytes, bytes, int, int]], undated: Sequence[int]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 
 from tap_autopilot.collector.database import open_reader, open_store
+from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Cursor, Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Loaded, Received, Store
@@ -113,13 +117,34 @@ def test_cursors_never_move_back(database: str, store: Store) -> None:
 
 
 def test_a_slice_of_pruning_is_bounded(database: str, store: Store) -> None:
-    store.append([event()] * (PRUNE_SLICE + 1))
-    assert store.prune(0, 10**9, lambda *_: NOTHING)[:2] == (PRUNE_SLICE, PRUNE_SLICE)
-    assert store.prune(PRUNE_SLICE, 10**9, lambda *_: None)[:2] == (PRUNE_SLICE + 1, 0)
-    assert store.prune(PRUNE_SLICE + 1, 10**9, lambda *_: None)[:2] == (10**9, 0)
-    assert store.prune(PRUNE_SLICE, PRUNE_SLICE + 1, lambda *_: NOTHING)[1] == 1
+    last = PRUNE_SLICE + 1
+    store.append([event()] * last)
+    assert [one.seq for one in store.prunable(0, 10**9)] == list(range(1, last))
+    assert [one.seq for one in store.prunable(0, 2)] == [1, 2]
+    assert prune_range(alone(store), PRUNE_SLICE, 10**9, lambda *_: NOTHING)[0] == 1
+    assert store.prunable(PRUNE_SLICE, 10**9) == []
+    assert prune_range(alone(store), 0, 10**9, lambda *_: NOTHING)[0] == PRUNE_SLICE
     with open_reader(database) as reader:
         assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
+
+
+def test_choosing_what_to_prune_is_no_part_of_a_step(store: Store) -> None:
+    """Requests wait for a step, and an event may take seconds to look through."""
+    store.append([event(b'{"email":"ada@example.com"}')] * (PRUNE_SLICE + 1))
+    steps = []
+
+    def do(step: Callable[[Store], Any]) -> Any:
+        steps.append("begins")
+        result = step(store)
+        steps.append("ends")
+        return result
+
+    def choose(*_: Any) -> Remnant:
+        assert steps[-1] == "ends"
+        return NOTHING
+
+    assert prune_range(do, 0, 10**9, choose)[0] == PRUNE_SLICE + 1
+    assert len(steps) == 2 * 3
 
 
 def test_a_pruned_event_keeps_what_identifies_it(database: str, store: Store) -> None:
@@ -129,7 +154,7 @@ def test_a_pruned_event_keeps_what_identifies_it(database: str, store: Store) ->
         marks = [reader.fingerprint(seq) for seq in (1, 2, 3)]
         assert len({*marks}) == 3
         assert reader.fingerprint(10**9) is None
-        assert store.prune(0, 2, lambda *_: left)[:2] == (2, 2)
+        assert prune_range(alone(store), 0, 2, lambda *_: left)[0] == 2
         assert [reader.fingerprint(seq) for seq in (1, 2, 3)] == marks
         whole = (
             b'{"userId":"u","timestamp":"1970-01-01T00:00:00.005Z",'
@@ -146,7 +171,7 @@ def test_a_pruned_event_keeps_what_identifies_it(database: str, store: Store) ->
 def test_statistics_come_from_kept_counts(database: str, store: Store) -> None:
     store.append([event(key=b"a"), event(key=b"a"), event(at=NOW + 5)])
     store.append([Received(NOW, "hook", "hooks", "contact_added", b"{}", None, True)])
-    store.prune(0, 1, lambda *_: NOTHING)
+    prune_range(alone(store), 0, 1, lambda *_: NOTHING)
     assert store.probe() + 1 == store.probe()
     with open_reader(database) as reader:
         found = reader.stats()
@@ -185,8 +210,12 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         first, last, undated = reader.summary()
         assert [b"00:00:01" in first.body, b"00:00:05" in last.body] == [True, True]
         assert (undated.seq, undated.body) == (4, b'{"properties":{"email_id":"m"}}')
+        summary.undated, summary.after, summary.up_to = [5], 4, 5
+        store.append([event(b'{"x":"%s","properties":{"email_id":"n"}}' % (b"x" * 10**6))])
+        summary.save(store)
+        assert [*reader.summary()][-1].body == b'{"properties":{"email_id":"n"}}'
         store.forget_summary()
-        assert (reader.summary(), reader.summarized_up_to) == ([], 0)
+        assert ([*reader.summary()], reader.summarized_up_to) == ([], 0)
 
 
 OF_FORMAT_1 = """
@@ -259,7 +288,7 @@ def test_a_store_of_an_older_version_is_upgraded(older: str) -> None:
         assert len({reader.fingerprint(seq) for seq in (1, 2, 3)}) == 3
     store = open_store(older)
     assert store.append([event(key=b"new")]) == 1
-    assert store.prune(0, 9, lambda *_: NOTHING).pruned == 2
+    assert prune_range(alone(store), 0, 9, lambda *_: NOTHING)[0] == 2
     store.close()
     with open_reader(older) as reader:
         assert all(one.pruned for one in reader.read(0, 9))

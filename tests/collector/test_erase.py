@@ -12,6 +12,7 @@ import pytest
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Store
 from tests.collector.conftest import event
@@ -76,7 +77,7 @@ def test_what_remains_of_a_message_is_erased_if_it_names_the_person(
         for subject in subjects for name in ("p1", "p2")
     ]  # fmt: skip
     store.append([event(body) for body in bodies])
-    store.prune(0, 4, lambda _, source, *rest: remains(source, rest[-1]))
+    prune_range(alone(store), 0, 4, lambda _, source, *rest: remains(source, rest[-1]))
     assert erase_person(alone(store), "ada@example.com")["erased"] == 2
     assert len(store._query("SELECT body FROM messages")) == 1
     with open_reader(database) as reader:
@@ -94,10 +95,3 @@ def test_an_address_of_very_many_contacts_is_erased_alone(database: str, store: 
     assert (done["erased"], done["is_many"]) == (MAX_IDS + 1, True)
     with open_reader(database) as reader:
         assert [one.body for one in reader.read(0, 1000) if not one.pruned] == others
-
-
-def test_a_slice_of_slow_events_is_short(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.append([event(b"{}")] * 3)
-    assert store.prune(0, 3, lambda *_: None).seq == 3
-    monkeypatch.setattr("tap_autopilot.collector.store.MAX_CHOOSING", 0.0)
-    assert store.prune(0, 3, lambda *_: None).seq == 1
