@@ -130,6 +130,6 @@ def test_what_was_not_too_large_within_a_batch_has_no_remnant() -> None:
     """A batch's scanner looks less deep into its events."""
     zeros = b",".join([b"0"] * 100_001)
     call = b'{"type":"track","\\ud800":1,"a":[[%s]],"properties":{"email_id":"m"}}' % zeros
-    (one,) = from_batch(b'{"batch":[%s]}' % call, 0, 2**23).events
+    (one,) = from_batch(2**23, b'{"batch":[%s]}' % call, 0).events
     assert remains("segment", one.body) == NOTHING
     assert as_track_call(Event(1, 0, "segment", "batch", "", one.body, False), "s") is None

@@ -107,7 +107,7 @@ def test_many_hooks_about_one_contact_take_little_time(store: SqliteStore) -> No
 
     store._connection.set_progress_handler(count, 1000)
     for body in (b"[%s]" % b",".join([b'{"contact_id":"p"}'] * 2000) + b" " * n for n in range(3)):
-        assert store.append(from_hook(body, NOW, "contact_added").events) == 2000
+        assert store.append(from_hook("contact_added", body, NOW).events) == 2000
     assert work < 2000, "thousands of instructions; it would be 60,000 if each looked at all others"
 
 
