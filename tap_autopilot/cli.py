@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot import __version__, logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
-from tap_autopilot.files import is_same
+from tap_autopilot.files import database_files, is_same
 from tap_autopilot.run import signals
 from tap_autopilot.run.outcome import Outcome
 
@@ -203,26 +203,20 @@ def _named(names: list[str], option: str) -> list[str]:
 
 def _check_files(args: argparse.Namespace, config: Config) -> None:
     """Raise UserError if a file that the tap writes is also something else."""
-    read = [*_read_files(args), *_with_what_is_beside(config.collector_database)]
-    written = {"digests": config.digests, "report_file": config.report_file}
-    for setting, path in written.items():
+    others = _files(args, config.collector_database)
+    for setting, path in (("digests", config.digests), ("report_file", config.report_file)):
         if path is None:
             continue
-        for other in read:
+        for other in others:
             if is_same(path, other):
-                raise UserError(f"{setting} and {shown_file(other)} must be different files.")
-        read += _with_what_is_beside(path)
+                raise UserError(f"{setting} and {shown_file(str(other))} must be different files.")
+        others += database_files(path)
 
 
-def _with_what_is_beside(database: str | None) -> list[str]:
-    """A database, if there is one, and the files that SQLite keeps beside it."""
-    suffixes = ("", "-wal", "-shm", "-journal")
-    return [] if database is None else [f"{database}{suffix}" for suffix in suffixes]
-
-
-def _read_files(args: argparse.Namespace) -> list[str]:
-    """The files that the arguments name."""
-    return [*filter(None, (*args.config, args.catalog, args.state))]
+def _files(args: argparse.Namespace, *databases: str | None) -> list[str | Path]:
+    """The files that the arguments name, and those of the databases."""
+    files = [*filter(None, (*args.config, args.catalog, args.state))]
+    return files + [path for name in filter(None, databases) for path in database_files(name)]
 
 
 def _check_refresh(args: argparse.Namespace, config: Config) -> None:
@@ -265,13 +259,12 @@ def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
 def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
     from tap_autopilot.config import Config
 
-    files = _read_files(args)
+    files = _files(args)
     outcome.begin(__version__, os.environ.get(Config.variable("report_file")), files)
     given = Config.gather(args.config)  # if this fails, the report uses only the environment
     outcome.begin(__version__, given.get("report_file"), files, _secrets(given))
     config = _config(given)
-    for database in (config.collector_database, config.digests):
-        files += _with_what_is_beside(database)
+    files = _files(args, config.collector_database, config.digests)
     outcome.begin(__version__, config.report_file, files, _secrets(given))
     outcome.check()
     deletes = config.emit_activate_version_messages or config.digests is not None

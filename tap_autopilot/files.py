@@ -14,6 +14,7 @@ from tap_autopilot.arguments import shown_file
 from tap_autopilot.exceptions import UserError
 
 MAX_SIZE = 10_000_000  # bytes; parsed JSON can take 25 times as much memory
+BESIDE = ("-wal", "-shm", "-journal")  # what SQLite appends to the names of its other files
 PATIENCE = 60.0  # seconds to wait for whoever writes to a pipe
 
 
@@ -56,6 +57,17 @@ def open_or_create(path: str | Path, flags: int, mode: int) -> int:
         return os.open(path, flags)
 
 
+def database_files(database: str | Path) -> list[Path]:
+    """A SQLite database, and the files that it may have beside it."""
+    return [Path(f"{database}{suffix}") for suffix in ("", *BESIDE)]
+
+
+def check_owners(database: str | Path) -> None:
+    """Raise UserError if another user may have planted a SQLite database, or a file beside it."""
+    for path in database_files(database):
+        check_owner(path)
+
+
 def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
     """Raise UserError if another user may have planted this file, in a folder such as /tmp.
 
@@ -76,6 +88,6 @@ def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
             )
 
 
-def is_same(path: str, other: str) -> bool:
+def is_same(path: str | Path, other: str | Path) -> bool:
     """Whether two paths name the same file, which need not exist."""
     return os.path.realpath(path) == os.path.realpath(other)

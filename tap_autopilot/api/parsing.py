@@ -38,7 +38,6 @@ MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 MAX_DOCUMENTS = 20_000  # on a page, of which each may become a row of 1,600 columns
 MAX_VALUES = 2_000_000  # on a page, escapes included
 ROW_WEIGHT = 4000  # of a document, however small, because its row has up to 1,600 columns
-MAX_KEY = 400  # characters of an id
 MAX_KEYS = 2**26  # bytes of a page that is all ids
 MAX_BOOKMARK = 4000  # bytes of JSON, and characters once it is parsed
 MANY = 1000  # ids to look at together
@@ -82,11 +81,11 @@ _everything = msgspec.json.Decoder(float_hook=exact_number)
 
 
 @functools.cache
-def _page(name: str, key: str | None = None) -> msgspec.json.Decoder[Any]:
+def _page(name: str, key: str | None = None, longest: int = 0) -> msgspec.json.Decoder[Any]:
     """A decoder for responses with the listing `name`; of documents it parses at most `key`."""
     document: Any = msgspec.Raw
     if key is not None:
-        text = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
+        text = Annotated[str, msgspec.Meta(min_length=1, max_length=longest)]
         document = msgspec.defstruct("Document", [("value", text)], rename={"value": key}, gc=False)
     fields: list[Any] = [
         ("documents", list[document]),
@@ -127,8 +126,8 @@ def decode(body: bytes, name: str) -> Listing:
     return Listing(documents, page.bookmark, page.total_contacts, cleaned, len(body))
 
 
-def decode_keys(body: bytes, name: str, key: str) -> Listing:
-    """A listing that keeps only the key of each document; fast unless a key is odd.
+def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:
+    """A listing that keeps only the key of each document; fast unless a key is odd or too long.
 
     Raises what `decode` raises.
     """
@@ -136,7 +135,7 @@ def decode_keys(body: bytes, name: str, key: str) -> Listing:
         raise Oversized(f"the response has more than {MAX_KEYS:,} bytes of ids")
     page = None
     if body.count(b"{") <= MAX_DOCUMENTS:
-        page, cleaned = _decoded(body, _page(name, key))
+        page, cleaned = _decoded(body, _page(name, key, longest))
     if page is None:
         return decode(body, name)
     keys = [document.value for document in page.documents]

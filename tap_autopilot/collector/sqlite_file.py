@@ -16,10 +16,9 @@ from tap_autopilot.collector.reader import FORMAT, check_format
 from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.files import check_owner, open_or_create
+from tap_autopilot.files import BESIDE, check_owners, open_or_create
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
-BESIDE = ("-wal", "-shm", "-journal")  # what SQLite appends to the names of its other files
 CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 4_096
@@ -81,8 +80,7 @@ def lock(path: Path, patience: float) -> int:
     """
     if path.name.endswith((*BESIDE, ".sock")):
         raise UserError(f"{shown_file(str(path))} is a file beside a store; name the store itself.")
-    for suffix in ("", *BESIDE):
-        check_owner(path.with_name(path.name + suffix))
+    check_owners(path)
     try:
         descriptor = open_or_create(path, os.O_RDWR, 0o640)
     except OSError as problem:
@@ -168,8 +166,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
 
 def open_read_only(database: str) -> sqlite3.Connection:
     """A connection that can only read."""
-    for suffix in ("", *BESIDE):
-        check_owner(Path(database + suffix))
+    check_owners(database)
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(

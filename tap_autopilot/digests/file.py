@@ -28,7 +28,7 @@ from zlib import crc32
 import msgspec
 
 from tap_autopilot.exceptions import RunError, UserError
-from tap_autopilot.files import check_owner, open_or_create
+from tap_autopilot.files import check_owners, database_files, open_or_create
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +42,6 @@ TABLES = {
     "steps": "(number integer primary key, content text, checksum integer)",
 }
 ASIDE = ".damaged"
-BESIDE = ("-journal", "-wal")  # what SQLite appends to the names of its other files
 FOREIGN = "is another program's database"
 MANY = 1000  # rows or ranges in memory at a time
 LIMIT = 2**63  # of checksums
@@ -128,9 +127,10 @@ class File:
             while os.path.lexists(aside):
                 number += 1
                 aside = f"{self.path}{ASIDE}-{number}"
-            for suffix in (*BESIDE, ""):
+            files = zip(database_files(self.path), database_files(aside), strict=True)
+            for path, new in reversed([*files]):  # the database last
                 with contextlib.suppress(FileNotFoundError):
-                    Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
+                    path.replace(new)
             LOG.warning("What was in %s is now in %s.", self.path, aside)
             self._db = _open(self.path)
         self._of_rows = self._of_others = 0
@@ -303,7 +303,7 @@ def trouble(path: Path) -> str | None:
 
     Raises UserError if another user may have planted it.
     """
-    _check_owners(path)
+    check_owners(path)
     if not path.is_file() or path.stat().st_size == 0:
         return None
     # As if nobody were writing to it, without its `-wal`: enough to see whose it is.
@@ -332,14 +332,9 @@ def encode(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _check_owners(path: Path) -> None:
-    for suffix in ("", *BESIDE):
-        check_owner(Path(f"{path}{suffix}"))
-
-
 def _open(path: Path) -> sqlite3.Connection:
     """Open or create a file, and lock it. The connection is closed if the file is damaged."""
-    _check_owners(path)
+    check_owners(path)
     try:
         os.close(open_or_create(path, os.O_RDWR, 0o600))
     except OSError as problem:

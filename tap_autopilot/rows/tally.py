@@ -7,12 +7,12 @@ import logging
 from collections.abc import Sequence
 
 from tap_autopilot.amounts import amount
+from tap_autopilot.rows.names import MAX_LENGTH
 from tap_autopilot.rows.values import ADDITIONAL, Row
 
 LOG = logging.getLogger(__name__)
 
 MAX_NAMES = 200  # unknown fields counted separately; there may be any number
-MAX_LENGTH = 200  # characters of such a name
 
 
 class Tally:

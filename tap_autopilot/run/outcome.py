@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from tap_autopilot.amounts import amount, duration
@@ -42,7 +43,7 @@ class Outcome:
         self._is_reported = False
 
     def begin(
-        self, version: str, file: Any, inputs: Iterable[str], secrets: Iterable[str] = ()
+        self, version: str, file: Any, inputs: Iterable[str | Path], secrets: Iterable[str] = ()
     ) -> None:
         """Note that a run begins, with the settings for its report, which are not checked yet.
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.parsing import (
-    MAX_KEY,
     Listing,
     decode,
     decode_array,
@@ -22,6 +21,7 @@ from tap_autopilot.api.parsing import (
 )
 from tap_autopilot.exceptions import RunError, TapError
 from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.values import MAX_KEY
 from tap_autopilot.sources.completeness import Census, Doubt
 
 
@@ -67,7 +67,8 @@ ENDPOINTS = {walk.source: walk.path for walk in LISTINGS} | {
 }
 
 
-_decode_members = functools.partial(decode_keys, key="contact_id")  # one, so that walks are equal
+# One function, so that walks are equal.
+_decode_members = functools.partial(decode_keys, key="contact_id", longest=MAX_KEY)
 
 
 def members_of(segment_id: str) -> Walk:
