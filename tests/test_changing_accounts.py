@@ -207,21 +207,6 @@ def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:
     assert activated(again, "smart_segments_contacts")
 
 
-@pytest.mark.parametrize(("status", "code"), [(400, 1), (403, 2), (422, 1), (500, 1)])
-def test_broken_segments_do_not_hold_up_the_others(status: int, code: int) -> None:
-    names = [f"s{number:02d}" for number in range(40)]
-    answers: dict[str, Any] = {
-        f"/smart_segments/{one}/contacts": page(one, total=1) for one in names
-    }
-    answers |= {f"/smart_segments/{one}/contacts": (status, {}) for one in names[:12]}
-    answers["/smart_segments"] = {"segments": [{"segment_id": one} for one in names]}
-    run = in_process.run(Scripted(answers))
-    again = in_process.run(Scripted(answers), state=run.state)
-    assert (run.code, again.code) == (code, code)
-    rows = [*run.rows("smart_segments_contacts"), *again.rows("smart_segments_contacts")]
-    assert {row["segment_id"] for row in rows} == set(names[12:])
-
-
 # Documents that are no rows, and versions
 
 

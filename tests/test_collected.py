@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.pushed.collected import PAGE, Collected
-from tap_autopilot.pushed.index import PushedIndex
-from tap_autopilot.pushed.matching import DESCRIPTION
-from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 
@@ -45,31 +41,6 @@ def test_the_events_of_each_table_after_its_position(store: PushedStore) -> None
     found.close()
     with pytest.raises(UserError, match="closed"):
         list(found.pages({"email_opened": 0}))
-
-
-def test_events_of_many_values_come_a_few_at_a_time(store: PushedStore) -> None:
-    heavy, heavier = (b",".join([b"[]"] * count) for count in (150_000, 300_000))
-    body = b'{"event": "Email Opened", "messageId": "%d", "x": [%b]}'
-    store.track(*(body % (number, heavy) for number in range(4)), call("m"), body % (9, heavier))
-    found = Collected(store.path)
-    pages = [page.events["email_opened"] for page in found.pages({"email_opened": 0})]
-    assert [[one.seq for one in page] for page in pages] == [[1], [2], [3], [4, 5], [6]]
-    assert pages[0][0].body["x"] == [[]] * 150_000
-    assert pages[-1][0].body == (body % (9, heavier)).decode()
-
-
-def test_a_pushed_event(store: PushedStore) -> None:
-    before = datetime.now(timezone.utc)
-    store.hook({"n": 1, "text": "\0"}, "contact_added", at=12345)
-    found = Collected(store.path)
-    ((page,), (again,)) = (list(found.pages({"contact_events": 0})) for _ in range(2))
-    event = Pushed(
-        1, f"{store.store_id}-1", 12345, "contact_added", {"n": 1, "text": ""},
-        pruned=False, cleaned=1,
-    )  # fmt: skip
-    assert page.events == again.events == {"contact_events": [event]}
-    assert page.last == 1
-    assert before <= found.opened_at <= page.fetched_at <= datetime.now(timezone.utc)
 
 
 def test_a_store_is_read_page_by_page_as_it_was_when_opened(store: PushedStore) -> None:
@@ -254,17 +225,6 @@ def test_a_number_that_no_database_can_hold_is_text(store: PushedStore) -> None:
         assert b'"Score":["1e400",1.50]' in run.stdout
 
 
-def test_activities_keep_everything(store: PushedStore) -> None:
-    store.activity(b'{"event": "email.opened", "n": 1}\nno json\n[1]\n{"type": "sms.sent"}\n')
-    rows = read(store).rows("activities")
-    assert [row["event"] for row in rows] == ["email.opened", None, None, "sms.sent"]
-    assert [row["additional_fields"] for row in rows] == [
-        {"event": "email.opened", "n": 1}, {"value": "no json"}, {"value": [1]},
-        {"type": "sms.sent"},
-    ]  # fmt: skip
-    assert [row["id"] for row in rows] == [f"{store.store_id}-{n}" for n in (1, 2, 3, 4)]
-
-
 def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
     store.track(
         call("a", timestamp="2020-01-01T00:00:00Z"),
@@ -287,10 +247,3 @@ def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
         "last_seen_at": "2020-03-01T00:00:00.000Z",
     }
     assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
-
-
-def test_messages_with_long_texts_come_a_few_at_a_time() -> None:
-    index = PushedIndex(EMAILS)
-    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
-    index.describe({**blank, "email_id": f"m{n}", "email_name": "x" * 1_500_000} for n in range(8))
-    assert [len(rows) for rows in index.messages()] == [3, 3, 2]

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sources.completeness import (
-    APPEND_ONLY,
     ORDER_KNOWN,
     Census,
     Distinct,
     Doubt,
     is_large,
     moves_bookmark,
-    why_kept,
 )
 from tap_autopilot.sources.listings import CONTACTS, Page
 
@@ -37,28 +35,6 @@ def test_what_each_doubt_withholds(name: str, moving: bool, failing: bool) -> No
     doubt = Doubt(name)
     assert (moves_bookmark([doubt]), doubt.fails) == (moving, failing)
     assert moves_bookmark([Doubt.SKIPPED, doubt]) is moving
-
-
-@pytest.mark.parametrize(
-    ("doubts", "how", "reason"),
-    [
-        ({}, "", None),
-        ({Doubt.SKIPPED: "one", Doubt.SHORT: "other"}, "", "one, and other"),
-        ({}, "is_log", APPEND_ONLY),
-        ({}, "incremental", "an incremental pass cannot tell what was deleted"),
-        ({}, "windowed", "start_date is set"),
-    ],
-)
-def test_why_rows_that_a_pass_did_not_see_are_kept(
-    doubts: dict[Doubt, str], how: str, reason: str | None
-) -> None:
-    is_log, incremental, windowed = (how == one for one in ("is_log", "incremental", "windowed"))
-    kept = why_kept(doubts, is_log=is_log, incremental=incremental, windowed=windowed)
-    assert kept == reason
-
-
-def test_a_pass_without_doubts_moves_the_bookmark() -> None:
-    assert moves_bookmark([])
 
 
 def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:

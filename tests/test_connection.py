@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +14,8 @@ from tap_autopilot.api import body
 from tap_autopilot.api.client import Client
 from tap_autopilot.api.connection import open_session
 from tap_autopilot.api.environment import read_environment
-from tap_autopilot.api.watchdog import Watch, Watchdog
+from tap_autopilot.api.watchdog import Watch
 from tap_autopilot.exceptions import Unreachable
-from tests.conftest import wait_until
 from tests.lying_pager import KEY
 from tests.socket_server import Server, Trust
 from tests.test_client import api, get, in_threads
@@ -75,23 +72,6 @@ def test_a_request_is_sent_again_silently_only_once(
     assert f"127.0.0.1:{server.port} closed the connection without a response" in caplog.text
 
 
-def test_a_truncated_response_on_a_reused_connection_is_retried_with_a_warning(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        connected.sendall(GOOD)
-        if number == 1:
-            server.read_request(connected)
-            connected.sendall(GOOD[:-1])
-
-    with Server(handle) as server:
-        client = Client(api(server.url))
-        assert [get(client).value for _ in range(2)] == [True] * 2
-    assert "truncated" in caplog.text
-    assert len(waits) == 1
-
-
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -137,22 +117,6 @@ def test_bytes_after_an_informational_response_are_not_taken_for_the_next_one(
     with Server(handle) as server:
         assert get(Client(api(server.url))).value in (True, None)
     assert len(waits) == server.connections - 1
-
-
-def test_a_reset_connection_is_retried(
-    caplog: pytest.LogCaptureFixture, waits: list[float]
-) -> None:
-    def handle(connected: socket.socket, number: int) -> None:
-        server.read_request(connected)
-        if number == 1:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        else:
-            connected.sendall(GOOD)
-
-    with Server(handle) as server:
-        assert get(Client(api(server.url))).value is True
-    assert f"connection reset by 127.0.0.1:{server.port}; retrying in" in caplog.text
-    assert len(waits) == 1
 
 
 def test_a_host_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,21 +251,6 @@ def test_a_response_that_keeps_the_cpu_busy_is_ended(
         get(Client(api(server.url, request_timeout=1000, retry_timeout=0)))
 
 
-def test_one_watchdog_serves_all_clients_and_then_ends() -> None:
-    def watchdogs() -> set[threading.Thread]:
-        return {one for one in threading.enumerate() if one.name == "watchdog"}
-
-    before, watchdog, watches = watchdogs(), Watchdog(), [Watch() for _ in range(6)]
-    for watch in watches:
-        watchdog.start(watch, time.monotonic() + 0.1)
-    assert len(watchdogs() - before) == 1
-    wait_until(lambda: all(watch.timed_out for watch in watches))
-    assert len(watchdogs() - before) == 1
-    for watch in watches:
-        watchdog.stop(watch)
-    wait_until(lambda: watchdogs() <= before)
-
-
 def test_all_threads_share_the_probes_of_a_hanging_api() -> None:
     def handle(connected: socket.socket, _: int) -> None:
         server.read_request(connected)
@@ -321,32 +270,6 @@ def test_the_path_is_sent_unchanged(waits: list[float]) -> None:
         get(Client(api(server.url)), "/contacts/%2E%2E%2F%7E%20?x")
     assert server.asked[0].startswith(b"GET /v1/contacts/%2E%2E%2F%7E%20?x HTTP/1.1\r\n")
     assert waits == []
-
-
-def test_one_large_body_is_in_memory_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body, "LARGE", 3)
-    happened = []
-    with once(GOOD) as server:
-        shared = api(server.url)
-        client = Client(shared)
-
-        def read() -> None:
-            get(client)
-            happened.append("read")
-
-        with shared.large_body:
-            thread = threading.Thread(target=read)
-            thread.start()
-            wait_until(lambda: bool(server.asked))
-            time.sleep(0.2)
-            happened.append("the other is forgotten")
-        thread.join()
-        assert happened == ["the other is forgotten", "read"]
-        assert shared.large_body.locked()
-        get(client)
-        assert shared.large_body.locked()
-        client.forget()
-        assert not shared.large_body.locked()
 
 
 def test_a_large_body_that_has_to_wait_too_long_times_out(monkeypatch: pytest.MonkeyPatch) -> None:

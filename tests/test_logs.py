@@ -17,7 +17,6 @@ from tap_autopilot import logs
 from tests.collector.conftest import TOKEN, Collector, Start, start  # noqa: F401
 from tests.conftest import KEY, Serve, Tap
 from tests.invariants import untimed
-from tests.scripted import Scripted
 
 FORGED = "x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y\x00"
 VISIBLE = r"x\nCRITICAL all lost\r\x1b[2J\x1b]0;owned\x07\x9b31m\u202etxt\u2028y"
@@ -197,16 +196,6 @@ def test_a_hostile_report_is_one_line(tap: Tap) -> None:
     assert run.code == 2
     assert_clean(run.stderr)
     assert json.loads(report.read_text())["message"].isprintable()
-
-
-@pytest.mark.parametrize("status", [400, 500])
-def test_a_hostile_api(tap: Tap, status: int) -> None:
-    odd = {"X-Odd": "\x1b[31m", "Location": "/\x1b[31m", "Content-Encoding": "\x1b[31m"}
-    answer = (status, {"message": FORGED}, odd)
-    with Scripted(dict.fromkeys(("/contacts", "/lists", "/smart_segments"), answer)) as sandbox:
-        run = tap.sync(sandbox, retry_timeout=0, log_level="debug")
-    assert run.code == 1
-    assert_clean(run.stderr)
 
 
 def test_a_collector_with_hostile_names_and_states(

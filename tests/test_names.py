@@ -10,20 +10,6 @@ from tap_autopilot.rows import names as module
 from tap_autopilot.rows.names import Names, compile_pick
 
 
-def test_names_without_a_column_are_remembered_up_to_a_limit(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "MAX_NAMES", 3)
-    names = Names({"first_name": str, "email": str}, ["phone"])
-    assert [names[name] for name in ("FirstName", "EMAIL")] == [("first_name", str), ("email", str)]
-    for number in range(5):
-        assert names[f"field{number}"] == (f"field{number}", None)
-    assert list(names) == ["FirstName", "EMAIL", "field0", "field1", "field2"]
-    assert names["Phone"] == (None, None)
-    assert names["first_name"] == ("first_name", str)
-    assert "first_name" in names
-
-
 def test_the_spellings_of_a_column_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SPELLINGS", 2)
     names = Names({"email": str}, [])
@@ -96,22 +82,3 @@ def test_a_repeated_spelling_counts_once() -> None:
     pick = compile_pick(["lists"])
     for number in range(3):
         assert pick({"Lists": ["a"], f"field{number}": 1}) == {"lists": ["a"]}
-
-
-def test_names_are_looked_up_once_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    looked_up: list[str] = []
-
-    def plain(name: str) -> str:
-        looked_up.append(name)
-        return name.lower()
-
-    monkeypatch.setattr(module, "MAX_NAMES", 3)
-    monkeypatch.setattr(module, "plain", plain)
-    pick = compile_pick(["lists"])
-    looked_up.clear()
-    for _ in range(2):
-        assert pick({"Lists": ["a"], "x": 1, "y": 2}) == {"lists": ["a"]}
-    assert looked_up == ["Lists", "x", "y"]
-    for _ in range(2):
-        assert pick({"z": 3}) == {}
-    assert looked_up == ["Lists", "x", "y", "z", "z"]

@@ -210,15 +210,3 @@ def test_events_are_loaded_between_the_nights(nights: Nights, serve: Serve) -> N
     assert [row.split()[1] for row in rows if row.startswith("email_opened")] == ["m0", "m1"]
     assert len(nights.contacts()) == 2 * len(ACCOUNT.contact_ids)
     assert list((nights.folder / "logs-events").iterdir())
-
-
-def test_with_digests_a_second_night_sends_nothing(nights: Nights, serve: Serve) -> None:
-    variables = {"TAP_AUTOPILOT_DIGESTS": "digests"}
-    assert nights.run(serve(ACCOUNT), **variables) == (0, "")
-    rows = (nights.folder / "rows").read_text()
-    assert nights.run(serve(ACCOUNT), **variables) == (0, "")
-    assert (nights.folder / "rows").read_text() == rows
-    (nights.folder / "digests").unlink()
-    code, err = nights.run(serve(ACCOUNT), **variables)
-    assert code == 0
-    assert "is missing: everything is sent again" in err

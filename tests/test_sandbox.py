@@ -58,17 +58,6 @@ def test_refusals(serve: Serve, path: str, key: str | None, status: int, message
     assert answer.json() == {"error": answer.reason, "message": message}
 
 
-@pytest.mark.parametrize("bookmarks", ["last", "next", "repeat", "opaque"])
-def test_paging_in_each_style(serve: Serve, bookmarks: str) -> None:
-    account = Account(contacts=250)
-    pages = follow(serve(account, bookmarks=bookmarks), "/contacts")
-    assert [page["total_contacts"] for page in pages] == [250] * 3
-    ids = [contact["contact_id"] for page in pages for contact in page["contacts"]]
-    assert sorted(set(ids)) == account.contact_ids
-    assert len(ids) == (252 if bookmarks == "repeat" else 250)
-    assert all(len(page["contacts"]) == 100 for page in pages[:-1])
-
-
 def test_listings_members_and_one_contact(serve: Serve) -> None:
     account = Account(contacts=250, lists=3, segments=4, members=120)
     sandbox = serve(account)
@@ -127,24 +116,6 @@ def test_a_large_account_repeats_everything_but_ids() -> None:
     assert account.contact(again) == account.contact(first) | {"contact_id": again}
 
 
-@pytest.mark.parametrize(
-    ("stale", "status", "contacts"),
-    [
-        ("on", 200, 50),
-        ("400", 400, None),
-        ("404", 404, None),
-        ("first", 200, 100),
-        ("empty", 200, 0),
-    ],
-)
-def test_outdated_bookmarks(serve: Serve, stale: str, status: int, contacts: int | None) -> None:
-    account = Account(contacts=250)
-    gone = account.contact_ids[199] + "0"
-    answer = get(serve(account, stale=stale), f"/contacts/{gone}")
-    assert answer.status_code == status
-    assert contacts is None or len(answer.json()["contacts"]) == contacts
-
-
 def test_a_limit_of_requests_a_second(serve: Serve) -> None:
     sandbox = serve(requests_per_second=3, retry_after="7")
     started = time.monotonic()
@@ -166,14 +137,6 @@ def test_latency_and_gzip(serve: Serve) -> None:
     assert answer.headers["Content-Encoding"] == "gzip"
     assert answer.json()["lists"]
     assert "Content-Encoding" not in get(sandbox, "/lists", **{"Accept-Encoding": ""}).headers
-
-
-def test_faults_strike_as_configured(serve: Serve) -> None:
-    sandbox = serve(None, "2-3:503,retry-after=4", "/lists@2:404")
-    statuses = [get(sandbox, path).status_code for path in ("/lists", "/lists", "/contacts", "/lists", "/lists")]  # fmt: skip
-    assert statuses == [200, 503, 503, 200, 200]
-    answer = get(serve(None, "1:302"), "/lists")
-    assert answer.status_code == 302
 
 
 @pytest.mark.parametrize("text", ["", "5", "5:", "x:500", "5:explode", "5:99", "%:500", "1-x:500"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import email.utils
 import json
 import time
@@ -10,13 +9,11 @@ import urllib.parse
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-import pytest
 import requests
 
 from tap_autopilot.sandbox.account import CONTACTS, LISTS, SEGMENTS, Account, members_of_segment
-from tap_autopilot.sandbox.options import BOOKMARKS
 from tests.changing_sandbox import ChangingSandbox
-from tests.conftest import KEY, PATIENCE, Serve, wait_until
+from tests.conftest import KEY, PATIENCE, Serve
 from tests.lying_pager import Options
 from tests.recording import Sandbox, existed_throughout
 
@@ -110,30 +107,6 @@ def test_changes_carry_the_time_of_the_apis_clock() -> None:
     )
 
 
-@pytest.mark.parametrize("style", BOOKMARKS)
-def test_an_empty_last_page(style: str) -> None:
-    for contacts, sizes in (("abcd", [2, 2, 0]), ("abc", [2, 1, 0]), ("", [0])):
-        pages = walk(ChangingSandbox(contacts, style=style, empty_end=True))
-        found = [len(page["contacts"]) for page in pages]
-        if style != "repeat":
-            assert found == sizes
-        assert found[-1] == 0
-        assert set(ids(pages)) == set(contacts)
-
-
-def test_every_kind_of_total() -> None:
-    def totals(**options: Any) -> list[int | None]:
-        return [page.get("total_contacts") for page in walk(ChangingSandbox("abcdefgh", **options))]
-
-    assert totals() == [8, 8, 8, 8]
-    assert totals(totals="missing") == [None] * 4
-    assert totals(totals="first-missing") == [None, 8, 8, 8]
-    assert totals(totals="collapse") == [8, 8, 4, 4]
-    assert totals(total_off=-3) == [5, 5, 5, 5]
-    assert totals(total_off=-30) == [0, 0, 0, 0]
-    assert totals(end_early=True) == [8, 8]
-
-
 def test_the_record_has_what_was_served_and_what_existed() -> None:
     sandbox = ChangingSandbox(
         "abcd",
@@ -168,19 +141,6 @@ def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
     assert sandbox.existed_throughout("/list/l/contacts", 0, 1) == set("ab")
     assert sandbox.existed_throughout("/smart_segments/s/contacts", 0, 1) == {"a"}
     assert sandbox.existed_throughout("/smart_segments/s/contacts") == set()
-
-
-def test_responses_that_did_not_arrive_are_not_whole(serve: Serve) -> None:
-    sandbox = serve(Account(contacts=5), "/contacts@1:cut", "/contacts@2:503")
-    for _ in range(3):
-        with contextlib.suppress(requests.RequestException):
-            requests.get(f"{sandbox.url}/contacts", headers=HEADERS, timeout=PATIENCE)
-    assert [page.delivered and not page.fault for page in sandbox.served] == [False, True]
-    slow = serve(Account(contacts=5), latency=1)
-    with pytest.raises(requests.Timeout):
-        requests.get(f"{slow.url}/contacts", headers=HEADERS, timeout=0.05)
-    wait_until(lambda: bool(slow.served) and not slow.connections)
-    assert [page.delivered for page in slow.served] == [False]
 
 
 def test_responses_have_a_date(serve: Serve) -> None:
