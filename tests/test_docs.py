@@ -1,13 +1,15 @@
-"""The docs are accurate: the messages they quote are the tap's own, and its exceptions."""
+"""The docs are accurate: the messages, options and figures that they quote are real."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import pkgutil
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType
@@ -15,8 +17,15 @@ from types import CodeType
 import pytest
 
 import tap_autopilot
+from benchmarks.__main__ import lines_of, table
+from benchmarks.figures import BLOCK, PROGRAMS, Figure, documents, recorded, written
+from benchmarks.pipeline import rows_sent
 from tap_autopilot import exceptions
+from tap_autopilot.about import about
+from tap_autopilot.cli import _parser
 from tap_autopilot.pushed.rows import PROPERTIES, TRAITS
+from tap_autopilot.sandbox.account import Account
+from tests.conftest import Serve, Tap
 from tests.invariants import DOCUMENTED
 from tools import meltano_definitions
 
@@ -93,8 +102,8 @@ def test_the_map_names_real_files() -> None:
     """The first table those of the tap, the second those of the collector."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     tap, collector = (part.partition("\n\n")[0] for part in text.split("| to change | go to |")[1:])
-    for table, package in ((tap, "tap_autopilot"), (collector, "tap_autopilot/collector")):
-        paths = re.findall(r"`([\w/.]+(?:\.py|/))`", table)
+    for rows, package in ((tap, "tap_autopilot"), (collector, "tap_autopilot/collector")):
+        paths = re.findall(r"`([\w/.]+(?:\.py|/))`", rows)
         assert len(paths) > 15
         for path in paths:
             assert (ROOT / package / path).exists() or (ROOT / path).exists(), path
@@ -143,3 +152,147 @@ def test_the_tree_of_exceptions_is_complete() -> None:
     for root in roots:
         classes |= set(subclasses(root))
     assert sorted(documented()) == sorted(classes)
+
+
+# Figures
+
+
+@pytest.mark.parametrize("path", documents(), ids=lambda path: path.name)
+def test_figures_are_quoted_as_recorded(path: Path) -> None:
+    text = path.read_text()
+    assert written(text, recorded()) == text
+    assert text.count("<!-- figures:") == len(BLOCK.findall(text))
+
+
+def test_every_figure_is_quoted_with_its_command_and_code() -> None:
+    every = "\n".join(path.read_text() for path in documents())
+    quoted = {name for names, _ in BLOCK.findall(every) for name in names.split()}
+    assert recorded().keys() <= quoted == PROGRAMS.keys()
+    for name, figure in recorded().items():
+        assert figure.command.startswith(f"python -m {PROGRAMS[name].split()[0]}")
+        assert re.fullmatch("[0-9a-f]{40}", figure.code)
+
+
+def test_a_figure_is_shown_as_its_block_says() -> None:
+    long = "word " * 40
+    figures = {
+        "kills": Figure("python -m a", "0123456789ab", "2026-01-02", f"{long}\n"),
+        "tap": Figure(
+            "python -m b", "0123456789ab", "2026-01-02", "- one\n\n| a |\n| - |\n| 1 |\n"
+        ),
+    }
+
+    def shown(how: str) -> str:
+        return written(f"x\n<!-- figures: {how} -->\nold\n<!-- end of figures -->\ny", figures)
+
+    lines = shown("kills, quoted").splitlines()[2:-2]
+    assert all(line.startswith("> ") and len(line) <= 100 for line in lines)
+    assert lines[-1].endswith("(`python -m a`, code `0123456789`, 2026-01-02)")
+    where = "`python -m b`, code `0123456789`, 2026-01-02."
+    assert shown("tap, list").splitlines()[2:-2] == ["- one", "", where]
+    assert shown("tap, table").splitlines()[2:-2] == ["| a |", "| - |", "| 1 |", "", where]
+    printed = ["```text", "- one", "", "| a |", "| - |", "| 1 |", "```", "", where]
+    assert shown("tap, printed").splitlines()[2:-2] == printed
+
+
+def test_results_become_a_list_and_a_table() -> None:
+    ours = {"exit_code": 0, "cpu": 1.0, "wall": 2.0, "memory": 40.0, "requests": 9, "throttled": 0,
+            "used": 0.96, "cpu ratio": 1.0, "wall ratio": 1.0}  # fmt: skip
+    floor = {**ours, "cpu ratio": 0.75}
+    sdk = {**ours, "cpu ratio": 3.4, "wall": 35.0}
+    results = {
+        "deep": {"tap-autopilot": ours, "floor": floor, "singer-sdk": sdk, "0.3.0": sdk},
+        "wide": {"tap-autopilot": ours, "floor": floor, "singer-sdk": sdk,
+                 "singer-sdk unchecked": sdk},
+        "limit 5": {"tap-autopilot": ours, "0.3.0": {**ours, "exit_code": 1}},
+    }  # fmt: skip
+    deep, wide, limit = lines_of(results)
+    assert deep == (
+        "- 2,000 contacts, 60 segments of 500, 100 ms a response (*deep*, default settings): 2.0 s;"
+        " the floor takes 2.0 s, the SDK's tap 35.0 s, 0.3.0 35.0 s"
+    )
+    assert wide.endswith(
+        "(*wide*): this tap takes 1.33 times the CPU time of the floor; the SDK's takes 3.4 times as"
+        " much as this one, 3.4 times without its checks"
+    )
+    assert limit == "- *limit 5*: this tap uses 96% of what the API allows"
+    lines = table(results)
+    assert "| wide | floor | 1.00 | 2.00 | 40 | 9 | 0 | 0.75 | 1.00 |" in lines
+    assert lines[-1] == "| limit 5 | 0.3.0 (failed) | 1.00 | 2.00 | 40 | 9 | 0 |  |  |"
+
+
+def test_the_rows_of_a_load_are_counted_once() -> None:
+    log = (
+        "INFO contacts: 20,000 rows, 202 requests.\nINFO lists: 8 rows, 1 request.\n"
+        "INFO Complete: 20,008 rows in 2 tables, 3 s.\n"
+    )
+    assert rows_sent(log) == 20_008
+
+
+# The README
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table_below(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading."""
+    lines = README.partition(f"\n{heading}\n")[2].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("| ---"))
+    rows = []
+    for line in lines[start + 1 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_the_tables_of_settings_and_streams_match_about() -> None:
+    settings, streams = about("markdown").split("\n\n")
+    assert settings in README
+    assert streams in README
+
+
+def test_every_option_is_documented() -> None:
+    said = set(re.findall(r"`(--?[a-z-]+)", " ".join(row[0] for row in table_below("## Use"))))
+    known = {option for action in _parser()._actions for option in action.option_strings}
+    assert said == known - {"-h"}
+
+
+TAP = """
+import json, sys
+state = sys.argv[2:] and open(sys.argv[2]).read()
+print(json.dumps({"type": "STATE", "value": json.loads(state)["n"] + 1 if state else 1}))
+"""
+TARGET = """
+import json, sys
+for line in sys.stdin:
+    if {prints}:
+        print(json.dumps({{"n": json.loads(line)["value"]}}))
+"""
+
+
+def test_the_state_example_works_from_the_first_run(tmp_path: Path) -> None:
+    block = next(one for one in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "touch" in one)
+    found = []
+    for prints in (True, True, False, True):  # the third target fails before it prints a state
+        for name, text in (("tap-autopilot", TAP), ("target-jsonl", TARGET.format(prints=prints))):
+            program = tmp_path / "bin" / name
+            program.parent.mkdir(exist_ok=True)
+            program.write_text(f"#!{sys.executable}\n{text}")
+            program.chmod(0o755)
+        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["sh", "-c", block], cwd=tmp_path, env={**os.environ, "PATH": path},
+            capture_output=True, check=False,
+        )  # fmt: skip
+        assert not done.stderr
+        found.append(json.loads((tmp_path / "state.json").read_text())["n"])
+    assert found == [1, 2, 2, 3]
+
+
+def test_an_empty_state_is_a_first_run(tap: Tap, serve: Serve) -> None:
+    run = tap.sync(serve(Account(contacts=5)), state="")
+    assert run.code == 0
+    assert len(run.rows("contacts")) == 5
+    said = f"INFO The state file {tap.folder / 'state.json'} is empty; starting from the beginning."
+    assert said in run.log

@@ -1,15 +1,24 @@
-"""The other tables made from contacts, compared with what was served."""
+"""The other tables made from contacts, and their rows."""
 
 from __future__ import annotations
 
+import copy
 import re
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
+from tap_autopilot.protocol.schemas import load_schema
+from tap_autopilot.pushed.matching import Occurrence, Pushes, hash_of
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.tally import Tally
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS
+from tap_autopilot.streams.base import Merge
 from tests import in_process
 from tests.conftest import USUAL_STREAMS, Serve
+from tests.in_process import logged
 from tests.invariants import Run
 from tests.scripted import Scripted
 from tests.test_selection import entry
@@ -106,3 +115,123 @@ def test_skipped_values_put_their_tables_in_doubt(contact: Any, doubtful: set[st
     ]
     assert set(re.split(", |: ", warning.removeprefix("WARNING "))) >= doubtful
     assert "1 documents were skipped" in warning
+
+
+# Email events
+
+SCHEMA = load_schema("email_bounced")
+START = datetime(1970, 1, 2, tzinfo=timezone.utc)
+DAY = 86_400_000
+
+
+def made(
+    *contacts: Any,
+    window: ChangedSince | None = None,
+    merge: Merge | None = None,
+    selected: Any = SCHEMA,
+    tally: Tally | None = None,
+) -> Any:
+    make = STREAMS["email_bounced"].compile(SCHEMA, selected, tally or Tally("email_bounced"))
+    return [row for rows in make(list(contacts), window, merge) for row in rows]
+
+
+def bounced(contact_id: str, **maps: Any) -> dict[str, Any]:
+    return {"contact_id": contact_id, **{f"mail_{name}": it for name, it in maps.items()}}
+
+
+def test_every_column_of_an_event() -> None:
+    contact = {"contact_id": "a:b%", "email": 5, "mail_bounced": {"m:n": 0}}
+    (row,) = made(contact)
+    assert row == {
+        **dict.fromkeys(SCHEMA["properties"]),
+        "id": "email_bounced:a%3Ab%25:m:n",
+        "event": "email_bounced",
+        "event_text": "Email Bounced",
+        "timestamp": "1970-01-01T00:00:00.000Z",
+        "anonymous_id": "5",
+        "context_traits_email": "5",
+        "context_traits_contact_id": "a:b%",
+        "email_id": "m:n",
+    }
+    assert list(row) == list(SCHEMA["properties"])
+    selected = copy.deepcopy(SCHEMA)
+    for column in ("event_text", "timestamp", "link_url"):
+        del selected["properties"][column]
+        del row[column]
+    contacts = [contact, contact]
+    assert made(*contacts, selected=selected) == [row, row]
+
+
+@pytest.mark.parametrize(
+    ("contact", "reason"),
+    [
+        ({}, "it is not a contact"),
+        (bounced("", bounced={"m": 1}), "it has no contact_id"),
+        ({"mail_hardbounced": {"m": 1}}, "it has no contact_id"),
+        (bounced("c", bounced="m"), "its mail_bounced is not a map"),
+        (bounced("c", hardbounced=[1], bounced=[]), "its mail_hardbounced is not a map"),
+        (bounced("c", bounced=None, hardbounced=""), None),
+        ({"contact_id": "c"}, None),
+        ({"contact_id": "", "email": "e"}, None),
+    ],
+)
+def test_a_contact_whose_events_cannot_be_read(contact: Any, reason: str | None) -> None:
+    tally = Tally("email_bounced")
+    good = bounced("good", bounced={"m": 1})
+    with logged() as lines:
+        found = made(contact, good, tally=tally)
+    assert [row["context_traits_contact_id"] for row in found] == ["good"]
+    assert tally.skipped == (reason is not None)
+    assert lines == (
+        [f"WARNING email_bounced: skipped a document: {reason}."] if reason is not None else []
+    )
+
+
+def test_one_unreadable_map_does_not_affect_the_other() -> None:
+    tally = Tally("email_bounced")
+    found = made(bounced("c", bounced="x", hardbounced={"m": 1}), tally=tally)
+    assert [row["email_id"] for row in found] == ["m"]
+    assert tally.skipped == 1
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "time"),
+    [(1, 2, "00.001Z"), (None, 2, "00.002Z"), ("", 2, "00.002Z"), (1, None, "00.001Z")],
+)
+def test_a_message_in_both_maps(soft: Any, hard: Any, time: str) -> None:
+    (row,) = made(bounced("c", bounced={"m": soft}, hardbounced={"m": hard}))
+    assert row["timestamp"].endswith(time)
+
+
+def test_a_time_that_does_not_fit_is_null() -> None:
+    tally = Tally("email_bounced")
+    events = {"a": "soon", "b": "", "c": None, "d": "2016-12-20"}
+    rows = made(bounced("c", bounced=events), tally=tally)
+    assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
+    kept = [row["additional_fields"] for row in rows]
+    assert kept == [{"timestamp": "soon"}, None, None, None]
+    assert not tally.unfit
+    tally.count_sent(rows)
+    assert tally.unfit == {"timestamp": 1}
+
+
+def test_what_changed_since_a_moment() -> None:
+    window = ChangedSince(START, START.replace(day=5))
+    events = {"old": DAY - 1, "equal": DAY, "new": 2 * DAY, "future": 9 * DAY, "unknown": None}
+    found = made(bounced("c", bounced=events), window=window)
+    assert [row["email_id"] for row in found] == ["equal", "new", "future", "unknown"]
+    assert window.newest == START.replace(day=3)
+
+
+def test_events_that_were_pushed_are_skipped() -> None:
+    occurrences = [Occurrence(hash_of(one), None) for one in ("old", "new")]
+    pushes = Pushes({("email_bounced", "c"): occurrences}, lambda _: None, {}, 9 * DAY)
+    contacts = [
+        bounced("c", bounced={"old": 0, "new": DAY, "other": DAY}),
+        bounced("d", bounced={}),
+    ]
+    for window, counted in ((None, 2), (ChangedSince(START, None), 1)):
+        tally = Tally("email_bounced")
+        found = made(*contacts, window=window, merge=pushes, tally=tally)
+        assert [row["email_id"] for row in found] == ["other"]
+        assert tally.pushed == counted

@@ -1,13 +1,17 @@
-"""Field names in any spelling: which column a field fills, and which of two spellings wins."""
+"""Field names in any spelling: which column a field fills, and what is deselected."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tap_autopilot.rows import names as module
 from tap_autopilot.rows.names import Names, compile_pick
+from tap_autopilot.rows.shape import compile_shape
+from tap_autopilot.rows.tally import Tally
+from tests.test_shape import SCHEMA, shaped
 
 
 def test_the_spellings_of_a_column_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,3 +86,136 @@ def test_a_repeated_spelling_counts_once() -> None:
     pick = compile_pick(["lists"])
     for number in range(3):
         assert pick({"Lists": ["a"], f"field{number}": 1}) == {"lists": ["a"]}
+
+
+# Deselected parts
+
+
+def without(*paths: str) -> Any:
+    """The schema without these columns, or parts of columns."""
+    schema = json.loads(json.dumps(SCHEMA))
+    for path in paths:
+        column, _, part = path.partition(".")
+        if part:
+            values = schema["properties"][column]
+            del values.get("items", values)["properties"][part]
+        else:
+            del schema["properties"][column]
+    return schema
+
+
+def test_deselecting_a_part_keeps_the_rest_of_an_odd_value() -> None:
+    schema = without(
+        "employees_range.max", "custom_fields.value", "mail_opened.timestamp", "mail_clicked.id"
+    )
+    row = shaped(
+        {
+            "employeesRange": {"min": "ten", "Max": 20, "avg": 5},
+            "custom_fields": [{"kind": "K", "value": "secret", "deleted": "no"}],
+            "mail_opened": {"m": "soon"},
+            "mail_clicked": {"m": "soon"},
+            "company_priority": "high",
+        },
+        schema,
+    )
+    assert row == {
+        "additional_fields": {
+            "employeesRange": {"min": "ten", "avg": 5},
+            "custom_fields": [{"kind": "K", "deleted": "no"}],
+            "mail_opened": {"m": None},
+            "mail_clicked": ["soon"],
+            "company_priority": "high",
+        }
+    }
+
+
+def test_either_part_of_a_map_can_be_deselected() -> None:
+    schema = without("mail_opened.timestamp", "mail_clicked.id")
+    assert shaped({"mail_opened": {"m": 0}, "mail_clicked": {"m": 0}}, schema) == {
+        "mail_opened": [{"id": "m"}],
+        "mail_clicked": [{"timestamp": "1970-01-01T00:00:00.000Z"}],
+    }
+
+
+def test_an_unknown_part_is_kept_where_another_is_deselected() -> None:
+    schema = without("employees_range.max")
+    for value in ({"avg": 2, "Max": 3}, {"Max": 3, "avg": 2}):
+        assert shaped({"employeesRange": value}, schema) == {
+            "employees_range": {"min": None},
+            "additional_fields": {"employeesRange": {"avg": 2}},
+        }
+    assert shaped({"employeesRange": {"Max": 3}}, schema) == {"employees_range": {"min": None}}
+
+
+def test_what_is_deselected_is_dropped() -> None:
+    schema = without("first_name", "additional_fields", "mail_opened.id", "mail_opened.timestamp")
+    tally = Tally("contacts")
+    odd = {"FirstName": "Ada", "Email": "e", "score": 1, "unsubscribed": "no"}
+    assert shaped(odd, schema, tally) == {"email": "e"}
+    assert tally.unknown == {"score": 1}
+    schema["properties"]["additional_fields"] = SCHEMA["properties"]["additional_fields"]
+    assert shaped({"FirstName": "Ada", "mail_opened": {"m": "soon"}}, schema) == {}
+
+
+@pytest.mark.parametrize("odd", ["x", 5.5, True, [1], ["x", None], {"a": 1}], ids=repr)
+def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any) -> None:
+    schema = without(
+        "employees_range.max", "custom_fields.value", "mail_opened.timestamp", "mail_clicked.id"
+    )
+    if not isinstance(odd, dict):
+        document = {"employeesRange": odd, "mail_opened": odd, "mail_clicked": odd}
+        assert shaped(document, schema) == {"additional_fields": document}
+    assert shaped({"custom_fields": odd}, schema) == {"additional_fields": {"custom_fields": odd}}
+
+
+@pytest.mark.parametrize("spelling", ["FirstName", "first_name", "firstName", "FIRST_NAME"])
+def test_a_column_is_found_in_any_spelling(spelling: str) -> None:
+    assert shaped({spelling: "Ada"}) == {"first_name": "Ada"}
+
+
+@pytest.mark.parametrize(
+    ("document", "row"),
+    [
+        ({"unsubscribed": True, "Unsubscribed": False}, {"unsubscribed": True}),
+        ({"unsubscribed": None, "Unsubscribed": False}, {"unsubscribed": False}),
+        ({"unsubscribed": "x", "Unsubscribed": False}, {"unsubscribed": False}),
+        ({"Unsubscribed": False, "unsubscribed": None}, {"unsubscribed": False}),
+        ({"unsubscribed": "", "Unsubscribed": False}, {"unsubscribed": False}),
+    ],
+)
+def test_two_spellings_of_one_column_lose_nothing(document: Any, row: Any) -> None:
+    left = {name: it for name, it in document.items() if it not in (None, "", row["unsubscribed"])}
+    assert shaped(document) == {**row, **({"additional_fields": left} if left else {})}
+
+
+def test_the_first_of_two_spellings_fills_what_the_column_can_hold() -> None:
+    first, second = {"min": 1, "avg": 2}, {"min": 3, "max": 4}
+    assert shaped({"employees_range": first, "employeesRange": second}) == {
+        "employees_range": {"min": 1, "max": None},
+        "additional_fields": {"employees_range": first, "employeesRange": second},
+    }
+    assert shaped({"employees_range": second, "employeesRange": first}) == {
+        "employees_range": {"min": 3, "max": 4},
+        "additional_fields": {"employeesRange": first},
+    }
+
+
+def test_an_empty_spelling_does_not_hide_another() -> None:
+    assert shaped({"first_name": "", "FirstName": "Ada"}) == {"first_name": "Ada"}
+    assert shaped({"FirstName": "Ada", "first_name": ""}) == {"first_name": "Ada"}
+    assert shaped({"FirstName": "", "first_name": ""}) == {"first_name": ""}
+    assert shaped({"CreatedAt": "", "created_at": "", "Created_At": None}) == {}
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    row = shape({"contact_id": "", "ContactId": "p1"})
+    assert row is not None
+    assert row["contact_id"] == "p1"
+
+
+def test_a_value_with_two_spellings_of_a_name_is_kept_whole() -> None:
+    shape = compile_shape(SCHEMA, SCHEMA, ("contact_id",), Tally("contacts"))
+    both = {"min": 1, "Min": 2}
+    for value, kept in (({"Min": 2}, False), (both, True), ({"min": 1}, False), ({}, False)):
+        row = shape({"contact_id": "1", "employeesRange": value})
+        assert row is not None
+        assert row["employees_range"] == {"min": max([*value.values()], default=None), "max": None}
+        assert row["additional_fields"] == ({"employeesRange": value} if kept else None)
