@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import wraps
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ParamSpec
 
 from tap_autopilot.collector.endpoints import Endpoints, Secrets
 from tap_autopilot.collector.http import Server
@@ -18,6 +19,7 @@ from tap_autopilot.collector.pending import Pending
 from tests.collector.conftest import KEY, SECRET, TOKEN
 
 MAX_BODY = 8 * 2**20
+Given = ParamSpec("Given")
 
 
 class _Selector(selectors.DefaultSelector):
@@ -41,13 +43,18 @@ class _Loop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
 
-def run(test: Coroutine[Any, Any, None]) -> None:
+def without_waiting(test: Callable[Given, Coroutine[Any, Any, None]]) -> Callable[Given, None]:
     """Run a test whose sleeps take no time."""
-    loop = _Loop()
-    try:
-        loop.run_until_complete(test)
-    finally:
-        loop.close()
+
+    @wraps(test)
+    def run(*args: Given.args, **more: Given.kwargs) -> None:
+        loop = _Loop()
+        try:
+            loop.run_until_complete(test(*args, **more))
+        finally:
+            loop.close()
+
+    return run
 
 
 def serve(request_timeout: float = 1) -> Server:

@@ -24,14 +24,6 @@ def read_responses(connection: socket.socket, count: int) -> bytes:
     return found
 
 
-def test_pipelined_requests_are_answered_in_order(shared: Collector) -> None:
-    bad = HEAD + b"Content-Length: 1\r\n\r\n{"
-    with shared.connect() as connection:
-        connection.sendall(REQUEST * 3 + bad)
-        answer = read_responses(connection, 4)
-    assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200", b"200", b"200", b"400"]
-
-
 @pytest.mark.parametrize("rest", [b"", HEAD + b"Content-Length: 9\r\n\r\n{", HEAD, b"POST"])
 def test_requests_before_the_sender_closes_its_side_get_a_response(
     shared: Collector, rest: bytes
@@ -123,11 +115,12 @@ def test_a_sender_that_waits_for_100_continue_is_rejected_before_it_sends_the_bo
     ("header", "body"),
     [(b"Content-Length: 8", b'{"n": 1}'), (b"Transfer-Encoding: chunked", b'8\r\n{"n": 1}\r\n0\r\n\r\n')],
 )  # fmt: skip
-def test_an_offer_of_another_protocol_is_ignored(start: Start, header: bytes, body: bytes) -> None:
-    collector = start()
+def test_an_offer_of_another_protocol_is_ignored(
+    shared: Collector, header: bytes, body: bytes
+) -> None:
     offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAA\r\n"
     request = HEAD + offer + header + b"\r\n\r\n" + body
-    with collector.connect() as connection:
+    with shared.connect() as connection:
         for size in (len(request), 1, len(request) - 3):  # in one part, in many, in two
             for at in range(0, len(request), size):
                 connection.sendall(request[at : at + size])
@@ -136,4 +129,4 @@ def test_an_offer_of_another_protocol_is_ignored(start: Start, header: bytes, bo
         connection.sendall(request * 2)
         answers = read_responses(connection, 2)
     assert answers.count(b"HTTP/1.1 200") == 2
-    assert collector.bodies() == [b'{"n": 1}'] * 5
+    assert shared.bodies() == [b'{"n": 1}'] * 5

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from tap_autopilot.collector.keys import Keys, SigningKeys
-from tests.collector import in_memory
 from tests.collector.conftest import KEY, TOKEN, signature
-from tests.collector.in_memory import Sender, serve
+from tests.collector.in_memory import Sender, serve, without_waiting
 
 SECRETS = ["first-secret", "another, longer secret", "last"]
 WITH_COLON, WITHOUT = (base64.b64encode(key.encode()).decode() for key in (f"{KEY}:", KEY))
@@ -59,16 +58,13 @@ def test_all_secrets_are_compared_whichever_it_is(
         (f"/activity/{TOKEN}", "X: x", b"{}", 404),
     ],
 )
-def test_each_route_needs_a_comparison_to_succeed(
+@without_waiting
+async def test_each_route_needs_a_comparison_to_succeed(
     monkeypatch: pytest.MonkeyPatch, path: str, header: str, body: bytes, refusal: int
 ) -> None:
     head = f"POST {path} HTTP/1.1\r\n{header}\r\nContent-Length: {len(body)}\r\n\r\n"
-
-    async def test() -> None:
-        for status, compare in ((200, hmac.compare_digest), (refusal, lambda *_: False)):
-            monkeypatch.setattr(hmac, "compare_digest", compare)
-            sender = Sender(serve())
-            sender.send(head.encode() + body)
-            assert sender.statuses == [status]
-
-    in_memory.run(test())
+    for status, compare in ((200, hmac.compare_digest), (refusal, lambda *_: False)):
+        monkeypatch.setattr(hmac, "compare_digest", compare)
+        sender = Sender(serve())
+        sender.send(head.encode() + body)
+        assert sender.statuses == [status]

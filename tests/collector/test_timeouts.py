@@ -10,9 +10,8 @@ import asyncio
 import pytest
 
 from tap_autopilot.collector import http
-from tests.collector import in_memory
 from tests.collector.conftest import HEAD, REQUEST, TOKEN, Start, read_all
-from tests.collector.in_memory import Sender, serve
+from tests.collector.in_memory import Sender, serve, without_waiting
 
 TICK = 1.01 * http.TICK  # how late the server may notice
 
@@ -29,40 +28,36 @@ TICK = 1.01 * http.TICK  # how late the server may notice
         (REQUEST * 3 + HEAD + b"Content-Length: 20\r\n\r\n{", b"x", [200, 200, 200, 408]),
     ],
 )
-def test_an_occasional_byte_keeps_no_connection_open(
+@without_waiting
+async def test_an_occasional_byte_keeps_no_connection_open(
     sent: bytes, later: bytes, statuses: list[int]
 ) -> None:
-    async def test() -> None:
-        sender = Sender(serve(request_timeout=1))
-        sender.send(sent)
+    sender = Sender(serve(request_timeout=1))
+    sender.send(sent)
+    await asyncio.sleep(0.9)
+    sender.send(later)
+    await asyncio.sleep(5)
+    assert sender.statuses == statuses
+    assert sender.closed_at is not None
+    assert 1 <= sender.closed_at <= 1 + TICK
+
+
+@without_waiting
+async def test_each_request_has_its_own_time() -> None:
+    sender = Sender(serve(request_timeout=1))
+    body = REQUEST[-2:]
+    await asyncio.sleep(0.9)
+    for _ in range(5):
+        sender.send(REQUEST[:-2])
         await asyncio.sleep(0.9)
-        sender.send(later)
-        await asyncio.sleep(5)
-        assert sender.statuses == statuses
-        assert sender.closed_at is not None
-        assert 1 <= sender.closed_at <= 1 + TICK
-
-    in_memory.run(test())
-
-
-def test_each_request_has_its_own_time() -> None:
-    async def test() -> None:
-        sender = Sender(serve(request_timeout=1))
-        body = REQUEST[-2:]
+        sender.send(body + REQUEST[:-2])
         await asyncio.sleep(0.9)
-        for _ in range(5):
-            sender.send(REQUEST[:-2])
-            await asyncio.sleep(0.9)
-            sender.send(body + REQUEST[:-2])
-            await asyncio.sleep(0.9)
-            sender.send(body)
-            await asyncio.sleep(0.9)
-        assert sender.statuses == [200] * 10
-        assert sender.closed_at is None
-        await asyncio.sleep(1)
-        assert sender.closed_at is not None
-
-    in_memory.run(test())
+        sender.send(body)
+        await asyncio.sleep(0.9)
+    assert sender.statuses == [200] * 10
+    assert sender.closed_at is None
+    await asyncio.sleep(1)
+    assert sender.closed_at is not None
 
 
 def test_slow_senders_are_cut_off_while_others_are_served(start: Start) -> None:
@@ -89,55 +84,47 @@ def test_slow_senders_are_cut_off_while_others_are_served(start: Start) -> None:
         (b"GET /health", 200),
     ],
 )
-def test_bodies_that_cannot_be_accepted_are_not_kept(line: bytes, status: int) -> None:
-    async def test() -> None:
-        server = serve()
-        sender = Sender(server)
-        sender.send(line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
-        for _ in range(10):
-            assert server.pending.bytes == 0
-            assert sender.statuses == []
-            sender.send(bytes(100_000))
-        assert sender.statuses == [status]
-
-    in_memory.run(test())
-
-
-def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
-    async def test() -> None:
-        server = serve()
-        sender = Sender(server)
-        sender.send(b"POST /hooks/%s HTTP/1.1\r\nContent-Length: 9\r\n\r\n{}" % TOKEN.encode())
-        assert server.pending.bytes == 2
-        sender.go()
+@without_waiting
+async def test_bodies_that_cannot_be_accepted_are_not_kept(line: bytes, status: int) -> None:
+    server = serve()
+    sender = Sender(server)
+    sender.send(line + b" HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+    for _ in range(10):
         assert server.pending.bytes == 0
-        assert not server.connections
+        assert sender.statuses == []
+        sender.send(bytes(100_000))
+    assert sender.statuses == [status]
 
-    in_memory.run(test())
+
+@without_waiting
+async def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
+    server = serve()
+    sender = Sender(server)
+    sender.send(b"POST /hooks/%s HTTP/1.1\r\nContent-Length: 9\r\n\r\n{}" % TOKEN.encode())
+    assert server.pending.bytes == 2
+    sender.go()
+    assert server.pending.bytes == 0
+    assert not server.connections
 
 
 @pytest.mark.parametrize("request_sent", [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST])
-def test_few_requests_can_be_sent_ahead(request_sent: bytes) -> None:
-    async def test() -> None:
-        sender = Sender(serve())
-        sender.send(request_sent * 1000)
-        await asyncio.sleep(0.1)
-        assert sender.statuses == [200] * 10 + [503]
-        assert sender.closed_at is not None
-
-    in_memory.run(test())
+@without_waiting
+async def test_few_requests_can_be_sent_ahead(request_sent: bytes) -> None:
+    sender = Sender(serve())
+    sender.send(request_sent * 1000)
+    await asyncio.sleep(0.1)
+    assert sender.statuses == [200] * 10 + [503]
+    assert sender.closed_at is not None
 
 
 @pytest.mark.parametrize("sent", [b"", REQUEST, HEAD])
-def test_the_end_waits_for_no_connection_accepted_meanwhile(sent: bytes) -> None:
-    async def test() -> None:
-        server = serve(request_timeout=15)
-        first = Sender(server)
-        first.send(HEAD)
-        loop = asyncio.get_running_loop()
-        end = loop.create_task(server.close(10))
-        loop.call_soon(lambda: Sender(server).send(sent))
-        await end
-        assert loop.time() < 1
-
-    in_memory.run(test())
+@without_waiting
+async def test_the_end_waits_for_no_connection_accepted_meanwhile(sent: bytes) -> None:
+    server = serve(request_timeout=15)
+    first = Sender(server)
+    first.send(HEAD)
+    loop = asyncio.get_running_loop()
+    end = loop.create_task(server.close(10))
+    loop.call_soon(lambda: Sender(server).send(sent))
+    await end
+    assert loop.time() < 1
