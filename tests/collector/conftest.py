@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,11 +14,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pytest
 import requests
@@ -40,6 +41,7 @@ TOKEN = "t0ken-of-the-tests-in-urls"
 HEAD = b"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n" % KEY.encode()
 REQUEST = HEAD + b"Content-Length: 2\r\n\r\n{}"
 NOW = 1_700_000_000_000
+Given = ParamSpec("Given")
 SETTINGS = {
     "write_keys": [KEY],
     "webhook_secrets": [SECRET],
@@ -242,10 +244,26 @@ def signature(body: bytes, secret: str = SECRET) -> str:
 
 
 def event(
-    body: bytes = b'{"a": 1}', key: bytes | None = None, *, at: int = NOW, for_good: bool = True
+    body: Any = b'{"a": 1}',
+    key: bytes | None = None,
+    *,
+    name: str = "Email Opened",
+    at: int = NOW,
+    for_good: bool = True,
 ) -> Received:
-    key = key and key.ljust(16)
-    return Received(at, "segment", "track", "Email Opened", body, key, for_good)
+    """An event to store; a body that is no bytes becomes JSON."""
+    text = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Received(at, "segment", "track", name, text, key and key.ljust(16), for_good)
+
+
+def in_a_loop(test: Callable[Given, Coroutine[Any, Any, None]]) -> Callable[Given, None]:
+    """Run a test in an event loop."""
+
+    @wraps(test)
+    def run(*args: Given.args, **more: Given.kwargs) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **more), PATIENCE))
+
+    return run
 
 
 Start = Callable[..., Collector]

@@ -22,12 +22,12 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.reader import Cursor, Event, Reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.store import Received, Store
+from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.track_calls import TrackCalls
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector import destination as servers
-from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start
+from tests.collector.conftest import KEY, ROOT, TOKEN, Collector, Start, event, in_a_loop
 from tests.collector.destination import Destination
 from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
@@ -143,23 +143,20 @@ async def forwarded(
     database: str, bodies: list[bytes], open_store: Callable[[], Reader], destination: Destination
 ) -> Cursor:
     """Store these events, and forward them until all have arrived. Returns the cursor saved."""
-    store = SqliteStore(database)
-    for body in bodies:
-        store.append([Received(0, "segment", "track", "E", body, None, True)])
-    store.save_cursor("one", Cursor(0, 0, 0))
-    metrics = Metrics()
-    writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
-    (to,) = destination_list([destination.setting()])
-    job = asyncio.create_task(Forwarder(to, TrackCalls(open_store), writer, metrics).run())
-    while len(destination.ids) < len(bodies) and not job.done():
-        await asyncio.sleep(0.01)
-    job.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await job
-    await writer.close()
-    cursor = store.cursors()["one"]
-    store.close()
-    return cursor
+    with contextlib.closing(SqliteStore(database)) as store:
+        store.append([event(body) for body in bodies])
+        store.save_cursor("one", Cursor(0, 0, 0))
+        metrics = Metrics()
+        writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
+        (to,) = destination_list([destination.setting()])
+        job = asyncio.create_task(Forwarder(to, TrackCalls(open_store), writer, metrics).run())
+        while len(destination.ids) < len(bodies) and not job.done():
+            await asyncio.sleep(0.01)
+        job.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await job
+        await writer.close()
+        return store.cursors()["one"]
 
 
 @pytest.fixture
@@ -181,7 +178,8 @@ class FailingReader(SqliteReader):
 
 
 @pytest.mark.usefixtures("hasty")
-def test_an_interrupted_database_does_not_end_forwarding(
+@in_a_loop
+async def test_an_interrupted_database_does_not_end_forwarding(
     destination: Destination, database: str
 ) -> None:
     opened: list[SqliteReader] = []
@@ -193,48 +191,50 @@ def test_an_interrupted_database_does_not_end_forwarding(
         return opened[-1]
 
     bodies = [b'{"messageId":"1"}', b'{"messageId":"2"}']
-    run = forwarded(database, bodies, open_store, destination)
-    asyncio.run(asyncio.wait_for(run, PATIENCE))
+    await forwarded(database, bodies, open_store, destination)
     assert destination.ids == ["1", "2"]
 
 
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Which events were read together."""
+    found: list[list[int]] = []
+    read = SqliteReader.read
+
+    def noted(self: SqliteReader, after: int, limit: int) -> list[Event]:
+        events = read(self, after, limit)
+        found.append([one.seq for one in events])
+        return events
+
+    monkeypatch.setattr(SqliteReader, "read", noted)
+    return found
+
+
 @pytest.mark.usefixtures("hasty")
-def test_large_events_are_read_once(destination: Destination, database: str) -> None:
+@in_a_loop
+async def test_large_events_are_read_once(
+    destination: Destination, database: str, reads: list[list[int]]
+) -> None:
     """What does not fit into a batch is kept for the next one."""
-    read: list[int] = []
-
-    class CountingReader(SqliteReader):
-        def read(self, after: int, limit: int) -> list[Event]:
-            found = super().read(after, limit)
-            read.extend(event.seq for event in found)
-            return found
-
     bodies = [b'{"messageId":"%d","x":"%s"}' % (n, b"x" * 30_000) for n in range(300)]
-    run = forwarded(database, bodies, lambda: CountingReader(database), destination)
-    cursor = asyncio.run(asyncio.wait_for(run, PATIENCE))
+    cursor = await forwarded(database, bodies, lambda: SqliteReader(database), destination)
     assert destination.ids == [str(number) for number in range(300)]
-    assert sorted(read) == list(range(1, 301))
+    assert sorted(seq for seqs in reads for seq in seqs) == list(range(1, 301))
     assert cursor.seq >= 200  # saved at the end; the last batch may have been under way
 
 
-def test_destinations_that_have_got_equally_far_read_together(database: str, store: Store) -> None:
-    reads: list[int] = []
-
-    class CountingReader(SqliteReader):
-        def read(self, after: int, limit: int) -> list[Event]:
-            reads.append(after)
-            return super().read(after, limit)
-
-    event = Received(0, "segment", "track", "Email Opened", b'{"event":"E"}', None, True)
-    store.append([event, event._replace(body=b'{"type":"page"}'), event])
-    calls = TrackCalls(lambda: CountingReader(database))
+def test_destinations_that_have_got_equally_far_read_together(
+    database: str, store: Store, reads: list[list[int]]
+) -> None:
+    store.append([event(b'{"event":"E"}'), event(b'{"type":"page"}'), event(b'{"event":"E"}')])
+    calls = TrackCalls(lambda: SqliteReader(database))
     for _ in range(4):
         found, up_to = calls.after(0)
         assert ([(one.seq, one.kind) for one in found], up_to) == ([(1, "e"), (3, "e")], 3)
     assert calls.after(3) == ([], 3)
-    store.append([event])
+    store.append([event()])
     assert calls.after(3)[1] == 4
-    assert reads == [0, 3, 3]
+    assert reads == [[1, 2, 3], [], [4]]
     calls.close()
 
 

@@ -25,7 +25,7 @@ from tap_autopilot.collector import writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.store import Received, Store
-from tests.collector.conftest import Collector, Start
+from tests.collector.conftest import Collector, Start, event, in_a_loop
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
 
@@ -77,29 +77,26 @@ def test_low_disk_space_is_a_503(start: Start) -> None:
     assert "min_free_mb" in collector.run("--check").stderr
 
 
-def test_trouble_is_noticed_while_nothing_is_received(
+@in_a_loop
+async def test_trouble_is_noticed_while_nothing_is_received(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "CHECK_EVERY", 0.05)
     monkeypatch.setattr(writer, "CHECK_SPACE_EVERY", 0)
     monkeypatch.setattr(writer, "RETRY_EVERY", 0.05)
 
-    async def run() -> None:
-        failures: list[BaseException] = []
-        one = writer.Writer(store, Pending(1), Metrics(), 50, failures.append)
-        for free, troubled in ((100, False), (10, True), (100, False)):
-            monkeypatch.setattr(store, "free_bytes", partial(int, free))
-            deadline = time.monotonic() + PATIENCE
-            while (one.trouble is not None) != troubled:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.02)
-        await one.close()
-        assert failures == []
-
-    asyncio.run(run())
+    failures: list[BaseException] = []
+    one = writer.Writer(store, Pending(1), Metrics(), 50, failures.append)
+    for free, troubled in ((100, False), (10, True), (100, False)):
+        monkeypatch.setattr(store, "free_bytes", partial(int, free))
+        while (one.trouble is not None) != troubled:
+            await asyncio.sleep(0.02)
+    await one.close()
+    assert failures == []
 
 
-def test_a_commit_waits_a_moment_for_the_senders_just_answered(
+@in_a_loop
+async def test_a_commit_waits_a_moment_for_the_senders_just_answered(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # By its own clock, each commit takes 1,000 s, so that it would wait for GATHER seconds.
@@ -118,25 +115,21 @@ def test_a_commit_waits_a_moment_for_the_senders_just_answered(
 
     monkeypatch.setattr(store, "append", append_slowly)
 
-    async def run() -> None:
-        one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
-        loop = asyncio.get_running_loop()
-        done = [loop.create_future() for _ in range(3)]
-        events = [Received(0, "segment", "track", "E", b"{}", None, True)]
+    one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
+    loop = asyncio.get_running_loop()
+    done = [loop.create_future() for _ in range(3)]
 
-        def store_again(_: object) -> None:
-            one.store(events, done[2].set_result)
+    def store_again(_: object) -> None:
+        one.store([event()], done[2].set_result)
 
-        done[0].add_done_callback(store_again)
-        one.store(events, done[0].set_result)
-        while not commits:
-            await asyncio.sleep(0.01)
-        one.store(events, done[1].set_result)  # waits for the disk, and then for the first sender
-        go_on.set()
-        assert await asyncio.gather(*done) == [None, None, None]
-        await one.close()
-
-    asyncio.run(run())
+    done[0].add_done_callback(store_again)
+    one.store([event()], done[0].set_result)
+    while not commits:
+        await asyncio.sleep(0.01)
+    one.store([event()], done[1].set_result)  # waits for the disk, and then for the first sender
+    go_on.set()
+    assert await asyncio.gather(*done) == [None, None, None]
+    await one.close()
     assert commits == [1, 2]
 
 

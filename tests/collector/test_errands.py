@@ -8,15 +8,16 @@ import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.errands import reachable
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
+from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import TapError, UserError
 from tests.collector.conftest import Start
-from tests.collector.test_prune import full
 
 ADA = "ada@example.com"
 
@@ -80,7 +81,16 @@ def test_what_another_user_may_have_planted_is_not_used(suffix: str) -> None:
                 erase(database, ADA)
 
 
-def test_a_collector_whose_disk_is_full_says_so(start: Start) -> None:
+def full(*_: object, **__: object) -> NoReturn:
+    """A command that finds no room."""
+    raise Unavailable("database or disk is full")
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_full_disk_is_reported(start: Start, running: bool) -> None:
     collector = start(constants={"commands.erase_person": full})
+    if not running:
+        collector.stop()
     done = collector.run("--erase", ADA)
+    assert done.returncode == 1
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"

@@ -18,11 +18,11 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import Do, Errand, Pauses, reachable
 from tap_autopilot.collector.prune import prune_loaded
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Received, Store, Unavailable
+from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Store
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
-from tests.collector.conftest import TOKEN, Collector, Start
+from tests.collector.conftest import TOKEN, Collector, Start, event
 from tests.collector.test_remnant import LEFT, OPENED
 from tests.conftest import PATIENCE, wait_until
 
@@ -46,7 +46,7 @@ class Stored(NamedTuple):
 
     def pruned(self) -> list[bool]:
         with open_reader(self.database) as reader:
-            return [event.pruned for event in reader.read(0, 10)]
+            return [one.pruned for one in reader.read(0, 10)]
 
 
 @pytest.fixture
@@ -54,8 +54,7 @@ def stored(tmp_path: Path) -> Stored:
     database = str(tmp_path / "events.db")
     store = SqliteStore(database)
     for changed in ({}, {"timestamp": "soon"}):
-        body = json.dumps({**OPENED, **changed}).encode()
-        store.append([Received(0, "segment", "track", "Email Opened", body, None, True)])
+        store.append([event({**OPENED, **changed})])
     store.close()
     with open_reader(database) as reader:
         fingerprint = reader.fingerprint(1)
@@ -84,7 +83,7 @@ def test_loaded_events_are_pruned(start: Start, tmp_path: Path, running: bool) -
     first, second, *others = collector.events()
     assert (json.loads(first.body), first.pruned) == (LEFT, True)
     assert (second.body, second.pruned) == (b"{}", True)
-    assert not any(event.pruned for event in others)  # not loaded yet, or in no table
+    assert not any(one.pruned for one in others)  # not loaded yet, or in no table
     assert len(list(tmp_path.glob("*.sock"))) == running
     if not running:
         collector.start(fork=True)
@@ -160,21 +159,6 @@ def test_commands_that_say_too_little_or_too_much_are_refused(
     arguments = [odd if one == "odd" else one for one in arguments]
     assert said in Collector(tmp_path, database=stored.database).refusal(*arguments)
     assert stored.pruned() == [False, False]
-
-
-def full(*_: object, **__: object) -> NoReturn:
-    """Pruning that finds no room."""
-    raise Unavailable("database or disk is full")
-
-
-def test_a_full_disk_while_pruning_is_reported(stored: Stored, tmp_path: Path) -> None:
-    path = state(tmp_path / "s", email_opened=[stored.store_id, 1])
-    collector = Collector(
-        tmp_path, database=stored.database, constants={"commands.prune_loaded": full}
-    )
-    done = collector.run("--prune", "--state", path)
-    assert done.returncode == 1
-    assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
 
 
 @contextlib.contextmanager
@@ -254,9 +238,8 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
 
 def test_pruning_starts_where_the_last_one_stopped(store: Store) -> None:
     """Events that no table takes are read once, not each night."""
-    body = json.dumps(OPENED).encode()
     for name in ("page", "Email Opened"):
-        store.append([Received(0, "segment", "track", name, body, None, True)] * PRUNE_SLICE)
+        store.append([event(OPENED, name=name)] * PRUNE_SLICE)
     last = 2 * PRUNE_SLICE
     examined = 0
 
@@ -273,7 +256,7 @@ def test_pruning_starts_where_the_last_one_stopped(store: Store) -> None:
 
     assert counting({"email_opened": Loaded(last)})["pruned"] == PRUNE_SLICE
     assert examined == 2
-    store.append([Received(0, "segment", "track", "Email Opened", body, None, True)] * 10)
+    store.append([event(OPENED)] * 10)
     assert counting({"email_opened": Loaded(last + 10)})["pruned"] == 10
     assert examined == 1
     assert counting({"email_opened": Loaded(last + 10)})["pruned"] == 0

@@ -20,7 +20,7 @@ from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import TooSlow
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
-from tests.collector.conftest import KEY, Collector, Start, read_all, sending, signature
+from tests.collector.conftest import Collector, Start, in_a_loop, read_all, sending, signature
 from tests.collector.test_fuzz_events import READERS
 from tests.conftest import PATIENCE
 
@@ -89,21 +89,6 @@ def test_few_wrong_write_keys_are_tried() -> None:
     assert len(found_in(b"".join(wrong))) == keys.MAX_TRIED + 1
     assert found_in(b'"writeKey":"a",' * 9000, b'"writeKey":"b"') == ["a", "b"]
     assert found_in(b'"writeKey":null,' * 9000, b'"writeKey":"b"') == ["b"]
-
-
-def test_a_write_key_is_looked_for_in_a_large_batch(shared: Collector) -> None:
-    event = b'{"messageId":"%d","writeKey":null,"properties":{"text":"%s"}}'
-    listed = b",".join(event % (n, b"x" * 500) for n in range(9000))
-    for batch in (b'{"batch":[%s],"writeKey":"%s"}', b'{"write\\u004bey":"%s", "batch":[%s]}'):
-        first, second = (
-            (KEY.encode(), listed) if batch.startswith(b'{"w') else (listed, KEY.encode())
-        )
-        body = batch % (first, second)
-        assert shared.post("/v1/batch", body, key=None).status_code == 200
-        packed = {"Content-Encoding": "gzip"}
-        body = gzip.compress(body, 1)
-        assert shared.post("/v1/batch", body, key=None, headers=packed).status_code == 200
-    assert len(shared.events()) == 9000
 
 
 def test_requests_without_a_secret_take_little_time_to_refuse(shared: Collector) -> None:
@@ -224,18 +209,6 @@ def test_ordinary_bodies_are_within_the_scanners_limit_and_lines_share_it(
         events.from_activity(b"\n".join([line] * 3), 0)
 
 
-@pytest.mark.parametrize("packed", [gzip.compress(bytes(100 * MB)), gzip.compress(b"") * 99])
-def test_unpacking_ends_at_the_limit_without_copying_the_rest(packed: bytes) -> None:
-    parts = compression.unpacked(packed + bytes(7 * MB), "gzip", 8 * MB)
-    sizes: list[int] = []
-    started = time.process_time()
-    with pytest.raises((compression.TooLarge, compression.Damaged)):
-        sizes.extend(len(part) for part in parts)
-    assert max(sizes, default=0) <= compression.PART
-    assert sum(sizes) <= 8 * MB
-    assert time.process_time() - started < 1
-
-
 class Slow:
     """Work that ends when it is told to."""
 
@@ -263,62 +236,55 @@ def slow() -> Iterator[Slow]:
     one.go.set()
 
 
-def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
-    async def run() -> None:
-        threads = Threads()
-        done: list[object] = []
-        senders = [request() for _ in range(MAX_STRANGERS + 1)]
-        for number, sender in enumerate(senders):
-            threads.run(sender, False, slow.work(number), done.append)
-        with pytest.raises(Refusal, match="waiting"):
-            threads.run(request(), False, slow.work("one too many"), done.append)
-        for sender in senders[1:6]:
-            sender.gone = True  # makes room for others
-        for _ in range(5):
-            threads.run(request(), False, slow.work("later"), done.append)
-        with pytest.raises(Refusal):
-            threads.run(request(), False, slow.work("one too many"), done.append)
-        threads.run(request(), True, slow.work("known"), done.append)  # has a thread at once
-        while slow.order != [0, "known"]:
-            await asyncio.sleep(0.01)
-        threads.run(request(), True, slow.work("known"), done.append)  # and the next one
-        slow.go.set()
-        while len(done) < MAX_STRANGERS + 3:
-            await asyncio.sleep(0.01)
-        assert "known" in slow.order[2:4]  # two threads begin at once
-        strangers = [one for one in slow.order if one != "known"]
-        assert strangers == [0, *range(6, MAX_STRANGERS + 1), *["later"] * 5]
-        threads.close()
-
-    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+@in_a_loop
+async def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
+    threads = Threads()
+    done: list[object] = []
+    senders = [request() for _ in range(MAX_STRANGERS + 1)]
+    for number, sender in enumerate(senders):
+        threads.run(sender, False, slow.work(number), done.append)
+    with pytest.raises(Refusal, match="waiting"):
+        threads.run(request(), False, slow.work("one too many"), done.append)
+    for sender in senders[1:6]:
+        sender.gone = True  # makes room for others
+    for _ in range(5):
+        threads.run(request(), False, slow.work("later"), done.append)
+    with pytest.raises(Refusal):
+        threads.run(request(), False, slow.work("one too many"), done.append)
+    threads.run(request(), True, slow.work("known"), done.append)  # has a thread at once
+    while slow.order != [0, "known"]:
+        await asyncio.sleep(0.01)
+    threads.run(request(), True, slow.work("known"), done.append)  # and the next one
+    slow.go.set()
+    while len(done) < MAX_STRANGERS + 3:
+        await asyncio.sleep(0.01)
+    assert "known" in slow.order[2:4]  # two threads begin at once
+    strangers = [one for one in slow.order if one != "known"]
+    assert strangers == [0, *range(6, MAX_STRANGERS + 1), *["later"] * 5]
+    threads.close()
 
 
-def test_many_senders_with_a_secret_may_wait(slow: Slow) -> None:
-    async def run() -> None:
-        threads = Threads()
-        done: list[object] = []
-        for number in range(THREADS + MAX_WAITING):
-            threads.run(request(), True, slow.work(number), done.append)
-        with pytest.raises(Refusal):
-            threads.run(request(), True, slow.work("one too many"), done.append)
-        threads.close()
-        assert [str(one) for one in done] == ["shutting down"] * MAX_WAITING
-        with pytest.raises(Refusal, match="shutting down"):
-            threads.run(request(), True, slow.work("too late"), done.append)
-
-    asyncio.run(asyncio.wait_for(run(), PATIENCE))
+@in_a_loop
+async def test_many_senders_with_a_secret_may_wait(slow: Slow) -> None:
+    threads = Threads()
+    done: list[object] = []
+    for number in range(THREADS + MAX_WAITING):
+        threads.run(request(), True, slow.work(number), done.append)
+    with pytest.raises(Refusal):
+        threads.run(request(), True, slow.work("one too many"), done.append)
+    threads.close()
+    assert [str(one) for one in done] == ["shutting down"] * MAX_WAITING
+    with pytest.raises(Refusal, match="shutting down"):
+        threads.run(request(), True, slow.work("too late"), done.append)
 
 
-def test_a_bug_in_a_thread_is_a_500_that_senders_repeat() -> None:
-    async def run() -> object:
-        threads = Threads()
-        done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-        threads.run(request(), True, lambda: Contents([][1]), done.set_result)
-        result = await asyncio.wait_for(done, PATIENCE)
-        threads.close()
-        return result
-
-    result = asyncio.run(run())
+@in_a_loop
+async def test_a_bug_in_a_thread_is_a_500_that_senders_repeat() -> None:
+    threads = Threads()
+    done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    threads.run(request(), True, lambda: Contents([][1]), done.set_result)
+    result = await done
+    threads.close()
     assert isinstance(result, Refusal)
     assert result.status == 500
     assert json.loads(result.body)["code"] == "internal_error"

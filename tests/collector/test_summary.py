@@ -16,7 +16,7 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received, Store
 from tap_autopilot.collector.summary import Summarizer, Summary
-from tests.collector.conftest import Start
+from tests.collector.conftest import Start, event
 from tests.conftest import wait_until
 
 
@@ -31,8 +31,7 @@ class Writer:
 
 
 def opened(message: str, at: str) -> Received:
-    body = {"timestamp": at, "properties": {"email_id": message}}
-    return Received(0, "segment", "track", "Email Opened", json.dumps(body).encode(), None, True)
+    return event({"timestamp": at, "properties": {"email_id": message}})
 
 
 def test_events_are_summarized_while_few_come_in(
@@ -54,7 +53,7 @@ def test_events_are_summarized_while_few_come_in(
     assert up_to(101) == 20  # too many at once
     assert up_to(0) == 130
     with open_reader(database) as reader:
-        times = [json.loads(event.body)["timestamp"][:10] for event in reader.summary()]
+        times = [json.loads(one.body)["timestamp"][:10] for one in reader.summary()]
     assert times == ["2024-01-10", "2024-01-18"]
 
 
