@@ -77,28 +77,30 @@ def never_beginning(response: BaseHTTPRequestHandler) -> None:
         response.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-@pytest.mark.parametrize("behave", [silent, never_beginning])
-def test_an_exchange_ends_at_its_deadline(
-    destination: Destination, monkeypatch: pytest.MonkeyPatch, behave: Any
+@pytest.mark.parametrize(
+    ("behave", "limit", "value", "said"),
+    [
+        (silent, "collector.client.DEADLINE", 0.5, r"timed out after 0\.5 s"),
+        (never_beginning, "collector.client.DEADLINE", 0.5, r"timed out after 0\.5 s"),
+        (never_beginning, "api.watchdog.MAX_CPU", math.inf, "takes too much CPU"),
+    ],
+)
+def test_an_exchange_ends_at_its_deadline_or_if_it_costs_more_than_the_taps_may(
+    destination: Destination,
+    monkeypatch: pytest.MonkeyPatch,
+    behave: Any,
+    limit: str,
+    value: float,
+    said: str,
 ) -> None:
     destination.behave = behave
     client = Client(destination.setting()["url"])
     with monkeypatch.context() as patch:
-        patch.setattr("tap_autopilot.collector.client.DEADLINE", 0.5)
-        with pytest.raises(NoResponse, match=r"timed out after 0\.5 s"):
+        patch.setattr(f"tap_autopilot.{limit}", value)
+        with pytest.raises(NoResponse, match=said):
             client.send("POST", "/batch", b'{"batch":[]}')
     destination.behave = None
     assert client.send("POST", "/batch", b'{"batch":[]}').status == 200
-
-
-def test_a_flood_of_interim_responses_costs_less_than_the_taps_requests_may(
-    destination: Destination, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    destination.behave = never_beginning
-    monkeypatch.setattr("tap_autopilot.api.watchdog.MAX_CPU", math.inf)
-    client = Client(destination.setting()["url"])
-    with pytest.raises(NoResponse, match="takes too much CPU"):
-        client.send("POST", "/batch", b'{"batch":[]}')
 
 
 def test_a_destination_that_hangs_does_not_delay_the_end(

@@ -92,5 +92,5 @@ def test_a_full_disk_is_reported(start: Start, running: bool) -> None:
     if not running:
         collector.stop()
     done = collector.run("--erase", ADA)
-    assert done.returncode == 1
+    assert done.returncode
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
