@@ -182,7 +182,7 @@ def test_an_interrupted_backup_leaves_nothing(tmp_path: Path, number: int) -> No
             out.fileno(), out.fileno(), "--backup", str(folder / "copy.db")
         )
     try:
-        wait_until(lambda: any(folder.iterdir()))
+        wait_until(lambda: any(folder.glob("*/copy")))
         process.send_signal(number)
         assert process.wait(PATIENCE) == 128 + number
     finally:
@@ -202,20 +202,31 @@ def test_a_file_beside_a_store_does_not_become_one(tmp_path: Path, name: str) ->
     assert not (tmp_path / name).exists()
 
 
+@pytest.fixture
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Another program's database."""
+    path = tmp_path_factory.mktemp("foreign") / "mine.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE mine (a)")
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("command", ["--stats", "--prune", "--backup", "--erase", "--check"])
-def test_no_command_touches_what_is_no_store(tmp_path: Path, command: str) -> None:
+def test_no_command_touches_what_is_no_store(tmp_path: Path, foreign: bytes, command: str) -> None:
     more = {"--prune": ["--state", os.devnull], "--backup": [str(tmp_path / "copy")],
-            "--erase": [ADA]}  # fmt: skip
+            "--erase": [ADA]}.get(command, [])  # fmt: skip
     collector = Collector(tmp_path)
     path = Path(collector.database)
     if command != "--check":  # which creates one
-        assert "There is no store" in collector.refusal(command, *more.get(command, []))
-        assert {one.name for one in tmp_path.iterdir()} == {"collector.json"}
-    path.write_text("hello")
-    refusal = collector.refusal(command, *more.get(command, []))
-    assert refusal.splitlines()[-1].startswith("CRITICAL")
-    assert path.read_text() == "hello"
-    assert {one.name for one in tmp_path.iterdir()} == {"collector.json", "events.db"}
+        assert "There is no store" in collector.refusal(command, *more)
+        path.touch()
+        assert "CRITICAL" in collector.refusal(command, *more).splitlines()[-1]
+        assert path.read_bytes() == b""
+    for content in (b"hello, this is not a database", foreign):
+        path.write_bytes(content)
+        assert "CRITICAL" in collector.refusal(command, *more).splitlines()[-1]
+        assert path.read_bytes() == content
+        assert {one.name for one in tmp_path.iterdir()} == {"collector.json", "events.db"}
 
 
 def test_stats_and_check(start: Start) -> None:

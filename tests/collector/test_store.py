@@ -18,7 +18,6 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import FORMAT
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
-from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import as_another, event
 
 
@@ -38,26 +37,6 @@ def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: 
     other = SqliteStore(str(tmp_path / "other.db"))
     assert other.store_id != store.store_id
     other.close()
-
-
-@pytest.mark.parametrize("content", [b"", b"hello, this is not a database", None, "sqlite"])
-def test_a_file_that_is_not_a_store_is_refused_and_left_alone(
-    tmp_path: Path, content: bytes | str | None
-) -> None:
-    path = tmp_path / "events.db"
-    if isinstance(content, bytes):
-        path.write_bytes(content)
-    elif content == "sqlite":
-        with sqlite3.connect(path) as connection:
-            connection.execute("CREATE TABLE mine (a)")
-        connection.close()
-    before = {one: one.read_bytes() for one in tmp_path.iterdir()}
-    with pytest.raises(UserError):
-        open_reader(str(path))
-    if content:
-        with pytest.raises(UserError):
-            SqliteStore(str(path))
-    assert {one: one.read_bytes() for one in tmp_path.iterdir()} == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")

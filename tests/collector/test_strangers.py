@@ -57,33 +57,6 @@ def test_write_keys_are_found_however_they_are_spelled(body: bytes, found: list[
         assert set(found_in(b" " * size + body + b" " * size)) == set(found), "between windows"
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        [b'"%b"' % (b'\\"' * 2000)] * 500,
-        [b'"%b%d"' % (b"\\n" * 1000, number) for number in range(500)],
-        [b'"%b' % (b"\\n" * 2000)] * 500,
-        [b' "x"', b'"x"'] * 5000,
-    ],
-    ids=["the same", "different", "endless", "differently spaced"],
-)
-def test_of_write_keys_only_some_are_read(
-    monkeypatch: pytest.MonkeyPatch, values: list[bytes]
-) -> None:
-    scanned: list[int] = []
-
-    class Counting:
-        def match(self, text: bytes, at: int, end: int) -> Any:
-            scanned.append(min(len(text), end) - at)
-            return value.match(text, at, end)
-
-    value = keys._VALUE
-    monkeypatch.setattr(keys, "_VALUE", Counting())
-    found_in(b",".join(b'"writeKey":%b' % one for one in values))
-    assert len(scanned) <= keys.MAX_TRIED + 1
-    assert max(scanned) <= keys.REACH
-
-
 def test_few_wrong_write_keys_are_tried() -> None:
     wrong = [b'"writeKey":"%d",' % number for number in range(20_000)]
     assert len(found_in(b"".join(wrong))) == keys.MAX_TRIED + 1

@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import USUAL_STREAMS
 from tests.targets.conftest import Nights, Pipeline, Postgres, program
 from tests.targets.loaded import pasted
-from tests.test_selection import choose
 
 pytestmark = pytest.mark.targets
 
@@ -47,37 +45,6 @@ def test_what_was_served_is_stored_and_deleted_rows_leave(
     nights.load(into, **ours)
     nights.check(postgres.tables("whole", PRESENT), settings=ours)
     assert deleted(postgres, "whole") == (0 if "hard_delete" in theirs else len(gone))
-
-
-def test_after_kills_nothing_is_missing(nights: Nights, postgres: Postgres) -> None:
-    nights.account = Account(contacts=1500, lists=4, segments=4, members=400)
-    slow = nights.serve(nights.account, latency=0.05)
-    into = postgres.pipeline("killed", hard_delete=True, batch_size_rows=500)
-    for after in (6, 9, 12):
-        nights.state = into.run(slow, state=nights.state, kill_after=after)
-    nights.load(into)
-    nights.check(postgres.tables("killed"))
-
-
-def test_days_of_changes_incrementally(nights: Nights, postgres: Postgres, catalog: Any) -> None:
-    nights.account = account = Account(contacts=2000, lists=6, segments=5, members=300)
-    for name, stream in USUAL_STREAMS.items():
-        if stream.replication_key:
-            choose(catalog, name, replication_method="INCREMENTAL")
-    into = postgres.pipeline("changes", hard_delete=True)
-    nights.load(into, catalog=catalog)
-    everyone = set(account.contact_ids)
-    for day in (1, 2):
-        account.move_on(day)
-        everyone |= set(account.contact_ids)
-        nights.load(into, catalog=catalog)
-        assert 200 <= nights.sent() < 400
-    left = everyone - set(account.contact_ids)
-    stored = postgres.tables("changes")
-    for name, rows in stored.items():
-        column = "contact_id" if name == "contacts" else "context_traits_contact_id"
-        stored[name] = [row for row in rows if row.get(column) not in left]
-    nights.check(stored)
 
 
 def test_with_digests_after_changes_during_passes_and_kills(
