@@ -15,7 +15,7 @@ from tap_autopilot.collector import summary
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Received, Store
-from tap_autopilot.collector.summary import Summarizer, Summary
+from tap_autopilot.collector.summary import Summarizer
 from tests.collector.conftest import Start, event
 from tests.conftest import wait_until
 
@@ -55,21 +55,6 @@ def test_events_are_summarized_while_few_come_in(
     with open_reader(database) as reader:
         times = [json.loads(one.body)["timestamp"][:10] for one in reader.summary()]
     assert times == ["2024-01-10", "2024-01-18"]
-
-
-def test_what_follows_a_summary_is_not_saved_without_it(database: str, store: Store) -> None:
-    store.append([opened(name, "2024-01-01T00:00:00Z") for name in ("m1", "m2")])
-    first, second = Summary(0), Summary(1)
-    with open_reader(database) as reader:
-        first.add(reader.read(0, 1)[0])
-        second.add(reader.read(1, 1)[0])
-        first.save(store)
-        store.forget_summary()  # as --erase does
-        second.save(store)
-        assert (store.summarized_up_to, [*reader.summary()]) == (0, [])
-        first.save(store)
-        second.save(store)
-        assert (store.summarized_up_to, len([*reader.summary()])) == (2, 4)
 
 
 def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> None:
