@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -96,7 +97,7 @@ def test_a_delivery_without_an_id_is_stored_again_after_an_hour(
 
 def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(store: Store) -> None:
     added, removed, other = (
-        Received(NOW, "hook", "hooks", "", b"{}", bytes([n]) * 16, False, about)
+        event(key=bytes([n]) * 16, for_good=False)._replace(about=about)
         for n, about in enumerate((b"ada", b"ada", b"bob"))
     )
     assert store.append([added, added, other, added]) == 2
@@ -191,30 +192,24 @@ def test_statistics_come_from_kept_counts(database: str, store: Store) -> None:
 def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
     database: str, store: Store
 ) -> None:
-    bodies = [
-        b'{"timestamp":"1970-01-01T00:00:0%dZ","properties":{"email_id":"m"}}' % n
-        for n in (5, 1, 3)
-    ]
-    store.append([event(body) for body in [*bodies, b'{"properties":{"email_id":"m"}}']])
-    for after, body in enumerate(bodies):
-        summary = Summary(after)
-        summary.add(Event(after + 1, 0, "segment", "track", "Email Opened", body, False))
-        summary.save(store)
-    summary = Summary(3)
-    summary.undated.append(4)
-    summary.save(store)
-    summary.up_to = 4
-    summary.save(store)
+    said = {"properties": {"email_id": "m"}}
+    times = [{"timestamp": f"1970-01-01T00:00:0{n}Z"} for n in (5, 1, 3)]
+    store.append([event({**said, **one}) for one in (*times, {})])
     with open_reader(database) as reader:
+        for number, one in enumerate(reader.read(0, 4)):
+            summary = Summary(number)
+            summary.add(one)
+            summary.save(store)
         assert reader.summarized_up_to == store.summarized_up_to == 4
         first, last, undated = reader.summary()
         assert [b"00:00:01" in first.body, b"00:00:05" in last.body] == [True, True]
-        assert (undated.seq, undated.body) == (4, b'{"properties":{"email_id":"m"}}')
+        assert (undated.seq, json.loads(undated.body)) == (4, said)
         summary.undated, summary.after, summary.up_to = [5], 4, 5
         store.append([event(b'{"x":"%s","properties":{"email_id":"n"}}' % (b"x" * 10**6))])
         summary.save(store)
         assert [*reader.summary()][-1].body == b'{"properties":{"email_id":"n"}}'
-        store.forget_summary()
+        store.forget_summary()  # as --erase does
+        summary.save(store)  # it follows what was forgotten
         assert ([*reader.summary()], reader.summarized_up_to) == ([], 0)
 
 

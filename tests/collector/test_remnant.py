@@ -37,7 +37,7 @@ def left(body: bytes) -> Any:
 
 
 ADDRESS = "ada@example.com"
-EVERYWHERE = {
+EVERYWHERE: dict[str, Any] = {
     "userId": ADDRESS,
     "traits": {"email": ADDRESS},
     "context": {"traits": {"email": ADDRESS}},

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import yaml
 
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.documents import iso
-from tap_autopilot.sandbox.mail import Occurrence, all_occurrences, track_call
+from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tests import in_process
 from tests.collector.conftest import ROOT
 from tests.conftest import Serve, Tap
@@ -104,6 +103,7 @@ class Living:
     def __init__(self, folder: Path) -> None:
         self.account = Account(lists=6, segments=4, members=100)
         self.store = PushedStore(folder / "events.db")
+        self.settings = {"collector_database": self.store.path, "digests": str(folder / "digests")}
         self.calls: dict[str, Any] = {}
         self.missed = 0
         self.nights: list[Night] = []
@@ -126,14 +126,15 @@ class Living:
         self._told |= {one.message_id for one in new}
         caught = [one for one in new if self._rng.random() > 0.1]
         self.missed += len(new) - len(caught)
-        self._send(*(self._call(one) for one in caught))
+        self._send(*(track_call(self.account.seed, one) for one in caught))
 
     def push_odd_ones(self) -> None:
         """Pushes about nobody, about people who share an email, and about no message."""
         some = [one for one in all_occurrences(self.account) if one.kind in ("delivered", "opened")]
         ages: list[Any] = []
         for number, one in enumerate(some[:12]):
-            call = self._call(some[5] if number == 7 else one)  # two unknown people, one message
+            told = some[5] if number == 7 else one  # two unknown people, one message
+            call = track_call(self.account.seed, told)
             call |= {"messageId": f"odd {number}", "timestamp": iso(datetime.now(timezone.utc))}
             call["context"] = {"traits": {"email": (
                 "TWIN@example.com", "stranger@Nowhere.example", "Stranger@nowhere.example ",
@@ -145,9 +146,6 @@ class Living:
                 call["anonymousId"] = "some-device" if number < 8 else "Stranger@Nowhere.example"
             ages.append(call)
         self._send(*ages)
-
-    def _call(self, one: Occurrence) -> Any:
-        return track_call(self.account.seed, one)
 
     def _send(self, *calls: Any) -> None:
         self.calls |= {call["messageId"]: call for call in calls}
@@ -165,15 +163,17 @@ class Living:
         ))  # fmt: skip
 
 
-def two_nights(living: Living, run: Callable[[], None]) -> None:
+def two_nights(living: Living, into: Pipeline, serve: Serve, **how: Any) -> None:
+    """Load two nights. `how` has the catalog, or settings."""
+    state = None
     living.push()
     living.push_odd_ones()
-    run()
-    living.nights.append(Night.of(living.account))
-    living.a_day_goes_by()
-    living.push()
-    run()
-    living.nights.append(Night.of(living.account))
+    for night in range(2):
+        if night:
+            living.a_day_goes_by()
+            living.push()
+        state = into.run(serve(living.account), state=state, **how)
+        living.nights.append(Night.of(living.account))
     assert living.missed > 100
 
 
@@ -221,11 +221,18 @@ def _plain(value: Any) -> Any:
 def check_events(rows: list[dict[str, Any]], answers: Answers) -> None:
     """Compare the events, and what the pushed ones say."""
     names = ["event", "occurred_at", "person", "email", "email_id"]
-    assert Counter(_line(row, names) for row in rows) == Counter(
-        tuple(map(_plain, (one.kind, one.at, answers.person(one), one.email, answers.ids[one.key])))
-        if one.key
-        else tuple(map(_plain, (one.kind, one.at, answers.person(one), one.email, None)))
+    wanted = [
+        (
+            one.kind,
+            one.at,
+            answers.person(one),
+            one.email,
+            answers.ids[one.key] if one.key else None,
+        )
         for one in answers.events
+    ]
+    assert Counter(_line(row, names) for row in rows) == Counter(
+        tuple(map(_plain, one)) for one in wanted
     )
     by_id = {row["id"]: row for row in rows}
     assert len(by_id) == len(rows)
@@ -244,16 +251,9 @@ def columns() -> dict[str, list[str]]:
 def test_postgres_with_marks_of_another_name(
     tap: Tap, serve: Serve, postgres: Postgres, tmp_path_factory: Any
 ) -> None:
-    living, state = Living(tap.folder), None
+    living = Living(tap.folder)
     into = postgres.pipeline("tap_autopilot")
-
-    def run() -> None:
-        nonlocal state
-        state = into.run(serve(living.account), state=state, collector_database=living.store.path,
-                         digests=str(tap.folder / "digests"),
-                         deleted_at_column="gone_at")  # fmt: skip
-
-    two_nights(living, run)
+    two_nights(living, into, serve, **living.settings, deleted_at_column="gone_at")
     marked = postgres.query("select 1 from tap_autopilot.contacts where gone_at is not null")
     assert len(marked) > 10
     found = build_in_postgres(
@@ -274,12 +274,7 @@ def test_postgres_without_collector_and_digests(
     living = Living(tap.folder)
     for stream in ("email_bounced", "email_replied"):
         choose(catalog, stream, selected=False)
-    into = postgres.pipeline("plain")
-
-    def run() -> None:
-        into.run(serve(living.account), catalog=catalog)
-
-    two_nights(living, run)
+    two_nights(living, postgres.pipeline("plain"), serve, catalog=catalog)
     answers = Answers(living.nights, None, has_changes=False, left_out=("bounced", "replied"))
     wanted = answers.tables()
     assert wanted.pop("autopilot__journeys") == []
@@ -301,16 +296,10 @@ def build_in_postgres(postgres: Postgres, folder: Path, schema: str, **variables
 def test_duckdb_also_with_the_sql_of_other_warehouses(
     tap: Tap, serve: Serve, tmp_path_factory: Any
 ) -> None:
-    living, state = Living(tap.folder), None
+    living = Living(tap.folder)
     folder = tmp_path_factory.mktemp("jsonl")
     into = Pipeline(tap, program("jsonl"), destination_path=str(folder), do_timestamp_file=False)
-
-    def run() -> None:
-        nonlocal state
-        state = into.run(serve(living.account), state=state, collector_database=living.store.path,
-                         digests=str(tap.folder / "digests"))  # fmt: skip
-
-    two_nights(living, run)
+    two_nights(living, into, serve, **living.settings)
     database = folder / "warehouse.duckdb"
     subprocess.run([DBT / "python", DUCKDB, "load", database, folder], check=True)
     project = Project(tmp_path_factory.mktemp("dbt"), {"type": "duckdb", "path": str(database)})
