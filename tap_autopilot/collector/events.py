@@ -29,39 +29,31 @@ _IDS = hashlib.blake2b(digest_size=16, person=b"id")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
 
 
-class _Call(msgspec.Struct):
-    messageId: msgspec.Raw = _ABSENT  # noqa: N815
+class _Body(msgspec.Struct):
     writeKey: msgspec.Raw = _ABSENT  # noqa: N815
-    type: msgspec.Raw = _ABSENT
-    event: msgspec.Raw = _ABSENT
     context: msgspec.Raw = _ABSENT
     integrations: msgspec.Raw = _ABSENT
     sentAt: msgspec.Raw = _ABSENT  # noqa: N815
 
 
-class _UsualCall(msgspec.Struct):
+class _Batch(_Body):
+    batch: msgspec.Raw = _ABSENT
+
+
+class Call(_Body):
+    """The fields that matter of a call of Segment's tracking API."""
+
+    messageId: msgspec.Raw = _ABSENT  # noqa: N815
+    type: msgspec.Raw = _ABSENT
+    event: msgspec.Raw = _ABSENT
+
+
+class _UsualCall(_Body, kw_only=True):
     """The same for what senders' libraries send, which is quicker to read."""
 
     messageId: str  # noqa: N815
-    writeKey: msgspec.Raw = _ABSENT  # noqa: N815
     type: str = ""
     event: str = ""
-    context: msgspec.Raw = _ABSENT
-    integrations: msgspec.Raw = _ABSENT
-    sentAt: msgspec.Raw = _ABSENT  # noqa: N815
-
-
-class _Batch(msgspec.Struct):
-    batch: msgspec.Raw = _ABSENT
-    writeKey: msgspec.Raw = _ABSENT  # noqa: N815
-    context: msgspec.Raw = _ABSENT
-    integrations: msgspec.Raw = _ABSENT
-    sentAt: msgspec.Raw = _ABSENT  # noqa: N815
-
-
-class _Named(msgspec.Struct):
-    event: msgspec.Raw = _ABSENT
-    type: msgspec.Raw = _ABSENT
 
 
 class _Subject(msgspec.Struct):
@@ -72,12 +64,11 @@ class _Subject(msgspec.Struct):
     segment_id: msgspec.Raw = _ABSENT
 
 
-_CALL = msgspec.json.Decoder(_Call)
+ANY_CALL = msgspec.json.Decoder(Call)
 _USUAL_CALL = msgspec.json.Decoder(_UsualCall)
 _USUAL_CALLS = msgspec.json.Decoder(list[_UsualCall])
 _BATCH = msgspec.json.Decoder(_Batch)
 _SUBJECT = msgspec.json.Decoder(_Subject)
-_NAMED = msgspec.json.Decoder(_Named)
 
 
 class Contents(NamedTuple):
@@ -90,10 +81,10 @@ class Contents(NamedTuple):
 
 def from_call(route: str, body: bytes, now: int) -> Contents:
     """The event of a single call of Segment's tracking API. Raises NotJson."""
-    call: _Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
+    call: Call | _UsualCall | None = raw_json.decode(_USUAL_CALL, body)
     if call is None:
         _must_be_object(body)
-        call, body = raw_json.pick(_CALL, body)
+        call, body = raw_json.pick(ANY_CALL, body)
     return Contents([_segment(body, call, route, now)], raw_json.string(bytes(call.writeKey)))
 
 
@@ -209,7 +200,7 @@ def _segment_item(item: bytes, route: str, now: int, shared: _Shared) -> Receive
     """An event of a batch or array, which may be anything."""
     if not raw_json.is_object(item):  # kept, because it may still be useful
         return Received(now, "segment", route, "", bytes(item), None, for_good=True)
-    call, item = raw_json.pick(_CALL, item)
+    call, item = raw_json.pick(ANY_CALL, item)
     return _segment(item, call, route, now, shared)
 
 
@@ -231,7 +222,7 @@ class _Shared:
         self._tail = _members(self._values)
         self.size = len(self._tail)
 
-    def missing_in(self, call: _Call | _UsualCall) -> bytes:
+    def missing_in(self, call: Call | _UsualCall) -> bytes:
         """The members to append to an event: those that it does not have."""
         for name in self._values:
             if getattr(call, name) is not _ABSENT:
@@ -240,7 +231,7 @@ class _Shared:
             return self._tail
         return _members({n: v for n, v in self._values.items() if getattr(call, n) is _ABSENT})
 
-    def merged_with(self, call: _Call | _UsualCall) -> dict[str, bytes]:
+    def merged_with(self, call: Call | _UsualCall) -> dict[str, bytes]:
         """The members to replace in an event: objects that lack something of the batch's."""
         merged = {}
         for name, ours in self.objects.items():
@@ -256,7 +247,7 @@ _NOTHING = _Shared(_Batch())
 
 
 def _segment(
-    body: bytes, call: _Call | _UsualCall, route: str, now: int, shared: _Shared = _NOTHING
+    body: bytes, call: Call | _UsualCall, route: str, now: int, shared: _Shared = _NOTHING
 ) -> Received:
     """An event with an id, without its write key, with what it lacks of the shared fields."""
     merged = shared.merged_with(call) if shared.objects else None
@@ -318,7 +309,7 @@ def _identified(events: list[Received], delivery: bytes) -> list[Received]:
 def _name_in(body: bytes) -> str:
     if not raw_json.is_object(body):
         return ""
-    named, _ = raw_json.pick(_NAMED, body)
+    named, _ = raw_json.pick(ANY_CALL, body)
     return _text(bytes(named.event)) or _text(bytes(named.type))
 
 

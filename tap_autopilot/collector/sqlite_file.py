@@ -102,10 +102,7 @@ def lock(path: Path, patience: float) -> int:
                 time.sleep(LOOK_EVERY)
                 continue
             os.close(descriptor)
-            raise InUse(
-                f"A collector is using the store {path}. Its health is at /ready; to use the store"
-                " without it, stop it first."
-            ) from None
+            raise _in_use(path) from None
 
 
 def _is_locked(path: Path) -> bool:
@@ -124,7 +121,10 @@ def _is_locked(path: Path) -> bool:
 
 
 def _in_use(path: Path) -> InUse:
-    return InUse(f"A collector is using the store {path}. Check its health at /ready.")
+    return InUse(
+        f"A collector is using the store {path}. Its health is at /ready; to use the store without"
+        " it, stop it first."
+    )
 
 
 def _as_owner(path: Path, advice: str = "") -> str:

@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-import msgspec
-
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
-from tap_autopilot.collector.events import CALLS
+from tap_autopilot.collector.events import ANY_CALL, CALLS
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, kind_of
 from tap_autopilot.exceptions import TapError
@@ -19,7 +17,6 @@ from tap_autopilot.exceptions import TapError
 READ_AT_ONCE = 200  # events
 MAX_ID = 100  # characters
 RECENT = 2  # reads whose results are kept for other destinations
-_ABSENT = msgspec.Raw(b"")
 
 
 class TrackCall(NamedTuple):
@@ -34,15 +31,6 @@ class TrackCall(NamedTuple):
     body: bytes
 
 
-class _Call(msgspec.Struct):
-    type: msgspec.Raw = _ABSENT
-    event: msgspec.Raw = _ABSENT
-    messageId: msgspec.Raw = _ABSENT  # noqa: N815
-
-
-_CALL = msgspec.json.Decoder(_Call)
-
-
 def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     """The event as it is sent; None if it is no `track` call.
 
@@ -53,7 +41,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
         return None
     try:
-        call, body = raw_json.pick(_CALL, event.body)
+        call, body = raw_json.pick(ANY_CALL, event.body)
     except (NotJson, TooLarge):  # as part of a batch it was not too large
         return None
     given = raw_json.string(raw_json.raw(call.type))

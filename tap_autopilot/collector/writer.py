@@ -172,7 +172,7 @@ class Writer:
                     tasks = list(self._tasks)
                     self._tasks.clear()
                 self._committing_since = time.monotonic()
-                self._commit(self._group)
+                self._commit(self._group, size)
                 self._group = []
                 for task, future in tasks:
                     self._run_task(task, future)
@@ -196,14 +196,13 @@ class Writer:
         self._enough = math.inf
         return in_time
 
-    def _expect(self, group: list[_Work], seconds: float) -> None:
+    def _expect(self, requests: int, size: int, seconds: float) -> None:
         """After a commit: expect as many requests again, for less time than they would save."""
-        self._expected = len(group) + len(self._queue)
-        is_light = sum(work.size for work in group) < LIGHT
-        gather = min(GATHER, seconds / 2) if is_light else 0
+        self._expected = requests + len(self._queue)
+        gather = min(GATHER, seconds / 2) if size < LIGHT else 0
         self._gather_until = time.monotonic() + gather
 
-    def _commit(self, group: list[_Work]) -> None:
+    def _commit(self, group: list[_Work], size: int) -> None:
         events = [event for work in group if not work.is_settled for event in work.events]
         problem: Unavailable | None = None
         started = time.perf_counter()
@@ -224,7 +223,7 @@ class Writer:
         if group:
             if events and problem is None:
                 took = time.perf_counter() - started
-                self._expect(group, took)
+                self._expect(len(group), size, took)
                 self._metrics.committed(len(events), new, took)
             self._tell(self._settle, group, problem)
 
