@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import sqlite3
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -32,16 +33,15 @@ def backup(database: str, path: str) -> str:
         store_id = reader.store_id
     if os.path.lexists(target):
         raise UserError(f"{path} already exists; --backup never overwrites a file.")
-    try:
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=f".{target.name[:100]}-"
-        ) as folder:
-            draft = Path(folder) / "copy"
-            draft.touch(0o600)  # SQLite takes an empty file
-            # In a thread, because a signal must not wait for it, which deletes the draft.
-            ThreadPoolExecutor(1).submit(_copy, database, draft).result()
-            sync(draft)
-            os.link(draft, target)  # unlike a rename, it never replaces a file
+    folder = target.parent / f".{target.name[:100]}-{secrets.token_hex(8)}"
+    try:  # named before it is made, so that a signal at any time deletes it
+        folder.mkdir(0o700)
+        draft = folder / "copy"
+        draft.touch(0o600)  # SQLite takes an empty file
+        # In a thread, because a signal must not wait for it, which deletes the draft.
+        ThreadPoolExecutor(1).submit(_copy, database, draft).result()
+        sync(draft)
+        os.link(draft, target)  # unlike a rename, it never replaces a file
         sync(target.parent)
     except FileExistsError:
         raise UserError(f"{path} already exists; --backup never overwrites a file.") from None
@@ -51,6 +51,8 @@ def backup(database: str, path: str) -> str:
         ) from None
     except sqlite3.Error as problem:
         raise RunError(f"The backup to {path} failed: {problem}.") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return f"Copied the store {store_id} to {path}."
 
 
