@@ -14,7 +14,7 @@ from typing import Any
 from tap_autopilot.amounts import amount
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.database import open_reader, open_store
-from tap_autopilot.collector.erase import erase_person
+from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import Do, Errand, alone, ask
 from tap_autopilot.collector.prune import checked, loaded, prune_loaded
 from tap_autopilot.collector.store import ALONE_SLICE, InUse
@@ -96,12 +96,15 @@ def erase(database: str, who: str) -> str:
         case {
             "erased": int(count),
             "others": int(others),
+            "shared": int(shared),
             "is_many": bool(is_many),
             "is_gone": bool(is_gone),
         }:
             also = f" (and of {amount(others, 'other id')} of this person)" if others else ""
+            if shared:
+                also += f" (but not of {amount(shared, 'id')} also named with someone else)"
             if is_many:
-                also = f" (but of none of more than {others} ids named with it: that is no person)"
+                also = f" (but not of the more than {MAX_IDS} ids named with it: too many for one)"
             erased = f"Erased {amount(count, 'event')} of {who.strip()}{also}"
             if is_gone:
                 return f"{erased}."

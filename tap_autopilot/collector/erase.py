@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import time
@@ -36,16 +37,29 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     An address, or an id in Autopilot's form, counts wherever it is in an event, also inside a text
     or URL; another id, which may be as short as "7", only in a field for ids. An event that names
     one contact and one address shows that they are the same person, and the events of the other are
-    erased as well, unless these are more than MAX_IDS.
+    erased as well, unless these are more than MAX_IDS. One that other events name with someone else
+    is left, because a single sender may claim anything.
     """
     ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
-    person = set(ids)  # and whatever else names them
     last = do(lambda store: store.last_seq)
-    _erase(do, last, lambda body: _note(body, ids, person))  # erases nothing yet
-    if is_many := len(person - ids) > MAX_IDS:
-        person = ids
+    others: set[str] = set()  # what else names this person
+    shared: set[str] = set()  # those of them that name someone else, too
+
+    def note(link: set[str]) -> None:
+        if len(others) <= MAX_IDS:
+            others.update(link - ids)
+
+    def note_shared(link: set[str]) -> None:
+        if link - others - ids:
+            shared.update(link & others)
+
+    _look_for_links(do, last, ids, note)
+    if is_many := len(others) > MAX_IDS:
+        others.clear()
+    if others:
+        _look_for_links(do, last, others, note_shared)
     do(lambda store: store.begin_wipe())
-    matches = _matching(person)
+    matches = _matching(ids | others - shared)
     erased = _erase(do, last, matches)
     go_through(
         do, 0, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
@@ -56,8 +70,13 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE
     while not (is_gone := do(lambda store: store.end_wipe())) and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
-    others = MAX_IDS if is_many else len(person - ids)
-    return {"erased": erased, "others": others, "is_many": is_many, "is_gone": is_gone}
+    return {
+        "erased": erased,
+        "others": len(others - shared),
+        "shared": len(shared),
+        "is_many": is_many,
+        "is_gone": is_gone,
+    }
 
 
 def _erase(do: Do, last: int, matches: Matches) -> int:
@@ -77,14 +96,22 @@ def _erase(do: Do, last: int, matches: Matches) -> int:
     return count + wiped
 
 
-def _note(body: bytes, ids: set[str], person: set[str]) -> bool:
-    if len(person - ids) <= MAX_IDS and _may_match(body, ids):
-        named = list(_named(_decoded(body)))
-        contacts = {value for name, value in named if name in _CONTACT}
-        addresses = {value for _, value in named if "@" in value}
-        if len(contacts) <= 1 and len(addresses) <= 1 and (contacts | addresses) & ids:
-            person |= contacts | addresses
-    return False
+def _look_for_links(
+    do: Do, last: int, names: Collection[str], note: Callable[[set[str]], None]
+) -> None:
+    """Note the contact and address of events that name only these, and one of the `names`."""
+
+    def look(body: bytes) -> bool:
+        if _may_match(body, names):
+            named = list(_named(_decoded(body)))
+            contacts = {value for name, value in named if name in _CONTACT}
+            addresses = {value for _, value in named if "@" in value}
+            link = contacts | addresses
+            if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):
+                note(link)
+        return False
+
+    _erase(do, last, look)  # erases nothing
 
 
 def _matching(ids: Collection[str]) -> Matches:
@@ -116,19 +143,19 @@ def _whole(name: str) -> re.Pattern[str]:
 
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
     """Whether to look closer; most bodies need not be decoded."""
-    if b"\\" in body or b"%" in body:
+    if b"\\" in body or b"%" in body or b"&" in body:
         return True
     lower = body.lower()
     return any(not name.isascii() or name.encode() in lower for name in ids)
 
 
 def _readings(body: bytes) -> Iterator[str]:
-    """A body as a text without the escapes of JSON and URLs, even within other JSON and URLs."""
+    """A body as a text without the escapes of JSON, URLs and HTML, even within each other."""
     text = body.decode("utf-8", "replace")
     for _ in range(MAX_DECODED):
         before, text = text, _ESCAPE.sub(_unescaped, text)
         yield text.casefold()
-        if before == (text := urllib.parse.unquote(text)):
+        if before == (text := html.unescape(urllib.parse.unquote(text))):
             return
 
 

@@ -6,10 +6,12 @@ tests/targets runs these again, in PostgreSQL.
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
-from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.commands import erase
+from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.prune import prune_range
@@ -28,6 +30,7 @@ ANYWHERE = [
     b'{"ada@example.com": true}',
     json.dumps({"a": json.dumps({"b": json.dumps({"c": "\xe9 ada@example.com\n"})})}).encode(),
     b'{"a": "\\\\u0061da@example.com"}',
+    b'{"html": "<a href=\\"mailto:ada&#64;example.com\\">"}',
     b'{"email": "ada@example.com", "x": [%s]}' % b",".join([b"[]"] * 100_000),
     b'{"n": 1%s, "email": "\\u0061da@example.com"}' % (b"0" * 5000),
     b'{"n": %s1%s, "email": "\\u0061da@example.com"}' % (b"[" * 9000, b"]" * 9000),
@@ -85,13 +88,52 @@ def test_what_remains_of_a_message_is_erased_if_it_names_the_person(
         assert all(b"For all" in one.body for one in reader.read(2, 2))
 
 
-def test_an_address_of_very_many_contacts_is_erased_alone(database: str, store: Store) -> None:
+def test_an_address_of_very_many_contacts_is_erased_alone(database: str) -> None:
+    store = open_store(database)
+
     def named(who: int) -> bytes:
         return b'{"contact_id": "person_%d", "email": "info@example.com"}' % who
 
     others = [b'{"contact_id": "person_%d"}' % who for who in range(MAX_IDS + 1)]
     store.append([event(body) for body in [*map(named, range(MAX_IDS + 1)), *others]])
-    done = erase_person(alone(store), "info@example.com")
-    assert (done["erased"], done["is_many"]) == (MAX_IDS + 1, True)
+    store.close()
+    assert erase(database, "info@example.com") == (
+        "Erased 101 events of info@example.com"
+        " (but not of the more than 100 ids named with it: too many for one)."
+    )
     with open_reader(database) as reader:
         assert [one.body for one in reader.read(0, 1000) if not one.pruned] == others
+
+
+BOB, BOBS = b'{"contact_id": "person_bob", "n": 1}', b'{"personId": "person_bob", "userId": "b@x"}'
+EVE, EVES = b'{"id": "person_eve"}', b'{"contact_id": "person_eve", "email": "Eve@example.com"}'
+PLANTED = b'{"contact_id": "person_bob", "email": "eve@example.com"}'
+
+
+@pytest.mark.parametrize(
+    ("who", "left", "others"),
+    [
+        ("eve@example.com", [BOB, BOBS], 1),
+        ("person_bob", [EVE, EVES], 1),
+        ("b@x", [BOB, EVE, EVES, PLANTED], 0),
+    ],
+)
+def test_nobody_is_erased_because_a_sender_confuses_them_with_someone_else(
+    database: str, store: Store, who: str, left: list[bytes], others: int
+) -> None:
+    store.append([event(body) for body in (BOB, BOBS, EVE, EVES, PLANTED)])
+    done = erase_person(alone(store), who)
+    assert (done["others"], done["shared"]) == (others, 1)
+    with open_reader(database) as reader:
+        assert [one.body for one in reader.read(0, 9) if not one.pruned] == left
+
+
+def test_whoever_changed_their_address_is_erased_by_their_id(database: str) -> None:
+    addresses = [b"old@example.com", b"new@example.com"]
+    with closing(open_store(database)) as store:
+        for form in (b'{"contactId": "7", "email": "%s"}', b'{"email": "%s"}'):
+            store.append([event(form % address) for address in addresses])
+    assert erase(database, "new@example.com") == (
+        "Erased 2 events of new@example.com (but not of 1 id also named with someone else)."
+    )
+    assert erase(database, "7") == "Erased 2 events of 7 (and of 1 other id of this person)."
