@@ -11,6 +11,8 @@ import pytest
 
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.pushed.collected import PAGE, Collected
+from tap_autopilot.pushed.index import PushedIndex
+from tap_autopilot.pushed.matching import DESCRIPTION
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 
@@ -247,3 +249,10 @@ def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
         "last_seen_at": "2020-03-01T00:00:00.000Z",
     }
     assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
+
+
+def test_only_messages_with_usual_ids_are_rows() -> None:
+    index = PushedIndex(EMAILS)
+    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
+    index.describe({**blank, "email_id": "i" * length} for length in (400, 401))
+    assert [[len(row["email_id"]) for row in rows] for rows in index.messages()] == [[400]]

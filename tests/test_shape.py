@@ -304,5 +304,16 @@ def test_a_document_without_its_key_makes_no_row(key: Any) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "document", [{"contact_id": [], "ContactId": "i" * 401}, {"contact_id": 10**400}]
+)
+def test_a_document_with_too_long_a_key_makes_no_row(document: Any) -> None:
+    """Wherever the key is: digests remember each."""
+    tally = Tally("contacts")
+    with logged() as lines:
+        assert compile_shape(SCHEMA, SCHEMA, ("contact_id",), tally)(document) is None
+    assert "WARNING contacts: skipped a document: its contact_id is too long." in lines
+
+
 def test_lists_are_texts() -> None:
     assert shaped({"lists": ["a", 5, True, ""]}) == {"lists": ["a", "5", "true", ""]}

@@ -10,7 +10,7 @@ from typing import Any
 from tap_autopilot.exceptions import RunError
 from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, Pushes, hash_of
 from tap_autopilot.rows.times import from_epoch, to_epoch
-from tap_autopilot.rows.values import Row
+from tap_autopilot.rows.values import MAX_KEY, Row
 
 CACHE_KIB = 8_192
 MAX_DESCRIPTIONS = 10_000  # kept in memory
@@ -65,7 +65,7 @@ class PushedIndex:
         times: dict[tuple[Any, ...], list[int]] = {}
         for row in rows:
             message = row["email_id"]
-            if message:
+            if message and len(message) <= MAX_KEY:
                 description = (message, hash_of(message), *(row[name] for name in DESCRIPTION))
                 seen = times.setdefault(description, [])
                 at = to_epoch(row["timestamp"])

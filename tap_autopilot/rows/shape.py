@@ -14,6 +14,7 @@ from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import (
     ADDITIONAL,
+    MAX_KEY,
     Convert,
     Partial,
     Row,
@@ -89,8 +90,12 @@ def compile_shape(
         if additional and keeps_additional:
             row[ADDITIONAL] = shallow(additional)
         for key in keys:
-            if not row[key]:
+            value = row[key]
+            if not value:
                 tally.skip(f"it has no {key}")
+                return None
+            if len(value) > MAX_KEY:
+                tally.skip(f"its {key} is too long")
                 return None
         return row
 
