@@ -184,7 +184,7 @@ def test_the_command_line_sets_the_options() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--page", "0"], ["--churn", "-1"], ["--push-late", "2"], ["--push-segment", "here"],
+    [["--page", "0"], ["--churn", "-1"], ["--port", "99999"], ["--contacts", "-1"], ["--push-late", "2"], ["--push-segment", "here"],
      ["--bookmarks", "none"], ["--fault", "x"]],
 )  # fmt: skip
 def test_wrong_options_are_rejected(arguments: list[str]) -> None:

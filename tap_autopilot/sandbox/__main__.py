@@ -10,7 +10,7 @@ import sys
 import threading
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.command import add_options, explain, values
+from tap_autopilot.sandbox.command import add_options, explain, port, values
 from tap_autopilot.sandbox.faults import ACTIONS, Fault, Faults
 from tap_autopilot.sandbox.options import Options, Size
 from tap_autopilot.sandbox.pushes import Pushing
@@ -39,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--port", type=int, default=8117, help="0 picks a free one (default: 8117)")
+    parser.add_argument(
+        "--port", type=port, default=8117, metavar="N", help="0 picks a free one (default: 8117)"
+    )
     add_options(parser.add_argument_group("the account"), Size)
     behavior = parser.add_argument_group("the API")
     add_options(behavior, Options)

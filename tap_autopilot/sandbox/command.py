@@ -78,6 +78,22 @@ def positive(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    """A whole number from 0."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return number
+
+
+def port(text: str) -> int:
+    """A port's number, or 0."""
+    number = int(text)
+    if not 0 <= number < 2**16:
+        raise argparse.ArgumentTypeError("must be between 0 and 65535")
+    return number
+
+
 def rate(text: str) -> float:
     """A finite number from 0."""
     number = float(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass, field
 
-from tap_autopilot.sandbox.command import option, positive, rate
+from tap_autopilot.sandbox.command import count, option, positive, rate
 from tap_autopilot.sandbox.faults import Faults
 from tap_autopilot.sandbox.pushes import Pushing
 
@@ -32,13 +32,13 @@ SHAPES = {
 class Size:
     """The account to serve."""
 
-    contacts: int = option(432, "number of contacts")
-    lists: int = option(8, "number of lists")
-    segments: int = option(6, "number of smart segments")
-    members: int = option(120, "contacts in each segment")
+    contacts: int = option(432, "number of contacts", metavar="N", read=count)
+    lists: int = option(8, "number of lists", metavar="N", read=count)
+    segments: int = option(6, "number of smart segments", metavar="N", read=count)
+    members: int = option(120, "contacts in each segment", metavar="N", read=count)
     seed: int = option(1, "seed of the account")
     odd: bool = option(True, "leave out the odd values that clients trip over", name="plain")
-    days: int = option(0, "days of changes to simulate before serving")
+    days: int = option(0, "days of changes to simulate before serving", metavar="N", read=count)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ class Options:
         read=rate,
     )
     seed: int = option(1, "seed for the changes", name="churn-seed")
-    latency: float = option(0.0, "delay before each response", metavar="SECONDS")
+    latency: float = option(0.0, "delay before each response", metavar="SECONDS", read=rate)
     requests_per_second: float = option(
-        0.0, "respond with 429 above this rate; 0 means no limit", metavar="RATE"
+        0.0, "respond with 429 above this rate; 0 means no limit", metavar="RATE", read=rate
     )
     retry_after: str = option("", "Retry-After header of 429 and 503 responses", metavar="TEXT")
     clock_skew: float = option(
