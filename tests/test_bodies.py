@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.protocol.catalog import discover
 from tests.conftest import COMMAND, KEY, Tap
 from tests.invariants import Run
 from tests.pushed_store import MESSAGE, PushedStore, call
@@ -34,12 +35,17 @@ sys.exit(code)
 
 
 def sync(
-    tap: Tap, answers: dict[str, Any], *, code: int = 0, cpu: float = CPU, **settings: Any
+    tap: Tap,
+    answers: dict[str, Any],
+    *arguments: str,
+    code: int = 0,
+    cpu: float = CPU,
+    **settings: Any,
 ) -> Run:
     """Sync from a server with these responses, in a process of its own, which must cost little."""
     with Scripted(answers) as sandbox:
         config = tap.config(sandbox, retry_timeout=0, **settings)
-        command = [*COMMAND, "-c", tap.file("config.json", config)]
+        command = [*COMMAND, "-c", tap.file("config.json", config), *arguments]
         done = subprocess.run(
             [sys.executable, "-S", "-c", MEASURE, *command],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
@@ -186,6 +192,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: contacts(*(b'{"contact_id":"%b%b"}' % (b"x" * MB, EMOJI) for _ in range(60))),
         "an id of more than 400 characters",
     ),
+    "many numbers of 4,000 digits": (
+        lambda: people(15_000, b',"a":%b,"b":%b' % ((b"9" * 4000,) * 2)),
+        "too many long numbers",
+    ),
     "ids that are lists": (
         lambda: contacts(*[b'{"contact_id":[%b]}' % b",".join([b"1.5"] * 99_000)] * 21),
         "more than 2,000,000 values",
@@ -262,6 +272,43 @@ def test_long_names_of_fields_cost_little(tap: Tap) -> None:
         custom_fields_as_columns=True,
         digests=str(tap.folder / "digests.db"),
     )
+
+
+def test_values_of_custom_fields_that_do_not_fit_cost_little(tap: Tap) -> None:
+    """Beside many other fields, to which they are added."""
+    catalog = discover([{"name": "A", "type": "integer"}])
+    for entry in catalog["streams"][0]["metadata"]:
+        if entry["breadcrumb"] == ("properties", "custom_fields"):
+            entry["metadata"]["selected"] = False
+    fields = b"".join(b',"a%d":1' % number for number in range(90_000))
+    values = b",".join([b'{"kind":"A","value":"x"}'] * 45_000)
+    sync(
+        tap,
+        {
+            "/contacts": people(3, b'%b,"custom_fields":[%b]' % (fields, values)),
+            "/contacts/custom_fields": b'[{"name":"A","type":"integer"}]',
+        },
+        "--catalog", tap.file("catalog.json", catalog),
+        custom_fields_as_columns=True,
+    )  # fmt: skip
+
+
+def test_pages_without_end_cost_little(tap: Tap) -> None:
+    """Pages of repeated segments, and of large contacts without an id, of which nothing is sent."""
+    pages = 16
+    repeated = [b'{"segment_id":"%b%b%05d"}' % (EMOJI, b"s" * 390, n) for n in range(19_900)]
+    answers: dict[str, Any] = {}
+    for number in range(pages + 1):
+        end = f"/b{number}" if number else ""
+        more = b',"bookmark":"b%d"' % (number + 1) if number < pages else b""
+        segments = b",".join([b'{"segment_id":"n%d"}' % number, *repeated])
+        answers[f"/smart_segments{end}"] = b'{"segments":[%b]%b}' % (segments, more)
+        odd = b'{"updated_at":"?","Name":"%b%b"}' % (EMOJI, b"n" * MB)
+        answers[f"/contacts{end}"] = contacts(*[odd] * 7, more=more)
+    answers[f"/smart_segments/b{pages}"] = 500, {}
+    digests = str(tap.folder / "digests.db")
+    run = sync(tap, answers, code=1, cpu=math.inf, digests=digests, check_totals=False)
+    assert "GET /smart_segments/…: status 500" in run.stderr
 
 
 def test_long_ids_and_many_values_of_pushed_events_cost_little(

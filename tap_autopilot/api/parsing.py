@@ -41,6 +41,10 @@ ROW_WEIGHT = 4000  # of a document, however small, because its row has up to 1,6
 MAX_KEYS = 2**26  # bytes of a page that is all ids
 MAX_BOOKMARK = 4000  # bytes of JSON, and characters once it is parsed
 MANY = 1000  # ids to look at together
+PIECE = 2**20  # bytes to search together for long numbers
+
+_LONG = b"0" * 400  # a number whose parsing and writing takes time quadratic in its digits
+_AS_ZEROS = bytes.maketrans(b"123456789", b"0" * 9)
 
 _NULL = msgspec.Raw(b"null")
 _NUL = b"\\u0000"
@@ -113,6 +117,8 @@ def decode(body: bytes, name: str) -> Listing:
     page, cleaned = _decoded(body, _page(name))
     if page is None:
         return _decode_leniently(body, name)
+    if len(body) > MAX_WEIGHT and _long_numbers(body) > MAX_WEIGHT:
+        raise Oversized("the response has too many long numbers")
     documents = page.documents
     if len(body) > SMALL and any(weight_of(bytes(text)) > MAX_WEIGHT for text in documents):
         raise Oversized("the response has a document that is too large")
@@ -124,6 +130,12 @@ def decode(body: bytes, name: str) -> Listing:
             ):
                 documents[number] = _Odd(documents[number])
     return Listing(documents, page.bookmark, page.total_contacts, cleaned, len(body))
+
+
+def _long_numbers(body: bytes) -> int:
+    """About how many digits of a body are in long numbers."""
+    pieces = (body[start : start + PIECE] for start in range(0, len(body), PIECE))
+    return len(_LONG) * sum(piece.translate(_AS_ZEROS).count(_LONG) for piece in pieces)
 
 
 def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:

@@ -126,7 +126,8 @@ class EachSegment:
         self._ids = ids = sorted(set(segment_ids))
         self._known = True
         self._next = sum(segment <= self._through for segment in ids)
-        self._open = {segment: at for segment, at in self._open.items() if segment in set(ids)}
+        known = set(ids)
+        self._open = {segment: at for segment, at in self._open.items() if segment in known}
         begun = {segment: at for segment, at in self._open.items() if segment not in self._failed}
         fresh = dict.fromkeys(ids[self._next :], Position())
         last = {segment: self._open[segment] for segment in self._open if segment in self._failed}

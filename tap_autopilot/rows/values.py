@@ -55,6 +55,8 @@ def type_of(schema: Schema) -> str:
 
 def as_key(value: Any) -> str | None:
     """A key as text; None if the value cannot be a key."""
+    if value.__class__ is int and value.bit_length() > 4 * MAX_KEY:  # slow to turn into text
+        return None
     try:
         text = as_text(value)
     except ValueError:

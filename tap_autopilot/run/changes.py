@@ -129,6 +129,7 @@ class Changes(Sending):
         """The RECORD messages for the rows of a page that the target does not have."""
         self._digests.begin_pass(name, _iso(fetched_at))
         if not rows:
+            self.tallies[name].count_sent(rows)  # which forgets those that were skipped
             return []
         keys = self._keys(name, rows)
         texts = encoded(rows)

@@ -177,7 +177,7 @@ class _Run:
         }
         self._pick = compile_pick({field for table in selected for field in table.stream.reads})
         self._failures = _Failures()
-        self._parents: list[str] = []
+        self._parents: dict[str, None] = {}  # an ordered set
         self._failed_in_a_row = 0
 
     def begin(self, *, quiet: bool) -> None:
@@ -315,7 +315,7 @@ class _Run:
         for document in page.documents:
             key = as_key(pick(document).get(page.walk.key))
             if key is not None:
-                self._parents.append(key)
+                self._parents[key] = None
             else:
                 for name in names:
                     self._progress.pass_of(name).note(None, 1)

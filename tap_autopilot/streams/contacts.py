@@ -93,6 +93,7 @@ def _compile_fill(
 
     def fill(document: Any, row: Row) -> None:
         row |= blank
+        left: Row = {}
         entries = pick(document).get("custom_fields")
         for entry in entries if entries.__class__ is list else ():
             field = entry if entry.__class__ is dict else {}
@@ -104,6 +105,8 @@ def _compile_fill(
                 except ValueError:
                     tally.note_misfit(column, row, kept_in)
                     if keeps and value != "":
-                        row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), column: shallow(value)}
+                        left[column] = shallow(value)
+        if left:
+            row[ADDITIONAL] = {**(row[ADDITIONAL] or {}), **left}
 
     return fill
