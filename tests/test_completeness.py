@@ -12,7 +12,6 @@ from tap_autopilot.sources.completeness import (
     Census,
     Distinct,
     Doubt,
-    is_large,
     moves_bookmark,
 )
 from tap_autopilot.sources.listings import CONTACTS, Page
@@ -59,22 +58,6 @@ def test_a_census_counts_page_by_page() -> None:
 
 
 @pytest.mark.parametrize(
-    ("totals", "uncounted"),
-    [([9], False), ([None], True), ([None, 9], True), ([9, None], False), ([0, None], False)],
-)
-def test_a_listing_is_uncounted_if_its_first_page_has_no_total(
-    totals: list[int | None], uncounted: bool
-) -> None:
-    assert census(*totals).uncounted is uncounted
-
-
-def test_a_page_without_a_total_leaves_the_totals_alone() -> None:
-    found = census(9, 7, None)
-    assert (found.least, found.latest, found.changes) == (7, 7, 2)
-    assert (found.read, found.largest_page) == (6, 2)
-
-
-@pytest.mark.parametrize(
     ("totals", "collapsed"),
     [
         ([1000, 989], True),
@@ -87,21 +70,6 @@ def test_a_page_without_a_total_leaves_the_totals_alone() -> None:
 )
 def test_a_large_drop_in_the_total_is_a_collapse(totals: list[int], collapsed: bool) -> None:
     assert census(*totals).collapsed is collapsed
-
-
-@pytest.mark.parametrize(
-    ("missing", "of", "page", "large"),
-    [
-        (101, 10_000, 100, True),
-        (100, 5_000, 100, False),
-        (101, 10_100, 100, False),
-        (102, 10_100, 100, True),
-        (1, 1, 0, True),
-        (0, 0, 0, False),
-    ],
-)
-def test_what_is_large(missing: int, of: int, page: int, large: bool) -> None:
-    assert is_large(missing, of, page) is large
 
 
 @pytest.mark.parametrize(

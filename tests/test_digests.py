@@ -163,33 +163,6 @@ def test_an_interrupted_pass_resumes_where_it_stopped(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
-def test_an_incremental_pass_sends_all_rows_if_columns_change(nights: Nights) -> None:
-    incremental = [{"breadcrumb": [], "metadata": {"replication-method": "INCREMENTAL"}}]
-    for day, one in enumerate("abcd", 1):
-        nights.account.change(one, {"updated_at": f"2020-01-0{day}T00:00:00.000Z"})
-
-    def night(*metadata: Any, faults: tuple[str, ...] = ()) -> set[tuple[str, ...]]:
-        contacts = {"tap_stream_id": "contacts", "metadata": [*incremental, *metadata]}
-        return records(nights.night(*faults, catalog={"streams": [contacts]}, page=1))
-
-    without = {"breadcrumb": ["properties", "company"], "metadata": {"selected": False}}
-    everyone = {("+contacts", one) for one in "abcd"}
-    assert night(without) == everyone
-    assert night(without) == set()
-    assert night() == everyone
-    assert night() == set()
-    cut = ("/contacts@3-:500",)
-    interrupted = night(without, faults=cut)
-    assert interrupted < everyone
-    assert night(without) == everyone - interrupted
-    assert night(without) == set()
-    assert night(faults=cut) < everyone
-    nights.path.unlink()
-    assert night(faults=cut) < everyone
-    assert night() >= everyone - interrupted
-    assert night() == set()
-
-
 def test_a_second_run_at_the_same_time_is_refused(nights: Nights) -> None:
     held = Digests(str(nights.path), "somebody")
     run = nights.run()

@@ -261,25 +261,6 @@ def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list
         assert list(digests.bury("one")) == [["00000000", "00000002"]]
 
 
-def test_pages_of_one_table_in_one_step(path: Path) -> None:
-    position = fill(path, 3)
-    for sent in ([(0, True)], []):
-        with opened(path, position) as digests:
-            assert digests.distrust is None
-            for found in (sent, []):
-                assert compare(digests, ["new"], ["row"]) == found
-                assert compare(digests, ["00000001"]) == []
-            digests.flush()
-            position = digests.position
-
-
-def test_of_a_row_twice_on_a_page_the_last_counts(path: Path) -> None:
-    keys = ["00000001", "00000002", "00000001"]
-    with opened(path, fill(path, 3)) as digests:
-        assert compare(digests, keys, ["x", *keys[1:]]) == []
-        assert compare(digests, keys, [*keys[:2], "x"]) == [(2, False)]
-
-
 @pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])
 def test_keys_may_be_any_text(path: Path, key: str) -> None:
     position = None
@@ -301,14 +282,3 @@ def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     with opened(path, position, start=Start(SHAPE, 2, False)) as digests:
         assert digests.distrust
     assert "not the file that" in str(doubt(path, position))
-
-
-def test_a_table_first_sent_by_a_run_that_is_thrown_away(path: Path) -> None:
-    position = fill(path, 3)
-    for name in ("two", "three", "two"):
-        with opened(path, position, name, Start(SHAPE, 7, False)) as digests:
-            assert digests.remembered() == {"one": 1, name: 7}
-            assert digests.table(name).born == 7
-            assert digests.compare(name, ["a"], contents(["a"], ["a"])) == [(0, True)]
-            digests.flush()
-            assert list(digests.bury(name)) == []

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.schemas import load_schema
-from tap_autopilot.pushed.matching import Occurrence, Pushes, hash_of
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.sandbox.account import Account
@@ -187,13 +186,6 @@ def test_a_contact_whose_events_cannot_be_read(contact: Any, reason: str | None)
     )
 
 
-def test_one_unreadable_map_does_not_affect_the_other() -> None:
-    tally = Tally("email_bounced")
-    found = made(bounced("c", bounced="x", hardbounced={"m": 1}), tally=tally)
-    assert [row["email_id"] for row in found] == ["m"]
-    assert tally.skipped == 1
-
-
 @pytest.mark.parametrize(
     ("soft", "hard", "time"),
     [(1, 2, "00.001Z"), (None, 2, "00.002Z"), ("", 2, "00.002Z"), (1, None, "00.001Z")],
@@ -221,17 +213,3 @@ def test_what_changed_since_a_moment() -> None:
     found = made(bounced("c", bounced=events), window=window)
     assert [row["email_id"] for row in found] == ["equal", "new", "future", "unknown"]
     assert window.newest == START.replace(day=3)
-
-
-def test_events_that_were_pushed_are_skipped() -> None:
-    occurrences = [Occurrence(hash_of(one), None) for one in ("old", "new")]
-    pushes = Pushes({("email_bounced", "c"): occurrences}, lambda _: None, {}, 9 * DAY)
-    contacts = [
-        bounced("c", bounced={"old": 0, "new": DAY, "other": DAY}),
-        bounced("d", bounced={}),
-    ]
-    for window, counted in ((None, 2), (ChangedSince(START, None), 1)):
-        tally = Tally("email_bounced")
-        found = made(*contacts, window=window, merge=pushes, tally=tally)
-        assert [row["email_id"] for row in found] == ["other"]
-        assert tally.pushed == counted

@@ -6,7 +6,6 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -235,27 +234,3 @@ def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: s
         assert rows_of(lines[:place]) | rows_of(again.messages) == everything
         twice = rows_of(lines[:place]) & rows_of(again.messages)
         assert not is_log or {stream for stream, _ in twice} <= {"email_messages"}
-
-
-def test_with_digests(store: PushedStore, tmp_path: Path) -> None:
-    digests = str(tmp_path / "digests")
-    by_day = logs()
-    at_night = catalog_of({"contacts": "FULL_TABLE", "email_opened": "FULL_TABLE"})
-    contact: Any = {"contact_id": "person_1", "mail_opened": {"x": 1000}}
-    store.track(call("a"))
-    night = read(store, contact, catalog=at_night, digests=digests)
-    store.track(call("b"))
-    day = read(store, contact, catalog=by_day, state=night.state, digests=digests)
-    assert ids(day, "email_opened") == ["b"]
-    assert ids(day, "email_messages") == [f"batchcampaign_{MESSAGE.upper()}"]
-    store.track(call("c"))
-    fewer = logs("email_opened")
-    choose(fewer, "email_opened", "properties", "link_url", selected=False)
-    less = read(store, contact, catalog=fewer, state=day.state, digests=digests)
-    assert ids(less, "email_opened") == ["c"]
-    store.track(call("d"))
-    contact["mail_opened"] |= {"y": 2000}
-    second = read(store, contact, catalog=at_night, state=less.state, digests=digests)
-    assert ids(second, "email_opened") == ["d", "email_opened:person_1:y"]
-    assert not [line for line in second.log if "sent again" in line]
-    assert len(second.rows("contacts")) == 1, "its map changed"

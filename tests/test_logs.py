@@ -234,18 +234,6 @@ def test_lines_about_the_settings_have_the_format_too(tap: Tap, in_environment: 
     assert [line["level"] for line in lines] == ["warning"] * (len(lines) - 1) + ["critical"]
 
 
-def test_the_number_of_similar_lines_has_the_time_of_its_own(
-    captured: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    logs.set_up()
-    monkeypatch.setattr("time.time", lambda: 0.0)
-    for number in range(21):
-        logging.getLogger("tap_autopilot").warning("A %s", number)
-    monkeypatch.setattr("time.time", lambda: 86_400.0)
-    logs.sum_up()
-    assert captured.readouterr().err.splitlines()[-1].startswith("1970-01-02T00:00:00Z WARNING … ")
-
-
 def test_different_messages_are_not_counted_with_them(captured: pytest.CaptureFixture[str]) -> None:
     logs.set_up()
     log = logging.getLogger("tap_autopilot")

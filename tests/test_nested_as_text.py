@@ -128,23 +128,6 @@ def test_the_parts_of_a_text_can_be_deselected(tap: Tap, serve: Serve, catalog: 
     assert len(again.rows("contacts")) < 40
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_with_digests(tap: Tap, serve: Serve, before: bool) -> None:
-    sandbox = serve(Account(contacts=120))
-    path = str(tap.folder.parent / f"{tap.folder.name}-digests")
-    first = in_process.run(sandbox, digests=path, nested_as_text=before)
-    quiet = in_process.run(sandbox, digests=path, nested_as_text=before, state=first.state)
-    assert not quiet.of("RECORD")
-    other = in_process.run(sandbox, digests=path, nested_as_text=not before, state=quiet.state)
-    assert any("columns or settings changed" in line for line in other.log)
-    texts, nested = (first, other) if before else (other, first)
-    for stream in ("contacts", "email_opened"):
-        assert len(texts.rows(stream)) == len(nested.rows(stream)) > 0
-    assert all(
-        isinstance(row["custom_fields"], (str, type(None))) for row in texts.rows("contacts")
-    )
-
-
 @pytest.mark.parametrize("nested_as_text", [False, True])
 def test_a_catalogs_max_length_is_passed_on(
     serve: Serve, catalog: Any, nested_as_text: bool

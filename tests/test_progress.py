@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from tap_autopilot.config import Config
 from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
@@ -21,7 +20,7 @@ from tap_autopilot.sources.listings import (
     Position,
 )
 from tap_autopilot.streams import STREAMS
-from tests.begun import BOOKMARK, COUNTS, HALFWAY, MEMBERS, START, begin, day, plain, walks, write
+from tests.begun import BOOKMARK, COUNTS, MEMBERS, START, begin, day, plain, walks, write
 
 # New passes
 
@@ -47,36 +46,6 @@ def test_a_new_pass_of_a_whole_stream() -> None:
     assert progress.log == []
 
 
-def test_a_pass_may_have_no_version() -> None:
-    progress = begin("lists", activates=False)
-    assert plain(progress.pass_of("lists")) == Pass()
-    assert progress.shown()["bookmarks"] == {"lists": {"progress": ["reading", {}]}}
-
-
-@pytest.fixture
-def _elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose clock shows the time in Tokyo."""
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
-
-
-@pytest.mark.usefixtures("_elsewhere")
-def test_a_start_date_filters_what_has_times() -> None:
-    config = Config.from_mapping({"api_key": "k", "start_date": "2020-01-01T10:00:00+10:00"})
-    progress = begin("contacts", "lists", start_date=config.start_date)
-    found = progress.pass_of("contacts")
-    assert plain(found) == Pass(since=day(1))
-    assert found.window == ChangedSince(day(1), None)
-    assert progress.pass_of("lists").since is None
-    assert progress.pass_of("lists").version is not None
-    assert progress.shown()["bookmarks"]["contacts"] == {
-        "progress": ["reading", {"since": "2020-01-01T00:00:00Z"}]
-    }
-
-
 @pytest.mark.parametrize(
     ("stream", "bookmark", "start_date", "since"),
     [
@@ -100,15 +69,6 @@ def test_an_incremental_pass_begins_at_its_bookmark(
     assert plain(progress.pass_of(stream)) == Pass(incremental=True, since=since)
     assert progress.pass_of(stream).window == ChangedSince(since, None)
     assert progress.log == []
-
-
-def test_a_bookmark_filters_no_full_pass_and_outlives_it() -> None:
-    entry = {"updated_at": "2020-01-03T00:00:00Z", "start_date": "2020-01-01T00:00:00Z"}
-    progress = begin("contacts", state={"bookmarks": {"contacts": entry}}, start_date=day(1))
-    assert progress.pass_of("contacts").since == day(1)
-    write(progress, CONTACTS, None)
-    progress.finish()
-    assert progress.shown()["bookmarks"] == {"contacts": {"progress": None, **entry}}
 
 
 def test_streams_that_are_not_selected_keep_their_entries() -> None:
@@ -140,21 +100,6 @@ def test_entries_that_are_not_valid_are_not_written_again(entry: Any) -> None:
     progress = begin("lists", state={"bookmarks": {"email_opened": entry}})
     assert progress.shown()["bookmarks"]["email_opened"] == {"progress": None}
     assert progress.is_log("email_opened") is isinstance(entry.get("collected"), list)
-
-
-def test_a_bookmark_may_be_as_early_as_times_go() -> None:
-    moment = "0001-01-01T00:00:00Z"
-    state: Any = {"bookmarks": {"email_opened": {"timestamp": moment}}}
-    progress = begin("email_opened", state=state, incremental=["email_opened"])
-    assert progress.pass_of("email_opened").since == datetime.min.replace(tzinfo=timezone.utc)
-    entry: Any = {
-        "progress": ["reading", {"incremental": True, "started": moment, "newest": moment}]
-    }
-    state = {"bookmarks": {"email_opened": entry}, "walks": {"contacts": ["x", COUNTS]}}
-    progress = begin("email_opened", state=state, incremental=["email_opened"])
-    write(progress, CONTACTS, None)
-    progress.finish()
-    assert progress.shown()["bookmarks"]["email_opened"]["timestamp"] == moment
 
 
 @pytest.mark.parametrize("bookmark", ["soon", 5, "2999-01-01T00:00:00Z"])
@@ -209,18 +154,6 @@ def test_what_was_begun_is_read_first() -> None:
     assert [walk for walk, _ in progress.start()] == [LISTS, CONTACTS, CUSTOM_FIELDS]
 
 
-@pytest.mark.parametrize(
-    ("names", "position"),
-    [(["smart_segments"], HALFWAY), (["smart_segments", MEMBERS], Position())],
-)
-def test_all_segments_are_listed_for_their_members(names: list[str], position: Position) -> None:
-    state = {
-        "bookmarks": {name: {"progress": ["reading", {}]} for name in names},
-        "walks": {"smart_segments": ["x", COUNTS], MEMBERS: ["s", 1, 0, []]},
-    }
-    assert begin(*names, state=state).start() == [(SEGMENTS, position)]
-
-
 def test_segments_are_listed_first_if_their_members_were_begun() -> None:
     entry = {"progress": ["reading", {"version": 5}]}
     for through, first in (("s", SEGMENTS), ("", CONTACTS)):
@@ -233,18 +166,6 @@ def test_segments_are_listed_first_if_their_members_were_begun() -> None:
 
 
 # Completion
-
-
-def test_a_source_completes_all_that_it_feeds() -> None:
-    progress = begin("contacts", "lists_contacts", "lists")
-    assert progress.fed_by("contacts") == ["contacts", "lists_contacts"]
-    assert write(progress, CONTACTS, HALFWAY, 3) == []
-    assert progress.shown()["walks"] == walks(contacts=["x", COUNTS], lists=START)
-    assert write(progress, CONTACTS, None) == ["contacts", "lists_contacts"]
-    assert progress.fed_by("contacts") == []
-    assert progress.incomplete() == {"lists"}
-    assert progress.shown()["bookmarks"]["contacts"]["progress"][0] == "complete"
-    assert progress.pass_of("contacts").doubts == {}
 
 
 def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
@@ -363,33 +284,3 @@ def test_the_bookmark_remembers_its_start_date() -> None:
     write(progress, CONTACTS, None)
     progress.finish()
     assert progress.shown()["bookmarks"]["contacts"].keys() == {"progress", "updated_at"}
-
-
-def test_what_is_not_complete_stays_as_it_is() -> None:
-    progress = begin("contacts", "lists", incremental=["contacts"])
-    found = progress.pass_of("contacts")
-    found.newest, found.started = day(5), day(9)
-    write(progress, CONTACTS, HALFWAY, 5)
-    write(progress, LISTS, None)
-    progress.finish()
-    value = progress.shown()
-    assert value["bookmarks"]["contacts"] == {
-        "progress": [
-            "reading",
-            {
-                "started": "2020-01-09T00:00:00Z",
-                "newest": "2020-01-05T00:00:00Z",
-                "incremental": True,
-            },
-        ]
-    }
-    assert value["bookmarks"]["lists"] == {"progress": None}
-    assert value["walks"] == walks(contacts=["x", COUNTS])
-    assert progress.incomplete() == {"contacts"}
-
-
-def test_a_state_may_have_other_entries_besides_bookmarks() -> None:
-    progress = begin("lists")
-    assert progress.value()["digests"] is None, "so that an older position is not trusted"
-    progress.digests = [5, "x"]
-    assert progress.value()["digests"] == [5, "x"]

@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 from collections import Counter
-from datetime import datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import requests
 
 from tap_autopilot.sandbox.account import Account
-from tap_autopilot.sandbox.mail import MAPS, all_occurrences, key_of, track_call
+from tap_autopilot.sandbox.mail import all_occurrences, key_of, track_call
 from tap_autopilot.sandbox.pushes import Pusher, Pushing
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import PATIENCE, wait_until
@@ -84,26 +83,6 @@ def test_everything_arrives_except_what_is_withheld(webhook: tuple[Pusher, Pushe
     assert 0.01 < late / len(order) < 0.1
 
 
-def test_what_happened_agrees_with_the_contacts() -> None:
-    occurrences = all_occurrences(ACCOUNT)
-    in_maps = {(one.contact_id, one.kind, one.message): one for one in occurrences if one.in_map}
-    times = {
-        (contact_id, kind, message): when
-        for contact_id in ACCOUNT.contact_ids
-        for name, kind in MAPS.items()
-        for message, when in (ACCOUNT.contact(contact_id).get(name) or {}).items()
-        if isinstance(when, int)
-    }
-    assert in_maps.keys() == times.keys()
-    assert all(abs(in_maps[key].at - when) <= 60_000 for key, when in times.items())
-    assert any(not one.in_map and one.kind == "opened" for one in occurrences)
-    assert {one.kind for one in occurrences} == set(MAPS.values())
-    assert all((one.link is not None) == (one.kind == "clicked") for one in occurrences)
-    ids = [one.message_id for one in occurrences]
-    assert len(set(ids)) == len(ids)
-    assert max(map(len, ids)) <= 100
-
-
 @pytest.mark.parametrize("other_keys", [False, True])
 def test_an_event_is_a_track_call_in_segments_format(other_keys: bool) -> None:
     messages: dict[str, set[str]] = {}
@@ -142,18 +121,6 @@ def test_the_webhook_signs_the_first_event(webhook: tuple[Pusher, Pushed]) -> No
         assert headers["authorization"] == f"Basic {base64.b64encode(WRITE_KEY.encode() + b':').decode()}"  # fmt: skip
         assert path == "/"
     assert kinds == {dict, list}
-
-
-def test_the_webhooks_times_are_consistent(webhook: tuple[Pusher, Pushed]) -> None:
-    wrong = 0
-    for event in webhook[1].events():
-        happened, original, sent, received = (
-            datetime.fromisoformat(event[name].replace("Z", "+00:00"))
-            for name in ("timestamp", "originalTimestamp", "sentAt", "receivedAt")
-        )
-        assert happened == received - (sent - original)
-        wrong += abs(sent - received) > timedelta(seconds=1)
-    assert wrong
 
 
 def test_the_tracking_api_gets_calls_and_batches() -> None:

@@ -60,16 +60,6 @@ def test_named_streams_are_selected_whatever_their_default() -> None:
     assert [table.stream.name for table in select(named, ours)] == ["lists"]
 
 
-def test_selecting_nothing_is_not_an_error(tap: Tap, serve: Serve, catalog: Any) -> None:
-    for stream in ALL:
-        choose(catalog, stream, selected=False)
-    run = tap.sync(serve(ACCOUNT), catalog=catalog)
-    assert run.code == 0
-    assert not run.of("RECORD")
-    assert not run.requests
-    assert any(line.startswith("WARNING") and '"selected": true' in line for line in run.log)
-
-
 def test_meltano_writes_a_choice_at_every_breadcrumb(tap: Tap, serve: Serve, catalog: Any) -> None:
     for stream in catalog["streams"]:
         for one in stream["metadata"]:
@@ -103,15 +93,6 @@ def test_each_stream_can_be_read_alone(catalog: Any, stream: str) -> None:
     assert ("/v1/contacts" in paths) == ("contacts" in USUAL_STREAMS[stream].sources)
     assert ("/v1/lists" in paths) == (stream == "lists")
     assert ("/v1/smart_segments" in paths) == stream.startswith("smart_segments")
-
-
-def test_the_selection_warns_once(tap: Tap, serve: Serve, catalog: Any) -> None:
-    catalog["streams"].append({"tap_stream_id": "deals"})
-    unknown = {"breadcrumb": ["properties", "shoe_size"], "metadata": {"selected": False}}
-    entry(catalog, "contacts")["metadata"].append(unknown)
-    run = tap.sync(serve(), catalog=catalog, custom_fields_as_columns=True)
-    for what in ("'deals'", "shoe_size"):
-        assert sum(what in line for line in run.log) == 1
 
 
 # ---- what a catalog says, without a run
@@ -268,15 +249,6 @@ def test_the_selected_part_of_a_schema() -> None:
     key = says("contacts", "properties", "contact_id", selected=False, inclusion="available")
     assert selected(key)["contacts"].sent == schema
     assert before == OURS
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [5, {"properties": 5}, {"properties": {"title": 5}}, {"properties": {"title": {"items": []}}}],
-)
-def test_schemas_of_any_form_are_tolerated(schema: Any) -> None:
-    found = selected({"stream": "lists", "schema": schema})["lists"]
-    assert found.sent == entry(OURS, "lists")["schema"]
 
 
 def test_a_stream_may_be_selected_in_many_ways() -> None:

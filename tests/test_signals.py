@@ -81,17 +81,6 @@ def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
     assert ids == ACCOUNT.contact_ids
 
 
-@pytest.mark.parametrize("after", [0.0, 0.1, 0.3])
-def test_a_signal_at_any_time_leaves_whole_lines(tap: Tap, serve: Serve, after: float) -> None:
-    sandbox = serve(ACCOUNT, "/contacts@5:hang", latency=0.05)
-    with running(tap, sandbox) as process:
-        wait_for_requests(sandbox, 1)
-        time.sleep(after)
-        process.terminate()
-        run = finished(tap, process)
-    assert run.code == 143
-
-
 def hasty(line_within: float) -> list[str]:
     """The command with shorter time limits, to keep the tests short."""
     return [sys.executable, "-c", f"""

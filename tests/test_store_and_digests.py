@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.beginning import Remembered
-from tap_autopilot.protocol.state import read_state
 from tap_autopilot.sources.listings import CONTACTS, Position
 from tap_autopilot.streams import COLLECTED
 from tests.begun import COUNTS, HALFWAY, STORE, Begun, begin, day, resumed, write
@@ -63,13 +62,6 @@ def test_an_incremental_pass_continues_reading_the_store(
     }
 
 
-def test_a_full_pass_reads_all_of_its_store() -> None:
-    progress = in_store(["store", 7])
-    assert progress.store_positions() == {"email_opened": 0}
-    assert progress.log == []
-    assert begin("lists", store=STORE).store_positions() == {}
-
-
 @pytest.mark.parametrize(
     ("collected", "position", "resumes"),
     [(["store", 7], 7, True), (["another", 7], 0, False), (None, 0, True)],
@@ -114,12 +106,6 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     )
 
 
-def test_start_date_does_not_skip_hook_events() -> None:
-    progress = in_store(["store", 7], "contact_events", incremental=["contact_events"],
-                        start_date=day(1))  # fmt: skip
-    assert "collected_from" not in progress.shown()["bookmarks"]["contact_events"]
-
-
 def test_the_position_in_the_store_moves_forward_only() -> None:
     names = ("email_opened", "contact_events")
     progress = begin(*names, incremental=names, store=STORE,
@@ -158,48 +144,7 @@ def test_what_a_store_feeds_is_a_log() -> None:
     assert (again.is_log("email_opened"), again.is_log("email_clicked")) == (True, False)
 
 
-def test_the_logs_in_a_state() -> None:
-    state = {
-        "bookmarks": {
-            "email_opened": {"collected": ["store", 7]},
-            "email_clicked": {"collected": None, "append_only": True},
-            "email_replied": {"collected": None, "append_only": False},
-            "email_bounced": {"collected": None},
-            "lists": {},
-            "contacts": 5,
-        }
-    }
-    for given in (state, {"type": "STATE", "value": state}):
-        assert read_state(given).logs(has_store=False) == {"email_opened", "email_clicked"}
-    no_logs: list[Any] = [None, {}, [], {"bookmarks": 5}, {"type": "STATE"}]
-    assert not any(read_state(one).logs(has_store=False) for one in no_logs)
-
-
 # Digests
-
-
-def test_the_position_of_the_digests() -> None:
-    state = {"bookmarks": {}, "digests": [5, "x"]}
-    for given in (state, {"type": "STATE", "value": state}):
-        assert read_state(given).digests_position == [5, "x"]
-    without: list[Any] = [None, {}, 5, {"bookmarks": {}}, {"type": "STATE"}]
-    assert all(read_state(one).digests_position is None for one in without)
-
-
-def test_what_the_digests_know() -> None:
-    versions = {"lists": 3, "contacts": 4, "email_opened": 5}
-    remembered = Remembered(versions, {"contacts"}, {"lists", "contacts"}, ())
-    names = ("lists", "email_opened", "contacts", "smart_segments")
-    assert [remembered.knows(name) for name in names] == [True, True, False, False]
-    assert [remembered.knows_all(name) for name in names] == [True, False, False, False]
-
-
-def test_a_new_pass_has_the_version_of_its_digests() -> None:
-    remembered = Remembered({"lists": 3}, (), (), ())
-    progress = begin("lists", "contacts", remembered=remembered)
-    assert progress.pass_of("lists").version == 3
-    assert progress.pass_of("contacts").version not in (None, 3)
-    assert begin("lists", activates=False, remembered=remembered).pass_of("lists").version is None
 
 
 @pytest.mark.parametrize(

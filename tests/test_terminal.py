@@ -210,12 +210,6 @@ def test_a_failed_run_ends_with_the_critical_line(tap: Tap, serve: Serve, run: S
     assert re.fullmatch(r"contacts +100  NOT complete, .*", lines[-2])
 
 
-def test_a_wrong_key_takes_two_lines(tap: Tap, serve: Serve, run: Start) -> None:
-    terminal = run(*config(tap, serve(ACCOUNT), api_key="wrong"), columns=300)
-    terminal.watch()
-    assert [line.split()[0] for line in terminal.all_lines()] == ["INFO", "CRITICAL"]
-
-
 def test_a_closed_terminal_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=1500, segments=0), "/contacts@6:500", latency=0.05)
     master, slave = pty.openpty()
