@@ -125,11 +125,7 @@ def from_webhook(body: bytes, now: int) -> tuple[Contents, bytes | None]:
 
 def from_hook(event: str, body: bytes, now: int) -> Contents:
     """The delivery of a REST hook. Raises NotJson."""
-    if raw_json.is_array(body):
-        bodies = raw_json.items(body)
-    else:
-        _must_be_object(body)
-        bodies = [raw_json.check(body)]
+    bodies = _items(body)
     event = _clean(event)
     route = f"hooks/{event}" if event else "hooks"
     named = [(body, event or _name_in(body)) for body in bodies]
@@ -159,11 +155,7 @@ def from_activity(body: bytes, now: int) -> Contents:
     """
     try:
         raw_json.check_utf8(body)
-        if raw_json.is_array(body):
-            bodies = raw_json.items(body)
-        else:
-            _must_be_object(body)
-            bodies = [raw_json.check(body)]
+        bodies = _items(body)
     except NotJson:
         return _from_lines(body, now)
     named = [(body, _name_in(body)) for body in bodies]
@@ -189,6 +181,14 @@ def _from_lines(body: bytes, now: int) -> Contents:
     if not holds_events:
         raise NotJson("the body is neither JSON nor lines of JSON")
     return Contents(_delivered(body, lines, "activity", "activity", now), malformed=malformed)
+
+
+def _items(body: bytes) -> list[bytes]:
+    """The elements of an array, or the one object that there is. Raises NotJson."""
+    if raw_json.is_array(body):
+        return raw_json.items(body)
+    _must_be_object(body)
+    return [raw_json.check(body)]
 
 
 def _must_be_object(body: bytes) -> None:
