@@ -212,6 +212,11 @@ class CollectorConfig(Settings):
         return (*self.write_keys, *self.webhook_secrets, *self.hook_tokens, *keys, *others)
 
     @property
+    def max_body(self) -> int:
+        """The largest body accepted, in bytes."""
+        return int(self.max_body_mb * 2**20)
+
+    @property
     def accepts_senders(self) -> bool:
         """Whether there is a secret that a sender could show."""
         return bool(self.write_keys or self.webhook_secrets or self.hook_tokens)

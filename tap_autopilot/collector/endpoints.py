@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from tap_autopilot.collector import compression, events, keys
 from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
+from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
@@ -43,29 +43,25 @@ Parse = Callable[[bytes, int], Contents]
 Read = Callable[[Iterator[bytes], int], Contents]
 
 
-@dataclass(frozen=True)
-class Secrets:
-    """The secrets of each endpoint. An endpoint without a secret returns 404."""
-
-    write_keys: Keys
-    webhook_secrets: SigningKeys
-    hook_tokens: Keys
-
-
 class Endpoints:
-    """Accepts requests, and responds with 200 once their events are on disk."""
+    """Accepts requests, and responds with 200 once their events are on disk.
+
+    An endpoint without a secret in the settings returns 404.
+    """
 
     def __init__(
-        self, secrets: Secrets, writer: Writer, metrics: Metrics, notices: Notices, max_body: int
+        self, config: CollectorConfig, writer: Writer, metrics: Metrics, notices: Notices
     ) -> None:
-        self._secrets = secrets
+        self._write_keys = Keys(config.write_keys)
+        self._webhook_secrets = SigningKeys(config.webhook_secrets)
+        self._hook_tokens = Keys(config.hook_tokens)
+        self._max_body = config.max_body
         self._writer = writer
         self._metrics = metrics
         self._notices = notices
-        self._max_body = max_body
         self._threads = Threads()
         self._accepted: set[bytes] = set()  # Authorization headers that contain a write key
-        self._calls = self._tracking_calls() if secrets.write_keys else {}
+        self._calls = self._tracking_calls() if config.write_keys else {}
 
     def admit(self, request: Request) -> bool:
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
@@ -187,16 +183,16 @@ class Endpoints:
 
         Raises Refusal if there is no such endpoint.
         """
-        secrets = self._secrets
+        tokens = self._hook_tokens
         match path:
-            case ["segment"] if secrets.webhook_secrets:
+            case ["segment"] if self._webhook_secrets:
                 known = self._has_key(headers)
                 signature = headers.get(b"x-signature", b"").decode("latin-1")
                 return known, partial(self._signed, known, signature)
-            case ["hooks", token, *rest] if len(rest) < 2 and secrets.hook_tokens.accept([token]):
+            case ["hooks", token, *rest] if len(rest) < 2 and tokens.accept([token]):
                 event = "".join(rest)
                 return True, partial(_parsed, partial(events.from_hook, event))
-            case ["activity", token] if secrets.hook_tokens.accept([token]):
+            case ["activity", token] if tokens.accept([token]):
                 return True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
         raise Refusal(404, "not found")
 
@@ -206,7 +202,7 @@ class Endpoints:
             return False
         if header in self._accepted:  # compares randomized hashes first, so time tells nothing
             return True
-        known = self._secrets.write_keys.accept(keys.from_authorization(header.decode("latin-1")))
+        known = self._write_keys.accept(keys.from_authorization(header.decode("latin-1")))
         if known and len(self._accepted) < MAX_ACCEPTED:
             self._accepted.add(header)
         return known
@@ -214,7 +210,7 @@ class Endpoints:
     def _if_key_in_body(self, parse: Parse, parts: Iterator[bytes], now: int) -> Contents:
         """What was sent with a write key in the body, which is not parsed before there is one."""
         contents = parse(text_of(self._after_key(parts)), now)
-        if contents.write_key is None or not self._secrets.write_keys.accept([contents.write_key]):
+        if contents.write_key is None or not self._write_keys.accept([contents.write_key]):
             raise _no_key()
         return contents
 
@@ -227,7 +223,7 @@ class Endpoints:
                 seen.append(part)
                 yield part
 
-        if not any(self._secrets.write_keys.accept([key]) for key in keys.in_body(noted())):
+        if not any(self._write_keys.accept([key]) for key in keys.in_body(noted())):
             raise _no_key()
         return b"".join([*seen, *parts])
 
@@ -244,7 +240,7 @@ class Endpoints:
         return contents
 
     def _check_signature(self, signed: bytes, signature: str, what: str) -> None:
-        if not self._secrets.webhook_secrets.accept(signed, signature):
+        if not self._webhook_secrets.accept(signed, signature):
             raise Refusal(401, f"X-Signature does not match the {what}")
 
 

@@ -20,10 +20,9 @@ from tap_autopilot.collector.commands import errand_of
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.destinations import Forwarder, first_cursors
-from tap_autopilot.collector.endpoints import SETTINGS, Endpoints, Secrets
+from tap_autopilot.collector.endpoints import SETTINGS, Endpoints
 from tap_autopilot.collector.errands import ErrandServer
 from tap_autopilot.collector.http import Server
-from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.pending import Pending
@@ -67,8 +66,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     loop = asyncio.get_running_loop()
     end: asyncio.Future[None] = loop.create_future()
     metrics, notices = Metrics(), Notices()
-    max_body = int(config.max_body_mb * MB)
-    pending = Pending(int(config.max_pending_mb * MB), max_body)
+    pending = Pending(int(config.max_pending_mb * MB), config.max_body)
     metrics.watch("pending_bytes", "Received and not on disk yet.", lambda: pending.bytes)
 
     def fail(error: BaseException) -> None:
@@ -78,11 +76,8 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     first_cursors(store, config.destinations)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
     metrics.watch("ready", "Whether events can be stored.", lambda: writer.trouble is None)
-    secrets = Secrets(
-        Keys(config.write_keys), SigningKeys(config.webhook_secrets), Keys(config.hook_tokens)
-    )
-    endpoints = Endpoints(secrets, writer, metrics, notices, max_body)
-    http = Server(endpoints, pending, metrics, notices, max_body, config.request_timeout)
+    endpoints = Endpoints(config, writer, metrics, notices)
+    http = Server(endpoints, pending, metrics, notices, config.max_body, config.request_timeout)
     metrics.watch("connections", "Open connections.", lambda: len(http.connections))
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,9 +10,9 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import Any, ParamSpec
 
-from tap_autopilot.collector.endpoints import Endpoints, Secrets
+from tap_autopilot.collector.config import CollectorConfig
+from tap_autopilot.collector.endpoints import Endpoints
 from tap_autopilot.collector.http import Server
-from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.pending import Pending
@@ -61,8 +61,8 @@ def serve(request_timeout: float = 1) -> Server:
     """A server that stores nothing, but answers 200 at once."""
     writer: Any = SimpleNamespace(store=lambda _, done: done(None), trouble=None)
     metrics, notices = Metrics(), Notices()
-    secrets = Secrets(Keys([KEY]), SigningKeys([SECRET]), Keys([TOKEN]))
-    endpoints = Endpoints(secrets, writer, metrics, notices, MAX_BODY)
+    config = CollectorConfig(write_keys=(KEY,), webhook_secrets=(SECRET,), hook_tokens=(TOKEN,))
+    endpoints = Endpoints(config, writer, metrics, notices)
     pending = Pending(8 * MAX_BODY, MAX_BODY)
     return Server(endpoints, pending, metrics, notices, MAX_BODY, request_timeout)
 
