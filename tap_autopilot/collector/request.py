@@ -26,6 +26,7 @@ CODES = {
     503: "unavailable",
 }
 RETRY_AFTER = 5  # seconds
+MAX_ESCAPES = 1000  # of a path, as decoding takes long; an event's name has at most 800
 JSON = b"application/json"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -135,8 +136,8 @@ def response(
 
 
 def _path(url: bytes) -> str:
-    """The decoded path of a URL."""
+    """The decoded path of a URL. One with too much to decode stays as it is, and leads nowhere."""
     if url[:1] != b"/":
         url = httptools.parse_url(url).path or b"/"
     path = url.partition(b"?")[0].decode("latin-1")
-    return urllib.parse.unquote(path) if "%" in path else path
+    return urllib.parse.unquote(path) if 0 < path.count("%") <= MAX_ESCAPES else path
