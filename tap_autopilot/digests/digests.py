@@ -6,7 +6,6 @@ import secrets
 import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -55,14 +54,14 @@ class _Content(msgspec.Struct, array_like=True):
     tables: list[Table]
 
 
-@dataclass
 class _Page:
     """A page's rows: the digest of each, and how they compare with the file."""
 
-    table: int
-    digests: Mapping[str, int]
-    seen: list[tuple[str, str]] = field(default_factory=list)  # ranges
-    differ: dict[str, Row | None] = field(default_factory=dict)  # as in the file, if there
+    def __init__(self, table: int, digests: Mapping[str, int]) -> None:
+        self.table = table
+        self.digests = digests
+        self.seen: list[tuple[str, str]] = []  # ranges
+        self.differ: dict[str, Row | None] = {}  # as in the file, if there
 
 
 class Digests:
@@ -182,8 +181,7 @@ class Digests:
             self.flush()  # rows are compared with those of earlier steps
         self._compared.add(name)
         salt = self._content.salt + self.table(name).shape
-        hashes = [blake2b(row, digest_size=8, salt=salt).digest() for row in rows]
-        digests = array("q", b"".join(hashes))
+        digests = array("q", b"".join(_hashes(rows, salt)))
         page = _Page(self._numbers[name], dict(zip(keys, digests, strict=True)))
         with self._file.errors():
             self._compare(page, sorted(page.digests))
@@ -198,17 +196,16 @@ class Digests:
                 self._file.see(page.table, key, key, row[SENT])
         self._file.send(page.table, page.digests, page.differ, self._number + 1)
         places = dict(zip(keys, range(len(keys)), strict=True))
-        differ = page.differ.items()
-        return sorted((places[key], row is None or row[NEW] == NEVER) for key, row in differ)
+        differ = [(at, page.differ[keys[at]]) for at in sorted(places[key] for key in page.differ)]
+        return [(at, row is None or row[NEW] == NEVER) for at, row in differ]
 
     def _compare(self, page: _Page, keys: list[str]) -> None:
         """Compare sorted rows with those in the file from the first to the last of them."""
         low, high = keys[0], keys[-1]
-        digests = map(page.digests.__getitem__, keys)
         count, total = self._file.count(page.table, low, high, len(keys) + 1)
         if not count:
             page.differ.update(dict.fromkeys(keys))
-        elif count == len(keys) and total == sum(digests):
+        elif count == len(keys) and total == sum(map(page.digests.__getitem__, keys)):
             page.seen.append((low, high))
         elif len(keys) > FEW:
             half = len(keys) // 2
@@ -270,3 +267,11 @@ class Digests:
 
 def _token(number: int, content: str) -> str:
     return blake2b(f"{number} {content}".encode(), digest_size=8).hexdigest()
+
+
+def _hashes(rows: Iterable[bytes], salt: bytes) -> Iterator[bytes]:
+    empty = blake2b(digest_size=8, salt=salt)
+    for row in rows:
+        of_row = empty.copy()  # takes half the time of a new one
+        of_row.update(row)
+        yield of_row.digest()

@@ -136,6 +136,8 @@ class Changes(Sending):
         differ = self._digests.compare(name, keys, texts)
         self.tallies[name].count_sent([rows[at] for at, _ in differ])
         self.tallies[name].unchanged += len(rows) - len(differ)
+        if not differ:
+            return []
         sent = self._present([texts[at] for at, _ in differ])
         messages = records(name, sent, version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
