@@ -35,8 +35,7 @@ LOG = logging.getLogger(__name__)
 TABLES = {
     "rows": """("table" integer, key text, digest integer, sent integer, new integer,
         primary key ("table", key)) without rowid""",
-    "seen": """("table" integer, low text, high text, step integer,
-        primary key ("table", low, high, step)) without rowid""",
+    "seen": '("table" integer, low text, high text, step integer)',
     "gone": """("table" integer, key text, step integer,
         primary key ("table", key)) without rowid""",
     "steps": "(number integer primary key, content text, checksum integer)",
@@ -63,16 +62,14 @@ SEND = """
 insert into rows select ?1, key, value, ?2, ?2 from json_each(?3) where true
     on conflict ("table", key) do update set digest = excluded.digest, sent = excluded.sent,
     new = case when rows.new < 0 then excluded.new else rows.new end"""
-SEEN = """
-select json_group_array(json_array(low, high, step)) from
-    (select * from seen where "table" = ? and (low, high, step) > (?, ?, ?)
-    order by low, high, step limit ?)"""
+SEEN = 'select low, high from seen where "table" = ? and step > ? order by low'
 UNSEEN = """
 select json_group_object(key, json_array(digest, sent, new)) from
     (select rows.* from json_each(?2) as gap cross join rows
     where "table" = ?1 and rows.key > json_extract(gap.value, '$[0]')
     and rows.key < coalesce(json_extract(gap.value, '$[1]'), x'') and sent <= ?3 limit ?4)"""
 BURY = """insert into gone select ?1, value, ?3 from json_each(?2)"""
+FORGET = """delete from seen where "table" in (select value from json_each(?))"""
 DELETE = """delete from rows where "table" = ? and key in (select value from json_each(?))"""
 GONE = """select key from gone where "table" = ? and key > ? order by 1 limit ?"""
 GO_BACK = (
@@ -191,15 +188,14 @@ class File:
 
     def _gaps(self, table: int, since: int) -> Iterator[str]:
         """The gaps between the ranges of keys that the pass has seen, in batches."""
-        reach, last = "", ("", "", 0)
-        while ranges := self._json(SEEN, table, *last, MANY):
+        reach = ""
+        seen = self._db.execute(SEEN, (table, since))
+        while ranges := seen.fetchmany(MANY):
             gaps = []
-            for low, high, step in ranges:
-                if step > since:
-                    gaps.append((reach, low))
-                    reach = max(reach, high)
+            for low, high in ranges:
+                gaps.append((reach, low))
+                reach = max(reach, high)
             yield encode(gaps)
-            last = ranges[-1]
         yield encode([(reach, None)])
 
     def _row(self, query: str, *values: Any) -> Any:
@@ -254,7 +250,7 @@ class File:
         self._waiting.clear()
         self._sends = False
 
-    def go_back(self, number: int, tables: int, ended: Iterable[int]) -> None:
+    def go_back(self, number: int, tables: int, ended: Sequence[int]) -> None:
         """Return to a step. Of tables whose pass has `ended`, forget what it saw."""
         with self.step():
             if self._row("select max(number) from steps") != (number,):
@@ -263,8 +259,7 @@ class File:
                 self._of_rows = self._sum_rows(tables)
             self._db.execute("delete from gone")
             self._db.execute("delete from steps where number <> ?", (number,))
-            for table in ended:
-                self._db.execute('delete from seen where "table" = ?', (table,))
+            self._db.execute(FORGET, (encode(ended),))
             self._of_others = self._sum_others()
             self._db.execute("update steps set checksum = ?", (self._checksum,))
 
