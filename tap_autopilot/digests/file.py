@@ -19,7 +19,7 @@ import logging
 import os
 import sqlite3
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ OF_TABLE, OF_KEY, OF_SENT, OF_NEW = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D, 0x27
 # Rows go in and out as JSON, many at a time: `sqlite3` releases Python's lock at every row, and the
 # threads that read the API would take it each time. A digest of 0 differs from every row.
 SUM = """
-select count(*), sum(digest >> 32), sum(digest & 0xffffffff), sum(sent), sum(new),
+select sum(digest >> 32), sum(digest & 0xffffffff), sum(sent), sum(new),
     cast(group_concat(key, char(0)) as blob) from
     (select * from rows where "table" = ? and key > ? order by key limit ?)"""
 COUNT = """
@@ -215,12 +215,13 @@ class File:
         self, table: int, digests: Mapping[str, int], known: Mapping[str, Row | None], step: int
     ) -> None:
         """Note the rows in `known` as sent, which has them as they are in the file, if there."""
-        for key, row in known.items():
-            new = step if row is None or row[NEW] == NEVER else row[NEW]
-            self._of_rows += _weight(table, key, digests[key], step, new)
-            if row is not None:
-                self._of_rows -= _weight(table, key, *row)
         sent = {key: digests[key] for key in known}
+        before = {key: row for key, row in known.items() if row is not None}
+        kept = [row[NEW] for row in before.values() if row[NEW] != NEVER]
+        new = sum(kept) + (len(sent) - len(kept)) * step
+        keys = [*map(str.encode, sent)]
+        self._of_rows += _weight(table, keys, sum(sent.values()), len(sent) * step, new)
+        self._of_rows -= _weight_of(table, before)
         self._waiting.append((SEND, (table, step, encode(sent))))
         self._sends = True
 
@@ -233,7 +234,7 @@ class File:
                     keys = encode(list(rows))
                     self._db.execute(BURY, (table, keys, step))
                     self._db.execute(DELETE, (table, keys))
-                    self._of_rows -= sum(_weight(table, key, *row) for key, row in rows.items())
+                    self._of_rows -= _weight_of(table, rows)
                     self._of_others += sum(_mixed(table, key, None, step) for key in rows)
                     has_buried = True
         return has_buried
@@ -280,12 +281,11 @@ class File:
         total = 0
         for table in range(tables):
             after = ""
-            while (totals := self._row(SUM, table, after, 10 * MANY))[0]:
-                count, upper, lower, sent, new, text = totals
+            while (totals := self._row(SUM, table, after, MANY))[-1]:
+                upper, lower, sent, new, text = totals
                 keys = text.split(b"\0")
                 after = keys[-1].decode()
-                total += (upper << 32) + lower + sum(map(crc32, keys)) * OF_KEY
-                total += sent * OF_SENT + new * OF_NEW + count * table * OF_TABLE
+                total += _weight(table, keys, (upper << 32) + lower, sent, new)
         return total
 
     def _sum_others(self) -> int:
@@ -311,10 +311,15 @@ def trouble(path: Path) -> str | None:
     return None if tables <= TABLES.keys() else FOREIGN
 
 
-def _weight(table: int, key: str, digest: int, sent: int, new: int) -> int:
-    """What a row adds to the checksum, which thus can be summed by column."""
-    of_key = crc32(key.encode()) * OF_KEY
-    return digest + of_key + sent * OF_SENT + new * OF_NEW + table * OF_TABLE
+def _weight(table: int, keys: Collection[bytes], digests: int, sent: int, new: int) -> int:
+    """What rows add to the checksum, given their keys and the sums of their other columns."""
+    of_keys = sum(map(crc32, keys)) * OF_KEY
+    return digests + of_keys + sent * OF_SENT + new * OF_NEW + len(keys) * table * OF_TABLE
+
+
+def _weight_of(table: int, rows: Mapping[str, Row]) -> int:
+    digests, sent, new = map(sum, zip(*rows.values(), strict=True)) if rows else (0, 0, 0)
+    return _weight(table, [*map(str.encode, rows)], digests, sent, new)
 
 
 def _mixed(*values: Any) -> int:
