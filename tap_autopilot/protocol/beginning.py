@@ -154,7 +154,7 @@ class Beginning:
     def _check_columns(self, table: Selected, entry: StreamState) -> None:
         """Warn if rows sent by earlier incremental passes may lack columns."""
         name = table.stream.name
-        changed = entry.columns not in (None, digest(table.sent))
+        changed = entry.columns not in (None, fingerprint(table.sent))
         if entry.bookmark and changed and self._has_all(name):
             LOG.warning(
                 "%s: the selected columns changed, but only rows that change from now on are sent"
@@ -169,9 +169,9 @@ class Beginning:
         if table.incremental and self._has_all(stream.name):
             bounds.append(entry.bookmark and before(entry.bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
-        plan = [stream.key_properties, digest(table.sent), self.remembered is not None, store]
+        plan = [stream.key_properties, fingerprint(table.sent), self.remembered is not None, store]
         fresh = Pass(
-            plan=digest(plan),
+            plan=fingerprint(plan),
             incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
         )
@@ -277,6 +277,6 @@ def before(moment: datetime, delta: timedelta) -> datetime:
     return max(moment, datetime.min.replace(tzinfo=timezone.utc) + delta) - delta
 
 
-def digest(value: Any) -> str:
-    """A digest of JSON."""
+def fingerprint(value: Any) -> str:
+    """What tells columns, or plans of a pass, from others."""
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=8).hexdigest()

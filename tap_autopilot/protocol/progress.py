@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.beginning import Beginning, before, digest
+from tap_autopilot.protocol.beginning import Beginning, before, fingerprint
 from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, as_type
@@ -32,11 +32,11 @@ class Progress:
         self._beginning = beginning
         self._entries = beginning.state.streams
         self._streams = {table.stream.name: table.stream for table in selected}
-        self._columns = {table.stream.name: digest(table.sent) for table in selected}
+        self._columns = {table.stream.name: fingerprint(table.sent) for table in selected}
         self._log_based = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
-        only_log_based = len(self._log_based) == len(selected)
-        self._untouched = as_type(beginning.state.walks, dict) if only_log_based else None
+        can_leave = as_type(beginning.state.walks, dict) is not None
+        self._asks_api = len(self._log_based) < len(selected) or not can_leave
 
         fresh, resumed = beginning.passes(selected)
         self._passes = fresh | resumed
@@ -50,7 +50,7 @@ class Progress:
         for source in self._sources:
             self._resume_source(source, fresh)
         self._resumed = {name for name in fresh if self._passes[name] is not fresh[name]}
-        if self._untouched is None:
+        if self._asks_api:
             self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
@@ -209,7 +209,7 @@ class Progress:
             if not current.is_complete:
                 continue
             del self._streams[name]
-            if self._untouched is None:
+            if self._asks_api:
                 entry.progress = None
             if current.newest and current.started and moves_bookmark(current.doubts):
                 bookmark = min(current.newest, before(current.started, MARGIN))
@@ -218,8 +218,9 @@ class Progress:
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""
-        walks = self._untouched or {
+        saved = {} if self._asks_api else self._beginning.state.walks
+        walks = {
             source: positions.value() if self.fed_by(source) else None
             for source, positions in self._sources.items()
         }
-        return State(self._entries, walks, self.digests).value()
+        return State(self._entries, saved or walks, self.digests).value()

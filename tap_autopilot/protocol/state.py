@@ -36,9 +36,9 @@ T = TypeVar("T")
 class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A pass: it reads a stream from start to end, over as many runs as it takes.
 
-    `plan` is a digest of what it sends: columns, with digests or not, from which store. `mark`, in
-    the state `reading`, is also that of its source's position; None if only a store feeds it. Rows
-    that changed before `since` are not sent. An incremental pass has the time when it `started`,
+    `plan` is a fingerprint of what it sends: columns, with digests or not, from which store.
+    `mark`, in the state `reading`, is also that of its source's position; None if only a store
+    feeds it. Rows that changed before `since` are not sent. An incremental pass has the time when it `started`,
     and the `newest` change before that. `skipped` documents made no row. `version` is that of its
     rows, if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete.
     """
@@ -100,7 +100,7 @@ class StreamState(msgspec.Struct):
     `is_incremental` says that this run reads it incrementally.
 
     `bookmark` is the Singer bookmark, in the state under the name of the stream's replication key.
-    `start_date` is the one under which it was made, `columns` a digest of the columns sent.
+    `start_date` is the one under which it was made, `columns` a fingerprint of the columns sent.
 
     A stream that a collector's store feeds has its position in the store, `collected`. If a
     `start_date` leaves out events, `collected_from` is that date. As long as the table has pushed
