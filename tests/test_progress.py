@@ -7,6 +7,7 @@ from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 
 from tap_autopilot.protocol.state import Pass
@@ -191,7 +192,22 @@ def test_what_a_pass_saw() -> None:
     found.note(day(3), 1233)
     found.note(None, 0)
     assert (found.newest, found.skipped) == (day(3), 1234)
-    assert found.doubts == {Doubt.SKIPPED: "1,234 documents were skipped"}
+    assert found.reasons == {Doubt.SKIPPED: "1,234 documents were skipped"}
+
+
+def test_a_doubt_about_many_segments_names_the_first_few_and_the_number() -> None:
+    found, texts = Pass(), []
+    for segment in "abcde":
+        found.note_doubts({Doubt.SHORT: f"few in {segment}"})
+        texts.append(found.reasons[Doubt.SHORT])
+    assert texts == [
+        "few in a",
+        "few in a, and few in b",
+        "few in a, and few in b, and few in c",
+        "few in a, and few in b, and few in c, and so on for 1 more segment",
+        "few in a, and few in b, and few in c, and so on for 2 more segments",
+    ]
+    assert msgspec.convert(msgspec.to_builtins(found), Pass) == found
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.times import as_datetime
@@ -29,6 +30,7 @@ from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 LOG = logging.getLogger(__name__)
 
 READING, COMPLETE = "reading", "complete"  # the status of a pass
+MAX_NAMED = 3  # listings that raise the same doubt; further ones are counted
 
 T = TypeVar("T")
 
@@ -38,9 +40,10 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
 
     `plan` is a fingerprint of what it sends: columns, with digests or not, from which store.
     `mark`, in the state `reading`, is also that of its source's position; None if only a store
-    feeds it. Rows that changed before `since` are not sent. An incremental pass has the time when it `started`,
-    and the `newest` change before that. `skipped` documents made no row. `version` is that of its
-    rows, if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete.
+    feeds it. Rows that changed before `since` are not sent. An incremental pass has the time when
+    it `started`, and the `newest` change before that. `skipped` documents made no row. `version` is
+    that of its rows, if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete;
+    `repeated` counts the further listings that raised the same one.
     """
 
     plan: str = ""
@@ -52,6 +55,7 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     skipped: int = 0
     version: int | None = None
     doubts: dict[Doubt, str] = {}
+    repeated: dict[Doubt, int] = {}
     is_complete: bool = False  # while other streams of the run are not
 
     @property
@@ -60,6 +64,27 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         if self.since is None and not self.incremental:
             return None
         return ChangedSince(self.since, self.started)
+
+    def note_doubts(self, doubts: Mapping[Doubt, str]) -> None:
+        """Note the doubts about one of its listings; several may raise the same doubt."""
+        for doubt, reason in doubts.items():
+            if doubt not in self.doubts:
+                self.doubts[doubt] = reason
+                continue
+            self.repeated[doubt] = self.repeated.get(doubt, 0) + 1
+            if self.repeated[doubt] < MAX_NAMED:
+                self.doubts[doubt] += f", and {reason}"
+
+    @property
+    def reasons(self) -> dict[Doubt, str]:
+        """The doubts, with what they say about the first few listings, and how many more."""
+        more = {doubt: count - MAX_NAMED + 1 for doubt, count in self.repeated.items()}
+        return {
+            doubt: f"{text}, and so on for {amount(more[doubt], 'more segment')}"
+            if more.get(doubt, 0) > 0
+            else text
+            for doubt, text in self.doubts.items()
+        }
 
     def note(self, newest: datetime | None, skipped: int) -> None:
         """Note a page's newest change and how many of its documents were skipped."""
