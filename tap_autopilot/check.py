@@ -16,7 +16,7 @@ from tap_autopilot.api.parsing import Listing
 from tap_autopilot.config import Config
 from tap_autopilot.digests.file import trouble
 from tap_autopilot.exceptions import Gone, UserError
-from tap_autopilot.run.sync import selected_streams
+from tap_autopilot.run.prepare import selected_streams
 from tap_autopilot.sources.listings import (
     CONTACTS,
     LISTINGS,

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Gone, Refused, RunError, TapError, UserError
-from tap_autopilot.protocol.beginning import Beginning, Store, complete_first
-from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.exceptions import Gone, Refused, RunError
+from tap_autopilot.protocol.beginning import complete_first
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.selection import Selected, is_selected, select
+from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
-from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
+from tap_autopilot.run.failures import Failures
 from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.prepare import begin, pushed_events, selected_streams, sending
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
 from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_kept
-from tap_autopilot.sources.custom_fields import read_definitions
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
@@ -61,8 +58,10 @@ def sync(
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)
     selected = complete_first(selected_streams(config, catalog, api), state)
-    with contextlib.closing(_sending(api, selected)) as sends:
-        run = _Run(api, state, selected, sends, stdout)
+    with contextlib.closing(sending(api, selected)) as sends:
+        pushed = pushed_events(config, selected, sends.tallies)
+        progress = begin(config, state, selected, pushed, sends)
+        run = _Run(api, selected, progress, pushed, sends, Writer(stdout))
         outcome.facts = lambda: run.report.facts(run.incomplete())
         try:
             with signals.graceful_stop(run.pool.stop, run.writer, outcome.end):
@@ -73,102 +72,27 @@ def sync(
             run.sum_up()
 
 
-def _sending(api: Api, selected: Sequence[Selected]) -> Sending:
-    """The way of sending that the settings ask for."""
-    tallies = {table.stream.name: Tally(table.stream.name) for table in selected}
-    if api.config.digests is None:
-        return Sending(tallies)
-    from tap_autopilot.run.changes import Changes  # only imported with digests
-
-    return Changes(api, api.config.digests, tallies)
-
-
-def _pushed_events(
-    config: Config, selected: Sequence[Selected], tallies: Mapping[str, Tally]
-) -> PushedEvents | None:
-    """The events in the collector's store, if the settings name one."""
-    if config.collector_database is None:
-        return None
-    from tap_autopilot.pushed.events import PushedEvents  # only imported with a store
-
-    return PushedEvents(config.collector_database, selected, tallies, config.start_date)
-
-
-def selected_streams(config: Config, catalog: Any, api: Api) -> list[Selected]:
-    """The selected streams. Custom fields are only requested if they become columns.
-
-    Raises UserError for a catalog or a setting that does not fit them.
-    """
-    settings = config.given_names()
-    discovered = discover(settings=settings)
-    if config.custom_fields_as_columns and is_selected(catalog, discovered, "contacts"):
-        discovered = discover(read_definitions(api), settings=settings)
-    selected = select(catalog, discovered, settings, nested_as_text=config.nested_as_text)
-    columns = {column.lower() for table in selected for column in table.schema["properties"]}
-    if config.digests is not None and config.deleted_at_column.lower() in columns:
-        raise UserError("deleted_at_column is the name of another column; choose a new name.")
-    return selected
-
-
-def _begin(
-    config: Config, state: State, selected: Sequence[Selected], store: Store | None, sends: Sending
-) -> Progress:
-    """The passes of a run, given what the state says and what the target has."""
-    beginning = Beginning(state, config.emit_activate_version_messages, config.start_date, store)
-    beginning = dataclasses.replace(beginning, remembered=sends.load(beginning, selected))
-    progress = Progress(
-        beginning, [table for table in selected if DIGESTS not in table.stream.sources]
-    )
-    sends.begin(progress)
-    return progress
-
-
-@dataclass
-class _Failures:
-    """The errors that left streams incomplete."""
-
-    by_stream: dict[str, list[TapError]] = field(default_factory=dict)
-
-    def add(self, names: Iterable[str], error: TapError) -> None:
-        """Note the error that leaves these streams incomplete."""
-        LOG.error("%s", error)
-        for name in names:
-            self.by_stream.setdefault(name, []).append(error)
-
-    def check(self) -> None:
-        """Raise RunError if any stream is incomplete."""
-        if not self.by_stream:
-            return
-        causes: dict[str, list[str]] = {}
-        for name, errors in self.by_stream.items():
-            more = f" And {len(errors) - 1:,} more" if errors[1:] else ""
-            causes.setdefault(f"{errors[0]}{more}", []).append(name)
-        parts = [f"{', '.join(names)} ({cause})" for cause, names in causes.items()]
-        problem = RunError(f"Not complete: {'; '.join(parts)}.")
-        problem.exit_code = max(
-            error.exit_code for errors in self.by_stream.values() for error in errors
-        )
-        raise problem
-
-
 class _Run:
     """One run, page by page."""
 
     def __init__(
-        self, api: Api, state: State, selected: list[Selected], sends: Sending, stdout: int
+        self,
+        api: Api,
+        selected: list[Selected],
+        progress: Progress,
+        pushed: PushedEvents | None,
+        sends: Sending,
+        writer: Writer,
     ) -> None:
         config, tallies = api.config, sends.tallies
-        self._selected, self._sends = selected, sends
+        self._selected, self._progress, self._pushed = selected, progress, pushed
+        self._sends, self.writer = sends, writer
         self._streams = {table.stream.name: table.stream for table in selected}
         self._derived = {
             name for name, stream in self._streams.items() if DIGESTS in stream.sources
         }
-        self._pushed = _pushed_events(config, selected, tallies)
-        store = self._pushed.store if self._pushed else None
-        self._progress = _begin(config, state, selected, store, sends)
         self.report = Report(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
-        self.writer = Writer(stdout)
         self._state = b""
         self._make = {
             table.stream.name: table.compile(tallies[table.stream.name])
@@ -176,7 +100,7 @@ class _Run:
             if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
         }
         self._pick = compile_pick({field for table in selected for field in table.stream.reads})
-        self._failures = _Failures()
+        self._failures = Failures()
         self._parents: dict[str, None] = {}  # an ordered set
         self._failed_in_a_row = 0
 
@@ -301,7 +225,7 @@ class _Run:
                     self._write_before({}, lines)
                     lines, written = [], True
             current.note(window.newest if window else None, tally.skipped - skipped)
-            current.doubts |= page.doubts
+            current.note_doubts(page.doubts)
         for name in names[:1] if lines or written else ():
             self.report.tallies[name].count_replaced(page.cleaned)
         return lines
@@ -322,7 +246,7 @@ class _Run:
         if page.after is not None:
             return []
         for name in names:
-            self._progress.pass_of(name).doubts |= page.doubts
+            self._progress.pass_of(name).note_doubts(page.doubts)
         for walk, start in self._progress.walks_over(self._parents):
             self.pool.add(walk, start)
         try:
@@ -344,7 +268,7 @@ class _Run:
                 incremental=current.incremental,
                 windowed=current.since is not None,
             )
-            reason, version = why(current.doubts), current.version
+            reason, version = why(current.reasons), current.version
             withheld = self._sends.withheld(version)
             whole, sure = reason is None, moves_bookmark(current.doubts)
             if self._sends.end(name, version, whole=whole, sure=sure, write=write):
@@ -393,7 +317,7 @@ def _share(page: Page) -> float | None:
 
 def _warning(current: Pass, *, deletes: bool) -> str:
     """Why a pass is in doubt, and with what consequence; `deletes` is whether it would without."""
-    reasons = ", and ".join(current.doubts.values())
+    reasons = ", and ".join(current.reasons.values())
     if current.incremental and not moves_bookmark(current.doubts):
         return f"{reasons}; the bookmark stays where it was"
     return f"{reasons}; deleted rows are kept this time" if deletes else reasons
