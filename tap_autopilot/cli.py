@@ -15,7 +15,7 @@ from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.files import database_files, is_same
 from tap_autopilot.run import signals
-from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.report import Report
 
 if TYPE_CHECKING:
     from tap_autopilot.config import Config
@@ -67,9 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     _guard_descriptors()
     logs.set_up(form=os.environ.get("TAP_AUTOPILOT_LOG_FORMAT"))
-    outcome = Outcome()
+    report = Report()
     # The sync handles signals itself. An exception would not do: an import might swallow it.
-    signals.install(lambda number, _: signals.end_now(Stopped(number), outcome.end))
+    signals.install(lambda number, _: signals.end_now(Stopped(number), report.end))
     try:
         args = _parser().parse(arguments)
         if args.about:
@@ -79,22 +79,22 @@ def main(arguments: list[str] | None = None) -> int:
         elif args.test:
             _test(args)
         else:
-            _sync(args, outcome)
+            _sync(args, report)
     except TapError as error:
-        return _last_words(str(error), error.exit_code, outcome)
+        return _last_words(str(error), error.exit_code, report)
     except Exception as error:
         logs.log_bug(error)
         return _last_words(
             f"An unexpected {type(error).__name__} ended the run. This is a bug: please report the"
             " lines above. No data is lost; run again with the last STATE.",
             TapError.exit_code,
-            outcome,
+            report,
         )
     signals.ignore()
     logs.sum_up()
-    extra = outcome.end(None, 0)
+    extra = report.end(None, 0)
     if extra:
-        LOG.info("%s", outcome.complete(extra["report"]), extra=extra)
+        LOG.info("%s", report.complete(extra["report"]), extra=extra)
     return 0
 
 
@@ -110,11 +110,11 @@ def _guard_descriptors() -> None:
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
-def _last_words(text: str, exit_code: int, outcome: Outcome) -> int:
+def _last_words(text: str, exit_code: int, report: Report) -> int:
     signals.ignore()
     logs.sum_up()
     text = logs.printable(text)
-    LOG.critical("%s", text, extra=outcome.end(text, exit_code))
+    LOG.critical("%s", text, extra=report.end(text, exit_code))
     return exit_code
 
 
@@ -256,17 +256,17 @@ def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
     return catalog, before
 
 
-def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
+def _sync(args: argparse.Namespace, report: Report) -> None:
     from tap_autopilot.config import Config
 
     files = _files(args)
-    outcome.begin(__version__, os.environ.get(Config.variable("report_file")), files)
+    report.begin(__version__, os.environ.get(Config.variable("report_file")), files)
     given = Config.gather(args.config)  # if this fails, the report uses only the environment
-    outcome.begin(__version__, given.get("report_file"), files, _secrets(given))
+    report.begin(__version__, given.get("report_file"), files, _secrets(given))
     config = _config(given)
     files = _files(args, config.collector_database, config.digests)
-    outcome.begin(__version__, config.report_file, files, _secrets(given))
-    outcome.check()
+    report.begin(__version__, config.report_file, files, _secrets(given))
+    report.check()
     deletes = config.emit_activate_version_messages or config.digests is not None
     if config.start_date is not None and deletes:
         LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
@@ -276,7 +276,7 @@ def _sync(args: argparse.Namespace, outcome: Outcome) -> None:
 
     is_shown = os.isatty(STDOUT)
     try:
-        sync(config, catalog, state, STDOUT, outcome, quiet=args.quiet or is_shown)
+        sync(config, catalog, state, STDOUT, report, quiet=args.quiet or is_shown)
     finally:
         if is_shown:
             LOG.warning(

@@ -18,7 +18,7 @@ from tap_autopilot.exceptions import Retryable, RunError, TapError, Unreachable,
 from tap_autopilot.protocol.state import read_state
 from tap_autopilot.run import changes
 from tap_autopilot.run import sync as module
-from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.report import Report
 from tap_autopilot.sources import custom_fields
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk
 from tap_autopilot.sources.pool import NotTried
@@ -152,7 +152,7 @@ def run(
     ):
         try:
             config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
-            module.sync(config, catalog, read_state(state), stdout.fileno(), Outcome())
+            module.sync(config, catalog, read_state(state), stdout.fileno(), Report())
         except TapError as error:
             code = error.exit_code
             lines.append(f"CRITICAL {error}")

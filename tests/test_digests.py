@@ -13,7 +13,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.digests.digests import Digests
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.state import read_state
-from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.report import Report
 from tap_autopilot.run.sync import sync
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
@@ -125,7 +125,7 @@ def test_a_run_that_cannot_begin_leaves_the_file_unlocked(tmp_path: Path) -> Non
     path = str(tmp_path / "digests")
     given = {"api_key": KEY, "digests": path, "collector_database": str(tmp_path / "missing.db")}
     with pytest.raises(UserError, match="There is no store") as problem:
-        sync(Config.from_mapping(given), None, read_state(None), 1, Outcome())
+        sync(Config.from_mapping(given), None, read_state(None), 1, Report())
     Digests(path, "somebody").close()
     assert problem.tb, "which keeps what the run opened from being collected"
 

@@ -26,7 +26,7 @@ LINE_WITHIN = 20.0  # seconds to the end if stdout blocks in the middle of a lin
 TICK = 0.25  # seconds; each tick interrupts a blocked write
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
-Report = Callable[[str, int], dict[str, Any]]  # see `Outcome.end`
+EndReport = Callable[[str, int], dict[str, Any]]  # see `Report.end`
 
 
 def install(handler: Handler) -> dict[signal.Signals, signal._HANDLER]:
@@ -51,7 +51,7 @@ def ignore() -> None:
     install(signal.SIG_IGN)
 
 
-def end_now(stopped: Stopped, report: Report) -> NoReturn:
+def end_now(stopped: Stopped, report: EndReport) -> NoReturn:
     """End the process with the usual CRITICAL line, even if something hangs."""
     from tap_autopilot import logs
 
@@ -61,7 +61,7 @@ def end_now(stopped: Stopped, report: Report) -> NoReturn:
 
 @contextlib.contextmanager
 def graceful_stop(
-    stop: Callable[[Stopped], None], writer: Writer, report: Report
+    stop: Callable[[Stopped], None], writer: Writer, report: EndReport
 ) -> Iterator[None]:
     """Call `stop` on the first signal; it should end the run after the current page.
 

@@ -21,7 +21,7 @@ from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.failures import Failures
-from tap_autopilot.run.outcome import Outcome
+from tap_autopilot.run.monitor import Monitor
 from tap_autopilot.run.prepare import begin, pushed_events, selected_streams, sending
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
@@ -46,7 +46,7 @@ def sync(
     catalog: Any,
     state: State,
     stdout: int,
-    outcome: Outcome,
+    report: Report,
     *,
     quiet: bool = False,
 ) -> None:
@@ -62,9 +62,9 @@ def sync(
         pushed = pushed_events(config, selected, sends.tallies)
         progress = begin(config, state, selected, pushed, sends)
         run = _Run(api, selected, progress, pushed, sends, Writer(stdout))
-        outcome.facts = lambda: run.report.facts(run.incomplete())
+        report.facts = lambda: run.monitor.facts(run.incomplete())
         try:
-            with signals.graceful_stop(run.pool.stop, run.writer, outcome.end):
+            with signals.graceful_stop(run.pool.stop, run.writer, report.end):
                 run.begin(quiet=quiet)
                 run.read()
                 run.end()
@@ -91,7 +91,7 @@ class _Run:
         self._derived = {
             name for name, stream in self._streams.items() if DIGESTS in stream.sources
         }
-        self.report = Report(self._streams, tallies, api)
+        self.monitor = Monitor(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self._state = b""
         self._make = {
@@ -119,7 +119,7 @@ class _Run:
             schemas.append(message(schema))
         self._write(schemas)
         if self._selected:
-            self.report.begin(self.incomplete(), self.writer, quiet=quiet)
+            self.monitor.begin(self.incomplete(), self.writer, quiet=quiet)
 
     def read(self) -> None:
         """Write pushed events, then the pages of all walks as they arrive.
@@ -128,7 +128,7 @@ class _Run:
         """
         for walk, start in self._progress.start():
             self.pool.add(walk, start)
-        self.report.prepare()
+        self.monitor.prepare()
         if self._pushed is not None:
             self._write_pushed(self._pushed)
         for result in self.pool.results():
@@ -147,8 +147,8 @@ class _Run:
         """Log the summary."""
         incomplete = self.incomplete()
         for name in self._derived - incomplete:
-            self.report.conclude(name, APPEND_ONLY)
-        self.report.close(incomplete, self.writer.written_early)
+            self.monitor.conclude(name, APPEND_ONLY)
+        self.monitor.close(incomplete, self.writer.written_early)
 
     def incomplete(self) -> set[str]:
         """The incomplete streams, including those derived from them."""
@@ -160,13 +160,13 @@ class _Run:
         state = message({"type": "STATE", "value": self._progress.value()})
         self.writer.write([*lines, state])
         self._state = state
-        self.report.note_rows({})
+        self.monitor.note_rows({})
 
     def _write_before(self, waiting: Mapping[str, int], lines: Iterable[bytes]) -> None:
         """Write lines ahead of the STATE that covers them, and of rows that are `waiting`."""
         self._sends.position()  # it notes on disk what is sent
         self.writer.write([*lines, self._state])
-        self.report.note_rows(waiting)
+        self.monitor.note_rows(waiting)
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
@@ -177,12 +177,12 @@ class _Run:
             if lines:
                 self._write(lines)
             for name in page.rows:
-                self.report.note_written(name)
+                self.monitor.note_written(name)
             self.pool.check()
         self.pool.check()
         complete = self._progress.finish_source(COLLECTED)
         for name in complete:
-            self.report.note_written(name, 1.0)
+            self.monitor.note_written(name, 1.0)
         self._write(self._conclude(complete))
 
     def _write_page(self, page: Page) -> None:
@@ -201,8 +201,8 @@ class _Run:
         self._write(lines)
         self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
         for name in names:
-            self.report.note_page(name, page)
-            self.report.note_written(name, 1.0 if name in complete else _share(page))
+            self.monitor.note_page(name, page)
+            self.monitor.note_written(name, 1.0 if name in complete else _share(page))
 
     def _lines(self, names: list[str], page: Page) -> list[bytes]:
         """The RECORD messages of a page for these streams; updates their passes.
@@ -216,7 +216,7 @@ class _Run:
         merge = self._pushed.about(parts, page) if self._pushed and reads else None
         for name in names:
             self._progress.note_start(name, page.date)
-            current, tally = self._progress.pass_of(name), self.report.tallies[name]
+            current, tally = self._progress.pass_of(name), self.monitor.tallies[name]
             documents = parts if self._streams[name].reads else page.documents
             window, skipped = current.window, tally.skipped
             for rows in self._make[name](documents, window, merge):
@@ -227,7 +227,7 @@ class _Run:
             current.note(window.newest if window else None, tally.skipped - skipped)
             current.note_doubts(page.doubts)
         for name in names[:1] if lines or written else ():
-            self.report.tallies[name].count_replaced(page.cleaned)
+            self.monitor.tallies[name].count_replaced(page.cleaned)
         return lines
 
     def _open_children(self, source: str, page: Page) -> list[str]:
@@ -258,7 +258,7 @@ class _Run:
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs."""
         lines = []
-        write = functools.partial(self._write_before, self.report.waiting())
+        write = functools.partial(self._write_before, self.monitor.waiting())
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
@@ -274,7 +274,7 @@ class _Run:
             if self._sends.end(name, version, whole=whole, sure=sure, write=write):
                 activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": version}
                 lines.append(message(activate))
-            self.report.conclude(name, reason or withheld)
+            self.monitor.conclude(name, reason or withheld)
             if current.doubts:
                 deletes = (why({}) or withheld) is None
                 warnings.setdefault(_warning(current, deletes=deletes), []).append(name)
