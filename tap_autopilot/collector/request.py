@@ -136,7 +136,7 @@ def response(
 
 
 def _path(url: bytes) -> str:
-    """The decoded path of a URL. One with too much to decode stays as it is, and leads nowhere."""
+    """The decoded path of a URL. One with too much to decode stays as it is."""
     if url[:1] != b"/":
         url = httptools.parse_url(url).path or b"/"
     path = url.partition(b"?")[0].decode("latin-1")
