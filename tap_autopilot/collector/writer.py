@@ -225,7 +225,7 @@ class Writer:
                 took = time.perf_counter() - started
                 self._expect(len(group), size, took)
                 self._metrics.committed(len(events), new, took)
-            self._tell(self._settle, group, problem)
+            self._tell(self._settle, group, size, problem)
 
     def _check_space(self) -> None:
         if time.monotonic() < self._next_space_check:
@@ -259,7 +259,7 @@ class Writer:
             if function is self._failed:
                 raise
 
-    def _settle(self, group: list[_Work], problem: Unavailable | None) -> None:
+    def _settle(self, group: list[_Work], size: int, problem: Unavailable | None) -> None:
+        self._pending.release(size, is_known=True)
         for work in group:
-            self._pending.release(work.size, is_known=True)
             work.settle(problem)
