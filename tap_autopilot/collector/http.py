@@ -146,7 +146,17 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         self._unparsed_bytes += len(data)  # until a request begins, or a body grows
-        self._feed(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as wrapper:  # a bug in the methods below
+            raise wrapper.__context__ or wrapper from None
+        except httptools.HttpParserError:
+            self.refuse(400, "Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._parser.get_method() == b"CONNECT":
+                self.refuse(400, "this is not a proxy")
+            elif not self._deaf:
+                self._ignore_upgrade(data[upgrade.args[0] :])
         self._handle_next()
         if self._unparsed_bytes > MAX_HEADER_BYTES:
             self._refuse_headers()
@@ -331,19 +341,6 @@ class Connection(asyncio.Protocol):
 
     # ---- limits
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as wrapper:  # a bug in the methods above
-            raise wrapper.__context__ or wrapper from None
-        except httptools.HttpParserError:
-            self.refuse(400, "Invalid HTTP request received.")
-        except httptools.HttpParserUpgrade as upgrade:
-            if self._parser.get_method() == b"CONNECT":
-                self.refuse(400, "this is not a proxy")
-            elif not self._deaf:
-                self._ignore_upgrade(data[upgrade.args[0] :])
-
     def _ignore_upgrade(self, rest: bytes) -> None:
         """Parse a request again without its Upgrade header, for which the parser skips the body.
 
@@ -354,7 +351,7 @@ class Connection(asyncio.Protocol):
         version = self._parser.get_http_version().encode()
         head = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, version)
         self._parser = _parser(self)
-        self._feed(b"%s%s\r\n%s" % (head, lines, rest))
+        self.data_received(b"%s%s\r\n%s" % (head, lines, rest))
 
     def _refuse_large(self) -> None:
         self.refuse(413, f"the body is larger than {self.server.max_body >> 20} MB")
