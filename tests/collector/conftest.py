@@ -81,7 +81,7 @@ class Collector:
         self.settings = {**SETTINGS, "database": self.database, **settings}
         self.settings.setdefault("listen", "127.0.0.1:0")
         self.log = folder / "stderr"
-        self.process: subprocess.Popen[bytes] | Fork | None = None
+        self.process: subprocess.Popen[bytes] | Fork
         self.url = ""
 
     def arguments(self, *more: str) -> list[str]:
@@ -114,7 +114,6 @@ class Collector:
         return Fork(self._main, self.arguments(*more), ROOT, stdout, stderr)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(PATIENCE)

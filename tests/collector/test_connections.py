@@ -68,7 +68,6 @@ def test_a_sender_that_does_not_wait_for_its_responses_causes_no_errors(start: S
 
 def test_a_sender_that_reads_no_responses_is_disconnected(start: Start) -> None:
     collector = start(request_timeout=0.5, constants={"http.LINGER": 0.5})
-    assert collector.process is not None
     descriptors = Path(f"/proc/{collector.process.pid}/fd")
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n"
     before = len([*descriptors.iterdir()])

@@ -18,7 +18,6 @@ class Memory:
     """How much memory a collector takes on top of what it takes now, at its peak, in MB."""
 
     def __init__(self, collector: Collector) -> None:
-        assert collector.process is not None
         assert collector.post("/v1/track", b"{}").status_code == 200
         self._status = Path(f"/proc/{collector.process.pid}/status")
         self._before = self._figure("VmRSS:")

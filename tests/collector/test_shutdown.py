@@ -74,7 +74,6 @@ def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> N
 
 def test_a_second_signal_ends_it_immediately(start: Start) -> None:
     collector = start(constants={"http.LINGER": PATIENCE})
-    assert collector.process is not None
     with collector.connect() as slow:  # would hold it up
         slow.sendall(HALF_A_REQUEST)
         assert collector.post("/v1/track", b"{}").status_code == 200

@@ -76,7 +76,6 @@ def test_requests_without_a_secret_take_little_time_to_refuse(shared: Collector)
 
 
 def _cpu_seconds(collector: Collector) -> float:
-    assert collector.process is not None
     stat = Path(f"/proc/{collector.process.pid}/stat").read_text()
     fields = stat.rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

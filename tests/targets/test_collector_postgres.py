@@ -104,15 +104,6 @@ def newer_in_postgres(database: str) -> str:
     return database
 
 
-def test_one_of_several_owns_a_destination_until_it_closes(database: str) -> None:
-    one, other = PostgresStore(database), PostgresStore(database)
-    assert one.owns("x")
-    assert not other.owns("x")
-    one.close()
-    wait_until(lambda: other.owns("x"))  # its session ends a moment later
-    other.close()
-
-
 def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
     PostgresStore(database).close()
     seen: list[bytes] = []
