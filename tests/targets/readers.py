@@ -15,13 +15,8 @@ def duckdb(path):
     import duckdb
 
     with duckdb.connect(path) as database:
-        tables = [
-            name
-            for (name,) in database.execute(
-                "SELECT table_name FROM information_schema.tables"
-            ).fetchall()
-        ]
-        return {table: _rows(database.execute(f'SELECT * FROM "{table}"')) for table in tables}
+        tables = database.execute("SELECT table_name FROM information_schema.tables").fetchall()
+        return {name: _rows(database.execute(f'SELECT * FROM "{name}"')) for (name,) in tables}
 
 
 def _rows(cursor):
@@ -73,13 +68,8 @@ def serve():
     server.start()
     host, port = server.get_host_and_port()
     url = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        region_name="us-east-1",
-        aws_access_key_id="x",
-        aws_secret_access_key="x",
-    )
+    known = {"region_name": "us-east-1", "aws_access_key_id": "x", "aws_secret_access_key": "x"}
+    client = boto3.client("s3", endpoint_url=url, **known)
     client.create_bucket(Bucket="data")
     print(url, flush=True)
     for _ in sys.stdin:

@@ -12,12 +12,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from pathlib import Path
 
 import pytest
 import requests
 
-from tests.collector.conftest import KEY, ROOT, Collector
+from tests.collector.conftest import KEY, ROOT, Collector, Start, start  # noqa: F401
 from tests.receiver import Receiver, answer, serving
 from tests.targets.conftest import ENVIRONMENT
 
@@ -70,10 +69,8 @@ class Proxy(Receiver):
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[Collector]:
-    started = Collector(tmp_path).start()
-    yield started
-    started.stop()
+def collector(start: Start) -> Collector:  # noqa: F811
+    return start(fork=False)
 
 
 @pytest.fixture
