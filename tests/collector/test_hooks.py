@@ -73,7 +73,8 @@ def test_hooks_are_registered_once_and_only_ours_are_removed(
 ) -> None:
     api = autopilot("1:503")
     api.add("mine", "contact_added", "https://other.example.com/x")
-    api.add("a?b c", "contact_updated")  # another event's URL
+    url = f"{BASE}/hooks/old-{TOKEN}/contact_added"
+    api.add("a?b c", "contact_updated", url)  # our URL, but of another event
     collector = collector_of(tmp_path, api, hook_tokens=["old-" + TOKEN])
     assert collector.run("--register-hooks", BASE + "/").returncode == 0
     collector.settings["hook_tokens"] = [TOKEN]
