@@ -26,6 +26,7 @@ MAX_LENGTH = 400  # characters of an id or address
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
 _SHORT = dict.fromkeys("bfnrt", " ")
 
 Matches = Callable[[bytes], bool]
@@ -155,13 +156,18 @@ def _readings(body: bytes) -> Iterator[str]:
     for _ in range(MAX_DECODED):
         before, text = text, _ESCAPE.sub(_unescaped, text)
         yield text.casefold()
-        if before == (text := html.unescape(urllib.parse.unquote(text))):
+        text = _REFERENCE.sub(_referred, urllib.parse.unquote(text))
+        if before == text:
             return
 
 
 def _unescaped(escape: re.Match[str]) -> str:
     letter = escape[1]
     return chr(int(letter[1:], 16)) if len(letter) > 1 else _SHORT.get(letter, letter)
+
+
+def _referred(reference: re.Match[str]) -> str:
+    return html.unescape(reference[0])
 
 
 def _folded(text: str) -> str:

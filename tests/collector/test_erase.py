@@ -35,6 +35,7 @@ ANYWHERE = [
     b'{"n": 1%s, "email": "\\u0061da@example.com"}' % (b"0" * 5000),
     b'{"n": %s1%s, "email": "\\u0061da@example.com"}' % (b"[" * 9000, b"]" * 9000),
     b"\xff mailto:ada@example.com?x",
+    b'{"a": "&#%s; ada&commat;example.com"}' % (b"9" * 5000),
 ]
 AUTOPILOTS = [b'{"contacts": ["Person_7-ada"]}', b'{"link": "/contacts/person_7-ada/edit"}']
 SHORT = [b'{"contact_id": ["7"]}', b'{"Person ID": 7, "email": null}', b"not JSON, 7"]
