@@ -6,7 +6,7 @@ import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
@@ -23,6 +23,7 @@ from tap_autopilot.run import signals
 from tap_autopilot.run.failures import Failures
 from tap_autopilot.run.monitor import Monitor
 from tap_autopilot.run.prepare import begin, pushed_events, selected_streams, sending
+from tap_autopilot.run.records import Records
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
 from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_kept
@@ -94,12 +95,7 @@ class _Run:
         self.monitor = Monitor(self._streams, tallies, api)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self._state = b""
-        self._make = {
-            table.stream.name: table.compile(tallies[table.stream.name])
-            for table in selected
-            if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
-        }
-        self._pick = compile_pick({field for table in selected for field in table.stream.reads})
+        self._records = Records(selected, progress, pushed, sends)
         self._failures = Failures()
         self._parents: dict[str, None] = {}  # an ordered set
         self._failed_in_a_row = 0
@@ -171,8 +167,9 @@ class _Run:
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
         for page in pushed.pages(self._progress.store_positions(), self._progress.sent_before):
-            lines = [line for name, rows in page.rows.items()
-                     for line in self._sends.pushed(name, rows, page.fetched_at)]  # fmt: skip
+            lines: list[bytes] = []
+            for name, rows in page.rows.items():
+                lines += self._sends.pushed(name, rows, page.fetched_at)
             self._progress.advance_in_store(page.streams, page.last)
             if lines:
                 self._write(lines)
@@ -186,49 +183,36 @@ class _Run:
         self._write(self._conclude(complete))
 
     def _write_page(self, page: Page) -> None:
-        """Write a page: its rows for every table that it feeds, then the state."""
+        """Write a page: its rows for every table that it feeds, then the state.
+
+        The rows of a huge page are written in parts.
+        """
         walk = page.walk
         names = self._progress.fed_by(walk.source)
-        lines = self._lines(names, page)
-        try:
-            complete = self._progress.advance(page)
-        except RunError as error:
-            complete = []
-            self._failures.add(names, error)
+        lines: list[bytes] = []
+        for more in self._records.of(page, names):
+            lines += more
+            if sum(map(len, lines)) > MAX_WAITING:
+                self._write_before({}, lines)
+                lines = []
+        complete = self._completed(names, lambda: self._progress.advance(page))
         if walk.children is not None:
             complete += self._open_children(walk.children, page)
         lines += self._conclude(complete)
         self._write(lines)
-        self._failed_in_a_row = 0 if walk.segment_id is not None else self._failed_in_a_row
+        if walk.segment_id is not None:
+            self._failed_in_a_row = 0
         for name in names:
             self.monitor.note_page(name, page)
             self.monitor.note_written(name, 1.0 if name in complete else _share(page))
 
-    def _lines(self, names: list[str], page: Page) -> list[bytes]:
-        """The RECORD messages of a page for these streams; updates their passes.
-
-        Those of a huge page are written in parts; it returns the last.
-        """
-        lines: list[bytes] = []
-        written = False
-        reads = any(self._streams[name].reads for name in names)
-        parts = list(map(self._pick, page.documents)) if reads else []
-        merge = self._pushed.about(parts, page) if self._pushed and reads else None
-        for name in names:
-            self._progress.note_start(name, page.date)
-            current, tally = self._progress.pass_of(name), self.monitor.tallies[name]
-            documents = parts if self._streams[name].reads else page.documents
-            window, skipped = current.window, tally.skipped
-            for rows in self._make[name](documents, window, merge):
-                lines += self._sends.records(name, rows, current.version, page.fetched_at)
-                if sum(map(len, lines)) > MAX_WAITING:
-                    self._write_before({}, lines)
-                    lines, written = [], True
-            current.note(window.newest if window else None, tally.skipped - skipped)
-            current.note_doubts(page.doubts)
-        for name in names[:1] if lines or written else ():
-            self.monitor.tallies[name].count_replaced(page.cleaned)
-        return lines
+    def _completed(self, names: list[str], step: Callable[[], list[str]]) -> list[str]:
+        """The streams that a step completes, or none if it shows that something is missing."""
+        try:
+            return step()
+        except RunError as error:
+            self._failures.add(names, error)
+            return []
 
     def _open_children(self, source: str, page: Page) -> list[str]:
         """Collect the parents' ids; once all are known, start reading their children."""
@@ -249,11 +233,7 @@ class _Run:
             self._progress.pass_of(name).note_doubts(page.doubts)
         for walk, start in self._progress.walks_over(self._parents):
             self.pool.add(walk, start)
-        try:
-            return self._progress.complete(source)
-        except RunError as error:
-            self._failures.add(names, error)
-            return []
+        return self._completed(names, lambda: self._progress.complete(source))
 
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs."""
@@ -289,12 +269,8 @@ class _Run:
             names += self._progress.fed_by(walk.children)
         if walk.segment_id is not None and isinstance(error, Gone):
             LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
-            try:
-                complete = self._progress.note_gone(walk)
-            except RunError as all_gone:
-                self._failures.add(names, all_gone)
-            else:
-                self._write(self._conclude(complete))
+            complete = self._completed(names, lambda: self._progress.note_gone(walk))
+            self._write(self._conclude(complete))
             return
         if isinstance(error, NotTried):
             return
@@ -303,8 +279,10 @@ class _Run:
         if walk.segment_id is not None and not isinstance(error, Refused):
             self._failed_in_a_row += 1
             if self._failed_in_a_row == MAX_FAILED_SEGMENTS:
-                LOG.error("%d segments in a row failed; leaving the rest for the next run.",
-                          MAX_FAILED_SEGMENTS)  # fmt: skip
+                LOG.error(
+                    "%d segments in a row failed; leaving the rest for the next run.",
+                    MAX_FAILED_SEGMENTS,
+                )
                 self.pool.cancel(walk.source)
 
 

@@ -1,0 +1,57 @@
+"""What the pages of the API become: RECORD messages for every table that a page feeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.run.sending import Sending
+from tap_autopilot.sources.listings import Page
+from tap_autopilot.streams import COLLECTED, DIGESTS
+
+if TYPE_CHECKING:
+    from tap_autopilot.pushed.events import PushedEvents
+
+
+class Records:
+    """Turns pages into RECORD messages, and updates the passes of their streams."""
+
+    def __init__(
+        self,
+        selected: Sequence[Selected],
+        progress: Progress,
+        pushed: PushedEvents | None,
+        sends: Sending,
+    ) -> None:
+        self._progress, self._pushed, self._sends = progress, pushed, sends
+        # What the streams that only use parts of documents read of them.
+        self._reads = {table.stream.name: table.stream.reads for table in selected}
+        self._pick = compile_pick({field for reads in self._reads.values() for field in reads})
+        self._make = {
+            table.stream.name: table.compile(sends.tallies[table.stream.name])
+            for table in selected
+            if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
+        }
+
+    def of(self, page: Page, names: Sequence[str]) -> Iterator[list[bytes]]:
+        """The messages of a page for these streams, in lists."""
+        reads = any(self._reads[name] for name in names)
+        parts = list(map(self._pick, page.documents)) if reads else []
+        merge = self._pushed.about(parts, page) if self._pushed and reads else None
+        is_sent = False
+        for name in names:
+            self._progress.note_start(name, page.date)
+            current, tally = self._progress.pass_of(name), self._sends.tallies[name]
+            documents = parts if self._reads[name] else page.documents
+            window, skipped = current.window, tally.skipped
+            for rows in self._make[name](documents, window, merge):
+                lines = self._sends.records(name, rows, current.version, page.fetched_at)
+                is_sent = is_sent or bool(lines)
+                yield lines
+            current.note(window.newest if window else None, tally.skipped - skipped)
+            current.note_doubts(page.doubts)
+        if is_sent:
+            self._sends.tallies[names[0]].count_replaced(page.cleaned)
