@@ -21,7 +21,7 @@ from tap_autopilot.sources.listings import (
 )
 from tap_autopilot.sources.reading import pages
 from tests.scripted import page
-from tests.test_walks import MEMBERS, Script, Walked, some
+from tests.test_walks import Script, Walked
 
 MAX_RETRACED = 10  # pages in a row
 
@@ -73,13 +73,6 @@ def test_a_rejected_bookmark_is_replaced_by_a_fresh_one(status: int) -> None:
     assert walked.log == []
 
 
-def test_a_page_that_has_become_the_last_is_the_end() -> None:
-    first, again = page("a", "b", bookmark="x", total=3), page("a", "b", total=2)
-    walked = Walked({"": [first, again], "x": 404})
-    assert walked.ended == (["a", "b"], None)
-    assert walked.asked == ["", "x", ""]
-
-
 def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
     walked = Walked({"": page("a", bookmark="x"), "x": 404})
     assert str(walked.error) == (
@@ -97,32 +90,6 @@ def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
     ] == [(CONTACTS, [], Census(), 0, None, None)] * 2
 
 
-def test_the_second_reading_stays_the_second_after_a_stale_bookmark() -> None:
-    first = page("a", bookmark="x", total=2)
-    walked = Walked(
-        {"": [first, first, some(98, total=99)], "x": 404},
-        start=Position(census=Census(attempt=2)),
-    )
-    assert walked.ended[1] is Doubt.SHORT
-    assert walked.asked == ["", "x", "", "x", ""]
-
-
-def test_a_walk_continues_normally_after_a_stale_bookmark() -> None:
-    """Also with the stale bookmarks of later pages."""
-    walked = Walked(
-        {
-            "": page("a", bookmark="x"),
-            "x": [page("b", bookmark="y"), page("b", bookmark="z")],
-            "y": 404,
-            "z": [page("c", bookmark="v"), page("c", bookmark="w")],
-            "v": 404,
-            "w": page("d"),
-        }
-    )
-    assert walked.ids == ["a", "b", "c", "d"]
-    assert walked.asked == ["", "x", "y", "x", "z", "v", "z", "w"]
-
-
 def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
     numbers = itertools.count()
 
@@ -136,20 +103,6 @@ def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
         list(pages(CONTACTS, Position(), client, check_totals=True))
     asked = [bookmark[:1] for bookmark in client.asked]
     assert asked == ["", "x", *["", "x"] * MAX_RETRACED] * 3
-
-
-def test_a_good_page_resets_the_count_of_stale_bookmarks() -> None:
-    answers: dict[str, Any] = {"": page("a", bookmark="x0")}
-    for number in range(2 * MAX_RETRACED):
-        answers[f"x{number}"] = [
-            page(f"b{number:02}", bookmark=f"y{number}"),
-            page(f"b{number:02}", bookmark=f"x{number + 1}"),
-        ]
-        answers[f"y{number}"] = 404
-    answers[f"x{2 * MAX_RETRACED}"] = page("c")
-    walked = Walked(answers)
-    assert walked.error is None
-    assert len(walked.ids) == 2 * MAX_RETRACED + 2
 
 
 @pytest.mark.parametrize("again", [404, page()])
@@ -261,23 +214,6 @@ def test_an_optional_listing_may_be_missing(status: int) -> None:
     assert only.fetched_at.tzinfo is timezone.utc
 
 
-@pytest.mark.parametrize(
-    ("status", "text"),
-    [
-        (
-            404,
-            "; the segment was deleted while it was being read. Run again: the next run skips it.",
-        ),
-        (405, "."),
-    ],
-)
-def test_a_segment_that_is_deleted_while_it_is_read_is_not_gone(status: int, text: str) -> None:
-    first = page("a", bookmark="x")
-    walked = Walked({"": [first, first, status], "x": 404}, MEMBERS)
-    assert str(walked.error) == f"GET /smart_segments/s/contacts: status {status}{text}"
-    assert isinstance(walked.error, Refused) is (status != 404)
-
-
 def test_a_listing_that_is_missing_when_it_is_read_again_was_not_deleted() -> None:
     first = page("a", bookmark="x")
     walked = Walked({"": [first, first, 404], "x": 404})
@@ -302,26 +238,6 @@ def test_reading_more_than_twice_the_total_plus_a_page_is_a_loop(
         f"GET /contacts: read {most:,} contacts of a listing of {total}, so its bookmarks loop."
     )
     assert str(Walked(answers, start=start).error) == str(walked.error)
-
-
-def test_the_largest_total_bounds_a_listing() -> None:
-    answers = {
-        "": page("a", bookmark="1", total=0),
-        "1": page("b", bookmark="2", total=4),
-        "2": page("c", bookmark="3", total=2),
-    }
-    for number in range(3, 9):
-        answers[str(number)] = page(f"d{number}", bookmark=str(number + 1), total=1)
-    walked = Walked({**answers, "9": page("e", total=1)})
-    assert str(walked.error) == (
-        "GET /contacts: read 10 contacts of a listing of 4, so its bookmarks loop."
-    )
-
-
-def test_totals_that_are_not_checked_bound_nothing() -> None:
-    answers = {str(one): page(f"{one}", bookmark=str(one + 1), total=1) for one in range(1, 9)}
-    walked = Walked({**answers, "": answers["1"], "9": page("9", total=1)}, check_totals=False)
-    assert walked.ended == ([str(one) for one in (1, *range(2, 10))], None)
 
 
 def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(

@@ -44,19 +44,6 @@ def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:
     return found
 
 
-def test_a_census_counts_page_by_page() -> None:
-    assert census(0, page=0, new=0) == Census(0, 0, "x", 0, 0)
-    first = Census(resumed=True, attempt=2).after(documents=3, new=2, highest="c", total=10)
-    assert first == Census(
-        read=2, largest_page=3, highest="c", least=10, latest=10, resumed=True, attempt=2
-    )
-    second = first.after(documents=1, new=1, highest="d", total=8)
-    third = second.after(documents=2, new=0, highest=None, total=9)
-    assert third == Census(
-        read=3, largest_page=3, highest=None, least=8, latest=9, changes=3, resumed=True, attempt=2
-    )
-
-
 @pytest.mark.parametrize(
     ("totals", "collapsed"),
     [

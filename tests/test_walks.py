@@ -7,14 +7,11 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-import msgspec
 import pytest
 
-from tap_autopilot.api.client import Api, Client, Request, Response
+from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import rule_of
-from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Outdated, RunError, TapError
-from tap_autopilot.sandbox.account import Account
+from tap_autopilot.exceptions import Outdated, TapError
 from tap_autopilot.sources import reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
@@ -29,7 +26,6 @@ from tap_autopilot.sources.listings import (
 )
 from tap_autopilot.sources.reading import pages
 from tap_autopilot.sources.trail import MAX_DETOURS
-from tests.conftest import KEY, Serve
 from tests.in_process import logged
 from tests.scripted import page
 
@@ -119,17 +115,6 @@ def test_a_walk_page_by_page(end: Any) -> None:
     assert walked.log == []
 
 
-def test_a_resumed_walk_continues_its_counts() -> None:
-    census = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
-    walked = Walked({"x": page("c", total=3)}, start=Position("x", census))
-    assert walked.ended == (["c"], None)
-    assert walked.pages[0].census == Census(
-        read=3, largest_page=2, highest="c", least=3, latest=3, resumed=True
-    )
-    fresh = Walked({"": page("a", total=1)})
-    assert not fresh.pages[0].census.resumed
-
-
 def test_a_listing_that_would_fill_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_UNORDERED", 4)
     monkeypatch.setattr(reading, "MAX_SEGMENTS", 3)
@@ -140,27 +125,6 @@ def test_a_listing_that_would_fill_memory_is_an_error(monkeypatch: pytest.Monkey
         first, rest = ({"segments": [{"segment_id": one} for one in ids]} for ids in ("ab", last))
         walked = Walked({"": {**first, "bookmark": "x"}, "x": rest}, SEGMENTS)
         assert (walked.error and str(walked.error)) == error
-
-
-def test_the_members_of_a_segment() -> None:
-    walked = Walked({"": page("a", 7, None, total=3)}, MEMBERS)
-    assert walked.pages[0].documents == [
-        {"segment_id": "s", "contact_id": one} for one in ("a", 7, None)
-    ]
-    assert walked.pages[0].census.read == 3
-
-
-@pytest.mark.parametrize(
-    ("walk", "text"),
-    [
-        (CONTACTS, "contacts"),
-        (SEGMENTS, "smart segments"),
-        (MEMBERS, "members of segment s"),
-        (members_of("s" * 90), "members of segment " + "s" * 80),
-    ],
-)
-def test_what_a_walk_is_called(walk: Walk, text: str) -> None:
-    assert str(walk) == text
 
 
 @pytest.mark.parametrize(
@@ -208,12 +172,6 @@ def test_the_walk_with_most_left_to_read_is_the_most_urgent(
 ) -> None:
     walked = Walked(answers, walk)
     assert [request[1:] for request in walked.requests][: len(requests)] == requests
-
-
-def test_characters_that_were_replaced_are_counted() -> None:
-    walked = Walked({"": rb'{"contacts": [{"a": "\u0000\ud800"}, {"a": "' + b'\xff"}]}'})
-    assert walked.pages[0].cleaned == 3
-    assert [document["a"] for document in walked.pages[0].documents] == ["\ufffd", "\ufffd"]
 
 
 @pytest.mark.parametrize(
@@ -279,26 +237,9 @@ def test_a_listing_that_is_twice_very_short_is_an_error(walk: Walk, what: str) -
     )
 
 
-def test_any_doubt_that_fails_the_run_is_an_error_with_its_reason(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Doubt, "fails", property(lambda doubt: doubt is Doubt.UNCOUNTED))
-    walked = Walked({"": [page("a"), RunError("GET /contacts: requested twice.")]})
-    assert str(walked.error) == (
-        "GET /contacts: the API's first page of contacts gave no total to compare with."
-    )
-    assert [(one.after, one.doubt) for one in walked.pages] == [(Position(), None)]
-
-
 def test_a_second_reading_is_not_followed_by_a_third() -> None:
     walked = Walked({"": some(98, total=99)}, start=Position(census=Census(attempt=2)))
     assert (walked.ended[1], walked.asked) == (Doubt.SHORT, [""])
-
-
-def test_totals_that_are_not_checked_raise_no_doubt() -> None:
-    walked = Walked({"": page("a", total=1000)}, check_totals=False)
-    assert walked.ended == (["a"], None)
-    assert walked.asked == [""]
 
 
 @pytest.mark.parametrize(
@@ -356,20 +297,3 @@ def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
 def test_a_status_that_may_reject_a_bookmark_is_not_retried(status: int) -> None:
     """Otherwise the walk would never see it."""
     assert issubclass(rule_of(status).error, Outdated)
-
-
-def test_a_negative_total_is_no_total() -> None:
-    walked = Walked({"": page("a", bookmark="0", total=-1), "0": page("b", total=-1)})
-    assert walked.ended == (["a", "b"], Doubt.UNCOUNTED)
-
-
-def test_walks_leave_documents_unread(serve: Serve) -> None:
-    """The next request can go out before they are decoded."""
-    account = Account(contacts=250, odd=False)
-    sandbox = serve(account)
-    config = Config.from_mapping({"api_key": KEY, "api_url": sandbox.url})
-    walked = list(pages(CONTACTS, Position(), Client(Api(config)), check_totals=True))
-    assert [len(one.unread) for one in walked] == [100, 100, 50]
-    assert {type(document) for one in walked for document in one.unread} == {msgspec.Raw}
-    found = [document["contact_id"] for one in walked for document in one.documents]
-    assert found == account.contact_ids
