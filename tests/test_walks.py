@@ -16,14 +16,15 @@ from tap_autopilot.sources import reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
-    CUSTOM_FIELDS,
     LISTS,
     SEGMENTS,
+    Failure,
     Page,
     Position,
     Walk,
     members_of,
 )
+from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.sources.reading import pages
 from tap_autopilot.sources.trail import MAX_DETOURS
 from tests.in_process import logged
@@ -125,28 +126,6 @@ def test_a_listing_that_would_fill_memory_is_an_error(monkeypatch: pytest.Monkey
         first, rest = ({"segments": [{"segment_id": one} for one in ids]} for ids in ("ab", last))
         walked = Walked({"": {**first, "bookmark": "x"}, "x": rest}, SEGMENTS)
         assert (walked.error and str(walked.error)) == error
-
-
-@pytest.mark.parametrize(
-    ("walk", "path", "source", "answer"),
-    [
-        (CONTACTS, "/contacts", "contacts", page("a")),
-        (LISTS, "/lists", "lists", {"lists": [{"list_id": "a"}]}),
-        (SEGMENTS, "/smart_segments", "smart_segments", {"segments": [{"segment_id": "a"}]}),
-        (MEMBERS, "/smart_segments/s/contacts", "smart_segments_contacts", page("a")),
-        (
-            CUSTOM_FIELDS, "/contacts/custom_fields", "custom_fields",
-            {"more": [], "custom_fields": [{"name": "a"}]},
-        ),
-        (CUSTOM_FIELDS, "/contacts/custom_fields", "custom_fields", [[{"name": "a"}]]),
-    ],
-)  # fmt: skip
-def test_the_listings_of_the_api(walk: Walk, path: str, source: str, answer: Any) -> None:
-    walked = Walked({"": answer}, walk)
-    (only,) = walked.pages
-    assert (walk.path, walked.requests[0].source) == (path, source)
-    assert only.census.highest == "a", "the id is found"
-    assert (SEGMENTS.children == MEMBERS.source, CONTACTS.children) == (True, None)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +276,49 @@ def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
 def test_a_status_that_may_reject_a_bookmark_is_not_retried(status: int) -> None:
     """Otherwise the walk would never see it."""
     assert issubclass(rule_of(status).error, Outdated)
+
+
+# The pool, where runs cannot show it
+
+
+class AnyListing(Script):
+    """A client of all listings; its answers begin with their paths."""
+
+    def __init__(self, answers: dict[str, Any]) -> None:
+        super().__init__(answers, Walk("", "", "", ""))
+
+    def forget(self) -> None: ...
+
+
+def pool(answers: dict[str, Any], *, check_totals: bool = True) -> Pool:
+    return Pool(1, lambda: AnyListing(answers), check_totals=check_totals)
+
+
+def test_a_bug_in_a_thread_is_raised() -> None:
+    found = pool({})
+    found.add(CONTACTS, Position())
+    with pytest.raises(KeyError):
+        list(found.results())
+
+
+def test_walks_that_are_cancelled_fail_untried() -> None:
+    found = pool({"contacts": page("a", bookmark="x", total=2), "contacts/x": page("b", total=2)})
+    segments = [members_of("s0"), members_of("s1")]
+    found.cancel("smart_segments_contacts")
+    for walk in (*segments, CONTACTS):
+        found.add(walk, Position())
+    *failures, first, last = found.results()
+    assert [(one.walk, type(one.error), str(one.error)) for one in failures if isinstance(one, Failure)] == [
+        (walk, NotTried, f"GET {walk.path}: not tried.") for walk in segments
+    ]  # fmt: skip
+    assert (first.walk, last.walk) == (CONTACTS, CONTACTS)
+
+
+@pytest.mark.parametrize("check_totals", [True, False])
+def test_totals_are_checked_unless_they_are_not_to_be(check_totals: bool) -> None:
+    short = page(*(f"{number:03}" for number in range(98)), total=99)
+    found = pool({"contacts": short}, check_totals=check_totals)
+    found.add(CONTACTS, Position())
+    *_, last = found.results()
+    assert isinstance(last, Page)
+    assert last.doubt is (Doubt.SHORT if check_totals else None)
