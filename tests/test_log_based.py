@@ -276,7 +276,7 @@ def test_events_already_loaded_cause_neither_states_nor_warnings(store: PushedSt
 def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStore) -> None:
     for start in range(0, 20_000, 10_000):
         store.webhook([
-            call(f"m{n}", properties={"email_id": f"{n}{'x' * 400}"}, integrations={})
+            call(f"m{n}", properties={"email_id": f"{n}{'x' * 390}"}, integrations={})
             for n in range(start, start + 10_000)
         ])  # fmt: skip
     arguments = [*COMMAND, "--config", tap.file("c.json", {
