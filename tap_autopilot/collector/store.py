@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tap_autopilot.collector.reader import FITTING, MAX_BYTES, Cursor, Event, OpenStore
+from tap_autopilot.collector.reader import FITTING, Cursor, Event, OpenStore
 from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.exceptions import RunError, UserError
 
 PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
+PRUNE_BYTES = 2 * 2**20  # of them, unless a single event is larger; each MB may take a second
 WIPE_SLICE = 500  # pruned events, which take at most 80 kB each
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
@@ -164,7 +165,7 @@ class Store(OpenStore):
 
     def prunable(self, after: int, up_to: int) -> list[Event]:
         """A slice of the events with after < seq <= up_to that are not pruned yet."""
-        rows = self._query(PRUNABLE, after, up_to, self.prune_slice, MAX_BYTES)
+        rows = self._query(PRUNABLE, after, up_to, self.prune_slice, PRUNE_BYTES)
         return [Event._make((*row, False)) for row in rows]
 
     def pruned_up_to(self) -> dict[str, Loaded]:
