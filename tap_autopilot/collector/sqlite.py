@@ -55,7 +55,7 @@ class SqliteReader(Reader):
         self._connection = sqlite_file.open_read_only(database)
         try:
             sqlite_file.check(self._connection, database)
-            self.store_id = sqlite_file.store_id(self._connection)
+            self.store_id = sqlite_file.store_id(self._connection, database)
         except BaseException:
             self._connection.close()
             raise

@@ -161,7 +161,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
-    return store_id(connection)
+    return store_id(connection, str(path))
 
 
 def open_read_only(database: str) -> sqlite3.Connection:
@@ -211,9 +211,15 @@ def check(connection: sqlite3.Connection, database: str, oldest: int = FORMAT) -
     return int(version)
 
 
-def store_id(connection: sqlite3.Connection) -> str:
-    """The store's id."""
-    return str(connection.execute("SELECT id FROM store").fetchone()[0])
+def store_id(connection: sqlite3.Connection, database: str) -> str:
+    """The store's id. Raises UserError if the file is damaged."""
+    try:
+        row = connection.execute("SELECT id FROM store").fetchone()
+    except sqlite3.Error as problem:
+        raise UserError(f"Cannot read the store {database}: {problem}.") from None
+    if row is None:
+        raise UserError(f"The store {database} is damaged: it has no id.")
+    return str(row[0])
 
 
 def sync(path: Path) -> None:

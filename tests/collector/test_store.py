@@ -18,6 +18,7 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import FORMAT
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
+from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import as_another, event
 
 
@@ -91,3 +92,20 @@ def test_the_tap_and_reading_a_store_do_not_import_the_extra() -> None:
 def test_every_older_format_has_an_upgrade() -> None:
     assert [*sqlite_file.UPGRADES] == [*range(1, FORMAT)]
     assert [*postgres.UPGRADES] == [*range(1, FORMAT)]
+
+
+def test_a_damaged_file_is_reported(database: str) -> None:
+    SqliteStore(database).close()
+    with closing(sqlite3.connect(database)) as connection:
+        ((page,),) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'store'")
+        connection.execute("DELETE FROM store")
+        connection.commit()
+    for opened in (open_reader, SqliteStore):
+        with pytest.raises(UserError, match="is damaged: it has no id"):
+            opened(database)
+    with Path(database).open("r+b") as file:
+        file.seek((page - 1) * 4096)
+        file.write(b"\xff" * 4096)
+    for opened in (open_reader, SqliteStore):
+        with pytest.raises(UserError, match=r"Cannot (read|open) the store .* malformed"):
+            opened(database)
