@@ -311,6 +311,18 @@ def test_pages_without_end_cost_little(tap: Tap) -> None:
     assert "GET /smart_segments/…: status 500" in run.stderr
 
 
+def test_more_segments_than_fit_are_refused(tap: Tap) -> None:
+    pages = [
+        b",".join(b'{"segment_id":"%b%d%05d"}' % (EMOJI * 390, page, n) for n in range(15_000))
+        for page in (1, 2)
+    ]
+    answers = {
+        "/smart_segments": b'{"segments":[%b],"bookmark":"b"}' % pages[0],
+        "/smart_segments/b": b'{"segments":[%b]}' % pages[1],
+    }
+    assert "more than 20,000 smart segments" in sync(tap, answers, code=1).last_words
+
+
 def test_long_ids_and_many_values_of_pushed_events_cost_little(
     tap: Tap, store: PushedStore
 ) -> None:

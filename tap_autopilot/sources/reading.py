@@ -28,7 +28,7 @@ from tap_autopilot.sources.trail import Step, Trail
 LOG = logging.getLogger(__name__)
 
 MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
-MAX_SEGMENTS = 100_000  # whose ids are all kept, to read their members
+MAX_SEGMENTS = 20_000  # whose ids are all kept, with their members' paths: up to 9 kB each
 MAX_UNORDERED = 5_000_000  # ids to remember one by one, which takes 100 bytes each
 LARGE_PAGE = 1000  # documents; a larger page is split, and not remembered
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
