@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.pushed.collected import PAGE, Collected
+from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.matching import DESCRIPTION
 from tap_autopilot.streams import EMAILS
@@ -43,18 +43,6 @@ def test_the_events_of_each_table_after_its_position(store: PushedStore) -> None
     found.close()
     with pytest.raises(UserError, match="closed"):
         list(found.pages({"email_opened": 0}))
-
-
-def test_a_store_is_read_page_by_page_as_it_was_when_opened(store: PushedStore) -> None:
-    store.track(*(call(f"m{number}") for number in range(PAGE + 2)))
-    found = Collected(store.path)
-    store.track(call("later"))
-    pages = list(found.pages({"email_opened": 1}))
-    assert [page.last for page in pages] == [PAGE + 1, PAGE + 2]
-    assert [len(page.events["email_opened"]) for page in pages] == [PAGE, 1]
-    assert [page.last for page in found.pages({"contact_events": 0, "email_opened": PAGE})] == [
-        PAGE, PAGE + 2,
-    ]  # fmt: skip
 
 
 def test_missing_numbers_let_no_later_event_in(store: PushedStore) -> None:

@@ -153,12 +153,6 @@ def test_a_name_that_may_have_been_cut_gets_a_suffix() -> None:
         assert re.fullmatch(f"custom_{'x' * 43}_[0-9a-f]{{8}}", name)
 
 
-def test_the_accents_of_a_long_name_take_little_time() -> None:
-    name = "a" + "\u0301" * 200_000 + "\u0327" * 200_000
-    (column,) = columns([{"name": name}], [])
-    assert column.startswith("custom_a_")
-
-
 def test_a_definition_without_a_name_is_warned_of() -> None:
     with logged() as lines:
         assert columns([{"fieldType": "integer"}, "text", {"name": ["a"]}], []) == {}

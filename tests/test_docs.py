@@ -17,7 +17,7 @@ from types import CodeType
 import pytest
 
 import tap_autopilot
-from benchmarks.figures import BLOCK, PROGRAMS, Figure, documents, recorded, written
+from benchmarks.figures import BLOCK, PROGRAMS, documents, recorded, written
 from tap_autopilot import exceptions
 from tap_autopilot.about import about
 from tap_autopilot.cli import _parser
@@ -169,28 +169,6 @@ def test_every_figure_is_quoted_with_its_command_and_code() -> None:
     for name, figure in recorded().items():
         assert figure.command.startswith(f"python -m {PROGRAMS[name].split()[0]}")
         assert re.fullmatch("[0-9a-f]{40}", figure.code)
-
-
-def test_a_figure_is_shown_as_its_block_says() -> None:
-    long = "word " * 40
-    figures = {
-        "kills": Figure("python -m a", "0123456789ab", "2026-01-02", f"{long}\n"),
-        "tap": Figure(
-            "python -m b", "0123456789ab", "2026-01-02", "- one\n\n| a |\n| - |\n| 1 |\n"
-        ),
-    }
-
-    def shown(how: str) -> str:
-        return written(f"x\n<!-- figures: {how} -->\nold\n<!-- end of figures -->\ny", figures)
-
-    lines = shown("kills, quoted").splitlines()[2:-2]
-    assert all(line.startswith("> ") and len(line) <= 100 for line in lines)
-    assert lines[-1].endswith("(`python -m a`, code `0123456789`, 2026-01-02)")
-    where = "`python -m b`, code `0123456789`, 2026-01-02."
-    assert shown("tap, list").splitlines()[2:-2] == ["- one", "", where]
-    assert shown("tap, table").splitlines()[2:-2] == ["| a |", "| - |", "| 1 |", "", where]
-    printed = ["```text", "- one", "", "| a |", "| - |", "| 1 |", "```", "", where]
-    assert shown("tap, printed").splitlines()[2:-2] == printed
 
 
 # The README

@@ -82,12 +82,6 @@ def test_what_is_picked_from_a_document(document: Any, picked: dict[str, Any]) -
         assert pick({"other": 1}) == {}
 
 
-def test_a_repeated_spelling_counts_once() -> None:
-    pick = compile_pick(["lists"])
-    for number in range(3):
-        assert pick({"Lists": ["a"], f"field{number}": 1}) == {"lists": ["a"]}
-
-
 # Deselected parts
 
 
@@ -127,24 +121,6 @@ def test_deselecting_a_part_keeps_the_rest_of_an_odd_value() -> None:
             "company_priority": "high",
         }
     }
-
-
-def test_either_part_of_a_map_can_be_deselected() -> None:
-    schema = without("mail_opened.timestamp", "mail_clicked.id")
-    assert shaped({"mail_opened": {"m": 0}, "mail_clicked": {"m": 0}}, schema) == {
-        "mail_opened": [{"id": "m"}],
-        "mail_clicked": [{"timestamp": "1970-01-01T00:00:00.000Z"}],
-    }
-
-
-def test_an_unknown_part_is_kept_where_another_is_deselected() -> None:
-    schema = without("employees_range.max")
-    for value in ({"avg": 2, "Max": 3}, {"Max": 3, "avg": 2}):
-        assert shaped({"employeesRange": value}, schema) == {
-            "employees_range": {"min": None},
-            "additional_fields": {"employeesRange": {"avg": 2}},
-        }
-    assert shaped({"employeesRange": {"Max": 3}}, schema) == {"employees_range": {"min": None}}
 
 
 def test_what_is_deselected_is_dropped() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any
 
@@ -126,11 +125,3 @@ def test_one_odd_document_leaves_the_others_alone() -> None:
 def test_a_byte_order_mark_does_not_matter() -> None:
     listing = decode(b"\xef\xbb\xbf" + body("1"), "contacts")
     assert read(listing.documents)[0] == [{"contact_id": "a", "v": 1}]
-
-
-def test_members_are_found_among_odd_documents() -> None:
-    answer = json.dumps(
-        {"contacts": [None, "x", {"contact_id": 5}, {}, {"contact_id": "b"}, {"ContactId": "c"}]}
-    )
-    found = keys_of(decode(answer.encode(), "contacts").documents, CONTACTS)
-    assert found == [None, None, 5, None, "b", "c"]

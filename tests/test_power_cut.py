@@ -13,11 +13,11 @@ import pytest
 
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteStore
-from tests.changing_sandbox import ChangingSandbox
 from tests.collector.conftest import Collector
 from tests.conftest import COMMAND, Serve, Tap
 from tests.digests import Nights, warned
 from tests.replica import difference
+from tests.test_digests import account
 
 # Whatever is on disk for certain: each file as it was when it was last synced.
 SYNCED = r"""
@@ -68,11 +68,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def nights(tmp_path: Path) -> Nights:
-    account = ChangingSandbox(
-        "abcd", segments={"s": "bc", "t": "c"}, lists={"l": "ab", "m": "c"}
-    ).account
-    account.change("a", {"Company": "As before"})
-    return Nights(tmp_path, account)
+    found = account()
+    found.change("a", {"Company": "As before"})
+    return Nights(tmp_path, found)
 
 
 @pytest.mark.parametrize("what", ["changed", "created", "deleted"])
@@ -80,8 +78,8 @@ def test_rows_that_were_sent_before_the_power_went_out(
     tap: Tap, serve: Serve, nights: Nights, library: Path, what: str
 ) -> None:
     sandbox = serve(nights.account, page=1)
-    account = {"api_url": sandbox.url}  # the same for the nights, which send nothing there
-    nights.night(settings=account)
+    settings = {"api_url": sandbox.url}  # the same for the nights, which send nothing there
+    nights.night(settings=settings)
     if what == "changed":
         nights.account.change("a", {"Company": "Another"})
     elif what == "created":
@@ -118,7 +116,7 @@ def test_rows_that_were_sent_before_the_power_went_out(
     else:
         nights.account.create({"contact_id": "a", "Company": "As before"})
     for _ in range(2):
-        run = nights.night(settings=account)
+        run = nights.night(settings=settings)
         assert run.code == 0
         assert not warned(run, "sent again")
     assert not difference(nights.replica, nights.full_load())
@@ -157,8 +155,8 @@ def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_p
 
 def test_a_full_disk_ends_the_run_and_harms_nothing(tap: Tap, serve: Serve, nights: Nights) -> None:
     sandbox = serve(nights.account, page=20)
-    account = {"api_url": sandbox.url}
-    nights.night(settings=account)
+    settings = {"api_url": sandbox.url}
+    nights.night(settings=settings)
     for number in range(100):
         nights.account.create({"contact_id": f"e{number}", "Company": "New"})
     config = {"digests": str(nights.path), "retry_timeout": 0.2}
@@ -172,7 +170,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(tap: Tap, serve: Serve, nigh
     last = run.stderr.decode().splitlines()[-1]
     assert f"CRITICAL Cannot write the digests file {nights.path}: " in last
     nights.replica.take([json.loads(line) for line in run.stdout.splitlines()], also=10**6)
-    rest = nights.night(settings=account)
+    rest = nights.night(settings=settings)
     assert rest.code == 0
     assert not warned(rest, "sent again")
     assert not difference(nights.replica, nights.full_load())
