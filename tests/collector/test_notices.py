@@ -16,7 +16,7 @@ import pytest
 
 from tap_autopilot.collector import notices, server
 from tap_autopilot.collector.cli import main
-from tap_autopilot.collector.notices import EVERY, UNREAD, Notices
+from tap_autopilot.collector.notices import EVERY, Notices
 from tests.collector.conftest import KEY, ROOT, SECRET, TOKEN, Collector, Start
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork
@@ -41,28 +41,18 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
 ) -> None:
     now = 1000.0
     one = Notices(lambda: now)
-    for _ in range(5):
-        one.turned_away("track", 401, "no key")
-    one.turned_away("track", 400, "not JSON")
-    one.turned_away(UNREAD, 408, "too slow")
-    assert warned() == [
-        "Turned away 1 track request with status 401: no key.",
-        "Turned away 1 track request with status 400: not JSON.",
-        "Turned away 1 unread request with status 408: too slow.",
-    ]
-    now += EVERY - 1
-    one.turned_away("track", 401, "no key")
-    one.tell_rest()
-    assert warned() == []
-    now += 1
-    one.tell_rest()
-    one.tell_rest()
-    assert warned() == ["Turned away 5 track requests with status 401: no key."]
-    now += EVERY
-    one.tell_rest()
-    assert warned() == []
-    one.turned_away("track", 401, "no key")
-    assert warned() == ["Turned away 1 track request with status 401: no key."]
+    for later, count, said in (
+        (0, 5, ["Turned away 1 track request with status 401: no key."]),
+        (EVERY - 1, 1, []),
+        (1, 0, ["Turned away 5 track requests with status 401: no key."]),
+        (EVERY, 0, []),
+        (0, 1, ["Turned away 1 track request with status 401: no key."]),
+    ):
+        now += later
+        for _ in range(count):
+            one.turned_away("track", 401, "no key")
+        one.tell_rest()
+        assert warned() == said
 
 
 def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
