@@ -23,21 +23,16 @@ from tests.collector.conftest import as_another, event
 
 
 def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: Path) -> None:
-    store = SqliteStore(database)
-    store.append([event(), event()])
-    store.close()
-    with sqlite3.connect(database) as connection:
+    with closing(SqliteStore(database)) as store:
+        store.append([event(), event()])
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
         connection.execute("DELETE FROM events")
-    connection.close()
-    again = SqliteStore(database)
-    assert again.store_id == store.store_id
-    again.append([event()])
-    again.close()
-    with open_reader(database) as reader:
+    with closing(SqliteStore(database)) as again, open_reader(database) as reader:
+        assert again.store_id == store.store_id
+        again.append([event()])
         assert [one.seq for one in reader.read(0, 10)] == [3]
-    other = SqliteStore(str(tmp_path / "other.db"))
-    assert other.store_id != store.store_id
-    other.close()
+    with closing(SqliteStore(str(tmp_path / "other.db"))) as other:
+        assert other.store_id != store.store_id
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
