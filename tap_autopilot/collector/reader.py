@@ -124,7 +124,10 @@ class OpenStore(ABC):
 
     @property
     def summarized_up_to(self) -> int:
-        """The `seq` up to which there is a summary of what events say about messages."""
+        """The `seq` up to which there is a summary of what events say about messages.
+
+        It is negative if the summary was forgotten.
+        """
         return int(self._query(_SUMMARIZED)[0][0])
 
     @property

@@ -61,8 +61,14 @@ INSERT INTO summarized_up_to VALUES (1, ?)
 ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq < excluded.seq
 """
 FORGET_SUMMARY = (
-    "DELETE FROM summaries", "DELETE FROM undated", "DELETE FROM summarized_up_to",
-)  # fmt: skip
+    "DELETE FROM summaries",
+    "DELETE FROM undated",
+    # A number that it did not have, so that nothing that is being summarized will be saved.
+    """
+    INSERT INTO summarized_up_to VALUES (1, -1)
+    ON CONFLICT (id) DO UPDATE SET seq = -abs(summarized_up_to.seq) - 1
+    """,
+)
 REMNANTS = """
 SELECT seq, contact, at, body, rest FROM pruned LEFT JOIN messages ON messages.id = message
 WHERE seq > ? ORDER BY seq LIMIT ?

@@ -208,9 +208,14 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         store.append([event(b'{"x":"%s","properties":{"email_id":"n"}}' % (b"x" * 10**6))])
         summary.save(store)
         assert [*reader.summary()][-1].body == b'{"properties":{"email_id":"n"}}'
-        store.forget_summary()  # as --erase does
-        summary.save(store)  # it follows what was forgotten
-        assert ([*reader.summary()], reader.summarized_up_to) == ([], 0)
+        for number, earlier in ((-6, (0, 5)), (-7, (0, 5, -6))):
+            store.forget_summary()  # as --erase does
+            for summary.after in earlier:  # it follows what was forgotten
+                summary.save(store)
+            assert ([*reader.summary()], reader.summarized_up_to) == ([], number)
+        summary.after = -7
+        summary.save(store)
+        assert reader.summarized_up_to == 5
 
 
 OF_FORMAT_1 = """
