@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.api.lenient import SMALL
 from tap_autopilot.api.parsing import decode, decode_keys, read, values
 from tap_autopilot.exceptions import Retryable
 from tap_autopilot.sources.listings import CONTACTS, keys_of
@@ -120,6 +121,13 @@ def test_one_odd_document_leaves_the_others_alone() -> None:
         assert (listing.bookmark, listing.total) == ("x", 3)
         assert keys_of(listing.documents, CONTACTS) == ["b", "a", "b"]
     assert read(decode(b'{"contacts": ["M\xfcller"]}', "contacts").documents)[1] == 1
+
+
+def test_large_and_odd_pages_stay_unparsed() -> None:
+    """So they take little memory until each of their documents is needed."""
+    for value in ("1", '"nul \\u0000"', '"half \\ud83d"', f'"{"x" * SMALL}"'):
+        (document,) = decode(body(value), "contacts").documents
+        assert (document.__class__ is dict) is (value == "1")
 
 
 def test_a_byte_order_mark_does_not_matter() -> None:

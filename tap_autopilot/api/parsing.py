@@ -5,8 +5,8 @@ parsers refuse (an integer of 5,000 digits, an exponent of 20) stays text, as do
 end the load of a whole table, `NaN`, `Infinity` and anything nested too deeply. Only a truncated
 response, or one that is not a listing at all, is retried.
 
-A page is first split into its parts, which is a quick way to its bookmark and document ids.
-Documents are parsed one by one, on demand, so an odd document does not slow down the others.
+A usual page is parsed at once. A large or odd one is first split into its documents. Those are
+parsed one by one, on demand, so they take little memory, and odd ones do not slow down the others.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 class Listing:
     """One response of a paged listing.
 
-    `documents` are slices of the response that `read` parses into objects, odd ones in an `_Odd`; a
-    malformed response's are objects already. `bookmark` leads to the next page and is None on the
+    `documents` are objects, or slices of the response that `read` parses into objects, odd ones in
+    an `_Odd`. `bookmark` leads to the next page and is None on the
     last page; `total` is the size of the whole listing, if the API reports it. `cleaned` counts
     characters removed or replaced so far. `size` is the response's size in bytes.
     """
@@ -85,12 +85,8 @@ _everything = msgspec.json.Decoder(float_hook=exact_number)
 
 
 @functools.cache
-def _page(name: str, key: str | None = None, longest: int = 0) -> msgspec.json.Decoder[Any]:
-    """A decoder for responses with the listing `name`; of documents it parses at most `key`."""
-    document: Any = msgspec.Raw
-    if key is not None:
-        text = Annotated[str, msgspec.Meta(min_length=1, max_length=longest)]
-        document = msgspec.defstruct("Document", [("value", text)], rename={"value": key}, gc=False)
+def _page(name: str, document: Any) -> msgspec.json.Decoder[Any]:
+    """A decoder for responses with the listing `name` of documents of this type."""
     fields: list[Any] = [
         ("documents", list[document]),
         ("bookmark", msgspec.Raw, _NULL),
@@ -98,6 +94,13 @@ def _page(name: str, key: str | None = None, longest: int = 0) -> msgspec.json.D
     ]
     page = msgspec.defstruct("Page", fields, rename={"documents": name})
     return msgspec.json.Decoder(page, float_hook=exact_number)
+
+
+@functools.cache
+def _id(key: str, longest: int) -> Any:
+    """The type of documents of which only `key` is parsed."""
+    text = Annotated[str, msgspec.Meta(min_length=1, max_length=longest)]
+    return msgspec.defstruct("Document", [("value", text)], rename={"value": key}, gc=False)
 
 
 @functools.cache
@@ -112,9 +115,18 @@ def decode(body: bytes, name: str) -> Listing:
 
     Raises Retryable if there is none, and Oversized if there is too much in it.
     """
+    if len(body) <= SMALL and body.rfind(_NUL) < 0:  # from the end, which takes half as long
+        with contextlib.suppress(*_REFUSED):
+            page = _with_ends(_page(name, Any).decode(body))
+            return Listing(page.documents, page.bookmark, page.total_contacts, 0, len(body))
+    return _split(body, name)
+
+
+def _split(body: bytes, name: str) -> Listing:
+    """A listing whose documents are not parsed yet."""
     if len(body) > MAX_VALUES and values_in(body) > MAX_VALUES:
         raise Oversized(f"the response has more than {MAX_VALUES:,} values")
-    page, cleaned = _decoded(body, _page(name))
+    page, cleaned = _decoded(body, _page(name, msgspec.Raw))
     if page is None:
         return _decode_leniently(body, name)
     if len(body) > MAX_WEIGHT and _long_numbers(body) > MAX_WEIGHT:
@@ -122,7 +134,7 @@ def decode(body: bytes, name: str) -> Listing:
     documents = page.documents
     if len(body) > SMALL and any(weight_of(bytes(text)) > MAX_WEIGHT for text in documents):
         raise Oversized("the response has a document that is too large")
-    if cleaned or body.rfind(_NUL) >= 0:  # searching from the end takes half as long
+    if cleaned or body.rfind(_NUL) >= 0:
         for number, document in enumerate(map(bytes, documents)):
             if b"\\" in document and any(
                 escape[1] or document.startswith(REPLACED, escape.start())
@@ -147,14 +159,14 @@ def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:
         raise Oversized(f"the response has more than {MAX_KEYS:,} bytes of ids")
     page = None
     if body.count(b"{") <= MAX_DOCUMENTS:
-        page, cleaned = _decoded(body, _page(name, key, longest))
+        page, cleaned = _decoded(body, _page(name, _id(key, longest)))
     if page is None:
-        return decode(body, name)
+        return _split(body, name)
     keys = [document.value for document in page.documents]
     for start in range(0, len(keys), MANY):
         text = "".join(keys[start : start + MANY])
         if "\0" in text or REPLACEMENT in text:
-            return decode(body, name)
+            return _split(body, name)
     documents = [{key: value} for value in keys]
     return Listing(documents, page.bookmark, page.total_contacts, cleaned, len(body))
 
@@ -169,15 +181,16 @@ def parts(documents: list[Any]) -> Iterator[list[Any]]:
     total = 0
     while documents:
         document: Any = documents.pop()
+        weight = ROW_WEIGHT
         if isinstance(document, (msgspec.Raw, _Odd)):
             is_odd = isinstance(document, _Odd)
             text = bytes(document.text if isinstance(document, _Odd) else document)
-            weight = weight_of(text) + ROW_WEIGHT
+            weight += weight_of(text)
             document = _Odd(msgspec.Raw(text)) if is_odd else msgspec.Raw(text)
-            if part and total + weight > MAX_WEIGHT:
-                yield part
-                part, total = [], 0
-            total += weight
+        if part and total + weight > MAX_WEIGHT:
+            yield part
+            part, total = [], 0
+        total += weight
         part.append(document)
     yield part
 

@@ -98,9 +98,9 @@ class Page:
     was sent, by the API's clock, if known. A member's document has only `contact_id` and
     `segment_id`.
 
-    Documents stay `unread` (unparsed) until they are used, so that the walk's thread can first send
-    its next request. `size` is how many bytes the response had. A large one becomes several pages;
-    until the last of them, the position stays where it was.
+    Documents of a large or odd response stay `unread` (unparsed) until they are used. `size` is how
+    many bytes the response had. A large one becomes several pages; until the last of them, the
+    position stays where it was.
     """
 
     walk: Walk
