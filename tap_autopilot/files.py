@@ -90,4 +90,7 @@ def check_owner(path: Path, trusted: Collection[int] = ()) -> None:
 
 def is_same(path: str | Path, other: str | Path) -> bool:
     """Whether two paths name the same file, which need not exist."""
-    return os.path.realpath(path) == os.path.realpath(other)
+    try:
+        return Path(path).samefile(other)  # it may have two names
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(other)

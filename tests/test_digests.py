@@ -190,10 +190,18 @@ def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> 
 def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Serve) -> None:
     sandbox = serve(account())
     state = tap.folder / "state.json"
-    for setting in ("--state", "--catalog", "--config"):
+    same = tap.folder / "report.json"
+    state.touch()
+    same.hardlink_to(state)
+    for setting, report in (
+        ("--state", state),
+        ("--catalog", state),
+        ("--config", state),
+        ("--state", same),
+    ):
         before = {"--config": {"report_file": str(state)}}.get(setting, {})
         state.write_text(json.dumps(before))
-        run = tap.call(sandbox, setting, str(state), report_file=str(state))
+        run = tap.call(sandbox, setting, str(state), report_file=str(report))
         assert (run.code, run.requests) == (2, [])
         assert run.last_words == f"CRITICAL report_file and {state} must be different files."
         assert json.loads(state.read_text()) == before
