@@ -22,7 +22,6 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.exceptions import RunError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
-from tests.collector.test_prune import state
 from tests.conftest import PATIENCE, wait_until
 from tests.invariants import untimed
 
@@ -97,27 +96,6 @@ def test_erasing_says_what_a_reader_keeps_on_the_disk(
         assert any(CONTACT.encode() in path.read_bytes() for path in tmp_path.iterdir())
     assert erase(database, ADA).startswith("Erased 0 events of")
     assert not any(CONTACT.encode() in path.read_bytes() for path in tmp_path.iterdir())
-
-
-def test_what_remains_of_pruned_events_is_erased_too(start: Start, tmp_path: Path) -> None:
-    collector = start()
-    collector.post("/v1/batch", {"batch": [*about_ada(), *about_others()]})
-    with open_reader(collector.database) as reader:
-        path = state(tmp_path / "state.json", email_opened=[reader.store_id, 9])
-    assert collector.run("--prune", "--state", path).stdout.startswith("Pruned 9 events")
-    assert collector.run("--erase", CONTACT).stdout.startswith("Erased 2 events")
-    assert collector.run("--erase", ADA).stdout.startswith("Erased 3 events")
-    collector.stop()
-    assert CONTACT.encode() not in Path(collector.database).read_bytes()
-    assert b"person_BOB" in Path(collector.database).read_bytes()
-
-
-def test_erasing_one_of_many_people_in_an_event_erases_no_other(start: Start) -> None:
-    collector = start()
-    both = {"records": [{"contact_id": CONTACT, "Email": ADA}, {"contact_id": "person_BOB"}]}
-    collector.post(f"/hooks/{TOKEN}", both)
-    collector.post("/v1/batch", {"batch": about_others()})
-    assert collector.run("--erase", ADA).stdout == f"Erased 1 event of {ADA}.\n"
 
 
 def test_a_backup_is_a_whole_store_while_events_come_in(start: Start, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -72,21 +73,21 @@ def test_an_accent_may_be_a_character_of_its_own(store: Store) -> None:
         assert (done["erased"], done["others"]) == (count, 0)
 
 
-def test_what_remains_of_a_message_is_erased_if_it_names_the_person(
-    database: str, store: Store
-) -> None:
-    subjects = ["For ada@example.com", "For all"]
-    bodies = [
-        json.dumps({"properties": {"contact_id": name, "email_subject": subject}}).encode()
-        for subject in subjects for name in ("p1", "p2")
+def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store) -> None:
+    bodies: list[Any] = [
+        {"properties": {"contact_id": name, "email_subject": subject}}
+        for subject in ("For ada@example.com", "For all") for name in ("p1", "p2")
     ]  # fmt: skip
+    bodies += [{one: "ada@example.com"} for one in ("userId", "anonymousId")]
     store.append([event(body) for body in bodies])
-    prune_range(alone(store), 0, 4, lambda _, source, *rest: remains(source, rest[-1]))
-    assert erase_person(alone(store), "ada@example.com")["erased"] == 2
+    prune_range(alone(store), 0, 6, lambda _, source, *rest: remains(source, rest[-1]))
+    assert erase_person(alone(store), "ada@example.com")["erased"] == 4
     assert len(store._query("SELECT body FROM messages")) == 1
     with open_reader(database) as reader:
-        assert [one.body for one in reader.read(0, 2)] == [b"{}", b"{}"]
-        assert all(b"For all" in one.body for one in reader.read(2, 2))
+        for left in (2, 1):
+            found = [one.body for one in reader.read(0, 6) if one.body != b"{}"]
+            assert [b"For all" in body for body in found] == [True] * left
+            assert erase_person(alone(store), "p1")["erased"] == left - 1
 
 
 def test_an_address_of_very_many_contacts_is_erased_alone(database: str) -> None:
