@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from tap_autopilot.exceptions import RunError
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.rows.names import compile_pick
@@ -14,6 +15,8 @@ from tap_autopilot.streams import COLLECTED, DIGESTS
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
+
+MAX_VALUES = 32_000_000  # of all rows of a page, null or not
 
 
 class Records:
@@ -30,6 +33,7 @@ class Records:
         # What the streams that only use parts of documents read of them.
         self._reads = {table.stream.name: table.stream.reads for table in selected}
         self._pick = compile_pick({field for reads in self._reads.values() for field in reads})
+        self._columns = {table.stream.name: len(table.part["properties"]) for table in selected}
         self._make = {
             table.stream.name: table.compile(sends.tallies[table.stream.name])
             for table in selected
@@ -37,12 +41,21 @@ class Records:
         }
 
     def of(self, page: Page, names: Sequence[str]) -> Iterator[list[bytes]]:
-        """The messages of a page for these streams, in lists."""
+        """The messages of a page for these streams, in lists.
+
+        Raises RunError if the page is too large for a table's columns.
+        """
         reads = any(self._reads[name] for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
         merge = self._pushed.about(parts, page) if self._pushed and reads else None
         is_sent = False
         for name in names:
+            largest, columns = page.census.largest_page, self._columns[name]
+            if largest * columns > MAX_VALUES:
+                raise RunError(
+                    f"GET {page.walk.path}: a page of {largest:,} {page.walk.documents} is too"
+                    f" large for a table of {columns:,} columns. Deselect some."
+                )
             self._progress.note_start(name, page.date)
             current, tally = self._progress.pass_of(name), self._sends.tallies[name]
             documents = parts if self._reads[name] else page.documents
