@@ -78,14 +78,15 @@ def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store
         {"properties": {"contact_id": name, "email_subject": subject}}
         for subject in ("For ada@example.com", "For all") for name in ("p1", "p2")
     ]  # fmt: skip
-    bodies += [{one: "ada@example.com"} for one in ("userId", "anonymousId")]
+    ada = "ada@example.com"
+    bodies += [{"userId": ada}, {"anonymousId": ada}, {"traits": {"email": ada}}]
     store.append([event(body) for body in bodies])
-    prune_range(alone(store), 0, 6, lambda _, source, *rest: remains(source, rest[-1]))
-    assert erase_person(alone(store), "ada@example.com")["erased"] == 4
+    prune_range(alone(store), 0, 7, lambda _, source, *rest: remains(source, rest[-1]))
+    assert erase_person(alone(store), ada)["erased"] == 5
     assert len(store._query("SELECT body FROM messages")) == 1
     with open_reader(database) as reader:
         for left in (2, 1):
-            found = [one.body for one in reader.read(0, 6) if one.body != b"{}"]
+            found = [one.body for one in reader.read(0, 7) if one.body != b"{}"]
             assert [b"For all" in body for body in found] == [True] * left
             assert erase_person(alone(store), "p1")["erased"] == left - 1
 

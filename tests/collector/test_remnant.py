@@ -54,6 +54,7 @@ ODD_IDS: list[Any] = [5, ["x"], "a\nb", "\ud800", "x" * 300, {"a": 1}]
     ("changed", "kept"),
     [
         ({}, {}),
+        (EVERYWHERE, EVERYWHERE),
         # no email address where the contact's id is known
         ({**EVERYWHERE, "context": {"traits": {"email": ADDRESS, "contact_id": "person_1"}}}, KNOWN),
         ({**EVERYWHERE, "properties": {**EVERYWHERE["properties"], "ContactId": "person_1"}}, KNOWN),
