@@ -29,9 +29,6 @@ class Keys:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._digests = [_digest(secret) for secret in secrets]
 
-    def __bool__(self) -> bool:
-        return bool(self._digests)
-
     def accept(self, candidates: Sequence[str]) -> bool:
         """Whether any of the candidates is one of the secrets."""
         accepted = False
