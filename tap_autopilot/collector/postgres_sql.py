@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tap_autopilot.collector.store import SUMMARY_TABLES
 
+# All ids are bigint: each INSERT takes one, even if a conflict turns it into an UPDATE.
 SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS autopilot_collector;
 CREATE TABLE IF NOT EXISTS store (
@@ -23,7 +24,7 @@ CREATE TABLE IF NOT EXISTS cursors (
     destination text PRIMARY KEY, seq bigint NOT NULL, sent bigint NOT NULL, refused bigint NOT NULL
 );
 CREATE TABLE IF NOT EXISTS kinds (
-    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     source text NOT NULL,
     route text NOT NULL,
     name text NOT NULL,
@@ -36,14 +37,14 @@ CREATE TABLE IF NOT EXISTS pruned (
     seq bigint PRIMARY KEY,
     received_at bigint NOT NULL,
     at bigint,
-    kind integer NOT NULL,
-    message integer,
+    kind bigint NOT NULL,
+    message bigint,
     fingerprint bytea NOT NULL,
     contact text,
     rest bytea
 );
 CREATE TABLE IF NOT EXISTS messages (
-    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body bytea NOT NULL
 );
 CREATE UNIQUE INDEX IF NOT EXISTS messages_by_body ON messages (sha256(body));
 CREATE TABLE IF NOT EXISTS pruned_up_to (name text PRIMARY KEY, seq bigint NOT NULL, since text);

@@ -18,9 +18,12 @@ import pytest
 import requests
 
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import LOCK, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
+from tap_autopilot.collector.prune import prune_range
+from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import TOKEN, Collector, event, sending
@@ -128,6 +131,20 @@ def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
     with sending(follow, 1), sending(write, 4):
         pass
     assert len(seen) == len(set(seen)) == 4 * 150 * 5
+
+
+def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
+    # Each commit takes one for each kind of event, and each step of pruning for each message.
+    with psycopg.connect(database, autocommit=True) as connection:
+        for name in ("kinds", "messages"):
+            sequence = f"autopilot_collector.{name}_id_seq"
+            connection.execute("SELECT setval(%s, 2147483647)", (sequence,))
+    opened = {"properties": {"email_id": "m"}}
+    store.append([event(opened), event(opened)])
+    prune_range(alone(store), 0, 2, lambda *told: remains(told[1], told[-1]))
+    with open_reader(database) as reader:
+        assert [json.loads(one.body) for one in reader.read(0, 9)] == [opened, opened]
+        assert reader.stats()["pruned"] == 2
 
 
 def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Path) -> None:
