@@ -32,6 +32,14 @@ def test_a_signal_shuts_it_down_gracefully(start: Start, number: int) -> None:
     assert collector.bodies() == [b"{}"]
 
 
+def test_a_socket_that_cannot_be_deleted_delays_nothing(start: Start) -> None:
+    collector = start()
+    path = Path(f"{collector.database}.sock")
+    path.unlink()
+    path.mkdir()
+    assert collector.stop() == 0
+
+
 def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
     collector = start()
     acknowledged: list[int] = []
