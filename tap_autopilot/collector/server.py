@@ -89,12 +89,12 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     _log_start(url, config, store)
     with contextlib.suppress(OSError):  # nobody needs to read it
         print(f"listening on {url}", flush=True)
-    open_store = partial(open_reader, config.database)
+    new_reader = partial(open_reader, config.database)
     jobs = [
-        loop.create_task(Summarizer(open_store, writer).run()),
+        loop.create_task(Summarizer(new_reader, writer).run()),
         loop.create_task(_sum_up_regularly(metrics, notices)),
     ]
-    calls = TrackCalls(open_store)
+    calls = TrackCalls(new_reader)
     for destination in config.destinations:
         forwarder = Forwarder(destination, calls, writer, metrics)
         jobs.append(loop.create_task(forwarder.run()))

@@ -71,8 +71,8 @@ class Summary:
 class Summarizer:
     """Keeps a store's summary up to date while the collector has little else to do."""
 
-    def __init__(self, open_store: Callable[[], Reader], writer: Writer) -> None:
-        self._open_store = open_store
+    def __init__(self, open_reader: Callable[[], Reader], writer: Writer) -> None:
+        self._open_reader = open_reader
         self._writer = writer
         self._last = 0
 
@@ -95,7 +95,7 @@ class Summarizer:
     def _summary(self, after: int) -> Summary:
         """A summary of some events after this `seq`; half of the time is for what comes in."""
         summary = Summary(after)
-        with self._open_store() as reader:
+        with self._open_reader() as reader:
             for _ in range(SLICES):
                 began = time.monotonic()
                 events = reader.read(summary.up_to, SLICE)

@@ -63,8 +63,8 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
 class TrackCalls:
     """Reads a store's `track` calls, once for all destinations that need the same ones."""
 
-    def __init__(self, open_store: Callable[[], Reader]) -> None:
-        self._open_store = open_store
+    def __init__(self, open_reader: Callable[[], Reader]) -> None:
+        self._open_reader = open_reader
         self._lock = threading.Lock()
         self._reader: Reader | None = None
         self._closed = False
@@ -94,7 +94,7 @@ class TrackCalls:
     def _read(self, after: int) -> tuple[list[Event], str]:
         try:
             if self._reader is None:
-                self._reader = self._open_store()
+                self._reader = self._open_reader()
             return self._reader.read(after, READ_AT_ONCE), self._reader.store_id
         except TapError:
             self._disconnect()

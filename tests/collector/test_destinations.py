@@ -131,7 +131,7 @@ def test_an_outage_loses_nothing_and_delays_no_other(
 
 
 async def forwarded(
-    database: str, bodies: list[bytes], open_store: Callable[[], Reader], destination: Destination
+    database: str, bodies: list[bytes], open_reader: Callable[[], Reader], destination: Destination
 ) -> Cursor:
     """Store these events, and forward them until all have arrived. Returns the cursor saved."""
     with contextlib.closing(SqliteStore(database)) as store:
@@ -140,7 +140,7 @@ async def forwarded(
         metrics = Metrics()
         writer = Writer(store, Pending(0), metrics, 0, lambda _: None)
         (to,) = destination_list([destination.setting()])
-        job = asyncio.create_task(Forwarder(to, TrackCalls(open_store), writer, metrics).run())
+        job = asyncio.create_task(Forwarder(to, TrackCalls(open_reader), writer, metrics).run())
         while len(destination.ids) < len(bodies) and not job.done():
             await asyncio.sleep(0.01)
         job.cancel()
@@ -175,14 +175,14 @@ async def test_an_interrupted_database_does_not_end_forwarding(
 ) -> None:
     opened: list[SqliteReader] = []
 
-    def open_store() -> SqliteReader:
+    def open_reader() -> SqliteReader:
         opened.append(FailingReader(database))
         if len(opened) in (1, 3):
             raise UserError("Cannot open the store.")
         return opened[-1]
 
     bodies = [b'{"messageId":"1"}', b'{"messageId":"2"}']
-    await forwarded(database, bodies, open_store, destination)
+    await forwarded(database, bodies, open_reader, destination)
     assert destination.ids == ["1", "2"]
 
 
