@@ -13,6 +13,7 @@ from typing import Any
 
 from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.prune import prune_range
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
 
@@ -61,7 +62,7 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
         _look_for_links(do, last, others, note_shared)
     do(lambda store: store.begin_wipe())
     matches = _matching(ids | others - shared)
-    erased = _erase(do, last, matches)
+    erased = _go_through_bodies(do, last, matches)
     go_through(
         do, 0, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
     )
@@ -80,11 +81,14 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     }
 
 
-def _erase(do: Do, last: int, matches: Matches) -> int:
-    """Erase the events up to `last` that match; returns how many."""
+def _go_through_bodies(do: Do, last: int, matches: Matches) -> int:
+    """Erase those events up to `last` whose body, or what remains of it, matches; returns how many.
 
-    def choose(*event: Any) -> Remnant | None:
-        return NOTHING if matches(event[-1]) else None
+    Any other body is only shown to `matches`.
+    """
+
+    def choose(event: Event) -> Remnant | None:
+        return NOTHING if matches(event.body) else None
 
     def is_about(row: tuple[int, Remnant]) -> int | None:
         seq, remnant = row
@@ -93,8 +97,7 @@ def _erase(do: Do, last: int, matches: Matches) -> int:
         return seq if any(matches(part) for part in parts if part) else None
 
     count, _ = prune_range(do, 0, last, choose)
-    wiped, _ = go_through(do, 0, Store.remnants, is_about, Store.wipe)
-    return count + wiped
+    return count + go_through(do, 0, Store.remnants, is_about, Store.wipe)
 
 
 def _look_for_links(
@@ -110,9 +113,9 @@ def _look_for_links(
             link = contacts | addresses
             if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):
                 note(link)
-        return False
+        return False  # erase nothing
 
-    _erase(do, last, look)  # erases nothing
+    _go_through_bodies(do, last, look)
 
 
 def _matching(ids: Collection[str]) -> Matches:

@@ -68,26 +68,25 @@ def go_through(
     after: int,
     read: Callable[[Store, int], Sequence[R]],
     choose: Callable[[R], C | None],
-    change: Callable[[Store, list[C]], int],
-) -> tuple[int, int]:
+    change: Callable[[Store, list[C]], None],
+) -> int:
     """Change what is chosen of the rows after a number, which each of them begins with.
 
-    Choosing may take long, so it is no part of a step. Returns how many rows were changed, and the
-    sum of what `change` returns.
+    Choosing may take long, so it is no part of a step. Returns how many rows were changed.
     """
     chosen: list[C] = []
-    count = total = 0
+    count = 0
 
-    def go_on(store: Store) -> tuple[int, Sequence[R]]:
-        return change(store, chosen) if chosen else 0, read(store, after)
+    def go_on(store: Store) -> Sequence[R]:
+        if chosen:
+            change(store, chosen)
+        return read(store, after)
 
-    while True:
-        more, rows = do(go_on)
-        count, total = count + len(chosen), total + more
-        if not rows:
-            return count, total
+    while rows := do(go_on):
         chosen = [choice for row in rows if (choice := choose(row)) is not None]
+        count += len(chosen)
         after = rows[-1][0]
+    return count
 
 
 def ask(database: str, request: dict[str, Any]) -> Any:

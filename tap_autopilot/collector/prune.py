@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ciso8601
@@ -12,10 +12,12 @@ from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, table_of
 from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
-from tap_autopilot.collector.store import Loaded, Pruner, Store
+from tap_autopilot.collector.store import Loaded, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
+
+Choose = Callable[[Event], Remnant | None]  # what to keep of an event; None to keep all of it
 
 
 def checked(seq: Any, since: Any = None) -> Loaded:
@@ -93,32 +95,38 @@ def prune_loaded(do: Do, tables: Mapping[str, Loaded]) -> dict[str, Any]:
     return {"pruned": count, "bytes": freed}
 
 
-def prune_range(do: Do, after: int, up_to: int, choose: Pruner) -> tuple[int, int]:
+def prune_range(do: Do, after: int, up_to: int, choose: Choose) -> tuple[int, int]:
     """Prune the chosen ones of the events with after < seq <= up_to.
 
     Returns how many that were, and how many bytes it freed.
     """
+    freed = 0
 
     def chosen(event: Event) -> tuple[Event, Remnant, bytes] | None:
-        remnant = choose(event.seq, *event[2:6])
+        remnant = choose(event)
         return None if remnant is None else (event, remnant, fingerprint(*event[1:6]))
 
     def next_slice(store: Store, after: int) -> list[Event]:
         return store.prunable(after, up_to) if after < up_to else []
 
-    return go_through(do, after, next_slice, chosen, lambda store, pruned: store.prune(pruned))
+    def prune(store: Store, pruned: list[tuple[Event, Remnant, bytes]]) -> None:
+        nonlocal freed
+        freed += store.prune(pruned)
+
+    count = go_through(do, after, next_slice, chosen, prune)
+    return count, freed
 
 
-def pruner(tables: Mapping[str, Loaded]) -> Pruner:
+def pruner(tables: Mapping[str, Loaded]) -> Choose:
     """A function that prunes only events already loaded into their tables."""
 
-    def prune_one(seq: int, source: str, _: str, name: str, body: bytes) -> Remnant | None:
-        table = tables.get(table_of(source, name) or "")
-        if table is None or seq > table.seq:
+    def prune_one(event: Event) -> Remnant | None:
+        table = tables.get(table_of(event.source, event.name) or "")
+        if table is None or event.seq > table.seq:
             return None
-        if table.since is not None and not _happened_since(body, table.since):
+        if table.since is not None and not _happened_since(event.body, table.since):
             return None
-        return remains(source, body)
+        return remains(event.source, event.body)
 
     return prune_one
 

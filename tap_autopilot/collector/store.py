@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, Cursor, Event, OpenStore
@@ -108,10 +108,6 @@ class StoreLost(RunError):
     """It is unknown what is on disk, so the process must end."""
 
 
-# From an event's seq, source, route, name and body to what to keep of the body; None to keep all.
-Pruner = Callable[[int, str, str, str, bytes], "Remnant | None"]
-
-
 class Loaded(NamedTuple):
     """Which events of a table are loaded: up to `seq` and, if set, not older than `since`."""
 
@@ -188,19 +184,17 @@ class Store(OpenStore):
         rows = self._query(REMNANTS, after, WIPE_SLICE)
         return [(seq, Remnant(*remnant)) for seq, *remnant in rows]
 
-    def wipe(self, numbers: Sequence[int]) -> int:
-        """Wipe what remains of these pruned events; frees no bytes."""
+    def wipe(self, numbers: Sequence[int]) -> None:
+        """Wipe what remains of these pruned events."""
         self._execute((WIPE, [(seq,) for seq in numbers]))
-        return 0
 
     def messages(self, after: int) -> list[tuple[int, bytes]]:
         """A slice of the messages' properties after this id."""
         return self._query(MESSAGES, after, WIPE_SLICE)
 
-    def wipe_messages(self, numbers: Sequence[int]) -> int:
-        """Wipe the properties of messages that no event needs anymore; frees no bytes."""
+    def wipe_messages(self, numbers: Sequence[int]) -> None:
+        """Wipe the properties of messages that no event needs anymore."""
         self._execute((WIPE_MESSAGE, [(number,) for number in numbers]))
-        return 0
 
     def save_summary(
         self, up_to: int, messages: Sequence[tuple[bytes, bytes, int, int]], undated: Sequence[int]

@@ -81,7 +81,7 @@ def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store
     ada = "ada@example.com"
     bodies += [{"userId": ada}, {"anonymousId": ada}, {"traits": {"email": ada}}]
     store.append([event(body) for body in bodies])
-    prune_range(alone(store), 0, 7, lambda _, source, *rest: remains(source, rest[-1]))
+    prune_range(alone(store), 0, 7, lambda one: remains(one.source, one.body))
     assert erase_person(alone(store), ada)["erased"] == 5
     assert len(store._query("SELECT body FROM messages")) == 1
     with open_reader(database) as reader:
