@@ -128,7 +128,7 @@ class SqliteStore(Store):
 
     def end_wipe(self) -> bool:
         """After that: whether they have vanished. As long as someone is reading, they may not."""
-        self._query("PRAGMA secure_delete = OFF")
+        self._query(sqlite_file.SECURE_DELETE)
         self._query("PRAGMA busy_timeout = 0")  # others wait for the store
         try:  # the WAL still has the old pages
             ((is_busy, _, _),) = self._query("PRAGMA wal_checkpoint(TRUNCATE)")

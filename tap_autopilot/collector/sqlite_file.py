@@ -24,6 +24,8 @@ MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkp
 CACHE_KIB = 4_096
 LOOK_EVERY = 0.05  # seconds, at a lock
 PATIENCE = 5.0  # seconds, with locks inside the file
+# Or what was pruned stays on the disk, beside other rows of its page, when its person is erased.
+SECURE_DELETE = "PRAGMA secure_delete = FAST"
 SINCE_FORMAT_2 = f"""
 {sqlite_seen.TABLES}
 CREATE TABLE kinds (
@@ -160,6 +162,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(SECURE_DELETE)
     connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
     return store_id(connection, str(path))
 

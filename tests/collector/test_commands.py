@@ -19,6 +19,9 @@ import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.prune import prune_range
+from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.exceptions import RunError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
@@ -79,6 +82,19 @@ def test_a_person_is_erased_from_the_disk(start: Start, running: bool, who: str)
         if path.is_file():
             assert CONTACT.encode() not in path.read_bytes()
             assert b'"email": "Ada' not in path.read_bytes()
+
+
+def test_what_was_pruned_before_leaves_the_disk(tmp_path: Path) -> None:
+    database = str(tmp_path / "events.db")
+    with closing(SqliteStore(database)) as store:
+        store.begin_wipe()
+        assert store.end_wipe()  # as after an earlier --erase
+        about = json.dumps(about_ada()[0]).encode()
+        store.append([event(about if n % 2 else b"{}") for n in range(40)])
+        prune_range(alone(store), 0, 40, lambda seq, *_: None if seq % 2 else NOTHING)
+        while store.release():
+            pass
+    assert CONTACT.encode() not in Path(database).read_bytes()
 
 
 def test_erasing_says_what_a_reader_keeps_on_the_disk(
