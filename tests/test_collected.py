@@ -239,6 +239,13 @@ def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
     assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
 
 
+def test_messages_with_long_texts_come_a_few_at_a_time() -> None:
+    index = PushedIndex(EMAILS)
+    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
+    index.describe({**blank, "email_id": f"m{n}", "email_name": "x" * 1_500_000} for n in range(8))
+    assert [len(rows) for rows in index.messages()] == [3, 3, 2]
+
+
 def test_only_messages_with_usual_ids_are_rows() -> None:
     index = PushedIndex(EMAILS)
     blank = dict.fromkeys((*DESCRIPTION, "timestamp"))

@@ -133,6 +133,17 @@ def test_what_is_deselected_is_dropped() -> None:
     assert shaped({"FirstName": "Ada", "mail_opened": {"m": "soon"}}, schema) == {}
 
 
+@pytest.mark.parametrize("odd", ["x", 5.5, True, [1], ["x", None], {"a": 1}], ids=repr)
+def test_an_odd_value_is_kept_whatever_part_of_its_column_is_deselected(odd: Any) -> None:
+    schema = without(
+        "employees_range.max", "custom_fields.value", "mail_opened.timestamp", "mail_clicked.id"
+    )
+    if not isinstance(odd, dict):
+        document = {"employeesRange": odd, "mail_opened": odd, "mail_clicked": odd}
+        assert shaped(document, schema) == {"additional_fields": document}
+    assert shaped({"custom_fields": odd}, schema) == {"additional_fields": {"custom_fields": odd}}
+
+
 @pytest.mark.parametrize(
     ("document", "row"),
     [

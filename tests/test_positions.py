@@ -215,6 +215,22 @@ def test_an_incremental_pass_continues_reading_the_store(
 
 
 @pytest.mark.parametrize(
+    ("collected", "position", "resumes"),
+    [(["store", 7], 7, True), (["another", 7], 0, False), (None, 0, True)],
+)
+def test_a_full_pass_resumes_in_its_own_store_only(
+    collected: Any, position: int, resumes: bool
+) -> None:
+    state = {
+        "bookmarks": {"email_opened": {"progress": ["reading", {}], "collected": collected}},
+        "walks": {"contacts": ["x", COUNTS]},
+    }
+    progress = begin("email_opened", state=state, store=STORE)
+    assert progress.is_resumed("email_opened") is resumes
+    assert progress.store_positions() == {"email_opened": position}
+
+
+@pytest.mark.parametrize(
     ("made_under", "start_date", "position"),
     [
         (None, None, 7),
