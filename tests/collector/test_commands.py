@@ -91,7 +91,7 @@ def test_what_was_pruned_before_leaves_the_disk(tmp_path: Path) -> None:
         assert store.end_wipe()  # as after an earlier --erase
         about = json.dumps(about_ada()[0]).encode()
         store.append([event(about if n % 2 else b"{}") for n in range(40)])
-        prune_range(alone(store), 0, 40, lambda seq, *_: None if seq % 2 else NOTHING)
+        prune_range(alone(store), 0, 40, lambda one: None if one.seq % 2 else NOTHING)
         while store.release():
             pass
     assert CONTACT.encode() not in Path(database).read_bytes()
