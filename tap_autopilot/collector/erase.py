@@ -13,7 +13,7 @@ from typing import Any
 
 from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.prune import prune_range
-from tap_autopilot.collector.reader import Event
+from tap_autopilot.collector.reader import Event, plain
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
 
@@ -23,7 +23,7 @@ _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
-MAX_LENGTH = 400  # characters of an id or address
+MAX_LENGTH = 400  # characters of an id or address, or that count of a field's name
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
@@ -198,11 +198,6 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
         if isinstance(value, list):
             rest += [(name, inner) for inner in value]
         elif isinstance(value, tuple):
-            rest += [(_plain(name), inner) for name, inner in value]
+            rest += [(plain(name[:MAX_LENGTH]), inner) for name, inner in value]
         elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
             yield name, _folded(str(value))
-
-
-def _plain(name: str) -> str:
-    """A field's name without what its spellings differ in; a very long one takes long to spell."""
-    return re.sub(r"[\W_]", "", name).lower() if len(name) <= MAX_LENGTH else ""

@@ -253,8 +253,8 @@ def kind_of(name: str) -> str:
 
 @functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
 def _kind_of(name: str) -> str:
-    plain = _plain(name)
-    return _EMAIL_TABLES.get(plain, plain or name)
+    spelled = plain(name)
+    return _EMAIL_TABLES.get(spelled, spelled or name)
 
 
 @functools.lru_cache(maxsize=1000)
@@ -265,11 +265,11 @@ def table_of(source: str, name: str) -> str | None:
     Autopilot calls such an event.
     """
     if source == "segment":
-        return _EMAIL_TABLES.get(_plain(name))
+        return _EMAIL_TABLES.get(plain(name))
     return _TABLES.get(source)
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name without what its spellings differ in."""
     return re.sub(r"[\W_]", "", name).lower()
 
