@@ -224,16 +224,16 @@ def test_rows_that_were_made_but_not_written_are_not_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: int | None
 ) -> None:
     """The digests file notes what is sent before it is sent, and that may fail at any time."""
-    good, left = Changes.position, 0
+    good, left = Changes.save, 0
 
-    def position(self: Changes) -> list[Any]:
+    def save(self: Changes) -> list[Any]:
         nonlocal left
         left -= 1
         if left == 0:
             raise RunError("Cannot write to the digests file.")
         return good(self)
 
-    monkeypatch.setattr(Changes, "position", position)
+    monkeypatch.setattr(Changes, "save", save)
     digests = str(tmp_path / "digests.db")
     sandbox = Sandbox(Account(contacts=120, lists=3, segments=3, members=50))
     state = in_process.run(sandbox, digests=digests).state

@@ -28,7 +28,6 @@ class Progress:
 
     def __init__(self, beginning: Beginning, selected: Sequence[Selected]) -> None:
         """Decide what the run has to read, given the previous state."""
-        self.digests: Any = None  # the position in their file; an older one is never left in place
         self._beginning = beginning
         self._entries = beginning.state.streams
         self._streams = {table.stream.name: table.stream for table in selected}
@@ -204,11 +203,10 @@ class Progress:
 
         This way, a stream that never succeeds does not hold up the others.
         """
-        for name in list(self._streams):
-            current, entry = self._passes[name], self._entries[name]
+        for name, current in self._passes.items():
             if not current.is_complete:
                 continue
-            del self._streams[name]
+            entry = self._entries[name]
             if self._asks_api:
                 entry.progress = None
             if current.newest and current.started and moves_bookmark(current.doubts):
@@ -216,11 +214,11 @@ class Progress:
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
                 entry.start_date, entry.columns = self._beginning.start_date, self._columns[name]
 
-    def value(self) -> dict[str, Any]:
-        """The value of a STATE message."""
+    def value(self, digests: Any = None) -> dict[str, Any]:
+        """The value of a STATE message, with the position in the digests file, if there is one."""
         saved = {} if self._asks_api else self._beginning.state.walks
         walks = {
             source: positions.value() if self.fed_by(source) else None
             for source, positions in self._sources.items()
         }
-        return State(self._entries, saved or walks, self.digests).value()
+        return State(self._entries, saved or walks, digests).value()

@@ -111,8 +111,8 @@ class Changes(Sending):
         }
         return {**table.sent, "properties": columns}
 
-    def position(self) -> list[Any]:
-        """The position in the file, for the next STATE."""
+    def save(self) -> list[Any]:
+        """Write to the file what is sent; returns the position in it."""
         self._digests.flush()
         return self._digests.position
 

@@ -64,8 +64,8 @@ class Sending:
         """Why the target does not learn of deletions after a whole pass; None if it does."""
         return NO_VERSIONS if version is None else None
 
-    def position(self) -> list[Any] | None:
-        """What the next STATE says about the target's rows."""
+    def save(self) -> list[Any] | None:
+        """Remember what is sent; returns what the next STATE says about it."""
         return None
 
     def close(self) -> None:

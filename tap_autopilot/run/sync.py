@@ -152,15 +152,14 @@ class _Run:
         return names | self._derived if names & set(MEMBERSHIPS) else names
 
     def _write(self, lines: list[bytes]) -> None:
-        self._progress.digests = self._sends.position()
-        state = message({"type": "STATE", "value": self._progress.value()})
+        state = message({"type": "STATE", "value": self._progress.value(self._sends.save())})
         self.writer.write([*lines, state])
         self._state = state
         self.monitor.note_rows({})
 
     def _write_before(self, waiting: Mapping[str, int], lines: Iterable[bytes]) -> None:
         """Write lines ahead of the STATE that covers them, and of rows that are `waiting`."""
-        self._sends.position()  # it notes on disk what is sent
+        self._sends.save()
         self.writer.write([*lines, self._state])
         self.monitor.note_rows(waiting)
 
