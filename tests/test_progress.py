@@ -192,14 +192,14 @@ def test_what_a_pass_saw() -> None:
     found.note(day(3), 1233)
     found.note(None, 0)
     assert (found.newest, found.skipped) == (day(3), 1234)
-    assert found.reasons == {Doubt.SKIPPED: "1,234 documents were skipped"}
+    assert found.reason == "1,234 documents were skipped"
 
 
 def test_a_doubt_about_many_segments_names_the_first_few_and_the_number() -> None:
     found, texts = Pass(), []
     for segment in "abcde":
         found.note_doubts({Doubt.SHORT: f"few in {segment}"})
-        texts.append(found.reasons[Doubt.SHORT])
+        texts.append(str(found.reason))
     assert texts == [
         "few in a",
         "few in a, and few in b",

@@ -15,7 +15,7 @@ import msgspec
 
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
-from tap_autopilot.sources.completeness import why_kept
+from tap_autopilot.sources.completeness import why_blind
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
@@ -126,8 +126,8 @@ class Beginning:
         """Whether a pass over a table ends with ACTIVATE_VERSION, unless there is a doubt."""
         is_log = table.stream.name in self.logs
         windowed = table.stream.replication_key is not None and self.start_date is not None
-        why = why_kept({}, is_log=is_log, incremental=table.incremental, windowed=windowed)
-        return self.activates and why is None
+        blind = why_blind(is_log=is_log, incremental=table.incremental, windowed=windowed)
+        return self.activates and blind is None
 
     def _has_all(self, name: str) -> bool:
         """Whether the target lacks only rows that changed since the bookmark."""

@@ -76,15 +76,15 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
                 self.doubts[doubt] += f", and {reason}"
 
     @property
-    def reasons(self) -> dict[Doubt, str]:
-        """The doubts, with what they say about the first few listings, and how many more."""
-        more = {doubt: count - MAX_NAMED + 1 for doubt, count in self.repeated.items()}
-        return {
-            doubt: f"{text}, and so on for {amount(more[doubt], 'more segment')}"
-            if more.get(doubt, 0) > 0
-            else text
-            for doubt, text in self.doubts.items()
-        }
+    def reason(self) -> str | None:
+        """What the doubts say about the first few listings, and how many more there are."""
+        texts = []
+        for doubt, text in self.doubts.items():
+            more = self.repeated.get(doubt, 0) - MAX_NAMED + 1
+            texts.append(
+                f"{text}, and so on for {amount(more, 'more segment')}" if more > 0 else text
+            )
+        return ", and ".join(texts) or None
 
     def note(self, newest: datetime | None, skipped: int) -> None:
         """Note a page's newest change and how many of its documents were skipped."""

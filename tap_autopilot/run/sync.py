@@ -26,7 +26,7 @@ from tap_autopilot.run.prepare import begin, pushed_events, selected_streams, se
 from tap_autopilot.run.records import Records
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_kept
+from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_blind
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
@@ -235,27 +235,30 @@ class _Run:
         return self._completed(names, lambda: self._progress.complete(source))
 
     def _conclude(self, names: list[str]) -> list[bytes]:
-        """End complete passes; returns their ACTIVATE_VERSIONs."""
+        """End complete passes; returns their ACTIVATE_VERSIONs.
+
+        This alone decides whether a run sends tombstones or ACTIVATE_VERSION.
+        """
         lines = []
         write = functools.partial(self._write_before, self.monitor.waiting())
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
-            why = functools.partial(
-                why_kept,
+            version = current.version
+            blind = why_blind(
                 is_log=self._progress.is_log(name),
                 incremental=current.incremental,
                 windowed=current.since is not None,
             )
-            reason, version = why(current.reasons), current.version
+            kept = blind or current.reason  # why rows that it did not see are kept
             withheld = self._sends.withheld(version)
-            whole, sure = reason is None, moves_bookmark(current.doubts)
+            whole, sure = kept is None, moves_bookmark(current.doubts)
             if self._sends.end(name, version, whole=whole, sure=sure, write=write):
                 activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": version}
                 lines.append(message(activate))
-            self.monitor.conclude(name, reason or withheld)
+            self.monitor.conclude(name, kept or withheld)
             if current.doubts:
-                deletes = (why({}) or withheld) is None
+                deletes = (blind or withheld) is None
                 warnings.setdefault(_warning(current, deletes=deletes), []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
@@ -294,7 +297,7 @@ def _share(page: Page) -> float | None:
 
 def _warning(current: Pass, *, deletes: bool) -> str:
     """Why a pass is in doubt, and with what consequence; `deletes` is whether it would without."""
-    reasons = ", and ".join(current.reasons.values())
+    reason = str(current.reason)
     if current.incremental and not moves_bookmark(current.doubts):
-        return f"{reasons}; the bookmark stays where it was"
-    return f"{reasons}; deleted rows are kept this time" if deletes else reasons
+        return f"{reason}; the bookmark stays where it was"
+    return f"{reason}; deleted rows are kept this time" if deletes else reason

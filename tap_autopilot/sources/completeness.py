@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
@@ -47,22 +47,16 @@ class Doubt(enum.Enum):
         return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)
 
 
-def why_kept(
-    doubts: Mapping[Doubt, str], *, is_log: bool, incremental: bool, windowed: bool
-) -> str | None:
-    """Why rows that a complete pass did not see are kept; None if they are deleted ones.
+def why_blind(*, is_log: bool, incremental: bool, windowed: bool) -> str | None:
+    """Why a complete pass cannot tell which rows were deleted; None if it can, without a doubt.
 
-    This alone decides whether a run sends tombstones or ACTIVATE_VERSION. `doubts` are the pass's,
-    with their reasons. A pass over an append-only log, or that leaves out unchanged rows, knows
-    nothing of deletions.
+    A pass over an append-only log, or that leaves out unchanged rows, knows nothing of deletions.
     """
     if is_log:
         return APPEND_ONLY
     if incremental:
         return "an incremental pass cannot tell what was deleted"
-    if windowed:
-        return "start_date is set"
-    return ", and ".join(doubts.values()) if doubts else None
+    return "start_date is set" if windowed else None
 
 
 def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
