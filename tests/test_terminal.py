@@ -19,7 +19,7 @@ import pyte
 import pytest
 
 from tap_autopilot.amounts import duration
-from tap_autopilot.run.terminal import as_table, back, columns, fit, time_left
+from tap_autopilot.run.terminal import as_table, back, fit, time_left, width_of
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
 from tests.recording import HeldSandbox
@@ -255,7 +255,7 @@ def test_the_table_breaks_long_notes_between_words() -> None:
 
 
 def test_wide_characters_count_twice() -> None:
-    assert columns("日本x") == 5
+    assert width_of("日本x") == 5
     assert fit([(1, "日本x")], 4) == "日本"
 
 

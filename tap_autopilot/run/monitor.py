@@ -17,7 +17,7 @@ from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.run.terminal import SILENCE, Live, Part, as_table, time_left, width
+from tap_autopilot.run.terminal import SILENCE, Live, Part, as_table, screen_width, time_left
 from tap_autopilot.sources.listings import ENDPOINTS, Page
 from tap_autopilot.streams import Stream
 
@@ -197,7 +197,7 @@ class Monitor:
             self._live.close()
         if logs.at_terminal() and lines:
             with contextlib.suppress(OSError):
-                logs.stderr().write(as_table(lines, width()))
+                logs.stderr().write(as_table(lines, screen_width()))
         else:
             for name, rows, text in lines:
                 notes = list(filter(None, (amount(rows, "row"), text)))

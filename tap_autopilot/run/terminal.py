@@ -49,7 +49,7 @@ class Live:
 
     def _draw(self, above: str = "") -> None:
         erase = logs.ERASE if self._is_drawn else ""
-        columns = width()
+        columns = screen_width()
         line = fit(self._parts(), columns - 1)
         self._is_drawn = True
         self._stderr.write(erase + above + "\n" * room(columns) + line + back(columns))
@@ -80,35 +80,35 @@ def back(columns: int) -> str:
 def fit(parts: Sequence[Part], width: int) -> str:
     """The parts on one line, leaving out the least important ones if they don't all fit."""
     parts = [part for part in parts if part[1]]
-    while columns(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
+    while width_of(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
         least = min(parts)
         parts = [part for part in parts if part is not least]
     line = GAP.join(text for _, text in parts)
-    while line and columns(line) > width:
+    while line and width_of(line) > width:
         line = line[:-1]
     return line
 
 
-def columns(text: str) -> int:
+def width_of(text: str) -> int:
     """How many columns of a terminal the text takes."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
-def width() -> int:
+def screen_width() -> int:
     """How many columns the terminal has. Raises OSError if it is gone."""
     return os.get_terminal_size(logs.STDERR).columns or USUAL_WIDTH
 
 
-def as_table(lines: Sequence[tuple[str, int, str]], room: int) -> str:
-    """A table of streams, their rows, and notes, which are wrapped to `room` columns."""
+def as_table(lines: Sequence[tuple[str, int, str]], width: int) -> str:
+    """A table of streams, their rows, and notes, which are wrapped to `width` columns."""
     texts = [("stream", "rows", ""), *((name, f"{rows:,}", notes) for name, rows, notes in lines)]
     wide, narrow = (max(len(line[column]) for line in texts) for column in (0, 1))
-    indent = min(wide + narrow + 2 * len(GAP), room // 4)
+    indent = min(wide + narrow + 2 * len(GAP), width // 4)
     return "".join(
         "\n".join(
             textwrap.wrap(
                 f"{name:{wide}}{GAP}{rows:>{narrow}}{GAP}{notes}".rstrip(),
-                max(room, 1),
+                max(width, 1),
                 subsequent_indent=" " * indent,
             )
         )
