@@ -8,7 +8,7 @@ import importlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,16 @@ class Monitor:
     """
 
     def __init__(
-        self, streams: Mapping[str, type[Stream]], tallies: Mapping[str, Tally], api: Api
+        self,
+        streams: Mapping[str, type[Stream]],
+        tallies: Mapping[str, Tally],
+        api: Api,
+        writer: Writer,
     ) -> None:
         self.tallies = tallies
         self._tables = {name: _Table(stream) for name, stream in streams.items()}
         self._api = api
+        self._writer = writer
         self._live: Live | None = None
         self._latest = next(iter(streams), "")  # the stream that was written last
         self._moved = 0.0  # when something was written last
@@ -65,10 +70,9 @@ class Monitor:
         self._began = self._measured = time.monotonic()
         self._open: list[str] = []  # the streams that are not complete yet
 
-    def begin(self, incomplete: set[str], writer: Writer, *, quiet: bool) -> None:
+    def begin(self, incomplete: set[str], *, quiet: bool) -> None:
         """Announce the streams that are going to be read; unless `quiet`, show live progress."""
         self._began = self._moved = time.monotonic()
-        self._writer = writer
         self._open = [name for name in self._tables if name in incomplete]
         if self._open:
             LOG.info("Reading %s.", ", ".join(self._open))
@@ -167,13 +171,10 @@ class Monitor:
         table.ended, table.withheld = time.monotonic(), withheld
         self._open = [name for name in self._open if name != stream]
 
-    def close(self, incomplete: set[str], written_early: Callable[[str], int]) -> None:
-        """Log the summary: rows per stream, requests, and everything that went wrong.
-
-        `written_early` returns how many rows of a stream the last write, if it ended early, wrote.
-        """
+    def close(self, incomplete: set[str]) -> None:
+        """Log the summary: rows per stream, requests, and everything that went wrong."""
         for name, table in self._tables.items():
-            table.written += written_early(name)
+            table.written += self._writer.written_early(name)
         if logs.are_json():
             self._measure()
             self._time(incomplete)

@@ -92,7 +92,7 @@ class _Run:
         self._derived = {
             name for name, stream in self._streams.items() if DIGESTS in stream.sources
         }
-        self.monitor = Monitor(self._streams, tallies, api)
+        self.monitor = Monitor(self._streams, tallies, api, writer)
         self.pool = Pool(config.concurrency, lambda: Client(api), check_totals=config.check_totals)
         self._state = b""
         self._records = Records(selected, progress, pushed, sends)
@@ -115,7 +115,7 @@ class _Run:
             schemas.append(message(schema))
         self._write(schemas)
         if self._selected:
-            self.monitor.begin(self.incomplete(), self.writer, quiet=quiet)
+            self.monitor.begin(self.incomplete(), quiet=quiet)
 
     def read(self) -> None:
         """Write pushed events, then the pages of all walks as they arrive.
@@ -144,7 +144,7 @@ class _Run:
         incomplete = self.incomplete()
         for name in self._derived - incomplete:
             self.monitor.conclude(name, APPEND_ONLY)
-        self.monitor.close(incomplete, self.writer.written_early)
+        self.monitor.close(incomplete)
 
     def incomplete(self) -> set[str]:
         """The incomplete streams, including those derived from them."""
