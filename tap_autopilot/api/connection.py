@@ -24,7 +24,7 @@ from tap_autopilot.exceptions import Retryable
 
 CONNECT_SHARE = 4  # the host's first address may take a quarter of the time, so others get a turn
 MAX_CONNECT = 20.0  # seconds for each address
-NO_RESPONSE = (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError)
+TRANSPORT_ERRORS = (OSError, ValueError, http.client.HTTPException, urllib3.exceptions.HTTPError)
 
 
 class Received(NamedTuple):
@@ -93,7 +93,7 @@ class Connection:
             return Received(
                 response.status_code, response.headers, body, datetime.now(timezone.utc)
             )
-        except NO_RESPONSE as problem:
+        except TRANSPORT_ERRORS as problem:
             peer, causes = urllib.parse.urlsplit(url).netloc, list(causes_of(problem))
             if self._watch.is_costly:
                 raise Retryable("the response takes too much CPU to read") from None

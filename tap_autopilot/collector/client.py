@@ -10,7 +10,7 @@ import requests
 import urllib3
 
 from tap_autopilot import __version__
-from tap_autopilot.api.connection import NO_RESPONSE, open_session
+from tap_autopilot.api.connection import TRANSPORT_ERRORS, open_session
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.failures import causes_of, describe
 from tap_autopilot.api.watchdog import Watch, Watchdog
@@ -86,7 +86,7 @@ class Client:
                 content = None
                 self._session.close()
             return Response(response.status_code, response.headers, content)
-        except NO_RESPONSE as problem:
+        except TRANSPORT_ERRORS as problem:
             self._session.close()
             if self._watch.is_costly:
                 raise NoResponse("the response takes too much CPU to read") from None
@@ -106,6 +106,6 @@ def _read(response: requests.Response, deadline: float, most: int) -> bytes | No
             size += len(piece)
             if size > most or time.monotonic() > deadline:
                 return None
-    except NO_RESPONSE:
+    except TRANSPORT_ERRORS:
         return None
     return b"".join(pieces)
