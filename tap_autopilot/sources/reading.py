@@ -67,10 +67,10 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
             position = Position(census=Census(attempt=position.census.attempt))
-            yield dataclasses.replace(_empty_page(walk, position.census), after=position)
+            yield _empty_page(walk, position.census, after=position)
         except Refused as refused:
             if walk.optional:
-                yield _empty_page(walk, position.census, Doubt.UNAVAILABLE)
+                yield _empty_page(walk, position.census, doubt=Doubt.UNAVAILABLE)
                 return
             if walk.segment_id is None or position is start or not isinstance(refused, Gone):
                 raise
@@ -89,9 +89,11 @@ def _at_end(page: Page) -> Page:
     return dataclasses.replace(page, doubt=census.doubt(counted=walk.counted))
 
 
-def _empty_page(walk: Walk, census: Census, doubt: Doubt | None = None) -> Page:
-    """A last page that is not from a response."""
-    return Page(walk, [], None, census, 0, datetime.now(timezone.utc), None, doubt)
+def _empty_page(
+    walk: Walk, census: Census, *, after: Position | None = None, doubt: Doubt | None = None
+) -> Page:
+    """A page that is not from a response."""
+    return Page(walk, [], after, census, 0, datetime.now(timezone.utc), None, doubt)
 
 
 @dataclass(frozen=True)
