@@ -8,9 +8,10 @@ import re
 import time
 import unicodedata
 import urllib.parse
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
+from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event, plain
@@ -40,7 +41,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     or URL; another id, which may be as short as "7", only in a field for ids. An event that names
     one contact and one address shows that they are the same person, and the events of the other are
     erased as well, unless these are more than MAX_IDS. One that other events name with someone else
-    is left, because a single sender may claim anything.
+    is left, and so is an event of the other that names someone else, because a single sender may
+    claim anything.
     """
     ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
     last = do(lambda store: store.last_seq)
@@ -61,8 +63,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     if others:
         _look_for_links(do, last, others, note_shared)
     do(lambda store: store.begin_wipe())
-    matches = _matching(ids | others - shared)
-    erased = _go_through_bodies(do, last, matches)
+    erased = _go_through_bodies(do, last, _matching(ids, others - shared))
+    matches = _matching(ids)  # one that names others may also be a message to someone else
     go_through(
         do, 0, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
     )
@@ -93,8 +95,8 @@ def _go_through_bodies(do: Do, last: int, matches: Matches) -> int:
     def is_about(row: tuple[int, Remnant]) -> int | None:
         seq, remnant = row
         contact = json.dumps({"contact_id": remnant.contact}).encode()
-        parts = (contact, remnant.message, remnant.rest)
-        return seq if any(matches(part) for part in parts if part) else None
+        parts = filter(None, (contact, remnant.message, remnant.rest))
+        return seq if matches(b"[%s]" % b",".join(parts)) else None
 
     count, _ = prune_range(do, 0, last, choose)
     return count + go_through(do, 0, Store.remnants, is_about, Store.wipe)
@@ -107,9 +109,7 @@ def _look_for_links(
 
     def look(body: bytes) -> bool:
         if _may_match(body, names):
-            named = list(_named(_decoded(body)))
-            contacts = {value for name, value in named if name in _CONTACT}
-            addresses = {value for _, value in named if "@" in value}
+            contacts, addresses = _people(list(_named(_decoded(body))))
             link = contacts | addresses
             if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):
                 note(link)
@@ -118,20 +118,29 @@ def _look_for_links(
     _go_through_bodies(do, last, look)
 
 
-def _matching(ids: Collection[str]) -> Matches:
-    """Whether a body is about one of these."""
-    in_text = {name: _whole(name) for name in ids}
-    anywhere = [in_text[name] for name in ids if "@" in name or name.startswith(_AUTOPILOTS)]
+def _matching(ids: Collection[str], others: Collection[str] = ()) -> Matches:
+    """Whether a body is about one of these ids, or about one of the others and nobody else."""
+    known = {*ids, *others}
+    texts = {name: _whole(name) for name in known}
+    anywhere = {name for name in known if "@" in name or name.startswith(_AUTOPILOTS)}
 
     def matches(body: bytes) -> bool:
-        if not _may_match(body, ids):
+        if not _may_match(body, known):
             return False
         value = _decoded(body)
-        patterns = in_text.values() if value is None else anywhere
-        for reading in _readings(body):
-            if any(pattern.search(reading) for pattern in patterns):
-                return True
-        return any(named in ids for _, named in _named(value))
+        is_json = raw_json.is_object(body) or raw_json.is_array(body)
+        named = list(_named(value))
+        about = {one for _, one in named}
+        if not about.isdisjoint(ids):
+            return True
+        if not about.isdisjoint(others) and set().union(*_people(named)) <= known:
+            return True
+        names = ids if value is None else anywhere.intersection(ids)
+        # Others may be in everyone's texts, such as a sender's address, whoever linked it to them.
+        if not about and not (value is None and is_json):
+            names = anywhere.union(names)
+        patterns = [texts[name] for name in names]
+        return any(pattern.search(text) for text in _readings(body) for pattern in patterns)
 
     return matches
 
@@ -201,3 +210,9 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
             rest += [(plain(name[:MAX_LENGTH]), inner) for name, inner in value]
         elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
             yield name, _folded(str(value))
+
+
+def _people(named: Sequence[tuple[str, str]]) -> tuple[set[str], set[str]]:
+    """The contacts and addresses among what a body names."""
+    contacts = {value for name, value in named if name in _CONTACT}
+    return contacts, {value for _, value in named if "@" in value}

@@ -131,6 +131,26 @@ def test_nobody_is_erased_because_a_sender_confuses_them_with_someone_else(
         assert [one.body for one in reader.read(0, 9) if not one.pruned] == left
 
 
+def test_nobody_is_erased_because_a_sender_claims_an_address_in_everyones_events(
+    database: str, store: Store
+) -> None:
+    others: list[Any] = [
+        {"contact_id": "person_bob", "email": "bob@x", "from": "News <news@x>"},
+        {"contact_id": "person_bob", "email": "bob@x", "emailAddress": "news@x"},
+        {"userId": "77", "from": "news@x"},
+        {"contact_id": "person_bob", "from": "news@x", "n": [[]] * 100_000},
+    ]
+    pruned = {"properties": {"contact_id": "person_bob", "email_subject": "From news@x"}}
+    ada: list[Any] = [{"contact_id": "person_ada", "email": "news@x"}, {"from": "news@x"}]
+    store.append([event(body) for body in [pruned, *others, *ada]])
+    prune_range(alone(store), 0, 1, lambda one: remains(one.source, one.body))
+    assert erase_person(alone(store), "person_ada")["erased"] == len(ada)
+    with open_reader(database) as reader:
+        left = [json.loads(one.body) for one in reader.read(0, 9)]
+    assert left[0]["properties"] == {"email_subject": "From news@x"}
+    assert left[1:5] == others
+
+
 def test_whoever_changed_their_address_is_erased_by_their_id(database: str) -> None:
     addresses = [b"old@example.com", b"new@example.com"]
     with closing(open_store(database)) as store:

@@ -141,7 +141,7 @@ def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
             connection.execute("SELECT setval(%s, 2147483647)", (sequence,))
     opened = {"properties": {"email_id": "m"}}
     store.append([event(opened), event(opened)])
-    prune_range(alone(store), 0, 2, lambda *told: remains(told[1], told[-1]))
+    prune_range(alone(store), 0, 2, lambda one: remains(one.source, one.body))
     with open_reader(database) as reader:
         assert [json.loads(one.body) for one in reader.read(0, 9)] == [opened, opened]
         assert reader.stats()["pruned"] == 2
