@@ -117,6 +117,8 @@ def members(data: bytes) -> dict[str, bytes]:
     try:
         return {name: bytes(value) for name, value in _OBJECT.decode(data).items()}
     except (msgspec.DecodeError, RecursionError):
+        if not is_object(data):
+            raise NotJson("the body is not a JSON object") from None
         return members(_scan(data))
 
 

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -42,6 +43,9 @@ LAST_COMMIT = 1.0  # seconds for remaining commits after that
 # Seconds that the event loop waits for a busy thread, several times in a request; usually 0.005.
 SWITCH_EVERY = 0.0005
 SUM_UP_EVERY = 60.0  # seconds
+AFTER_A_BUG = 60.0  # seconds until a job is tried again
+
+Run = Callable[[], Coroutine[Any, Any, None]]
 
 
 def serve(config: CollectorConfig, store: Store) -> None:
@@ -90,16 +94,14 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     with contextlib.suppress(OSError):  # nobody needs to read it
         print(f"listening on {url}", flush=True)
     new_reader = partial(open_reader, config.database)
-    jobs = [
-        loop.create_task(Summarizer(new_reader, writer).run()),
-        loop.create_task(_sum_up_regularly(metrics, notices)),
-    ]
     calls = TrackCalls(new_reader)
-    for destination in config.destinations:
-        forwarder = Forwarder(destination, calls, writer, metrics)
-        jobs.append(loop.create_task(forwarder.run()))
-    for job in jobs:
-        job.add_done_callback(lambda job: None if job.cancelled() else fail(_error_of(job)))
+    forwarders = [Forwarder(to, calls, writer, metrics) for to in config.destinations]
+    runs: list[Run] = [
+        Summarizer(new_reader, writer).run,
+        partial(_sum_up_regularly, metrics, notices),
+        *(forwarder.run for forwarder in forwarders),
+    ]
+    jobs = [loop.create_task(_despite_bugs(run)) for run in runs]
     await end
     for job in jobs:
         job.cancel()
@@ -154,11 +156,6 @@ def _stop(number: int, end: asyncio.Future[None]) -> None:
     end.set_result(None)
 
 
-def _error_of(job: asyncio.Task[None]) -> BaseException:
-    """Why a job that should run forever ended."""
-    return job.exception() or RuntimeError("a job ended")
-
-
 def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
     database = shown(config.database)
@@ -168,6 +165,16 @@ def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
             LOG.info("%s is on; number of %s: %d.", path, setting, count)
         else:
             LOG.info("%s is off, because %s is not set.", path, setting)
+
+
+async def _despite_bugs(run: Run) -> None:
+    """Run a job forever: an event that it cannot handle must not keep others from being stored."""
+    while True:
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001
+            logs.log_bug(error)
+        await asyncio.sleep(AFTER_A_BUG)
 
 
 async def _sum_up_regularly(metrics: Metrics, notices: Notices) -> None:

@@ -194,6 +194,9 @@ class SqliteStore(Store):
             if isinstance(trouble, Unavailable) and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise trouble from None
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
         if self._identity() != self._files:
             raise StoreLost(f"The store {self._path} was moved or deleted while in use.")
 

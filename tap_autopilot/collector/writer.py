@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.store import Received, Store, Unavailable
+from tap_autopilot.collector.store import Received, Store, StoreLost, Unavailable
 
 LOG = logging.getLogger(__name__)
 
@@ -249,7 +249,9 @@ class Writer:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(task(self._store))
-            except Unavailable as error:
+            except StoreLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - for whoever asked
                 future.set_exception(error)
 
     def _tell(self, function: Callable[..., Any], *arguments: Any) -> None:

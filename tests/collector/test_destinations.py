@@ -23,7 +23,7 @@ from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.reader import Cursor, Event, Reader
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.store import Store
-from tap_autopilot.collector.track_calls import TrackCalls
+from tap_autopilot.collector.track_calls import TrackCall, TrackCalls
 from tap_autopilot.collector.writer import Writer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector import destination as servers
@@ -148,6 +148,24 @@ async def forwarded(
             await job
         await writer.close()
         return store.cursors()["one"]
+
+
+def broken(event: Event, _: str) -> TrackCall:
+    raise RuntimeError(event.name)
+
+
+def test_an_event_that_cannot_be_forwarded_does_not_keep_others_from_being_stored(
+    start: Start, destination: Destination
+) -> None:
+    constants = {"track_calls.as_track_call": broken, "server.AFTER_A_BUG": 0.02}
+    collector = start(constants=constants, destinations=[destination.setting()])
+    send(collector, "a")
+    wait_until(lambda: collector.log.read_text().count("Unexpected RuntimeError at") > 1)
+    send(collector, "b")
+    assert collector.stop() == 0
+    collector = start(destinations=[destination.setting()])  # and nothing was skipped
+    destination.wait_for(2)
+    assert destination.ids == ["a", "b"]
 
 
 @pytest.fixture

@@ -97,6 +97,17 @@ async def test_trouble_is_noticed_while_nothing_is_received(
 
 
 @in_a_loop
+async def test_a_task_that_fails_does_nothing_and_ends_nothing(store: Store) -> None:
+    failures: list[BaseException] = []
+    one = writer.Writer(store, Pending(1), Metrics(), 0, failures.append)
+    with pytest.raises(OverflowError):
+        await one.run(lambda store: store.save_summary(5, [], [1, 2**64]))
+    assert await one.run(lambda store: (store.append([event()]), store.summarized_up_to)) == (1, 0)
+    await one.close()
+    assert failures == []
+
+
+@in_a_loop
 async def test_requests_that_come_during_a_commit_share_the_next_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -240,6 +240,7 @@ def test_lines_that_are_not_json_are_kept_as_text(found: list[bytes]) -> None:
 
 @given(st.one_of(VALUES, json_strategies.damaged(VALUES)))
 @example(b"[1e400]")
+@example(b"5")
 @example(b'"\\ud800"')
 def test_only_standard_json_is_accepted(body: bytes) -> None:
     try:
@@ -255,6 +256,9 @@ def test_only_standard_json_is_accepted(body: bytes) -> None:
         if raw_json.is_object(text):
             assert {n: parsed(one) for n, one in raw_json.members(text).items()} == parsed(text)
             assert parsed(raw_json.build(raw_json.members(text))) == parsed(text)
+        else:
+            with pytest.raises(NotJson):
+                raw_json.members(text)
 
 
 @given(
