@@ -202,9 +202,9 @@ def test_a_time_that_does_not_fit_is_null() -> None:
     assert [row["timestamp"] for row in rows] == [None, None, None, "2016-12-20T00:00:00Z"]
     kept = [row["additional_fields"] for row in rows]
     assert kept == [{"timestamp": "soon"}, None, None, None]
-    assert not tally.unfit
+    assert not tally.misfits
     tally.count_sent(rows)
-    assert tally.unfit == {"timestamp": 1}
+    assert tally.misfits == {"timestamp": 1}
 
 
 def test_what_changed_since_a_moment() -> None:

@@ -58,7 +58,7 @@ def email(call: Any, *deselected: str, tally: Tally | None = None) -> dict[str, 
 def test_an_empty_call(call: Any) -> None:
     tally = Tally("email_opened")
     assert email(call, tally=tally) == BARE
-    assert not tally.unfit
+    assert not tally.misfits
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_value_without_a_column_is_kept_in_place(
 ) -> None:
     tally = Tally("email_opened")
     assert email(call, tally=tally) == {**BARE, **columns, "additional_fields": kept}
-    assert not tally.unfit
+    assert not tally.misfits
 
 
 def test_a_value_that_does_not_fit_is_kept_in_place_unless_its_column_is_deselected() -> None:
@@ -128,11 +128,11 @@ def test_a_value_that_does_not_fit_is_kept_in_place_unless_its_column_is_deselec
     columns = ("id", "sent_at", "context_traits_email", "transactional", "link_id")
     tally = Tally("email_opened")
     assert email(call, tally=tally) == {**BARE, "additional_fields": call}
-    assert tally.unfit == dict.fromkeys(columns, 1)
+    assert tally.misfits == dict.fromkeys(columns, 1)
     assert email(call) == {**BARE, "additional_fields": call}
     tally = Tally("email_opened")
     assert email(call, *columns, tally=tally) == BARE
-    assert not tally.unfit
+    assert not tally.misfits
 
 
 @pytest.mark.parametrize(

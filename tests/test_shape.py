@@ -155,7 +155,7 @@ def test_a_value_that_does_not_fit_is_kept_unchanged(name: str, value: Any) -> N
         "email": "e",
         "additional_fields": {name: value},
     }
-    (column,) = tally.unfit.elements()
+    (column,) = tally.misfits.elements()
     assert plain(column) == plain(name)
 
 
@@ -164,7 +164,7 @@ def test_a_value_that_does_not_fit_is_kept_unchanged(name: str, value: Any) -> N
 def test_every_form_of_an_empty_value_becomes_null(name: str, none: Any) -> None:
     tally = Tally("contacts")
     assert shaped({name: none}, tally=tally) == {}
-    assert not tally.unfit
+    assert not tally.misfits
 
 
 def test_a_map_is_an_array_of_its_pairs() -> None:
@@ -304,8 +304,8 @@ def test_everything_is_counted_and_each_kind_is_logged_once(
         ("INFO", "contacts: no column for field 'Score'; kept in additional_fields."),
     ]
     assert {vars(one)["stream_name"] for one in caplog.records} == {"contacts"}
-    assert (tally.skipped, tally.cleaned) == (2, 6)
-    assert tally.unfit == {"name": 2, "title": 2}
+    assert (tally.skipped, tally.replaced) == (2, 6)
+    assert tally.misfits == {"name": 2, "title": 2}
     assert tally.unknown == {"x" * 99: 2, "Score": 2}
 
 
@@ -317,9 +317,9 @@ def test_values_count_only_if_their_row_is_sent(caplog: pytest.LogCaptureFixture
     tally.note_misfit("title", rows[1])
     assert not caplog.records
     tally.count_sent([rows[1], rows[3]])
-    assert (tally.rows, tally.unfit) == (2, {"name": 1, "title": 1})
+    assert (tally.rows, tally.misfits) == (2, {"name": 1, "title": 1})
     tally.count_sent(rows)
-    assert (tally.rows, tally.unfit) == (6, {"name": 1, "title": 1})
+    assert (tally.rows, tally.misfits) == (6, {"name": 1, "title": 1})
     assert len(caplog.records) == 2
 
 
@@ -337,16 +337,16 @@ def test_unknown_fields_beyond_a_limit_are_counted_together(
 
 def test_notes_mention_only_what_happened() -> None:
     tally = Tally("email_opened")
-    counts = (tally.rows, tally.unchanged, tally.deleted, tally.skipped, tally.cleaned,
+    counts = (tally.rows, tally.unchanged, tally.deleted, tally.skipped, tally.replaced,
               tally.pushed, tally.waiting, tally.missed)  # fmt: skip
     assert counts == (0,) * 8
     tally.rows = 9
     assert tally.notes() == []
     tally.unchanged, tally.deleted, tally.skipped = 1, 2, 3
     tally.pushed, tally.missed, tally.waiting = 4, 5, 6
-    tally.unfit.update({"name": 1, "title": 6})
+    tally.misfits.update({"name": 1, "title": 6})
     tally.unknown.update({"Score": 3, "Geo": 5})
-    tally.cleaned = 9
+    tally.replaced = 9
     assert tally.notes() == [
         "2 of them deleted",
         "1 unchanged",

@@ -29,10 +29,10 @@ class Tally:
         self.unchanged = 0
         self.deleted = 0
         self.skipped = 0
-        self.cleaned = 0
+        self.replaced = 0
         self.pushed = self.waiting = self.missed = 0
-        self.unfit: collections.Counter[str] = collections.Counter()
-        self._misfits: dict[int, tuple[Row, list[tuple[str, str]]]] = {}  # by the id of their row
+        self.misfits: collections.Counter[str] = collections.Counter()
+        self._noted: dict[int, tuple[Row, list[tuple[str, str]]]] = {}  # by the id of their row
         self.unknown: collections.Counter[str] = collections.Counter()
 
     def skip(self, reason: str) -> None:
@@ -44,29 +44,29 @@ class Tally:
 
     def note_misfit(self, column: str, row: Row, kept_in: str = ADDITIONAL) -> None:
         """Note a value that does not fit its column; it counts only if its row is sent."""
-        self._misfits.setdefault(id(row), (row, []))[1].append((column, kept_in))
+        self._noted.setdefault(id(row), (row, []))[1].append((column, kept_in))
 
     def count_misfits(self, row: Row) -> None:
         """Count what was noted for a row."""
-        for column, kept_in in self._misfits.pop(id(row), (row, ()))[1]:
+        for column, kept_in in self._noted.pop(id(row), (row, ()))[1]:
             self.count_misfit(column, kept_in)
 
     def count_sent(self, rows: Sequence[Row]) -> None:
         """Count the rows of a page that are sent; forget what was noted for its other rows."""
         self.rows += len(rows)
-        if self._misfits:
+        if self._noted:
             for row in rows:
                 self.count_misfits(row)
-            self._misfits.clear()
+            self._noted.clear()
 
     def count_misfit(self, column: str, kept_in: str = ADDITIONAL) -> None:
         """Count a value that does not fit its column; another column keeps it."""
-        if column not in self.unfit:
+        if column not in self.misfits:
             LOG.warning(
                 "%s: a value does not fit column %s; kept in %s.", self.stream, column, kept_in,
                 extra=self._extra,
             )  # fmt: skip
-        self.unfit[column] += 1
+        self.misfits[column] += 1
 
     def count_unknown(self, name: str) -> None:
         """Count a field that has no column."""
@@ -82,15 +82,15 @@ class Tally:
 
     def count_replaced(self, count: int) -> None:
         """Count characters that were removed or replaced."""
-        if count and not self.cleaned:
+        if count and not self.replaced:
             LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream,
                         extra=self._extra)  # fmt: skip
-        self.cleaned += count
+        self.replaced += count
 
     def notes(self) -> list[str]:
         """Everything worth reporting besides the number of rows."""
-        unfit = ", ".join(f"{column} {count:,}" for column, count in self.unfit.items())
-        misfits, unknown = self.unfit.total(), self.unknown.total()
+        columns = ", ".join(f"{column} {count:,}" for column, count in self.misfits.items())
+        misfits, unknown = self.misfits.total(), self.unknown.total()
         counts = (
             (self.deleted, f"{self.deleted:,} of them deleted"),
             (self.unchanged, f"{self.unchanged:,} unchanged"),
@@ -98,8 +98,8 @@ class Tally:
             (self.pushed, f"{self.pushed:,} skipped as already pushed"),
             (self.missed, f"{self.missed:,} missed by the collector"),
             (self.waiting, f"{self.waiting:,} too recent, left for the next run"),
-            (misfits, f"{amount(misfits, 'value')} did not fit ({unfit})"),
+            (misfits, f"{amount(misfits, 'value')} did not fit ({columns})"),
             (unknown, f"{amount(unknown, 'value')} without a column"),
-            (self.cleaned, f"{amount(self.cleaned, 'character')} replaced"),
+            (self.replaced, f"{amount(self.replaced, 'character')} replaced"),
         )
         return [text for count, text in counts if count]

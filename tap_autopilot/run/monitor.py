@@ -225,7 +225,7 @@ class Monitor:
             "reported_total": table.total,
             "complete": name not in incomplete,
             "skipped": tally.skipped,
-            "nulled": dict(tally.unfit),
+            "nulled": dict(tally.misfits),
             "unknown_fields": {key[:MAX_NAME]: count for key, count in tally.unknown.items()},
             "deletions": "withheld" if withheld else "sent",
             "withheld_because": withheld,
