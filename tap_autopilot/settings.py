@@ -254,8 +254,8 @@ def read_json(path: str, what: str) -> Any:
     """
     shown = shown_file(path)
     try:
-        text = read_small(path).decode("utf-8-sig")
-        return json.loads(text) if text.strip() else None
+        content = read_small(path).decode("utf-8-sig")
+        return json.loads(content) if content.strip() else None
     except OSError as problem:
         raise UserError(f"Cannot read the {what} file {shown}: {problem.strerror}.") from None
     except (ValueError, RecursionError) as problem:

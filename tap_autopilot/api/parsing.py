@@ -55,9 +55,9 @@ class Listing:
     """One response of a paged listing.
 
     `documents` are objects, or slices of the response that `read` parses into objects, odd ones in
-    an `_Odd`. `bookmark` leads to the next page and is None on the
-    last page; `total` is the size of the whole listing, if the API reports it. `cleaned` counts
-    characters removed or replaced so far. `size` is the response's size in bytes.
+    an `_Odd`. `bookmark` leads to the next page and is None on the last page; `total` is the size
+    of the whole listing, if the API reports it. `cleaned` counts characters removed or replaced so
+    far. `size` is the response's size in bytes.
     """
 
     def __init__(
@@ -248,15 +248,16 @@ def decode_array(body: bytes, name: str) -> Listing:
 
     In an object, it is called `name`, or it is the only array with an object that has a name or
     kind, or there is only an empty array.
-    Raises Retryable if there is no such array, and Gone for a page of contacts: an API without
-    this listing may take the end of its path for a bookmark.
+
+    Raises Retryable if there is no such array, and Gone for a page of contacts: an API without this
+    listing may take the end of its path for a bookmark.
     """
     response, cleaned = parse_leniently(body)
     if isinstance(response, dict):
         if name not in response and "contacts" in response:
             raise Gone(404, f"the response has contacts instead of {name!r}.")
-        values = list(response.values())
-        listings = values if values == [[]] else list(filter(_is_listing, values))
+        fields = list(response.values())
+        listings = fields if fields == [[]] else list(filter(_is_listing, fields))
         response = response.get(name, listings[0] if len(listings) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")

@@ -38,12 +38,12 @@ class Store(NamedTuple):
             return "the state's position in the store is not valid"
         if entry.collected is None:
             return ""
-        store_id, seq, fingerprint = entry.collected
+        store_id, seq, event = entry.collected
         if store_id != self.id:
             return "the state is from another store"
         if not 0 <= seq <= self.last:
             return "the store has lost events since"
-        if fingerprint not in (None, self.fingerprint(seq)):
+        if event not in (None, self.fingerprint(seq)):
             return f"event {seq} in the store is not the one that the state names"
         return ""
 

@@ -260,9 +260,9 @@ class Monitor:
             count, seconds = now[0] - before[0], now[1] - before[1]
             self._requested[source] = now
             if count:
-                mean, duration = round(seconds / count, 6), metrics.Metric.http_request_duration
                 metrics.log(LOG, metrics.Point("counter", "http_request_count", count, tags))
-                metrics.log(LOG, metrics.Point("timer", duration, mean, tags))
+                timer, mean = metrics.Metric.http_request_duration, round(seconds / count, 6)
+                metrics.log(LOG, metrics.Point("timer", timer, mean, tags))
 
     def _time(self, incomplete: set[str]) -> None:
         """Log how long each stream took, as a metric."""

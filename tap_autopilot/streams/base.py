@@ -64,8 +64,8 @@ class Stream:
 
         Given a `ChangedSince`, the function makes only the rows that this admits, and notes every
         change; given a `Merge`, it skips events that were also pushed. Documents that cannot become
-        rows are counted in the tally. If a stream declares the fields it `reads`, its
-        documents contain no other fields.
+        rows are counted in the tally. If a stream declares the fields it `reads`, its documents
+        contain no other fields.
 
         Of documents with the same key, only the last becomes a row.
         """
