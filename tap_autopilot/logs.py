@@ -252,20 +252,19 @@ def _base64(secret: str) -> list[str]:
 
 
 def set_up(
-    secret: str | Iterable[str] = "",
+    secrets: Iterable[str] = (),
     level: str | None = None,
     form: str | None = None,
     *,
     app: str = "tap-autopilot",
 ) -> None:
-    """Log to stderr, HTTP libraries included, without secrets.
+    """Log to stderr, HTTP libraries included, without these secrets.
 
     `level` and `form` ("text" or "json") default to what Meltano asks for, then to INFO and text.
     `app` is the program's name in JSON lines.
     """
     asked_level, asked_form = _asked_by_meltano()
     handler = _Handler()
-    secrets = [secret] if isinstance(secret, str) else secret
     is_json = (form or asked_form) == "json"
     handler.setFormatter(_Json(secrets, app) if is_json else _Text(secrets))
     for name in OURS:

@@ -61,7 +61,7 @@ def test_every_character_that_does_not_print_is_escaped() -> None:
 def test_no_logger_forges_a_line(
     captured: pytest.CaptureFixture[str], form: str, logger: str
 ) -> None:
-    logs.set_up("", "debug", form)
+    logs.set_up((), "debug", form)
     try:
         raise ValueError(FORGED)
     except ValueError as error:
@@ -84,7 +84,7 @@ def test_no_logger_forges_a_line(
 def test_a_secret_with_odd_characters_is_still_removed(
     captured: pytest.CaptureFixture[str],
 ) -> None:
-    logs.set_up("pass\u200bword")
+    logs.set_up(["pass\u200bword"])
     logging.getLogger("tap_autopilot").warning("It is %s.", "pass\u200bword")
     assert "It is (API key)." in captured.readouterr().err
 
