@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.errands import Do, go_through
+from tap_autopilot.collector.errands import Do, all_rows, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event, plain
 from tap_autopilot.collector.remnant import NOTHING, Remnant
@@ -47,26 +47,21 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
     last = do(lambda store: store.last_seq)
     others: set[str] = set()  # what else names this person
-    shared: set[str] = set()  # those of them that name someone else, too
-
-    def note(link: set[str]) -> None:
-        if len(others) <= MAX_IDS:
-            others.update(link - ids)
-
-    def note_shared(link: set[str]) -> None:
-        if link - others - ids:
-            shared.update(link & others)
-
-    _look_for_links(do, last, ids, note)
+    for link in _links(do, last, ids):
+        others |= link - ids
+        if len(others) > MAX_IDS:
+            break
     if is_many := len(others) > MAX_IDS:
         others.clear()
-    if others:
-        _look_for_links(do, last, others, note_shared)
+    shared: set[str] = set()  # those of them that name someone else, too
+    for link in _links(do, last, others) if others else ():
+        if link - others - ids:
+            shared |= link & others
     do(lambda store: store.begin_wipe())
-    erased = _go_through_bodies(do, last, _matching(ids, others - shared))
+    erased = _erase(do, last, _matching(ids, others - shared))
     matches = _matching(ids)  # one that names others may also be a message to someone else
     go_through(
-        do, 0, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
+        do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
     )
     do(lambda store: store.forget_summary())
     while do(lambda store: store.release()):
@@ -83,39 +78,41 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     }
 
 
-def _go_through_bodies(do: Do, last: int, matches: Matches) -> int:
-    """Erase those events up to `last` whose body, or what remains of it, matches; returns how many.
-
-    Any other body is only shown to `matches`.
-    """
+def _erase(do: Do, last: int, matches: Matches) -> int:
+    """Erase the events up to `last` that match; returns how many."""
 
     def choose(event: Event) -> Remnant | None:
         return NOTHING if matches(event.body) else None
 
     def is_about(row: tuple[int, Remnant]) -> int | None:
         seq, remnant = row
-        contact = json.dumps({"contact_id": remnant.contact}).encode()
-        parts = filter(None, (contact, remnant.message, remnant.rest))
-        return seq if matches(b"[%s]" % b",".join(parts)) else None
+        return seq if matches(_as_body(remnant)) else None
 
     count, _ = prune_range(do, 0, last, choose)
-    return count + go_through(do, 0, Store.remnants, is_about, Store.wipe)
+    return count + go_through(do, Store.remnants, is_about, Store.wipe)
 
 
-def _look_for_links(
-    do: Do, last: int, names: Collection[str], note: Callable[[set[str]], None]
-) -> None:
-    """Note the contact and address of events that name only these, and one of the `names`."""
+def _as_body(remnant: Remnant) -> bytes:
+    contact = json.dumps({"contact_id": remnant.contact}).encode()
+    return b"[%s]" % b",".join(filter(None, (contact, remnant.message, remnant.rest)))
 
-    def look(body: bytes) -> bool:
+
+def _links(do: Do, last: int, names: Collection[str]) -> Iterator[set[str]]:
+    """The contact and address of events that name only these, and one of the `names`."""
+    for body in _bodies(do, last):
         if _may_match(body, names):
             contacts, addresses = _people(list(_named(_decoded(body))))
             link = contacts | addresses
             if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):
-                note(link)
-        return False  # erase nothing
+                yield link
 
-    _go_through_bodies(do, last, look)
+
+def _bodies(do: Do, last: int) -> Iterator[bytes]:
+    """The bodies of the events up to `last`, and what remains of them."""
+    for event in all_rows(do, lambda store, after: store.prunable(after, last)):
+        yield event.body
+    for _, remnant in all_rows(do, Store.remnants):
+        yield _as_body(remnant)
 
 
 def _matching(ids: Collection[str], others: Collection[str] = ()) -> Matches:

@@ -63,29 +63,41 @@ def alone(store: Store) -> Do:
     return do
 
 
+def all_rows(do: Do, read: Callable[[Store, int], Sequence[R]], after: int = 0) -> Iterator[R]:
+    """All rows after a number, which each of them begins with; `read` returns a slice of them."""
+
+    def read_on(store: Store) -> Sequence[R]:
+        return read(store, after)
+
+    while rows := do(read_on):
+        yield from rows
+        after = rows[-1][0]
+
+
 def go_through(
     do: Do,
-    after: int,
     read: Callable[[Store, int], Sequence[R]],
     choose: Callable[[R], C | None],
     change: Callable[[Store, list[C]], None],
+    after: int = 0,
 ) -> int:
-    """Change what is chosen of the rows after a number, which each of them begins with.
+    """Change what is chosen of the same rows; returns how many that were.
 
-    Choosing may take long, so it is no part of a step. Returns how many rows were changed.
+    Choosing may take long, so it is no part of a step. The next one begins with the changes.
     """
     chosen: list[C] = []
-    count = 0
 
-    def go_on(store: Store) -> Sequence[R]:
+    def change_and_read(store: Store, after: int) -> Sequence[R]:
         if chosen:
             change(store, chosen)
+            chosen.clear()
         return read(store, after)
 
-    while rows := do(go_on):
-        chosen = [choice for row in rows if (choice := choose(row)) is not None]
-        count += len(chosen)
-        after = rows[-1][0]
+    count = 0
+    for row in all_rows(do, change_and_read, after):
+        if (choice := choose(row)) is not None:
+            chosen.append(choice)
+            count += 1
     return count
 
 
@@ -214,7 +226,7 @@ class Pauses:
         self._usual = 0.0
 
     def after(self, took: float, waited: float) -> float:
-        """The pause after a step that `took` so long, or `waited` if its wait for a turn counts.
+        """The pause after a step that `took` so long, and `waited` with the wait for its turn.
 
         Half of the time is for what comes in. After an unusually long step, such as one that writes
         a checkpoint, it is nearly all of it, so that few requests have to wait for one.

@@ -113,7 +113,7 @@ def prune_range(do: Do, after: int, up_to: int, choose: Choose) -> tuple[int, in
         nonlocal freed
         freed += store.prune(pruned)
 
-    count = go_through(do, after, next_slice, chosen, prune)
+    count = go_through(do, next_slice, chosen, prune, after)
     return count, freed
 
 
