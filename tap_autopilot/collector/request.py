@@ -68,7 +68,7 @@ class Request:
         url: bytes,
         headers: dict[bytes, bytes],
     ) -> None:
-        """Raises httptools.HttpParserError if the URL is none."""
+        """Raises httptools.HttpParserError if the URL is invalid."""
         self._send = send
         self._pending = pending
         self.method = method
