@@ -92,6 +92,7 @@ def spellings(word: bytes, count: int) -> bytes:
 
 DEEP = b"[" * 100_000 + b"]" * 100_000
 NUMBER = b"9" * (7 * MB)
+SMALLEST = b"2.2250738585072011360574097967091319759348195463516e-308"  # of doubles
 EMOJI = "\U0001f600".encode()
 
 # Processed. The tap must send all of it.
@@ -129,6 +130,14 @@ GOOD: dict[str, Callable[[], Any]] = {
     "a number of a million digits": lambda: people(1, b',"a":%b,"b":1.%b' % (NUMBER[:MB], NUMBER[:MB])),
     "many long numbers": lambda: people(1, (b',"a":%b' % NUMBER[:4300]) * 1500),
     "odd exponents": lambda: people(1, b',"a":[%b]' % b",".join([b"1e999999999"] * 150_000)),
+    "the smallest numbers, in documents that are odd": lambda: contacts(
+        *(
+            b'{"ContactId":"%d","a":[%b],"b":%b}' % (
+                number, b",".join([SMALLEST] * 15_000), NUMBER[:5000]
+            )
+            for number in range(110)
+        )
+    ),
     "gzip of a large page": lambda: (
         200, gzip.compress(people(100, b',"Notes":"%b"' % (b"x" * MB)), 1), PACKED
     ),

@@ -15,6 +15,7 @@ from tap_autopilot.exceptions import Retryable
 REPLACEMENT = "\ufffd"
 MAX_INTEGER = 4300  # digits; Python's own parsers refuse more
 MAX_FRACTION = 16_383  # digits behind the point; PostgreSQL's numeric holds no more
+TO_ZERO, TO_INFINITY = Decimal(math.ulp(0.0)) / 2, Decimal(2**1024 - 2**970)  # where doubles round
 USUAL_EXPONENT, USUAL_LENGTH = 300, 1000  # numbers within both fit anything
 MAX_NESTED = 100  # levels
 MAX_ALIKE = 10  # names of an object that cleaning makes equal
@@ -43,11 +44,14 @@ def exact_number(text: str) -> Decimal | str:
         return text
     if abs(number.adjusted()) < USUAL_EXPONENT and len(text) < USUAL_LENGTH:
         return number
-    double = float(text)
-    is_lost = math.isinf(double) or (double == 0) is not (number == 0)
-    exponent = number.as_tuple().exponent
-    is_long = not isinstance(exponent, int) or exponent < -MAX_FRACTION
-    return text if is_lost or is_long else number
+    # Making a double, or a tuple of the digits, would take up to ten times as long.
+    if number and not TO_ZERO < number.copy_abs() < TO_INFINITY:
+        return text
+    if number.adjusted() - len(text) < -MAX_FRACTION:
+        exponent = number.as_tuple().exponent
+        if not isinstance(exponent, int) or exponent < -MAX_FRACTION:
+            return text
+    return number
 
 
 def _integer(text: str) -> int | str:
