@@ -261,6 +261,18 @@ def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list
         assert list(digests.bury("one")) == [["00000000", "00000002"]]
 
 
+def test_pages_of_one_table_in_one_step(path: Path) -> None:
+    position = fill(path, 3)
+    for sent in ([(0, True)], []):
+        with opened(path, position) as digests:
+            assert digests.distrust is None
+            for found in (sent, []):
+                assert compare(digests, ["new"], ["row"]) == found
+                assert compare(digests, ["00000001"]) == []
+            digests.flush()
+            position = digests.position
+
+
 @pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])
 def test_keys_may_be_any_text(path: Path, key: str) -> None:
     position = None

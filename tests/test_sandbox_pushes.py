@@ -71,6 +71,12 @@ def webhook() -> tuple[Pusher, Pushed]:
     return pushed(ACCOUNT)
 
 
+def test_a_request_holds_at_most_a_second_of_events() -> None:
+    _, receiver = pushed(Account(contacts=20), tracking="/v1", rate=20)
+    bodies = [json.loads(body) for _, _, body in receiver.got]
+    assert 1 < max(len(body.get("batch", [body])) for body in bodies) <= 20
+
+
 def test_everything_arrives_except_what_is_withheld(webhook: tuple[Pusher, Pushed]) -> None:
     pusher, receiver = webhook
     arrived = [event["messageId"] for event in receiver.events()]
