@@ -156,12 +156,10 @@ class Client:
         self._connection.forget()
 
     def _get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
-        retries = None
+        config = self._api.config
+        started = sent = self._api.pacer.wait(request.urgency)
+        retries = Retries(started, config.retry_timeout, config.request_timeout)
         while True:
-            sent = self._api.pacer.wait(math.inf if retries else request.urgency)
-            if retries is None:
-                config = self._api.config
-                started, retries = sent, Retries(sent, config.retry_timeout, config.request_timeout)
             try:
                 response = _decoded(self._follow(request, retries.deadline(sent)), decode)
             except Oversized as problem:
@@ -184,6 +182,7 @@ class Client:
                 self._api.pacer.note_success()
                 self._api.last_response = time.monotonic()
                 return response
+            sent = self._api.pacer.wait(math.inf)
 
     def _failure(self, request: Request, problem: Retryable, started: float) -> RunError:
         seconds = time.monotonic() - started
