@@ -79,7 +79,7 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
     spellings: list[tuple[str, str]] = []
 
     def has_room(column: str) -> bool:
-        return [one[1] for one in spellings].count(column) < MAX_SPELLINGS
+        return sum(other == column for _, other in spellings) < MAX_SPELLINGS
 
     def learn(names: Iterable[str]) -> None:
         for name in names:
@@ -88,7 +88,7 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
             column = wanted.get(plain(name))
             if column is not None and (name, column) not in spellings and has_room(column):
                 spellings.append((name, column))
-                spellings.sort(key=lambda one: (one[0] != one[1], one))
+                spellings.sort(key=lambda pair: (pair[0] != pair[1], pair))
             if len(known) < MAX_NAMES:
                 known.add(name)
 

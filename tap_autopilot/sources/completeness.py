@@ -137,7 +137,9 @@ class Distinct:
 
     The API lists documents in the order of their ids. As long as it does, remembering the highest
     id is enough, so memory does not grow with the account. Only the first ids, and those of a
-    listing in another order, are remembered one by one; with `exact`, all ids are.
+    listing in another order, are remembered one by one. A listing that leaves the order later looks
+    short, because lower ids count as repeats; so a reading from the start again is `exact`: it
+    remembers all ids.
 
     `highest` is None once ids are out of order.
     """

@@ -206,7 +206,7 @@ class _Reading:
         return page
 
     def _found(self, response: Response[Listing], documents: list[Any]) -> _Found:
-        """A page of these documents of a response."""
+        """A page of these documents of a response. Remembers their ids."""
         walk, listing = self._walk, response.value
         bookmark = _valid_bookmark(walk, listing.bookmark)
         keys = keys_of(documents, walk)
@@ -232,6 +232,7 @@ class _Reading:
         return _Found(page, listing, new)
 
     def _get(self, bookmark: str | None) -> Response[Listing]:
+        """The response for the page at a bookmark. Notes its total."""
         walk, census = self._walk, self._census
         has_total = census.latest is not None or walk.segment_id is not None
         unread = (census.latest or 0) - census.read if has_total else math.inf
