@@ -64,13 +64,21 @@ def alone(store: Store) -> Do:
 
 
 def all_rows(do: Do, read: Callable[[Store, int], Sequence[R]], after: int = 0) -> Iterator[R]:
-    """All rows after a number, which each of them begins with; `read` returns a slice of them."""
+    """All rows after a number, which each of them begins with; `read` returns a slice of them.
+
+    If looking at a slice takes long, there are steps that do nothing, for a sign of life.
+    """
 
     def read_on(store: Store) -> Sequence[R]:
         return read(store, after)
 
     while rows := do(read_on):
-        yield from rows
+        told = time.monotonic()
+        for row in rows:
+            yield row
+            if time.monotonic() - told > TELL_EVERY:
+                do(lambda _: None)
+                told = time.monotonic()
         after = rows[-1][0]
 
 

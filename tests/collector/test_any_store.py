@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector.database import open_reader, open_store
-from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.errands import alone, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Cursor, Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
@@ -146,6 +146,26 @@ def test_choosing_what_to_prune_is_no_part_of_a_step(store: Store) -> None:
 
     assert prune_range(do, 0, 10**9, choose)[0] == PRUNE_SLICE + 1
     assert len(steps) == 2 * 3
+
+
+def test_looking_through_a_slice_for_long_gives_signs_of_life(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What remains of 500 events may be 40 MB, and a command waits for a minute only."""
+    monkeypatch.setattr("tap_autopilot.collector.errands.TELL_EVERY", -1.0)
+    store.append([event()] * 9)
+    prune_range(alone(store), 0, 9, lambda _: NOTHING)
+    steps = [0]
+
+    def do(step: Callable[[Store], Any]) -> Any:
+        steps.append(0)
+        return step(store)
+
+    def choose(_: Any) -> None:
+        steps[-1] += 1
+
+    assert go_through(do, Store.remnants, choose, Store.wipe) == 0
+    assert max(steps) == 1
 
 
 def test_a_pruned_event_keeps_what_identifies_it(database: str, store: Store) -> None:
