@@ -273,10 +273,15 @@ def _segment(
 
 def _name(route: str, type_: str, event: str) -> str:
     """The name of an event, for statistics: what a `track` call is about, or the call's type."""
-    type_ = (type_ or (route if route in CALLS else "")).lower()
+    type_ = type_of(route, type_)
     if event and type_ in ("track", ""):
         return _clean(event)
     return type_ if type_ in CALLS else ""
+
+
+def type_of(route: str, type_: str) -> str:
+    """The type of a call, which may have none of its own, in lower case."""
+    return (type_ or (route if route in CALLS else "")).lower()
 
 
 _short_name = functools.lru_cache(maxsize=1000)(_name)  # a sender uses few event names

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
-from tap_autopilot.collector.events import ANY_CALL, CALLS
+from tap_autopilot.collector.events import ANY_CALL, type_of
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, kind_of
 from tap_autopilot.exceptions import TapError
@@ -35,8 +35,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     """The event as it is sent; None if it is no `track` call.
 
     Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
-    What is a `track` call is decided as when it was stored: a type counts in any case, and without
-    any type, an event's name suffices.
+    Without any type, an event's name makes it a `track` call.
     """
     if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
         return None
@@ -46,7 +45,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
         return None
     given = raw_json.string(raw_json.raw(call.type))
     name = raw_json.string(raw_json.raw(call.event)) or ""
-    type_ = (given or (event.route if event.route in CALLS else "")).lower()
+    type_ = type_of(event.route, given or "")
     if type_ != "track" and (type_ or not name):
         return None
     added = {}
