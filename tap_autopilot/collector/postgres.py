@@ -117,7 +117,8 @@ class PostgresStore(Store):
                 event for group in _without_successors(events) for event in _new(group, connection)
             ]
             if new:
-                connection.execute(sql.INSERT, _columns([event[:5] for event in new]))
+                columns = zip(*[event[:5] for event in new], strict=True)
+                connection.execute(sql.INSERT, [list(column) for column in columns])
                 connection.cursor().executemany(_translated(COUNT), counts(new))
         return len(new)
 
@@ -205,7 +206,10 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
         sql.MARK_SEEN,
         {
             "keys": list(keyed),
-            "untils": [_until(event) for event in keyed.values()],
+            "untils": [
+                None if event.for_good else event.received_at + REPEAT_WINDOW
+                for event in keyed.values()
+            ],
             "abouts": [event.about for event in keyed.values()],
             "window": REPEAT_WINDOW,
         },
@@ -223,14 +227,6 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
             fresh.remove(event.key)
             new.append(event)
     return new
-
-
-def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
-
-
-def _until(event: Received) -> int | None:
-    return None if event.for_good else event.received_at + REPEAT_WINDOW
 
 
 def _rows(connection: Connection, statement: str, values: Sequence[object]) -> list[Any]:
