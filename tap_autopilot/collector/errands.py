@@ -192,16 +192,17 @@ class ErrandServer:
         try:
             with connection.makefile("rb") as stream:
                 request = json.loads(stream.readline(LONGEST))
+        except (OSError, ValueError, RecursionError):
+            return {"error": "The request is malformed."}
+        try:
             return self._errand_of(request)(self._steps(connection))
         except (UserError, Unavailable) as problem:
             LOG.error("A command failed: %s", problem)
             is_clear = isinstance(problem, UserError)
             return {"error": str(problem) if is_clear else f"Cannot write to the store: {problem}."}
-        except ConnectionError:
+        except (ConnectionError, TimeoutError):
             LOG.info("A command was interrupted, so its work stopped.")
             return {}
-        except (OSError, ValueError, RecursionError):
-            return {"error": "The request is malformed."}
         except Exception as error:  # noqa: BLE001 - a bug, from which senders must not suffer
             logs.log_bug(error)
             return {"error": f"An unexpected {type(error).__name__}; the collector's log has it."}

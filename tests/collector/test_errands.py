@@ -94,3 +94,15 @@ def test_a_full_disk_is_reported(start: Start, running: bool) -> None:
     done = collector.run("--erase", ADA)
     assert done.returncode
     assert done.stderr == "CRITICAL Cannot write to the store: database or disk is full.\n"
+
+
+def broken(*_: object, **__: object) -> NoReturn:
+    """A command with a bug."""
+    raise ValueError("a bug")
+
+
+def test_a_bug_in_a_command_is_logged(start: Start) -> None:
+    collector = start(constants={"commands.erase_person": broken})
+    done = collector.run("--erase", ADA)
+    assert done.stderr == "CRITICAL An unexpected ValueError; the collector's log has it.\n"
+    assert "Unexpected ValueError at" in collector.log.read_text()
