@@ -22,22 +22,21 @@ class Notices:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._counts: dict[tuple[str, int], int] = {}
-        self._reasons: dict[tuple[str, int], str] = {}
+        self._untold: dict[tuple[str, int], tuple[int, str]] = {}  # how many, and the last reason
         self._told_at: dict[tuple[str, int], float] = {}
         self._repeated = 0
 
     def turned_away(self, label: str, status: int, reason: str) -> None:
         """Note a response other than 200, and warn of the first one at once."""
         response = (label, status)
-        self._counts[response] = self._counts.get(response, 0) + 1
-        self._reasons[response] = reason
+        count, _ = self._untold.get(response, (0, ""))
+        self._untold[response] = count + 1, reason
         if self._is_due(response):
             self._tell(response)
 
     def tell_rest(self, *, at_end: bool = False) -> None:
         """Warn of what came after the first one. Call it now and then, and at the end."""
-        for response in [*self._counts]:
+        for response in [*self._untold]:
             if at_end or self._is_due(response):
                 self._tell(response)
 
@@ -56,6 +55,6 @@ class Notices:
     def _tell(self, response: tuple[str, int]) -> None:
         label, status = response
         self._told_at[response] = self._clock()
-        count, reason = self._counts.pop(response), self._reasons.pop(response).rstrip(".")
+        count, reason = self._untold.pop(response)
         what = amount(count, "unread request" if label == UNREAD else f"{label} request")
-        LOG.warning("Turned away %s with status %d: %s.", what, status, reason)
+        LOG.warning("Turned away %s with status %d: %s.", what, status, reason.rstrip("."))
