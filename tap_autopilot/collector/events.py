@@ -119,8 +119,7 @@ def from_webhook(body: bytes, now: int) -> tuple[Contents, bytes | None]:
         listed = raw_json.items(body)
         events = [_segment_item(item, "segment", now, _NOTHING) for item in listed]
         return Contents(_identified(events, body)), listed[0] if listed else None
-    events, key, _ = from_call("segment", body, now)
-    return Contents(_identified(events, body), key), None
+    return Contents(_identified(from_call("segment", body, now).events, body)), None
 
 
 def from_hook(event: str, body: bytes, now: int) -> Contents:
