@@ -147,8 +147,8 @@ def _whole(name: str) -> re.Pattern[str]:
 
     What precedes it is checked last, since a pattern that begins with a plain text is fast.
     """
-    plain = re.escape(name)
-    return re.compile(rf"{plain}(?!\w|[.-]\w)(?<!\w{plain})(?<!\w[.+-]{plain})")
+    text = re.escape(name)
+    return re.compile(rf"{text}(?!\w|[.-]\w)(?<!\w{text})(?<!\w[.+-]{text})")
 
 
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
@@ -165,7 +165,7 @@ def _readings(body: bytes) -> Iterator[str]:
     for _ in range(MAX_DECODED):
         before, text = text, _ESCAPE.sub(_unescaped, text)
         yield text.casefold()
-        text = _REFERENCE.sub(_referred, urllib.parse.unquote(text))
+        text = _REFERENCE.sub(lambda one: html.unescape(one[0]), urllib.parse.unquote(text))
         if before == text:
             return
 
@@ -173,10 +173,6 @@ def _readings(body: bytes) -> Iterator[str]:
 def _unescaped(escape: re.Match[str]) -> str:
     letter = escape[1]
     return chr(int(letter[1:], 16)) if len(letter) > 1 else _SHORT.get(letter, letter)
-
-
-def _referred(reference: re.Match[str]) -> str:
-    return html.unescape(reference[0])
 
 
 def _folded(text: str) -> str:
