@@ -22,6 +22,7 @@ from tap_autopilot.collector.store import (
     COUNT_PRUNED,
     DELIVERY,
     REPEAT_WINDOW,
+    SWEEP_SLICE,
     Received,
     Store,
     Unavailable,
@@ -136,9 +137,10 @@ class PostgresStore(Store):
             cursor.executemany(_translated(COUNT_PRUNED), pruned_counts(moved))
         return sum(len(event.body) for event in moved)
 
-    def sweep(self, now: int) -> None:
-        """Forget deliveries older than an hour."""
-        self._execute(("DELETE FROM seen WHERE until <= ?", [(now,)]))
+    def sweep(self, now: int) -> bool:
+        """Forget deliveries older than an hour; whether there may be more."""
+        with self._transaction() as connection:
+            return connection.execute(sql.SWEEP, (now, SWEEP_SLICE)).rowcount == SWEEP_SLICE
 
     def owns(self, destination: str) -> bool:
         """Whether this collector, of all that share the store, is the one to forward events."""

@@ -69,6 +69,9 @@ FORGET_EARLIER = """
 DELETE FROM seen USING unnest(%s::bytea[], %s::bytea[]) AS new (about, key)
 WHERE seen.about = new.about AND substr(seen.key, 1, %s) <> substr(new.key, 1, %s)
 """
+SWEEP = """
+DELETE FROM seen WHERE key = ANY (ARRAY (SELECT key FROM seen WHERE until <= %s LIMIT %s))
+"""
 INSERT = """
 INSERT INTO events (received_at, source, route, name, body)
 SELECT received_at, source, route, name, body

@@ -22,6 +22,7 @@ from tap_autopilot.collector.sqlite_seen import Seen, insert
 from tap_autopilot.collector.store import (
     COUNT,
     COUNT_PRUNED,
+    SWEEP_SLICE,
     Received,
     Store,
     StoreLost,
@@ -35,6 +36,9 @@ RELEASE_PAGES = 100
 BRIEF_CHECKPOINT_PAGES = 1000
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES"
 INSERT_MESSAGE = "INSERT OR IGNORE INTO messages (body) VALUES (?)"
+SWEEP = """
+DELETE FROM deliveries WHERE key IN (SELECT key FROM deliveries WHERE until <= ? LIMIT ?)
+"""
 INSERT_PRUNED = """
 INSERT INTO pruned (seq, received_at, kind, contact, at, message, rest, fingerprint)
 SELECT ?1, ?2, kinds.id, ?6, ?7, (SELECT id FROM messages WHERE body = ?8), ?9, ?10
@@ -151,9 +155,10 @@ class SqliteStore(Store):
         ((pages,),), ((size,),) = self._query("PRAGMA page_count"), self._query("PRAGMA page_size")
         return int(pages * size)
 
-    def sweep(self, now: int) -> None:
-        """Forget deliveries older than an hour."""
-        self._execute(("DELETE FROM deliveries WHERE until <= ?", [(now,)]))
+    def sweep(self, now: int) -> bool:
+        """Forget deliveries older than an hour; whether there may be more."""
+        with self._transaction():
+            return self._connection.execute(SWEEP, (now, SWEEP_SLICE)).rowcount == SWEEP_SLICE
 
     def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
         """True: this collector forwards events, because it is the only one."""

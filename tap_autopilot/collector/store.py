@@ -15,6 +15,7 @@ PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait f
 ALONE_SLICE = 2000  # and if nobody does
 PRUNE_BYTES = 2 * 2**20  # of them, unless a single event is larger; each MB may take a second
 WIPE_SLICE = 500  # pruned events, which take at most 80 kB each
+SWEEP_SLICE = 10_000  # deliveries
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
@@ -125,8 +126,11 @@ class Store(OpenStore):
         """Commit these events, all or none, except duplicates; returns how many were new."""
 
     @abstractmethod
-    def sweep(self, now: int) -> None:
-        """Forget the deliveries whose hour has passed; `now` is in epoch milliseconds."""
+    def sweep(self, now: int) -> bool:
+        """Forget deliveries whose hour has passed; whether there may be more.
+
+        `now` is in epoch milliseconds.
+        """
 
     @abstractmethod
     def owns(self, destination: str) -> bool:

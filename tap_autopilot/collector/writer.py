@@ -24,6 +24,7 @@ PATIENCE = 2.0  # seconds within which a commit must finish
 MAX_IN_A_COMMIT = 16 * 2**20  # bytes
 CHECK_SPACE_EVERY = 0.5  # seconds
 SWEEP_EVERY = 60.0  # seconds
+SWEEP_AGAIN = 0.2  # seconds, while there is more
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
 CHECK_EVERY = 5.0  # seconds, while nothing is received
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
@@ -211,7 +212,8 @@ class Writer:
             self._check_space()
             if time.monotonic() >= self._next_sweep:
                 self._next_sweep = time.monotonic() + SWEEP_EVERY
-                self._store.sweep(int(time.time() * 1000))
+                if self._store.sweep(int(time.time() * 1000)):
+                    self._next_sweep = time.monotonic() + SWEEP_AGAIN
             if events:
                 new = self._store.append(events)
             elif self._reason:

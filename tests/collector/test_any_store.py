@@ -15,7 +15,14 @@ from tap_autopilot.collector.errands import alone, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Cursor, Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.store import PRUNE_SLICE, REPEAT_WINDOW, Loaded, Received, Store
+from tap_autopilot.collector.store import (
+    PRUNE_SLICE,
+    REPEAT_WINDOW,
+    SWEEP_SLICE,
+    Loaded,
+    Received,
+    Store,
+)
 from tap_autopilot.collector.summary import Summary
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import NOW, event
@@ -93,6 +100,15 @@ def test_a_delivery_without_an_id_is_stored_again_after_an_hour(
 ) -> None:
     for later, stored in moments:
         assert store.append([event(key=b"d", for_good=False, at=NOW + later)]) == stored
+
+
+def test_deliveries_are_forgotten_a_slice_at_a_time(store: Store) -> None:
+    # One request may have 100,000, all of which have had their hour at the same time.
+    sent = [event(key=b"%d" % n, for_good=False) for n in range(SWEEP_SLICE + 1)]
+    assert store.append([*sent, event(key=b"for good")]) == SWEEP_SLICE + 2
+    for later, more in ((-1, False), (0, True), (0, False)):
+        assert store.sweep(NOW + REPEAT_WINDOW + later) == more
+    assert store.append([*sent, event(key=b"for good")]) == SWEEP_SLICE + 1
 
 
 def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(store: Store) -> None:

@@ -97,6 +97,25 @@ async def test_trouble_is_noticed_while_nothing_is_received(
 
 
 @in_a_loop
+async def test_a_sweep_soon_goes_on_with_what_is_left(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CHECK_EVERY", 0.02)
+    left = iter([True, True, False])
+    swept: list[bool] = []
+
+    def sweep(_: int) -> bool:
+        swept.append(next(left))
+        return swept[-1]
+
+    monkeypatch.setattr(store, "sweep", sweep)
+    one = writer.Writer(store, Pending(1), Metrics(), 0, print)
+    while len(swept) < 3:
+        await asyncio.sleep(0.02)
+    await one.close()
+
+
+@in_a_loop
 async def test_a_task_that_fails_does_nothing_and_ends_nothing(store: Store) -> None:
     failures: list[BaseException] = []
     one = writer.Writer(store, Pending(1), Metrics(), 0, failures.append)
