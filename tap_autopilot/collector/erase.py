@@ -63,7 +63,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     go_through(
         do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
     )
-    do(lambda store: store.forget_summary())
+    while do(lambda store: store.forget_summary()):
+        pass
     while do(lambda store: store.release()):
         pass
     deadline = time.monotonic() + PATIENCE

@@ -14,7 +14,7 @@ from tap_autopilot.exceptions import RunError, UserError
 PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
 ALONE_SLICE = 2000  # and if nobody does
 PRUNE_BYTES = 2 * 2**20  # of them, unless a single event is larger; each MB may take a second
-WIPE_SLICE = 500  # pruned events, which take at most 80 kB each
+WIPE_SLICE = 500  # pruned events or descriptions of messages, which take at most 80 kB each
 SWEEP_SLICE = 10_000  # deliveries
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
@@ -62,14 +62,20 @@ INSERT INTO summarized_up_to VALUES (1, ?)
 ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq < excluded.seq
 """
 FORGET_SUMMARY = (
-    "DELETE FROM summaries",
-    "DELETE FROM undated",
+    f"""
+    DELETE FROM summaries
+    WHERE digest IN (SELECT digest FROM summaries ORDER BY digest LIMIT {WIPE_SLICE})
+    """,  # noqa: S608
+    f"""
+    DELETE FROM undated WHERE seq IN (SELECT seq FROM undated ORDER BY seq LIMIT {WIPE_SLICE})
+    """,  # noqa: S608
     # A number that it did not have, so that nothing that is being summarized will be saved.
     """
     INSERT INTO summarized_up_to VALUES (1, -1)
     ON CONFLICT (id) DO UPDATE SET seq = -abs(summarized_up_to.seq) - 1
     """,
 )
+ANY_SUMMARY = "SELECT 1 FROM summaries UNION ALL SELECT 1 FROM undated LIMIT 1"
 REMNANTS = """
 SELECT seq, contact, at, body, rest FROM pruned LEFT JOIN messages ON messages.id = message
 WHERE seq > ? ORDER BY seq LIMIT ?
@@ -210,9 +216,13 @@ class Store(OpenStore):
             (SAVE_SUMMARIZED_UP_TO, [(up_to,)]),
         )
 
-    def forget_summary(self) -> None:
-        """Forget what erased events say, too; the rest is summarized again."""
+    def forget_summary(self) -> bool:
+        """Forget some of what erased events say, too; whether there is more.
+
+        The rest is summarized again.
+        """
         self._execute(*((statement, [()]) for statement in FORGET_SUMMARY))
+        return bool(self._query(ANY_SUMMARY))
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:
         """Save a destination's cursor, unless the saved one is ahead of it."""

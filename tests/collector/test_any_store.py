@@ -19,6 +19,7 @@ from tap_autopilot.collector.store import (
     PRUNE_SLICE,
     REPEAT_WINDOW,
     SWEEP_SLICE,
+    WIPE_SLICE,
     Loaded,
     Received,
     Store,
@@ -252,6 +253,17 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         summary.after = -7
         summary.save(store)
         assert reader.summarized_up_to == 5
+
+
+def test_a_summary_is_forgotten_in_slices(database: str, store: Store) -> None:
+    """It may be as large as the store, and requests wait for a slice."""
+    count = WIPE_SLICE + 1
+    said = [(number.to_bytes(16, "big"), b"{}", 0, 0) for number in range(count)]
+    store.save_summary(count, said, range(1, count + 1))
+    assert store.forget_summary()
+    with open_reader(database) as reader:
+        assert reader.summarized_up_to == -count - 1  # so nobody relies on the rest of it
+    assert not store.forget_summary()
 
 
 OF_FORMAT_1 = """
