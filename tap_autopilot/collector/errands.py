@@ -122,7 +122,11 @@ def ask(database: str, request: dict[str, Any]) -> Any:
                 stream.flush()
                 for line in stream:
                     if line.strip():
-                        return _successful(json.loads(line))
+                        match json.loads(line):
+                            case {"error": error}:
+                                raise UserError(str(error))
+                            case answer:
+                                return answer
     except PermissionError:
         raise UserError(
             f"Cannot ask the collector that is using {database}: {path} belongs to {_owners(path)};"
@@ -148,14 +152,6 @@ def _connect(connection: socket.socket, path: Path) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_EVERY)
-
-
-def _successful(answer: Any) -> Any:
-    """The answer. Raises UserError if it is an error."""
-    match answer:
-        case {"error": error}:
-            raise UserError(str(error))
-    return answer
 
 
 class ErrandServer:
