@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tap_autopilot import __version__, logs
+from tap_autopilot import logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
 from tap_autopilot.files import database_files, is_same
@@ -260,12 +260,12 @@ def _sync(args: argparse.Namespace, report: Report) -> None:
     from tap_autopilot.config import Config
 
     files = _files(args)
-    report.begin(__version__, os.environ.get(Config.variable("report_file")), files)
+    report.begin(os.environ.get(Config.variable("report_file")), files)
     given = Config.gather(args.config)  # if this fails, the report uses only the environment
-    report.begin(__version__, given.get("report_file"), files, _secrets(given))
+    report.begin(given.get("report_file"), files, _secrets(given))
     config = _config(given)
     files = _files(args, config.collector_database, config.digests)
-    report.begin(__version__, config.report_file, files, _secrets(given))
+    report.begin(config.report_file, files, _secrets(given))
     report.check()
     deletes = config.emit_activate_version_messages or config.digests is not None
     if config.start_date is not None and deletes:

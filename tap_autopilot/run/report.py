@@ -18,6 +18,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from tap_autopilot import __version__
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import is_same, open_or_create
@@ -34,7 +35,7 @@ class Report:
 
     def __init__(self) -> None:
         self.facts: Callable[[], dict[str, Any]] = dict
-        self._version: str | None = None  # of the tap; None until there is a run to report
+        self._is_begun = False  # whether there is a run to report
         self._run_id = os.urandom(16).hex()
         self._started_at = datetime.now(timezone.utc)
         self._began = time.monotonic()
@@ -42,16 +43,15 @@ class Report:
         self._redact: Callable[[str], str] = str
         self._is_reported = False
 
-    def begin(
-        self, version: str, file: Any, inputs: Iterable[str | Path], secrets: Iterable[str] = ()
-    ) -> None:
+    def begin(self, file: Any, inputs: Iterable[str | Path], secrets: Iterable[str] = ()) -> None:
         """Note that a run begins, with the settings for its report, which are not checked yet.
 
-        If the `file` is one of those that the run reads, nothing is appended to it.
+        It begins again whenever more of them are known. If the `file` is one of those that the run
+        reads, nothing is appended to it.
         """
         from tap_autopilot.settings import file_name  # takes a while to import
 
-        self._version, self._file = version, None
+        self._is_begun, self._file = True, None
         with contextlib.suppress(ValueError):
             self._file = file_name(file)
         if self._file and any(is_same(self._file, other) for other in inputs):
@@ -75,12 +75,12 @@ class Report:
         `message` is the CRITICAL line, if there is one. Only the first call counts. This imports
         nothing, because a signal may have interrupted an import.
         """
-        if self._version is None or self._is_reported:
+        if not self._is_begun or self._is_reported:
             return {}
         self._is_reported = True
         report = {
             "run_id": self._run_id,
-            "version": self._version,
+            "version": __version__,
             "started_at": rfc3339(self._started_at),
             "ended_at": rfc3339(datetime.now(timezone.utc)),
             "exit_code": exit_code,
