@@ -58,7 +58,7 @@ class Monitor:
         api: Api,
         writer: Writer,
     ) -> None:
-        self.tallies = tallies
+        self._tallies = tallies
         self._tables = {name: _Table(stream) for name, stream in streams.items()}
         self._api = api
         self._writer = writer
@@ -87,13 +87,13 @@ class Monitor:
     def waiting(self) -> dict[str, int]:
         """How many rows of each stream have been made, but not written."""
         return {
-            name: self.tallies[name].rows - table.written for name, table in self._tables.items()
+            name: self._tallies[name].rows - table.written for name, table in self._tables.items()
         }
 
     def note_rows(self, waiting: Mapping[str, int]) -> None:
         """Note that rows were written, and how many of each stream are still `waiting`, if any."""
         for name, table in self._tables.items():
-            table.written = self.tallies[name].rows - waiting.get(name, 0)
+            table.written = self._tallies[name].rows - waiting.get(name, 0)
 
     def note_written(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""
@@ -185,7 +185,7 @@ class Monitor:
         for name, table in self._tables.items():
             if name in incomplete and not table.documents and not table.written:
                 continue  # the last line says why it was not read
-            notes, source = self.tallies[name].notes(), table.stream.sources[0]
+            notes, source = self._tallies[name].notes(), table.stream.sources[0]
             traffic = self._api.traffic[source]
             if first.get(source) == name and traffic.requests:
                 notes.append(str(traffic))
@@ -217,7 +217,7 @@ class Monitor:
         }
 
     def _facts_of(self, name: str, incomplete: set[str]) -> dict[str, Any]:
-        table, tally = self._tables[name], self.tallies[name]
+        table, tally = self._tables[name], self._tallies[name]
         withheld = "the stream is not complete" if name in incomplete else table.withheld
         return {
             "rows": table.written,
