@@ -5,7 +5,6 @@ Autopilot writes ISO 8601 and epoch milliseconds, and has written `Fri, 02 Jun 2
 
 from __future__ import annotations
 
-import email.utils
 import functools
 import re
 from datetime import datetime, timedelta, timezone
@@ -21,9 +20,12 @@ _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for secon
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
 _RFC_1123 = re.compile(
-    r"(?:[a-z]{3}, )?\d{1,2} [a-z]{3} [1-9]\d{3} \d\d:\d\d:\d\d(?: (?:GMT|UTC?|[+-]\d{4}))?",
+    r"(?:[a-z]{3}, )?(\d{1,2}) ([a-z]{3}) ([1-9]\d{3}) (\d\d:\d\d:\d\d)"
+    r"(?: (?:GMT|UTC?|([+-]\d{4})))?",
     re.ASCII | re.IGNORECASE,
 )
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = {name: f"{number:02d}" for number, name in enumerate(_MONTHS, 1)}
 _OFFSET = re.compile(r"[+-]\d\d:?\d\d", re.ASCII)
 
 
@@ -109,8 +111,9 @@ def _in_utc(text: str) -> str:
 def _in_iso_8601(text: str) -> str:
     """Text without blanks around it, with an RFC 1123 time or a separate zone as in ISO 8601."""
     text = text.strip()
-    if _RFC_1123.fullmatch(text):
-        return email.utils.parsedate_to_datetime(text).isoformat()
+    if found := _RFC_1123.fullmatch(text):  # email.utils takes five times as long
+        day, month, year, clock, offset = found.groups()
+        return f"{year}-{_MONTH.get(month.lower())}-{day:0>2}T{clock}{offset or 'Z'}"
     moment, _, zone = text.rpartition(" ")
     if zone.upper() in ("UTC", "GMT", "Z"):
         return f"{moment.rstrip()}Z"
