@@ -102,6 +102,7 @@ def from_batch(most_bytes: int, body: bytes, now: int) -> Contents:
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
         raise TooLarge("too much context shared by too many events")
+    raw_json.check_quick(sum(map(len, shared.objects.values())) * len(items) // 10)
     calls = raw_json.decode(_USUAL_CALLS, listed)
     if calls is None:
         events = [_segment_item(item, "batch", now, shared) for item in items]
@@ -165,6 +166,7 @@ def _from_lines(body: bytes, now: int) -> Contents:
     marks = sum(map(body.count, (b"[", b"]", b"{", b"}", b",", b":")))
     if body.count(b"\n") > raw_json.MAX_ITEMS or marks > raw_json.MAX_TOKENS:
         raise TooLarge("too many events or values")
+    raw_json.check_quick(body.count(b"\n"))
     lines: list[tuple[bytes, str]] = []
     malformed = 0
     holds_events = False

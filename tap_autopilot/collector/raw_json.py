@@ -2,7 +2,7 @@
 
 msgspec does this quickly, but rejects some valid JSON: lone surrogates, and nesting beyond Python's
 recursion limit. A non-recursive scanner handles those, and raises TooLarge if there is too much. It
-reads a body once, and never in an event loop's thread, where it raises TooSlow.
+reads a body once. Nothing slow is done in an event loop's thread: there, TooSlow is raised.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tap_autopilot.collector.compression import TooLarge
 
 MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
 MAX_VALUES = 1_000_000  # roughly, in all items together
+MAX_QUICK = 1000  # items or members to handle in an event loop's thread; each takes some 5 µs
 MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
 MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000
@@ -44,7 +45,7 @@ class NotJson(ValueError):
 
 
 class TooSlow(Exception):
-    """Only the scanner can read these bytes, so a thread must do it."""
+    """Reading these bytes takes long, so a thread must do it."""
 
 
 class _Split(bytes):
@@ -107,6 +108,7 @@ def items(data: bytes) -> list[bytes]:
         return items(_scan(data))
     if len(values) > MAX_ITEMS:
         raise TooLarge("too many events or values")
+    check_quick(len(values))
     return values
 
 
@@ -152,6 +154,7 @@ def raw(value: msgspec.Raw) -> bytes:
 
 def build(by_name: dict[str, bytes]) -> bytes:
     """An object of these members."""
+    check_quick(len(by_name))
     pairs = [b"%s:%s" % (_quoted(name), value) for name, value in by_name.items()]
     return b"{%s}" % b",".join(pairs)
 
@@ -232,6 +235,12 @@ def _scan(data: bytes) -> bytes:
     else:
         raise TooLarge("too many events or values")
     raise NotJson(f"the body is not JSON (byte {at})")
+
+
+def check_quick(number: int) -> None:
+    """Raise TooSlow if an event loop's thread is about to handle so many items or members."""
+    if number > MAX_QUICK and _in_event_loop():
+        raise TooSlow
 
 
 def _in_event_loop() -> bool:

@@ -161,6 +161,31 @@ def test_the_slow_scanner_reads_a_body_once_and_never_in_an_event_loop(
     asyncio.run(read_in_an_event_loop())
 
 
+MEMBERS = b",".join(b'"%d":0' % number for number in range(1100))
+LONG = {
+    "hook": b"[%s]" % b",".join([b"{}"] * 1100),
+    "activity": b"[%s]" % b",".join([b"[]"] * 1100),
+    "activity, lines": b"5" + b"\n{}" * 1100,
+    "webhook": b"[%s]" % b",".join([b"{}"] * 1100),
+    "batch": b'{"batch":[%s]}' % b",".join([b"{}"] * 1100),
+    "batch, shared": b'{"context":{%s},"batch":[%s]}' % (MEMBERS, b",".join([b'{"context":{}}'] * 99)),
+    "call": b'{"writeKey":"k",%s}' % MEMBERS,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(LONG))
+def test_what_takes_long_is_not_done_in_an_event_loop(name: str) -> None:
+    """128 kB of these took up to 1.7 s, in which nobody else was served."""
+    body, reader = LONG[name], READERS[name.partition(",")[0]]
+    assert reader(body).events
+
+    async def read_in_an_event_loop() -> None:
+        with pytest.raises(TooSlow):
+            reader(body)
+
+    asyncio.run(read_in_an_event_loop())
+
+
 def test_ordinary_bodies_are_within_the_scanners_limit_and_lines_share_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
