@@ -98,11 +98,13 @@ class PostgresStore(Store):
         self._owned: set[str] = set()
         try:
             self._connection.execute(sql.TAKE_LOCK, (LOCK,))
-            self._connection.execute(sql.SCHEMA)
-            self._connection.execute(sql.NAME, (FORMAT,))
+            if _rows(self._connection, sql.IS_MISSING, ()) == [(True,)]:
+                self._connection.execute(sql.SCHEMA)
+                self._connection.execute(sql.NAME, (FORMAT,))
             self.store_id, version = _check(self._connection, shown(database))
             check_format(version, shown(database), oldest=1)
             for older in range(version, FORMAT):
+                self._connection.execute(sql.SCHEMA)
                 UPGRADES[older](self._connection)
             self._connection.commit()
         except psycopg.Error as problem:

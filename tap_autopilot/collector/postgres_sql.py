@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tap_autopilot.collector.store import SUMMARY_TABLES
 
+IS_MISSING = "SELECT to_regclass('autopilot_collector.store') IS NULL"
 # All ids are bigint: each INSERT takes one, even if a conflict turns it into an UPDATE.
+# Only for a store that is missing or older: ALTER TABLE waits for all who read the table, such as
+# pg_dump, even if there is nothing to alter, and everyone else waits for it.
 SCHEMA = f"""
 CREATE SCHEMA IF NOT EXISTS autopilot_collector;
 CREATE TABLE IF NOT EXISTS store (

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import requests
 
+from tap_autopilot.collector import postgres
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
@@ -239,6 +240,21 @@ def test_a_collector_that_freezes_holds_up_no_other_for_long(database: str) -> N
     with pytest.raises(Unavailable):
         frozen.append([event(b"y")])
     assert frozen.append([event(b"y")]) == 1
+
+
+def test_opening_a_store_waits_for_nobody_who_reads_it(
+    database: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As pg_dump does, for hours; those who store events would wait as well."""
+    impatient = postgres.FOR_WRITING.replace("statement_timeout=60000", "statement_timeout=2000")
+    monkeypatch.setattr(postgres, "FOR_WRITING", impatient)
+    with psycopg.connect(database) as dump:
+        for (table,) in dump.execute(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'autopilot_collector'"
+        ).fetchall():
+            dump.execute(f"LOCK TABLE autopilot_collector.{table} IN ACCESS SHARE MODE".encode())
+        PostgresStore(database).close()
+        assert store.append([event()]) == 1
 
 
 def test_a_reader_outlives_long_pauses(database: str, store: PostgresStore) -> None:
