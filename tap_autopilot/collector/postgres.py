@@ -18,7 +18,6 @@ from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.reader import FORMAT, Event, Reader, check_format, shown
 from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import (
-    COUNT,
     COUNT_PRUNED,
     DELIVERY,
     REPEAT_WINDOW,
@@ -120,9 +119,8 @@ class PostgresStore(Store):
                 event for group in _without_successors(events) for event in _new(group, connection)
             ]
             if new:
-                columns = zip(*[event[:5] for event in new], strict=True)
-                connection.execute(sql.INSERT, [list(column) for column in columns])
-                connection.cursor().executemany(_translated(COUNT), counts(new))
+                connection.execute(sql.INSERT, _columns([event[:5] for event in new]))
+                connection.execute(sql.COUNT, _columns(counts(new)))
         return len(new)
 
     def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
@@ -231,6 +229,10 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
             fresh.remove(event.key)
             new.append(event)
     return new
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 def _rows(connection: Connection, statement: str, values: Sequence[object]) -> list[Any]:

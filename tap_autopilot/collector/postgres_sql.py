@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.collector.store import SUMMARY_TABLES
+from tap_autopilot.collector.store import ADD_TO_KIND, SUMMARY_TABLES
 
 IS_MISSING = "SELECT to_regclass('autopilot_collector.store') IS NULL"
 # All ids are bigint: each INSERT takes one, even if a conflict turns it into an UPDATE.
@@ -82,6 +82,14 @@ FROM unnest(%s::bigint[], %s::text[], %s::text[], %s::text[], %s::bytea[]) WITH 
     AS new (received_at, source, route, name, body, place)
 ORDER BY place
 """
+# At once, because a request may have thousands of names. In a fixed order, see `pruned_counts`.
+COUNT = f"""
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+SELECT source, route, name, events, 0, last
+FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::bigint[])
+    AS new (source, route, name, events, last)
+{ADD_TO_KIND}
+"""  # noqa: S608
 INSERT_MESSAGE = "INSERT INTO messages (body) VALUES (%s) ON CONFLICT (sha256(body)) DO NOTHING"
 MOVE = """
 WITH gone AS (DELETE FROM events WHERE seq = %(seq)s RETURNING source, route, name)

@@ -17,7 +17,7 @@ import msgspec
 
 from tap_autopilot.collector.compression import TooLarge
 
-MAX_ITEMS = 100_000  # of an array; Segment allows 2,500 and sends 4,000
+MAX_ITEMS = 25_000  # of an array; Segment allows 2,500 and sends 4,000. All are in one commit
 MAX_VALUES = 1_000_000  # roughly, in all items together
 MAX_QUICK = 1000  # items or members to handle in an event loop's thread; each takes some 5 µs
 MAX_KNOWN = 100  # characters of a name to cache

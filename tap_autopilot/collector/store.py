@@ -19,13 +19,16 @@ SWEEP_SLICE = 10_000  # deliveries
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
-COUNT = """
-INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
-VALUES (?, ?, ?, ?, 0, ?)
+ADD_TO_KIND = """
 ON CONFLICT (source, route, name) DO UPDATE SET events = kinds.events + excluded.events,
     last_received_at = CASE WHEN excluded.last_received_at > kinds.last_received_at
         THEN excluded.last_received_at ELSE kinds.last_received_at END
 """
+COUNT = f"""
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+VALUES (?, ?, ?, ?, 0, ?)
+{ADD_TO_KIND}
+"""  # noqa: S608
 COUNT_PRUNED = "UPDATE kinds SET pruned = pruned + ? WHERE source = ? AND route = ? AND name = ?"
 PRUNABLE = f"""
 WITH next AS (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import math
 import threading
@@ -30,6 +29,7 @@ CHECK_EVERY = 5.0  # seconds, while nothing is received
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
 GATHER = 0.005  # seconds at most that a commit waits for more requests
 LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
+HEAVY = 500  # events; a request of more has a commit of its own, every second one at most
 OVERHEAD = 200  # bytes per event on top of its body
 
 T = TypeVar("T")
@@ -82,6 +82,8 @@ class Writer:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Work] = deque()
+        self._heavy: deque[_Work] = deque()  # of which others wait for one at most
+        self._was_heavy = False  # the last one committed
         self._tasks: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._group: list[_Work] = []  # what is being committed
         self._lock = threading.Lock()
@@ -116,8 +118,9 @@ class Writer:
         if problem := self.trouble or self._pending.reserve(size, is_known=True):
             raise Unavailable(problem)
         with self._lock:
-            self._queue.append(_Work(events, size, done))
-            if len(self._queue) >= self._enough:
+            queue = self._heavy if len(events) > HEAVY else self._queue
+            queue.append(_Work(events, size, done))
+            if self._waiting >= self._enough:
                 self._wake.notify()
 
     def post(self, task: Callable[[Store], T]) -> Future[T]:
@@ -149,9 +152,10 @@ class Writer:
         """
         late = time.monotonic() - PATIENCE
         with self._lock:
-            waiting = [*self._group, *self._queue]
-        for work in itertools.takewhile(lambda work: work.since < late, waiting):
-            work.settle(Unavailable(self._reason or SLOW))
+            waiting = [*self._group, *self._queue, *self._heavy]
+        for work in waiting:
+            if work.since < late:
+                work.settle(Unavailable(self._reason or SLOW))
         self._watch = self._loop.call_later(0.1, self._fail_late)
 
     # ---- the thread
@@ -160,16 +164,13 @@ class Writer:
         try:
             while True:
                 with self._lock:
-                    while not (self._queue or self._tasks or self._closing):
+                    while not (self._waiting or self._tasks or self._closing):
                         if not self._wait(1, RETRY_EVERY if self._reason else CHECK_EVERY):
                             break  # time to check whether events can be stored
-                    if self._closing and not self._queue and not self._tasks:
+                    if self._closing and not self._waiting and not self._tasks:
                         return
                     self._gather()
-                    size = 0
-                    while self._queue and size < MAX_IN_A_COMMIT:
-                        self._group.append(self._queue.popleft())
-                        size += self._group[-1].size
+                    size = self._take()
                     tasks = list(self._tasks)
                     self._tasks.clear()
                 self._committing_since = time.monotonic()
@@ -181,13 +182,30 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - the collector must not continue without its store
             self._tell(self._failed, error)
 
+    @property
+    def _waiting(self) -> int:
+        """How many requests wait for the next commit."""
+        return len(self._queue) + len(self._heavy)
+
+    def _take(self) -> int:
+        """Take what the next commit is to store; returns its size."""
+        self._was_heavy = bool(self._heavy) and not (self._was_heavy and self._queue)
+        if self._was_heavy:
+            self._group.append(self._heavy.popleft())
+            return self._group[-1].size
+        size = 0
+        while self._queue and size < MAX_IN_A_COMMIT:
+            self._group.append(self._queue.popleft())
+            size += self._group[-1].size
+        return size
+
     def _gather(self) -> None:
         """Wait a moment for more requests, so that the disk has to sync once and not twice.
 
         Those whose senders were just answered usually come at once.
         """
         seconds = self._gather_until - time.monotonic()
-        if 0 < len(self._queue) < self._expected and seconds > 0 and not self._tasks:
+        if 0 < self._waiting < self._expected and seconds > 0 and not self._tasks:
             self._wait(self._expected, seconds)
 
     def _wait(self, requests: int, seconds: float) -> bool:
@@ -199,7 +217,7 @@ class Writer:
 
     def _expect(self, requests: int, size: int, seconds: float) -> None:
         """After a commit: expect as many requests again, for less time than they would save."""
-        self._expected = requests + len(self._queue)
+        self._expected = requests + self._waiting
         gather = min(GATHER, seconds / 2) if size < LIGHT else 0
         self._gather_until = time.monotonic() + gather
 

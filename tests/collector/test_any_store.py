@@ -104,7 +104,7 @@ def test_a_delivery_without_an_id_is_stored_again_after_an_hour(
 
 
 def test_deliveries_are_forgotten_a_slice_at_a_time(store: Store) -> None:
-    # One request may have 100,000, all of which have had their hour at the same time.
+    # One request may have 25,000, all of which have had their hour at the same time.
     sent = [event(key=b"%d" % n, for_good=False) for n in range(SWEEP_SLICE + 1)]
     assert store.append([*sent, event(key=b"for good")]) == SWEEP_SLICE + 2
     for later, more in ((-1, False), (0, True), (0, False)):

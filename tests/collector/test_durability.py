@@ -153,6 +153,36 @@ async def test_requests_that_come_during_a_commit_share_the_next_one(
     assert commits == [1, 2]
 
 
+@in_a_loop
+async def test_others_wait_for_one_request_of_many_events_at_most(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = store.append
+    commits: list[int] = []
+    go_on = threading.Event()
+
+    def append_slowly(events: Sequence[Received]) -> int:
+        commits.append(len(events))
+        go_on.wait(PATIENCE)
+        return append(events)
+
+    monkeypatch.setattr(store, "append", append_slowly)
+    monkeypatch.setattr(writer, "PATIENCE", PATIENCE)
+    one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
+    many = writer.HEAVY + 1
+    done = [asyncio.get_running_loop().create_future() for _ in range(6)]
+    for number, (count, future) in enumerate(
+        zip([many, many, many, 1, 1, many], done, strict=True)
+    ):
+        one.store([event()] * count, future.set_result)
+        while number == 0 and not commits:
+            await asyncio.sleep(0.01)
+    go_on.set()
+    assert await asyncio.gather(*done) == [None] * 6
+    await one.close()
+    assert commits == [many, 2, many, many, many]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
