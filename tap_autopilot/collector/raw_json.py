@@ -24,11 +24,14 @@ MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
 MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000
 
+# A part of a string: `re` keeps a way back for each escape, in 230 bytes, and lets no thread go on.
+_PART = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*){0,1000}'
+_MORE = re.compile(_PART)
 _TOKEN = re.compile(
     rb"[ \t\n\r]*"
     rb"(?:(?P<mark>[\[\]{},:])"
-    rb'|(?P<string>"[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*")'
-    rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)"
+    rb'|(?P<string>"%s(?P<closed>"?))'
+    rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)" % _PART
 )
 _WHITE = b" \t\n\r"
 _BOM = b"\xef\xbb\xbf"
@@ -189,7 +192,11 @@ def _scan(data: bytes) -> bytes:
         if match is None:
             break
         at = match.end()
-        mark, is_string = match["mark"], match["string"] is not None
+        mark, is_string = match["mark"], match["closed"] is not None
+        if match["closed"] == b"":
+            if (closed := _end_of_string(data, at)) is None:
+                break
+            at = closed
         if expected in ("value", "value or end") and (mark is None or mark in b"[{"):
             start = match.start(match.lastgroup) if match.lastgroup else _first(match)
             if mark is not None:
@@ -202,7 +209,7 @@ def _scan(data: bytes) -> bytes:
             value = data[start:at] if len(stack) <= DEPTH else b""
         elif expected in ("name", "name or end") and is_string:
             if len(stack) <= DEPTH:
-                name = match["string"]
+                name = data[match.start("string") : at]
             expected = "colon"
             continue
         elif expected == "colon" and mark == b":":
@@ -249,6 +256,16 @@ def _in_event_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def _end_of_string(data: bytes, at: int) -> int | None:
+    """Where a string ends, of which a part ends here; None if something else follows."""
+    while data[at : at + 1] != b'"':
+        match = _MORE.match(data, at)
+        if match is None or match.end() == at:
+            return None
+        at = match.end()
+    return at + 1
 
 
 def _first(match: re.Match[bytes]) -> int:

@@ -7,6 +7,7 @@ import gzip
 import json
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from benchmarks.strangers import attacks
 from tap_autopilot.collector import compression, events, keys, raw_json
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.raw_json import TooSlow
+from tap_autopilot.collector.raw_json import NotJson, TooSlow
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
 from tests.collector.conftest import Collector, Start, in_a_loop, read_all, sending, signature
@@ -159,6 +160,20 @@ def test_the_slow_scanner_reads_a_body_once_and_never_in_an_event_loop(
             reader(body)
 
     asyncio.run(read_in_an_event_loop())
+
+
+def test_the_scanner_takes_little_memory() -> None:
+    """It took 230 MB for these 2 MB, and as long without letting another thread go on."""
+    text = b"\\n" * 10**6
+    for body in (b'{"a":"\\ud800","b":"%s"}' % text, b'{"a":"\\ud800","%s":1}' % text):
+        tracemalloc.start()
+        (event,) = events.from_call("track", body, 0).events
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(body)
+        tracemalloc.stop()
+        assert event.body == body
+        for wrong in (body[:-4] + b'\\"}', body[:-4] + b'\1"}', body[:-4] + b'\\q"}'):
+            with pytest.raises(NotJson):
+                events.from_call("track", wrong, 0)
 
 
 MEMBERS = b",".join(b'"%d":0' % number for number in range(1100))
