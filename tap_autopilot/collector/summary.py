@@ -23,6 +23,7 @@ MAX_RECENT = 10_000  # events without a summary, which readers read
 BUSY = 10_000  # new events in EVERY, during which the processor has better things to do
 SLICE = 500  # events
 SLICES = 100  # at most, each time
+SAVE_SLICE = 2000  # descriptions of messages, each on another page of a large summary
 
 
 class Summary:
@@ -54,18 +55,24 @@ class Summary:
             first, last = self.messages.get(message, (at, at))
             self.messages[message] = min(first, at), max(last, at)
 
-    def save(self, store: Store) -> None:
-        """Add this to what the store has: each description with a digest and its times.
+    def save(self, store: Store) -> bool:
+        """Add some of this to what the store has; whether there is more.
 
-        Not if the earlier summary has gone meanwhile, with a person who was erased.
+        It has each description with a digest and its times. Nothing is added if the earlier summary
+        has gone meanwhile, with a person who was erased.
         """
         if store.summarized_up_to != self.after:
-            return
+            return False
+        some = [self.messages.popitem() for _ in range(min(SAVE_SLICE, len(self.messages)))]
         rows = [
             (hashlib.blake2b(message, digest_size=16).digest(), message, *times)
-            for message, times in sorted(self.messages.items())
+            for message, times in sorted(some)
         ]
+        if self.messages:  # those saved so far do no harm, since they will be saved again
+            store.save_summary(self.after, rows, ())
+            return True
         store.save_summary(self.up_to, rows, self.undated)
+        return False
 
 
 class Summarizer:
@@ -90,7 +97,8 @@ class Summarizer:
         )
         if self._last - before <= BUSY and self._last - done > MAX_RECENT:
             summary = await asyncio.to_thread(self._summary, done)
-            await self._writer.run(summary.save)
+            while await self._writer.run(summary.save):
+                pass
 
     def _summary(self, after: int) -> Summary:
         """A summary of some events after this `seq`; half of the time is for what comes in."""

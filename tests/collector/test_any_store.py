@@ -24,7 +24,7 @@ from tap_autopilot.collector.store import (
     Received,
     Store,
 )
-from tap_autopilot.collector.summary import Summary
+from tap_autopilot.collector.summary import SAVE_SLICE, Summary
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import NOW, event
 
@@ -253,6 +253,31 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         summary.after = -7
         summary.save(store)
         assert reader.summarized_up_to == 5
+
+
+def test_a_summary_is_saved_in_slices(database: str, store: Store) -> None:
+    """Requests wait for a slice; in a large store, 50,000 descriptions take seconds."""
+    body = b'{"timestamp":"1970-01-01T00:00:00Z","properties":{"email_id":"%d"}}'
+    store.append([event(body % number) for number in range(SAVE_SLICE + 1)])
+
+    def summary() -> Summary:
+        found = Summary(store.summarized_up_to)
+        for one in reader.read(0, SAVE_SLICE + 1):
+            found.add(one)
+        return found
+
+    with open_reader(database) as reader:
+        interrupted = summary()
+        assert interrupted.save(store)
+        assert (reader.summarized_up_to, len([*reader.summary()])) == (0, 2 * SAVE_SLICE)
+        store.forget_summary()
+        assert not interrupted.save(store)
+        while store.forget_summary():
+            pass
+        whole = summary()
+        assert [whole.save(store), whole.save(store)] == [True, False]
+        assert reader.summarized_up_to == SAVE_SLICE + 1
+        assert len([*reader.summary()]) == 2 * (SAVE_SLICE + 1)
 
 
 def test_a_summary_is_forgotten_in_slices(database: str, store: Store) -> None:
