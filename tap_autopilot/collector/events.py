@@ -24,6 +24,7 @@ SHORT = {
 BATCHES = ("batch", "import", "b")
 USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 MAX_KNOWN = 100  # bytes of a name to cache
+MAX_ABOUT = 2000  # hooks of a delivery whose contacts are noted; Autopilot sends one
 _ABSENT = msgspec.Raw(b"")
 _IDS = hashlib.blake2b(digest_size=16, person=b"id")
 _SHARED = ("context", "integrations", "sentAt")  # fields of a batch that apply to all its events
@@ -130,6 +131,8 @@ def from_hook(event: str, body: bytes, now: int) -> Contents:
     route = f"hooks/{event}" if event else "hooks"
     named = [(body, event or _name_in(body)) for body in bodies]
     events = _delivered(body, named, "hook", route, now)
+    if len(events) > MAX_ABOUT:
+        return Contents(events)
     return Contents([event._replace(about=_subject(event.body)) for event in events])
 
 

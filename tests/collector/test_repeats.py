@@ -8,7 +8,7 @@ import random
 import pytest
 
 from tap_autopilot.collector import sqlite_seen
-from tap_autopilot.collector.events import from_hook
+from tap_autopilot.collector.events import MAX_ABOUT, from_hook
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Unavailable
 from tests.collector.conftest import NOW, Collector, Start, event
@@ -109,6 +109,15 @@ def test_many_hooks_about_one_contact_take_little_time(store: SqliteStore) -> No
     for body in (b"[%s]" % b",".join([b'{"contact_id":"p"}'] * 2000) + b" " * n for n in range(3)):
         assert store.append(from_hook("contact_added", body, NOW).events) == 2000
     assert work < 2000, "thousands of instructions; it would be 60,000 if each looked at all others"
+
+
+def test_hooks_of_a_huge_delivery_are_not_noted_by_contact() -> None:
+    """Autopilot sends one at a time, and noting 100,000 takes a commit seconds."""
+    for count, noted in ((MAX_ABOUT, MAX_ABOUT), (MAX_ABOUT + 1, 0)):
+        body = b"[%s]" % b",".join(b'{"contact_id":%d}' % number for number in range(count))
+        found = from_hook("contact_added", body, NOW).events
+        assert (len(found), sum(one.about is not None for one in found)) == (count, noted)
+        assert len({one.key for one in found}) == count
 
 
 @pytest.mark.parametrize("form", [b"%s", b"[%s]", b"[%s, %s]"])
