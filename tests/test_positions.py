@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.files import MAX_SIZE
+from tap_autopilot.protocol import positions
 from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.positions import EachSegment, OneListing
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -127,6 +129,23 @@ def test_segments_that_failed_come_last_once() -> None:
     gone = EachSegment("m")
     assert gone.resume(again(state), M)
     assert ids(gone, "b c") == [("c", Position()), ("b", Position())]
+
+
+def test_of_too_many_segments_that_failed_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tap reads no state of more than 10 MB, so one would stop all later runs."""
+    assert positions.MAX_OPEN * len(json.dumps("\1")[1:-1]) < MAX_SIZE
+    monkeypatch.setattr(positions, "MAX_OPEN", 20_000)
+    members, names = EachSegment("m"), [f"{number:0400d}" for number in range(60)]
+    ids(members, " ".join(names))
+    for number, name in enumerate(names):
+        members.advance(members_of(name), Position("x" * 4000, HALFWAY.census), read=1)
+        members.note_failure(members_of(name))
+        value = members.value()
+        if number < 30:
+            assert value[3][-1] == [name, *START, 1], "a bookmark so long is forgotten"
+    assert value is None
+    assert not members.is_complete
+    assert not EachSegment("m").resume(value, M)
 
 
 def test_segments_that_are_gone_are_done() -> None:

@@ -14,9 +14,11 @@ from typing import Annotated, Any
 import msgspec
 
 from tap_autopilot.protocol.state import as_type
+from tap_autopilot.rows.values import MAX_KEY
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
+MAX_OPEN = 2**20  # characters of segments that are begun; a state of 10 MB cannot be read again
 COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all fields' values
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -152,8 +154,14 @@ class EachSegment:
         self._gone += 1
 
     def note_failure(self, walk: Walk) -> None:
-        """Note that a segment failed; the next run reads it last."""
-        self._failed.add(self._begin(walk))
+        """Note that a segment failed; the next run reads it last.
+
+        There may be many, so a bookmark that is longer than any of the API's is forgotten.
+        """
+        segment_id = self._begin(walk)
+        self._failed.add(segment_id)
+        if len(self._open[segment_id].bookmark or "") > MAX_KEY:
+            self._open[segment_id] = Position()
 
     def _begin(self, walk: Walk) -> str:
         segment_id = str(walk.segment_id)
@@ -172,14 +180,20 @@ class EachSegment:
         return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}
 
     def value(self) -> Any:
-        """Its entry in the state; None if there is nothing to resume."""
-        if self.is_complete:
+        """Its entry in the state; None if there is nothing to resume, or far too much."""
+        if self.is_complete or sum(map(_length, self._open.items())) > MAX_OPEN:
             return None
         entries = [
             [segment, *_written(at), int(segment in self._failed)]
             for segment, at in self._open.items()
         ]
         return [self._through, self.read, self._gone, entries, self.mark]
+
+
+def _length(begun: tuple[str, Position]) -> int:
+    """About how many characters a segment that is begun takes in the state."""
+    segment, at = begun
+    return len(segment) + len(at.bookmark or "") + len(at.census.highest or "") + 100
 
 
 def _written(position: Position) -> list[Any]:
