@@ -80,13 +80,13 @@ def bomb(unpacked: int, start: bytes = b"[", middle: bytes = b" ") -> bytes:
     return b"".join([*pieces, pack.flush()])
 
 
-def spellings(word: bytes, count: int) -> bytes:
+def spellings(word: bytes, count: int, value: bytes = b'{"x":1}', start: int = 0) -> bytes:
     """Fields whose names differ only in underscores."""
     return b"".join(
-        b',"%b":{"x":1}' % b"".join(
+        b',"%b":%b' % (b"".join(
             b"%c%b" % (letter, b"_" * (number // 3**place % 3)) for place, letter in enumerate(word)
-        )
-        for number in range(count)
+        ), value)
+        for number in range(start, start + count)
     )  # fmt: skip
 
 
@@ -94,6 +94,9 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 NUMBER = b"9" * (7 * MB)
 SMALLEST = b"2.2250738585072011360574097967091319759348195463516e-308"  # of doubles
 EMOJI = "\U0001f600".encode()
+
+MAPS = (b"mailreceived", b"mailopened", b"mailclicked", b"mailbounced", b"mailhardbounced",
+        b"mailcomplained", b"mailunsubscribed", b"mailreplied")  # fmt: skip
 
 # Processed. The tap must send all of it.
 GOOD: dict[str, Callable[[], Any]] = {
@@ -109,6 +112,13 @@ GOOD: dict[str, Callable[[], Any]] = {
     ),
     "many spellings of a column": lambda: people(1, spellings(b"mailingpostalcode", 60_000)),
     "many spellings of a map": lambda: people(1, spellings(b"mailopened", 50_000)),
+    "many spellings of all maps": lambda: contacts(
+        person(0, b"".join(spellings(word, 20, b"0", 1) for word in (*MAPS, b"lists", b"email"))),
+        *(
+            person(1 + part, b"".join(spellings(word, 20_000, b"0", 100 + 20_000 * part) for word in MAPS))
+            for part in range(5)
+        ),
+    ),
     "many contacts after many spellings": lambda: contacts(
         person(0, b"".join(spellings(word, 100) for word in (b"mailopened", b"lastname", b"company"))),
         *(person(number, b',"mail_opened":{"%d":1}' % number) for number in range(1, 90_000)),

@@ -188,3 +188,25 @@ def test_an_activity(body: Any, name: str, columns: dict[str, Any]) -> None:
         row = compile_activity(selected)(pushed(body, name))
         assert row == {column: whole[column] for column in selected["properties"]}
         assert list(row) == list(selected["properties"])
+
+
+def test_an_event_with_many_spellings_takes_no_column_from_later_events() -> None:
+    """A sender must not be able to change what others send."""
+    schema = load_schema("email_opened")
+    make = compile_email(schema, schema, "email_opened", "Email Opened")
+
+    def odd(name: str) -> dict[str, str]:
+        return {f"{'_' * number}{name}": "x" for number in range(1, 30)}
+
+    call = {
+        "messageId": "m",
+        "timestamp": "2020-01-02T03:04:05Z",
+        "context": {"traits": {"contact_id": "person_1"}},
+        "properties": {"email_id": "e"},
+    }
+    before = make(pushed(call))
+    make = compile_email(schema, schema, "email_opened", "Email Opened")
+    traits, properties = odd("contact_id"), odd("email_id")
+    make(pushed({**odd("messageId"), **odd("timestamp"), "context": {"traits": traits},
+                 "properties": properties}))  # fmt: skip
+    assert make(pushed(call)) == before

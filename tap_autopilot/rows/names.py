@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 MAX_NAMES = 10_000  # names without a column to remember; documents may have any number
-MAX_SPELLINGS = 20  # of a column; further ones are fields without a column
+MAX_SPELLINGS = 20  # of a column, besides its own; further ones are fields without a column
 MAX_LENGTH = 200  # characters; longer names have no column, and are not remembered
 
 Convert = Callable[[Any], Any]
@@ -21,13 +21,15 @@ class Names(dict[str, Any]):
     """Maps a field's name, in any spelling, to its column and conversion; resolved once per name.
 
     (name, None) stands for a field without a column, (None, None) for a deselected field. `shared`
-    has the spellings of each column that was seen in more than one.
+    has the spellings of each column that was seen in more than one. A column's own spelling always
+    counts: otherwise an odd document, or event, could take the column from all that follow.
     """
 
     def __init__(self, converters: Mapping[str, Convert], deselected: Iterable[str]) -> None:
         super().__init__()
         self.shared: dict[str, list[str]] = {}
         self._spellings: dict[str, list[str]] = {}
+        self._room = dict.fromkeys(converters, MAX_SPELLINGS)  # for other spellings of each column
         self._unknown = 0
         self._columns: dict[str, tuple[Any, Any]] = dict.fromkeys(
             map(plain, deselected), (None, None)
@@ -58,10 +60,12 @@ class Names(dict[str, Any]):
             if self._unknown <= MAX_NAMES:
                 self[name] = entry
             return entry
-        spellings = self._spellings.setdefault(column, [])
-        if len(spellings) == MAX_SPELLINGS:
-            return name, None
+        if name != column:
+            if not self._room[column]:
+                return name, None
+            self._room[column] -= 1
         self[name] = entry
+        spellings = self._spellings.setdefault(column, [])
         spellings.append(name)
         if len(spellings) > 1:
             self.shared[column] = spellings
@@ -77,16 +81,17 @@ def compile_pick(columns: Iterable[str]) -> Callable[[Any], dict[str, Any]]:
     wanted = {plain(column): column for column in columns}
     known: set[str] = set()
     spellings: list[tuple[str, str]] = []
-
-    def has_room(column: str) -> bool:
-        return sum(other == column for _, other in spellings) < MAX_SPELLINGS
+    learned: set[str] = set()
+    room = dict.fromkeys(wanted.values(), MAX_SPELLINGS)  # for other spellings of each column
 
     def learn(names: Iterable[str]) -> None:
         for name in names:
             if len(name) > MAX_LENGTH:
                 continue
             column = wanted.get(plain(name))
-            if column is not None and (name, column) not in spellings and has_room(column):
+            if column is not None and name not in learned and (room[column] or name == column):
+                room[column] -= name != column
+                learned.add(name)
                 spellings.append((name, column))
                 spellings.sort(key=lambda pair: (pair[0] != pair[1], pair))
             if len(known) < MAX_NAMES:
