@@ -263,6 +263,27 @@ def test_more_members_than_fit_are_refused(tap: Tap) -> None:
     assert "more than 67,108,864 bytes of ids" in run.last_words
 
 
+@pytest.mark.parametrize("text", [rb'{"contacts":[{"contact_id":5,"x":"', b""])
+def test_escapes_instead_of_members_are_refused(tap: Tap, text: bytes) -> None:
+    """Whether the response is a listing or not."""
+    escapes = (200, bomb(120 * MB if not text else 60 * MB, text, rb"\n"), PACKED)
+    answers = {"/smart_segments": {"segments": [{"segment_id": "s"}]}}
+    run = sync(tap, {**answers, "/smart_segments/s/contacts": escapes}, code=1)
+    assert "more than 1,000,000 values" in run.last_words
+
+
+def test_events_beside_a_collectors_store_cost_little(tap: Tap, store: PushedStore) -> None:
+    store.track(call("one"))
+    settings: dict[str, Any] = {
+        "collector_database": store.path,
+        "start_date": "2001-01-01",
+        "nested_as_text": True,
+    }
+    digests = str(tap.folder / "digests.db")
+    answers = MANY_ROWS["events of many contacts, with times in words"]()
+    sync(tap, answers, digests=digests, **settings)
+
+
 def test_long_texts_of_a_push_cost_little(tap: Tap, store: PushedStore) -> None:
     texts = ("email_name", "email_subject", "campaign_id", "campaign_name")
     for message, length in ((MESSAGE, 500), ("m", 1_000_000)):

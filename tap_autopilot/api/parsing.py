@@ -158,7 +158,7 @@ def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:
     if len(body) > MAX_KEYS and b"{" in body:  # else it is no listing, and worth another try
         raise Oversized(f"the response has more than {MAX_KEYS:,} bytes of ids")
     page = None
-    if body.count(b"{") <= MAX_DOCUMENTS:
+    if body.count(b"{") <= MAX_DOCUMENTS and body.count(b"\\") <= MAX_VALUES:
         page, cleaned = _decoded(body, _page(name, _id(key, longest)))
     if page is None:
         return _split(body, name)

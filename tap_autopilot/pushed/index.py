@@ -14,6 +14,7 @@ from tap_autopilot.rows.values import MAX_KEY, Row
 
 CACHE_KIB = 8_192
 MAX_DESCRIPTIONS = 10_000  # kept in memory
+MAX_KEYS = 100_000  # of messages, kept in memory unless there are more
 MAX_TEXT = 500  # characters; no real subject is as long
 MAX_MESSAGES, MAX_LENGTH = 1000, 2**22  # rows at a time, and characters
 STEPS = 100_000  # SQLite steps between checks for pending signals
@@ -31,6 +32,7 @@ class PushedIndex:
         self._numbers = {kind: number for number, kind in enumerate(self._kinds)}
         self._receiving: dict[str, int] = {}
         self._descriptions: dict[int, Sequence[Any] | None] = {}
+        self._keys: set[int] | None = None  # of all messages, once they are complete
         self._database = sqlite3.connect("", isolation_level=None)
         self._database.set_progress_handler(lambda: 0, STEPS)
         with _storage_errors():
@@ -98,6 +100,8 @@ class PushedIndex:
         with _storage_errors():
             self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
             self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
+            keys = {key for (key,) in self._database.execute(_KEYS)}
+        self._keys = keys if len(keys) < MAX_KEYS else None
 
     def about(self, contacts: Mapping[str, str | None], now: int) -> Pushes:
         """The pushes about these contacts, whose emails are given by id, as of `now`.
@@ -151,6 +155,8 @@ class PushedIndex:
 
         Those with more than MAX_TEXT characters are None, because each of its events has them.
         """
+        if self._keys is not None and key not in self._keys:  # ten times as fast as a query
+            return None
         if key not in self._descriptions:
             if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
@@ -202,6 +208,7 @@ def _in_short(columns: Sequence[Any]) -> Sequence[Any]:
     ]
 
 
+_KEYS = f"SELECT DISTINCT key FROM messages LIMIT {MAX_KEYS}"  # noqa: S608
 _FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
 # A column on which pushes disagree is null.
 _AGREED = ", ".join(
