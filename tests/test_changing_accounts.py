@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.run import sync
 from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.invariants import Run
@@ -205,6 +206,20 @@ def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:
     assert not activated(run, "smart_segments_contacts")
     assert again.code == 0
     assert activated(again, "smart_segments_contacts")
+
+
+def test_several_readings_together_have_no_more_segments_than_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each reading may be of other segments, and all of their ids are kept."""
+    monkeypatch.setattr(sync, "MAX_SEGMENTS", 3)
+    begun, other = ({"segments": [{"segment_id": one} for one in two]} for two in ("ab", "cd"))
+    answers: dict[str, Any] = {"/smart_segments": [{**begun, "bookmark": "x"}, (400, {}), other]}
+    sandbox = Scripted({**answers, "/smart_segments/x": (400, {})})
+    run = in_process.run(sandbox)
+    assert "smart_segments_contacts (GET /smart_segments: more than 3 smart s" in run.last_words
+    assert not paths(run, "/smart_segments/a") + paths(run, "/smart_segments/d")
+    assert activated(run, "smart_segments")
 
 
 # Documents that are no rows, and versions

@@ -29,6 +29,7 @@ from tap_autopilot.run.sending import Sending
 from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_blind
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
+from tap_autopilot.sources.reading import MAX_SEGMENTS
 from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MEMBERSHIPS
 
@@ -221,12 +222,16 @@ class _Run:
         pick = compile_pick([page.walk.key])
         for document in page.documents:
             key = as_key(pick(document).get(page.walk.key))
-            if key is not None:
-                self._parents[key] = None
-            else:
+            if key is None:
                 for name in names:
                     self._progress.pass_of(name).note(None, 1)
+            elif len(self._parents) <= MAX_SEGMENTS:
+                self._parents[key] = None
         if page.after is not None:
+            return []
+        if len(self._parents) > MAX_SEGMENTS:  # of several readings
+            error = RunError(f"GET {page.walk.path}: more than {MAX_SEGMENTS:,} {page.walk}.")
+            self._failures.add(names, error)
             return []
         for name in names:
             self._progress.pass_of(name).note_doubts(page.doubts)
