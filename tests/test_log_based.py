@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
@@ -123,6 +124,18 @@ def test_events_in_the_summary_are_not_read_again(store: PushedStore) -> None:
     (row,) = second.rows("email_messages")
     assert row["first_seen_at"] == "2020-01-01T00:00:00.000Z"
     assert row["last_seen_at"] == "2021-01-01T00:00:00.000Z"
+
+
+def test_the_summary_is_read_in_parts_that_fit_into_memory(store: PushedStore) -> None:
+    names = ("email_name", "email_subject", "campaign_id", "campaign_name", "transactional")
+    texts: dict[str, Any] = dict.fromkeys(names, [[]] * 1400)
+    calls = [call(f"m{n}", properties=texts, timestamp=None) for n in range(60)]
+    store.track(*calls)
+    store.summarize()
+    with closing(Collected(store.path)) as collected:
+        parts = [len(events["email_opened"]) for events in collected.summary()]
+    assert sum(parts) == 60
+    assert len(parts) > 1
 
 
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL"])

@@ -59,7 +59,7 @@ class Collected:
         """Events by table that say the same about messages as all up to `summarized_up_to`."""
         events = self._reader.summary()
         while page := [*islice(events, PAGE)]:
-            yield self._by_table(page)
+            yield from map(self._by_table, _parts(page))
 
     def _by_table(
         self, events: Sequence[Event], after: Mapping[str, int] | None = None
