@@ -73,6 +73,11 @@ def as_text(value: Any) -> str:
     raise ValueError
 
 
+def _as_text(value: Any) -> str:
+    """Any value as JSON text, however deep."""
+    return as_json(shallow(value) if value.__class__ in (dict, list) else value)
+
+
 def as_json(value: Any) -> str:
     """A value as JSON text."""
     if value.__class__ is int:
@@ -127,7 +132,7 @@ def _object(schema: Schema, selected: Schema) -> Convert:
         for name, item in value.items():
             column, change = names[name]
             if change is as_text:
-                row[column] = item if item.__class__ is str or item is None else as_json(item)
+                row[column] = item if item.__class__ is str or item is None else _as_text(item)
             elif change is None:
                 more = more or column is not None
             elif item is not None and item != "":
