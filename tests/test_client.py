@@ -161,7 +161,7 @@ def test_only_good_responses_raise_the_pace(
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [("1", 1.0), (" 99999999999999999999 ", 1e20), ("-3", None), ("1.5", None), ("soon", None), (None, None),
-     ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0)],
+     ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0), ("Sun, 06 Nov 1994 08:49:37 GMT" + " x" * 99, None)],
 )  # fmt: skip
 def test_how_long_the_server_asks_to_wait(header: str | None, seconds: float | None) -> None:
     assert retry.retry_after(header) == seconds

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 
 FIRST_WAIT = 1.0  # maximum seconds before the second try; doubles with each retry
 MAX_WAIT = 60.0  # maximum seconds between tries, unless the server asks for more
+MAX_DATE = 100  # characters; headers may have megabytes
 SENSIBLE = 1.0  # seconds; if the server asks for less, later retries back off anyway
 
 
@@ -74,9 +75,13 @@ def retry_after(header: str | None) -> float | None:
     return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
 
 
-@functools.lru_cache(maxsize=16)
 def http_date(header: str) -> datetime | None:
     """The time in a header such as Date; None if it is invalid."""
+    return _time_in(header) if len(header) <= MAX_DATE else None
+
+
+@functools.lru_cache(maxsize=16)
+def _time_in(header: str) -> datetime | None:
     try:
         moment = email.utils.parsedate_to_datetime(header)
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
