@@ -268,7 +268,7 @@ def test_escapes_instead_of_members_are_refused(tap: Tap, text: bytes) -> None:
     """Whether the response is a listing or not."""
     escapes = (200, bomb(120 * MB if not text else 60 * MB, text, rb"\n"), PACKED)
     answers = {"/smart_segments": {"segments": [{"segment_id": "s"}]}}
-    run = sync(tap, {**answers, "/smart_segments/s/contacts": escapes}, code=1)
+    run = sync(tap, {**answers, "/smart_segments/s/contacts": escapes}, code=1, cpu=5)
     assert "more than 1,000,000 values" in run.last_words
 
 
