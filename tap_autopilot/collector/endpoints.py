@@ -103,10 +103,14 @@ class Endpoints:
 
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond with an error."""
-        self._metrics.responded(request.label, refusal.status)
-        if request.label not in PUBLIC:
-            self._notices.turned_away(request.label, refusal.status, str(refusal))
+        self.turned_away(request.label, refusal.status, str(refusal))
         request.respond(refusal.status, refusal.body)
+
+    def turned_away(self, label: str, status: int, reason: str) -> None:
+        """Count a refusal, and warn of it, unless it tells only how the collector is."""
+        self._metrics.responded(label, status)
+        if label not in PUBLIC:
+            self._notices.turned_away(label, status, reason)
 
     def close(self) -> None:
         """Refuse the requests that still wait for a thread."""

@@ -3,7 +3,7 @@
 The size of headers and body, the time for a request to arrive, and the memory for all requests
 together are limited while the bytes come in, before they reach any other code.
 
-    server = Server(handler, Pending(64 * 2**20), Metrics(), Notices(), 2**20, request_timeout=15)
+    server = Server(handler, Pending(64 * 2**20), max_body=2**20, request_timeout=15)
     await loop.create_server(server.connect, "127.0.0.1", 8787)
 """
 
@@ -17,8 +17,7 @@ from typing import cast
 
 import httptools
 
-from tap_autopilot.collector.metrics import Metrics
-from tap_autopilot.collector.notices import UNREAD, Notices
+from tap_autopilot.collector.notices import UNREAD
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, response
 
@@ -36,18 +35,10 @@ class Server:
     """What all connections share."""
 
     def __init__(
-        self,
-        handler: Handler,
-        pending: Pending,
-        metrics: Metrics,
-        notices: Notices,
-        max_body: int,
-        request_timeout: float,
+        self, handler: Handler, pending: Pending, max_body: int, request_timeout: float
     ) -> None:
         self.handler = handler
         self.pending = pending
-        self.metrics = metrics
-        self.notices = notices
         self.max_body = max_body
         self.request_timeout = request_timeout
         self.connections: set[Connection] = set()
@@ -269,8 +260,7 @@ class Connection(asyncio.Protocol):
             self._unanswered.pop().release()
         self._deaf = True
         self.deadline = NEVER
-        self.server.metrics.responded(label, status)
-        self.server.notices.turned_away(label, status, message)
+        self.server.handler.turned_away(label, status, message)
         content = Refusal(status, message).body
         self._last_response = response(self.server.date, status, content, JSON, keep_alive=False)
         if not self._unanswered:

@@ -115,6 +115,9 @@ class Handler(Protocol):
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond to a complete request that was not admitted."""
 
+    def turned_away(self, label: str, status: int, reason: str) -> None:
+        """Note that a request was refused before it was complete."""
+
 
 @functools.lru_cache(maxsize=8)  # most are the same until the clock ticks
 def response(

@@ -81,7 +81,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
     metrics.watch("ready", "Whether events can be stored.", lambda: writer.trouble is None)
     endpoints = Endpoints(config, writer, metrics, notices)
-    http = Server(endpoints, pending, metrics, notices, config.max_body, config.request_timeout)
+    http = Server(endpoints, pending, config.max_body, config.request_timeout)
     metrics.watch("connections", "Open connections.", lambda: len(http.connections))
     server = await loop.create_server(http.connect, sock=listener, backlog=BACKLOG)
     for number in (signal.SIGTERM, signal.SIGINT):

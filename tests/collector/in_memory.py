@@ -60,11 +60,10 @@ def without_waiting(test: Callable[Given, Coroutine[Any, Any, None]]) -> Callabl
 def serve(request_timeout: float = 1) -> Server:
     """A server that stores nothing, but answers 200 at once."""
     writer: Any = SimpleNamespace(store=lambda _, done: done(None), trouble=None)
-    metrics, notices = Metrics(), Notices()
     config = CollectorConfig(write_keys=(KEY,), webhook_secrets=(SECRET,), hook_tokens=(TOKEN,))
-    endpoints = Endpoints(config, writer, metrics, notices)
+    endpoints = Endpoints(config, writer, Metrics(), Notices())
     pending = Pending(8 * MAX_BODY, MAX_BODY)
-    return Server(endpoints, pending, metrics, notices, MAX_BODY, request_timeout)
+    return Server(endpoints, pending, MAX_BODY, request_timeout)
 
 
 class Sender(asyncio.Transport):
