@@ -12,6 +12,7 @@ import pytest
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import rule_of
 from tap_autopilot.exceptions import Outdated, TapError
+from tap_autopilot.sources import pool as pool_module
 from tap_autopilot.sources import reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
@@ -116,12 +117,8 @@ def test_a_walk_page_by_page(end: Any) -> None:
     assert walked.log == []
 
 
-def test_a_listing_that_would_fill_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_UNORDERED", 4)
+def test_more_segments_than_fit_into_memory_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "MAX_SEGMENTS", 3)
-    for last, error in (("d", None), ("de", "GET /contacts: more than 4 ids in no order.")):
-        walked = Walked({"": page("c", "b", "a", bookmark="x"), "x": page(*last)})
-        assert (walked.error and str(walked.error)) == error
     for last, error in (("c", None), ("cd", "GET /smart_segments: more than 3 smart segments.")):
         first, rest = ({"segments": [{"segment_id": one} for one in ids]} for ids in ("ab", last))
         walked = Walked({"": {**first, "bookmark": "x"}, "x": rest}, SEGMENTS)
@@ -290,8 +287,8 @@ class AnyListing(Script):
     def forget(self) -> None: ...
 
 
-def pool(answers: dict[str, Any], *, check_totals: bool = True) -> Pool:
-    return Pool(1, lambda: AnyListing(answers), check_totals=check_totals)
+def pool(answers: dict[str, Any], *, concurrency: int = 1, check_totals: bool = True) -> Pool:
+    return Pool(concurrency, lambda: AnyListing(answers), check_totals=check_totals)
 
 
 def test_a_bug_in_a_thread_is_raised() -> None:
@@ -322,3 +319,18 @@ def test_totals_are_checked_unless_they_are_not_to_be(check_totals: bool) -> Non
     *_, last = found.results()
     assert isinstance(last, Page)
     assert last.doubt is (Doubt.SHORT if check_totals else None)
+
+
+def test_all_walks_together_remember_no_more_ids_than_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pool_module, "MAX_REMEMBERED", 8)
+    error = "GET /contacts: more than 4 ids to remember. Lower concurrency."
+    for concurrency, last, expected in ((2, "d", None), (2, "de", error), (1, "de", None)):
+        found = pool(
+            {"contacts": page("c", "b", "a", bookmark="x"), "contacts/x": page(*last)},
+            concurrency=concurrency,
+        )
+        found.add(CONTACTS, Position())
+        *_, result = found.results()
+        assert (str(result.error) if isinstance(result, Failure) else None) == expected

@@ -16,12 +16,16 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
 APPEND_ONLY = "a log of events is append-only"
 ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
+PARTS = 4096  # of a set of hashes, so that even a part of millions of them is short
 
 
 class Doubt(enum.Enum):
@@ -147,7 +151,7 @@ class Distinct:
     def __init__(self, census: Census, *, exact: bool) -> None:
         self.highest = census.highest
         self._exact = exact
-        self._known: set[int] | None = None if self.highest else set()
+        self._known: _Hashes | None = None if self.highest else _Hashes()
 
     @property
     def remembered(self) -> int:
@@ -161,11 +165,31 @@ class Distinct:
             assert highest is not None
             new = sorted({each for each in ids if each > highest})
         else:
-            new = [each for each in dict.fromkeys(ids) if hash(each) not in known]
-            known.update(map(hash, new))
+            new = [each for each in dict.fromkeys(ids) if known.add(hash(each))]
         if new and highest is not None:
             in_order = new[0] > highest and all(map(str.__lt__, new, new[1:]))
             self.highest = highest = new[-1] if in_order else None
         if known is not None and highest and len(known) > ORDER_KNOWN and not self._exact:
             self._known = None
         return len(new)
+
+
+class _Hashes:
+    """A set of 64-bit hashes. Millions of them take 11 bytes each, a tenth of those in a `set`."""
+
+    def __init__(self) -> None:
+        self._parts: defaultdict[int, array[int]] = defaultdict(lambda: array("q"))  # sorted
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def add(self, value: int) -> bool:
+        """Add a hash. Return whether it is new."""
+        part = self._parts[value % PARTS]
+        at = bisect_left(part, value)
+        if at < len(part) and part[at] == value:
+            return False
+        part.insert(at, value)
+        self._size += 1
+        return True

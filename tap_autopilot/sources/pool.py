@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from tap_autopilot.api.client import Client
 from tap_autopilot.exceptions import RunError, Stopped, TapError, Unreachable, UserError
 from tap_autopilot.sources.listings import Failure, Page, Position, Walk
-from tap_autopilot.sources.reading import pages
+from tap_autopilot.sources.reading import MAX_REMEMBERED, pages
 
 AHEAD = 2  # pages per thread that may be requested but not written yet
 
@@ -31,6 +31,7 @@ class Pool:
         self._concurrency = concurrency
         self._client = client
         self._check_totals = check_totals
+        self._max_remembered = MAX_REMEMBERED // concurrency
         self._threads = 0
         self._unfinished = 0
         self._cancelled: set[str] = set()
@@ -92,7 +93,11 @@ class Pool:
                 try:
                     if walk.source in self._cancelled:
                         raise NotTried(f"GET {walk.path}: not tried.")
-                    for page in pages(walk, start, client, check_totals=self._check_totals):
+                    found = pages(
+                        walk, start, client,
+                        check_totals=self._check_totals, max_remembered=self._max_remembered,
+                    )  # fmt: skip
+                    for page in found:
                         self._done.put((page, ahead.release))
                         ahead.acquire()
                 except TapError as error:

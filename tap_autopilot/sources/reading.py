@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 
 MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to another page
 MAX_SEGMENTS = 20_000  # whose ids are all kept, with their members' paths: up to 9 kB each
-MAX_UNORDERED = 5_000_000  # ids to remember one by one, which takes 100 bytes each
+MAX_REMEMBERED = 32_000_000  # ids in all walks, remembered one by one in 11 bytes each
 LARGE_PAGE = 1000  # documents; a larger page is split, and not remembered
 MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
 
@@ -38,8 +38,15 @@ class _StaleBookmark(Exception):
     """Bookmarks no longer lead to the rest of a listing."""
 
 
-def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) -> Iterator[Page]:
-    """The pages of a walk from a position to the end.
+def pages(
+    walk: Walk,
+    start: Position,
+    client: Client,
+    *,
+    check_totals: bool,
+    max_remembered: int = MAX_REMEMBERED,
+) -> Iterator[Page]:
+    """The pages of a walk from a position to the end; `max_remembered` ids fit into memory.
 
     A listing that turns out short is read a second time; if bookmarks are stale, the listing is
     read from the start. Raises RunError if that does not help either.
@@ -52,6 +59,11 @@ def pages(walk: Walk, start: Position, client: Client, *, check_totals: bool) ->
                 walk, position, client, exact=position is not start, check_totals=check_totals
             )
             for page in reading.pages():
+                if reading.remembered > max_remembered:
+                    raise RunError(
+                        f"GET {walk.path}: more than {max_remembered:,} ids to remember. Lower"
+                        " concurrency."
+                    )
                 checked = _at_end(page) if check_totals and page.after is None else page
                 if checked.doubt is not None and checked.doubt.fails:
                     # Its rows are written, but the next run starts over, without this doubt.
@@ -127,6 +139,11 @@ class _Reading:
         self._trail = Trail()
         self._loops = _Loops(walk, start.census.read, check_totals=check_totals)
         self._documents: list[Any] = []  # of the last good page, unparsed
+
+    @property
+    def remembered(self) -> int:
+        """How many ids are remembered one by one."""
+        return self._distinct.remembered
 
     def pages(self) -> Iterator[Page]:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
@@ -220,8 +237,6 @@ class _Reading:
         )
         if walk.children is not None and census.read > MAX_SEGMENTS:
             raise RunError(f"GET {walk.path}: more than {MAX_SEGMENTS:,} {walk}.")
-        if self._distinct.remembered > MAX_UNORDERED:
-            raise RunError(f"GET {walk.path}: more than {MAX_UNORDERED:,} ids in no order.")
         if walk.segment_id is not None:
             documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
         after = Position(bookmark, census) if bookmark else None
