@@ -7,7 +7,7 @@ seen number 7 would miss a number 6 committed later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -174,7 +174,7 @@ class PostgresStore(Store):
         with self._transaction() as connection:
             return _rows(connection, statement, values)
 
-    def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+    def _execute(self, *changes: tuple[str, Iterable[tuple[Any, ...]]]) -> None:
         with self._transaction() as connection:
             for statement, rows in changes:
                 connection.cursor().executemany(_translated(statement), rows)

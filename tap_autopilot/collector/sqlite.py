@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -229,7 +229,7 @@ class SqliteStore(Store):
         except sqlite3.Error as problem:
             raise self._trouble(problem) from None
 
-    def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+    def _execute(self, *changes: tuple[str, Iterable[tuple[Any, ...]]]) -> None:
         with self._transaction():
             for statement, rows in changes:
                 self._connection.executemany(statement, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, Cursor, Event, OpenStore
@@ -54,17 +54,27 @@ CREATE TABLE IF NOT EXISTS summaries (
 CREATE TABLE IF NOT EXISTS undated (seq bigint PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS summarized_up_to (id integer PRIMARY KEY, seq bigint NOT NULL);
 """
+# Another process may save or forget a summary at the same time. So both begin with this row, for
+# which the other one waits.
+MOVE_SUMMARY = """
+INSERT INTO summarized_up_to VALUES (1, ?)
+ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq = ?
+"""
 SUMMARIZE = """
-INSERT INTO summaries VALUES (?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET
+INSERT INTO summaries SELECT ?, ?, ?, ? FROM summarized_up_to WHERE seq = ?
+ON CONFLICT (digest) DO UPDATE SET
     first = CASE WHEN excluded.first < summaries.first THEN excluded.first ELSE summaries.first END,
     last = CASE WHEN excluded.last > summaries.last THEN excluded.last ELSE summaries.last END
 """
-NOTE_UNDATED = "INSERT INTO undated VALUES (?) ON CONFLICT DO NOTHING"
-SAVE_SUMMARIZED_UP_TO = """
-INSERT INTO summarized_up_to VALUES (1, ?)
-ON CONFLICT (id) DO UPDATE SET seq = excluded.seq WHERE summarized_up_to.seq < excluded.seq
+NOTE_UNDATED = """
+INSERT INTO undated SELECT ? FROM summarized_up_to WHERE seq = ? ON CONFLICT DO NOTHING
 """
 FORGET_SUMMARY = (
+    # A number that it did not have, so that nothing that is being summarized will be saved.
+    """
+    INSERT INTO summarized_up_to VALUES (1, -1)
+    ON CONFLICT (id) DO UPDATE SET seq = -abs(summarized_up_to.seq) - 1
+    """,
     f"""
     DELETE FROM summaries
     WHERE digest IN (SELECT digest FROM summaries ORDER BY digest LIMIT {WIPE_SLICE})
@@ -72,11 +82,6 @@ FORGET_SUMMARY = (
     f"""
     DELETE FROM undated WHERE seq IN (SELECT seq FROM undated ORDER BY seq LIMIT {WIPE_SLICE})
     """,  # noqa: S608
-    # A number that it did not have, so that nothing that is being summarized will be saved.
-    """
-    INSERT INTO summarized_up_to VALUES (1, -1)
-    ON CONFLICT (id) DO UPDATE SET seq = -abs(summarized_up_to.seq) - 1
-    """,
 )
 ANY_SUMMARY = "SELECT 1 FROM summaries UNION ALL SELECT 1 FROM undated LIMIT 1"
 REMNANTS = """
@@ -146,7 +151,7 @@ class Store(OpenStore):
         """Whether this collector, of all that share the store, is the one to forward events."""
 
     @abstractmethod
-    def _execute(self, *changes: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+    def _execute(self, *changes: tuple[str, Iterable[tuple[Any, ...]]]) -> None:
         """Execute statements, each with the values of every one of its rows, in a transaction."""
 
     @abstractmethod
@@ -210,13 +215,20 @@ class Store(OpenStore):
         self._execute((WIPE_MESSAGE, [(number,) for number in numbers]))
 
     def save_summary(
-        self, up_to: int, messages: Sequence[tuple[bytes, bytes, int, int]], undated: Sequence[int]
+        self,
+        after: int,
+        up_to: int,
+        messages: Iterable[tuple[bytes, bytes, int, int]],
+        undated: Iterable[int],
     ) -> None:
-        """Add to the summary of what events say about messages; see `summary.Summary`."""
+        """Add to the summary of what events say about messages; see `summary.Summary`.
+
+        Nothing is added unless it goes up to `after`, or is none yet; then it goes up to `up_to`.
+        """
         self._execute(
-            (SUMMARIZE, messages),
-            (NOTE_UNDATED, [(seq,) for seq in undated]),
-            (SAVE_SUMMARIZED_UP_TO, [(up_to,)]),
+            (MOVE_SUMMARY, [(up_to, after)]),
+            (SUMMARIZE, ((*message, up_to) for message in messages)),
+            (NOTE_UNDATED, ((seq, up_to) for seq in undated)),
         )
 
     def forget_summary(self) -> bool:

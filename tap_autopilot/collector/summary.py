@@ -69,9 +69,9 @@ class Summary:
             for message, times in sorted(some)
         ]
         if self.messages:  # those saved so far do no harm, since they will be saved again
-            store.save_summary(self.after, rows, ())
+            store.save_summary(self.after, self.after, rows, ())
             return True
-        store.save_summary(self.up_to, rows, self.undated)
+        store.save_summary(self.after, self.up_to, rows, self.undated)
         return False
 
 

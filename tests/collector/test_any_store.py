@@ -284,7 +284,7 @@ def test_a_summary_is_forgotten_in_slices(database: str, store: Store) -> None:
     """It may be as large as the store, and requests wait for a slice."""
     count = WIPE_SLICE + 1
     said = [(number.to_bytes(16, "big"), b"{}", 0, 0) for number in range(count)]
-    store.save_summary(count, said, range(1, count + 1))
+    store.save_summary(0, count, said, range(1, count + 1))
     assert store.forget_summary()
     with open_reader(database) as reader:
         assert reader.summarized_up_to == -count - 1  # so nobody relies on the rest of it

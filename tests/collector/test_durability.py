@@ -120,7 +120,7 @@ async def test_a_task_that_fails_does_nothing_and_ends_nothing(store: Store) -> 
     failures: list[BaseException] = []
     one = writer.Writer(store, Pending(1), Metrics(), 0, failures.append)
     with pytest.raises(OverflowError):
-        await one.run(lambda store: store.save_summary(5, [], [1, 2**64]))
+        await one.run(lambda store: store.save_summary(0, 5, [], [1, 2**64]))
     assert await one.run(lambda store: (store.append([event()]), store.summarized_up_to)) == (1, 0)
     await one.close()
     assert failures == []

@@ -134,6 +134,35 @@ def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
     assert len(seen) == len(set(seen)) == 4 * 150 * 5
 
 
+def test_nothing_that_was_erased_comes_back_with_a_summary(
+    database: str, store: PostgresStore
+) -> None:
+    """Another process may erase a person while a summary is being saved."""
+    said = [(bytes([number]), b"{}", 0, 0) for number in (1, 2)]
+    query = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    with closing(PostgresStore(database)) as other, open_reader(database) as reader:
+        assert other._connection is not None
+        process = (other._connection.info.backend_pid,)
+        erasing = threading.Thread(target=other.forget_summary)
+
+        def while_erasing() -> Iterator[tuple[bytes, bytes, int, int]]:
+            yield said[0]
+            erasing.start()
+            with psycopg.connect(database, autocommit=True) as watch:
+                wait_until(
+                    lambda: (
+                        watch.execute(query, process).fetchone() == (True,)
+                        or not erasing.is_alive()
+                    )
+                )
+            yield said[1]
+
+        store.save_summary(0, 2, while_erasing(), [2])
+        erasing.join()
+        store.save_summary(2, 3, said, [3])
+        assert (reader.summarized_up_to, [*reader.summary()]) == (-3, [])
+
+
 def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
     # Each commit takes one for each kind of event, and each step of pruning for each message.
     with psycopg.connect(database, autocommit=True) as connection:
