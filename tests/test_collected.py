@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.matching import DESCRIPTION
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
+
+NOW = 1_577_934_249_000
 
 # ---- the source
 
@@ -169,7 +173,7 @@ def test_which_events_feed_which_table(store: PushedStore, name: str, table: str
     ],
 )  # fmt: skip
 def test_when_it_happened(store: PushedStore, times: dict[str, Any], timestamp: str) -> None:
-    store.track({**call("m"), **times}, at=1577934249000)
+    store.track({**call("m"), **times}, at=NOW)
     run = read(store)
     (row,) = run.rows("email_opened")
     assert row["timestamp"] == timestamp
@@ -192,15 +196,53 @@ def test_when_it_happened(store: PushedStore, times: dict[str, Any], timestamp: 
     ],
 )
 def test_odd_events_become_rows_and_lose_nothing(store: PushedStore, odd: bytes) -> None:
-    store.track(odd, CALL)
+    store.track(odd, CALL, at=NOW)
     run = read(store)
     (row,) = run.rows("email_opened")
-    assert row["id"] == f"{store.store_id}-1"
+    assert row["id"] == f"{store.store_id}-1-{NOW}"
     kept = json.dumps(row, ensure_ascii=False)
     for piece in ('"a": 1', "[1]", "yes", "x\ufffd", "9" * 5000, "[[[1]]]"):
         if piece.encode().replace(b"\xef\xbf\xbd", b"\\ud800") in odd:
             assert piece in kept
     assert run.rows("email_clicked")
+
+
+@pytest.mark.parametrize(
+    ("ids", "id_"),
+    [
+        (b'"messageId":5', "5"),
+        (b'"messageId":"", "message_id":"one"', None),
+        (b'"MessageId":"one"', None),
+        (b'"message_id":"one","messageId":"two"', "two"),
+        (b'"messageId":"two","message\\u0000Id":"one"', "two"),
+        (b'"messageId":"one","messageId":"two","x":"\\ud800"', "two"),
+        (b'"messageId":"one","messageId":"two","x":%s1%s' % (b"[" * 1500, b"]" * 1500), "two"),
+    ],
+)
+def test_no_event_replaces_another_by_a_second_id(
+    store: PushedStore, ids: bytes, id_: str | None
+) -> None:
+    """An event that the collector takes for a new one makes a row of its own."""
+    store.track(call("one"), b'{"type":"track","event":"Email Opened",%s}' % ids, at=NOW)
+    first, second = read(store).rows("email_opened")
+    assert first["id"] == "one"
+    assert second["id"] == (id_ or f"{store.store_id}-2-{NOW}")
+    if b'"one"' in ids:
+        assert "one" in second["additional_fields"].values()
+
+
+def test_a_restored_store_gives_no_event_the_id_of_a_lost_one(
+    store: PushedStore, tmp_path: Path
+) -> None:
+    shutil.copy(store.path, tmp_path / "backup")
+    ids = set()
+    for at in (NOW, NOW + 1):
+        store.track({"event": "Email Opened"}, at=at)
+        store.hook({"contact_id": "person_1"}, at=at)
+        run = read(store)
+        ids |= {row["id"] for name in ("email_opened", "contact_events") for row in run.rows(name)}
+        shutil.copy(tmp_path / "backup", store.path)
+    assert len(ids) == 4
 
 
 def test_a_number_that_no_database_can_hold_is_text(store: PushedStore) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import re
-from decimal import Decimal
 from typing import NamedTuple
 
 import msgspec
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
+from tap_autopilot.collector.ids import as_id
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import MAX_NAME
 from tap_autopilot.collector.store import DELIVERY, Received
@@ -22,7 +20,6 @@ SHORT = {
     call[0]: call for call in CALLS
 }  # as Segment's Swift, Kotlin and browser libraries post to
 BATCHES = ("batch", "import", "b")
-USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 MAX_KNOWN = 100  # bytes of a name to cache
 MAX_ABOUT = 2000  # hooks of a delivery whose contacts are noted; Autopilot sends one
 _ABSENT = msgspec.Raw(b"")
@@ -268,7 +265,7 @@ def _segment(
         type_, event, id_ = (
             _text(bytes(call.type)),
             _text(bytes(call.event)),
-            _id(bytes(call.messageId)),
+            as_id(bytes(call.messageId)),
         )
     is_short = len(type_) + len(event) <= MAX_KNOWN
     name = (_short_name if is_short else _name)(route, type_, event)
@@ -341,25 +338,6 @@ def _key_of_id(id_: str) -> bytes | None:
     digest = _IDS.copy()  # takes half the time of a new one
     digest.update(id_.encode())
     return digest.digest()
-
-
-def _id(raw: bytes) -> str:
-    """An id as the tap writes it, so that ids are equal here if they are equal in its tables.
-
-    Numbers become text; NUL is removed; lone surrogates are replaced.
-    """
-    if raw[:1] == b'"':
-        return re.sub("[\ud800-\udfff]", "\ufffd", json.loads(raw).replace("\0", ""))
-    if raw[:1] in b"[{" or raw == b"null":  # or there is none
-        return ""
-    text = raw.decode()
-    try:
-        if not set(text) & set(".eE"):
-            return str(int(text))
-        number = Decimal(text)
-    except (ValueError, ArithmeticError):  # true, false, or too many digits for Python
-        return text
-    return str(number) if abs(number.adjusted()) < USUAL_EXPONENT else text
 
 
 def _digest(purpose: bytes, *parts: bytes) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
+from tap_autopilot.collector.ids import message_id, own_id
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint, remains
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
@@ -154,6 +155,11 @@ class Reader(OpenStore):
         """
         rows = self._query(_READ, after, limit, after, limit, limit, MAX_BYTES)
         return [_pruned_event(row) if row[6] else Event._make((*row[:6], False)) for row in rows]
+
+    def id_of(self, event: Event, *, is_call: bool) -> str:
+        """The messageId of an event that is a call; if there is none, an id of its own."""
+        given = message_id(event.body) if is_call else ""
+        return given or own_id(self.store_id, event.seq, event.received_at)
 
     def fingerprint(self, seq: int) -> str | None:
         """What distinguishes the event with this number from others; None if there is none.

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.events import ANY_CALL, type_of
+from tap_autopilot.collector.ids import own_id
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, kind_of
 from tap_autopilot.exceptions import TapError
@@ -53,7 +54,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
         added["type"] = b'"track"'
     id_ = raw_json.raw(call.messageId)
     if id_ in (b"", b"null", b'""'):
-        id_ = added["messageId"] = b'"%s-%d"' % (store_id.encode(), event.seq)
+        id_ = added["messageId"] = b'"%s"' % own_id(store_id, event.seq, event.received_at).encode()
     if added:
         body = raw_json.build({**raw_json.members(body), **added})
     return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:MAX_ID], body)

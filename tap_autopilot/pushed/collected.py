@@ -79,8 +79,9 @@ class Collected:
 
     def _pushed(self, event: Event) -> Pushed:
         body, cleaned = _decode(event.body)
-        unique = f"{self._reader.store_id}-{event.seq}"
-        return Pushed(event.seq, unique, event.received_at, event.name, body, event.pruned, cleaned)
+        is_call = event.source == "segment" and body.__class__ is dict and not event.pruned
+        id_ = self._reader.id_of(event, is_call=is_call)
+        return Pushed(event.seq, id_, event.received_at, event.name, body, event.pruned, cleaned)
 
     def close(self) -> None:
         """Close the store."""

@@ -15,7 +15,7 @@ from tap_autopilot.rows.values import ADDITIONAL, Row, Schema, as_key, as_text, 
 from tap_autopilot.streams import EMAILS
 from tap_autopilot.streams.pushed import ContactEvents
 
-CALL = {"messageId": "id", "userId": "user_id", "anonymousId": "anonymous_id"}
+CALL = {"userId": "user_id", "anonymousId": "anonymous_id"}
 TRAITS = {"email": "context_traits_email", "contact_id": "context_traits_contact_id"}
 PROPERTIES = {
     **TRAITS,  # used if missing from the traits
@@ -35,7 +35,7 @@ YEAR = timedelta(days=365)
 
 
 class Pushed(NamedTuple):
-    """One pushed event, as a document: `id` is unique and stays the same on every run.
+    """One pushed event, as a document: `id` is unique, and the same on every run.
 
     `received_at` is in epoch milliseconds, `name` is the event's name in its body or URL. `body` is
     any JSON that is not nested too deeply. If `pruned`, too little is left to make a row. `cleaned`
@@ -102,8 +102,10 @@ def compile_email(
         for name in ("context", "traits", "properties"):
             if name in rest and rest[name] in (None, {}):
                 del rest[name]
-        if row["id"] is None:
-            row["id"] = pushed.id
+        row["id"] = pushed.id
+        given = rest.pop("messageId", None)
+        if given not in (None, "") and as_key(given) != pushed.id and "id" not in dropped:
+            rest["messageId"] = given
         if row["received_at"] is None:
             row["received_at"] = from_epoch(pushed.received_at)
         if row["timestamp"] is None:
