@@ -12,10 +12,10 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import TypeVar
+from typing import NamedTuple
 
 from tap_autopilot.api.failures import PASSING_STATUSES
 from tap_autopilot.api.retry import retry_after
@@ -42,8 +42,6 @@ WARN_EVERY = 60.0  # seconds between log lines about the same problem
 TO_CHECK = {401: "write_key", 403: "write_key", 404: "url", 405: "url", 407: "proxy"}
 WHOLE_REQUEST = TO_CHECK.keys() | PASSING_STATUSES
 
-T = TypeVar("T")
-
 
 class _Retry(Exception):
     """An attempt failed; a retry may succeed. The destination asked for `wait` seconds, if any."""
@@ -55,6 +53,13 @@ class _Retry(Exception):
 
 class _NotOurs(Exception):
     """Another collector forwards to this destination now."""
+
+
+class _Doubt(NamedTuple):
+    """Batches that were refused as a whole: their first event, and the last one's `seq`."""
+
+    first: TrackCall
+    up_to: int
 
 
 def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
@@ -81,24 +86,14 @@ class Forwarder:
     def __init__(
         self, destination: Destination, calls: TrackCalls, writer: Writer, metrics: Metrics
     ) -> None:
-        self._destination = destination
+        self._chosen = destination.events
         self._calls = calls
-        self._writer = writer
-        self._metrics = metrics
-        self._client = Client(destination.url)
-        self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
-        self._ours = False
-        self._cursor = self._saved = Cursor(0, 0, 0)
+        self._progress = _Progress(destination.name, writer, metrics)
+        self._delivery = _Delivery(destination, self._progress.sync)
         self._unsent: deque[TrackCall] = deque()
         self._read_up_to = 0
-        # Of the batches refused as a whole: the first event, the last `seq`.
-        self._doubted: TrackCall | None = None
-        self._doubted_up_to = 0
+        self._doubt: _Doubt | None = None
         self._at_fault_up_to = 0  # `seq` of the last one before an event that was accepted
-        self._next_sync = 0.0
-        self._wait = FIRST_WAIT
-        self._next_warnings: dict[str, float] = {}
-        self._troubled_since: float | None = None
 
     async def run(self) -> None:
         """Forward events until cancelled."""
@@ -109,58 +104,64 @@ class Forwarder:
                 except _NotOurs:
                     continue
                 except TapError as problem:
-                    self._warn("store", "cannot use the store: %s", str(problem).removesuffix("."))
-                    self._ours = False  # another collector may have taken over
+                    reason = str(problem).removesuffix(".")
+                    self._delivery.warn("store", "cannot use the store: %s", reason)
+                    self._progress.is_ours = False  # another collector may have taken over
                     await asyncio.sleep(FIRST_WAIT)
         finally:  # what was sent just now need not be sent again after a restart
-            if self._ours:
-                self._writer.post(self._save)
+            self._progress.save_last()
 
     async def _go_on(self) -> None:
         """Send the next batch, or wait for events."""
-        await self._sync()
-        if not self._ours:
+        if await self._progress.sync():
+            self._start_over()
+        if not self._progress.is_ours:
             await asyncio.sleep(SYNC_EVERY)
             return
         batch = self._batch()
         if len(batch) == len(self._unsent):  # there may be room for more
-            is_end = not await self._in_thread(self._read_ahead)
+            is_end = not await asyncio.to_thread(self._read_ahead)
             batch = self._batch()
-            if not batch and self._doubted:
-                if is_end:  # nothing shows that it is an event's fault
-                    self._start_over()
-                    await self._pause(None)
-                return
             if not batch:
-                self._advance(self._read_up_to, 0, 0)
-                if is_end:
-                    await self._sync(now=True)
-                    await asyncio.sleep(LOOK_EVERY)
+                await self._wait(is_end)
                 return
-        if self._doubted:
+        if self._doubt is not None:
             await asyncio.sleep(FIRST_WAIT)
-            if not await self._deliver([self._doubted]):
+            if not await self._delivery.send([self._doubt.first]):  # it was the destination's fault
                 self._start_over()
                 return
-        refused = await self._deliver(batch)
-        if len(refused) < len(batch):
-            self._succeeded()
-            if self._doubted:  # the destination may work only now, so nothing is skipped untried
-                self._start_over(self._doubted_up_to)
-                return
-        elif self._is_doubtful(refused):
-            self._warn("all", "rejects every event, such as %s; retrying", batch[0].id)
-            self._doubted = self._doubted or batch[0]
-            self._doubted_up_to = batch[-1].seq
-            for _ in batch:
-                self._unsent.popleft()
+        await self._send(batch)
+
+    async def _wait(self, is_end: bool) -> None:
+        """Go on without a batch, because what was read has nothing to send."""
+        if self._doubt is None:
+            self._progress.advance(self._read_up_to)
+            if is_end:
+                await self._progress.sync(now=True)
+                await asyncio.sleep(LOOK_EVERY)
+        elif is_end:  # nothing shows that it is an event's fault
+            self._start_over()
+            await self._delivery.pause()
+
+    async def _send(self, batch: Sequence[TrackCall]) -> None:
+        """Send a batch, and skip what is refused of it, unless it is in doubt."""
+        refused = await self._delivery.send(batch)
+        is_accepted = len(refused) < len(batch)
+        if is_accepted and self._doubt is not None:
+            # The destination may work only now, so nothing is skipped untried.
+            self._start_over(self._doubt.up_to)
             return
-        if refused:
-            self._tell_refused(refused, len(batch))
         for _ in batch:
             self._unsent.popleft()
-        upto = batch[-1].seq if self._unsent else self._read_up_to
-        self._advance(upto, len(batch) - len(refused), len(refused))
+        if not is_accepted and self._is_doubtful(*refused[-1]):
+            self._delivery.warn("all", "rejects every event, such as %s; retrying", batch[0].id)
+            first = batch[0] if self._doubt is None else self._doubt.first
+            self._doubt = _Doubt(first, batch[-1].seq)
+            return
+        if refused:
+            self._delivery.tell_refused(refused, len(batch))
+        up_to = batch[-1].seq if self._unsent else self._read_up_to
+        self._progress.advance(up_to, len(batch) - len(refused), len(refused))
 
     def _batch(self) -> list[TrackCall]:
         batch: list[TrackCall] = []
@@ -174,80 +175,121 @@ class Forwarder:
 
     def _read_ahead(self) -> bool:
         """Read more events from the store; whether there were any."""
-        before, chosen = self._read_up_to, self._destination.events
+        before, chosen = self._read_up_to, self._chosen
         calls, self._read_up_to = self._calls.after(before)
         self._unsent += [call for call in calls if chosen is None or call.kind in chosen]
         return self._read_up_to > before
 
-    def _is_doubtful(self, refused: Sequence[tuple[TrackCall, int]]) -> bool:
+    def _is_doubtful(self, last: TrackCall, status: int) -> bool:
         """Whether a batch that is refused as a whole may not be at fault, but the destination.
 
         Only an event behind it that is accepted can tell, unless it is a single event that is too
         large even for a batch.
         """
-        last, status = refused[-1]
         is_too_large = status == 413 and len(last.body) > MAX_BYTES
-        return last.seq > self._at_fault_up_to and (self._doubted is not None or not is_too_large)
+        return last.seq > self._at_fault_up_to and (self._doubt is not None or not is_too_large)
 
     def _start_over(self, at_fault_up_to: int = 0) -> None:
         """Go back to the cursor."""
-        self._read_up_to = self._cursor.seq
+        self._read_up_to = self._progress.cursor.seq
         self._unsent.clear()
-        self._doubted, self._at_fault_up_to = None, at_fault_up_to
+        self._doubt, self._at_fault_up_to = None, at_fault_up_to
 
-    def _advance(self, seq: int, sent: int, refused: int) -> None:
-        self._cursor = Cursor(seq, self._cursor.sent + sent, self._cursor.refused + refused)
 
-    async def _sync(self, *, now: bool = False) -> None:
-        """Save the cursor, learn which collector forwards, and update the metrics."""
-        if time.monotonic() < self._next_sync and not (now and self._cursor != self._saved):
-            return
+class _Progress:
+    """A destination's cursor, and whether this collector, of all that share the store, forwards."""
+
+    def __init__(self, name: str, writer: Writer, metrics: Metrics) -> None:
+        self.is_ours = False
+        self.cursor = self._saved = Cursor(0, 0, 0)
+        self._name = name
+        self._writer = writer
+        self._metrics = metrics
+        self._next_sync = 0.0
+
+    def advance(self, seq: int, sent: int = 0, refused: int = 0) -> None:
+        """Move the cursor to this `seq`, past events that were sent or refused."""
+        self.cursor = Cursor(seq, self.cursor.sent + sent, self.cursor.refused + refused)
+
+    async def sync(self, *, now: bool = False) -> bool:
+        """Save the cursor, learn which collector forwards, and update the metrics.
+
+        Returns whether we have just taken over, from the saved cursor. Raises _NotOurs if another
+        collector has.
+        """
+        if time.monotonic() < self._next_sync and not (now and self.cursor != self._saved):
+            return False
         self._next_sync = time.monotonic() + SYNC_EVERY
-        was_ours = self._ours
-        self._ours, saved, last_seq = await self._writer.run(self._save)
-        if self._ours and not was_ours:
-            self._cursor = max(saved, self._cursor)
-            self._start_over()
-        self._saved = self._cursor if was_ours else saved
-        shown = self._cursor if self._ours else saved
+        was_ours = self.is_ours
+        self.is_ours, saved, last_seq = await self._writer.run(self._save)
+        is_new = self.is_ours and not was_ours
+        if is_new:
+            self.cursor = max(saved, self.cursor)
+        self._saved = self.cursor if was_ours else saved
+        shown = self.cursor if self.is_ours else saved
         lag = max(last_seq - shown.seq, 0)
-        self._metrics.forwarded(self._destination.name, lag, shown.sent, shown.refused)
-        if was_ours and not self._ours:
+        self._metrics.forwarded(self._name, lag, shown.sent, shown.refused)
+        if was_ours and not self.is_ours:
             raise _NotOurs
+        return is_new
+
+    def save_last(self) -> None:
+        """Have the cursor saved, if we forward."""
+        if self.is_ours:
+            self._writer.post(self._save)
 
     def _save(self, store: Store) -> tuple[bool, Cursor, int]:
         """Save the cursor if we forward. Returns whether, the saved cursor and the newest `seq`."""
-        name = self._destination.name
-        ours = store.owns(name)
-        if ours and self._ours and self._cursor != self._saved:
-            store.save_cursor(name, self._cursor)
-        return ours, store.cursors().get(name, Cursor(0, 0, 0)), store.last_seq
+        is_ours = store.owns(self._name)
+        if is_ours and self.is_ours and self.cursor != self._saved:
+            store.save_cursor(self._name, self.cursor)
+        return is_ours, store.cursors().get(self._name, Cursor(0, 0, 0)), store.last_seq
 
-    async def _deliver(self, batch: Sequence[TrackCall]) -> list[tuple[TrackCall, int]]:
+
+class _Delivery:
+    """Sends batches to a destination, retrying, and logs its troubles.
+
+    While it waits, it calls `meanwhile` about once a second.
+    """
+
+    def __init__(
+        self, destination: Destination, meanwhile: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._name = destination.name
+        self._auth = (destination.write_key, "")
+        self._meanwhile = meanwhile
+        self._client = Client(destination.url)
+        self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
+        self._next_wait = FIRST_WAIT
+        self._next_warnings: dict[str, float] = {}
+        self._troubled_since: float | None = None
+
+    async def send(self, batch: Sequence[TrackCall]) -> list[tuple[TrackCall, int]]:
         """Send a batch; if it is refused, split it up. Returns what is refused, with the status."""
+        loop = asyncio.get_running_loop()
         while True:
             try:
-                status = await self._in_thread(self._post, batch)
+                status = await loop.run_in_executor(self._thread, self._post, batch)
                 break
             except _Retry as problem:
-                self._warn(str(problem), "%s; retrying", problem)
-                await self._pause(problem.wait)
+                self.warn(str(problem), "%s; retrying", problem)
+                await self.pause(problem.wait)
         if status < 300:
-            self._wait = FIRST_WAIT
+            self._succeeded()
             return []
         if len(batch) == 1:
             return [(batch[0], status)]
         half = len(batch) // 2
-        return [*await self._deliver(batch[:half]), *await self._deliver(batch[half:])]
+        return [*await self.send(batch[:half]), *await self.send(batch[half:])]
 
-    async def _pause(self, asked: float | None) -> None:
-        """Wait for a growing time, or for longer if asked, and keep reporting the lag meanwhile."""
-        own = self._wait * random.uniform(0.7, 1)
-        self._wait = min(self._wait * 2, MAX_WAIT)
+    async def pause(self, asked: float | None = None) -> None:
+        """Wait for a growing time, or for longer if asked."""
+        own = self._next_wait * random.uniform(0.7, 1)
+        self._next_wait = min(self._next_wait * 2, MAX_WAIT)
         end = time.monotonic() + max(own, min(asked or 0.0, MAX_RETRY_AFTER))
         while (rest := end - time.monotonic()) > 0:
             with contextlib.suppress(TapError):
-                await self._sync()
+                await self._meanwhile()
             await asyncio.sleep(min(rest, SYNC_EVERY))
 
     def _post(self, batch: Sequence[TrackCall]) -> int:
@@ -260,7 +302,7 @@ class Forwarder:
                 "/batch",
                 b'{"batch":[%s],"sentAt":"%s"}' % (body, now.encode()),
                 headers={"Content-Type": "application/json"},
-                auth=(self._destination.write_key, ""),
+                auth=self._auth,
             )
         except NoResponse as problem:
             raise _Retry(str(problem)) from None
@@ -270,31 +312,28 @@ class Forwarder:
         advice = f", so check its {TO_CHECK[status]}" if status in TO_CHECK else ""
         raise _Retry(f"HTTP {status}{advice}", retry_after(response.headers.get("Retry-After")))
 
-    async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
-
-    def _tell_refused(self, refused: Sequence[tuple[TrackCall, int]], of: int) -> None:
+    def tell_refused(self, refused: Sequence[tuple[TrackCall, int]], of: int) -> None:
         """Log the events that are skipped: always, because they are lost."""
         item, status = refused[0]
         LOG.warning(
-            f"Destination {self._destination.name}: skipped %d of %d events, which it rejected"
+            f"Destination {self._name}: skipped %d of %d events, which it rejected"
             " (HTTP %d); the first one's messageId is %s.",
             len(refused), of, status, item.id,
         )  # fmt: skip
 
-    def _warn(self, kind: str, text: str, *arguments: object) -> None:
+    def warn(self, kind: str, text: str, *arguments: object) -> None:
         """Log a problem; the same kind at most once a minute."""
         now = time.monotonic()
         if self._troubled_since is None:
             self._troubled_since = now
         if now >= self._next_warnings.get(kind, 0.0):
             self._next_warnings[kind] = now + WARN_EVERY
-            LOG.warning(f"Destination %s: {text}.", self._destination.name, *arguments)
+            LOG.warning(f"Destination %s: {text}.", self._name, *arguments)
 
     def _succeeded(self) -> None:
-        self._wait = FIRST_WAIT
+        self._next_wait = FIRST_WAIT
         if self._troubled_since is not None:
             seconds = time.monotonic() - self._troubled_since
             self._troubled_since = None
             self._next_warnings.clear()
-            LOG.info("Destination %s: works again, after %.0f s.", self._destination.name, seconds)
+            LOG.info("Destination %s: works again, after %.0f s.", self._name, seconds)
