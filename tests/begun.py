@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from tap_autopilot.protocol.beginning import Beginning, Store
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import Store, Terms, blind_streams
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, read_state
-from tap_autopilot.sources.completeness import Census
+from tap_autopilot.protocol.state import Pass, State, read_state
+from tap_autopilot.sources.completeness import APPEND_ONLY, Census
 from tap_autopilot.sources.listings import (
     Page,
     Position,
@@ -38,6 +38,10 @@ class Begun(Progress):
 
     log: list[str]
 
+    def is_log(self, name: str) -> bool:
+        """Whether a stream is a log, as far as the next run can know."""
+        return bool(self.value()["bookmarks"].get(name, {}).get("append_only"))
+
     def shown(self) -> Any:
         """The state without plans, marks and entries that are null."""
         value = self.value()
@@ -47,7 +51,8 @@ class Begun(Progress):
                 if entry.get(key, 0) is None:
                     del entry[key]
             if name in PUSHED or name in EMAILS:
-                assert entry.pop("append_only", False) is self.is_log(name)
+                is_log = entry.pop("append_only", False)
+                assert is_log is (self.why_blind(name) == APPEND_ONLY) or name not in self._streams
             if entry["progress"] is None:
                 entry.pop("columns", None)
             else:
@@ -77,11 +82,27 @@ def begin(
     state = of_one_reading(state, selected, **more)
     before = copy.deepcopy(state)
     with logged() as log:
-        beginning = Beginning(read_state(state), activates, start_date, **more)
-        progress = Begun(beginning, selected)
+        given = read_state(state)
+        terms = terms_of(given, selected, start_date, activates=activates, **more)
+        progress = Begun(given, selected, terms)
     assert state == before, "a state is left as it is"
     progress.log = log
     return progress
+
+
+def terms_of(
+    state: State,
+    selected: list[Selected],
+    start_date: datetime | None = None,
+    *,
+    activates: bool = False,
+    store: Store | None = None,
+    **more: Any,
+) -> Terms:
+    """The terms of a run with these settings."""
+    blind = blind_streams(selected, state, start_date, has_store=store is not None)
+    versioned = {table.stream.name for table in selected if activates} - blind.keys()
+    return Terms(start_date, blind, versioned, store, **more)
 
 
 def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
@@ -89,8 +110,8 @@ def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:
     state = copy.deepcopy(state)
     value = state.get("value", state) if isinstance(state, dict) else None
     if isinstance(value, dict) and isinstance(bookmarks := value.get("bookmarks"), dict):
-        beginning = Beginning(read_state(None), activates=False, start_date=None, **more)
-        plans = Progress(beginning, selected).value()
+        given = State()
+        plans = Progress(given, selected, terms_of(given, selected, **more)).value()
         for name, entry in bookmarks.items():
             match entry:
                 case {"progress": [_, dict(details), *_]}:

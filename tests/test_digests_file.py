@@ -57,7 +57,7 @@ class Night:
         }
         if digests.distrust or position is None:  # the first pass activates its own version
             target.rows.clear()
-        digests.begin({name: Start(shape, 1, resumed) for name, (_, resumed) in places.items()})
+        digests.start({name: Start(shape, 1, resumed) for name, (_, resumed) in places.items()})
         now: dict[str, str | None] = {name: place for name, (place, _) in places.items()}
         pending: list[tuple[tuple[str, str], int | None]] = []
         while open_tables := [name for name, place in now.items() if place is not None]:
@@ -81,7 +81,7 @@ class Night:
         ordered = sorted(rows)
         start = bisect.bisect_right(ordered, place) if place else 0
         keys = ordered[start : start + PAGE]
-        digests.begin_pass(name, "now")
+        digests.note_start(name, "now")
         if self.rng.random() < 0.2:
             self.rng.shuffle(keys)
         if keys and self.rng.random() < 0.2:
@@ -158,7 +158,7 @@ def opened(
     """The digests at a position, with a pass over one table begun."""
     with closing(Digests(str(path), "somebody")) as digests:
         digests.load(position)
-        digests.begin({table: start or Start(SHAPE, 1, False)})
+        digests.start({table: start or Start(SHAPE, 1, False)})
         yield digests
 
 
@@ -172,7 +172,7 @@ def compare(
 def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
     """A whole pass over one table. Returns the position after it."""
     with opened(path, state) as digests:
-        digests.begin_pass("one", "now")
+        digests.note_start("one", "now")
         for start in range(0, rows, 1000):
             keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
             compare(digests, keys, [key + version for key in keys])
@@ -251,13 +251,13 @@ def test_a_row_that_changes_back_within_a_pass_is_sent_again(path: Path) -> None
 def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list[str]) -> None:
     position = fill(path, 3)
     with opened(path, position) as digests:
-        digests.begin_pass("one", "now")
+        digests.note_start("one", "now")
         for value in ("other", *again):  # the second is never confirmed
             assert compare(digests, ["00000001"], [value])
             digests.flush()
             position = position if value in again else digests.position
     with opened(path, position, start=Start(SHAPE, 1, True)) as digests:
-        assert digests.begun() == {"one"}
+        assert digests.under_way() == {"one"}
         assert list(digests.bury("one")) == [["00000000", "00000002"]]
 
 

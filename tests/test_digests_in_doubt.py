@@ -88,7 +88,7 @@ def test_an_old_file_under_a_newer_journal(path: Path) -> None:
         position = fill(path, 300, state=position, version=str(night))
     journal = path.with_name("digests-wal")
     with opened(path, position) as digests:
-        digests.begin_pass("one", "now")
+        digests.note_start("one", "now")
         digests.flush()
         position = digests.position
         newer = journal.read_bytes()

@@ -12,8 +12,8 @@ import pytest
 
 from tap_autopilot.files import MAX_SIZE
 from tap_autopilot.protocol import positions
-from tap_autopilot.protocol.beginning import Remembered
 from tap_autopilot.protocol.positions import EachSegment, OneListing
+from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import CONTACTS, Position, members_of
 from tap_autopilot.streams import COLLECTED
@@ -39,7 +39,7 @@ def test_a_listing_resumes_where_its_state_says() -> None:
     assert before.value() == ["x", COUNTS, "m"], "states of earlier versions must stay readable"
     assert after.resume(again(before.value()), {"m"})
     assert (after.position, after.mark) == (HALFWAY, "m")
-    assert (after.is_begun, after.is_complete) == (True, False)
+    assert (after.was_interrupted, after.is_complete) == (True, False)
     after.advance(CONTACTS, Position("y"), read=7)
     assert (after.position, after.read) == (Position("y"), 7)
     after.advance(CONTACTS, None, read=8)
@@ -89,7 +89,7 @@ def test_invalid_positions_are_not_resumed(value: Any) -> None:
 
 def ids(members: EachSegment, segments: str) -> list[tuple[str | None, Position]]:
     """The segments to read, in order, and from where."""
-    walks = members.walks_over(segments.split())
+    walks = members.walks(segments.split())
     assert all(walk == members_of(str(walk.segment_id)) for walk, _ in walks)
     return [(walk.segment_id, position) for walk, position in walks]
 
@@ -104,7 +104,7 @@ def test_segments_are_begun_in_any_order() -> None:
     assert members.value() == ["c", 1, 0, [["b", *start], ["c", *half]], "m"]
     resumed = EachSegment("m")
     assert resumed.resume(again(members.value()), M)
-    assert (resumed.is_begun, resumed.is_complete, resumed.read) == (True, False, 1)
+    assert (resumed.was_interrupted, resumed.is_complete, resumed.read) == (True, False, 1)
     assert ids(resumed, "a b c d") == [("b", Position()), ("c", HALFWAY), ("d", Position())]
     for one in "bcd":
         resumed.advance(members_of(one), None, read=1)
@@ -337,4 +337,4 @@ def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
     remembered = Remembered(versions, reshaped, (), begun)
     progress = resumed(["reading", {"version": 3}], remembered=remembered)
     assert progress.is_resumed("contacts") is goes_on
-    assert progress.start() == [(CONTACTS, HALFWAY if goes_on else Position())]
+    assert progress.walks() == [(CONTACTS, HALFWAY if goes_on else Position())]

@@ -35,7 +35,7 @@ def test_a_new_pass_of_a_whole_stream() -> None:
     assert before <= version <= time.time() * 1000
     assert plain(found) == plain(progress.pass_of("lists")) == Pass(version=version)
     assert found.window is None
-    assert progress.start() == [(CONTACTS, Position()), (LISTS, Position())]
+    assert progress.walks() == [(CONTACTS, Position()), (LISTS, Position())]
     assert progress.shown() == {
         "bookmarks": {
             name: {"progress": ["reading", {"version": version}]} for name in ("contacts", "lists")
@@ -152,7 +152,7 @@ def test_what_was_begun_is_read_first() -> None:
         "walks": {"lists": ["x", COUNTS], "custom_fields": START},
     }
     progress = begin("contacts", "lists", "custom_fields", state=state)
-    assert [walk for walk, _ in progress.start()] == [LISTS, CONTACTS, CUSTOM_FIELDS]
+    assert [walk for walk, _ in progress.walks()] == [LISTS, CONTACTS, CUSTOM_FIELDS]
 
 
 def test_segments_are_listed_first_if_their_members_were_begun() -> None:
@@ -160,10 +160,10 @@ def test_segments_are_listed_first_if_their_members_were_begun() -> None:
     for through, first in (("s", SEGMENTS), ("", CONTACTS)):
         state = {"bookmarks": {MEMBERS: entry}, "walks": {MEMBERS: [through, 1, 0, []]}}
         progress = begin("contacts", MEMBERS, state=state)
-        assert progress.start()[0] == (first, Position())
+        assert progress.walks()[0] == (first, Position())
         assert progress.is_resumed(MEMBERS)
-    assert begin("contacts").start() == [(CONTACTS, Position())]
-    assert begin().start() == []
+    assert begin("contacts").walks() == [(CONTACTS, Position())]
+    assert begin().walks() == []
 
 
 # Completion

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.protocol.beginning import Beginning, Remembered, complete_first
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import Remembered, complete_first
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, read_state
 from tap_autopilot.rows.changed import ChangedSince
@@ -19,7 +19,19 @@ from tap_autopilot.sources.listings import (
     Position,
 )
 from tap_autopilot.streams import STREAMS
-from tests.begun import BOOKMARK, COUNTS, HALFWAY, STORE, begin, day, plain, resumed, walks, write
+from tests.begun import (
+    BOOKMARK,
+    COUNTS,
+    HALFWAY,
+    STORE,
+    begin,
+    day,
+    plain,
+    resumed,
+    terms_of,
+    walks,
+    write,
+)
 from tests.in_process import logged
 
 ALL = {
@@ -48,7 +60,7 @@ def test_an_incremental_pass_resumes() -> None:
             doubts={Doubt.SHORT: "why"},
         )
         assert progress.pass_of("contacts").window == ChangedSince(day(3), day(5))
-        assert progress.start() == [(CONTACTS, HALFWAY)]
+        assert progress.walks() == [(CONTACTS, HALFWAY)]
         assert progress.is_resumed("contacts")
         assert json.loads(json.dumps(progress.shown())) == state
         assert progress.log == []
@@ -96,7 +108,7 @@ def test_a_pass_that_cannot_be_resumed_starts_over(progress: Any, incremental: b
     assert (found.pass_of("contacts").version is None) is incremental
     found.pass_of("contacts").version = fresh.pass_of("contacts").version
     assert plain(found.pass_of("contacts")) == plain(fresh.pass_of("contacts"))
-    assert found.start() == [(CONTACTS, Position())]
+    assert found.walks() == [(CONTACTS, Position())]
     assert not found.is_resumed("contacts")
 
 
@@ -120,15 +132,14 @@ def test_a_pass_of_another_plan_starts_over() -> None:
         "WARNING contacts: the state is for other columns or settings; starting over."
     ]
     assert progress.pass_of("contacts").version != 5
-    assert progress.start() == [(CONTACTS, Position())]
+    assert progress.walks() == [(CONTACTS, Position())]
 
 
 def test_what_a_plan_covers() -> None:
     def plan(name: str = "email_opened", columns: Any = (), **more: Any) -> Any:
         selected = [Selected(STREAMS[name], {}, {"properties": dict.fromkeys(columns)}, False)]
-        progress = Progress(
-            Beginning(read_state(None), activates=True, start_date=None, **more), selected
-        )
+        state = read_state(None)
+        progress = Progress(state, selected, terms_of(state, selected, **more))
         return progress.value()["bookmarks"][name]["progress"][1]["plan"]
 
     remembered = Remembered({}, (), (), ())
@@ -146,7 +157,7 @@ def test_a_position_of_another_reading_starts_over(reading: Any) -> None:
     progress = resumed(["reading", {"version": 5, "reading": reading}])
     assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
     assert progress.pass_of("contacts").version != 5
-    assert progress.start() == [(CONTACTS, Position())]
+    assert progress.walks() == [(CONTACTS, Position())]
 
 
 @pytest.mark.parametrize("details", [{}, {"version": 5}, {"since": "2020-01-03T00:00:00Z"}])
@@ -226,7 +237,7 @@ def test_a_table_that_joins_a_source_starts_it_over() -> None:
     ]
     assert progress.pass_of("contacts").version == progress.pass_of("lists_contacts").version != 5
     assert progress.pass_of("lists").version == 5
-    assert progress.start() == [(LISTS, HALFWAY), (CONTACTS, Position())]
+    assert progress.walks() == [(LISTS, HALFWAY), (CONTACTS, Position())]
     assert [
         name for name in ("contacts", "lists_contacts", "lists") if progress.is_resumed(name)
     ] == ["lists"]
@@ -243,7 +254,7 @@ def test_what_was_complete_is_not_read_again() -> None:
     }
     progress = begin("contacts", "lists_contacts", "lists", state=state)
     assert progress.log == ["INFO Already completed by the interrupted run: contacts, lists."]
-    assert progress.start() == [(CONTACTS, HALFWAY)]
+    assert progress.walks() == [(CONTACTS, HALFWAY)]
     assert progress.fed_by("contacts") == ["lists_contacts"]
     assert progress.incomplete() == {"lists_contacts"}
     assert progress.shown() == state

@@ -84,14 +84,14 @@ class Digests:
         self.distrust: str | None = None
 
     def load(self, position: Any) -> None:
-        """Read the file, and go back to the step that a state names; `begin` makes it permanent.
+        """Read the file, and go back to the step that a state names; `start` makes it permanent.
 
         A missing file is no reason for distrust if the state does not name a step.
         """
         try:
             self.distrust = self._load(position)
         except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError):
-            self._file.close()  # `begin` will replace it
+            self._file.close()  # `start` will replace it
             self.distrust = f"{self._file.path} is damaged, or from another version of the tap"
 
     def _load(self, position: Any) -> str | None:
@@ -125,7 +125,7 @@ class Digests:
         """The tables of which all rows were read since their shape changed."""
         return {table.name for table in self._content.tables if table.filled}
 
-    def begun(self) -> set[str]:
+    def under_way(self) -> set[str]:
         """The tables whose current pass is in the file."""
         return {table.name for table in self._content.tables if table.began is not None}
 
@@ -134,7 +134,7 @@ class Digests:
         tables = [table for table in self._content.tables if table.shape and table.name in shapes]
         return {table.name for table in tables if shapes[table.name] != table.shape}
 
-    def begin(self, starts: Mapping[str, Start]) -> None:
+    def start(self, starts: Mapping[str, Start]) -> None:
         """Start the run's tables. A file that is not trusted is emptied."""
         if not self._number:
             self._file.empty()
@@ -161,7 +161,7 @@ class Digests:
         """What is known about a table besides its rows."""
         return self._content.tables[self._numbers[name]]
 
-    def begin_pass(self, name: str, at: str) -> None:
+    def note_start(self, name: str, at: str) -> None:
         """Note when a pass began, if that is now."""
         table = self.table(name)
         if table.began is None:

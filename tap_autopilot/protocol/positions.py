@@ -52,8 +52,8 @@ class OneListing:
         return True
 
     @property
-    def is_begun(self) -> bool:
-        """Whether it was interrupted in an earlier run."""
+    def was_interrupted(self) -> bool:
+        """Whether an earlier run did not finish reading it."""
         return self.position != Position()
 
     def advance(self, _: Walk, after: Position | None, *, read: int) -> None:
@@ -111,8 +111,8 @@ class EachSegment:
         return True
 
     @property
-    def is_begun(self) -> bool:
-        """Whether it was interrupted in an earlier run."""
+    def was_interrupted(self) -> bool:
+        """Whether an earlier run did not finish reading it."""
         return bool(self._through)
 
     @property
@@ -120,7 +120,7 @@ class EachSegment:
         """Whether the members of all segments have been read."""
         return self._known and self._next == len(self._ids) and not self._open
 
-    def walks_over(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+    def walks(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks to read, given all segments. Those that failed last time come last.
 
         Segments created since the pass began are not part of it.
@@ -141,7 +141,7 @@ class EachSegment:
 
         `read` is how many members this reading of the segment has found so far.
         """
-        segment_id = self._begin(walk)
+        segment_id = self._reach(walk)
         if after is None:
             self.read += read
             del self._open[segment_id]
@@ -158,12 +158,13 @@ class EachSegment:
 
         There may be many, so a bookmark that is longer than any of the API's is forgotten.
         """
-        segment_id = self._begin(walk)
+        segment_id = self._reach(walk)
         self._failed.add(segment_id)
         if len(self._open[segment_id].bookmark or "") > MAX_KEY:
             self._open[segment_id] = Position()
 
-    def _begin(self, walk: Walk) -> str:
+    def _reach(self, walk: Walk) -> str:
+        """Note that a segment, and all before it, are being read; returns its id."""
         segment_id = str(walk.segment_id)
         while self._next < len(self._ids) and self._ids[self._next] <= segment_id:
             self._through = self._ids[self._next]
@@ -190,9 +191,12 @@ class EachSegment:
         return [self._through, self.read, self._gone, entries, self.mark]
 
 
-def _length(begun: tuple[str, Position]) -> int:
-    """About how many characters a segment that is begun takes in the state."""
-    segment, at = begun
+Source = OneListing | EachSegment
+
+
+def _length(unfinished: tuple[str, Position]) -> int:
+    """About how many characters a segment that is not finished takes in the state."""
+    segment, at = unfinished
     return len(segment) + len(at.bookmark or "") + len(at.census.highest or "") + 100
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
-from operator import itemgetter
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.protocol.beginning import Beginning, before, fingerprint
-from tap_autopilot.protocol.positions import EachSegment, OneListing
+from tap_autopilot.protocol.positions import Source
+from tap_autopilot.protocol.resuming import (
+    Terms,
+    before,
+    decide_passes,
+    drop_unsafe_bookmarks,
+    fingerprint,
+    set_store_positions,
+)
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, as_type
 from tap_autopilot.sources.completeness import moves_bookmark
@@ -26,53 +31,35 @@ MARGIN = timedelta(minutes=1)  # between a bookmark and the time when its pass b
 class Progress:
     """The passes of the selected streams, and the sources that feed them."""
 
-    def __init__(self, beginning: Beginning, selected: Sequence[Selected]) -> None:
-        """Decide what the run has to read, given the previous state."""
-        self._beginning = beginning
-        self._entries = beginning.state.streams
+    def __init__(self, state: State, selected: Sequence[Selected], terms: Terms) -> None:
+        """Decide what the run has to read. Puts that into the state, to be kept up to date."""
+        self._state, self._terms = state, terms
+        self._entries = state.streams
         self._streams = {table.stream.name: table.stream for table in selected}
         self._columns = {table.stream.name: fingerprint(table.sent) for table in selected}
         self._log_based = {table.stream.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
-        can_leave = as_type(beginning.state.walks, dict) is not None
+        can_leave = as_type(state.walks, dict) is not None
         self._asks_api = len(self._log_based) < len(selected) or not can_leave
 
-        fresh, resumed = beginning.passes(selected)
-        self._passes = fresh | resumed
-        mark = secrets.token_hex(4)
-        self._members = EachSegment(mark)
-        self._listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
-        self._sources: dict[str, OneListing | EachSegment] = {
-            **self._listings,
-            MEMBERS: self._members,
-        }
-        for source in self._sources:
-            self._resume_source(source, fresh)
-        self._resumed = {name for name in fresh if self._passes[name] is not fresh[name]}
+        drop_unsafe_bookmarks(state, selected, terms)
+        start = decide_passes(state, selected, terms)
+        self._passes, self._resumed = start.passes, start.resumed
+        self._listings, self._members = start.listings, start.members
+        self._sources: dict[str, Source] = {**start.listings, MEMBERS: start.members}
         if self._asks_api:
             self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
-
-        absent = set() if beginning.store else {COLLECTED}
-        self._unread = {name: {*stream.sources} - absent for name, stream in self._streams.items()}
         # By stream, the last of the store's events that earlier runs have sent.
-        self.sent_before = beginning.place(self._passes, self._resumed | self._log_based)
+        self.sent_before = set_store_positions(
+            state, self._passes, self._resumed | self._log_based, terms
+        )
+        absent = set() if terms.store else {COLLECTED}
+        self._unread = {name: {*stream.sources} - absent for name, stream in self._streams.items()}
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
-
-    def _resume_source(self, source: str, fresh: Mapping[str, Pass]) -> None:
-        """Resume a source where the state's passes left it, or start over with new passes."""
-        names, positions = self.fed_by(source), self._sources[source]
-        resumed = [name for name in names if self._passes[name] is not fresh[name]]
-        marks = {self._passes[name].mark for name in names}
-        place = self._beginning.state.walks.get(source)
-        if resumed and (resumed != names or not positions.resume(place, marks)):
-            LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(names))
-            self._passes.update({name: fresh[name] for name in names})
-        for name in names:
-            self._passes[name].mark = positions.mark
 
     def _replace_passes(self) -> None:
         """Put the passes of this run into the state, instead of those of an earlier run."""
@@ -90,9 +77,9 @@ class Progress:
                 ", ".join(dropped),
             )
 
-    def is_log(self, name: str) -> bool:
-        """Whether a stream is an append-only log, because it contains pushed events."""
-        return name in self._beginning.logs
+    def why_blind(self, stream: str) -> str | None:
+        """Why the pass of a stream cannot tell which rows were deleted; None if it can."""
+        return self._terms.blind.get(stream)
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""
@@ -102,23 +89,25 @@ class Progress:
             if source in stream.sources and not self._passes[name].is_complete
         ]
 
-    def start(self) -> list[tuple[Walk, Position]]:
-        """Walks to start with, interrupted ones first; those of members come from `walks_over`.
+    def walks(self) -> list[tuple[Walk, Position]]:
+        """The listings to read, interrupted ones first; those of members come from `member_walks`.
 
         Segments are listed even if only their members are needed.
         """
-        walks = []
+        interrupted: list[tuple[Walk, Position]] = []
+        others: list[tuple[Walk, Position]] = []
         for walk in LISTINGS:
-            positions = self._listings[walk.source]
-            begun = positions.is_begun or (walk.children is not None and self._members.is_begun)
+            source = self._listings[walk.source]
+            was_interrupted = source.was_interrupted
+            if walk.children is not None:
+                was_interrupted = was_interrupted or self._members.was_interrupted
             if self.fed_by(walk.source) or (walk.children and self.fed_by(walk.children)):
-                walks.append((not begun, walk, positions))
-        walks.sort(key=itemgetter(0))
-        return [(walk, positions.position) for _, walk, positions in walks]
+                (interrupted if was_interrupted else others).append((walk, source.position))
+        return interrupted + others
 
-    def walks_over(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
+    def member_walks(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks over the members of these segments, which must be all of the account's."""
-        return self._members.walks_over(segment_ids)
+        return self._members.walks(segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
         """How the pass of a stream is going."""
@@ -130,7 +119,7 @@ class Progress:
 
     def note_start(self, stream: str, date: datetime | None) -> None:
         """Note when an incremental pass began: by our clock or the API's, the earlier one."""
-        current, now = self._passes[stream], self._beginning.now
+        current, now = self._passes[stream], self._terms.now
         if current.incremental and current.started is None:
             current.started = min(now, date or now)
 
@@ -179,8 +168,8 @@ class Progress:
             name for name, seq in self.store_positions().items() if name in names and seq < last
         ]
         if ahead:
-            assert self._beginning.store is not None
-            position = self._beginning.store.position(last)
+            assert self._terms.store is not None
+            position = self._terms.store.position(last)
             for name in ahead:
                 self._entries[name].collected = position
 
@@ -212,11 +201,11 @@ class Progress:
             if current.newest and current.started and moves_bookmark(current.doubts):
                 bookmark = min(current.newest, before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
-                entry.start_date, entry.columns = self._beginning.start_date, self._columns[name]
+                entry.start_date, entry.columns = self._terms.start_date, self._columns[name]
 
     def value(self, digests: Any = None) -> dict[str, Any]:
         """The value of a STATE message, with the position in the digests file, if there is one."""
-        saved = {} if self._asks_api else self._beginning.state.walks
+        saved = {} if self._asks_api else self._state.walks
         walks = {
             source: positions.value() if self.fed_by(source) else None
             for source, positions in self._sources.items()

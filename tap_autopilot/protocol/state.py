@@ -185,17 +185,14 @@ class State(msgspec.Struct):
                 ", ".join(together),
             )
 
-    def logs(self, *, has_store: bool) -> set[str]:
-        """The streams whose tables are append-only, because they have pushed events.
+    def is_log(self, name: str, *, has_store: bool) -> bool:
+        """Whether a stream's table is append-only, because it has pushed events.
 
-        They remain so in a run without the store; otherwise their pushed rows would be deleted.
+        It remains so in a run without the store; otherwise its pushed rows would be deleted.
         """
-        return {
-            name
-            for name, stream in STREAMS.items()
-            if (has_store and COLLECTED in stream.sources)
-            or (name in self.streams and self.streams[name].append_only)
-        }
+        entry = self.streams.get(name)
+        is_fed = has_store and COLLECTED in STREAMS[name].sources
+        return is_fed or (entry is not None and entry.append_only)
 
     def value(self) -> dict[str, Any]:
         """The value of a STATE message."""

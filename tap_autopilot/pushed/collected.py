@@ -13,7 +13,7 @@ from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import Event, table_of
 from tap_autopilot.exceptions import Retryable
-from tap_autopilot.protocol.beginning import Store
+from tap_autopilot.protocol.resuming import Store
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import operator
 import urllib.parse
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -14,9 +14,9 @@ import msgspec
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
-from tap_autopilot.protocol.beginning import Beginning, Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
@@ -53,10 +53,12 @@ class Changes(Sending):
         (not_deleted,) = encoded([{config.deleted_at_column: None}])
         self._not_deleted = b"," + not_deleted[1:]  # the end of a row
 
-    def load(self, beginning: Beginning, selected: Sequence[Selected]) -> Remembered:
+    def load(
+        self, position: Any, selected: Sequence[Selected], versioned: Collection[str]
+    ) -> Remembered:
         """Read the file as of the state's position; returns what it remembers."""
         digests = self._digests
-        digests.load(beginning.state.digests_position)
+        digests.load(position)
         # Pushed events are new by their position; only a row of email_messages may change again.
         every = {
             table.stream.name: table
@@ -70,8 +72,7 @@ class Changes(Sending):
                 "%s: none of the tables whose changes it shows is selected.", MembershipChanges.name
             )
         self._shapes = {
-            name: self._shape(table, has_version=beginning.has_version(table))
-            for name, table in every.items()
+            name: self._shape(table, has_version=name in versioned) for name, table in every.items()
         }
         reshaped = digests.reshaped(self._shapes)
         if reshaped:
@@ -79,24 +80,24 @@ class Changes(Sending):
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
             )
-        return Remembered(digests.remembered(), reshaped, digests.filled(), digests.begun())
+        return Remembered(digests.remembered(), reshaped, digests.filled(), digests.under_way())
 
     def _shape(self, table: Selected, *, has_version: bool) -> bytes:
         """A digest of what a table's rows look like."""
         shape = msgspec.json.encode([table.stream.key_properties, self.schema(table), has_version])
         return hashlib.blake2b(shape, digest_size=8).digest()
 
-    def begin(self, progress: Progress) -> None:
+    def start(self, progress: Progress) -> None:
         """Start or resume the passes, as the state says.
 
         A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
         """
         if self._digests.distrust is not None:
-            for walk, _ in progress.start()[:1]:
+            for walk, _ in progress.walks()[:1]:
                 fetch(Client(self._api), walk)
             LOG.warning("%s: everything is sent again.", self._digests.distrust)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
-        self._digests.begin(
+        self._digests.start(
             {
                 name: Start(shape, progress.pass_of(name).version or now, progress.is_resumed(name))
                 for name, shape in self._shapes.items()
@@ -127,7 +128,7 @@ class Changes(Sending):
         self, name: str, rows: Sequence[Row], version: int | None, fetched_at: datetime
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page that the target does not have."""
-        self._digests.begin_pass(name, _iso(fetched_at))
+        self._digests.note_start(name, _iso(fetched_at))
         if not rows:
             self.tallies[name].count_sent(rows)  # which forgets those that were skipped
             return []

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.protocol.beginning import Beginning
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import Terms, blind_streams
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import State
 from tap_autopilot.rows.tally import Tally
@@ -60,7 +59,7 @@ def pushed_events(
     return PushedEvents(config.collector_database, selected, tallies, config.start_date)
 
 
-def begin(
+def start_passes(
     config: Config,
     state: State,
     selected: Sequence[Selected],
@@ -69,10 +68,13 @@ def begin(
 ) -> Progress:
     """Start or resume the passes, given what the state says and what the target has."""
     store = pushed.store if pushed else None
-    beginning = Beginning(state, config.emit_activate_version_messages, config.start_date, store)
-    beginning = dataclasses.replace(beginning, remembered=sends.load(beginning, selected))
-    progress = Progress(
-        beginning, [table for table in selected if DIGESTS not in table.stream.sources]
-    )
-    sends.begin(progress)
+    blind = blind_streams(selected, state, config.start_date, has_store=store is not None)
+    versioned = {table.stream.name for table in selected} - blind.keys()
+    if not config.emit_activate_version_messages:
+        versioned = set()
+    remembered = sends.load(state.digests_position, selected, versioned)
+    terms = Terms(config.start_date, blind, versioned, store, remembered)
+    read = [table for table in selected if DIGESTS not in table.stream.sources]
+    progress = Progress(state, read, terms)
+    sends.start(progress)
     return progress

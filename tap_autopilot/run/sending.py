@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.protocol.beginning import Beginning, Remembered
 from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
@@ -27,11 +27,16 @@ class Sending:
     def __init__(self, tallies: Mapping[str, Tally]) -> None:
         self.tallies = tallies
 
-    def load(self, _beginning: Beginning, _selected: Sequence[Selected]) -> Remembered | None:
-        """Find out what the target has, if the run can know."""
+    def load(
+        self, _position: Any, _selected: Sequence[Selected], _versioned: Collection[str]
+    ) -> Remembered | None:
+        """Find out what the target has, if the run can know, as of the state's `position`.
+
+        Rows of `versioned` streams have a version.
+        """
         return None
 
-    def begin(self, _progress: Progress) -> None:
+    def start(self, _progress: Progress) -> None:
         """Start or resume the passes, as the state says."""
 
     def schema(self, table: Selected) -> Mapping[str, Any]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Gone, Refused, RunError
-from tap_autopilot.protocol.beginning import complete_first
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
+from tap_autopilot.protocol.resuming import complete_first
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
@@ -22,11 +22,11 @@ from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.failures import Failures
 from tap_autopilot.run.monitor import Monitor
-from tap_autopilot.run.prepare import begin, pushed_events, selected_streams, sending
+from tap_autopilot.run.prepare import pushed_events, selected_streams, sending, start_passes
 from tap_autopilot.run.records import Records
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark, why_blind
+from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.sources.reading import MAX_SEGMENTS
@@ -62,7 +62,7 @@ def sync(
     selected = complete_first(selected_streams(config, catalog, api), state)
     with contextlib.closing(sending(api, selected)) as sends:
         pushed = pushed_events(config, selected, sends.tallies)
-        progress = begin(config, state, selected, pushed, sends)
+        progress = start_passes(config, state, selected, pushed, sends)
         run = _Run(api, selected, progress, pushed, sends, Writer(stdout))
         report.facts = lambda: run.monitor.facts(run.incomplete())
         try:
@@ -123,7 +123,7 @@ class _Run:
 
         Pushed events come first because they show which of the contacts' events were also pushed.
         """
-        for walk, start in self._progress.start():
+        for walk, start in self._progress.walks():
             self.pool.add(walk, start)
         self.monitor.prepare()
         if self._pushed is not None:
@@ -235,7 +235,7 @@ class _Run:
             return []
         for name in names:
             self._progress.pass_of(name).note_doubts(page.doubts)
-        for walk, start in self._progress.walks_over(self._parents):
+        for walk, start in self._progress.member_walks(self._parents):
             self.pool.add(walk, start)
         return self._completed(names, lambda: self._progress.complete(source))
 
@@ -250,11 +250,7 @@ class _Run:
         for name in names:
             current = self._progress.pass_of(name)
             version = current.version
-            blind = why_blind(
-                is_log=self._progress.is_log(name),
-                incremental=current.incremental,
-                windowed=current.since is not None,
-            )
+            blind = self._progress.why_blind(name)
             kept = blind or current.reason  # why rows that it did not see are kept
             withheld = self._sends.withheld(version)
             whole, sure = kept is None, moves_bookmark(current.doubts)

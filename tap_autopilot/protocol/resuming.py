@@ -1,0 +1,329 @@
+"""What a run resumes from the state of earlier runs, and what starts over."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tap_autopilot.protocol.positions import EachSegment, OneListing, Source
+from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
+from tap_autopilot.sources.completeness import why_blind
+from tap_autopilot.sources.listings import LISTINGS, MEMBERS
+from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
+
+LOG = logging.getLogger(__name__)
+
+
+class Store(NamedTuple):
+    """A collector's store: its id, the `seq` of its last event, and how to identify an event."""
+
+    id: str
+    last: int
+    fingerprint: Callable[[int], str | None]
+
+    def position(self, seq: int) -> StorePosition:
+        """The position after this event; 0 is the beginning."""
+        return StorePosition(self.id, seq, self.fingerprint(seq) if seq else None)
+
+    def mismatch(self, entry: StreamState) -> str:
+        """Why a stream's position is not one in this store; empty if it is, or if it has none."""
+        if "collected" in entry.invalid:
+            return "the state's position in the store is not valid"
+        if entry.collected is None:
+            return ""
+        store_id, seq, event = entry.collected
+        if store_id != self.id:
+            return "the state is from another store"
+        if not 0 <= seq <= self.last:
+            return "the store has lost events since"
+        if event not in (None, self.fingerprint(seq)):
+            return f"event {seq} in the store is not the one that the state names"
+        return ""
+
+
+class Remembered(NamedTuple):
+    """The tables in the digests file: their versions, and which changed shape.
+
+    Those `filled` have been read from beginning to end in the shape that the file knows, those
+    `under_way` are in a pass.
+    """
+
+    versions: Mapping[str, int]
+    reshaped: Collection[str]
+    filled: Collection[str]
+    under_way: Collection[str]
+
+    def knows(self, name: str) -> bool:
+        """Whether the file has a table's rows, all or some of them, in their present shape."""
+        return name in self.versions and name not in self.reshaped
+
+    def knows_all(self, name: str) -> bool:
+        """Whether the file has all of a table's rows in their present shape."""
+        return self.knows(name) and name in self.filled
+
+
+@dataclass(frozen=True)
+class Terms:
+    """The terms on which passes resume or start: the settings, and what the target has.
+
+    `blind` streams cannot tell which rows were deleted, each for a reason. Passes over `versioned`
+    streams end with ACTIVATE_VERSION, unless there is a doubt.
+    """
+
+    start_date: datetime | None
+    blind: Mapping[str, str]
+    versioned: Collection[str]
+    store: Store | None = None
+    remembered: Remembered | None = None
+    now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    def has_all(self, name: str) -> bool:
+        """Whether the target lacks only rows that changed since the bookmark."""
+        return self.remembered is None or self.remembered.knows_all(name)
+
+    def new_pass(self, table: Selected, bookmark: datetime | None) -> Pass:
+        """A pass from the start, after the bookmark if it is incremental."""
+        stream = table.stream
+        bounds = [self.start_date] if stream.replication_key else []
+        if table.incremental and self.has_all(stream.name):
+            bounds.append(bookmark and before(bookmark, stream.look_back))
+        store = self.store.id if self.store and COLLECTED in stream.sources else ""
+        plan = [stream.key_properties, fingerprint(table.sent), self.remembered is not None, store]
+        new = Pass(
+            plan=fingerprint(plan),
+            incremental=table.incremental,
+            since=max(filter(None, bounds), default=None),
+        )
+        if stream.name in self.versioned:
+            now = int(self.now.timestamp() * 1000)
+            versions = self.remembered.versions if self.remembered is not None else {}
+            new.version = versions.get(stream.name, now)
+        return new
+
+    def resumable(self, stream: type[Stream], entry: StreamState, new: Pass) -> Pass | str | None:
+        """The state's pass, if a new one would be the same; or why it cannot resume, to warn of."""
+        name, interrupted = stream.name, entry.progress
+        if interrupted is None and "progress" not in entry.invalid:
+            return None
+        bounds = new.incremental, new.since
+        if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
+            return "cannot resume from the state"
+        if interrupted.plan != new.plan:
+            return "the state is for other columns or settings"
+        if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
+            return None
+        if new.version is None:
+            interrupted = msgspec.structs.replace(interrupted, version=None)
+        if self.remembered is None:
+            return interrupted
+        # The digests must know what the pass has sent so far.
+        is_there = interrupted.is_complete or name in self.remembered.under_way
+        is_known = is_there and self.remembered.knows(name)
+        return interrupted if is_known and interrupted.version == new.version else None
+
+
+def blind_streams(
+    selected: Iterable[Selected], state: State, start_date: datetime | None, *, has_store: bool
+) -> dict[str, str]:
+    """The streams whose passes cannot tell which rows were deleted, each with the reason."""
+    reasons = {
+        table.stream.name: why_blind(
+            is_log=state.is_log(table.stream.name, has_store=has_store),
+            incremental=table.incremental,
+            windowed=table.stream.replication_key is not None and start_date is not None,
+        )
+        for table in selected
+    }
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+class Start(NamedTuple):
+    """How a run starts: the pass of each stream, which are `resumed`, and what feeds them."""
+
+    passes: dict[str, Pass]
+    resumed: set[str]
+    listings: dict[str, OneListing]
+    members: EachSegment
+
+
+def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> Start:
+    """Resume each of the state's passes that can resume; start the others over.
+
+    One listing may feed several streams, so their passes resume together, or not at all.
+    """
+    new = {
+        table.stream.name: terms.new_pass(table, state.streams[table.stream.name].bookmark)
+        for table in selected
+    }
+    passes = new | _resumable(state, selected, new, terms)
+    for table in selected:
+        if table.incremental and passes[table.stream.name] is new[table.stream.name]:
+            _check_columns(table, state.streams[table.stream.name], terms)
+    mark = secrets.token_hex(4)
+    listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
+    members = EachSegment(mark)
+    sources: dict[str, Source] = {**listings, MEMBERS: members}
+    for name, source in sources.items():
+        fed = [
+            table.stream.name
+            for table in selected
+            if name in table.stream.sources and not passes[table.stream.name].is_complete
+        ]
+        resumed = [stream for stream in fed if passes[stream] is not new[stream]]
+        marks = {passes[stream].mark for stream in fed}
+        if resumed and (resumed != fed or not source.resume(state.walks.get(name), marks)):
+            LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(fed))
+            passes.update({stream: new[stream] for stream in fed})
+        for stream in fed:
+            passes[stream].mark = source.mark
+    are_resumed = {name for name in new if passes[name] is not new[name]}
+    return Start(passes, are_resumed, listings, members)
+
+
+def _resumable(
+    state: State, selected: Sequence[Selected], new: Mapping[str, Pass], terms: Terms
+) -> dict[str, Pass]:
+    """The state's passes that can resume, as far as the streams' entries tell."""
+    tables = [table for table in selected if not table.log_based]
+    saved = [state.streams[table.stream.name].progress for table in tables]
+    # An interrupted run leaves a pass of each stream, or at least one that is not complete. If
+    # only some streams have passes, all complete, another run has ended since.
+    is_interrupted = None not in saved or any(
+        current and not current.is_complete for current in saved
+    )
+    passes: dict[str, Pass] = {}
+    not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
+    for table in tables:
+        name = table.stream.name
+        interrupted = terms.resumable(table.stream, state.streams[name], new[name])
+        if isinstance(interrupted, str):
+            not_resumed.setdefault(interrupted, []).append(name)
+        elif interrupted is not None and is_interrupted:
+            passes[name] = interrupted
+    for why, names in not_resumed.items():
+        LOG.warning("%s: %s; starting over.", ", ".join(names), why)
+    return passes
+
+
+def _check_columns(table: Selected, entry: StreamState, terms: Terms) -> None:
+    """Warn if rows sent by earlier incremental passes may lack columns."""
+    name = table.stream.name
+    changed = entry.columns not in (None, fingerprint(table.sent))
+    if entry.bookmark and changed and terms.has_all(name):
+        LOG.warning(
+            "%s: the selected columns changed, but only rows that change from now on are sent"
+            " with the new columns. To send all rows again, run once with --full-refresh %s.",
+            name, name,
+        )  # fmt: skip
+
+
+def drop_unsafe_bookmarks(state: State, selected: Sequence[Selected], terms: Terms) -> None:
+    """Drop Singer bookmarks that could skip rows. Adds entries for streams that have none."""
+    for table in selected:
+        stream = table.stream
+        entry = state.streams.setdefault(stream.name, StreamState())
+        entry.is_incremental = table.incremental
+        bookmark, made_under = entry.bookmark, entry.start_date
+        if "bookmark" in entry.invalid or (bookmark and bookmark > terms.now):
+            LOG.warning(
+                "%s: the state's %s is not a time in the past; ignoring it.",
+                stream.name, stream.replication_key,
+            )  # fmt: skip
+            entry.bookmark = None
+        elif bookmark and made_under and _includes_more(terms.start_date, made_under):
+            LOG.warning(
+                "%s: start_date is earlier than %s, or no longer set, so the state's %s could skip"
+                " rows; ignoring it.",
+                stream.name, made_under.isoformat(), stream.replication_key,
+            )  # fmt: skip
+            entry.bookmark = None
+
+
+def set_store_positions(
+    state: State, passes: Mapping[str, Pass], resumed: Collection[str], terms: Terms
+) -> dict[str, int]:
+    """Set each stream's position in the store: 0 for a full pass that is not `resumed`.
+
+    Without a store, a stream forgets its position: this run may replace all of its rows.
+    Returns the last event that earlier runs have sent for each stream, if any.
+    """
+    store, remembered = terms.store, terms.remembered
+    sent: dict[str, int] = {}
+    starting_over: dict[str, list[str]] = {}
+    if store is None and any(state.streams[name].collected for name in passes):
+        LOG.warning(
+            "The state is from a run that read a collector's store, but collector_database is"
+            " not set, so pushed events are not read."
+        )
+    for name, current in passes.items():
+        if COLLECTED not in STREAMS[name].sources:
+            continue
+        entry = state.streams[name]
+        entry.append_only = state.is_log(name, has_store=store is not None)
+        if store is None:
+            entry.collected = entry.collected_from = None
+            continue
+        if current.is_complete:
+            continue
+        position, made_under = 0, entry.collected_from
+        start_date = terms.start_date if name in EMAILS else None
+        reason = store.mismatch(entry)
+        if entry.collected and not reason:
+            sent[name] = entry.collected.seq
+            knows = remembered.knows(name) if remembered else current.incremental
+            if knows or name in resumed:
+                position = entry.collected.seq
+            if position and made_under and _includes_more(start_date, made_under):
+                position, reason = 0, "start_date is earlier, or no longer set"
+        if reason:
+            starting_over.setdefault(reason, []).append(name)
+        entry.collected = store.position(position)
+        entry.collected_from = start_date
+    for reason, names in starting_over.items():
+        LOG.warning("%s: %s; reading all events in the store.", ", ".join(names), reason)
+    return sent
+
+
+def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]:
+    """The streams as this run reads them: an interrupted full pass is completed first.
+
+    Otherwise an incremental pass would send rows without the version of the full pass, and a target
+    that stored them without storing the state would delete them when the full pass resumes.
+    """
+    streams = []
+    for table in selected:
+        progress = state.streams.get(table.stream.name, StreamState()).progress
+        if table.incremental and progress is not None and not progress.incremental:
+            LOG.info(
+                "%s: completing the interrupted full pass; incremental replication starts with the"
+                " next run.",
+                table.stream.name,
+            )
+            streams.append(dataclasses.replace(table, incremental=False))
+        else:
+            streams.append(table)
+    return streams
+
+
+def _includes_more(start_date: datetime | None, made_under: datetime) -> bool:
+    """Whether a start_date includes rows that a position `made_under` another one left out."""
+    return start_date is None or start_date < made_under
+
+
+def before(moment: datetime, delta: timedelta) -> datetime:
+    """A time earlier by `delta`, if there is one that early."""
+    return max(moment, datetime.min.replace(tzinfo=timezone.utc) + delta) - delta
+
+
+def fingerprint(value: Any) -> str:
+    """What tells columns, or plans of a pass, from others."""
+    return hashlib.blake2b(msgspec.json.encode(value), digest_size=8).hexdigest()
