@@ -171,6 +171,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header, including those that follow a chunked body."""
+        if self._deaf:
+            return
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
         name, headers = name.lower(), self._headers

@@ -107,6 +107,16 @@ async def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
     assert not server.connections
 
 
+@pytest.mark.parametrize("head", [HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"])
+@without_waiting
+async def test_headers_beyond_the_limit_are_not_even_joined(head: bytes) -> None:
+    """256 kB of them, which arrive at once, took 60 ms of everyone's time."""
+    sender = Sender(serve())
+    sender.send(head + b"a:\r\n" * 60_000)
+    assert sender.statuses == [431]
+    assert len(sender._protocol._headers[b"a"]) < 2 * http.MAX_HEADER_LINES
+
+
 @pytest.mark.parametrize("request_sent", [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST])
 @without_waiting
 async def test_few_requests_can_be_sent_ahead(request_sent: bytes) -> None:
