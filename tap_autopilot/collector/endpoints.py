@@ -60,7 +60,8 @@ class Endpoints:
         self._metrics = metrics
         self._notices = notices
         self._threads = Threads()
-        self._accepted: set[bytes] = set()  # Authorization headers that contain a write key
+        # Authorization headers that contain a write key, with its digest.
+        self._accepted: dict[bytes, bytes] = {}
         self._calls = self._tracking_calls() if config.write_keys else {}
 
     def admit(self, request: Request) -> bool:
@@ -68,14 +69,14 @@ class Endpoints:
         path = request.path.strip("/")
         if call := self._calls.get(path):
             request.label, with_key, without_key = call
-            request.is_known = self._has_key(request.headers)
+            request.secret = self._key_in(request.headers)
             request.read = with_key if request.is_known else without_key
         else:
             parts = path.split("/")
             request.label = parts[0] if parts[0] in LABELS else "other"
             if request.method in (b"GET", b"HEAD") and path in PUBLIC:
                 return False
-            request.is_known, request.read = self._endpoint(parts, request.headers)
+            request.secret, request.read = self._endpoint(parts, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")
         if path == "segment" and b"x-signature" not in request.headers:
@@ -97,7 +98,7 @@ class Endpoints:
                 return
         try:
             read = partial(self._read_in_thread, request, request.read)
-            self._threads.run(request, request.is_known, read, partial(self._store, request))
+            self._threads.run(request, read, partial(self._store, request))
         except Refusal as refusal:
             self.refuse(request, refusal)
 
@@ -158,7 +159,7 @@ class Endpoints:
             self._stored(request, None)
             return
         try:
-            self._writer.store(contents.events, partial(self._stored, request))
+            self._writer.store(contents.events, partial(self._stored, request), request.secret)
         except Unavailable as reason:
             self._stored(request, reason)
 
@@ -182,33 +183,34 @@ class Endpoints:
             calls[f"v1/{name}"] = (call, with_key, without_key)
         return calls
 
-    def _endpoint(self, path: list[str], headers: dict[bytes, bytes]) -> tuple[bool, Read]:
-        """Whether headers or path have shown a secret, and how to read the body.
+    def _endpoint(self, path: list[str], headers: dict[bytes, bytes]) -> tuple[bytes | None, Read]:
+        """The digest of the secret in headers or path, if any, and how to read the body.
 
         Raises Refusal if there is no such endpoint.
         """
         tokens = self._hook_tokens
         match path:
             case ["segment"] if self._webhook_secrets:
-                known = self._has_key(headers)
+                key = self._key_in(headers)
                 signature = headers.get(b"x-signature", b"").decode("latin-1")
-                return known, partial(self._signed, known, signature)
-            case ["hooks", token, *rest] if len(rest) < 2 and tokens.accept([token]):
+                return key, partial(self._signed, key is not None, signature)
+            case ["hooks", token, *rest] if len(rest) < 2 and (known := tokens.accept([token])):
                 event = "".join(rest)
-                return True, partial(_parsed, partial(events.from_hook, event))
-            case ["activity", token] if tokens.accept([token]):
-                return True, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
+                return known, partial(_parsed, partial(events.from_hook, event))
+            case ["activity", token] if known := tokens.accept([token]):
+                return known, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
         raise Refusal(404, "not found")
 
-    def _has_key(self, headers: dict[bytes, bytes]) -> bool:
+    def _key_in(self, headers: dict[bytes, bytes]) -> bytes | None:
+        """The digest of the write key in the headers; None if there is no valid one."""
         header = headers.get(b"authorization")
         if header is None:
-            return False
-        if header in self._accepted:  # compares randomized hashes first, so time tells nothing
-            return True
-        known = self._write_keys.accept(keys.from_authorization(header.decode("latin-1")))
-        if known and len(self._accepted) < MAX_ACCEPTED:
-            self._accepted.add(header)
+            return None
+        known = self._accepted.get(header)  # compares randomized hashes, so time tells nothing
+        if known is None:
+            known = self._write_keys.accept(keys.from_authorization(header.decode("latin-1")))
+            if known and len(self._accepted) < MAX_ACCEPTED:
+                self._accepted[header] = known
         return known
 
     def _if_key_in_body(self, parse: Parse, parts: Iterator[bytes], now: int) -> Contents:

@@ -29,13 +29,14 @@ class Keys:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._digests = [_digest(secret) for secret in secrets]
 
-    def accept(self, candidates: Sequence[str]) -> bool:
-        """Whether any of the candidates is one of the secrets."""
-        accepted = False
+    def accept(self, candidates: Sequence[str]) -> bytes | None:
+        """The digest of a secret that is among the candidates; None if there is none."""
+        accepted = None
         for candidate in candidates:
             digest = _digest(candidate)
             for secret in self._digests:
-                accepted |= hmac.compare_digest(digest, secret)
+                if hmac.compare_digest(digest, secret):
+                    accepted = secret
         return accepted
 
 

@@ -54,7 +54,7 @@ class Request:
     chunks = 0  # pieces in which it came
     is_complete = False
     is_handled = False  # a response will follow
-    is_known = False  # the headers or the path have shown a secret
+    secret: bytes | None = None  # the digest of one that the headers or the path have shown
     keeps_body = False
     refusal: Refusal | None = None  # known before the body has arrived
     gone = False  # the sender disconnected, so nobody reads the response
@@ -74,6 +74,11 @@ class Request:
         self.method = method
         self.path = _path(url)
         self.headers = headers
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the headers or the path have shown a secret."""
+        return self.secret is not None
 
     @property
     def body(self) -> bytes:

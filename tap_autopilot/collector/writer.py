@@ -16,6 +16,7 @@ from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.store import Received, Store, StoreLost, Unavailable
+from tap_autopilot.collector.turns import Turns
 
 LOG = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Writer:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._queue: deque[_Work] = deque()
-        self._heavy: deque[_Work] = deque()  # of which others wait for one at most
+        self._heavy: Turns[_Work] = Turns()  # of which others wait for one at most
         self._was_heavy = False  # the last one committed
         self._tasks: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._group: list[_Work] = []  # what is being committed
@@ -109,16 +110,17 @@ class Writer:
             return SLOW
         return self._reason
 
-    def store(self, events: Sequence[Received], done: Done) -> None:
+    def store(self, events: Sequence[Received], done: Done, sender: bytes | None = None) -> None:
         """Store these events, and call `done` once they are on disk, or cannot be stored.
 
+        Senders, known by the digests of their secrets, take turns with requests of many events.
         Raises Unavailable if it is known already that they cannot be stored.
         """
         size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
         if problem := self.trouble or self._pending.reserve(size, is_known=True):
             raise Unavailable(problem)
         with self._lock:
-            queue = self._heavy if len(events) > HEAVY else self._queue
+            queue = self._heavy.of(sender) if len(events) > HEAVY else self._queue
             queue.append(_Work(events, size, done))
             if self._waiting >= self._enough:
                 self._wake.notify()
@@ -189,10 +191,11 @@ class Writer:
 
     def _take(self) -> int:
         """Take what the next commit is to store; returns its size."""
-        self._was_heavy = bool(self._heavy) and not (self._was_heavy and self._queue)
-        if self._was_heavy:
-            self._group.append(self._heavy.popleft())
-            return self._group[-1].size
+        heavy = None if self._was_heavy and self._queue else self._heavy.next()
+        self._was_heavy = heavy is not None
+        if heavy is not None:
+            self._group.append(heavy)
+            return heavy.size
         size = 0
         while self._queue and size < MAX_IN_A_COMMIT:
             self._group.append(self._queue.popleft())
@@ -217,7 +220,8 @@ class Writer:
 
     def _expect(self, requests: int, size: int, seconds: float) -> None:
         """After a commit: expect as many requests again, for less time than they would save."""
-        self._expected = requests + self._waiting
+        with self._lock:
+            self._expected = requests + self._waiting
         gather = min(GATHER, seconds / 2) if size < LIGHT else 0
         self._gather_until = time.monotonic() + gather
 

@@ -59,7 +59,7 @@ def without_waiting(test: Callable[Given, Coroutine[Any, Any, None]]) -> Callabl
 
 def serve(request_timeout: float = 1) -> Server:
     """A server that stores nothing, but answers 200 at once."""
-    writer: Any = SimpleNamespace(store=lambda _, done: done(None), trouble=None)
+    writer: Any = SimpleNamespace(store=lambda _, done, __: done(None), trouble=None)
     config = CollectorConfig(write_keys=(KEY,), webhook_secrets=(SECRET,), hook_tokens=(TOKEN,))
     endpoints = Endpoints(config, writer, Metrics(), Notices())
     pending = Pending(8 * MAX_BODY, MAX_BODY)

@@ -171,16 +171,16 @@ async def test_others_wait_for_one_request_of_many_events_at_most(
     one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
     many = writer.HEAVY + 1
     done = [asyncio.get_running_loop().create_future() for _ in range(6)]
-    for number, (count, future) in enumerate(
-        zip([many, many, many, 1, 1, many], done, strict=True)
+    for number, (count, sender) in enumerate(
+        [(many, b"a"), (many, b"a"), (many, b"a"), (1, b"b"), (1, b"c"), (many + 1, b"b")]
     ):
-        one.store([event()] * count, future.set_result)
+        one.store([event()] * count, done[number].set_result, sender)
         while number == 0 and not commits:
             await asyncio.sleep(0.01)
     go_on.set()
     assert await asyncio.gather(*done) == [None] * 6
     await one.close()
-    assert commits == [many, 2, many, many, many]
+    assert commits == [many, 2, many, many + 1, many]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")

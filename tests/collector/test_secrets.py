@@ -34,7 +34,7 @@ def test_all_secrets_are_compared_whichever_it_is(
     monkeypatch.setattr(hmac, "compare_digest", noted)
     secrets = kind(SECRETS)
     if isinstance(secrets, Keys):
-        found = secrets.accept([given])
+        found = secrets.accept([given]) is not None
     else:
         found = secrets.accept(b"body", signature(b"body", given))
     assert found == (given in SECRETS)

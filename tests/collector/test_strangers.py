@@ -124,6 +124,7 @@ def test_good_senders_are_served_while_strangers_send_at_full_speed(start: Start
     assert sorted(took)[len(took) * 9 // 10] < 5
 
 
+KNOWN = b"the digest of a secret"
 ODD = b'"\\ud800"'
 SCANNED = {
     "call": b'{"a":%s,"writeKey":"k","event":%s,"context":{"b":%s}}' % (ODD, ODD, ODD),
@@ -237,8 +238,10 @@ class Slow:
         return run
 
 
-def request() -> Request:
-    return Request(lambda *_: None, Pending(MB), b"POST", b"/v1/track", {})
+def request(secret: bytes | None = None) -> Request:
+    one = Request(lambda *_: None, Pending(MB), b"POST", b"/v1/track", {})
+    one.secret = secret
+    return one
 
 
 @pytest.fixture
@@ -254,19 +257,19 @@ async def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
     done: list[object] = []
     senders = [request() for _ in range(MAX_STRANGERS + 1)]
     for number, sender in enumerate(senders):
-        threads.run(sender, False, slow.work(number), done.append)
+        threads.run(sender, slow.work(number), done.append)
     with pytest.raises(Refusal, match="waiting"):
-        threads.run(request(), False, slow.work("one too many"), done.append)
+        threads.run(request(), slow.work("one too many"), done.append)
     for sender in senders[1:6]:
         sender.gone = True  # makes room for others
     for _ in range(5):
-        threads.run(request(), False, slow.work("later"), done.append)
+        threads.run(request(), slow.work("later"), done.append)
     with pytest.raises(Refusal):
-        threads.run(request(), False, slow.work("one too many"), done.append)
-    threads.run(request(), True, slow.work("known"), done.append)  # has a thread at once
+        threads.run(request(), slow.work("one too many"), done.append)
+    threads.run(request(KNOWN), slow.work("known"), done.append)  # has a thread at once
     while slow.order != [0, "known"]:
         await asyncio.sleep(0.01)
-    threads.run(request(), True, slow.work("known"), done.append)  # and the next one
+    threads.run(request(KNOWN), slow.work("known"), done.append)  # and the next one
     slow.go.set()
     while len(done) < MAX_STRANGERS + 3:
         await asyncio.sleep(0.01)
@@ -281,20 +284,37 @@ async def test_many_senders_with_a_secret_may_wait(slow: Slow) -> None:
     threads = Threads()
     done: list[object] = []
     for number in range(THREADS + MAX_WAITING):
-        threads.run(request(), True, slow.work(number), done.append)
+        threads.run(request(KNOWN), slow.work(number), done.append)
     with pytest.raises(Refusal):
-        threads.run(request(), True, slow.work("one too many"), done.append)
+        threads.run(request(KNOWN), slow.work("one too many"), done.append)
+    threads.run(request(b"another"), slow.work("another"), done.append)
     threads.close()
-    assert [str(one) for one in done] == ["shutting down"] * MAX_WAITING
+    assert [str(one) for one in done] == ["shutting down"] * (MAX_WAITING + 1)
     with pytest.raises(Refusal, match="shutting down"):
-        threads.run(request(), True, slow.work("too late"), done.append)
+        threads.run(request(KNOWN), slow.work("too late"), done.append)
+
+
+@in_a_loop
+async def test_no_sender_waits_for_all_that_another_one_has_sent(slow: Slow) -> None:
+    threads = Threads()
+    done: list[object] = []
+    for number in range(20):
+        threads.run(request(KNOWN), slow.work(number), done.append)
+    for name in ("a", "b"):
+        threads.run(request(b"another"), slow.work(name), done.append)
+    slow.go.set()
+    while len(done) < 22:
+        await asyncio.sleep(0.01)
+    threads.close()
+    assert slow.order.index("a") < 6  # two threads begin at once
+    assert slow.order.index("b") < 8
 
 
 @in_a_loop
 async def test_a_bug_in_a_thread_is_a_500_that_senders_repeat() -> None:
     threads = Threads()
     done: asyncio.Future[object] = asyncio.get_running_loop().create_future()
-    threads.run(request(), True, lambda: Contents([][1]), done.set_result)
+    threads.run(request(KNOWN), lambda: Contents([][1]), done.set_result)
     result = await done
     threads.close()
     assert isinstance(result, Refusal)

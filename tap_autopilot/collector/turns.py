@@ -1,0 +1,35 @@
+"""Queues that take turns, so that no sender waits for everything that another one has sent."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Turns(Generic[T]):
+    """A queue for each sender, by the digest of its secret, or None."""
+
+    def __init__(self) -> None:
+        self._queues: dict[bytes | None, deque[T]] = {}  # the one whose turn it is comes first
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __iter__(self) -> Iterator[T]:
+        return chain.from_iterable(self._queues.values())
+
+    def of(self, sender: bytes | None) -> deque[T]:
+        """The queue of one sender."""
+        return self._queues.setdefault(sender, deque())
+
+    def next(self) -> T | None:
+        """Take the first of the sender whose turn it is; None if nothing is waiting."""
+        for sender in list(self._queues):
+            queue = self._queues[sender] = self._queues.pop(sender)  # now the last one
+            if queue:
+                return queue.popleft()
+        return None
