@@ -183,7 +183,7 @@ def _secrets(given: dict[str, Any]) -> list[str]:
     from tap_autopilot.settings import passwords, proxy_passwords
 
     database = str(given.get("collector_database", ""))
-    return [str(given.get("api_key", "")), *passwords(database), *proxy_passwords()]
+    return [str(given.get("api_key", "")).strip(), *passwords(database), *proxy_passwords()]
 
 
 def _named(names: list[str], option: str) -> list[str]:

@@ -259,13 +259,15 @@ def test_rows_that_were_made_but_not_written_are_not_reported(
 
 def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:
     answers = {
-        "/contacts": {"contacts": [{"contact_id": "person_1", "Email": "ada@example.com"}]},
+        "/contacts": {
+            "contacts": [{"contact_id": "person_1", "Email": "ada@example.com", f"No {KEY}": 1}]
+        },
         "/lists": (400, {"message": f"No {KEY} here"}),
     }
     with Scripted(answers) as sandbox:
-        tap.sync(sandbox, report_file=str(file), retry_timeout=0)
+        tap.sync(sandbox, report_file=str(file), retry_timeout=0, api_key=f"{KEY}\n")
     text = file.read_text()
-    assert "(API key)" in text
+    assert text.count("(API key)") == 2
     for secret in (*forms(KEY), "ada@", "person_1"):
         assert secret not in text
 
