@@ -133,7 +133,9 @@ def test_segments_that_failed_come_last_once() -> None:
 
 def test_of_too_many_segments_that_failed_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tap reads no state of more than 10 MB, so one would stop all later runs."""
-    assert positions.MAX_OPEN * len(json.dumps("\1")[1:-1]) < MAX_SIZE
+    assert positions.MAX_OPEN * len(json.dumps("\U0001f600")[1:-1]) < MAX_SIZE, (
+        "as targets write it"
+    )
     monkeypatch.setattr(positions, "MAX_OPEN", 20_000)
     members, names = EachSegment("m"), [f"{number:0400d}" for number in range(60)]
     ids(members, " ".join(names))

@@ -18,7 +18,7 @@ from tap_autopilot.rows.values import MAX_KEY
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
-MAX_OPEN = 2**20  # characters of segments that are begun; a state of 10 MB cannot be read again
+MAX_OPEN = 2**19  # characters of begun segments, of up to 12 bytes; no state of 10 MB can be read
 COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all fields' values
 
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
