@@ -11,7 +11,6 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
-from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.errands import Do, all_rows, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event, plain
@@ -59,7 +58,7 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
             shared |= link & others
     do(lambda store: store.begin_wipe())
     erased = _erase(do, last, _matching(ids, others - shared))
-    matches = _matching(ids)  # one that names others may also be a message to someone else
+    matches = _matching(ids, set())  # one that names others may also be a message to someone else
     go_through(
         do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
     )
@@ -116,9 +115,9 @@ def _bodies(do: Do, last: int) -> Iterator[bytes]:
         yield _as_body(remnant)
 
 
-def _matching(ids: Collection[str], others: Collection[str] = ()) -> Matches:
+def _matching(ids: set[str], others: set[str]) -> Matches:
     """Whether a body is about one of these ids, or about one of the others and nobody else."""
-    known = {*ids, *others}
+    known = ids | others
     texts = {name: _whole(name) for name in known}
     anywhere = {name for name in known if "@" in name or name.startswith(_AUTOPILOTS)}
 
@@ -126,18 +125,15 @@ def _matching(ids: Collection[str], others: Collection[str] = ()) -> Matches:
         if not _may_match(body, known):
             return False
         value = _decoded(body)
-        is_json = raw_json.is_object(body) or raw_json.is_array(body)
         named = list(_named(value))
-        about = {one for _, one in named}
-        if not about.isdisjoint(ids):
+        about = {name for _, name in named}
+        if about & ids or (about & others and set().union(*_people(named)) <= known):
             return True
-        if not about.isdisjoint(others) and set().union(*_people(named)) <= known:
-            return True
-        names = ids if value is None else anywhere.intersection(ids)
+        mentions = ids if value is None else ids & anywhere
         # Others may be in everyone's texts, such as a sender's address, whoever linked it to them.
-        if not about and not (value is None and is_json):
-            names = anywhere.union(names)
-        patterns = [texts[name] for name in names]
+        if not about and (value is not None or not body.startswith((b"{", b"["))):
+            mentions = mentions | others & anywhere
+        patterns = [texts[name] for name in mentions]
         return any(pattern.search(text) for text in _readings(body) for pattern in patterns)
 
     return matches
