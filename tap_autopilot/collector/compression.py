@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
+from tap_autopilot.collector.raw_json import TooLarge
+
 GZIP = 31  # zlib's window bits for a gzip header
 ZLIB = 15
 RAW = -15
@@ -12,10 +14,6 @@ MAX_MEMBERS = 100  # of a gzip file
 PART = 64 * 1024  # bytes, decompressed
 # Bytes given to zlib at a time, because it copies what it does not use yet.
 PIECE = 16 * 1024
-
-
-class TooLarge(ValueError):
-    """The body is larger than allowed."""
 
 
 class UnknownEncoding(ValueError):

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from tap_autopilot.collector import compression, events, keys
-from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
+from tap_autopilot.collector.compression import Damaged, UnknownEncoding
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.notices import Notices
-from tap_autopilot.collector.raw_json import NotJson, TooSlow, is_array, text_of, trim
+from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow, is_array, text_of, trim
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.collector.threads import Threads

@@ -9,9 +9,8 @@ from typing import NamedTuple
 import msgspec
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.compression import TooLarge
 from tap_autopilot.collector.ids import as_id
-from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.raw_json import NotJson, TooLarge
 from tap_autopilot.collector.reader import MAX_NAME
 from tap_autopilot.collector.store import DELIVERY, Received
 

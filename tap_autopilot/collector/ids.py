@@ -9,8 +9,7 @@ from decimal import Decimal
 import msgspec
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.compression import TooLarge
-from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.raw_json import NotJson, TooLarge
 
 USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 

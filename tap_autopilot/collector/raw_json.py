@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tap_autopilot.collector.compression import TooLarge
-
 MAX_ITEMS = 25_000  # of an array; Segment allows 2,500 and sends 4,000. All are in one commit
 MAX_VALUES = 1_000_000  # roughly, in all items together
 MAX_QUICK = 1000  # items or members to handle in an event loop's thread; each takes some 5 µs
@@ -45,6 +43,10 @@ T = TypeVar("T")
 
 class NotJson(ValueError):
     """These bytes are not JSON."""
+
+
+class TooLarge(ValueError):
+    """These bytes, or what they stand for, are more than allowed."""
 
 
 class TooSlow(Exception):

@@ -15,8 +15,7 @@ from typing import NamedTuple
 import ciso8601
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.compression import TooLarge
-from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.raw_json import NotJson, TooLarge
 from tap_autopilot.rfc3339 import rfc3339
 
 MAX_VALUE = 6_000  # bytes; a real value, even one of 500 escaped characters, has fewer

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector import compression, events, raw_json
-from tap_autopilot.collector.compression import Damaged, TooLarge, UnknownEncoding
+from tap_autopilot.collector.compression import Damaged, UnknownEncoding
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.ids import as_id
-from tap_autopilot.collector.raw_json import NotJson
+from tap_autopilot.collector.raw_json import NotJson, TooLarge
 from tap_autopilot.collector.store import Received
 from tap_autopilot.rows.values import as_key
 from tests import json_strategies

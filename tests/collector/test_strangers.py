@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from benchmarks.strangers import attacks
-from tap_autopilot.collector import compression, events, keys, raw_json
+from tap_autopilot.collector import events, keys, raw_json
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import NotJson, TooSlow
@@ -215,10 +215,10 @@ def test_ordinary_bodies_are_within_the_scanners_limit_and_lines_share_it(
     batch = b'{"batch":[%s]}' % b",".join(event % number for number in range(710))
     assert 50 * len(batch) > 8 * MB
     assert len(events.from_batch(MB, batch, 0).events) == 710
-    with pytest.raises(compression.TooLarge):
+    with pytest.raises(raw_json.TooLarge):
         events.from_call("track", b'{"a":%s%s}' % (b"[" * 20_000, b"]" * 20_000), 0)
     line = b"[%s%s]" % (b"[" * 10_000, b"]" * 10_000)
-    with pytest.raises(compression.TooLarge):
+    with pytest.raises(raw_json.TooLarge):
         events.from_activity(b"\n".join([line] * 3), 0)
 
 
