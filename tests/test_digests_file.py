@@ -96,7 +96,7 @@ class Night:
             left = [key for batch in digests.bury(name) for key in batch]
             assert left == sorted(left)
             pending += [((name, key), None) for key in left]
-            digests.end(name, whole=True, sure=True, activated=True)
+            digests.end(name, settled=True, filled=True, activated=True)
         digests.flush()
         return after
 
@@ -177,7 +177,7 @@ def fill(path: Path, rows: int, *, state: Any = None, version: str = "") -> Any:
             keys = [f"{number:08}" for number in range(start, min(start + 1000, rows))]
             compare(digests, keys, [key + version for key in keys])
             digests.flush()
-        digests.end("one", whole=True, sure=True, activated=True)
+        digests.end("one", settled=True, filled=True, activated=True)
         digests.flush()
         return digests.position
 

@@ -226,16 +226,12 @@ class Digests:
         self.flush()
         return self._file.gone(table)
 
-    def end(self, name: str, *, whole: bool, sure: bool, activated: bool) -> None:
-        """Note that a pass ended.
-
-        It is `whole` if every row that it did not see got a tombstone, and `sure` if it read all
-        that it should.
-        """
+    def end(self, name: str, *, settled: bool, filled: bool, activated: bool) -> None:
+        """Note that a pass ended, and what of its table is true from now on."""
         table = self.table(name)
-        table.filled = table.filled or sure
         table.passes, table.began = table.passes + 1, None
-        table.settled, table.activated = table.settled or whole, table.activated or activated
+        table.settled, table.filled = table.settled or settled, table.filled or filled
+        table.activated = table.activated or activated
         self._changed = True
 
     def flush(self) -> None:

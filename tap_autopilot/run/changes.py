@@ -6,7 +6,7 @@ import hashlib
 import logging
 import operator
 import urllib.parse
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -18,10 +18,12 @@ from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-from tap_autopilot.run.sending import Sending, Write
+from tap_autopilot.run.sending import Sending
+from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import fetch
 from tap_autopilot.streams.membership_changes import (
     JOINED,
@@ -144,29 +146,29 @@ class Changes(Sending):
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
-    def end(self, name: str, version: int | None, *, whole: bool, sure: bool, write: Write) -> bool:
-        """End a pass; if it is `whole`, `write` tombstones for the rows it did not see, in batches.
-
-        Returns whether the version of the rows has yet to be announced.
-        """
-        if name not in self._tables:  # pushed events that need no digests
-            return False
-        for keys in self._digests.bury(name) if whole else ():
+    def tombstones(self, name: str, version: int | None) -> Iterator[list[bytes]]:
+        """Tombstones, in batches, for the rows that a whole pass did not see."""
+        for keys in self._digests.bury(name):
             now = datetime.now(timezone.utc)
             blank = dict.fromkeys(self._tables[name].sent["properties"])
             deleted = {self._deleted_at: _iso(now)}
             rows = [{**blank, **self._key_of(name, key), **deleted} for key in keys]
             self.tallies[name].rows += len(rows)
             self.tallies[name].deleted += len(rows)
-            write(
-                records(name, encoded(rows), version, now)
-                + self._membership_changes(name, keys, LEFT, now)
-            )
-        announces = whole and version is not None and not self._digests.table(name).activated
-        self._digests.end(name, whole=whole, sure=sure, activated=announces)
+            left = self._membership_changes(name, keys, LEFT, now)
+            yield records(name, encoded(rows), version, now) + left
+
+    def end(self, name: str, current: Pass, *, whole: bool) -> bool:
+        """End a pass; returns whether the version of its rows has yet to be announced."""
+        if name not in self._tables:  # pushed events that need no digests
+            return False
+        announces = super().end(name, current, whole=whole)
+        announces = announces and not self._digests.table(name).activated
+        sure = moves_bookmark(current.doubts)
+        self._digests.end(name, settled=whole, filled=sure, activated=announces)
         return announces
 
-    def withheld(self, _version: int | None) -> str | None:
+    def withheld(self, _current: Pass) -> str | None:
         """None, because tombstones tell the target of every deletion."""
         return None
 

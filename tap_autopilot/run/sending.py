@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,10 +10,9 @@ from tap_autopilot.protocol.messages import encoded, records
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
+from tap_autopilot.protocol.state import Pass
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-
-Write = Callable[[Iterable[bytes]], None]  # writes lines ahead of the STATE that covers them
 
 NO_VERSIONS = "emit_activate_version_messages is false"
 
@@ -54,20 +53,20 @@ class Sending:
         """The RECORD messages for new rows of the collector's store, a log without a version."""
         return self.records(name, rows, None, fetched_at)
 
-    def end(
-        self, _name: str, version: int | None, *, whole: bool, sure: bool, write: Write
-    ) -> bool:
-        """End a complete pass. If it is `whole`, the rows that it did not see have been deleted.
+    def tombstones(self, _name: str, _version: int | None) -> Iterable[list[bytes]]:
+        """Messages, in batches, about the rows that a whole pass did not see."""
+        return ()
 
-        Messages about those go to `write`. It is `sure` if it moves its bookmark. Returns whether
-        to send ACTIVATE_VERSION.
+    def end(self, _name: str, current: Pass, *, whole: bool) -> bool:
+        """End a complete pass; returns whether to send ACTIVATE_VERSION.
+
+        If it is `whole`, the rows that it did not see have been deleted.
         """
-        del sure, write
-        return whole and version is not None
+        return whole and current.version is not None
 
-    def withheld(self, version: int | None) -> str | None:
+    def withheld(self, current: Pass) -> str | None:
         """Why the target does not learn of deletions after a whole pass; None if it does."""
-        return NO_VERSIONS if version is None else None
+        return NO_VERSIONS if current.version is None else None
 
     def save(self) -> list[Any] | None:
         """Remember what is sent; returns what the next STATE says about it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -245,17 +244,17 @@ class _Run:
         This alone decides whether a run sends tombstones or ACTIVATE_VERSION.
         """
         lines = []
-        write = functools.partial(self._write_before, self.monitor.waiting())
+        waiting = self.monitor.waiting()
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
-            version = current.version
-            blind = self._progress.why_blind(name)
+            blind, withheld = self._progress.why_blind(name), self._sends.withheld(current)
             kept = blind or current.reason  # why rows that it did not see are kept
-            withheld = self._sends.withheld(version)
-            whole, sure = kept is None, moves_bookmark(current.doubts)
-            if self._sends.end(name, version, whole=whole, sure=sure, write=write):
-                activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": version}
+            if kept is None:
+                for tombstones in self._sends.tombstones(name, current.version):
+                    self._write_before(waiting, tombstones)
+            if self._sends.end(name, current, whole=kept is None):
+                activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": current.version}
                 lines.append(message(activate))
             self.monitor.conclude(name, kept or withheld)
             if current.doubts:
