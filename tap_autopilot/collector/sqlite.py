@@ -56,10 +56,13 @@ class SqliteReader(Reader):
                 f"There is no store at {shown_file(database)}."
                 " A collector creates it when it starts."
             )
-        self._connection = sqlite_file.open_read_only(database)
+        self._open()
+
+    def _open(self) -> None:
+        self._connection = sqlite_file.open_read_only(self._database)
         try:
-            sqlite_file.check(self._connection, database)
-            self.store_id = sqlite_file.store_id(self._connection, database)
+            sqlite_file.check(self._connection, self._database)
+            self.store_id = sqlite_file.store_id(self._connection, self._database)
         except BaseException:
             self._connection.close()
             raise
@@ -72,10 +75,19 @@ class SqliteReader(Reader):
         return sqlite_file.size(self._database)
 
     def _query(self, statement: str, *values: object) -> list[Any]:
+        rows: list[Any] = []
+        problem = None
         try:
-            return self._connection.execute(statement, values).fetchall()
-        except sqlite3.Error as problem:
-            raise UserError(f"Cannot read the store {self._database}: {problem}.") from None
+            rows = self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            problem = error
+        if sqlite_file.is_outdated(self._connection, self._database):  # a collector has started
+            self.close()
+            self._open()
+            return self._query(statement, *values)
+        if problem is not None:
+            raise UserError(f"Cannot read the store {self._database}: {problem}.")
+        return rows
 
 
 class SqliteStore(Store):

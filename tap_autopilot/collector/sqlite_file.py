@@ -167,9 +167,28 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     return store_id(connection, str(path))
 
 
+class Immutable(sqlite3.Connection):
+    """A connection to a file that no one is writing to. `seen` is what showed that."""
+
+    seen: object
+
+
+def is_outdated(connection: sqlite3.Connection, database: str) -> bool:
+    """Whether someone has begun to write to such a file, so that what was just read is wrong."""
+    return isinstance(connection, Immutable) and connection.seen != _look_at(database)
+
+
+def _look_at(database: str) -> object:
+    try:
+        return os.stat(database).st_mtime_ns, os.path.exists(f"{database}-wal")  # noqa: PTH110, PTH116
+    except OSError:
+        return None
+
+
 def open_read_only(database: str) -> sqlite3.Connection:
-    """A connection that can only read."""
+    """A connection that can only read; see `is_outdated`."""
     check_owners(database)
+    seen = _look_at(database)
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(
@@ -190,10 +209,12 @@ def open_read_only(database: str) -> sqlite3.Connection:
                 " writer can recover it: start its collector, or run tap-autopilot-collector"
                 f" --check{_as_owner(Path(database))}."
             ) from None
-        # No one is writing to it, and no one can, as on a read-only disk.
+        # No one is writing to it, as on a read-only disk.
         connection = sqlite3.connect(
-            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False
-        )
+            f"{address}&immutable=1", uri=True, isolation_level=None, check_same_thread=False,
+            factory=Immutable,
+        )  # fmt: skip
+        connection.seen = seen
     except sqlite3.DatabaseError:
         pass  # the check that follows reports it
     return connection

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,32 @@ def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bo
     assert said.endswith(
         "1\n" if closed else "run tap-autopilot-collector --check as its owner, root.\n"
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_collector_that_starts_while_the_tap_reads_does_not_confuse_it(*, stops: bool) -> None:
+    """Who may not write to the folder takes the file for immutable while there is no collector."""
+    read_twice = """lambda path: (
+        reader := SqliteReader(path), len(reader.read(0, 10)),
+        open(path + ".fifo").read(), len(reader.read(0, 10)),
+    )[1:]"""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1) as another:
+        database = f"{folder}/events.db"
+        os.mkfifo(f"{database}.fifo")
+        with closing(SqliteStore(database)) as store:
+            store.append([event()])
+        for path in Path(folder), Path(database), Path(f"{database}.fifo"):
+            path.chmod(0o755)
+        said = another.submit(as_another, database, read_twice)
+        with Path(f"{database}.fifo").open("w"):  # once it has read
+            store = SqliteStore(database)
+            store.append([event()])
+            if stops:
+                store.close()
+        assert said.result() == "(1, '', 2)\n"
+        if not stops:
+            store.close()
 
 
 def test_commits_are_synced_and_the_wal_does_not_stay_large(
