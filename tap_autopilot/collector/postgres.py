@@ -49,6 +49,7 @@ LET_GO = (
 FOR_WRITING = f"{OPTIONS} -c synchronous_commit=on -c statement_timeout=60000 {LET_GO}"
 FOR_READING = f"{OPTIONS} -c default_transaction_read_only=on"
 
+ENCODINGS = ("UTF8", "SQL_ASCII")  # that any event's name can be stored in
 Connection = psycopg.Connection[tuple[Any, ...]]
 UPGRADES = {1: postgres_from_1}  # by the format that each upgrades
 
@@ -95,6 +96,12 @@ class PostgresStore(Store):
         self._database = database
         self._connection: Connection | None = _connect(database, FOR_WRITING)
         self._owned: set[str] = set()
+        encoding = self._connection.info.parameter_status("server_encoding")
+        if encoding not in ENCODINGS:
+            raise UserError(
+                f"Cannot open the store {shown(database)}: its database has the encoding"
+                f" {encoding}, which lacks most characters; create one with ENCODING 'UTF8'."
+            )
         try:
             self._connection.execute(sql.TAKE_LOCK, (LOCK,))
             if _rows(self._connection, sql.IS_MISSING, ()) == [(True,)]:

@@ -271,6 +271,16 @@ def test_a_collector_that_freezes_holds_up_no_other_for_long(database: str) -> N
     assert frozen.append([event(b"y")]) == 1
 
 
+def test_a_database_that_cannot_store_all_names_is_refused(server: str) -> None:
+    """There, one event named 日本 would be a 503 for all that share its commit, for good."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+        )
+    with pytest.raises(UserError, match=r"LATIN1.* ENCODING 'UTF8'"):
+        PostgresStore(server.replace("/postgres?", "/latin?"))
+
+
 def test_opening_a_store_waits_for_nobody_who_reads_it(
     database: str, store: PostgresStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
