@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import urllib.parse
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, ClassVar
@@ -136,3 +137,9 @@ class Config(Settings):
     )
     log_level: str | None = log_level()
     log_format: str | None = log_format()
+
+    @property
+    def account(self) -> str:
+        """What tells the account from others; a port does not. It contains the key."""
+        url = urllib.parse.urlsplit(self.api_url)
+        return f"{url.hostname}{url.path}\0{self.api_key}"

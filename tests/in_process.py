@@ -151,7 +151,9 @@ def run(
         mock.patch.object(changes, "Client", return_value=client),
     ):
         try:
-            config = Config.from_mapping({"api_key": KEY, "api_url": "http://[::1]/v1", **settings})
+            config = Config.from_mapping(
+                {"api_key": KEY, "api_url": "http://127.0.0.1/v1", **settings}
+            )
             module.sync(config, catalog, read_state(state), stdout.fileno(), Report())
         except TapError as error:
             code = error.exit_code

@@ -129,7 +129,7 @@ def test_a_version_on_some_rows_only_is_not_resumed(more: Any, setting: Any) -> 
 def test_a_pass_of_another_plan_starts_over() -> None:
     progress = resumed(["reading", {"version": 5, "plan": "of other columns"}])
     assert progress.log == [
-        "WARNING contacts: the state is for other columns or settings; starting over."
+        "WARNING contacts: the state is for another account, columns or settings; starting over."
     ]
     assert progress.pass_of("contacts").version != 5
     assert progress.walks() == [(CONTACTS, Position())]

@@ -77,6 +77,15 @@ def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serv
     assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
 
 
+def test_a_pass_over_another_account_starts_over(tap: Tap, serve: Serve) -> None:
+    states = tap.sync(serve(Account(contacts=250, segments=0))).of("STATE")
+    half = next(one["value"] for one in states if "person" in str(one["value"]))
+    other = serve(Account(contacts=250, segments=0), api_key="its-own-key")
+    run = tap.sync(other, state=half, api_key="its-own-key")
+    assert len(run.rows("contacts")) == 250
+    assert "another account" in run.stderr
+
+
 def test_the_state_does_not_grow_with_the_segments() -> None:
     account = Account(contacts=50, segments=150, members=11)
     run = in_process.run(Sandbox(account, Options(page=10)))

@@ -84,6 +84,7 @@ class Terms:
     versioned: Collection[str]
     store: Store | None = None
     remembered: Remembered | None = None
+    account: str = ""
     now: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def has_all(self, name: str) -> bool:
@@ -97,7 +98,8 @@ class Terms:
         if table.incremental and self.has_all(stream.name):
             bounds.append(bookmark and before(bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
-        plan = [stream.key_properties, fingerprint(table.sent), self.remembered is not None, store]
+        has_digests = self.remembered is not None
+        plan = [stream.key_properties, fingerprint(table.sent), has_digests, store, self.account]
         new = Pass(
             plan=fingerprint(plan),
             incremental=table.incremental,
@@ -118,7 +120,7 @@ class Terms:
         if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
             return "cannot resume from the state"
         if interrupted.plan != new.plan:
-            return "the state is for other columns or settings"
+            return "the state is for another account, columns or settings"
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
         if new.version is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import operator
-import urllib.parse
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -46,8 +45,7 @@ class Changes(Sending):
         super().__init__(tallies)
         config = api.config
         self._api = api
-        url = urllib.parse.urlsplit(config.api_url)  # the port does not identify the account
-        self._digests = Digests(path, f"{url.hostname}{url.path}\0{config.api_key}")
+        self._digests = Digests(path, config.account)
         self._deleted_at = config.deleted_at_column
         self._tables: dict[str, Selected] = {}
         self._shapes: dict[str, bytes] = {}

@@ -73,7 +73,7 @@ def start_passes(
     if not config.emit_activate_version_messages:
         versioned = set()
     remembered = sends.load(state.digests_position, selected, versioned)
-    terms = Terms(config.start_date, blind, versioned, store, remembered)
+    terms = Terms(config.start_date, blind, versioned, store, remembered, config.account)
     read = [table for table in selected if DIGESTS not in table.stream.sources]
     progress = Progress(state, read, terms)
     sends.start(progress)
