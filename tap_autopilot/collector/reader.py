@@ -246,7 +246,9 @@ def shown(database: str) -> str:
     if not database.startswith(POSTGRES):
         return database
     scheme, _, rest = database.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2].partition('?')[0]}"
+    place, _, parameters = rest.partition("?")
+    # An @ after that is a piece of a password, or ends one that contains a question mark.
+    return f"{scheme}://{'…' if '@' in parameters else place.rpartition('@')[2]}"
 
 
 def kind_of(name: str) -> str:
