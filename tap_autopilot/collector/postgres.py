@@ -27,6 +27,7 @@ from tap_autopilot.collector.store import (
     Unavailable,
     counts,
     pruned_counts,
+    row_of,
 )
 from tap_autopilot.collector.upgrade import postgres_from_1
 from tap_autopilot.exceptions import RunError, UserError
@@ -126,7 +127,7 @@ class PostgresStore(Store):
                 event for group in _without_successors(events) for event in _new(group, connection)
             ]
             if new:
-                connection.execute(sql.INSERT, _columns([event[:5] for event in new]))
+                connection.execute(sql.INSERT, _columns(map(row_of, new)))
                 connection.execute(sql.COUNT, _columns(counts(new)))
         return len(new)
 
@@ -238,7 +239,7 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
     return new
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+def _columns(rows: Iterable[Sequence[Any]]) -> list[list[Any]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 

@@ -12,7 +12,7 @@ from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader, table_of
 from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
-from tap_autopilot.collector.store import Loaded, Store
+from tap_autopilot.collector.store import Loaded, Store, row_of
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
@@ -104,7 +104,7 @@ def prune_range(do: Do, after: int, up_to: int, choose: Choose) -> tuple[int, in
 
     def chosen(event: Event) -> tuple[Event, Remnant, bytes] | None:
         remnant = choose(event)
-        return None if remnant is None else (event, remnant, fingerprint(*event[1:6]))
+        return None if remnant is None else (event, remnant, fingerprint(*row_of(event)))
 
     def next_slice(store: Store, after: int) -> list[Event]:
         return store.prunable(after, up_to) if after < up_to else []

@@ -29,6 +29,8 @@ from tap_autopilot.collector.store import (
     Unavailable,
     counts,
     pruned_counts,
+    row_of,
+    source_route_name,
 )
 from tap_autopilot.exceptions import UserError
 
@@ -113,7 +115,7 @@ class SqliteStore(Store):
         execute = self._connection.cursor().execute
         with self._transaction():
             new = self._seen.add(events, execute)
-            insert(INSERT, [event[:5] for event in new], execute)
+            insert(INSERT, list(map(row_of, new)), execute)
             for kind in counts(new):
                 execute(COUNT, kind)
         self._seen.committed()
@@ -126,12 +128,15 @@ class SqliteStore(Store):
 
     def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
         """Replace events with what remains of them; `release` then gives their space back."""
-        rows = [(*event[:5], *remnant, mark) for event, remnant, mark in pruned]
+        rows = [
+            (event.seq, event.received_at, *source_route_name(event), *remnant, mark)
+            for event, remnant, mark in pruned
+        ]
         messages = {(remnant.message,): None for _, remnant, _ in pruned if remnant.message}
 
         with self._briefly():
             self._execute(
-                ("DELETE FROM events WHERE seq = ?", [row[:1] for row in rows]),
+                ("DELETE FROM events WHERE seq = ?", [(event.seq,) for event, _, _ in pruned]),
                 (INSERT_MESSAGE, [*messages]),
                 (INSERT_PRUNED, rows),
                 (COUNT_PRUNED, pruned_counts([event for event, _, _ in pruned])),

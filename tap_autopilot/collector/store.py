@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, Cursor, Event, OpenStore
@@ -109,6 +110,11 @@ class Received(NamedTuple):
     key: bytes | None
     for_good: bool
     about: bytes | None = None
+
+
+# Of an event, received or stored.
+row_of = attrgetter("received_at", "source", "route", "name", "body")
+source_route_name = attrgetter("source", "route", "name")
 
 
 class Unavailable(RunError):
@@ -250,7 +256,7 @@ class Store(OpenStore):
 
 def counts(events: Sequence[Received]) -> list[tuple[str, str, str, int, int]]:
     """How many events of each source, route and name, and when the last one was received."""
-    kinds = [event[1:4] for event in events]
+    kinds = list(map(source_route_name, events))
     last = dict(zip(kinds, [event.received_at for event in events], strict=True))
     return [(*kind, number, last[kind]) for kind, number in sorted(Counter(kinds).items())]
 
@@ -260,5 +266,5 @@ def pruned_counts(events: Sequence[Event]) -> list[tuple[int, str, str, str]]:
 
     In a fixed order, so that those who update the same rows never wait for each other.
     """
-    kinds = Counter(event[2:5] for event in events)
+    kinds = Counter(map(source_route_name, events))
     return [(count, *kind) for kind, count in sorted(kinds.items())]
