@@ -6,13 +6,14 @@ import dataclasses
 import math
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.api.pace import PUBLISHED_RATE
-from tap_autopilot.api.parsing import Listing
+from tap_autopilot.api.parsing import Content
 from tap_autopilot.config import Config
 from tap_autopilot.digests.file import trouble
 from tap_autopilot.exceptions import Gone, UserError
@@ -43,7 +44,7 @@ def check(config: Config, catalog: Any) -> str:
     }
     api = Api(dataclasses.replace(config, **patience))
     selected_streams(config, catalog, api)
-    account = _Account(api)
+    account = _measured(api)
     return f"{_list(works)} {'work' if works[1:] else 'works'}. {account.size()}\n{account.cost()}"
 
 
@@ -84,32 +85,18 @@ def _unwritable(path: Path) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
 class _Account:
-    """The size of an account, from the first pages of its listings."""
+    """The size of an account: contacts, segments, and the `members` of those that were asked.
 
-    def __init__(self, api: Api) -> None:
-        self._client = Client(api)
-        self._most = api.config.max_requests_per_second
-        self._took: list[float] = []  # seconds of each request
-        started = time.monotonic()
-        self.contacts = _size(self._first(CONTACTS))
-        self.members: list[int] = []  # of each segment that was asked
-        segments = keys_of(self._first(SEGMENTS).documents, SEGMENTS)
-        self.segments = len(segments)
-        for segment in segments[:MAX_ASKED]:
-            if time.monotonic() - started > PATIENCE:
-                break
-            try:
-                self.members.append(_size(self._first(members_of(str(segment)))))
-            except Gone:  # deleted meanwhile
-                self.members.append(0)
+    A response `took` so many seconds at least; the run sends at most `rate` requests a second.
+    """
 
-    def _first(self, walk: Walk) -> Listing:
-        """The first page of a listing."""
-        started = time.monotonic()
-        listing = fetch(self._client, walk).value
-        self._took.append(time.monotonic() - started)
-        return listing
+    contacts: int
+    segments: int
+    members: list[int]
+    took: float
+    rate: float
 
     def size(self) -> str:
         """How many contacts, segments and members there are."""
@@ -129,25 +116,51 @@ class _Account:
         every = self.members + [mean] * (self.segments - len(self.members))
         listings = [*map(_pages, (self.contacts, *every)), *(1 for _ in LISTINGS[1:])]
         requests = sum(listings)
-        longest = max(listings) * min(self._took)  # each page names the next one
+        longest = max(listings) * self.took  # each page names the next one
         guess = "" if len(self.members) == self.segments else ", if the others are as large"
         slow, fast = (
             duration(max(1, requests / rate, longest))
-            for rate in (min(PUBLISHED_RATE, self._most), self._most)
+            for rate in (min(PUBLISHED_RATE, self.rate), self.rate)
         )
         text = f"A run of all tables takes about {amount(requests, 'request')}{guess}: {slow}"
-        if slow == fast and self._most > PUBLISHED_RATE:  # bound by the longest listing
+        if slow == fast and self.rate > PUBLISHED_RATE:  # bound by the longest listing
             return f"{text}."
-        if self._most <= PUBLISHED_RATE:
-            return f"{text} at max_requests_per_second, {self._most:g}."
+        if self.rate <= PUBLISHED_RATE:
+            return f"{text} at max_requests_per_second, {self.rate:g}."
         return (
             f"{text} at {PUBLISHED_RATE:g} requests a second, Autopilot's published limit, or"
-            f" {fast} at {self._most:g}, if the API allows that."
+            f" {fast} at {self.rate:g}, if the API allows that."
         )
 
 
-def _size(listing: Listing) -> int:
-    return max(listing.total or 0, len(listing.documents))
+def _measured(api: Api) -> _Account:
+    """The size of the account, from the first pages of its listings."""
+    client = Client(api)
+    started = time.monotonic()
+    took = []
+
+    def first(walk: Walk) -> Content:
+        asked = time.monotonic()
+        content = fetch(client, walk).value
+        took.append(time.monotonic() - asked)
+        return content
+
+    contacts = _size(first(CONTACTS))
+    segments = keys_of(first(SEGMENTS).documents, SEGMENTS)
+    members = []
+    for segment in segments[:MAX_ASKED]:
+        if time.monotonic() - started > PATIENCE:
+            break
+        try:
+            members.append(_size(first(members_of(str(segment)))))
+        except Gone:  # deleted meanwhile
+            members.append(0)
+    rate = api.config.max_requests_per_second
+    return _Account(contacts, len(segments), members, min(took), rate)
+
+
+def _size(content: Content) -> int:
+    return max(content.total or 0, len(content.documents))
 
 
 def _pages(size: int) -> int:

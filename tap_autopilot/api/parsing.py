@@ -51,8 +51,8 @@ _NUL = b"\\u0000"
 _REFUSED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
-class Listing:
-    """One response of a paged listing.
+class Content:
+    """What one response of a paged listing contains.
 
     `documents` are objects, or slices of the response that `read` parses into objects, odd ones in
     an `_Odd`. `bookmark` leads to the next page and is None on the last page; `total` is the size
@@ -110,7 +110,7 @@ def _field(name: str) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(field, float_hook=exact_number)
 
 
-def decode(body: bytes, name: str) -> Listing:
+def decode(body: bytes, name: str) -> Content:
     """The listing called `name` in a response.
 
     Raises Retryable if there is none, and Oversized if there is too much in it.
@@ -118,11 +118,11 @@ def decode(body: bytes, name: str) -> Listing:
     if len(body) <= SMALL and body.rfind(_NUL) < 0:  # from the end, which takes half as long
         with contextlib.suppress(*_REFUSED):
             page = _with_ends(_page(name, Any).decode(body))
-            return Listing(page.documents, page.bookmark, page.total_contacts, 0, len(body))
+            return Content(page.documents, page.bookmark, page.total_contacts, 0, len(body))
     return _split(body, name)
 
 
-def _split(body: bytes, name: str) -> Listing:
+def _split(body: bytes, name: str) -> Content:
     """A listing whose documents are not parsed yet."""
     if len(body) > MAX_VALUES and values_in(body) > MAX_VALUES:
         raise Oversized(f"the response has more than {MAX_VALUES:,} values")
@@ -141,7 +141,7 @@ def _split(body: bytes, name: str) -> Listing:
                 for escape in escapes(document)
             ):
                 documents[number] = _Odd(documents[number])
-    return Listing(documents, page.bookmark, page.total_contacts, cleaned, len(body))
+    return Content(documents, page.bookmark, page.total_contacts, cleaned, len(body))
 
 
 def _long_numbers(body: bytes) -> int:
@@ -150,7 +150,7 @@ def _long_numbers(body: bytes) -> int:
     return len(_LONG) * sum(piece.translate(_AS_ZEROS).count(_LONG) for piece in pieces)
 
 
-def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:
+def decode_keys(body: bytes, name: str, key: str, longest: int) -> Content:
     """A listing that keeps only the key of each document; fast unless a key is odd or too long.
 
     Raises what `decode` raises.
@@ -168,7 +168,7 @@ def decode_keys(body: bytes, name: str, key: str, longest: int) -> Listing:
         if "\0" in text or REPLACEMENT in text:
             return _split(body, name)
     documents = [{key: value} for value in keys]
-    return Listing(documents, page.bookmark, page.total_contacts, cleaned, len(body))
+    return Content(documents, page.bookmark, page.total_contacts, cleaned, len(body))
 
 
 def parts(documents: list[Any]) -> Iterator[list[Any]]:
@@ -233,17 +233,20 @@ def values(documents: list[Any], name: str) -> Iterator[Any]:
 def decode_document(body: bytes) -> tuple[Any, int]:
     """One JSON value, and how many characters were replaced.
 
-    Raises Retryable if it is not JSON, or there is too much in it.
+    Raises ValueError if it is not JSON, or there is too much in it.
     """
     if _NUL not in body and (len(body) <= SMALL or weight_of(body) <= MAX_WEIGHT):
         try:
             return _everything.decode(body), 0
         except _REFUSED:
             pass
-    return parse_leniently(body)
+    try:
+        return parse_leniently(body)
+    except Retryable as problem:
+        raise ValueError(str(problem)) from None
 
 
-def decode_array(body: bytes, name: str) -> Listing:
+def decode_array(body: bytes, name: str) -> Content:
     """A whole listing in one response: an array, or an object that contains one.
 
     In an object, it is called `name`, or it is the only array with an object that has a name or
@@ -261,7 +264,7 @@ def decode_array(body: bytes, name: str) -> Listing:
         response = response.get(name, listings[0] if len(listings) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
-    return Listing(response, None, None, cleaned)
+    return Content(response, None, None, cleaned)
 
 
 def _is_listing(value: Any) -> bool:
@@ -293,9 +296,9 @@ def _with_ends(page: Any) -> Any:
     return page
 
 
-def _decode_leniently(body: bytes, name: str) -> Listing:
+def _decode_leniently(body: bytes, name: str) -> Content:
     response, cleaned = parse_leniently(body)
     documents = response.get(name) if isinstance(response, dict) else None
     if not isinstance(documents, list):
         raise Retryable(f"the response has no listing {name!r}")
-    return Listing(documents, response.get("bookmark"), response.get("total_contacts"), cleaned)
+    return Content(documents, response.get("bookmark"), response.get("total_contacts"), cleaned)

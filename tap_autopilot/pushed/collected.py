@@ -12,7 +12,6 @@ from tap_autopilot.api.lenient import MAX_WEIGHT, SMALL, weight_of
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import Event, table_of
-from tap_autopilot.exceptions import Retryable
 from tap_autopilot.protocol.resuming import Store
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
@@ -104,7 +103,7 @@ def _decode(raw: bytes) -> tuple[Any, int]:
     """The body of an event; one that is not JSON, or has too much in it, stays text."""
     try:
         body, cleaned = decode_document(raw)
-    except Retryable:
+    except ValueError:
         return raw.decode("utf-8", "replace").replace("\0", ""), 0
     is_deep = raw.count(b"{") + raw.count(b"[") > MAX_NESTED
     return shallow(body) if is_deep else body, cleaned

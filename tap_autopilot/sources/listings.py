@@ -12,7 +12,7 @@ from typing import Any
 
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.parsing import (
-    Listing,
+    Content,
     decode,
     decode_array,
     decode_keys,
@@ -43,7 +43,7 @@ class Walk:
     segment_id: str | None = None
     children: str | None = None
     optional: bool = False
-    decode: Callable[[bytes, str], Listing] = decode
+    decode: Callable[[bytes, str], Content] = decode
 
     def __str__(self) -> str:
         """What it lists, as text for messages."""
@@ -174,7 +174,7 @@ def _reason(page: Page) -> str:
 
 def fetch(
     client: Client, walk: Walk, bookmark: str | None = None, urgency: float = math.inf
-) -> Response[Listing]:
+) -> Response[Content]:
     """The response for the page at a bookmark, or for the first page."""
     path, shown = walk.path, walk.path
     if bookmark is not None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.lenient import REPLACEMENT, SMALL
-from tap_autopilot.api.parsing import Listing, parts
+from tap_autopilot.api.parsing import Content, parts
 from tap_autopilot.exceptions import Gone, Outdated, Refused, RunError, Unreachable
 from tap_autopilot.sources.completeness import Census, Distinct, Doubt
 from tap_autopilot.sources.listings import Page, Position, Walk, fetch, keys_of, shortage
@@ -110,10 +110,10 @@ def _empty_page(
 
 @dataclass(frozen=True)
 class _Found:
-    """A page made from a listing, and how many of its ids are `new`."""
+    """A page made from a response, and how many of its ids are `new`."""
 
     page: Page
-    listing: Listing
+    content: Content
     new: int
 
 
@@ -149,9 +149,9 @@ class _Reading:
         """The pages; the last one has no position after it. Raises _StaleBookmark."""
         bookmark = self._start.bookmark
         while True:
-            begins = Position(bookmark, self._census)
+            start = Position(bookmark, self._census)
             page = self._page_at(bookmark)
-            yield from _split(page, begins)
+            yield from _split(page, start)
             if page.after is None:
                 return
             bookmark = page.after.bookmark
@@ -218,22 +218,22 @@ class _Reading:
         if found.new:
             self._trail.note_new()
         self._loops.check(found)
-        self._documents = [] if _is_large(page) else found.listing.documents
+        self._documents = [] if _is_large(page) else found.content.documents
         self._census = page.census
         return page
 
-    def _found(self, response: Response[Listing], documents: list[Any]) -> _Found:
+    def _found(self, response: Response[Content], documents: list[Any]) -> _Found:
         """A page of these documents of a response. Remembers their ids."""
-        walk, listing = self._walk, response.value
-        bookmark = _valid_bookmark(walk, listing.bookmark)
+        walk, content = self._walk, response.value
+        bookmark = _valid_bookmark(walk, content.bookmark)
         keys = keys_of(documents, walk)
         ids = [str(key) for key in keys if key.__class__ in (str, int)]
         new = self._distinct.count_new(ids)
         census = self._census.after(
-            documents=len(listing.documents),
+            documents=len(content.documents),
             new=new + len(keys) - len(ids),
             highest=self._distinct.highest,
-            total=listing.total,
+            total=content.total,
         )
         if walk.children is not None and census.read > MAX_SEGMENTS:
             raise RunError(f"GET {walk.path}: more than {MAX_SEGMENTS:,} {walk}.")
@@ -241,12 +241,12 @@ class _Reading:
             documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
         after = Position(bookmark, census) if bookmark else None
         page = Page(
-            walk, documents, after, census, listing.cleaned, response.fetched_at, response.date,
-            size=listing.size,
+            walk, documents, after, census, content.cleaned, response.fetched_at, response.date,
+            size=content.size,
         )  # fmt: skip
-        return _Found(page, listing, new)
+        return _Found(page, content, new)
 
-    def _get(self, bookmark: str | None) -> Response[Listing]:
+    def _get(self, bookmark: str | None) -> Response[Content]:
         """The response for the page at a bookmark. Notes its total."""
         walk, census = self._walk, self._census
         has_total = census.latest is not None or walk.segment_id is not None
@@ -299,15 +299,15 @@ def _is_large(page: Page) -> bool:
     return page.size > SMALL or len(page.unread) > LARGE_PAGE
 
 
-def _split(page: Page, begins: Position) -> Iterator[Page]:
-    """A page, in parts if it is large; `begins` is the position before it."""
+def _split(page: Page, start: Position) -> Iterator[Page]:
+    """A page, in parts if it is large; `start` is the position before it."""
     if not _is_large(page):
         yield page
         return
     before: Page | None = None
     for part in parts(page.unread):
         if before is not None:
-            yield dataclasses.replace(before, after=begins)
+            yield dataclasses.replace(before, after=start)
         before = dataclasses.replace(page, unread=part, replaced=0 if before else page.replaced)
     assert before is not None
     yield before
