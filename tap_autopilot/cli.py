@@ -260,12 +260,12 @@ def _sync(args: argparse.Namespace, report: Report) -> None:
     from tap_autopilot.config import Config
 
     files = _files(args)
-    report.begin(os.environ.get(Config.variable("report_file")), files)
+    report.expect(os.environ.get(Config.variable("report_file")), files)
     given = Config.gather(args.config)  # if this fails, the report uses only the environment
-    report.begin(given.get("report_file"), files, _secrets(given))
+    report.expect(given.get("report_file"), files, _secrets(given))
     config = _config(given)
     files = _files(args, config.collector_database, config.digests)
-    report.begin(config.report_file, files, _secrets(given))
+    report.expect(config.report_file, files, _secrets(given))
     report.check()
     deletes = config.emit_activate_version_messages or config.digests is not None
     if config.start_date is not None and deletes:

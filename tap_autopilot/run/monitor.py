@@ -70,7 +70,7 @@ class Monitor:
         self._began = self._measured = time.monotonic()
         self._open: list[str] = []  # the streams that are not complete yet
 
-    def begin(self, incomplete: set[str], *, quiet: bool) -> None:
+    def start(self, incomplete: set[str], *, quiet: bool) -> None:
         """Announce the streams that are going to be read; unless `quiet`, show live progress."""
         self._began = self._moved = time.monotonic()
         self._open = [name for name in self._tables if name in incomplete]

@@ -35,7 +35,7 @@ class Report:
 
     def __init__(self) -> None:
         self.facts: Callable[[], dict[str, Any]] = dict
-        self._is_begun = False  # whether there is a run to report
+        self._is_expected = False  # whether there is a run to report
         self._run_id = os.urandom(16).hex()
         self._started_at = datetime.now(timezone.utc)
         self._began = time.monotonic()
@@ -43,15 +43,15 @@ class Report:
         self._redact: Callable[[str], str] = str
         self._is_reported = False
 
-    def begin(self, file: Any, inputs: Iterable[str | Path], secrets: Iterable[str] = ()) -> None:
-        """Note that a run begins, with the settings for its report, which are not checked yet.
+    def expect(self, file: Any, inputs: Iterable[str | Path], secrets: Iterable[str] = ()) -> None:
+        """Expect a run, with the settings for its report, which are not checked yet.
 
-        It begins again whenever more of them are known. If the `file` is one of those that the run
+        Call it again whenever more of them are known. If the `file` is one of those that the run
         reads, nothing is appended to it.
         """
         from tap_autopilot.settings import file_name  # takes a while to import
 
-        self._is_begun, self._file = True, None
+        self._is_expected, self._file = True, None
         with contextlib.suppress(ValueError):
             self._file = file_name(file)
         if self._file and any(is_same(self._file, other) for other in inputs):
@@ -75,7 +75,7 @@ class Report:
         `message` is the CRITICAL line, if there is one. Only the first call counts. This imports
         nothing, because a signal may have interrupted an import.
         """
-        if not self._is_begun or self._is_reported:
+        if not self._is_expected or self._is_reported:
             return {}
         self._is_reported = True
         report = {

@@ -66,7 +66,7 @@ def sync(
         report.facts = lambda: run.monitor.facts(run.incomplete())
         try:
             with signals.graceful_stop(run.pool.stop, run.writer, report.end):
-                run.begin(quiet=quiet)
+                run.start(quiet=quiet)
                 run.read()
                 run.end()
         finally:
@@ -100,7 +100,7 @@ class _Run:
         self._parents: dict[str, None] = {}  # an ordered set
         self._failed_in_a_row = 0
 
-    def begin(self, *, quiet: bool) -> None:
+    def start(self, *, quiet: bool) -> None:
         """Write the SCHEMA messages and a first STATE."""
         schemas = []
         for table in self._selected:
@@ -115,7 +115,7 @@ class _Run:
             schemas.append(message(schema))
         self._write(schemas)
         if self._selected:
-            self.monitor.begin(self.incomplete(), quiet=quiet)
+            self.monitor.start(self.incomplete(), quiet=quiet)
 
     def read(self) -> None:
         """Write pushed events, then the pages of all walks as they arrive.
