@@ -23,7 +23,8 @@ from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, res
 
 MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
-MAX_CHUNKS = 10_000  # of a body without a secret in the headers; each takes time, however short
+MAX_CHUNKS = 100_000  # of a body; each takes time, however short
+MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000  # each takes up to 80 kB while its headers arrive
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
@@ -218,8 +219,8 @@ class Connection(asyncio.Protocol):
         request.chunks += 1
         if request.received > self.server.max_body:
             self._refuse_large()
-        elif request.chunks > MAX_CHUNKS and not request.is_known:
-            self.refuse(413, f"the body came in more than {MAX_CHUNKS:,} chunks")
+        elif request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
+            self.refuse(413, f"the body came in more than {limit:,} chunks")
         elif request.keeps_body and (problem := request.add(body)):
             self.refuse(503, problem)
 
