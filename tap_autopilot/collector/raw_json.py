@@ -17,6 +17,7 @@ import msgspec
 
 MAX_ITEMS = 25_000  # of an array; Segment allows 2,500 and sends 4,000. All are in one commit
 MAX_VALUES = 1_000_000  # roughly, in all items together
+MAX_COLONS = 250_000  # of an object to split; each member takes 300 bytes
 MAX_QUICK = 1000  # items or members to handle in an event loop's thread; each takes some 5 µs
 MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
@@ -118,9 +119,11 @@ def items(data: bytes) -> list[bytes]:
 
 
 def members(data: bytes) -> dict[str, bytes]:
-    """The members of an object; if a name occurs twice, the last. Raises NotJson."""
+    """The members of an object; if a name occurs twice, the last. Raises NotJson and TooLarge."""
     if isinstance(data, _Split):
         return {json.loads(name): value for name, value in data.members}
+    if len(data) > MAX_COLONS and data.count(b":") > MAX_COLONS:
+        raise TooLarge("too many members in an event")
     try:
         return {name: bytes(value) for name, value in _OBJECT.decode(data).items()}
     except (msgspec.DecodeError, RecursionError):

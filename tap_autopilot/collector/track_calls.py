@@ -55,7 +55,10 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     if id_ in (b"", b"null", b'""'):
         id_ = added["messageId"] = b'"%s"' % own_id(store_id, event.seq, event.received_at).encode()
     if added:
-        body = raw_json.build({**raw_json.members(body), **added})
+        try:
+            body = raw_json.build({**raw_json.members(body), **added})
+        except TooLarge:  # so many members that no destination would take it
+            return None
     return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:MAX_ID], body)
 
 

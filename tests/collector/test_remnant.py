@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.events import from_batch
+from tap_autopilot.collector.raw_json import TooLarge
 from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, body_of, remains
 from tap_autopilot.collector.track_calls import as_track_call
@@ -126,5 +128,20 @@ def test_what_was_not_too_large_within_a_batch_has_no_remnant() -> None:
     zeros = b",".join([b"0"] * 100_001)
     call = b'{"type":"track","\\ud800":1,"a":[[%s]],"properties":{"email_id":"m"}}' % zeros
     (one,) = from_batch(2**23, b'{"batch":[%s]}' % call, 0).events
+    assert remains("segment", one.body) == NOTHING
+    assert as_track_call(Event(1, 0, "segment", "batch", "", one.body, False), "s") is None
+
+
+def test_no_event_of_a_million_members_is_split() -> None:
+    """Each member takes 300 bytes, in two threads at once."""
+    many = b",".join([b'"a":0'] * (raw_json.MAX_COLONS + 1))
+    for body in (
+        b'{"batch":[{"writeKey":"k",%s}]}' % many,
+        b'{"context":{%s},"batch":[{}]}' % many,
+        b'{"context":{"b":0},"batch":[{"context":{%s}}]}' % many,
+    ):
+        with pytest.raises(TooLarge):
+            from_batch(2**23, body, 0)
+    (one,) = from_batch(2**23, b'{"batch":[{"event":"Email Opened",%s}]}' % many, 0).events
     assert remains("segment", one.body) == NOTHING
     assert as_track_call(Event(1, 0, "segment", "batch", "", one.body, False), "s") is None

@@ -207,6 +207,7 @@ def test_ordinary_bodies_are_within_the_scanners_limit_and_lines_share_it(
 ) -> None:
     """With a 50th of the limit, and of a body of 8 MB."""
     monkeypatch.setattr(raw_json, "MAX_TOKENS", raw_json.MAX_TOKENS // 50)
+    monkeypatch.setattr(raw_json, "MAX_COLONS", raw_json.MAX_COLONS // 50)
     event = (
         b'{"type":"track","event":"Email Opened","userId":"person_%024d",'
         b'"timestamp":"2024-01-01T00:00:00.000Z","properties":{"email":"a@example.com",'
