@@ -214,8 +214,8 @@ def _check_files(args: argparse.Namespace, config: Config) -> None:
 
 
 def _files(args: argparse.Namespace, *databases: str | None) -> list[str | Path]:
-    """The files that the arguments name, and those of the databases."""
-    files = [*filter(None, (*args.config, args.catalog, args.state))]
+    """The files of a run: stdout, those that the arguments name, and those of the databases."""
+    files = ["/dev/stdout", *filter(None, (*args.config, args.catalog, args.state))]
     return files + [path for name in filter(None, databases) for path in database_files(name)]
 
 

@@ -207,6 +207,13 @@ def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Se
         assert json.loads(state.read_text()) == before
 
 
+@pytest.mark.parametrize("setting", ["digests", "report_file"])
+def test_nothing_else_is_written_to_stdout(tap: Tap, serve: Serve, setting: str) -> None:
+    run = tap.sync(serve(Account()), **{setting: "/dev/stdout"})
+    assert (run.code, run.messages) == (2, [])
+    assert run.last_words == f"CRITICAL {setting} and /dev/stdout must be different files."
+
+
 @pytest.mark.parametrize("setting", ["digests", "collector_database"])
 @pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
 def test_a_report_is_not_appended_to_a_database_or_what_is_beside_it(
