@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tap_autopilot.api.parsing import decode, decode_array, decode_keys, read
 from tap_autopilot.exceptions import Refused, Retryable
 from tap_autopilot.protocol.catalog import discover
-from tap_autopilot.protocol.messages import encoded, message, records
+from tap_autopilot.protocol.messages import encoded, message, record_lines
 from tap_autopilot.protocol.selection import Selected, select
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
@@ -91,7 +91,7 @@ def lines_of(
         assert len(rows) + tally.skipped == len(documents)
     before = {"type": "SCHEMA", "stream": stream.name, "schema": selected,
               "key_properties": stream.key_properties}  # fmt: skip
-    return message(before) + b"".join(records(stream.name, encoded(rows), 1, NOW))
+    return message(before) + b"".join(record_lines(stream.name, encoded(rows), 1, NOW))
 
 
 def rows_of(stream: type[Stream], documents: list[Any]) -> list[dict[str, Any]]:

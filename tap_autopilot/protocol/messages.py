@@ -137,7 +137,7 @@ def encoded(values: Iterable[Any]) -> list[bytes]:
     return list(map(_encode, values))
 
 
-def records(
+def record_lines(
     stream: str, rows: Sequence[bytes], version: int | None, extracted: datetime
 ) -> list[bytes]:
     """A RECORD message for each row, given as JSON, as pieces of lines.

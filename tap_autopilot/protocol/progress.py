@@ -35,9 +35,9 @@ class Progress:
         """Decide what the run has to read. Puts that into the state, to be kept up to date."""
         self._state, self._terms = state, terms
         self._entries = state.streams
-        self._streams = {table.stream.name: table.stream for table in selected}
-        self._columns = {table.stream.name: fingerprint(table.sent) for table in selected}
-        self._log_based = {table.stream.name for table in selected if table.log_based}
+        self._streams = {table.name: table.stream for table in selected}
+        self._columns = {table.name: fingerprint(table.sent) for table in selected}
+        self._log_based = {table.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
         can_leave = as_type(state.walks, dict) is not None
         self._asks_api = len(self._log_based) < len(selected) or not can_leave

@@ -138,8 +138,8 @@ def blind_streams(
 ) -> dict[str, str]:
     """The streams whose passes cannot tell which rows were deleted, each with the reason."""
     reasons = {
-        table.stream.name: why_blind(
-            is_log=state.is_log(table.stream.name, has_store=has_store),
+        table.name: why_blind(
+            is_log=state.is_log(table.name, has_store=has_store),
             incremental=table.incremental,
             windowed=table.stream.replication_key is not None and start_date is not None,
         )
@@ -162,24 +162,19 @@ def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> S
 
     One listing may feed several streams, so their passes resume together, or not at all.
     """
-    new = {
-        table.stream.name: terms.new_pass(table, state.streams[table.stream.name].bookmark)
-        for table in selected
-    }
+    entries = state.streams
+    new = {table.name: terms.new_pass(table, entries[table.name].bookmark) for table in selected}
     passes = new | _resumable(state, selected, new, terms)
     for table in selected:
-        if table.incremental and passes[table.stream.name] is new[table.stream.name]:
-            _check_columns(table, state.streams[table.stream.name], terms)
+        if table.incremental and passes[table.name] is new[table.name]:
+            _check_columns(table, entries[table.name], terms)
     mark = secrets.token_hex(4)
     listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
     members = EachSegment(mark)
     sources: dict[str, Source] = {**listings, MEMBERS: members}
     for name, source in sources.items():
-        fed = [
-            table.stream.name
-            for table in selected
-            if name in table.stream.sources and not passes[table.stream.name].is_complete
-        ]
+        needed = [table for table in selected if name in table.stream.sources]
+        fed = [table.name for table in needed if not passes[table.name].is_complete]
         resumed = [stream for stream in fed if passes[stream] is not new[stream]]
         marks = {passes[stream].mark for stream in fed}
         if resumed and (resumed != fed or not source.resume(state.walks.get(name), marks)):
@@ -187,8 +182,8 @@ def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> S
             passes.update({stream: new[stream] for stream in fed})
         for stream in fed:
             passes[stream].mark = source.mark
-    are_resumed = {name for name in new if passes[name] is not new[name]}
-    return Start(passes, are_resumed, listings, members)
+    resumed = [name for name in new if passes[name] is not new[name]]
+    return Start(passes, {*resumed}, listings, members)
 
 
 def _resumable(
@@ -196,7 +191,7 @@ def _resumable(
 ) -> dict[str, Pass]:
     """The state's passes that can resume, as far as the streams' entries tell."""
     tables = [table for table in selected if not table.log_based]
-    saved = [state.streams[table.stream.name].progress for table in tables]
+    saved = [state.streams[table.name].progress for table in tables]
     # An interrupted run leaves a pass of each stream, or at least one that is not complete. If
     # only some streams have passes, all complete, another run has ended since.
     is_interrupted = None not in saved or any(
@@ -205,7 +200,7 @@ def _resumable(
     passes: dict[str, Pass] = {}
     not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
     for table in tables:
-        name = table.stream.name
+        name = table.name
         interrupted = terms.resumable(table.stream, state.streams[name], new[name])
         if isinstance(interrupted, str):
             not_resumed.setdefault(interrupted, []).append(name)
@@ -218,7 +213,7 @@ def _resumable(
 
 def _check_columns(table: Selected, entry: StreamState, terms: Terms) -> None:
     """Warn if rows sent by earlier incremental passes may lack columns."""
-    name = table.stream.name
+    name = table.name
     changed = entry.columns not in (None, fingerprint(table.sent))
     if entry.bookmark and changed and terms.has_all(name):
         LOG.warning(
@@ -303,12 +298,12 @@ def complete_first(selected: Iterable[Selected], state: State) -> list[Selected]
     """
     streams = []
     for table in selected:
-        progress = state.streams.get(table.stream.name, StreamState()).progress
+        progress = state.streams.get(table.name, StreamState()).progress
         if table.incremental and progress is not None and not progress.incremental:
             LOG.info(
                 "%s: completing the interrupted full pass; incremental replication starts with the"
                 " next run.",
-                table.stream.name,
+                table.name,
             )
             streams.append(dataclasses.replace(table, incremental=False))
         else:

@@ -48,6 +48,11 @@ class Selected:
     nested_as_text: bool = False
     log_based: bool = False
 
+    @property
+    def name(self) -> str:
+        """The name of the stream, and of its table."""
+        return self.stream.name
+
     @functools.cached_property
     def sent(self) -> Mapping[str, Any]:
         """The schema of the rows that are sent."""

@@ -52,7 +52,7 @@ class PushedEvents:
         tallies: Mapping[str, Tally],
         start_date: datetime | None,
     ) -> None:
-        fed = {table.stream.name: table for table in selected if COLLECTED in table.stream.sources}
+        fed = {table.name: table for table in selected if COLLECTED in table.stream.sources}
         self._fed = fed
         self._collected = Collected(database)
         self.store = self._collected.as_of_now

@@ -13,7 +13,7 @@ import msgspec
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
-from tap_autopilot.protocol.messages import encoded, records
+from tap_autopilot.protocol.messages import encoded, record_lines
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
@@ -61,9 +61,9 @@ class Changes(Sending):
         digests.load(position)
         # Pushed events are new by their position; only a row of email_messages may change again.
         every = {
-            table.stream.name: table
+            table.name: table
             for table in selected
-            if not table.log_based or table.stream.name == EmailMessages.name
+            if not table.log_based or table.name == EmailMessages.name
         }
         self._memberships = every.pop(MembershipChanges.name, None)
         self._tables = every
@@ -122,7 +122,7 @@ class Changes(Sending):
         if name == EmailMessages.name:
             return self.records(name, rows, None, fetched_at)
         self.tallies[name].rows += len(rows)
-        return records(name, self._present(encoded(rows)), None, fetched_at)
+        return record_lines(name, self._present(encoded(rows)), None, fetched_at)
 
     def records(
         self, name: str, rows: Sequence[Row], version: int | None, fetched_at: datetime
@@ -140,7 +140,7 @@ class Changes(Sending):
         if not differ:
             return []
         sent = self._present([texts[at] for at, _ in differ])
-        messages = records(name, sent, version, fetched_at)
+        messages = record_lines(name, sent, version, fetched_at)
         joined = [keys[at] for at, is_new in differ if is_new]
         return messages + self._membership_changes(name, joined, JOINED, fetched_at)
 
@@ -154,7 +154,7 @@ class Changes(Sending):
             self.tallies[name].rows += len(rows)
             self.tallies[name].deleted += len(rows)
             left = self._membership_changes(name, keys, LEFT, now)
-            yield records(name, encoded(rows), version, now) + left
+            yield record_lines(name, encoded(rows), version, now) + left
 
     def end(self, name: str, current: Pass, *, whole: bool) -> bool:
         """End a pass; returns whether the version of its rows has yet to be announced."""
@@ -208,7 +208,7 @@ class Changes(Sending):
             row = membership_change(name, self._key_of(name, key), change, seen_at, seen_in)
             rows.append({column: row[column] for column in selected})
         self.tallies[MembershipChanges.name].rows += len(rows)
-        return records(MembershipChanges.name, self._present(encoded(rows)), None, extracted)
+        return record_lines(MembershipChanges.name, self._present(encoded(rows)), None, extracted)
 
 
 def _iso(moment: datetime) -> str:

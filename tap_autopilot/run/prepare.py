@@ -40,7 +40,7 @@ def selected_streams(config: Config, catalog: Any, api: Api) -> list[Selected]:
 
 def sending(api: Api, selected: Sequence[Selected]) -> Sending:
     """The way of sending that the settings ask for."""
-    tallies = {table.stream.name: Tally(table.stream.name) for table in selected}
+    tallies = {table.name: Tally(table.name) for table in selected}
     if api.config.digests is None:
         return Sending(tallies)
     from tap_autopilot.run.changes import Changes  # only imported with digests
@@ -69,7 +69,7 @@ def start_passes(
     """Start or resume the passes, given what the state says and what the target has."""
     store = pushed.store if pushed else None
     blind = blind_streams(selected, state, config.start_date, has_store=store is not None)
-    versioned = {table.stream.name for table in selected} - blind.keys()
+    versioned = {table.name for table in selected} - blind.keys()
     if not config.emit_activate_version_messages:
         versioned = set()
     remembered = sends.load(state.digests_position, selected, versioned)

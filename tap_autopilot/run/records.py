@@ -31,11 +31,11 @@ class Records:
     ) -> None:
         self._progress, self._pushed, self._sends = progress, pushed, sends
         # What the streams that only use parts of documents read of them.
-        self._reads = {table.stream.name: table.stream.reads for table in selected}
+        self._reads = {table.name: table.stream.reads for table in selected}
         self._pick = compile_pick({field for reads in self._reads.values() for field in reads})
-        self._columns = {table.stream.name: len(table.part["properties"]) for table in selected}
+        self._columns = {table.name: len(table.part["properties"]) for table in selected}
         self._make = {
-            table.stream.name: table.compile(sends.tallies[table.stream.name])
+            table.name: table.compile(sends.tallies[table.name])
             for table in selected
             if not set(table.stream.sources) <= {COLLECTED, DIGESTS}
         }

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from tap_autopilot.protocol.messages import encoded, records
+from tap_autopilot.protocol.messages import encoded, record_lines
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
 from tap_autopilot.protocol.selection import Selected
@@ -47,7 +47,7 @@ class Sending:
     ) -> list[bytes]:
         """The RECORD messages for the rows of a page, which was fetched at `fetched_at`."""
         self.tallies[name].count_sent(rows)
-        return records(name, encoded(rows), version, fetched_at)
+        return record_lines(name, encoded(rows), version, fetched_at)
 
     def pushed(self, name: str, rows: Sequence[Row], fetched_at: datetime) -> list[bytes]:
         """The RECORD messages for new rows of the collector's store, a log without a version."""

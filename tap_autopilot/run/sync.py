@@ -88,7 +88,7 @@ class _Run:
         config, tallies = api.config, sends.tallies
         self._selected, self._progress, self._pushed = selected, progress, pushed
         self._sends, self.writer = sends, writer
-        self._streams = {table.stream.name: table.stream for table in selected}
+        self._streams = {table.name: table.stream for table in selected}
         self._derived = {
             name for name, stream in self._streams.items() if DIGESTS in stream.sources
         }
@@ -106,7 +106,7 @@ class _Run:
         for table in self._selected:
             schema: dict[str, Any] = {
                 "type": "SCHEMA",
-                "stream": table.stream.name,
+                "stream": table.name,
                 "schema": self._sends.schema(table),
                 "key_properties": table.stream.key_properties,
             }
@@ -140,7 +140,7 @@ class _Run:
         self._failures.check()
 
     def sum_up(self) -> None:
-        """Log the summary."""
+        """Conclude the streams that are made from others, and log the summary."""
         incomplete = self.incomplete()
         for name in self._derived - incomplete:
             self.monitor.conclude(name, APPEND_ONLY)
