@@ -57,18 +57,22 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
         if link - others - ids:
             shared |= link & others
     do(lambda store: store.begin_wipe())
-    erased = _erase(do, last, _matching(ids, others - shared))
-    matches = _matching(ids, set())  # one that names others may also be a message to someone else
-    go_through(
-        do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
-    )
-    while do(lambda store: store.forget_summary()):
-        pass
-    while do(lambda store: store.release()):
-        pass
+    try:
+        erased = _erase(do, last, _matching(ids, others - shared))
+        matches = _matching(ids, set())  # one that names others may be a message to someone else
+        go_through(
+            do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
+        )
+        while do(lambda store: store.forget_summary()):
+            pass
+        while do(lambda store: store.release()):
+            pass
+    finally:
+        is_gone = do(lambda store: store.end_wipe())
     deadline = time.monotonic() + PATIENCE
-    while not (is_gone := do(lambda store: store.end_wipe())) and time.monotonic() < deadline:
+    while not is_gone and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
+        is_gone = do(lambda store: store.end_wipe())
     return {
         "erased": erased,
         "others": len(others - shared),

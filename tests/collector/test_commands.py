@@ -19,10 +19,12 @@ import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.erase import erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
+from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
 from tests.conftest import PATIENCE, wait_until
@@ -95,6 +97,19 @@ def test_what_was_pruned_before_leaves_the_disk(tmp_path: Path) -> None:
         while store.release():
             pass
     assert CONTACT.encode() not in Path(database).read_bytes()
+
+
+def test_what_an_erasure_has_erased_leaves_the_disk_even_if_it_fails(
+    database: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Store) -> bool:
+        raise Unavailable("database or disk is full")
+
+    monkeypatch.setattr(Store, "forget_summary", fail)
+    store.append([event(b'{"email": "%s"}' % ADA.encode())])
+    with pytest.raises(Unavailable):
+        erase_person(alone(store), ADA)
+    assert ADA.encode() not in Path(database).read_bytes() + Path(f"{database}-wal").read_bytes()
 
 
 def test_erasing_says_what_a_reader_keeps_on_the_disk(
