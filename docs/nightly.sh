@@ -36,11 +36,13 @@ exec 9>lock # held by the tap and the target too, in case they outlive this scri
 if [ -n "$JOB" ]; then flock --nonblock 9 || exit 0; fi
 flock --wait "$PATIENCE" 9 || { echo "The previous run is still running." >&2; exit 75; }
 
-# Atomically replace the state with the last whole line that the target printed.
+# Atomically replace the state with the last STATE that the target printed, if the line is whole.
 keep_state() {
   local line last=""
   [ -e states ] || return 0
-  while IFS= read -r line; do last=$line; done <states
+  while IFS= read -r line; do
+    if [[ $line == "{"* ]]; then last=$line; fi
+  done <states
   if [ -n "$last" ]; then
     printf '%s\n' "$last" >state.new
     sync state.new

@@ -179,6 +179,13 @@ def nights_states(nights: Nights) -> str:
     return path.read_text() if path.exists() else ""
 
 
+def test_what_is_no_state_does_not_replace_the_state(nights: Nights, serve: Serve) -> None:
+    (nights.folder / "target.py").write_text(f"{TARGET}print('3 tables loaded.')")
+    for _ in range(2):
+        assert nights.run(serve(ACCOUNT)) == (0, "")
+        assert nights.state["walks"]
+
+
 def test_old_logs_are_deleted(nights: Nights, serve: Serve) -> None:
     logs = nights.folder / "logs"
     logs.mkdir()
