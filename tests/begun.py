@@ -52,7 +52,7 @@ class Begun(Progress):
                     del entry[key]
             if name in PUSHED or name in EMAILS:
                 is_log = entry.pop("append_only", False)
-                assert is_log is (self.why_blind(name) == APPEND_ONLY) or name not in self._streams
+                assert is_log is (self.why_blind(name) == APPEND_ONLY) or name not in self._tables
             if entry["progress"] is None:
                 entry.pop("columns", None)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
@@ -35,8 +36,7 @@ class Progress:
         """Decide what the run has to read. Puts that into the state, to be kept up to date."""
         self._state, self._terms = state, terms
         self._entries = state.streams
-        self._streams = {table.name: table.stream for table in selected}
-        self._columns = {table.name: fingerprint(table.sent) for table in selected}
+        self._tables = {table.name: table for table in selected}
         self._log_based = {table.name for table in selected if table.log_based}
         # A run that asks the API for nothing leaves interrupted passes as they are.
         can_leave = as_type(state.walks, dict) is not None
@@ -56,7 +56,7 @@ class Progress:
             state, self._passes, self._resumed | self._log_based, terms
         )
         absent = set() if terms.store else {COLLECTED}
-        self._unread = {name: {*stream.sources} - absent for name, stream in self._streams.items()}
+        self._unread = {table.name: {*table.stream.sources} - absent for table in selected}
         done = [name for name, current in self._passes.items() if current.is_complete]
         if done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
@@ -65,7 +65,7 @@ class Progress:
         """Put the passes of this run into the state, instead of those of an earlier run."""
         dropped = []
         for name, entry in self._entries.items():
-            if name in self._streams and name not in self._log_based:
+            if name in self._tables and name not in self._log_based:
                 entry.progress = self._passes[name]
                 continue
             if entry.progress is not None and not entry.progress.is_complete:
@@ -85,8 +85,8 @@ class Progress:
         """The selected streams that still need a source."""
         return [
             name
-            for name, stream in self._streams.items()
-            if source in stream.sources and not self._passes[name].is_complete
+            for name, table in self._tables.items()
+            if source in table.stream.sources and not self._passes[name].is_complete
         ]
 
     def walks(self) -> list[tuple[Walk, Position]]:
@@ -94,16 +94,14 @@ class Progress:
 
         Segments are listed even if only their members are needed.
         """
-        interrupted: list[tuple[Walk, Position]] = []
-        others: list[tuple[Walk, Position]] = []
+        walks = []
         for walk in LISTINGS:
-            source = self._listings[walk.source]
-            was_interrupted = source.was_interrupted
-            if walk.children is not None:
-                was_interrupted = was_interrupted or self._members.was_interrupted
-            if self.fed_by(walk.source) or (walk.children and self.fed_by(walk.children)):
-                (interrupted if was_interrupted else others).append((walk, source.position))
-        return interrupted + others
+            sources = {walk.source, walk.children or walk.source}
+            if any(map(self.fed_by, sources)):
+                is_new = not any(self._sources[source].was_interrupted for source in sources)
+                walks.append((is_new, walk, self._listings[walk.source].position))
+        walks.sort(key=itemgetter(0))
+        return [(walk, position) for _, walk, position in walks]
 
     def member_walks(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks over the members of these segments, which must be all of the account's."""
@@ -134,13 +132,13 @@ class Progress:
 
         Raises RunError if what was read cannot be everything.
         """
-        positions = self._sources[source]
-        if not positions.is_complete:
+        reading = self._sources[source]
+        if not reading.is_complete:
             return []
-        names, doubts = self.fed_by(source), positions.doubts()
+        names, doubts = self.fed_by(source), reading.doubts()
         for doubt, reason in doubts.items():
             if doubt.fails:
-                positions.start_over()
+                reading.start_over()
                 raise RunError(f"{source}: {reason}.")
         for name in names:
             current = self._passes[name]
@@ -201,13 +199,14 @@ class Progress:
             if current.newest and current.started and moves_bookmark(current.doubts):
                 bookmark = min(current.newest, before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
-                entry.start_date, entry.columns = self._terms.start_date, self._columns[name]
+                entry.start_date = self._terms.start_date
+                entry.columns = fingerprint(self._tables[name].sent)
 
     def value(self, digests: Any = None) -> dict[str, Any]:
         """The value of a STATE message, with the position in the digests file, if there is one."""
         saved = {} if self._asks_api else self._state.walks
         walks = {
-            source: positions.value() if self.fed_by(source) else None
-            for source, positions in self._sources.items()
+            source: reading.value() if self.fed_by(source) else None
+            for source, reading in self._sources.items()
         }
         return State(self._entries, saved or walks, digests).value()

@@ -38,12 +38,12 @@ T = TypeVar("T")
 class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A pass: it reads a stream from start to end, over as many runs as it takes.
 
-    `plan` is a fingerprint of what it sends: columns, with digests or not, from which store.
-    `mark`, in the state `reading`, is also that of its source's position; None if only a store
-    feeds it. Rows that changed before `since` are not sent. An incremental pass has the time when
-    it `started`, and the `newest` change before that. `skipped` documents made no row. `version` is
-    that of its rows, if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete;
-    `repeated` counts the further listings that raised the same one.
+    `plan` is a fingerprint of what it sends: which columns, from which account and store, with
+    digests or not. `mark`, in the state `reading`, is also that of its source's position; None if
+    only a store feeds it. Rows that changed before `since` are not sent. An incremental pass has
+    the time when it `started`, and the `newest` change before that. `skipped` documents made no
+    row. `version` is that of its rows, if it should end with ACTIVATE_VERSION. `doubts` say why it
+    may be incomplete; `repeated` counts the further listings that raised the same one.
     """
 
     plan: str = ""
