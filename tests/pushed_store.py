@@ -94,6 +94,10 @@ class PushedStore:
             summary.save(store)
             return summary.up_to
 
+    def forget_summary(self) -> None:
+        with self._open() as store:
+            store.forget_summary()
+
     def prune(self, state: Any) -> int:
         with self._open() as store:
             with SqliteReader(self.path) as reader:

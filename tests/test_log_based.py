@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,26 @@ def test_events_in_the_summary_are_not_read_again(store: PushedStore) -> None:
     (row,) = second.rows("email_messages")
     assert row["first_seen_at"] == "2020-01-01T00:00:00.000Z"
     assert row["last_seen_at"] == "2021-01-01T00:00:00.000Z"
+
+
+def test_a_summary_may_be_forgotten_while_it_is_read(
+    store: PushedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As --erase does; until the collector has made a new one, all events are read again."""
+    catalog = logs("email_messages", "email_opened")
+    store.track(call("a", properties={"email_id": "m", "email_subject": "Hello"}))
+    first = read(store, catalog=catalog)
+    store.summarize()
+    store.track(call("b", properties={"email_id": "m", "email_subject": None}))
+    summary = Collected.summary
+
+    def forgotten(collected: Collected) -> Iterator[Any]:
+        store.forget_summary()
+        return summary(collected)
+
+    monkeypatch.setattr(Collected, "summary", forgotten)
+    (row,) = read(store, catalog=catalog, state=first.state).rows("email_messages")
+    assert row["email_subject"] == "Hello"
 
 
 def test_the_summary_is_read_in_parts_that_fit_into_memory(store: PushedStore) -> None:

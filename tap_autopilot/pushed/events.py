@@ -136,6 +136,8 @@ class PushedEvents:
             summarized = self._collected.summarized_up_to
             for by_table in self._collected.summary():
                 self._complete(index, by_table)
+            # It may have been forgotten meanwhile, with a person who was erased.
+            summarized = min(summarized, self._collected.summarized_up_to)
             for page in self._collected.pages(dict.fromkeys(EMAILS, summarized), described):
                 self._complete(index, page.events)
                 yield PushedPage({}, frozenset(), page.last, page.fetched_at)
