@@ -43,10 +43,9 @@ class Progress:
         self._asks_api = len(self._log_based) < len(selected) or not can_leave
 
         drop_unsafe_bookmarks(state, selected, terms)
-        start = decide_passes(state, selected, terms)
-        self._passes, self._resumed = start.passes, start.resumed
-        self._listings, self._members = start.listings, start.members
-        self._sources: dict[str, Source] = {**start.listings, MEMBERS: start.members}
+        decided = decide_passes(state, selected, terms)
+        self._passes, self._resumed, self._listings, self._members = decided
+        self._sources: dict[str, Source] = {**self._listings, MEMBERS: self._members}
         if self._asks_api:
             self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments

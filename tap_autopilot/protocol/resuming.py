@@ -148,8 +148,8 @@ def blind_streams(
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
-class Start(NamedTuple):
-    """How a run starts: the pass of each stream, which are `resumed`, and what feeds them."""
+class Decided(NamedTuple):
+    """The pass of each stream, which of them are `resumed`, and what feeds them."""
 
     passes: dict[str, Pass]
     resumed: set[str]
@@ -157,7 +157,7 @@ class Start(NamedTuple):
     members: EachSegment
 
 
-def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> Start:
+def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> Decided:
     """Resume each of the state's passes that can resume; start the others over.
 
     One listing may feed several streams, so their passes resume together, or not at all.
@@ -183,7 +183,7 @@ def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> S
         for stream in fed:
             passes[stream].mark = source.mark
     resumed = [name for name in new if passes[name] is not new[name]]
-    return Start(passes, {*resumed}, listings, members)
+    return Decided(passes, {*resumed}, listings, members)
 
 
 def _resumable(
