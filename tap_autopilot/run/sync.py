@@ -249,16 +249,16 @@ class _Run:
         for name in names:
             current = self._progress.pass_of(name)
             blind, withheld = self._progress.why_blind(name), self._sends.withheld(current)
-            kept = blind or current.reason  # why rows that it did not see are kept
+            kept = blind or current.reason or withheld  # why rows that it did not see are kept
             if kept is None:
                 for tombstones in self._sends.tombstones(name, current.version):
                     self._write_before(waiting, tombstones)
             if self._sends.end(name, current, whole=kept is None):
                 activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": current.version}
                 lines.append(message(activate))
-            self.monitor.conclude(name, kept or withheld)
+            self.monitor.conclude(name, kept)
             if current.doubts:
-                deletes = (blind or withheld) is None
+                deletes = blind is None and withheld is None
                 warnings.setdefault(_warning(current, deletes=deletes), []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
