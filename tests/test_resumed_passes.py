@@ -82,6 +82,7 @@ def test_an_incremental_pass_resumes() -> None:
         (["reading", {"skipped": "1"}], False),
         (["reading", {"doubts": {"vague": "why"}}], False),
         (["reading", {"doubts": {"short": "\ud800"}}], False),
+        (["reading", {"doubts": {"short": ""}}], False),
         (["reading", {"version": 5, "since": "2020-01-03T00:00:00Z"}], False),
         (["reading", {"started": "2020-01-03T00:00:00Z"}], False),
         (["reading", {"newest": "2020-01-03T00:00:00Z"}], False),

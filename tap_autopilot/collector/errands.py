@@ -283,7 +283,7 @@ def reachable(path: Path) -> Iterator[str]:
 
 
 def _socket_of(database: str) -> Path:
-    return Path(f"{database}.sock").absolute()
+    return Path(f"{os.path.realpath(database)}.sock")  # the same for all links to it
 
 
 def _owners(path: Path) -> str:

@@ -97,6 +97,7 @@ class SqliteStore(Store):
 
     def __init__(self, database: str, patience: float = 0) -> None:
         self._path = Path(database).absolute()
+        self._wal = sqlite_file.wal(self._path)
         self._lock = sqlite_file.lock(self._path, patience)
         try:
             self._connection = sqlite_file.open_for_writing(self._path)
@@ -232,7 +233,7 @@ class SqliteStore(Store):
     def _identity(self) -> list[tuple[int, int] | None]:
         """The identity of the files, because SQLite keeps writing to deleted files."""
         files: list[tuple[int, int] | None] = []
-        for path in (str(self._path), f"{self._path}-wal"):
+        for path in (self._path, self._wal):
             try:
                 status = os.stat(path)  # noqa: PTH116
                 files.append((status.st_dev, status.st_ino))

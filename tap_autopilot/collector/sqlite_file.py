@@ -167,6 +167,11 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     return store_id(connection, str(path))
 
 
+def wal(database: str | Path) -> Path:
+    """Its file of recent changes. If a link leads to the database, that is where this is."""
+    return Path(f"{os.path.realpath(database)}-wal")
+
+
 class Immutable(sqlite3.Connection):
     """A connection to a file that no one is writing to. `seen` is what showed that."""
 
@@ -180,7 +185,7 @@ def is_outdated(connection: sqlite3.Connection, database: str) -> bool:
 
 def _look_at(database: str) -> object:
     try:
-        return os.stat(database).st_mtime_ns, os.path.exists(f"{database}-wal")  # noqa: PTH110, PTH116
+        return Path(database).stat().st_mtime_ns, wal(database).exists()
     except OSError:
         return None
 
@@ -200,10 +205,11 @@ def open_read_only(database: str) -> sqlite3.Connection:
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
     except sqlite3.OperationalError:
-        if Path(f"{database}-wal").exists() and Path(f"{database}-shm").exists():
+        is_open = wal(database).exists()
+        if is_open and Path(f"{os.path.realpath(database)}-shm").exists():
             return connection
         connection.close()
-        if Path(f"{database}-wal").exists():
+        if is_open:
             raise UserError(
                 f"The store {database} was not closed properly, as after a power cut, and only a"
                 " writer can recover it: start its collector, or run tap-autopilot-collector"
@@ -257,5 +263,5 @@ def sync(path: Path) -> None:
 
 def size(database: str) -> int:
     """The size of the files on disk."""
-    files = [Path(database), Path(f"{database}-wal")]
+    files = [Path(database), wal(database)]
     return sum(file.stat().st_size for file in files if file.exists())
