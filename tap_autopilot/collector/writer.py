@@ -8,8 +8,9 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any, TypeVar
 
 from tap_autopilot import logs
@@ -30,7 +31,7 @@ CHECK_EVERY = 5.0  # seconds, while nothing is received
 SLOW = "the database is slow: a commit is taking more than 2 seconds"
 GATHER = 0.005  # seconds at most that a commit waits for more requests
 LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
-HEAVY = 500  # events; a request of more has a commit of its own, every second one at most
+HEAVY = 500  # events; a request of more has a commit of its own
 OVERHEAD = 200  # bytes per event on top of its body
 
 T = TypeVar("T")
@@ -62,6 +63,43 @@ class _Work:
             logs.log_bug(error)
 
 
+class _Queue:
+    """Requests that wait for a commit, which those of few events share.
+
+    A request of many has a commit of its own, and at most every second one is of that kind. With
+    these, senders take turns.
+    """
+
+    def __init__(self) -> None:
+        self._light: deque[_Work] = deque()
+        self._heavy: Turns[_Work] = Turns()
+        self._was_heavy = False  # what was taken last
+
+    def __len__(self) -> int:
+        return len(self._light) + len(self._heavy)
+
+    def __iter__(self) -> Iterator[_Work]:
+        return chain(self._light, self._heavy)
+
+    def add(self, work: _Work, sender: bytes | None) -> None:
+        """Add a request at the end."""
+        queue = self._heavy.of(sender) if len(work.events) > HEAVY else self._light
+        queue.append(work)
+
+    def take(self) -> list[_Work]:
+        """Take what the next commit is to store."""
+        heavy = None if self._was_heavy and self._light else self._heavy.next()
+        self._was_heavy = heavy is not None
+        if heavy is not None:
+            return [heavy]
+        group: list[_Work] = []
+        size = 0
+        while self._light and size < MAX_IN_A_COMMIT:
+            group.append(self._light.popleft())
+            size += group[-1].size
+        return group
+
+
 class Writer:
     """Commits events in its own thread. Call its methods, but for `post`, from the event loop's.
 
@@ -82,9 +120,7 @@ class Writer:
         self._min_free = min_free
         self._failed = failed
         self._loop = asyncio.get_running_loop()
-        self._queue: deque[_Work] = deque()
-        self._heavy: Turns[_Work] = Turns()  # of which others wait for one at most
-        self._was_heavy = False  # the last one committed
+        self._queue = _Queue()
         self._tasks: deque[tuple[Callable[[Store], Any], Future[Any]]] = deque()
         self._group: list[_Work] = []  # what is being committed
         self._lock = threading.Lock()
@@ -120,9 +156,8 @@ class Writer:
         if problem := self.trouble or self._pending.reserve(size, is_known=True):
             raise Unavailable(problem)
         with self._lock:
-            queue = self._heavy.of(sender) if len(events) > HEAVY else self._queue
-            queue.append(_Work(events, size, done))
-            if self._waiting >= self._enough:
+            self._queue.add(_Work(events, size, done), sender)
+            if len(self._queue) >= self._enough:
                 self._wake.notify()
 
     def post(self, task: Callable[[Store], T]) -> Future[T]:
@@ -154,7 +189,7 @@ class Writer:
         """
         late = time.monotonic() - PATIENCE
         with self._lock:
-            waiting = [*self._group, *self._queue, *self._heavy]
+            waiting = [*self._group, *self._queue]
         for work in waiting:
             if work.since < late:
                 work.settle(Unavailable(self._reason or SLOW))
@@ -166,17 +201,17 @@ class Writer:
         try:
             while True:
                 with self._lock:
-                    while not (self._waiting or self._tasks or self._closing):
+                    while not (self._queue or self._tasks or self._closing):
                         if not self._wait(1, RETRY_EVERY if self._reason else CHECK_EVERY):
                             break  # time to check whether events can be stored
-                    if self._closing and not self._waiting and not self._tasks:
+                    if self._closing and not self._queue and not self._tasks:
                         return
                     self._gather()
-                    size = self._take()
+                    self._group = self._queue.take()
                     tasks = list(self._tasks)
                     self._tasks.clear()
                 self._committing_since = time.monotonic()
-                self._commit(self._group, size)
+                self._commit(self._group)
                 self._group = []
                 for task, future in tasks:
                     self._run_task(task, future)
@@ -184,31 +219,13 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 - the collector must not continue without its store
             self._tell(self._failed, error)
 
-    @property
-    def _waiting(self) -> int:
-        """How many requests wait for the next commit."""
-        return len(self._queue) + len(self._heavy)
-
-    def _take(self) -> int:
-        """Take what the next commit is to store; returns its size."""
-        heavy = None if self._was_heavy and self._queue else self._heavy.next()
-        self._was_heavy = heavy is not None
-        if heavy is not None:
-            self._group.append(heavy)
-            return heavy.size
-        size = 0
-        while self._queue and size < MAX_IN_A_COMMIT:
-            self._group.append(self._queue.popleft())
-            size += self._group[-1].size
-        return size
-
     def _gather(self) -> None:
         """Wait a moment for more requests, so that the disk has to sync once and not twice.
 
         Those whose senders were just answered usually come at once.
         """
         seconds = self._gather_until - time.monotonic()
-        if 0 < self._waiting < self._expected and seconds > 0 and not self._tasks:
+        if 0 < len(self._queue) < self._expected and seconds > 0 and not self._tasks:
             self._wait(self._expected, seconds)
 
     def _wait(self, requests: int, seconds: float) -> bool:
@@ -221,11 +238,11 @@ class Writer:
     def _expect(self, requests: int, size: int, seconds: float) -> None:
         """After a commit: expect as many requests again, for less time than they would save."""
         with self._lock:
-            self._expected = requests + self._waiting
+            self._expected = requests + len(self._queue)
         gather = min(GATHER, seconds / 2) if size < LIGHT else 0
         self._gather_until = time.monotonic() + gather
 
-    def _commit(self, group: list[_Work], size: int) -> None:
+    def _commit(self, group: list[_Work]) -> None:
         events = [event for work in group if not work.is_settled for event in work.events]
         problem: Unavailable | None = None
         started = time.perf_counter()
@@ -245,6 +262,7 @@ class Writer:
             problem = error
             self._set_reason(str(error))
         if group:
+            size = sum(work.size for work in group)
             if events and problem is None:
                 took = time.perf_counter() - started
                 self._expect(len(group), size, took)
