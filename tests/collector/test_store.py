@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector import postgres, sqlite_file, summary
+from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import FORMAT
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
-from tap_autopilot.collector.store import Received, Store
+from tap_autopilot.collector.store import Received, Store, StoreLost
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import Start, as_another, event
@@ -65,6 +66,20 @@ def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bo
     assert said.endswith(
         "1\n" if closed else "run tap-autopilot-collector --check as its owner, root.\n"
     )
+
+
+def test_a_link_to_a_store_is_as_good_as_its_name(tmp_path: Path, start: Start) -> None:
+    real, link = tmp_path / "real" / "events.db", tmp_path / "link.db"
+    real.parent.mkdir()
+    SqliteStore(str(real)).close()
+    link.symlink_to(real)
+    collector = start(database=str(link))
+    assert erase(str(real), "nobody@example.com") == "Erased 0 events of nobody@example.com."
+    assert collector.stop() == 0
+    with closing(SqliteStore(str(link))) as store:
+        Path(f"{real}-wal").unlink()
+        with pytest.raises(StoreLost, match="deleted while in use"):
+            store.append([event()])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
