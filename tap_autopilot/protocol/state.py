@@ -101,6 +101,7 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         times = [time for time in (self.since, self.started, self.newest) if time is not None]
         return (
             bool(self.plan)
+            and all(self.doubts.values())  # a doubt without a reason would look like none
             and (self.version is None or is_whole)
             and (self.incremental or (self.started or self.newest) is None)
             and (self.newest is None or self.started is not None)
