@@ -275,8 +275,7 @@ def test_streams_can_come_and_go(nights: Nights) -> None:
     assert not nights.night().of("RECORD")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_kills_damage_and_lost_pages_lose_nothing(tmp_path: Path, seed: int) -> None:
-    """The real command, in a history that `make soak` plays many times."""
-    figures, is_well = soak.play(Namespace(histories=1, seed=seed), tmp_path)
+def test_kills_damage_and_lost_pages_lose_nothing(tmp_path: Path) -> None:
+    """The real command, in one of the histories that `make soak` plays."""
+    figures, is_well = soak.play(Namespace(histories=1, seed=2), tmp_path)
     assert is_well, figures

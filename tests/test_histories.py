@@ -18,7 +18,7 @@ BROKEN_OFF = Night(kill_after=2)
 RESTORED = [*[Night(pushes=1)] * 3, Night(accident="older store", pushes=2)]
 
 
-@hypothesis.settings(max_examples=12)
+@hypothesis.settings(max_examples=6)
 @hypothesis.given(FIRST_SETTINGS, HISTORY)
 @hypothesis.example(
     {}, [Night(kill_after=1), Night(full_refresh=("lists_contacts",), kill_after=3)]

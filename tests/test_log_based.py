@@ -182,7 +182,7 @@ def test_the_contacts_add_what_the_collector_missed(store: PushedStore, method: 
 def test_an_interrupted_night_resumes_after_a_day_of_logs(
     serve: Serve, store: PushedStore, method: str
 ) -> None:
-    account = Account(contacts=1000, segments=1, odd=False)
+    account = Account(contacts=500, segments=1, odd=False)
     occurrences = all_occurrences(account)
     store.webhook([track_call(account.seed, one) for one in occurrences[::2]], at=0)
     at_night = catalog_of({"contacts": "FULL_TABLE", "email_opened": method})
@@ -199,7 +199,7 @@ def test_an_interrupted_night_resumes_after_a_day_of_logs(
             day.state["bookmarks"][name]["progress"] == night.state["bookmarks"][name]["progress"]
         )
     rest = read(store, sandbox=sandbox, catalog=at_night, state=day.state)
-    assert len(rest.rows("contacts")) == 1000 - before
+    assert len(rest.rows("contacts")) == 500 - before
     assert rest.of("ACTIVATE_VERSION", "contacts")
     assert not [line for line in rest.log if "starting over" in line]
     found = {key for run in (night, day, rest) for key in ids(run, "email_opened")}
@@ -252,7 +252,7 @@ def rows_of(messages: list[dict[str, Any]]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize("method", ["FULL_TABLE", "INCREMENTAL", "LOG_BASED"])
 def test_any_state_resumes(tap: Tap, serve: Serve, store: PushedStore, method: str) -> None:
     """The rows before any STATE and those of a run resumed from it are, together, all rows."""
-    account = Account(contacts=300, segments=1)
+    account = Account(contacts=200, segments=1)
     calls = [track_call(account.seed, one) for one in all_occurrences(account)]
     for start in range(0, len(calls), 100):
         store.webhook(calls[start : start + 100], at=0)

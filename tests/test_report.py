@@ -235,7 +235,7 @@ def test_rows_that_were_made_but_not_written_are_not_reported(
 
     monkeypatch.setattr(Changes, "save", save)
     digests = str(tmp_path / "digests.db")
-    sandbox = Sandbox(Account(contacts=120, lists=3, segments=3, members=50))
+    sandbox = Sandbox(Account(contacts=110, lists=2, segments=2, members=10))
     state = in_process.run(sandbox, digests=digests).state
     for contact_id in sandbox.account.contact_ids[::3]:
         sandbox.account.delete(contact_id)
