@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.resuming import Store, Terms, blind_streams
+from tap_autopilot.protocol.resuming import APPEND_ONLY, Store, Terms, blind_streams
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, read_state
-from tap_autopilot.sources.completeness import APPEND_ONLY, Census
+from tap_autopilot.sources.completeness import Census
 from tap_autopilot.sources.listings import (
     Page,
     Position,

@@ -16,11 +16,12 @@ import msgspec
 from tap_autopilot.protocol.positions import EachSegment, OneListing, Source
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, StorePosition, StreamState
-from tap_autopilot.sources.completeness import why_blind
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS
 from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 
 LOG = logging.getLogger(__name__)
+
+APPEND_ONLY = "a log of events is append-only"
 
 
 class Store(NamedTuple):
@@ -136,16 +137,19 @@ class Terms:
 def blind_streams(
     selected: Iterable[Selected], state: State, start_date: datetime | None, *, has_store: bool
 ) -> dict[str, str]:
-    """The streams whose passes cannot tell which rows were deleted, each with the reason."""
-    reasons = {
-        table.name: why_blind(
-            is_log=state.is_log(table.name, has_store=has_store),
-            incremental=table.incremental,
-            windowed=table.stream.replication_key is not None and start_date is not None,
-        )
-        for table in selected
-    }
-    return {name: reason for name, reason in reasons.items() if reason is not None}
+    """The streams whose passes cannot tell which rows were deleted, each with the reason.
+
+    A pass over an append-only log, or that leaves out unchanged rows, knows nothing of deletions.
+    """
+    reasons = {}
+    for table in selected:
+        if state.is_log(table.name, has_store=has_store):
+            reasons[table.name] = APPEND_ONLY
+        elif table.incremental:
+            reasons[table.name] = "an incremental pass cannot tell what was deleted"
+        elif table.stream.replication_key is not None and start_date is not None:
+            reasons[table.name] = "start_date is set"
+    return reasons
 
 
 class Decided(NamedTuple):

@@ -13,7 +13,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Gone, Refused, RunError
 from tap_autopilot.protocol.messages import Writer, message
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.resuming import complete_first
+from tap_autopilot.protocol.resuming import APPEND_ONLY, complete_first
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
@@ -25,7 +25,7 @@ from tap_autopilot.run.prepare import pushed_events, selected_streams, sending, 
 from tap_autopilot.run.records import Records
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.completeness import APPEND_ONLY, moves_bookmark
+from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.sources.reading import MAX_SEGMENTS

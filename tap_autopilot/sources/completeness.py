@@ -23,7 +23,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
-APPEND_ONLY = "a log of events is append-only"
 ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
 PARTS = 4096  # of a set of hashes, so that even a part of millions of them is short
 
@@ -49,18 +48,6 @@ class Doubt(enum.Enum):
     def fails(self) -> bool:
         """Whether the run ends with exit code 1."""
         return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)
-
-
-def why_blind(*, is_log: bool, incremental: bool, windowed: bool) -> str | None:
-    """Why a complete pass cannot tell which rows were deleted; None if it can, without a doubt.
-
-    A pass over an append-only log, or that leaves out unchanged rows, knows nothing of deletions.
-    """
-    if is_log:
-        return APPEND_ONLY
-    if incremental:
-        return "an incremental pass cannot tell what was deleted"
-    return "start_date is set" if windowed else None
 
 
 def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
