@@ -18,6 +18,7 @@ GROUND = {
     "exceptions",
     "files",
     "logs",
+    "redaction",
     "rfc3339",
     "setting_facts",
     "settings",

@@ -18,6 +18,7 @@ import pytest
 from tap_autopilot import logs
 from tap_autopilot.arguments import NOT_SHOWN, shown_file, shown_name
 from tap_autopilot.collector.cli import main
+from tap_autopilot.redaction import redactor
 from tests.collector.conftest import ROOT, TOKEN, Collector, Start, start  # noqa: F401
 from tests.conftest import KEY, PATIENCE, Serve, Tap
 from tests.fork_server import Main, every, finished, hasty
@@ -109,7 +110,7 @@ def test_a_secret_with_odd_characters_is_still_removed(
     ],
 )
 def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
-    redacted = logs.redactor(KEY)(f"not {encoded} again")
+    redacted = redactor(KEY)(f"not {encoded} again")
     assert "(API key)" in redacted
     assert len(redacted) < 40
 
@@ -126,7 +127,7 @@ def test_a_secret_that_a_server_encodes_is_removed(encoded: str) -> None:
     ],
 )
 def test_a_secret_of_which_a_server_escapes_some_characters_is_removed(encoded: str) -> None:
-    redact = logs.redactor('a+b/c=d "e\\f<g>&h', "p\u00e4ss\U0001f511word")
+    redact = redactor('a+b/c=d "e\\f<g>&h', "p\u00e4ss\U0001f511word")
     assert redact(f"not {encoded}!") == "not (API key)!"
     for text in (
         "p%c3%A4ss%f0%9f%94%91word",
@@ -135,12 +136,12 @@ def test_a_secret_of_which_a_server_escapes_some_characters_is_removed(encoded: 
     ):
         assert redact(text) == "(API key)"
     assert redact("a+b/c=d") == "a+b/c=d"
-    assert logs.redactor("not UTF-8: \udcff")("NOT utf-8: \udcff!") == "(API key)!"
+    assert redactor("not UTF-8: \udcff")("NOT utf-8: \udcff!") == "(API key)!"
 
 
 def test_removing_secrets_takes_little_time_whatever_the_text_is() -> None:
     """Some 5 s of CPU would be 25 times what it takes."""
-    redact = logs.redactor("aa&&\\\\==" * 4, KEY)
+    redact = redactor("aa&&\\\\==" * 4, KEY)
     began = time.process_time()
     for part in ("\\", "a", "&#0", "&#000", "%", "aa&&", KEY[:-1], "61"):
         redact(part * (2**16 // len(part)))

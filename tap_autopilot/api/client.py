@@ -31,7 +31,8 @@ from tap_autopilot.exceptions import (
     Unreachable,
     UserError,
 )
-from tap_autopilot.logs import printable, redactor
+from tap_autopilot.logs import printable
+from tap_autopilot.redaction import redactor
 
 LOG = logging.getLogger(__name__)
 T = TypeVar("T")

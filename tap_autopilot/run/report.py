@@ -22,7 +22,7 @@ from tap_autopilot import __version__
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import is_same, open_or_create
-from tap_autopilot.logs import redactor
+from tap_autopilot.redaction import redactor
 from tap_autopilot.rfc3339 import rfc3339
 
 LOG = logging.getLogger(__name__)
