@@ -215,7 +215,7 @@ class _Shared:
         values = {name: raw_json.raw(getattr(batch, name)) for name in _SHARED}
         self._values = {n: value for n, value in values.items() if value not in (b"", b"null")}
         self.objects = {
-            name: raw_json.members(value)
+            name: raw_json.pairs(raw_json.members(value))
             for name, value in self._values.items()
             if raw_json.is_object(value)
         }
@@ -239,7 +239,7 @@ class _Shared:
             if raw_json.is_object(own):
                 theirs = raw_json.members(own)
                 if not ours.keys() <= theirs.keys():
-                    merged[name] = raw_json.build({**ours, **theirs})
+                    merged[name] = raw_json.joined({**ours, **raw_json.pairs(theirs)})
         return merged
 
 

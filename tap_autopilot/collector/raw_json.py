@@ -162,9 +162,18 @@ def raw(value: msgspec.Raw) -> bytes:
 
 def build(by_name: dict[str, bytes]) -> bytes:
     """An object of these members."""
+    return joined(pairs(by_name))
+
+
+def pairs(by_name: dict[str, bytes]) -> dict[str, bytes]:
+    """By name, what `joined` makes an object of: names with their values."""
     check_quick(len(by_name))
-    pairs = [b"%s:%s" % (_quoted(name), value) for name, value in by_name.items()]
-    return b"{%s}" % b",".join(pairs)
+    return {name: b"%s:%s" % (_quoted(name), value) for name, value in by_name.items()}
+
+
+def joined(pairs: dict[str, bytes]) -> bytes:
+    """An object of what `pairs` returned."""
+    return b"{%s}" % b",".join(pairs.values())
 
 
 def _quoted(name: str) -> bytes:
