@@ -99,7 +99,7 @@ def from_batch(most_bytes: int, body: bytes, now: int) -> Contents:
     shared = _Shared(batch)
     if shared.size * len(items) > most_bytes:
         raise TooLarge("too much context shared by too many events")
-    raw_json.check_quick(sum(map(len, shared.objects.values())) * len(items) // 10)
+    raw_json.check_quick(sum(map(len, shared.objects.values())) * len(items) // 30)
     calls = raw_json.decode(_USUAL_CALLS, listed)
     if calls is None:
         events = [_segment_item(item, "batch", now, shared) for item in items]

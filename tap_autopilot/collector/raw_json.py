@@ -18,7 +18,7 @@ import msgspec
 MAX_ITEMS = 25_000  # of an array; Segment allows 2,500 and sends 4,000. All are in one commit
 MAX_VALUES = 1_000_000  # roughly, in all items together
 MAX_COLONS = 250_000  # of an object to split; each member takes 300 bytes
-MAX_QUICK = 1000  # items or members to handle in an event loop's thread; each takes some 5 µs
+MAX_QUICK = 250  # items or members to handle in an event loop's thread; each takes some 5 µs
 MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
 MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary events have 1,400,000

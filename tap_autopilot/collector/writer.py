@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 
 PATIENCE = 2.0  # seconds within which a commit must finish
 MAX_IN_A_COMMIT = 16 * 2**20  # bytes
+MANY = 10_000  # events, with which a commit is full, since it takes up to half a second
 CHECK_SPACE_EVERY = 0.5  # seconds
 SWEEP_EVERY = 60.0  # seconds
 SWEEP_AGAIN = 0.2  # seconds, while there is more
@@ -66,12 +67,12 @@ class _Work:
 class _Queue:
     """Requests that wait for a commit, which those of few events share.
 
-    A request of many has a commit of its own, and at most every second one is of that kind. With
-    these, senders take turns.
+    A request of many has a commit of its own, and at most every second one is of that kind. Senders
+    take turns.
     """
 
     def __init__(self) -> None:
-        self._light: deque[_Work] = deque()
+        self._light: Turns[_Work] = Turns()
         self._heavy: Turns[_Work] = Turns()
         self._was_heavy = False  # what was taken last
 
@@ -83,8 +84,8 @@ class _Queue:
 
     def add(self, work: _Work, sender: bytes | None) -> None:
         """Add a request at the end."""
-        queue = self._heavy.of(sender) if len(work.events) > HEAVY else self._light
-        queue.append(work)
+        queue = self._heavy if len(work.events) > HEAVY else self._light
+        queue.of(sender).append(work)
 
     def take(self) -> list[_Work]:
         """Take what the next commit is to store."""
@@ -93,10 +94,11 @@ class _Queue:
         if heavy is not None:
             return [heavy]
         group: list[_Work] = []
-        size = 0
-        while self._light and size < MAX_IN_A_COMMIT:
-            group.append(self._light.popleft())
-            size += group[-1].size
+        size = events = 0
+        while size < MAX_IN_A_COMMIT and events < MANY and (work := self._light.next()):
+            group.append(work)
+            size += work.size
+            events += len(work.events)
         return group
 
 

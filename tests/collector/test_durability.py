@@ -126,61 +126,51 @@ async def test_a_task_that_fails_does_nothing_and_ends_nothing(store: Store) -> 
     assert failures == []
 
 
+H = writer.HEAVY + 1
+
+
+@pytest.mark.parametrize(
+    ("requests", "commits"),
+    [  # of which the first is being committed when the others arrive
+        (
+            [(H, b"a"), (H, b"a"), (H, b"a"), (1, b"b"), (1, b"c"), (H + 1, b"b")],
+            [H, 2, H, H + 1, H],
+        ),
+        ([(1, b"a"), (40, b"a"), (40, b"a"), (40, b"a"), (1, b"b")], [1, 81, 40]),
+        ([(1, b"a")] * 3, [1, 2]),
+    ],
+    ids=["many events", "many requests", "few"],
+)
 @in_a_loop
-async def test_requests_that_come_during_a_commit_share_the_next_one(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+async def test_requests_share_commits_but_none_waits_for_all_of_another_sender(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    requests: list[tuple[int, bytes]],
+    commits: list[int],
 ) -> None:
+    monkeypatch.setattr(writer, "MANY", 50)
     append = store.append
-    commits: list[int] = []
+    committed: list[int] = []
     go_on = threading.Event()
 
     def append_slowly(events: Sequence[Received]) -> int:
-        commits.append(len(events))
+        committed.append(len(events))
         go_on.wait(PATIENCE)
         return append(events)
 
     monkeypatch.setattr(store, "append", append_slowly)
     monkeypatch.setattr(writer, "PATIENCE", PATIENCE)
     one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
-    done = [asyncio.get_running_loop().create_future() for _ in range(3)]
-    for number, future in enumerate(done):
-        one.store([event()], future.set_result)
-        while number == 0 and not commits:
+    done = []
+    for count, sender in requests:
+        done.append(asyncio.get_running_loop().create_future())
+        one.store([event()] * count, done[-1].set_result, sender)
+        while not committed:
             await asyncio.sleep(0.01)
     go_on.set()
-    assert await asyncio.gather(*done) == [None] * 3
+    assert await asyncio.gather(*done) == [None] * len(requests)
     await one.close()
-    assert commits == [1, 2]
-
-
-@in_a_loop
-async def test_others_wait_for_one_request_of_many_events_at_most(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    append = store.append
-    commits: list[int] = []
-    go_on = threading.Event()
-
-    def append_slowly(events: Sequence[Received]) -> int:
-        commits.append(len(events))
-        go_on.wait(PATIENCE)
-        return append(events)
-
-    monkeypatch.setattr(store, "append", append_slowly)
-    monkeypatch.setattr(writer, "PATIENCE", PATIENCE)
-    one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
-    many = writer.HEAVY + 1
-    done = [asyncio.get_running_loop().create_future() for _ in range(6)]
-    for number, (count, sender) in enumerate(
-        [(many, b"a"), (many, b"a"), (many, b"a"), (1, b"b"), (1, b"c"), (many + 1, b"b")]
-    ):
-        one.store([event()] * count, done[number].set_result, sender)
-        while number == 0 and not commits:
-            await asyncio.sleep(0.01)
-    go_on.set()
-    assert await asyncio.gather(*done) == [None] * 6
-    await one.close()
-    assert commits == [many, 2, many, many + 1, many]
+    assert committed == commits
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
