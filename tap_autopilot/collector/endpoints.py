@@ -62,15 +62,19 @@ class Endpoints:
         self._threads = Threads()
         # Authorization headers that contain a write key, with its digest.
         self._accepted: dict[bytes, bytes] = {}
-        self._calls = self._tracking_calls() if config.write_keys else {}
+        parse: dict[str, Parse] = {call: partial(events.from_call, call) for call in events.CALLS}
+        parse["batch"] = partial(events.from_batch, config.max_body)
+        calls = CALLS if config.write_keys else {}
+        # By path: the label, and how to parse a body.
+        self._calls = {f"v1/{name}": (call, parse[call]) for name, call in calls.items()}
 
     def admit(self, request: Request) -> bool:
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
         path = request.path.strip("/")
         if call := self._calls.get(path):
-            request.label, with_key, without_key = call
+            request.label, parse = call
             request.secret = self._key_in(request.headers)
-            request.read = with_key if request.is_known else without_key
+            request.read = partial(_parsed if request.is_known else self._if_key_in_body, parse)
         else:
             parts = path.split("/")
             request.label = parts[0] if parts[0] in LABELS else "other"
@@ -169,19 +173,6 @@ class Endpoints:
             request.respond(200, SUCCESS)
         else:
             self.refuse(request, Refusal(503, str(problem)))
-
-    def _tracking_calls(self) -> dict[str, tuple[str, Read, Read]]:
-        """By path: the label, and how to read what is sent with and without a key in a header."""
-        calls: dict[str, tuple[str, Read, Read]] = {}
-        for name, call in CALLS.items():
-            if call == "batch":
-                parse = partial(events.from_batch, self._max_body)
-            else:
-                parse = partial(events.from_call, call)
-            with_key = partial(_parsed, parse)
-            without_key = partial(self._if_key_in_body, parse)
-            calls[f"v1/{name}"] = (call, with_key, without_key)
-        return calls
 
     def _endpoint(self, path: list[str], headers: dict[bytes, bytes]) -> tuple[bytes | None, Read]:
         """The digest of the secret in headers or path, if any, and how to read the body.
