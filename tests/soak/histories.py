@@ -73,6 +73,7 @@ class History:
     def __post_init__(self) -> None:
         self.now = START
         self.made = self.pushed = 0
+        self.opened: dict[str, dict[str, int]] = {}  # by contact, the time by message
         self.target = Replica(strict=False)
         self.tables: tuple[str, ...] = ()  # of this night's run
         self.kept: list[Kept] = []
@@ -98,16 +99,18 @@ class History:
     def create(self, letter: str) -> None:
         """Add a contact with new values of every kind."""
         self.made += 1
+        self.opened[letter] = {}
         fields = {"contact_id": letter, "created_at": iso(self.now), "lists": ["l"]}
-        self.account.create({**fields, **self._fields()})
+        self.account.create({**fields, **self._fields(letter)})
 
-    def _fields(self) -> dict[str, Any]:
+    def _fields(self, letter: str) -> dict[str, Any]:
+        """New values; a contact keeps what it opened."""
         self.made += 1
-        moment = int(self.now.timestamp() * 1000)
+        self.opened[letter][f"m{self.made % 5}"] = int(self.now.timestamp() * 1000)
         value = {"kind": "Plan", "value": f"p{self.made}", "fieldType": "string", "deleted": False}
         return {
             "updated_at": iso(self.now), "Company": f"c{self.made}", "Phone": f"p{self.made % 3}",
-            "mail_opened": {f"m{self.made % 5}": moment}, "custom_fields": [value],
+            "mail_opened": {**self.opened[letter]}, "custom_fields": [value],
         }  # fmt: skip
 
     def change(self, what: str, letter: str) -> None:
@@ -118,7 +121,7 @@ class History:
             if what == "create":
                 self.create(letter)
         elif what == "change":
-            account.change(letter, self._fields())
+            account.change(letter, self._fields(letter))
         elif what == "delete" and len(account.contact_ids) > 4:
             account.delete(letter)
         elif what == "join":
@@ -126,7 +129,7 @@ class History:
         elif what == "leave" and len(account.segment_members("s") or ()) > 1:
             account.leave("s", letter)
         elif what == "enlist":
-            account.change(letter, {**self._fields(), "lists": ["l", "m"]})
+            account.change(letter, {**self._fields(letter), "lists": ["l", "m"]})
 
     def push(self) -> None:
         """Let both collectors receive one event each."""
