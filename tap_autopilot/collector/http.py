@@ -26,6 +26,7 @@ MAX_HEADER_LINES = 100
 MAX_CHUNKS = 100_000  # of a body; each takes time, however short
 MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000  # each takes up to 80 kB while its headers arrive
+TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections are open"
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
@@ -42,7 +43,7 @@ class Server:
         self.pending = pending
         self.max_body = max_body
         self.request_timeout = request_timeout
-        self.connections: set[Connection] = set()
+        self.connections: dict[Connection, None] = {}  # the oldest first
         self.loop = asyncio.get_running_loop()
         self.date = b""  # for responses
         self._ticking = self.loop.call_soon(self._tick)
@@ -51,12 +52,20 @@ class Server:
         """The protocol of a new connection."""
         return Connection(self)
 
+    def make_room(self) -> bool:
+        """Disconnect the oldest connection that has shown no secret; whether there is one."""
+        for connection in self.connections:
+            if not connection.is_known:
+                connection.drop()
+                return True
+        return False
+
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
         end = self.loop.time() + seconds
         told: set[Connection] = set()
         while self.connections and self.loop.time() < end:
-            for connection in self.connections - told:  # one may just have been accepted
+            for connection in self.connections.keys() - told:  # one may just have been accepted
                 connection.shut_down()
                 told.add(connection)
             await asyncio.sleep(0.02)
@@ -79,6 +88,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.deadline = NEVER  # when to give up, on the loop's clock
+        self.is_known = False  # one of its requests has shown a secret
         self._loop = server.loop
         self._parser = _parser(self)
         self._unanswered: deque[Request] = deque()
@@ -97,16 +107,16 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer: silent connections are closed."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self.server.connections) >= MAX_CONNECTIONS:
-            self.refuse(503, f"more than {MAX_CONNECTIONS:,} connections are open")
+        if len(self.server.connections) >= MAX_CONNECTIONS and not self.server.make_room():
+            self.refuse(503, TOO_MANY)
             transport.close()
             return
-        self.server.connections.add(self)
+        self.server.connections[self] = None
         self._restart_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Release all memory."""
-        self.server.connections.discard(self)
+        self.server.connections.pop(self, None)
         for request in self._unanswered:
             request.gone = True
             request.release()
@@ -208,6 +218,7 @@ class Connection(asyncio.Protocol):
             request.keeps_body = self.server.handler.admit(request)
         except Refusal as refusal:
             request.refusal = refusal
+        self.is_known |= request.is_known
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes."""
@@ -281,6 +292,12 @@ class Connection(asyncio.Protocol):
             self._unanswered[-1].keep_alive = False
         else:
             self._close()
+
+    def drop(self) -> None:
+        """Disconnect at once, to make room."""
+        self.server.handler.turned_away(UNREAD, 503, TOO_MANY)
+        del self.server.connections[self]
+        self._transport.abort()
 
     def expire(self) -> None:
         """Give up on a sender that is too slow, silent, or does not read."""

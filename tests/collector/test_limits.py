@@ -11,6 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.collector.conftest import HEAD, REQUEST, Collector, Start
+from tests.collector.test_connections import read_responses
 from tests.conftest import PATIENCE, wait_until
 
 # It takes 1 MB, and reads all of what it refuses, however long that takes.
@@ -82,12 +83,20 @@ def test_retry_after_comes_with_503(start: Start) -> None:
     assert collector.get("/health").status_code == 200
 
 
-def test_connections_beyond_the_limit_are_refused(start: Start) -> None:
+def test_connections_without_a_secret_make_room_for_others(start: Start) -> None:
     collector = start(constants={"http.MAX_CONNECTIONS": 3})
     with ExitStack() as stack:
-        for _ in range(3):
+        for _ in range(9):
             stack.enter_context(collector.connect())
-            stack.enter_context(collector.connect()).sendall(HEAD)
-        wait_until(lambda: collector.raw(b"").startswith(b"HTTP/1.1 503 "))
+            stack.enter_context(collector.connect()).sendall(b"POST /v1/track HTTP/1.1\r\n")
+            assert collector.post("/v1/track", b"{}").status_code == 200
+        known = [stack.enter_context(collector.connect()) for _ in range(3)]
+        for one in known:
+            one.sendall(REQUEST)
+            assert read_responses(one, 1).startswith(b"HTTP/1.1 200 ")
+        assert collector.raw(b"").startswith(b"HTTP/1.1 503 ")
+        for one in known:
+            one.sendall(REQUEST)
+            assert read_responses(one, 1).startswith(b"HTTP/1.1 200 ")
     last = REQUEST.replace(b"Host: x", b"Connection: close")
     wait_until(lambda: collector.raw(last).startswith(b"HTTP/1.1 200 "))
