@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     rb"[ \t\n\r]*"
     rb"(?:(?P<mark>[\[\]{},:])"
     rb'|(?P<string>"%s(?P<closed>"?))'
-    rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)" % _PART
+    rb"|(?P<word>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null))" % _PART
 )
 _WHITE = b" \t\n\r"
 _BOM = b"\xef\xbb\xbf"
@@ -200,7 +200,6 @@ def _scan(data: bytes) -> bytes:
     opened: list[tuple[bytes, int, list[tuple[bytes, bytes]]]] = []  # name, start and members
     expected = "value"
     name, at = b"", 0
-    end = len(data)
     for _ in range(MAX_TOKENS):
         match = _TOKEN.match(data, at)
         if match is None:
@@ -212,7 +211,7 @@ def _scan(data: bytes) -> bytes:
                 break
             at = closed
         if expected in ("value", "value or end") and (mark is None or mark in b"[{"):
-            start = match.start(match.lastgroup) if match.lastgroup else _first(match)
+            start = match.start(match.lastgroup or "word")
             if mark is not None:
                 if len(stack) <= DEPTH:
                     opened.append((name, start, []))
@@ -243,7 +242,7 @@ def _scan(data: bytes) -> bytes:
         else:
             break
         if not stack:
-            if data[at:end].strip(_WHITE):
+            if data[at:].strip(_WHITE):
                 break
             return value
         expected = "comma or end"
@@ -280,9 +279,3 @@ def _end_of_string(data: bytes, at: int) -> int | None:
             return None
         at = match.end()
     return at + 1
-
-
-def _first(match: re.Match[bytes]) -> int:
-    """Where a number or word starts, after any whitespace."""
-    token = match[0]
-    return match.start() + len(token) - len(token.lstrip(_WHITE))
