@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tap_autopilot import logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
-from tap_autopilot.files import database_files, is_same
+from tap_autopilot.files import check_owner, database_files, is_same
 from tap_autopilot.run import signals
 from tap_autopilot.run.report import Report
 
@@ -202,11 +202,12 @@ def _named(names: list[str], option: str) -> list[str]:
 
 
 def _check_files(args: argparse.Namespace, config: Config) -> None:
-    """Raise UserError if a file that the tap writes is also something else."""
+    """Raise UserError if a file that the tap writes is also something else, or someone else's."""
     others = _files(args, config.collector_database)
     for setting, path in (("digests", config.digests), ("report_file", config.report_file)):
         if path is None:
             continue
+        check_owner(Path(path))
         for other in others:
             if is_same(path, other):
                 raise UserError(f"{setting} and {shown_file(str(other))} must be different files.")

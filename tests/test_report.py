@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -255,6 +256,19 @@ def test_rows_that_were_made_but_not_written_are_not_reported(
             break
     assert fails > 10
     assert any(row[DELETED_AT] for row in run.rows("contacts"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to own a link as another user")
+def test_no_report_is_appended_where_another_user_leads(tap: Tap, file: Path) -> None:
+    theirs = tap.file("profile", "precious")
+    file.symlink_to(theirs)
+    os.lchown(file, 65534, 65534)
+    file.parent.chmod(0o1777)
+    for api_key in (KEY, ""):
+        run = tap.call(None, report_file=str(file), api_key=api_key)
+        assert run.code == 2
+        assert "another user" in run.last_words or not api_key
+        assert Path(theirs).read_text() == "precious"
 
 
 def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:

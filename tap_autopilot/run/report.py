@@ -21,7 +21,7 @@ from typing import Any
 from tap_autopilot import __version__
 from tap_autopilot.amounts import amount, duration
 from tap_autopilot.exceptions import UserError
-from tap_autopilot.files import is_same, open_or_create
+from tap_autopilot.files import check_owner, is_same, open_or_create
 from tap_autopilot.redaction import redactor
 from tap_autopilot.rfc3339 import rfc3339
 
@@ -47,13 +47,15 @@ class Report:
         """Expect a run, with the settings for its report, which are not checked yet.
 
         Call it again whenever more of them are known. If the `file` is one of those that the run
-        reads, nothing is appended to it.
+        reads, or another user may have planted it, nothing is appended to it.
         """
         from tap_autopilot.settings import file_name  # takes a while to import
 
         self._is_expected, self._file = True, None
-        with contextlib.suppress(ValueError):
-            self._file = file_name(file)
+        with contextlib.suppress(ValueError, UserError):
+            name = file_name(file)
+            check_owner(Path(name))
+            self._file = name
         if self._file and any(is_same(self._file, other) for other in inputs):
             self._file = None
         self._redact = redactor(*secrets)
