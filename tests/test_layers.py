@@ -47,7 +47,7 @@ FROM_THE_API = {
     "api.watchdog",
 }
 # All that the tap may take from the collector.
-FROM_THE_COLLECTOR = {"collector.database", "collector.reader"}
+FROM_THE_COLLECTOR = {"collector.database", "collector.names", "collector.reader"}
 LIBRARIES = {
     "requests": {"api", "collector", "sandbox"},
     "urllib3": {"api", "collector"},

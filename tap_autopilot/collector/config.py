@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from tap_autopilot.arguments import shown_name
-from tap_autopilot.collector.reader import kind_of
+from tap_autopilot.collector.names import kind_of
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.settings import (
     Settings,

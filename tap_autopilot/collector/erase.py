@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tap_autopilot.collector.errands import Do, all_rows, go_through
+from tap_autopilot.collector.names import plain
 from tap_autopilot.collector.prune import prune_range
-from tap_autopilot.collector.reader import Event, plain
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
 

@@ -9,8 +9,9 @@ import ciso8601
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.errands import Do, go_through
+from tap_autopilot.collector.names import table_of
 from tap_autopilot.collector.raw_json import NotJson
-from tap_autopilot.collector.reader import Event, Reader, table_of
+from tap_autopilot.collector.reader import Event, Reader
 from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
 from tap_autopilot.collector.store import Loaded, Store, row_of
 from tap_autopilot.exceptions import UserError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,22 +15,8 @@ from tap_autopilot.rfc3339 import rfc3339
 
 FORMAT = 2  # of the store
 POSTGRES = ("postgresql://", "postgres://")
-MAX_NAME = 200  # characters of an event's name
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
-
-_EMAIL_TABLES = {
-    "emaildelivered": "email_delivered",
-    "emailopened": "email_opened",
-    "emailclicked": "email_clicked",
-    "emaillinkclicked": "email_clicked",
-    "emailbounced": "email_bounced",
-    "emailmarkedasspam": "email_marked_as_spam",
-    "emailunsubscribed": "email_unsubscribed",
-    "unsubscribed": "email_unsubscribed",
-    "emailreplied": "email_replied",
-}
 _ANY_EMAIL_EVENT = "Email Opened"
-_TABLES = {"hook": "contact_events", "activity": "activities"}
 
 # In all statements, "?" stands for a value.
 # Of some events, `next`, with their sizes: the first ones, of that many bytes together.
@@ -249,37 +233,6 @@ def shown(database: str) -> str:
     place, _, parameters = rest.partition("?")
     # An @ after that is a piece of a password, or ends one that contains a question mark.
     return f"{scheme}://{'…' if '@' in parameters else place.rpartition('@')[2]}"
-
-
-def kind_of(name: str) -> str:
-    """What all names of the same Segment event have in common, in any case and spelling.
-
-    Only as much of a name counts as the store keeps.
-    """
-    return _kind_of(name[:MAX_NAME])
-
-
-@functools.lru_cache(maxsize=1000)  # called for each event, and most share their names
-def _kind_of(name: str) -> str:
-    spelled = plain(name)
-    return _EMAIL_TABLES.get(spelled, spelled or name)
-
-
-@functools.lru_cache(maxsize=1000)
-def table_of(source: str, name: str) -> str | None:
-    """The table for events of this source and name; None if there is none.
-
-    Segment calls are email events if their name, in any case and spelling, is what Segment or
-    Autopilot calls such an event.
-    """
-    if source == "segment":
-        return _EMAIL_TABLES.get(plain(name))
-    return _TABLES.get(source)
-
-
-def plain(name: str) -> str:
-    """A name without what its spellings differ in."""
-    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _time(milliseconds: int) -> str:

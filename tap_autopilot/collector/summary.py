@@ -12,7 +12,8 @@ import hashlib
 import time
 from collections.abc import Callable
 
-from tap_autopilot.collector.reader import MAX_BYTES, Event, Reader, table_of
+from tap_autopilot.collector.names import table_of
+from tap_autopilot.collector.reader import MAX_BYTES, Event, Reader
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Store
 from tap_autopilot.collector.writer import Writer

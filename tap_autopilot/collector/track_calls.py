@@ -10,8 +10,9 @@ from typing import NamedTuple
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.events import ANY_CALL, type_of
 from tap_autopilot.collector.ids import own_id
+from tap_autopilot.collector.names import kind_of
 from tap_autopilot.collector.raw_json import NotJson, TooLarge
-from tap_autopilot.collector.reader import Event, Reader, kind_of
+from tap_autopilot.collector.reader import Event, Reader
 from tap_autopilot.exceptions import TapError
 
 READ_AT_ONCE = 200  # events

@@ -11,7 +11,8 @@ from typing import Any
 from tap_autopilot.api.lenient import MAX_WEIGHT, SMALL, weight_of
 from tap_autopilot.api.parsing import decode_document
 from tap_autopilot.collector.database import open_reader
-from tap_autopilot.collector.reader import Event, table_of
+from tap_autopilot.collector.names import table_of
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.protocol.resuming import Store
 from tap_autopilot.pushed.rows import Pushed
 from tap_autopilot.rows.values import MAX_NESTED, shallow
