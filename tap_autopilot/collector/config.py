@@ -166,7 +166,9 @@ class CollectorConfig(Settings):
         secret=True,
     )
     max_body_mb: float = setting(
-        number(0.001, 1024), "Largest body accepted, compressed or not.", default=8.0
+        number(0.001, 256),  # SQLite takes up to 953, and an event that it refuses ends the process
+        "Largest body accepted, compressed or not.",
+        default=8.0,
     )
     max_pending_mb: float = setting(
         number(0.001, 65536),
