@@ -364,6 +364,17 @@ def test_pages_without_end_cost_little(tap: Tap) -> None:
     assert "GET /smart_segments/…: status 500" in run.stderr
 
 
+def test_large_pages_of_several_listings_cost_little_together(tap: Tap) -> None:
+    members = b",".join(
+        b'{"contact_id":"%b%b%05d"}' % (EMOJI, b"m" * 47, number) for number in range(99_000)
+    )
+    answers = {"/smart_segments": b'{"segments":[%b]}' % b",".join(
+        b'{"segment_id":"%d"}' % number for number in range(8)
+    )}  # fmt: skip
+    answers |= {f"/smart_segments/{n}/contacts": b'{"contacts":[%b]}' % members for n in range(8)}
+    sync(tap, answers, "--select", "smart_segments_contacts", cpu=math.inf)
+
+
 def test_more_segments_than_fit_are_refused(tap: Tap) -> None:
     pages = [
         b",".join(b'{"segment_id":"%b%d%05d"}' % (EMOJI * 390, page, n) for n in range(15_000))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 MAX_BODY = 2**27  # bytes, compressed or not; a page of the API takes about 200 kB
-LARGE = 2**23  # bytes; a run has at most one larger body in memory
+LARGE = 2**22  # bytes; a run has at most one larger body in memory
 PIECE = 2**18  # bytes to read or unpack at a time; chunks of one byte take 60 times as much
 
 
