@@ -185,7 +185,10 @@ class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
 def _template(record: logging.LogRecord) -> str:
     """What similar records have in common: the text without names and numbers."""
     text = str(record.msg)
-    return text if text != "%s" else re.sub(r"\S*\d\S*", "#", record.getMessage())
+    if text != "%s":
+        return text
+    words = record.getMessage().split()  # a pattern of words with digits would take quadratic time
+    return " ".join("#" if re.search(r"\d", word) else word for word in words)
 
 
 def printable(text: str) -> str:

@@ -252,6 +252,16 @@ def test_different_messages_are_not_counted_with_them(captured: pytest.CaptureFi
     assert len(lines) == 30 + 20 + 20 + 30 + 2
 
 
+def test_a_long_message_without_a_digit_takes_no_time(
+    captured: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up()
+    began = time.process_time()
+    logging.getLogger("tap_autopilot").error("%s", "c" * 30_000)
+    assert time.process_time() - began < 1
+    assert captured.readouterr().err.endswith("ccc\n")
+
+
 # Arguments that may be a key
 
 KEYS = ["0123456789abcdef0123456789abcdef", "-Zq9'\"x", "k/e+y=~!", "ключ-K3Y", "Ab" * 3000]
