@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from decimal import Decimal
 from typing import Any
 
@@ -136,3 +137,17 @@ def test_large_and_odd_pages_stay_unparsed() -> None:
 def test_a_byte_order_mark_does_not_matter() -> None:
     listing = decode(b"\xef\xbb\xbf" + body("1"), "contacts")
     assert read(listing.documents)[0] == [{"contact_id": "a", "v": 1}]
+
+
+def test_an_odd_document_of_wide_characters_takes_little_memory() -> None:
+    odd = b'{"contact_id":"a","v":"%b\\u0000"}' % ("\U0001f600".encode() + b"v" * 4_000_000)
+    tracemalloc.start()
+    try:
+        listing = decode(b'{"contacts":[%b]}' % odd, "contacts")
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        assert keys_of(listing.documents, CONTACTS) == ["a"]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak - before < 11 * len(odd)

@@ -193,8 +193,7 @@ def keys_of(documents: list[Any], walk: Walk) -> list[Any]:
     keys = []
     for document, value in zip(documents, values(documents, key), strict=True):
         if value is None or value == "":
-            (parsed,), _ = read([document])
-            value = pick(parsed).get(key)
+            value = pick(read([document])[0][0]).get(key)
         if value.__class__ is str and len(value) > MAX_KEY:
             raise RunError(
                 f"GET {walk.path}: the response has an id of more than {MAX_KEY} characters."
