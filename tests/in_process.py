@@ -57,6 +57,8 @@ class DirectClient(Client):
         self._date = date
         self._most = most
 
+    def forget(self) -> None: ...
+
     def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
         number = len(self._sandbox.requests) + 1
         assert number < self._most, "it never ends"

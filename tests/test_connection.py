@@ -16,7 +16,9 @@ from tap_autopilot.api.connection import open_session
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.watchdog import Watch
 from tap_autopilot.exceptions import Unreachable
+from tests.conftest import Tap
 from tests.lying_pager import KEY
+from tests.scripted import Scripted
 from tests.socket_server import Server, Trust
 from tests.test_client import api, get, in_threads
 
@@ -278,6 +280,21 @@ def test_a_large_body_that_has_to_wait_too_long_times_out(monkeypatch: pytest.Mo
         shared = api(server.url, request_timeout=0.6, retry_timeout=0)
         with shared.large_body, pytest.raises(Unreachable, match=r"timed out after 0\.6 s"):
             get(Client(shared))
+
+
+def test_what_a_run_reads_first_does_not_hold_up_its_other_large_bodies(tap: Tap) -> None:
+    large = b" " * (body.LARGE + 1)
+    answers = {
+        "/contacts": b'{"contacts":[{"contact_id":"p"}]}' + large,
+        "/contacts/custom_fields": b"[]" + large,
+    }
+    digests = {"digests": str(tap.folder / "digests"), "custom_fields_as_columns": True}
+    with Scripted(answers) as sandbox:
+        config = tap.config(sandbox, request_timeout=30, retry_timeout=0, **digests)
+        for warned in (False, True):  # the second run begins with a digests file in doubt
+            run = tap.run("-c", tap.file("config.json", config))
+            assert run.code == 0, run.stderr
+            assert ("everything is sent again" in run.stderr) is warned
 
 
 def test_cookies_are_neither_kept_nor_sent_back() -> None:

@@ -93,8 +93,10 @@ class Changes(Sending):
         A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
         """
         if self._digests.distrust is not None:
+            client = Client(self._api)
             for walk, _ in progress.walks()[:1]:
-                fetch(Client(self._api), walk)
+                fetch(client, walk)
+            client.forget()
             LOG.warning("%s: everything is sent again.", self._digests.distrust)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.start(

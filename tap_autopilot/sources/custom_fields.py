@@ -17,13 +17,15 @@ def read_definitions(api: Api) -> list[Any]:
     Raises UserError if the API does not have them, or too many, and otherwise what `Client.get`
     does.
     """
+    client = Client(api)
     try:
-        definitions = fetch(Client(api), CUSTOM_FIELDS).value.documents
+        definitions = fetch(client, CUSTOM_FIELDS).value.documents
     except Refused as error:
         raise UserError(
             f"The API does not offer this account's custom fields (GET {CUSTOM_FIELDS.path}: status"
             f" {error.status}). Turn custom_fields_as_columns off, or check api_url."
         ) from None
+    client.forget()
     if len(definitions) > MAX_COLUMNS:
         raise UserError(
             f"The account has {len(definitions):,} custom fields, but a table has room for"
