@@ -88,7 +88,7 @@ class Changes(Sending):
         return hashlib.blake2b(shape, digest_size=8).digest()
 
     def start(self, progress: Progress) -> None:
-        """Start or resume the passes, as the state says.
+        """Note in the file which passes start and which resume.
 
         A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
         """

@@ -36,7 +36,7 @@ class Sending:
         return None
 
     def start(self, _progress: Progress) -> None:
-        """Start or resume the passes, as the state says."""
+        """Note which passes start and which resume, before anything is read."""
 
     def schema(self, table: Selected) -> Mapping[str, Any]:
         """The schema of a table's SCHEMA message."""
