@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.run import sync
+from tap_autopilot.protocol import progress
 from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.invariants import Run
@@ -212,7 +212,7 @@ def test_several_readings_together_have_no_more_segments_than_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Each reading may be of other segments, and all of their ids are kept."""
-    monkeypatch.setattr(sync, "MAX_SEGMENTS", 3)
+    monkeypatch.setattr(progress, "MAX_SEGMENTS", 3)
     begun, other = ({"segments": [{"segment_id": one} for one in two]} for two in ("ab", "cd"))
     answers: dict[str, Any] = {"/smart_segments": [{**begun, "bookmark": "x"}, (400, {}), other]}
     sandbox = Scripted({**answers, "/smart_segments/x": (400, {})})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any
@@ -20,8 +20,11 @@ from tap_autopilot.protocol.resuming import (
 )
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, as_type
+from tap_autopilot.rows.names import compile_pick
+from tap_autopilot.rows.values import as_key
 from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
+from tap_autopilot.sources.reading import MAX_SEGMENTS
 from tap_autopilot.streams import COLLECTED
 
 LOG = logging.getLogger(__name__)
@@ -50,6 +53,7 @@ class Progress:
             self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
+        self._segment_ids: set[str] = set()
         # By stream, the last of the store's events that earlier runs have sent.
         self.sent_before = set_store_positions(
             state, self._passes, self._resumed | self._log_based, terms
@@ -89,7 +93,7 @@ class Progress:
         ]
 
     def walks(self) -> list[tuple[Walk, Position]]:
-        """The listings to read, interrupted ones first; those of members come from `member_walks`.
+        """The listings to read, interrupted ones first; those of members from `note_segments`.
 
         Segments are listed even if only their members are needed.
         """
@@ -102,9 +106,21 @@ class Progress:
         walks.sort(key=itemgetter(0))
         return [(walk, position) for _, walk, position in walks]
 
-    def member_walks(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
-        """The walks over the members of these segments, which must be all of the account's."""
-        return self._members.walks(segment_ids)
+    def note_segments(self, page: Page) -> list[tuple[Walk, Position]]:
+        """Note the segments on a page. After the last page, returns the walks over their members.
+
+        Raises RunError if there are too many.
+        """
+        pick = compile_pick([page.walk.key])
+        keys = [as_key(pick(document).get(page.walk.key)) for document in page.documents]
+        if len(self._segment_ids) <= MAX_SEGMENTS:
+            self._segment_ids.update(key for key in keys if key is not None)
+        if page.after is None and len(self._segment_ids) > MAX_SEGMENTS:  # of several readings
+            raise RunError(f"GET {page.walk.path}: more than {MAX_SEGMENTS:,} {page.walk}.")
+        for name in self.fed_by(MEMBERS):
+            self._passes[name].note(None, keys.count(None))
+            self._passes[name].note_doubts(page.doubts)
+        return [] if page.after is not None else self._members.walks(self._segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
         """How the pass of a stream is going."""

@@ -16,8 +16,6 @@ from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import APPEND_ONLY, complete_first
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
-from tap_autopilot.rows.names import compile_pick
-from tap_autopilot.rows.values import as_key
 from tap_autopilot.run import signals
 from tap_autopilot.run.failures import Failures
 from tap_autopilot.run.monitor import Monitor
@@ -28,7 +26,6 @@ from tap_autopilot.run.sending import Sending
 from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
-from tap_autopilot.sources.reading import MAX_SEGMENTS
 from tap_autopilot.streams import COLLECTED, DIGESTS
 from tap_autopilot.streams.membership_changes import MEMBERSHIPS
 
@@ -97,7 +94,6 @@ class _Run:
         self._state = b""
         self._records = Records(selected, progress, pushed, sends)
         self._failures = Failures()
-        self._parents: dict[str, None] = {}  # an ordered set
         self._failed_in_a_row = 0
 
     def start(self, *, quiet: bool) -> None:
@@ -214,27 +210,16 @@ class _Run:
             return []
 
     def _open_children(self, source: str, page: Page) -> list[str]:
-        """Collect the parents' ids; once all are known, start reading their children."""
+        """Note the parents on a page; once all are known, start reading their children."""
         names = self._progress.fed_by(source)
         if not names:
             return []
-        pick = compile_pick([page.walk.key])
-        for document in page.documents:
-            key = as_key(pick(document).get(page.walk.key))
-            if key is None:
-                for name in names:
-                    self._progress.pass_of(name).note(None, 1)
-            elif len(self._parents) <= MAX_SEGMENTS:
-                self._parents[key] = None
-        if page.after is not None:
-            return []
-        if len(self._parents) > MAX_SEGMENTS:  # of several readings
-            error = RunError(f"GET {page.walk.path}: more than {MAX_SEGMENTS:,} {page.walk}.")
+        try:
+            walks = self._progress.note_segments(page)
+        except RunError as error:
             self._failures.add(names, error)
             return []
-        for name in names:
-            self._progress.pass_of(name).note_doubts(page.doubts)
-        for walk, start in self._progress.member_walks(self._parents):
+        for walk, start in walks:
             self.pool.add(walk, start)
         return self._completed(names, lambda: self._progress.complete(source))
 
