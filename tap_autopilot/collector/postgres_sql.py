@@ -54,6 +54,11 @@ CREATE TABLE IF NOT EXISTS pruned_up_to (name text PRIMARY KEY, seq bigint NOT N
 ALTER TABLE seen ADD COLUMN IF NOT EXISTS about bytea;
 CREATE INDEX IF NOT EXISTS seen_about ON seen (about) WHERE about IS NOT NULL;
 {SUMMARY_TABLES}
+-- ANALYZE keeps samples of columns, which would outlive a person who is erased.
+ALTER TABLE events ALTER body SET STATISTICS 0;
+ALTER TABLE pruned ALTER contact SET STATISTICS 0, ALTER rest SET STATISTICS 0;
+ALTER TABLE messages ALTER body SET STATISTICS 0;
+ALTER TABLE summaries ALTER message SET STATISTICS 0;
 """
 NAME = """
 INSERT INTO store (id, format)

@@ -163,6 +163,29 @@ def test_nothing_that_was_erased_comes_back_with_a_summary(
         assert (reader.summarized_up_to, [*reader.summary()]) == (-3, [])
 
 
+def test_the_servers_statistics_have_no_samples_of_personal_data(
+    database: str, store: PostgresStore
+) -> None:
+    """They stay when a person is erased, even after VACUUM FULL."""
+    bodies = [
+        {"userId": f"ada-{n}", "properties": {"email_id": f"{n}", "email_subject": f"To ada-{n}"}}
+        | ({"context": {"traits": {"contact_id": f"ada-{n}"}}} if n % 2 else {})
+        for n in range(20)
+    ]
+    store.append([event(body) for body in bodies])
+    prune_range(alone(store), 0, 10, lambda one: remains(one.source, one.body))
+    store.save_summary(0, 1, [(b"%d" % n, b"ada-%d" % n, 0, 0) for n in range(9)], [])
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("SET bytea_output = escape")
+        connection.execute("ANALYZE")
+        samples = connection.execute(
+            "SELECT tablename, histogram_bounds::text || coalesce(most_common_vals::text, '')"
+            " FROM pg_stats WHERE schemaname = 'autopilot_collector'"
+        ).fetchall()
+    assert {table for table, _ in samples} >= {"events", "pruned"}
+    assert not [table for table, sample in samples if "ada" in (sample or "")]
+
+
 def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
     # Each commit takes one for each kind of event, and each step of pruning for each message.
     with psycopg.connect(database, autocommit=True) as connection:
