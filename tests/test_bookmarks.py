@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from datetime import timezone
 from typing import Any
 
 import pytest
 
-from tap_autopilot.api.client import Request, Response
 from tap_autopilot.exceptions import Refused, RunError, Unreachable
 from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -19,12 +16,8 @@ from tap_autopilot.sources.listings import (
     Position,
     members_of,
 )
-from tap_autopilot.sources.reading import pages
 from tests.scripted import page
-from tests.test_walks import Script, Walked
-
-MAX_RETRACED = 10  # pages in a row
-
+from tests.test_walks import Walked
 
 # Bookmarks that lead somewhere
 
@@ -88,21 +81,6 @@ def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
     assert [
         (one.walk, one.documents, one.census, one.cleaned, one.doubt, one.date) for one in starts
     ] == [(CONTACTS, [], Census(), 0, None, None)] * 2
-
-
-def test_fresh_bookmarks_that_are_all_stale_end_the_reading() -> None:
-    numbers = itertools.count()
-
-    class Fleeting(Script):
-        def get(self, request: Request, decode: Callable[[bytes], Any]) -> Response[Any]:
-            self._answers[""] = page("a", bookmark=f"x{next(numbers)}")
-            return super().get(request, decode)
-
-    client = Fleeting({f"x{number}": 404 for number in range(200)})
-    with pytest.raises(RunError, match="3 times"):
-        list(pages(CONTACTS, Position(), client, check_totals=True))
-    asked = [bookmark[:1] for bookmark in client.asked]
-    assert asked == ["", "x", *["", "x"] * MAX_RETRACED] * 3
 
 
 @pytest.mark.parametrize("again", [404, page()])

@@ -112,6 +112,7 @@ def test_a_mistake_in_the_config_is_one_line(tap: Tap, settings: Any, said: str)
             ["--test", "--discover"],
             "argument -d/--discover: not allowed with argument --test; see tap-autopilot --help.",
         ),
+        (["--catalog", "x", "--select", "lists"], "--select and --catalog cannot be combined."),
         (["--about", "--test"], "argument --test: not allowed with argument --about;"),
         (["--format", "json"], "--format needs --about;"),
         (["--full-refresh", "lists"], "--full-refresh needs --state"),

@@ -70,25 +70,6 @@ def test_the_columns_hold_what_the_array_holds(tap: Tap, serve: Serve) -> None:
     assert filled > 300
 
 
-def test_a_column_can_be_deselected_and_the_array_stays(tap: Tap, serve: Serve) -> None:
-    sandbox = serve()
-    catalog = json.loads(tap.call(sandbox, "--discover", custom_fields_as_columns=True).stdout)
-    catalog["streams"] = [entry(catalog, "contacts")]
-    choose(catalog, "contacts", "properties", "custom_nps_rating", selected=False)
-    run = tap.sync(sandbox, catalog=catalog, custom_fields_as_columns=True)
-    (schema,) = run.of("SCHEMA")
-    assert "custom_nps_rating" not in schema["schema"]["properties"]
-    assert "custom_nps_date" in schema["schema"]["properties"]
-    plain = tap.sync(sandbox, catalog=catalog)
-    for one, other in zip(run.rows("contacts"), plain.rows("contacts"), strict=True):
-        assert {
-            name: value
-            for name, value in one.items()
-            if not name.startswith("custom_n")
-            and not name.startswith(("custom_h", "custom_o", "custom_l"))
-        } == other
-
-
 def test_values_that_do_not_fit_are_null_and_counted() -> None:
     def contact(number: int, value: Any) -> dict[str, Any]:
         return {

@@ -120,8 +120,7 @@ def test_a_segment_that_cannot_be_read_does_not_stop_the_others(tap: Tap, serve:
     assert {row["segment_id"] for row in rest.rows("smart_segments_contacts")} == {broken}
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("form", ["seconds", "date"])
+@pytest.mark.parametrize(("status", "form"), [(429, "seconds"), (503, "date")])
 def test_retry_after_is_obeyed(tap: Tap, status: int, form: str) -> None:
     asked: list[float] = []
 

@@ -226,7 +226,7 @@ def test_pushed_and_polled_events_together_match_the_account(
     tap: Tap, serve: Serve, store: PushedStore, ids: str
 ) -> None:
     other_keys = ids == "unrelated"
-    account = Account(contacts=700, segments=1, odd=False)
+    account = Account(contacts=400, segments=1, odd=False)
     occurrences = all_occurrences(account)
     withheld = {one.message_id for n, one in enumerate(occurrences) if n % 7 == 3}
     sent = [one for one in occurrences if one.message_id not in withheld]

@@ -84,7 +84,7 @@ def test_one_row_literally(tap: Tap, serve: Serve) -> None:
 
 def test_the_rows_of_a_large_account(tap: Tap, serve: Serve) -> None:
     """The contacts and members are compared with those that were served after every run."""
-    account = Account(contacts=3_000, lists=30, segments=20, members=150)
+    account = Account(contacts=1500, lists=30, segments=20, members=120)
     run = tap.sync(serve(account))
     assert run.code == 0
     assert b'"Score":"1e400"' in run.stdout
@@ -92,7 +92,7 @@ def test_the_rows_of_a_large_account(tap: Tap, serve: Serve) -> None:
     assert run.rows("smart_segments") == [
         {**one, "additional_fields": None} for one in account.segments
     ]
-    assert len(run.rows("smart_segments_contacts")) == 19 * 150
+    assert len(run.rows("smart_segments_contacts")) == 19 * 120
     assert [row["contact_id"] for row in run.rows("contacts")] == account.contact_ids
     extracted = [datetime.fromisoformat(one["time_extracted"][:-1]) for one in run.of("RECORD")]
     now = datetime.now(timezone.utc).replace(tzinfo=None)
@@ -116,21 +116,6 @@ def test_every_contact_is_sent_once_whatever_a_bookmark_means(
     assert members == account.contact_ids
     activated = [message["stream"] for message in run.of("ACTIVATE_VERSION")]
     assert sorted(activated) == sorted(USUAL_STREAMS if contacts else NOT_OF_CONTACTS)
-
-
-@pytest.mark.parametrize(("concurrency", "packed"), [(1, True), (3, False)])
-def test_the_same_rows_at_any_concurrency(
-    tap: Tap, serve: Serve, concurrency: int, packed: bool
-) -> None:
-    sandbox = serve(Account(contacts=90, segments=5, members=44), gzip=packed, page=20)
-    run, other = tap.sync(sandbox, concurrency=concurrency), tap.sync(sandbox)
-    for stream in ("contacts", "lists", "smart_segments"):
-        assert run.rows(stream) == other.rows(stream)
-    rows, others = (
-        sorted(map(tuple, map(dict.values, one.rows("smart_segments_contacts"))))
-        for one in (run, other)
-    )
-    assert rows == others
 
 
 def test_the_singer_tools_checker_accepts_it(tap: Tap, serve: Serve) -> None:

@@ -65,18 +65,6 @@ def test_every_state_of_a_run_can_be_resumed(
                 assert twice <= (1 if bookmarks == "repeat" and stream != "lists" else 0) * 5
 
 
-def test_a_resumed_pass_keeps_its_version_and_activates_it(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(Account(contacts=250, segments=0))
-    whole = tap.sync(sandbox)
-    states = whole.of("STATE")
-    half = next(one["value"] for one in states if "person" in str(one["value"]))
-    rest = tap.sync(sandbox, state=half)
-    (first,), (last,) = (run.of("ACTIVATE_VERSION", "contacts") for run in (whole, rest))
-    assert first["version"] == last["version"]
-    assert {one["version"] for one in rest.of("RECORD", "contacts")} == {first["version"]}
-    assert tap.sync(sandbox).of("ACTIVATE_VERSION")[0]["version"] > first["version"]
-
-
 def test_a_pass_over_another_account_starts_over(tap: Tap, serve: Serve) -> None:
     states = tap.sync(serve(Account(contacts=250, segments=0))).of("STATE")
     half = next(one["value"] for one in states if "person" in str(one["value"]))

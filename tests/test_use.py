@@ -72,12 +72,6 @@ def test_a_run_without_a_catalog_can_name_its_streams(tap: Tap, serve: Serve, op
     assert [message["stream"] for message in run.of("SCHEMA")] == ["lists", "email_opened"]
 
 
-def test_select_and_catalog_cannot_be_combined(tap: Tap, serve: Serve, catalog: Any) -> None:
-    config, path = tap.file("config.json", tap.config(serve())), tap.file("catalog.json", catalog)
-    run = check(tap.run("--config", config, "--catalog", path, "--select", "lists"))
-    assert run.code == 2
-
-
 def test_about_in_json_is_complete(tap: Tap) -> None:
     about = json.loads(tap.run("--about", "--format", "json").stdout)
     assert about["name"] == "tap-autopilot"

@@ -255,20 +255,6 @@ def test_known_pages_that_lead_on_are_followed(known: int) -> None:
     assert walked.asked[-2:] == [str(known), str(known + 1)]
 
 
-def test_a_known_page_that_leads_elsewhere_each_time_is_not_followed() -> None:
-    elsewhere = [page("a", bookmark=str(number)) for number in range(1, 50)]
-    walked = Walked({"": page("a", bookmark="0"), "0": elsewhere})
-    assert READ in str(walked.error)
-    assert set(walked.asked) == {"", "0"}
-
-
-def test_new_bookmarks_for_the_same_contact_are_an_error() -> None:
-    answers = {str(n): page("a", bookmark=str(n + 1), total=1) for n in range(500)}
-    walked = Walked({**answers, "": page("a", bookmark="0", total=1)})
-    assert READ in str(walked.error)
-    assert len(walked.asked) <= 3 * 3 * (MAX_DETOURS + 2)
-
-
 @pytest.mark.parametrize("status", [400, 404, 410, 422])
 def test_a_status_that_may_reject_a_bookmark_is_not_retried(status: int) -> None:
     """Otherwise the walk would never see it."""
