@@ -188,7 +188,7 @@ def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
     progress.finish()
     columns = progress.value()["bookmarks"]["contacts"]["columns"]
     warning = (
-        "WARNING contacts: the selected columns changed, but only rows that change from now on"
+        "WARNING contacts: the selected columns changed, or the account or its key, but only rows"
     )
     cases: list[tuple[Any, Any, bool]] = [
         (columns, BOOKMARK, False), ("others", BOOKMARK, True), ("others", {}, False),
@@ -199,6 +199,8 @@ def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
         log = begin("contacts", incremental=["contacts"], state=state).log
         assert [one.startswith(warning) for one in log] == [True] * warns
         assert begin("contacts", state=state).log == [], "a full pass sends all rows"
+    state = {"bookmarks": {"contacts": {"columns": columns, **BOOKMARK}}}
+    assert begin("contacts", incremental=["contacts"], state=state, account="another").log
 
 
 def test_an_entry_replaces_all_that_an_older_state_has() -> None:

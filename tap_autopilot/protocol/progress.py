@@ -15,7 +15,6 @@ from tap_autopilot.protocol.resuming import (
     before,
     decide_passes,
     drop_unsafe_bookmarks,
-    fingerprint,
     set_store_positions,
 )
 from tap_autopilot.protocol.selection import Selected
@@ -215,7 +214,7 @@ class Progress:
                 bookmark = min(current.newest, before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
                 entry.start_date = self._terms.start_date
-                entry.columns = fingerprint(self._tables[name].sent)
+                entry.columns = self._terms.columns_of(self._tables[name])
 
     def value(self, digests: Any = None) -> dict[str, Any]:
         """The value of a STATE message, with the position in the digests file, if there is one."""

@@ -92,6 +92,10 @@ class Terms:
         """Whether the target lacks only rows that changed since the bookmark."""
         return self.remembered is None or self.remembered.knows_all(name)
 
+    def columns_of(self, table: Selected) -> str:
+        """What tells the columns of a table, and the account they come from, from others."""
+        return fingerprint([table.sent, self.account])
+
     def new_pass(self, table: Selected, bookmark: datetime | None) -> Pass:
         """A pass from the start, after the bookmark if it is incremental."""
         stream = table.stream
@@ -100,7 +104,7 @@ class Terms:
             bounds.append(bookmark and before(bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
         has_digests = self.remembered is not None
-        plan = [stream.key_properties, fingerprint(table.sent), has_digests, store, self.account]
+        plan = [stream.key_properties, self.columns_of(table), has_digests, store]
         new = Pass(
             plan=fingerprint(plan),
             incremental=table.incremental,
@@ -216,13 +220,13 @@ def _resumable(
 
 
 def _check_columns(table: Selected, entry: StreamState, terms: Terms) -> None:
-    """Warn if rows sent by earlier incremental passes may lack columns."""
+    """Warn if rows sent by earlier incremental passes may lack columns, or be another account's."""
     name = table.name
-    changed = entry.columns not in (None, fingerprint(table.sent))
+    changed = entry.columns not in (None, terms.columns_of(table))
     if entry.bookmark and changed and terms.has_all(name):
         LOG.warning(
-            "%s: the selected columns changed, but only rows that change from now on are sent"
-            " with the new columns. To send all rows again, run once with --full-refresh %s.",
+            "%s: the selected columns changed, or the account or its key, but only rows that change"
+            " from now on are sent. To send all rows again, run once with --full-refresh %s.",
             name, name,
         )  # fmt: skip
 

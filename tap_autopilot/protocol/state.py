@@ -126,7 +126,8 @@ class StreamState(msgspec.Struct):
     `is_incremental` says that this run reads it incrementally.
 
     `bookmark` is the Singer bookmark, in the state under the name of the stream's replication key.
-    `start_date` is the one under which it was made, `columns` a fingerprint of the columns sent.
+    `start_date` is the one under which it was made; `columns` tells the columns sent, and the
+    account, from others.
 
     A stream that a collector's store feeds has its position in the store, `collected`. If a
     `start_date` leaves out events, `collected_from` is that date. As long as the table has pushed
