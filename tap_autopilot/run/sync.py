@@ -191,8 +191,8 @@ class _Run:
                 self._write_before({}, lines)
                 lines = []
         complete = self._completed(names, lambda: self._progress.advance(page))
-        if walk.children is not None:
-            complete += self._open_children(walk.children, page)
+        if (source := walk.children) and (children := self._progress.fed_by(source)):
+            complete += self._completed(children, lambda: self._open_children(source, page))
         lines += self._conclude(complete)
         self._write(lines)
         if walk.segment_id is not None:
@@ -211,17 +211,9 @@ class _Run:
 
     def _open_children(self, source: str, page: Page) -> list[str]:
         """Note the parents on a page; once all are known, start reading their children."""
-        names = self._progress.fed_by(source)
-        if not names:
-            return []
-        try:
-            walks = self._progress.note_segments(page)
-        except RunError as error:
-            self._failures.add(names, error)
-            return []
-        for walk, start in walks:
+        for walk, start in self._progress.note_segments(page):
             self.pool.add(walk, start)
-        return self._completed(names, lambda: self._progress.complete(source))
+        return self._progress.complete(source)
 
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs.
