@@ -25,8 +25,9 @@ MAX_HEADER_BYTES = 32 * 1024
 MAX_HEADER_LINES = 100
 MAX_CHUNKS = 100_000  # of a body; each takes time, however short
 MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
-MAX_CONNECTIONS = 10_000  # each takes up to 80 kB while its headers arrive
-TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections are open"
+MAX_CONNECTIONS = 10_000
+MAX_STRANGERS = 2000  # of these; each takes up to 50 kB while its headers arrive
+TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
@@ -43,7 +44,8 @@ class Server:
         self.pending = pending
         self.max_body = max_body
         self.request_timeout = request_timeout
-        self.connections: dict[Connection, None] = {}  # the oldest first
+        self.connections: set[Connection] = set()
+        self.strangers: dict[Connection, None] = {}  # that have shown no secret, the oldest first
         self.loop = asyncio.get_running_loop()
         self.date = b""  # for responses
         self._ticking = self.loop.call_soon(self._tick)
@@ -53,19 +55,19 @@ class Server:
         return Connection(self)
 
     def make_room(self) -> bool:
-        """Disconnect the oldest connection that has shown no secret; whether there is one."""
-        for connection in self.connections:
-            if not connection.is_known:
-                connection.drop()
-                return True
-        return False
+        """Disconnect the oldest stranger if there are too many; whether one more may come."""
+        if len(self.connections) >= MAX_CONNECTIONS or len(self.strangers) >= MAX_STRANGERS:
+            if not self.strangers:
+                return False
+            next(iter(self.strangers)).drop()
+        return True
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
         end = self.loop.time() + seconds
         told: set[Connection] = set()
         while self.connections and self.loop.time() < end:
-            for connection in self.connections.keys() - told:  # one may just have been accepted
+            for connection in self.connections - told:  # one may just have been accepted
                 connection.shut_down()
                 told.add(connection)
             await asyncio.sleep(0.02)
@@ -88,7 +90,6 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.deadline = NEVER  # when to give up, on the loop's clock
-        self.is_known = False  # one of its requests has shown a secret
         self._loop = server.loop
         self._parser = _parser(self)
         self._unanswered: deque[Request] = deque()
@@ -107,16 +108,19 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the timer: silent connections are closed."""
         self._transport = cast("asyncio.Transport", transport)
-        if len(self.server.connections) >= MAX_CONNECTIONS and not self.server.make_room():
+        if not self.server.make_room():
             self.refuse(503, TOO_MANY)
             transport.close()
             return
-        self.server.connections[self] = None
+        self.server.connections.add(self)
+        self.server.strangers[self] = None
         self._restart_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Release all memory."""
-        self.server.connections.pop(self, None)
+        self._forget()
+        self._deaf = True
+        del self._parser  # which refers to this, so that both would wait for garbage collection
         for request in self._unanswered:
             request.gone = True
             request.release()
@@ -218,7 +222,8 @@ class Connection(asyncio.Protocol):
             request.keeps_body = self.server.handler.admit(request)
         except Refusal as refusal:
             request.refusal = refusal
-        self.is_known |= request.is_known
+        if request.is_known:
+            self.server.strangers.pop(self, None)
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes."""
@@ -296,7 +301,7 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Disconnect at once, to make room."""
         self.server.handler.turned_away(UNREAD, 503, TOO_MANY)
-        del self.server.connections[self]
+        self._forget()
         self._transport.abort()
 
     def expire(self) -> None:
@@ -348,6 +353,10 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._last_response)
         self.deadline = self._loop.time() + LINGER
         self._transport.write_eof()
+
+    def _forget(self) -> None:
+        self.server.connections.discard(self)
+        self.server.strangers.pop(self, None)
 
     # ---- limits
 

@@ -84,16 +84,20 @@ def test_retry_after_comes_with_503(start: Start) -> None:
 
 
 def test_connections_without_a_secret_make_room_for_others(start: Start) -> None:
-    collector = start(constants={"http.MAX_CONNECTIONS": 3})
+    collector = start(constants={"http.MAX_CONNECTIONS": 4, "http.MAX_STRANGERS": 3})
     with ExitStack() as stack:
         for _ in range(9):
             stack.enter_context(collector.connect())
             stack.enter_context(collector.connect()).sendall(b"POST /v1/track HTTP/1.1\r\n")
             assert collector.post("/v1/track", b"{}").status_code == 200
-        known = [stack.enter_context(collector.connect()) for _ in range(3)]
-        for one in known:
+        assert collector.metric("connections") == 3
+        known = [stack.enter_context(collector.connect()) for _ in range(4)]
+        for one in known[1:]:
             one.sendall(REQUEST)
             assert read_responses(one, 1).startswith(b"HTTP/1.1 200 ")
+        known[0] = stack.enter_context(collector.connect())
+        known[0].sendall(REQUEST)
+        assert read_responses(known[0], 1).startswith(b"HTTP/1.1 200 ")
         assert collector.raw(b"").startswith(b"HTTP/1.1 503 ")
         for one in known:
             one.sendall(REQUEST)

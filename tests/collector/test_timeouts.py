@@ -6,6 +6,8 @@ Times are those of a loop that does not really wait.
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -105,6 +107,21 @@ async def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
     sender.go()
     assert server.pending.bytes == 0
     assert not server.connections
+
+
+@without_waiting
+async def test_a_connection_that_has_gone_does_not_wait_for_garbage_collection() -> None:
+    server = serve()
+    sender = Sender(server)
+    sender.send(HEAD + b"a: " + b"a" * 30_000)
+    connection = weakref.ref(sender._protocol)
+    gc.disable()
+    try:
+        sender.go()
+        del sender._protocol
+        assert connection() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("head", [HEAD, HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n"])
