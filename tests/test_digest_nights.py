@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.config import Config
+from tap_autopilot.exceptions import UserError
 from tap_autopilot.sandbox.account import Account
 from tests.conftest import Serve, Tap
 from tests.digests import Nights, warned
@@ -140,8 +142,11 @@ def test_the_mark_of_deleted_rows_has_the_name_that_was_set(odd_nights: Nights) 
     assert len(renamed.rows("contacts")) == len(odd_nights.account.contact_ids)
 
 
-@pytest.mark.parametrize("name", ["email", "LIST_ID", "removed at", "", "1st", 5, "x" * 64])
-def test_a_name_that_cannot_be_the_marks_is_an_error(tap: Tap, serve: Serve, name: Any) -> None:
+@pytest.mark.parametrize("name", ["LIST_ID", "removed at", ""])
+def test_a_name_that_cannot_be_the_marks_is_an_error(tap: Tap, serve: Serve, name: str) -> None:
+    for odd in ("1st", 5, "x" * 64):
+        with pytest.raises(UserError, match="deleted_at_column"):
+            Config.from_mapping({"api_key": "k", "deleted_at_column": odd})
     settings = tap.config(serve(Account(contacts=1)), deleted_at_column=name, digests="digests")
     config = tap.file("config.json", settings)
     for run in (tap.run("--config", config, "--test"), tap.run("--config", config)):

@@ -59,9 +59,13 @@ def wait_for_requests(sandbox: Sandbox, count: int) -> None:
 
 @pytest.mark.parametrize(
     ("what", "number"),
-    [("hang", signal.SIGINT), ("hang", signal.SIGHUP), *((what, signal.SIGTERM) for what in
-     ("hang", "drip", "503,retry-after=60", "429,retry-after=60"))],
-)  # fmt: skip
+    [
+        ("hang", signal.SIGINT),
+        ("drip", signal.SIGHUP),
+        ("503,retry-after=60", signal.SIGTERM),
+        ("429,retry-after=60", signal.SIGTERM),
+    ],
+)
 def test_a_signal_ends_it_even_while_it_hangs_or_sleeps(
     tap: Tap, serve: Serve, what: str, number: signal.Signals
 ) -> None:
@@ -231,10 +235,12 @@ def test_a_signal_just_before_the_end_leaves_no_timer(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("module", "number"),
-    [("tap_autopilot.cli", signal.SIGHUP), ("argparse", signal.SIGINT),
-     ("tap_autopilot.run.sync", signal.SIGTERM), ("requests", signal.SIGINT),
-     ("msgspec", signal.SIGTERM)],
-)  # fmt: skip
+    [
+        ("tap_autopilot.cli", signal.SIGHUP),
+        ("tap_autopilot.run.sync", signal.SIGTERM),
+        ("requests", signal.SIGINT),
+    ],
+)
 def test_a_signal_during_the_imports_is_one_line(
     tap: Tap, module: str, number: signal.Signals
 ) -> None:

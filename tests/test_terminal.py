@@ -186,9 +186,7 @@ def test_after_a_while_it_says_what_is_waited_for(tap: Tap, serve: Serve, run: S
     assert waits(terminal.shots[-1])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "environment"), [(["--quiet"], {}), (["-q"], {}), ([], {"TERM": "dumb"})]
-)
+@pytest.mark.parametrize(("arguments", "environment"), [(["-q"], {}), ([], {"TERM": "dumb"})])
 def test_it_can_be_turned_off(
     tap: Tap, serve: Serve, run: Start, arguments: list[str], environment: dict[str, str]
 ) -> None:
