@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -34,6 +35,7 @@ def demo(folder: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tap_autopilot.sandbox.demo", BIN / "tap-autopilot", target, "output"],
         cwd=folder, capture_output=True, text=True, check=False,
+        env={**os.environ, "TAP_AUTOPILOT_DIGESTS": "digests"},
     )  # fmt: skip
 
 
@@ -62,6 +64,7 @@ def test_it_fits_on_a_page_and_shows_nothing_alarming(tmp_path: Path) -> None:
     for name in ("contacts.jsonl", "events.db", "tap.log", "target.log", "target.json"):
         assert (output / name).exists()
     assert (output / "mine").read_text() == "kept"
+    assert not (tmp_path / "digests").exists(), "that is a setting of real runs"
 
 
 def test_a_target_that_fails_is_shown(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ SHOWN = (
     "unsubscribed", "created_at", "lists", "mail_received", "custom_fields",
 )  # fmt: skip
 KEY = "sandbox"
+PREFIX = "TAP_AUTOPILOT_"
 
 
 def main(tap: str, target: str, output: str) -> int:
@@ -96,13 +97,12 @@ def run_collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
     """Run a collector on loopback; yields its URL."""
     settings = {"WRITE_KEYS": key, "HOOK_TOKENS": token, "DATABASE": str(store),
                 "LISTEN": "127.0.0.1:0", "MIN_FREE_MB": "0"}  # fmt: skip
-    variables = {f"TAP_AUTOPILOT_COLLECTOR_{name}": value for name, value in settings.items()}
     with subprocess.Popen(  # noqa: S603
         [f"{tap}-collector"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, **variables},
+        env=_environment(f"{PREFIX}COLLECTOR_", settings),
     ) as process:
         assert process.stdout is not None
         try:
@@ -111,14 +111,19 @@ def run_collector(tap: str, store: Path, key: str, token: str) -> Iterator[str]:
             process.terminate()
 
 
+def _environment(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program with these settings, and none of those meant for real runs."""
+    others = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    return others | {f"{prefix}{name}": value for name, value in settings.items()}
+
+
 def _register_hooks(tap: str, url: str, token: str, api_url: str) -> None:
     settings = {"HOOK_TOKENS": token, "API_KEY": KEY, "API_URL": api_url}
-    variables = {f"TAP_AUTOPILOT_COLLECTOR_{name}": value for name, value in settings.items()}
     subprocess.run(  # noqa: S603
         [f"{tap}-collector", "--register-hooks", url],
         stdout=subprocess.DEVNULL,
         check=True,
-        env={**os.environ, **variables},
+        env=_environment(f"{PREFIX}COLLECTOR_", settings),
     )
 
 
@@ -153,7 +158,6 @@ def sync(tap: str, target: str, folder: Path, api_url: str, store: Path, **setti
     config.write_text(json.dumps({"destination_path": str(folder), "do_timestamp_file": False}))
     state.touch()
     settings |= {"API_KEY": KEY, "API_URL": api_url, "COLLECTOR_DATABASE": str(store)}
-    variables = {f"TAP_AUTOPILOT_{name}": value for name, value in settings.items()}
     tap_log, target_log = folder / "tap.log", folder / "target.log"
     with (
         tap_log.open("wb") as tap_err,
@@ -162,7 +166,7 @@ def sync(tap: str, target: str, folder: Path, api_url: str, store: Path, **setti
             [tap, "--state", state],
             stdout=subprocess.PIPE,
             stderr=tap_err,
-            env={**os.environ, **variables},
+            env=_environment(PREFIX, settings),
         ) as reading,
     ):
         writing = subprocess.run(  # noqa: S603
