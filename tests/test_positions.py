@@ -321,22 +321,22 @@ def test_what_a_store_feeds_is_a_log() -> None:
 
 
 @pytest.mark.parametrize(
-    ("versions", "reshaped", "begun", "goes_on"),
+    ("versions", "known", "begun", "goes_on"),
     [
-        ({"contacts": 3}, (), ("contacts",), True),
-        ({"contacts": 3}, ("contacts",), ("contacts",), False),
-        ({"contacts": 4}, (), ("contacts",), False),
-        ({"contacts": 3}, (), ("lists",), False),
+        ({"contacts": 3}, ("contacts",), ("contacts",), True),
+        ({"contacts": 3}, (), ("contacts",), False),
+        ({"contacts": 4}, ("contacts",), ("contacts",), False),
+        ({"contacts": 3}, ("contacts",), ("lists",), False),
         ({}, (), (), False),
     ],
 )
 def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
     versions: dict[str, int],
-    reshaped: Collection[str],
+    known: Collection[str],
     begun: Collection[str],
     goes_on: bool,
 ) -> None:
-    remembered = Remembered(versions, reshaped, (), begun)
+    remembered = Remembered(versions, known, (), begun)
     progress = resumed(["reading", {"version": 3}], remembered=remembered)
     assert progress.is_resumed("contacts") is goes_on
     assert progress.walks() == [(CONTACTS, HALFWAY if goes_on else Position())]

@@ -52,24 +52,16 @@ class Store(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """The tables in the digests file: their versions, and which changed shape.
+    """The tables in the digests file, with their versions.
 
-    Those `filled` have been read from beginning to end in the shape that the file knows, those
+    In their present shape, it has rows of those `known`, all rows of those `filled`. Those
     `under_way` are in a pass.
     """
 
     versions: Mapping[str, int]
-    reshaped: Collection[str]
+    known: Collection[str]
     filled: Collection[str]
     under_way: Collection[str]
-
-    def knows(self, name: str) -> bool:
-        """Whether the file has a table's rows, all or some of them, in their present shape."""
-        return name in self.versions and name not in self.reshaped
-
-    def knows_all(self, name: str) -> bool:
-        """Whether the file has all of a table's rows in their present shape."""
-        return self.knows(name) and name in self.filled
 
 
 @dataclass(frozen=True)
@@ -90,7 +82,7 @@ class Terms:
 
     def has_all(self, name: str) -> bool:
         """Whether the target lacks only rows that changed since the bookmark."""
-        return self.remembered is None or self.remembered.knows_all(name)
+        return self.remembered is None or name in self.remembered.filled
 
     def columns_of(self, table: Selected) -> str:
         """What tells the columns of a table, and the account they come from, from others."""
@@ -134,7 +126,7 @@ class Terms:
             return interrupted
         # The digests must know what the pass has sent so far.
         is_there = interrupted.is_complete or name in self.remembered.under_way
-        is_known = is_there and self.remembered.knows(name)
+        is_known = is_there and name in self.remembered.known
         return interrupted if is_known and interrupted.version == new.version else None
 
 
@@ -284,7 +276,7 @@ def set_store_positions(
         reason = store.mismatch(entry)
         if entry.collected and not reason:
             sent[name] = entry.collected.seq
-            knows = remembered.knows(name) if remembered else current.incremental
+            knows = name in remembered.known if remembered else current.incremental
             if knows or name in resumed:
                 position = entry.collected.seq
             if position and made_under and _includes_more(start_date, made_under):

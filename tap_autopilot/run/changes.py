@@ -80,7 +80,9 @@ class Changes(Sending):
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
             )
-        return Remembered(digests.remembered(), reshaped, digests.filled(), digests.under_way())
+        versions = digests.remembered()
+        known = versions.keys() - reshaped
+        return Remembered(versions, known, known & digests.filled(), digests.under_way())
 
     def _shape(self, table: Selected, *, has_version: bool) -> bytes:
         """A digest of what a table's rows look like."""
