@@ -75,9 +75,10 @@ class _Queue:
         self._light: Turns[_Work] = Turns()
         self._heavy: Turns[_Work] = Turns()
         self._was_heavy = False  # what was taken last
+        self._count = 0
 
     def __len__(self) -> int:
-        return len(self._light) + len(self._heavy)
+        return self._count
 
     def __iter__(self) -> Iterator[_Work]:
         return chain(self._light, self._heavy)
@@ -86,20 +87,22 @@ class _Queue:
         """Add a request at the end."""
         queue = self._heavy if len(work.events) > HEAVY else self._light
         queue.of(sender).append(work)
+        self._count += 1
 
     def take(self) -> list[_Work]:
         """Take what the next commit is to store."""
         heavy = None if self._was_heavy and self._light else self._heavy.next()
         self._was_heavy = heavy is not None
-        if heavy is not None:
-            return [heavy]
-        group: list[_Work] = []
+        group = list(self._to_share()) if heavy is None else [heavy]
+        self._count -= len(group)
+        return group
+
+    def _to_share(self) -> Iterator[_Work]:
         size = events = 0
         while size < MAX_IN_A_COMMIT and events < MANY and (work := self._light.next()):
-            group.append(work)
+            yield work
             size += work.size
             events += len(work.events)
-        return group
 
 
 class Writer:
