@@ -20,6 +20,7 @@ from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.collector.store import (
     COUNT_PRUNED,
     DELIVERY,
+    PROBE,
     REPEAT_WINDOW,
     SWEEP_SLICE,
     Received,
@@ -113,6 +114,7 @@ class PostgresStore(Store):
             for older in range(version, FORMAT):
                 self._connection.execute(sql.SCHEMA)
                 UPGRADES[older](self._connection)
+            self._connection.execute(PROBE)  # or it would start without permission to write
             self._connection.commit()
         except psycopg.Error as problem:
             raise UserError(

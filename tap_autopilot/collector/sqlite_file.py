@@ -13,7 +13,7 @@ from pathlib import Path
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.reader import FORMAT, check_format
-from tap_autopilot.collector.store import SUMMARY_TABLES, InUse
+from tap_autopilot.collector.store import PROBE, SUMMARY_TABLES, InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create
@@ -163,7 +163,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute(SECURE_DELETE)
-    connection.execute("UPDATE store SET probed = probed + 1")  # creates the WAL file
+    connection.execute(PROBE)  # creates the WAL file
     return store_id(connection, str(path))
 
 

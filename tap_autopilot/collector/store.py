@@ -20,6 +20,7 @@ SWEEP_SLICE = 10_000  # deliveries
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
 DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
 
+PROBE = "UPDATE store SET probed = probed + 1"
 ADD_TO_KIND = """
 ON CONFLICT (source, route, name) DO UPDATE SET events = kinds.events + excluded.events,
     last_received_at = CASE WHEN excluded.last_received_at > kinds.last_received_at
@@ -186,7 +187,7 @@ class Store(OpenStore):
 
     def probe(self) -> int:
         """Commit something, to check that commits work: how many times this was done."""
-        self._execute(("UPDATE store SET probed = probed + 1", [()]))
+        self._execute((PROBE, [()]))
         return self.probed
 
     def prunable(self, after: int, up_to: int) -> list[Event]:

@@ -341,6 +341,8 @@ def test_a_missing_permission_is_not_a_missing_store(database: str) -> None:
             open_reader(as_role)
         connection.execute(f"GRANT SELECT ON autopilot_collector.store TO {role}".encode())
         open_reader(as_role).close()
+        with pytest.raises(UserError, match=r"Cannot open the store .* denied for table store"):
+            PostgresStore(as_role)
 
 
 def test_the_commands_work_on_it(database: str, tmp_path: Path) -> None:
