@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.collector import backup
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.erase import erase_person
@@ -24,6 +25,7 @@ from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import NOTHING
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
+from tap_autopilot.collector.sqlite_file import Immutable
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
@@ -174,6 +176,23 @@ def test_a_backup_replaces_nothing(start: Start, tmp_path: Path, kind: str) -> N
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".copy")]
     refusal = collector.refusal("--backup", str(tmp_path / "nowhere" / "copy.db"))
     assert "Cannot write the backup" in refusal
+
+
+def test_a_backup_fails_if_a_collector_starts_meanwhile(
+    database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that was taken for immutable, it may have old and new parts."""
+
+    def open_before_it_starts(path: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(path, factory=Immutable)
+        connection.seen = None
+        return connection
+
+    SqliteStore(database).close()
+    monkeypatch.setattr(backup, "open_read_only", open_before_it_starts)
+    with pytest.raises(RunError, match="a collector started meanwhile; run it again"):
+        backup.backup(database, str(tmp_path / "copy.db"))
+    assert not (tmp_path / "copy.db").exists()
 
 
 def stuck(*_: object) -> None:
