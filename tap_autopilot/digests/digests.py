@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tap_autopilot.digests.file import DIGEST, NEVER, NEW, SENT, File, Row, encode
+from tap_autopilot.digests.file import DIGEST, NEVER, NEW, SENT, File, Row, encode, is_damage
+from tap_autopilot.exceptions import UserError
 
 FEW = 16  # rows looked up by key
 
@@ -86,12 +87,15 @@ class Digests:
     def load(self, position: Any) -> None:
         """Read the file, and go back to the step that a state names; `start` makes it permanent.
 
-        A missing file is no reason for distrust if the state does not name a step.
+        A missing file is no reason for distrust if the state does not name a step. Raises UserError
+        if the disk cannot be read.
         """
         try:
             self.distrust = self._load(position)
-        except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError):
+        except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError) as problem:
             self._file.close()  # `start` will replace it
+            if not is_damage(problem):
+                raise UserError(f"Cannot read the digests file {self._file.path}: {problem}.") from None
             self.distrust = f"{self._file.path} is damaged, or from another version of the tap"
 
     def _load(self, position: Any) -> str | None:

@@ -42,6 +42,7 @@ TABLES = {
 }
 ASIDE = ".damaged"
 FOREIGN = "is another program's database"
+OF_THE_DISK = ("unable to open", "disk I/O error", "disk is full")  # in SQLite's messages
 MANY = 1000  # rows or ranges in memory at a time
 LIMIT = 2**63  # of checksums
 OF_TABLE, OF_KEY, OF_SENT, OF_NEW = 0x2545F4914F6CDD1D, 0x5851F42D4C957F2D, 0x27D4EB2F, 0x369DEA0F
@@ -350,10 +351,15 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("pragma journal_mode = wal")
         db.execute("begin exclusive")
         db.execute("commit")
-    except sqlite3.Error as problem:
+    except (sqlite3.Error, UnicodeDecodeError) as problem:
         db.close()
         if "database is locked" in str(problem):
             raise UserError(f"The digests file {path} is in use by another run.") from None
-        if "unable to open" in str(problem):
+        if not is_damage(problem):
             raise UserError(f"Cannot open the digests file {path}: {problem}.") from None
     return db
+
+
+def is_damage(problem: Exception) -> bool:
+    """Whether SQLite found the file damaged, and not the disk unable to read it."""
+    return not any(text in str(problem) for text in OF_THE_DISK)
