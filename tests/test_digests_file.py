@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import random
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ import pytest
 from tap_autopilot.digests import digests as module
 from tap_autopilot.digests import file as file_module
 from tap_autopilot.digests.digests import Digests, Start
+from tap_autopilot.digests.file import File
 from tap_autopilot.exceptions import UserError
 
 SHAPE, OTHER_SHAPE = b"a", b"b"
@@ -271,6 +273,23 @@ def test_pages_of_one_table_in_one_step(path: Path) -> None:
                 assert compare(digests, ["00000001"]) == []
             digests.flush()
             position = digests.position
+
+
+def test_a_disk_that_cannot_be_read_is_not_a_damaged_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    night = Night(path, random.Random(1), {"contacts": {"a": 1}})
+    target = Target()
+    night.run(target, kills=False)
+    before = path.read_bytes()
+
+    def check(_self: File, _tables: int) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(File, "check", check)
+    with pytest.raises(UserError, match=r"Cannot read the digests file .*: disk I/O error\.$"):
+        Digests(str(path), "somebody").load(target.state[0])
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])

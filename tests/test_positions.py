@@ -169,7 +169,7 @@ def test_segments_that_are_gone_are_done() -> None:
         ("a b", 0, 2, {Doubt.ALL_GONE: "all 2 segments returned 404"}),
         ("a b", 0, 3, {Doubt.ALL_GONE: "all 2 segments returned 404"}),
         ("a b", 5, 3, {}),
-        ("a", 0, 1, {Doubt.EMPTY: "the API listed no members of 1 segments at all"}),
+        ("a", 0, 1, {Doubt.EMPTY: "the API listed no members of 1 segment at all"}),
         ("a b c", 0, 2, {Doubt.EMPTY: "the API listed no members of 3 segments at all"}),
         ("", 0, 0, {Doubt.EMPTY: "the API listed no smart segments at all"}),
         ("", 5, 0, {Doubt.EMPTY: "the API listed no smart segments at all"}),

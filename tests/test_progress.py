@@ -176,10 +176,10 @@ def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
     reason = "the API listed no contacts at all"
     assert progress.pass_of("lists_contacts").doubts == {Doubt.EMPTY: reason}
     assert progress.pass_of("contacts").doubts == {
-        Doubt.EMPTY: reason, Doubt.SKIPPED: "1 documents were skipped",
+        Doubt.EMPTY: reason, Doubt.SKIPPED: "1 document was skipped",
     }  # fmt: skip
     entry = progress.shown()["bookmarks"]["contacts"]["progress"]
-    assert entry[1]["doubts"] == {"empty": reason, "skipped": "1 documents were skipped"}
+    assert entry[1]["doubts"] == {"empty": reason, "skipped": "1 document was skipped"}
 
 
 def test_what_a_pass_saw() -> None:

@@ -188,7 +188,7 @@ def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
     progress.finish()
     columns = progress.value()["bookmarks"]["contacts"]["columns"]
     warning = (
-        "WARNING contacts: the selected columns changed, or the account or its key, but only rows"
+        "WARNING contacts: the selected columns, the account or its key changed, but only rows"
     )
     cases: list[tuple[Any, Any, bool]] = [
         (columns, BOOKMARK, False), ("others", BOOKMARK, True), ("others", {}, False),

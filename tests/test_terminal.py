@@ -14,13 +14,19 @@ import termios
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pyte
 import pytest
 
 from tap_autopilot.amounts import duration
+from tap_autopilot.api.client import Api
+from tap_autopilot.config import Config
+from tap_autopilot.rows.tally import Tally
+from tap_autopilot.run import monitor
 from tap_autopilot.run.terminal import as_table, back, fit, time_left, width_of
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
 from tests.recording import HeldSandbox
 
@@ -271,3 +277,26 @@ def test_lengths_of_time_are_readable(seconds: float, text: str) -> None:
 )
 def test_the_time_left_assumes_a_steady_pace(share: float, text: str) -> None:
     assert time_left(10, 0.2, share) == text
+
+
+def test_the_time_left_is_that_of_the_listing_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(monitor, "time", clock)
+    writer = mock.Mock(is_writing=False)
+    api = Api(Config(api_key="key"))
+    found = monitor.Monitor({"lists": STREAMS["lists"]}, {"lists": Tally("lists")}, api, writer)
+    found.start({"lists"}, quiet=True)
+    for now, share in [(600, 0.5), (900, 1.0), (901, 0.1), (903, 0.2)]:  # read a second time
+        clock.now = now
+        found.note_written("lists", share)
+    assert (7, "16 s left") in found._progress()
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        """What it shows."""
+        return self.now

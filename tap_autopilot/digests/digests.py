@@ -90,13 +90,14 @@ class Digests:
         A missing file is no reason for distrust if the state does not name a step. Raises UserError
         if the disk cannot be read.
         """
+        path = self._file.path
         try:
             self.distrust = self._load(position)
         except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError) as problem:
             self._file.close()  # `start` will replace it
             if not is_damage(problem):
-                raise UserError(f"Cannot read the digests file {self._file.path}: {problem}.") from None
-            self.distrust = f"{self._file.path} is damaged, or from another version of the tap"
+                raise UserError(f"Cannot read the digests file {path}: {problem}.") from None
+            self.distrust = f"{path} is damaged, or from another version of the tap"
 
     def _load(self, position: Any) -> str | None:
         path = self._file.path

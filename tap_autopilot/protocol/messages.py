@@ -50,8 +50,8 @@ class Writer:
     def write(self, pieces: Iterable[bytes]) -> None:
         """Write whole lines, given in pieces. Raises RunError if that fails.
 
-        The last piece is a whole line, the STATE. A write that ends before it repeats the STATE of
-        the previous write.
+        The last piece is a whole line, the STATE. If a signal ends the write before it, the STATE
+        of the previous write is repeated, if there is room for it.
         """
         lines = [piece for piece in pieces if piece]
         self.is_writing = True

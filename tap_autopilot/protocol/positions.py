@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tap_autopilot.amounts import amount
 from tap_autopilot.protocol.state import as_type
 from tap_autopilot.rows.values import MAX_KEY
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -177,7 +178,8 @@ class EachSegment:
         if self._gone > 1 and self._gone >= len(self._ids) and not self.read:
             return {Doubt.ALL_GONE: f"all {len(self._ids):,} segments returned 404"}
         if self._ids and not self.read:
-            return {Doubt.EMPTY: f"the API listed no members of {len(self._ids):,} segments at all"}
+            segments = amount(len(self._ids), "segment")
+            return {Doubt.EMPTY: f"the API listed no members of {segments} at all"}
         return {} if self._ids else {Doubt.EMPTY: "the API listed no smart segments at all"}
 
     def value(self) -> Any:

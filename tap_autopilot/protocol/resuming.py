@@ -217,7 +217,7 @@ def _check_columns(table: Selected, entry: StreamState, terms: Terms) -> None:
     changed = entry.columns not in (None, terms.columns_of(table))
     if entry.bookmark and changed and terms.has_all(name):
         LOG.warning(
-            "%s: the selected columns changed, or the account or its key, but only rows that change"
+            "%s: the selected columns, the account or its key changed, but only rows that change"
             " from now on are sent. To send all rows again, run once with --full-refresh %s.",
             name, name,
         )  # fmt: skip
@@ -322,5 +322,5 @@ def before(moment: datetime, delta: timedelta) -> datetime:
 
 
 def fingerprint(value: Any) -> str:
-    """What tells columns, or plans of a pass, from others."""
+    """A short hash of a value, to notice that it changed."""
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=8).hexdigest()

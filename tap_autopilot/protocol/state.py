@@ -92,7 +92,8 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
             self.newest = max(newest, self.newest or newest)
         if skipped:
             self.skipped += skipped
-            self.doubts[Doubt.SKIPPED] = f"{self.skipped:,} documents were skipped"
+            were = "was" if self.skipped == 1 else "were"
+            self.doubts[Doubt.SKIPPED] = f"{amount(self.skipped, 'document')} {were} skipped"
 
     @property
     def is_sound(self) -> bool:
@@ -126,8 +127,8 @@ class StreamState(msgspec.Struct):
     `is_incremental` says that this run reads it incrementally.
 
     `bookmark` is the Singer bookmark, in the state under the name of the stream's replication key.
-    `start_date` is the one under which it was made; `columns` tells the columns sent, and the
-    account, from others.
+    `start_date` is the one under which it was made; `columns` is a fingerprint of the
+    columns sent, and of the account.
 
     A stream that a collector's store feeds has its position in the store, `collected`. If a
     `start_date` leaves out events, `collected_from` is that date. As long as the table has pushed

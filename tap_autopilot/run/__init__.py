@@ -1,4 +1,4 @@
 """One run of the tap, from the first request to the final report.
 
-Knows no details of HTTP or of rows.
+Knows neither how requests are made nor how documents become rows.
 """

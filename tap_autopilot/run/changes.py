@@ -134,7 +134,7 @@ class Changes(Sending):
         """The RECORD messages for the rows of a page that the target does not have."""
         self._digests.note_start(name, _iso(fetched_at))
         if not rows:
-            self.tallies[name].count_sent(rows)  # which forgets those that were skipped
+            self.tallies[name].count_sent(rows)  # drops notes on rows that are not sent
             return []
         keys = self._keys(name, rows)
         texts = encoded(rows)

@@ -37,7 +37,7 @@ class _Table:
     documents: int = 0
     total: int | None = None  # documents, as the API reports them
     share: float | None = None  # what part is done, if known
-    first_share: float = 0.0
+    counted_from: tuple[float, float] = (0.0, 0.0)  # the first share, and when
     ended: float | None = None  # when it was complete
     # Why its deletions are withheld, if they are.
     withheld: str | None = "an earlier run completed the stream"
@@ -99,8 +99,8 @@ class Monitor:
         """Note that a page of a stream was written, and what share of the stream is done."""
         table = self._tables[stream]
         if share is not None:
-            if table.share is None:
-                table.first_share = share  # first, because a thread reads both
+            if table.share is None or share < table.share:  # new, or read once more
+                table.counted_from = share, time.monotonic()  # first, because a thread reads both
             table.share = share
         self._latest, self._moved = stream, time.monotonic()
         if time.monotonic() - self._measured > METRICS_EVERY:
@@ -119,7 +119,8 @@ class Monitor:
         rate = f"{rows / seconds:,.0f}/s" if rows and not waits else ""
         remaining = ""
         if share is not None and not waits:
-            remaining = time_left(seconds, self._tables[name].first_share, share)
+            first, since = self._tables[name].counted_from
+            remaining = time_left(now - since, first, share)
         return [
             (8, name),
             (4, amount(rows, "row")),

@@ -218,7 +218,7 @@ class _Run:
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs.
 
-        This alone decides whether a run sends tombstones or ACTIVATE_VERSION.
+        Only this ends passes, so it decides whether a run sends tombstones or ACTIVATE_VERSION.
         """
         lines = []
         waiting = self.monitor.waiting()
@@ -273,7 +273,7 @@ def _share(page: Page) -> float | None:
 
 
 def _warning(current: Pass, *, deletes: bool) -> str:
-    """Why a pass is in doubt, and with what consequence; `deletes` is whether it would without."""
+    """Why a pass is in doubt, and what follows from it; `deletes` says that it has deletions."""
     reason = str(current.reason)
     if current.incremental and not moves_bookmark(current.doubts):
         return f"{reason}; the bookmark stays where it was"

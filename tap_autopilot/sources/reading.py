@@ -31,7 +31,7 @@ MAX_IDLE_PAGES = 1000  # in a row without a new id, each with a bookmark to anot
 MAX_SEGMENTS = 20_000  # whose ids are all kept, with their members' paths: up to 9 kB each
 MAX_REMEMBERED = 32_000_000  # ids in all walks, remembered one by one in 11 bytes each
 LARGE_PAGE = 1000  # documents; a larger page is split, and not remembered
-MAX_STARTS = 3  # readings from the first page, because of stale bookmarks
+MAX_STARTS = 3  # stale bookmarks until the run gives up
 
 
 class _StaleBookmark(Exception):
