@@ -100,6 +100,7 @@ def test_memberships_in_two_spellings_and_of_odd_values() -> None:
         ({"contact_id": "c", "mail_hardbounced": 7}, {"email_bounced"}),
         ({"contact_id": "", "lists": ["a"], "mail_clicked": {"m": 1}}, {"contacts", "lists_contacts", "email_clicked"}),
         ({"mail_replied": {"m": 1}}, {"contacts", "lists_contacts", "email_replied"}),
+        ({"contact_id": "c" * 299, "lists": ["a"]}, {"lists_contacts"}),
         (["no object"], {"contacts", *FED}),
         (None, {"contacts", *FED}),
     ],
@@ -165,8 +166,14 @@ def test_every_column_of_an_event() -> None:
     ("contact", "reason"),
     [
         ({}, "it is not a contact"),
-        (bounced("", bounced={"m": 1}), "it has no contact_id"),
-        ({"mail_hardbounced": {"m": 1}}, "it has no contact_id"),
+        (bounced("", bounced={"m": 1}), "it has no contact_id, or one that is too long"),
+        ({"mail_hardbounced": {"m": 1}}, "it has no contact_id, or one that is too long"),
+        # Many rows repeat it, so a long one makes gigabytes of a few megabytes.
+        (
+            bounced("\U0001f600" * 75, bounced={"m": 1}),
+            "it has no contact_id, or one that is too long",
+        ),
+        (bounced("\1" * 50, bounced={"m": 1}), "it has no contact_id, or one that is too long"),
         (bounced("c", bounced="m"), "its mail_bounced is not a map"),
         (bounced("c", hardbounced=[1], bounced=[]), "its mail_hardbounced is not a map"),
         (bounced("c", bounced=None, hardbounced=""), None),

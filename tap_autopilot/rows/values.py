@@ -19,6 +19,7 @@ ADDITIONAL = "additional_fields"  # the column for everything that fits no other
 MAX_INTEGER = 2**63 - 1  # what an SQL bigint holds
 MAX_NUMBER = 10**308  # what a double holds; parsing turns larger Decimals into text
 MAX_KEY = 400  # characters, as of the API's ids
+MAX_REPEATED = 300  # bytes of JSON; an id that any number of rows contain has about 50
 MAX_NESTED = 100  # levels of a value; targets fail at a few hundred
 AT_ONCE = 300  # levels to turn into text together; Python's encoders fail at 1,000
 
@@ -62,6 +63,12 @@ def as_key(value: Any) -> str | None:
     except ValueError:
         return None
     return text if 0 < len(text) <= MAX_KEY else None
+
+
+def as_repeated(value: Any) -> str | None:
+    """A key that any number of rows contain; None if it cannot be one, or is too long for that."""
+    key = as_key(value)
+    return key if key is not None and len(_JSON.encode(key)) <= MAX_REPEATED else None
 
 
 def as_text(value: Any) -> str:

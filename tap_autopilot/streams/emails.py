@@ -13,7 +13,7 @@ from typing import Any
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
-from tap_autopilot.rows.values import ADDITIONAL, MAX_KEY, Row, as_key, shallow
+from tap_autopilot.rows.values import ADDITIONAL, MAX_KEY, Row, as_repeated, shallow
 from tap_autopilot.streams.base import COLLECTED, MANY, MakeRows, Merge, Schema, Stream
 
 
@@ -46,9 +46,10 @@ class EmailEvent(Stream):
                     tally.skip("it is not a contact")
                 if contact.keys().isdisjoint(cls.maps):
                     continue
-                contact_id, email = as_key(contact.get("contact_id")), as_key(contact.get("email"))
+                contact_id = as_repeated(contact.get("contact_id"))
+                email = as_repeated(contact.get("email"))
                 if contact_id is None:
-                    tally.skip("it has no contact_id")
+                    tally.skip("it has no contact_id, or one that is too long")
                     continue
                 head = blank.copy()
                 head["context_traits_contact_id"] = contact_id

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.values import Row, as_key
+from tap_autopilot.rows.values import Row, as_key, as_repeated
 from tap_autopilot.streams.base import MANY, MakeRows, Schema, Stream
 
 
@@ -34,9 +34,9 @@ class ListsContacts(Stream):
         def make(contacts: list[Any], *_: object) -> Iterator[list[Row]]:
             rows: list[Row] = []
             for contact in contacts:
-                contact_id, lists = as_key(contact.get("contact_id")), contact.get("lists")
+                contact_id, lists = as_repeated(contact.get("contact_id")), contact.get("lists")
                 if contact_id is None:
-                    tally.skip("it has no contact_id")
+                    tally.skip("it has no contact_id, or one that is too long")
                 elif lists.__class__ is list:
                     for list_id in dict.fromkeys(map(as_key, lists)):
                         if len(rows) == MANY:
