@@ -128,11 +128,11 @@ def test_no_pairing_has_more_pairs_or_closer_times() -> None:
         assert max(pairings([left[number] for number in quickly], right))[0] == best[0]
 
 
-def test_a_year_of_events_minutes_apart_is_matched_in_no_time() -> None:
-    many = range(60_000)
+def test_months_of_events_minutes_apart_are_matched_in_no_time() -> None:
+    many = range(20_000)
     pushed = [Occurrence(None, 9 * MINUTE * number) for number in many]
     polled = [Occurrence(number, 9 * MINUTE * number + HOUR) for number in many]
-    assert len(matched(polled, pushed)) == 59_994
+    assert len(matched(polled, pushed)) == 19_994
 
 
 NOW = 1_600_000_000_000
