@@ -197,10 +197,11 @@ def test_what_a_pass_saw() -> None:
 
 def test_a_doubt_about_many_segments_names_the_first_few_and_the_number() -> None:
     found, texts = Pass(), []
-    for segment in "abcde":
+    for segment in "aabcde":  # the first one twice, in a resumed run
         found.note_doubts({Doubt.SHORT: f"few in {segment}"})
         texts.append(str(found.reason))
     assert texts == [
+        "few in a",
         "few in a",
         "few in a, and few in b",
         "few in a, and few in b, and few in c",

@@ -109,7 +109,7 @@ class File:
             raise ValueError
         if self._db.execute("pragma integrity_check").fetchall() != [("ok",)]:
             raise ValueError
-        self._db.execute("delete from gone where key is null")  # fails if it seems to be read-only
+        self._db.execute("delete from gone where key is null")  # fails if it seems read-only
         return True
 
     def empty(self) -> None:

@@ -66,10 +66,15 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         return ChangedSince(self.since, self.started)
 
     def note_doubts(self, doubts: Mapping[Doubt, str]) -> None:
-        """Note the doubts about one of its listings; several may raise the same doubt."""
+        """Note the doubts about one of its listings; several may raise the same doubt.
+
+        Runs that resume the pass list the segments again, and may doubt that for the same reason.
+        """
         for doubt, reason in doubts.items():
             if doubt not in self.doubts:
                 self.doubts[doubt] = reason
+                continue
+            if reason in self.doubts[doubt]:
                 continue
             self.repeated[doubt] = self.repeated.get(doubt, 0) + 1
             if self.repeated[doubt] < MAX_NAMED:
