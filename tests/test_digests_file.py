@@ -313,3 +313,25 @@ def test_a_file_in_doubt_is_not_carried_into_the_next(path: Path) -> None:
     with opened(path, position, start=Start(SHAPE, 2, False)) as digests:
         assert digests.distrust
     assert "not the file that" in str(doubt(path, position))
+
+
+def test_burying_looks_at_every_row_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_module, "MANY", 10)
+    steps = 0
+
+    def count() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    with closing(File(str(path))) as digests:
+        digests.empty()
+        for step, prefix in enumerate(("z", "a"), 1):
+            rows = {f"{prefix}{number:04}": number for number in range(2000)}
+            digests.send(0, rows, dict.fromkeys(rows), step)
+            digests.end_step(step, "")
+        digests._db.set_progress_handler(count, 1000)
+        assert digests.bury(0, 1, 3)
+        digests.end_step(3, "")
+        assert sum(map(len, digests.gone(0))) == 2000
+    assert steps < 500

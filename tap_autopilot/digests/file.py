@@ -67,7 +67,7 @@ SEEN = 'select low, high from seen where "table" = ? and step > ? order by low'
 UNSEEN = """
 select json_group_object(key, json_array(digest, sent, new)) from
     (select rows.* from json_each(?2) as gap cross join rows
-    where "table" = ?1 and rows.key > json_extract(gap.value, '$[0]')
+    where "table" = ?1 and rows.key > max(json_extract(gap.value, '$[0]'), ?5)
     and rows.key < coalesce(json_extract(gap.value, '$[1]'), x'') and sent <= ?3 limit ?4)"""
 BURY = """insert into gone select ?1, value, ?3 from json_each(?2)"""
 FORGET = """delete from seen where "table" in (select value from json_each(?))"""
@@ -230,14 +230,15 @@ class File:
         """Bury the rows that no step after `since` saw or sent; returns whether there are any."""
         has_buried = False
         with self.step(sends=True):
+            after = ""  # the last row buried; looking again at those before it takes quadratic time
             for gaps in self._gaps(table, since):
-                while rows := self._json(UNSEEN, table, gaps, since, MANY):
+                while rows := self._json(UNSEEN, table, gaps, since, MANY, after):
                     keys = encode(list(rows))
                     self._db.execute(BURY, (table, keys, step))
                     self._db.execute(DELETE, (table, keys))
                     self._of_rows -= _weight_of(table, rows)
                     self._of_others += sum(_mixed(table, key, None, step) for key in rows)
-                    has_buried = True
+                    has_buried, after = True, max(rows)
         return has_buried
 
     def end_step(self, number: int, content: str) -> None:
