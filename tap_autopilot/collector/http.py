@@ -258,6 +258,8 @@ class Connection(asyncio.Protocol):
             return
         self._unanswered.popleft()
         request.release()
+        if status == 200 and request.method == b"POST":  # its body may have shown a secret
+            self.server.strangers.pop(self, None)
         whole = response(self.server.date, status, content, content_type, request.keep_alive)
         self._transport.write(whole[: -len(content)] if request.method == b"HEAD" else whole)
         if not request.keep_alive:

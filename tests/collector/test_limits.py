@@ -10,12 +10,19 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.collector.conftest import HEAD, REQUEST, Collector, Start
+from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.test_connections import read_responses
 from tests.conftest import PATIENCE, wait_until
 
 # It takes 1 MB, and reads all of what it refuses, however long that takes.
 SETTINGS_OF_ALL = {"constants": {"http.LINGER": PATIENCE}, "max_body_mb": 1}
+KEY_IN_BODY = b'{"writeKey":"%s"}' % KEY.encode()
+SECRET_IN_BODY = [
+    b"POST /v1/track HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(KEY_IN_BODY), KEY_IN_BODY),
+    b"POST /segment HTTP/1.1\r\nHost: x\r\nX-Signature: %s\r\nContent-Length: 2\r\n\r\n{}"
+    % signature(b"{}").encode(),
+]
 GOOD = HEAD + b'Content-Length: 8\r\n\r\n{"n": 1}'
 
 
@@ -92,8 +99,8 @@ def test_connections_without_a_secret_make_room_for_others(start: Start) -> None
             assert collector.post("/v1/track", b"{}").status_code == 200
         assert collector.metric("connections") == 3
         known = [stack.enter_context(collector.connect()) for _ in range(4)]
-        for one in known[1:]:
-            one.sendall(REQUEST)
+        for one, request in zip(known[1:], (REQUEST, *SECRET_IN_BODY), strict=True):
+            one.sendall(request)
             assert read_responses(one, 1).startswith(b"HTTP/1.1 200 ")
         known[0] = stack.enter_context(collector.connect())
         known[0].sendall(REQUEST)
