@@ -124,6 +124,7 @@ class Connection(asyncio.Protocol):
         for request in self._unanswered:
             request.gone = True
             request.release()
+        self._unanswered.clear()  # or the next one would be handled without its body
 
     def eof_received(self) -> bool:
         """Respond before closing, because a sender may close its side early."""

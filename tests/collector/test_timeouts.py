@@ -110,6 +110,19 @@ async def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
 
 
 @without_waiting
+async def test_what_a_sender_that_has_gone_sent_ahead_is_not_refused_for_lack_of_a_body() -> None:
+    server = serve()
+    refused: list[str] = []
+    server.handler.turned_away = lambda *refusal: refused.append(str(refusal))  # type: ignore[method-assign]
+    sender = Sender(server)
+    sender.send(REQUEST * 3)
+    sender.go()
+    await asyncio.sleep(1)
+    assert sender.statuses == [200]
+    assert not refused
+
+
+@without_waiting
 async def test_a_connection_that_has_gone_does_not_wait_for_garbage_collection() -> None:
     server = serve()
     sender = Sender(server)
