@@ -62,6 +62,7 @@ class Seen:
         self._end = 0  # the last row of the log with keys that are being moved
         self._row = 0  # the last row of the log
         self._added: set[bytes] = set()  # by a transaction that is not committed yet
+        self._added_row = 0  # the last row of the log if it is committed
         self._moved = 0
         for row, keys in execute("SELECT id, keys FROM seen_log ORDER BY id"):
             self._logged.update(keys[at : at + KEY] for at in range(0, len(keys), KEY))
@@ -80,10 +81,10 @@ class Seen:
         new -= known
         if len(new) < len(events):
             events = list(_without_repeats(events, known, execute))
-        self._added = new
+        self._added, self._added_row = new, self._row
         if new:
             row = execute("INSERT INTO seen_log (keys) VALUES (?)", (b"".join(new),)).lastrowid
-            self._row = row or 0
+            self._added_row = row or 0
         self._moved = self._move(execute) if self._due >= STEP else 0
         return list(events)
 
@@ -97,6 +98,7 @@ class Seen:
         if self._to_move:
             self._due += PACE * len(self._added)
         self._logged |= self._added
+        self._row = self._added_row
         if len(self._logged) >= LOG and not self._to_move:
             self._begin_to_move(set())
 
@@ -177,6 +179,6 @@ def _without_repeats(
 
 
 def _mark(event: Received, execute: Execute) -> bool:
-    """Whether this is no repeated delivery; from now on, a repetition of it is one."""
+    """Mark a delivery as received; returns whether it is new."""
     marks = (event.key, event.received_at, REPEAT_WINDOW, event.about)
     return execute(MARK_FOR_AN_HOUR, marks).rowcount > 0

@@ -53,6 +53,34 @@ def _split(keys: bytes) -> list[bytes]:
     return [keys[at : at + 16] for at in range(0, len(keys), 16)]
 
 
+@pytest.mark.parametrize("later", range(5))
+def test_ids_outlive_a_failed_commit_and_a_restart(
+    database: str, monkeypatch: pytest.MonkeyPatch, later: int
+) -> None:
+    monkeypatch.setattr(sqlite_seen, "LOG", 8)
+    monkeypatch.setattr(sqlite_seen, "STEP", 4)
+    store = SqliteStore(database)
+
+    def append(*names: str, body: bytes = b"{}") -> int:
+        return store.append([event(body, name.encode()) for name in names])
+
+    append(*(f"a{number}" for number in range(8)))  # begins to move
+    append(*(f"b{number}" for number in range(8)))
+    pages = store._query("PRAGMA page_count")[0][0]
+    store._query(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(Unavailable):
+        append("not", "stored", body=bytes(20_000))
+    store._query("PRAGMA max_page_count = 1000000")
+    assert append("a0") == 0  # moves the rest
+    append("c0", "c1", "c2")
+    for number in range(later):
+        append(f"d{number}", f"e{number}")
+    store.close()
+    store = SqliteStore(database)
+    assert append("c0", "c1", "c2") == 0
+    store.close()
+
+
 def test_ids_that_the_index_could_confuse_are_told_apart(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
