@@ -181,7 +181,7 @@ class Forwarder:
         return self._read_up_to > before
 
     def _is_doubtful(self, last: TrackCall, status: int) -> bool:
-        """Whether a batch that is refused as a whole may not be at fault, but the destination.
+        """Whether the destination may be at fault, and not a batch that it refused as a whole.
 
         Only an event behind it that is accepted can tell, unless it is a single event that is too
         large even for a batch.
@@ -316,9 +316,9 @@ class _Delivery:
         """Log the events that are skipped: always, because they are lost."""
         item, status = refused[0]
         LOG.warning(
-            f"Destination {self._name}: skipped %d of %d events, which it rejected"
-            " (HTTP %d); the first one's messageId is %s.",
-            len(refused), of, status, item.id,
+            "Destination %s: skipped %d of %d events, which it rejected (HTTP %d); the first one's"
+            " messageId is %s.",
+            self._name, len(refused), of, status, item.id,
         )  # fmt: skip
 
     def warn(self, kind: str, text: str, *arguments: object) -> None:

@@ -252,10 +252,11 @@ def test_an_event_that_is_larger_than_a_batch_and_too_large_is_skipped_at_once(
     start: Start, destination: Destination
 ) -> None:
     destination.answer = lambda ids: 413 if ids == ["large"] else 200
-    collector = start(destinations=[destination.setting()])
+    collector = start(destinations=[destination.setting("100% mail")])
     send(collector, "large", text="x" * 480_000)
-    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 0, "refused": 1})
+    wait_until(lambda: progress(collector, "100% mail") == {"lag": 0, "sent": 0, "refused": 1})
     send(collector, "a")
     destination.wait_for(1)
     assert len(destination.tries) == 2
-    assert "skipped 1 of 1 events, which it rejected (HTTP 413)" in collector.log.read_text()
+    told = "100% mail: skipped 1 of 1 events, which it rejected (HTTP 413)"
+    assert told in collector.log.read_text()
