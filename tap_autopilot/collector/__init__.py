@@ -6,5 +6,5 @@ together. A store is open for reading (`reader`) or for writing (`store`); `data
 kind, SQLite (`sqlite`, `sqlite_file`, `sqlite_seen`) or PostgreSQL (`postgres`, `postgres_sql`).
 `destinations`, `hooks` and `commands` are what else a collector does.
 
-Knows nothing of the tap, apart from its logs, its settings and how it makes connections.
+Knows the tap's tables and its STATE, but uses nothing of it except logs, settings and connections.
 """

@@ -52,7 +52,7 @@ def _inflate(body: bytes, window_bits: int, limit: int) -> Iterator[bytes]:
     for part in _parts(body, window_bits):
         size += len(part)
         if size > limit:
-            raise TooLarge(f"the decompressed body is larger than {limit >> 20} MB")
+            raise TooLarge(f"the decompressed body is larger than {limit / 2**20:g} MB")
         yield part
 
 

@@ -89,7 +89,7 @@ def go_through(
     change: Callable[[Store, list[C]], None],
     after: int = 0,
 ) -> int:
-    """Change what is chosen of the same rows; returns how many that were.
+    """Change the chosen ones of the rows that `all_rows` yields; returns how many there were.
 
     Choosing may take long, so it is no part of a step. The next one begins with the changes.
     """

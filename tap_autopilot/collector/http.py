@@ -376,7 +376,7 @@ class Connection(asyncio.Protocol):
         self.data_received(b"%s%s\r\n%s" % (head, lines, rest))
 
     def _refuse_large(self) -> None:
-        self.refuse(413, f"the body is larger than {self.server.max_body >> 20} MB")
+        self.refuse(413, f"the body is larger than {self.server.max_body / 2**20:g} MB")
 
     def _refuse_headers(self) -> None:
         self.refuse(431, "more than 32 KB or 100 lines of headers")

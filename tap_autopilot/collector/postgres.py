@@ -168,8 +168,7 @@ class PostgresStore(Store):
     def _transaction(self) -> Iterator[Connection]:
         """A transaction on a working connection. Raises Unavailable.
 
-        A failed commit may have taken effect all the same. That does no harm: senders resend the
-        events, because they got no 200, and duplicates are dropped.
+        A failed commit may have taken effect all the same, see `Unavailable`.
         """
         try:
             if self._connection is None:

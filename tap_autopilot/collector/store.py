@@ -119,7 +119,11 @@ source_route_name = attrgetter("source", "route", "name")
 
 
 class Unavailable(RunError):
-    """Nothing can be stored right now. No part of this request was stored; a retry may succeed."""
+    """Nothing can be stored right now; a retry may succeed.
+
+    A commit that had begun may have stored the whole request all the same. If it is repeated, calls
+    without a messageId are then stored twice.
+    """
 
 
 class InUse(UserError):

@@ -74,7 +74,7 @@ class TrackCalls:
         self._recent: deque[tuple[int, list[TrackCall], int]] = deque(maxlen=RECENT)
 
     def after(self, seq: int) -> tuple[list[TrackCall], int]:
-        """The next calls, and the `seq` up to which they were read, the same at the end."""
+        """The next calls, and the `seq` up to which they were read, unchanged at the end."""
         with self._lock:
             for after, calls, up_to in self._recent:
                 if after == seq:

@@ -154,7 +154,7 @@ class Writer:
     def store(self, events: Sequence[Received], done: Done, sender: bytes | None = None) -> None:
         """Store these events, and call `done` once they are on disk, or cannot be stored.
 
-        Senders, known by the digests of their secrets, take turns with requests of many events.
+        Senders, known by the digests of their secrets, take turns.
         Raises Unavailable if it is known already that they cannot be stored.
         """
         size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
@@ -189,8 +189,7 @@ class Writer:
     def _fail_late(self) -> None:
         """Fail requests that have waited too long.
 
-        A commit that has begun may still succeed. If the events are resent, those without a key,
-        which are calls without a messageId, are stored twice.
+        A commit that has begun may still succeed, see `Unavailable`.
         """
         late = time.monotonic() - PATIENCE
         with self._lock:
