@@ -147,9 +147,9 @@ class Forwarder:
         """Send a batch, and skip what is refused of it, unless it is in doubt."""
         refused = await self._delivery.send(batch)
         is_accepted = len(refused) < len(batch)
-        if is_accepted and self._doubt is not None:
+        if is_accepted and (self._doubt is not None or await self._is_mended(batch, refused)):
             # The destination may work only now, so nothing is skipped untried.
-            self._start_over(self._doubt.up_to)
+            self._start_over(0 if self._doubt is None else self._doubt.up_to)
             return
         for _ in batch:
             self._unsent.popleft()
@@ -188,6 +188,14 @@ class Forwarder:
         """
         is_too_large = status == 413 and len(last.body) > MAX_BYTES
         return last.seq > self._at_fault_up_to and (self._doubt is not None or not is_too_large)
+
+    async def _is_mended(
+        self, batch: Sequence[TrackCall], refused: Sequence[tuple[TrackCall, int]]
+    ) -> bool:
+        """Whether the destination takes some of what it refused at first, before it took others."""
+        if not refused or refused[0][0] is not batch[0]:
+            return False
+        return len(await self._delivery.send([call for call, _ in refused])) < len(refused)
 
     def _start_over(self, at_fault_up_to: int = 0) -> None:
         """Go back to the cursor."""

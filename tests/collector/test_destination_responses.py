@@ -248,6 +248,23 @@ def test_a_destination_that_is_mended_while_later_events_are_tried_loses_none(
     assert destination.ids[:-10] == mended_by
 
 
+def test_a_destination_that_is_mended_while_a_batch_is_split_up_loses_none(
+    start: Start, destination: Destination
+) -> None:
+    def answer(ids: list[str]) -> int:
+        if ids == ["n2"]:
+            destination.answer = lambda ids: 200 if "n3" not in ids else 400
+        return 400
+
+    destination.answer = answer
+    collector = start(destinations=[destination.setting()])
+    names = [f"n{number}" for number in range(5)]
+    send(collector, *names)
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 4, "refused": 1})
+    names.remove("n3")
+    assert destination.ids[-4:] == names
+
+
 def test_an_event_that_is_larger_than_a_batch_and_too_large_is_skipped_at_once(
     start: Start, destination: Destination
 ) -> None:
