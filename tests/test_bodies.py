@@ -13,7 +13,7 @@ import pytest
 
 from tap_autopilot.protocol.catalog import discover
 from tests.conftest import Tap
-from tests.costs import CPU, sync
+from tests.costs import sync
 from tests.pushed_store import MESSAGE, PushedStore, call
 
 MB = 2**20
@@ -207,22 +207,6 @@ def test_escapes_instead_of_members_are_refused(tap: Tap, text: bytes) -> None:
     answers = {"/smart_segments": {"segments": [{"segment_id": "s"}]}}
     run = sync(tap, {**answers, "/smart_segments/s/contacts": escapes}, code=1, cpu=5)
     assert "more than 1,000,000 values" in run.last_words
-
-
-def test_events_beside_a_collectors_store_cost_little(tap: Tap, store: PushedStore) -> None:
-    """Those of many contacts, with times in words; half as many as a page may have."""
-    store.track(call("one"))
-    occurrences = b",".join(b'"%x":"02 Jun 2017 15:18:58"' % number for number in range(2000))
-    events = b"".join(b',"%b":{%b}' % (kind, occurrences) for kind in MAPS)
-    settings: dict[str, Any] = {"start_date": "2001-01-01", "nested_as_text": True}
-    sync(
-        tap,
-        {"/contacts": people(28, events)},
-        cpu=CPU / 2,
-        collector_database=store.path,
-        digests=str(tap.folder / "digests.db"),
-        **settings,
-    )
 
 
 def test_long_texts_of_a_push_cost_little(tap: Tap, store: PushedStore) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
-from tap_autopilot.pushed.matching import DESCRIPTION
+from tap_autopilot.pushed.matching import DESCRIPTION, hash_of
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 
@@ -293,3 +293,19 @@ def test_only_messages_with_usual_ids_are_rows() -> None:
     blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
     index.describe({**blank, "email_id": "i" * length} for length in (400, 401))
     assert [[len(row["email_id"]) for row in rows] for rows in index.messages()] == [[400]]
+
+
+def test_the_store_is_not_asked_about_messages_that_it_does_not_know() -> None:
+    """A contact may have got a million of them."""
+    index = PushedIndex(EMAILS)
+    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
+    index.describe([{**blank, "email_id": "known", "email_name": "First"}])
+    index.complete()
+    pushes = index.about({"person_1": None}, NOW)
+    queries: list[str] = []
+    index._database.set_trace_callback(queries.append)
+    keys = [hash_of(email_id) for email_id in ("known", *map(str, range(1000)))]
+    described = [pushes.description(key) for key in keys]
+    assert dict(zip(DESCRIPTION, described[0] or (), strict=True))["email_name"] == "First"
+    assert described[1:] == [None] * 1000
+    assert len(queries) == 1
