@@ -146,13 +146,13 @@ def _measured(api: Api) -> _Account:
         return content
 
     contacts = _size(first(CONTACTS))
-    segments = keys_of(first(SEGMENTS).documents, SEGMENTS)
+    segments = [str(key) for key in keys_of(first(SEGMENTS).documents, SEGMENTS) if key]
     members = []
     for segment in segments[:MAX_ASKED]:
         if time.monotonic() - started > PATIENCE:
             break
         try:
-            members.append(_size(first(members_of(str(segment)))))
+            members.append(_size(first(members_of(segment))))
         except Gone:  # deleted meanwhile
             members.append(0)
     rate = api.config.max_requests_per_second

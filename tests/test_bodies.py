@@ -88,6 +88,9 @@ GOOD: dict[str, Callable[[], Any]] = {
     ),
     "many lists": lambda: people(1, b',"a":[%b]' % b",".join([b"[]"] * 150_000)),
     "many objects": lambda: people(1, b',"a":[%b]' % b",".join([b'{"b":1.5}'] * 120_000)),
+    "ids that are lists of texts": lambda: contacts(
+        *[b'{"contact_id":[%b]}' % b",".join([b'"%b%b"' % (EMOJI, b"a" * 120)] * 30_000)] * 30
+    ),
     "deep nesting": lambda: people(1, b',"a":%b' % DEEP),
     "deep nesting beside a long text": lambda: people(1, b',"a":%b,"b":"%b"' % (DEEP, b"x" * MB)),
     "deep nesting beside many escapes": lambda: people(
@@ -311,6 +314,11 @@ def test_large_pages_of_several_listings_cost_little_together(tap: Tap) -> None:
     )}  # fmt: skip
     answers |= {f"/smart_segments/{n}/contacts": b'{"contacts":[%b]}' % members for n in range(8)}
     sync(tap, answers, "--select", "smart_segments_contacts", cpu=math.inf)
+
+
+def test_ids_of_segments_that_cannot_be_ids_cost_a_test_little(tap: Tap) -> None:
+    segments = b'{"segments":[{"segment_id":["%b"]}]}' % (b"\x7f" * 4_000_000)
+    sync(tap, {"/smart_segments": segments}, "--test")
 
 
 def test_more_segments_than_fit_are_refused(tap: Tap) -> None:

@@ -184,7 +184,7 @@ def fetch(
 
 
 def keys_of(documents: list[Any], walk: Walk) -> list[Any]:
-    """The key of each unread document of a walk, in any spelling; None if it has none.
+    """The key of each unread document of a walk, in any spelling; None if it cannot be one.
 
     Raises RunError if one is too long.
     """
@@ -198,7 +198,7 @@ def keys_of(documents: list[Any], walk: Walk) -> list[Any]:
             raise RunError(
                 f"GET {walk.path}: the response has an id of more than {MAX_KEY} characters."
             )
-        keys.append(value)
+        keys.append(None if value.__class__ in (dict, list) else value)  # of any size
     return keys
 
 
