@@ -212,6 +212,13 @@ def test_escapes_instead_of_members_are_refused(tap: Tap, text: bytes) -> None:
     assert "more than 1,000,000 values" in run.last_words
 
 
+def test_contacts_beside_messages_from_a_store_cost_little(tap: Tap, store: PushedStore) -> None:
+    """Without a table of email events, for which contacts are compared with the store."""
+    store.track(*(call(f"{number}") for number in range(10_000)))
+    arguments = ("--select", "lists_contacts,email_messages")
+    sync(tap, {"/contacts": people(60_000, b"")}, *arguments, cpu=5, collector_database=store.path)
+
+
 def test_long_texts_of_a_push_cost_little(tap: Tap, store: PushedStore) -> None:
     texts = ("email_name", "email_subject", "campaign_id", "campaign_name")
     for message, length in ((MESSAGE, 500), ("m", 1_000_000)):

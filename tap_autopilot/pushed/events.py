@@ -107,6 +107,8 @@ class PushedEvents:
             yield from self._messages(described)
         if self._index is not None and merges:
             self._index.complete()
+        else:
+            self._index = None  # which is slow as long as it is not complete
         self._collected.close()
         for name, count in (+self._pruned).items():
             LOG.warning(
