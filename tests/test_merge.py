@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import collections
 import random
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
+from tap_autopilot.pushed import index
+from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.matching import (
     DESCRIPTION,
     WITHIN,
@@ -337,3 +340,21 @@ def test_only_selected_streams_and_columns_are_written(store: PushedStore) -> No
     pushed, polled = run.rows("email_opened")
     assert "email_id" not in pushed
     assert polled["email_name"] == "First", "from the click of the same message"
+
+
+def test_describing_events_costs_little_however_many_messages_a_store_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index, "MAX_DESCRIPTIONS", 1000)
+    monkeypatch.setattr(index, "MAX_KEYS", 0)  # of a store with more messages than are kept
+    pushed = PushedIndex(["email_opened"])
+    row = dict.fromkeys(DESCRIPTION, "text") | {"timestamp": None, "transactional": True}
+    pushed.describe({**row, "email_id": f"m{number}"} for number in range(20_000))
+    pushed.complete()
+    pushes = pushed.about({}, 0)
+    began = time.process_time()
+    for number in range(40_000):  # half of them are known
+        event = {"email_id": f"m{number}"}
+        pushes.describe(event)
+        assert event.get("email_subject") == ("text" if number < 20_000 else None)
+    assert time.process_time() - began < 0.3  # 0.13; 1.4 if summed up only when asked for

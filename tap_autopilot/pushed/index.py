@@ -46,6 +46,7 @@ class PushedIndex:
                     email_id TEXT PRIMARY KEY, key INTEGER, {", ".join(DESCRIPTION)},
                     disagree INTEGER DEFAULT 0, first INTEGER, last INTEGER
                 ) WITHOUT ROWID""",
+                f"CREATE TABLE described (key INTEGER PRIMARY KEY, {', '.join(DESCRIPTION)})",
             ):
                 self._database.execute(statement)
 
@@ -99,7 +100,7 @@ class PushedIndex:
         """Build the indexes once everything is added."""
         with _storage_errors():
             self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
-            self._database.execute("CREATE INDEX messages_by_key ON messages (key)")
+            self._database.execute(_DESCRIBE_KEYS)
             keys = {key for (key,) in self._database.execute(_KEYS)}
         self._keys = keys if len(keys) < MAX_KEYS else None
 
@@ -161,7 +162,7 @@ class PushedIndex:
             if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
             columns = self._database.execute(_BY_KEY, (key,)).fetchone()
-            self._descriptions[key] = None if columns is None else _in_short(_described(columns))
+            self._descriptions[key] = None if columns is None else _described(columns)
         return self._descriptions[key]
 
 
@@ -202,21 +203,22 @@ def _described(columns: Sequence[Any]) -> Sequence[Any]:
     return [*texts, None if transactional is None else bool(transactional)]
 
 
-def _in_short(columns: Sequence[Any]) -> Sequence[Any]:
-    return [
-        None if column.__class__ is str and len(column) > MAX_TEXT else column for column in columns
-    ]
-
-
-_KEYS = f"SELECT DISTINCT key FROM messages LIMIT {MAX_KEYS}"  # noqa: S608
 _FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
 # A column on which pushes disagree is null.
 _AGREED = ", ".join(
     f"CASE WHEN max(disagree & {1 << number}) = 0 AND count(DISTINCT {name}) = 1"
-    f" THEN min({name}) END"
+    f" THEN min({name}) END AS {name}"
     for number, name in enumerate(DESCRIPTION)
 )
-_BY_KEY = f"SELECT {_AGREED} FROM messages WHERE key = ? GROUP BY key"  # noqa: S608
+_IN_SHORT = ", ".join(
+    f"CASE WHEN length({name}) <= {MAX_TEXT} THEN {name} END" for name in DESCRIPTION
+)
+_DESCRIBE_KEYS = f"""
+INSERT INTO described SELECT key, {_IN_SHORT}
+FROM (SELECT key, {_AGREED} FROM messages GROUP BY key)
+"""  # noqa: S608
+_KEYS = f"SELECT key FROM described LIMIT {MAX_KEYS}"  # noqa: S608
+_BY_KEY = f"SELECT {', '.join(DESCRIPTION)} FROM described WHERE key = ?"  # noqa: S608
 _MESSAGES = f"SELECT email_id, min(first), max(last), {_AGREED} FROM messages GROUP BY email_id"  # noqa: S608
 _DISAGREE = " | ".join(
     f"(coalesce({name} <> excluded.{name}, 0) << {number})"
