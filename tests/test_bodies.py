@@ -212,6 +212,15 @@ def test_escapes_instead_of_members_are_refused(tap: Tap, text: bytes) -> None:
     assert "more than 1,000,000 values" in run.last_words
 
 
+def test_a_contact_that_is_repeated_beside_its_pushes_costs_little(
+    tap: Tap, store: PushedStore
+) -> None:
+    store.track(*(call(f"{number}", event="Email Opened") for number in range(3000)))
+    answer = contacts(*[person(1, b',"mail_opened":{"q":1420074000000}')] * 20_000)
+    select = ("--select", "email_opened")
+    sync(tap, {"/contacts": answer}, *select, cpu=5, collector_database=store.path)
+
+
 def test_contacts_beside_messages_from_a_store_cost_little(tap: Tap, store: PushedStore) -> None:
     """Without a table of email events, for which contacts are compared with the store."""
     store.track(*(call(f"{number}") for number in range(10_000)))
