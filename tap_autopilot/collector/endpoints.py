@@ -12,6 +12,7 @@ from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
+from tap_autopilot.collector.names import MAX_NAME
 from tap_autopilot.collector.notices import Notices
 from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow, is_array, text_of, trim
 from tap_autopilot.collector.request import Refusal, Request
@@ -183,10 +184,9 @@ class Endpoints:
         match path:
             case ["segment"] if self._webhook_secrets:
                 key = self._key_in(headers)
-                signature = headers.get(b"x-signature", b"").decode("latin-1")
-                return key, partial(self._signed, key is not None, signature)
+                return key, partial(self._signed, key is not None, headers)
             case ["hooks", token, *rest] if len(rest) < 2 and (known := tokens.accept([token])):
-                event = "".join(rest)
+                event = "".join(rest)[:MAX_NAME]  # a copy, or all of it would stay in memory
                 return known, partial(_parsed, partial(events.from_hook, event))
             case ["activity", token] if known := tokens.accept([token]):
                 return known, lambda parts, now: events.from_activity(trim(b"".join(parts)), now)
@@ -224,8 +224,11 @@ class Endpoints:
             raise _no_key()
         return b"".join([*seen, *parts])
 
-    def _signed(self, known: bool, signature: str, parts: Iterator[bytes], now: int) -> Contents:
+    def _signed(
+        self, known: bool, headers: dict[bytes, bytes], parts: Iterator[bytes], now: int
+    ) -> Contents:
         """What Segment's Webhooks destination sent. It is not parsed before there is a secret."""
+        signature = headers.get(b"x-signature", b"").decode("latin-1")
         raw = b"".join(parts)
         if not is_array(trim(raw)):
             self._check_signature(raw, signature, "body")

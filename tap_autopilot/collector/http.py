@@ -218,11 +218,13 @@ class Connection(asyncio.Protocol):
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._reading_headers = False
         self._headers = {}  # for those that follow a chunked body, which nobody reads
+        self._url = b""
         self._unanswered.append(request)
         try:
             request.keeps_body = self.server.handler.admit(request)
         except Refusal as refusal:
-            request.refusal = refusal
+            request.refusal = refusal.with_traceback(None)  # it has copies of the path
+        request.path = ""  # of 32 kB, it may take 128 kB
         if request.is_known:
             self.server.strangers.pop(self, None)
 

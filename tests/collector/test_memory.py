@@ -104,6 +104,32 @@ def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Sta
     assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
 
 
+LONG = b"a" * 32_000 + b"%F0%9F%98%80"  # decoded, each character of it takes 4 bytes
+
+
+@pytest.mark.parametrize(
+    "start_of_headers",
+    [
+        b"POST /%s HTTP/1.1\r\n" % LONG,
+        b"POST /hooks/%s/%s HTTP/1.1\r\n" % (TOKEN.encode(), LONG),
+        b"POST /segment HTTP/1.1\r\nX-Signature: %s\r\n" % LONG,
+    ],
+    ids=["unknown", "hook", "signature"],
+)
+def test_while_a_body_arrives_the_headers_take_little_memory(
+    start: Start, start_of_headers: bytes
+) -> None:
+    """Each path took up to 330 kB until its request was complete."""
+    collector = start()
+    memory = Memory(collector)
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):
+            connection = stack.enter_context(collector.connect())
+            connection.sendall(start_of_headers + b"Content-Length: 2\r\n\r\n1")
+        wait_until(lambda: collector.metric("connections") > 300)
+        assert memory.growth < 0.05 * 300
+
+
 def test_a_body_in_tiny_chunks_takes_little_memory_and_time(start: Start) -> None:
     collector = start(request_timeout=PATIENCE)
     chunks = b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\n  \r\n" * 90_000
