@@ -17,7 +17,7 @@ import msgspec
 
 MAX_ITEMS = 25_000  # of an array; Segment allows 2,500 and sends 4,000. All are in one commit
 MAX_VALUES = 1_000_000  # roughly, in all items together
-MAX_COLONS = 250_000  # of an object to split; each member takes 300 bytes
+MAX_COLONS = 50_000  # of an object to split; each member takes 400 bytes
 MAX_QUICK = 250  # items or members to handle in an event loop's thread; each takes some 5 µs
 MAX_KNOWN = 100  # characters of a name to cache
 DEPTH = 4  # levels that the scanner splits: a batch, its events, their contexts, and their members
@@ -250,7 +250,7 @@ def _scan(data: bytes) -> bytes:
             parent = opened[-1][2]
             parent.append((name, value))
             name = b""
-            if stack[-1] == b"[" and len(parent) > MAX_ITEMS:
+            if len(parent) > (MAX_ITEMS if stack[-1] == b"[" else MAX_COLONS):
                 raise TooLarge("too many events or values")
     else:
         raise TooLarge("too many events or values")
