@@ -28,6 +28,8 @@ MAX_LENGTH = 400  # characters of an id or address, or that count of a field's n
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+# Parts of a text, because unquote takes 180 bytes for each character of "%%%…".
+_QUOTED = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2}){0,999}(?:%[89abAB][0-9a-fA-F]){0,3}")
 _REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
 _SHORT = dict.fromkeys("bfnrt", " ")
 
@@ -167,7 +169,8 @@ def _readings(body: bytes) -> Iterator[str]:
     for _ in range(MAX_DECODED):
         before, text = text, _ESCAPE.sub(_unescaped, text)
         yield text.casefold()
-        text = _REFERENCE.sub(lambda one: html.unescape(one[0]), urllib.parse.unquote(text))
+        text = _QUOTED.sub(lambda part: urllib.parse.unquote(part[0]), text)
+        text = _REFERENCE.sub(lambda one: html.unescape(one[0]), text)
         if before == text:
             return
 
