@@ -21,12 +21,12 @@ from tap_autopilot.collector.notices import UNREAD
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, response
 
-MAX_HEADER_BYTES = 32 * 1024
+MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 MAX_CHUNKS = 100_000  # of a body; each takes time, however short
 MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
-MAX_STRANGERS = 2000  # of these; each takes up to 50 kB while its headers arrive
+MAX_STRANGERS = 1500  # of these; each takes up to 30 kB while its headers arrive
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
@@ -224,7 +224,7 @@ class Connection(asyncio.Protocol):
             request.keeps_body = self.server.handler.admit(request)
         except Refusal as refusal:
             request.refusal = refusal.with_traceback(None)  # it has copies of the path
-        request.path = ""  # of 32 kB, it may take 128 kB
+        request.path = ""  # of 16 kB, it may take 64 kB
         if request.is_known:
             self.server.strangers.pop(self, None)
 
@@ -381,7 +381,7 @@ class Connection(asyncio.Protocol):
         self.refuse(413, f"the body is larger than {self.server.max_body / 2**20:g} MB")
 
     def _refuse_headers(self) -> None:
-        self.refuse(431, "more than 32 KB or 100 lines of headers")
+        self.refuse(431, "more than 16 KB or 100 lines of headers")
 
     def _restart_timer(self) -> None:
         self.deadline = self._loop.time() + self.server.request_timeout
