@@ -60,6 +60,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
             body = raw_json.build({**raw_json.members(body), **added})
         except TooLarge:  # so many members that no destination would take it
             return None
+    body = bytes(body)  # without the members that the scanner has split it into
     return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:MAX_ID], body)
 
 
