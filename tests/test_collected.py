@@ -217,6 +217,9 @@ def test_odd_events_become_rows_and_lose_nothing(store: PushedStore, odd: bytes)
         (b'"messageId":"two","message\\u0000Id":"one"', "two"),
         (b'"messageId":"one","messageId":"two","x":"\\ud800"', "two"),
         (b'"messageId":"one","messageId":"two","x":%s1%s' % (b"[" * 1500, b"]" * 1500), "two"),
+        (b'"messageId":"%s"' % (b"x" * 400), "x" * 400),
+        (b'"messageId":"%s"' % (b"x" * 401), None),  # no database could index megabytes
+        (b'"messageId":"email_opened:person_1:m1"', None),
     ],
 )
 def test_no_event_replaces_another_by_a_second_id(
@@ -229,6 +232,15 @@ def test_no_event_replaces_another_by_a_second_id(
     assert second["id"] == (id_ or f"{store.store_id}-2-{NOW}")
     if b'"one"' in ids:
         assert "one" in second["additional_fields"].values()
+
+
+def test_no_event_takes_an_id_that_the_tap_gave_to_another(store: PushedStore) -> None:
+    store.track({"event": "Email Opened"}, at=NOW)
+    (row,) = read(store).rows("email_opened")
+    store.track(call(row["id"]), at=NOW)
+    assert [row["id"] for row in read(store).rows("email_opened")] == [
+        f"{store.store_id}-1-{NOW}", f"{store.store_id}-2-{NOW}",
+    ]  # fmt: skip
 
 
 def test_a_restored_store_gives_no_event_the_id_of_a_lost_one(

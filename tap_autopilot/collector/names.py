@@ -17,6 +17,7 @@ _EMAIL_TABLES = {
     "unsubscribed": "email_unsubscribed",
     "emailreplied": "email_replied",
 }
+EMAIL_TABLES = frozenset(_EMAIL_TABLES.values())
 _TABLES = {"hook": "contact_events", "activity": "activities"}
 
 

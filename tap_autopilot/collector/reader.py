@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
-from tap_autopilot.collector.ids import message_id, own_id
+from tap_autopilot.collector.ids import MAX_ID, message_id, own_id
+from tap_autopilot.collector.names import EMAIL_TABLES
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint, remains
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.rfc3339 import rfc3339
@@ -17,6 +18,7 @@ FORMAT = 2  # of the store
 POSTGRES = ("postgresql://", "postgres://")
 MAX_BYTES = 16 * 2**20  # read at a time, unless a single event is larger
 _ANY_EMAIL_EVENT = "Email Opened"
+_FROM_CONTACTS = tuple(f"{table}:" for table in EMAIL_TABLES)  # how such ids begin
 
 # In all statements, "?" stands for a value.
 # Of some events, `next`, with their sizes: the first ones, of that many bytes together.
@@ -141,9 +143,15 @@ class Reader(OpenStore):
         return [_pruned_event(row) if row[6] else Event._make((*row[:6], False)) for row in rows]
 
     def id_of(self, event: Event, *, is_call: bool) -> str:
-        """The messageId of an event that is a call; if there is none, an id of its own."""
+        """The messageId of an event that is a call; if it has no usable one, an id of its own.
+
+        No sender may choose the id of another row: one of our own, or one made from a contact.
+        """
         given = message_id(event.body) if is_call else ""
-        return given or own_id(self.store_id, event.seq, event.received_at)
+        is_ours = given.startswith((self.store_id, *_FROM_CONTACTS))
+        if 0 < len(given) <= MAX_ID and not is_ours:
+            return given
+        return own_id(self.store_id, event.seq, event.received_at)
 
     def fingerprint(self, seq: int) -> str | None:
         """What distinguishes the event with this number from others; None if there is none.
