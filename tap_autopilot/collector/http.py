@@ -149,7 +149,11 @@ class Connection(asyncio.Protocol):
             self._restart_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Parse incoming bytes, within the limits."""
+        """Parse incoming bytes, not many at once: headers are counted from the second part on."""
+        for start in range(0, len(data), MAX_HEADER_BYTES):
+            self._parse(data[start : start + MAX_HEADER_BYTES])
+
+    def _parse(self, data: bytes) -> None:
         if self._deaf:
             return
         self._unparsed_bytes += len(data)  # until a request begins, or a body grows
@@ -270,8 +274,7 @@ class Connection(asyncio.Protocol):
             return
         if self._unanswered:
             self._loop.call_soon(self._handle_next)  # others have their turn first
-            return
-        if self._last_response:
+        elif self._last_response:
             self._send_last_response()
         elif not self._reading:
             self._restart_timer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
@@ -10,7 +11,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from tap_autopilot.collector.http import MAX_HEADER_BYTES
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
+from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
 from tests.conftest import PATIENCE, wait_until
 
@@ -71,6 +74,19 @@ def test_requests_beyond_the_limits_are_refused_after_the_responses_to_earlier_o
     assert shared.metric("pending_bytes") == 0
     assert shared.post("/v1/track", b"{}").status_code == 200
     assert shared.bodies() == [*[b'{"n": 1}'] * ahead, b"{}"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"GET /", HEAD + b"X: ", HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: "],
+    ids=["url", "header", "trailer"],
+)
+@without_waiting
+async def test_unfinished_headers_are_refused_even_if_all_of_them_came_at_once(data: bytes) -> None:
+    sender = Sender(serve())
+    sender.send(GOOD + data + b"a" * 2 * MAX_HEADER_BYTES)
+    await asyncio.sleep(0.1)
+    assert sender.statuses == [200, 431]
 
 
 def test_a_body_of_exactly_the_limit_is_accepted(shared: Collector) -> None:
