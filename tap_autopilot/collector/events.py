@@ -259,16 +259,13 @@ def _segment(
         head = body[:-1].rstrip()
         body = b"".join((head, b"" if head == b"{" else b",", tail, b"}"))
     if isinstance(call, _UsualCall):
-        type_, event, id_ = call.type, call.event, call.messageId.replace("\0", "")
+        type_, event = call.type, call.event
     else:
-        type_, event, id_ = (
-            _text(bytes(call.type)),
-            _text(bytes(call.event)),
-            as_id(bytes(call.messageId)),
-        )
+        type_, event = _text(bytes(call.type)), _text(bytes(call.event))
     is_short = len(type_) + len(event) <= MAX_KNOWN
     name = (_short_name if is_short else _name)(route, type_, event)
-    return Received(now, "segment", route, name, bytes(body), _key_of_id(id_), True)
+    key = _key_of_id(as_id(call.messageId))
+    return Received(now, "segment", route, name, bytes(body), key, True)
 
 
 def _name(route: str, type_: str, event: str) -> str:

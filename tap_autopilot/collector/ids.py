@@ -33,14 +33,13 @@ def message_id(body: bytes) -> str:
     If the tap read it in another way, an event that the collector takes for a new one could replace
     someone else's row.
     """
-    usual = raw_json.decode(_USUAL, body)
-    if usual is not None:
-        return usual.messageId.replace("\0", "")
-    try:
-        call, _ = raw_json.pick(_ANY, body)
-    except (NotJson, TooLarge):  # as part of a batch it was not too large
-        return ""
-    return as_id(bytes(call.messageId))
+    call: _Call | _UsualCall | None = raw_json.decode(_USUAL, body)
+    if call is None:
+        try:
+            call, _ = raw_json.pick(_ANY, body)
+        except (NotJson, TooLarge):  # as part of a batch it was not too large
+            return ""
+    return as_id(call.messageId)
 
 
 def own_id(store_id: str, seq: int, received_at: int) -> str:
@@ -51,14 +50,18 @@ def own_id(store_id: str, seq: int, received_at: int) -> str:
     return f"{store_id}-{seq}-{received_at}"
 
 
-def as_id(raw: bytes) -> str:
+def as_id(given: str | msgspec.Raw) -> str:
     """An id as the tap writes it, so that ids are equal here if they are equal in its tables.
 
-    Numbers become text; NUL is removed; lone surrogates are replaced.
+    It is given as text without lone surrogates, or as JSON. Numbers become text; NUL is removed;
+    lone surrogates are replaced; "" if there is none.
     """
+    if isinstance(given, str):
+        return given.replace("\0", "")
+    raw = bytes(given)
     if raw[:1] == b'"':
         return re.sub("[\ud800-\udfff]", "\ufffd", json.loads(raw).replace("\0", ""))
-    if raw[:1] in b"[{" or raw == b"null":  # or there is none
+    if raw[:1] in b"[{" or raw == b"null":  # or empty
         return ""
     text = raw.decode()
     try:

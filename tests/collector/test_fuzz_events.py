@@ -174,7 +174,8 @@ def test_usual_calls_are_read_like_all_others(body: bytes, reader: str) -> None:
 @example(b'"\\u0000\\ud800"')
 def test_ids_are_what_the_tap_makes_of_them(raw: bytes) -> None:
     value, _ = decode_document(raw)
-    assert as_id(raw) in (as_key(value) or "", raw.decode() if is_extreme(value) else None)
+    expected = (as_key(value) or "", raw.decode() if is_extreme(value) else None)
+    assert as_id(msgspec.Raw(raw)) in expected
 
 
 def is_extreme(value: Any) -> bool:
