@@ -147,14 +147,14 @@ class Forwarder:
         """Send a batch, and skip what is refused of it, unless it is in doubt."""
         refused = await self._delivery.send(batch)
         is_accepted = len(refused) < len(batch)
-        if is_accepted and (self._doubt is not None or await self._is_mended(batch, refused)):
+        if is_accepted and (self._doubt is not None or await self._send_again(batch, refused)):
             # The destination may work only now, so nothing is skipped untried.
             self._start_over(0 if self._doubt is None else self._doubt.up_to)
             return
         for _ in batch:
             self._unsent.popleft()
         if not is_accepted and self._is_doubtful(*refused[-1]):
-            self._delivery.warn("all", "rejects every event, such as %s; retrying", batch[0].id)
+            self._delivery.failed("all", "rejects every event, such as %s; retrying", batch[0].id)
             first = batch[0] if self._doubt is None else self._doubt.first
             self._doubt = _Doubt(first, batch[-1].seq)
             return
@@ -189,10 +189,10 @@ class Forwarder:
         is_too_large = status == 413 and len(last.body) > MAX_BYTES
         return last.seq > self._at_fault_up_to and (self._doubt is not None or not is_too_large)
 
-    async def _is_mended(
+    async def _send_again(
         self, batch: Sequence[TrackCall], refused: Sequence[tuple[TrackCall, int]]
     ) -> bool:
-        """Whether the destination takes some of what it refused at first, before it took others."""
+        """Send what was refused again if others were accepted later; whether some of it now is."""
         if not refused or refused[0][0] is not batch[0]:
             return False
         return len(await self._delivery.send([call for call, _ in refused])) < len(refused)
@@ -270,7 +270,7 @@ class _Delivery:
         self._thread = ThreadPoolExecutor(1, f"to-{destination.name}")
         self._next_wait = FIRST_WAIT
         self._next_warnings: dict[str, float] = {}
-        self._troubled_since: float | None = None
+        self._failing_since: float | None = None
 
     async def send(self, batch: Sequence[TrackCall]) -> list[tuple[TrackCall, int]]:
         """Send a batch; if it is refused, split it up. Returns what is refused, with the status."""
@@ -280,7 +280,7 @@ class _Delivery:
                 status = await loop.run_in_executor(self._thread, self._post, batch)
                 break
             except _Retry as problem:
-                self.warn(str(problem), "%s; retrying", problem)
+                self.failed(str(problem), "%s; retrying", problem)
                 await self.pause(problem.wait)
         if status < 300:
             self._succeeded()
@@ -329,19 +329,23 @@ class _Delivery:
             self._name, len(refused), of, status, item.id,
         )  # fmt: skip
 
+    def failed(self, kind: str, text: str, *arguments: object) -> None:
+        """Warn of a problem of the destination, whose end will be told."""
+        if self._failing_since is None:
+            self._failing_since = time.monotonic()
+        self.warn(kind, text, *arguments)
+
     def warn(self, kind: str, text: str, *arguments: object) -> None:
         """Log a problem; the same kind at most once a minute."""
         now = time.monotonic()
-        if self._troubled_since is None:
-            self._troubled_since = now
         if now >= self._next_warnings.get(kind, 0.0):
             self._next_warnings[kind] = now + WARN_EVERY
             LOG.warning(f"Destination %s: {text}.", self._name, *arguments)
 
     def _succeeded(self) -> None:
         self._next_wait = FIRST_WAIT
-        if self._troubled_since is not None:
-            seconds = time.monotonic() - self._troubled_since
-            self._troubled_since = None
+        if self._failing_since is not None:
+            seconds = time.monotonic() - self._failing_since
+            self._failing_since = None
             self._next_warnings.clear()
             LOG.info("Destination %s: works again, after %.0f s.", self._name, seconds)

@@ -190,8 +190,9 @@ class FailingReader(SqliteReader):
 @pytest.mark.usefixtures("hasty")
 @in_a_loop
 async def test_an_interrupted_database_does_not_end_forwarding(
-    destination: Destination, database: str
+    destination: Destination, database: str, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     opened: list[SqliteReader] = []
 
     def open_reader() -> SqliteReader:
@@ -203,6 +204,8 @@ async def test_an_interrupted_database_does_not_end_forwarding(
     bodies = [b'{"messageId":"1"}', b'{"messageId":"2"}']
     await forwarded(database, bodies, open_reader, destination)
     assert destination.ids == ["1", "2"]
+    assert "Destination one: cannot use the store: Cannot open the store." in caplog.text
+    assert "works again" not in caplog.text  # it always has
 
 
 @pytest.fixture
