@@ -37,11 +37,12 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+        self.code = CODES[status]
 
     @property
     def body(self) -> bytes:
         """The error in the format that senders' libraries expect."""
-        return json.dumps({"code": CODES[self.status], "message": str(self)}).encode()
+        return json.dumps({"code": self.code, "message": str(self)}).encode()
 
 
 class Request:

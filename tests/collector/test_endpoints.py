@@ -257,7 +257,7 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
 def test_no_refusal_can_be_a_410() -> None:
     """Autopilot deletes a hook that gets one."""
     with pytest.raises(KeyError):
-        Refusal(410, "gone").body  # noqa: B018
+        Refusal(410, "gone")
 
 
 def test_metrics_are_rendered_for_some_time(monkeypatch: pytest.MonkeyPatch) -> None:
