@@ -13,7 +13,7 @@ from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.keys import Keys, SigningKeys
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.names import MAX_NAME
-from tap_autopilot.collector.notices import Notices
+from tap_autopilot.collector.notices import OTHER, Notices
 from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow, is_array, text_of, trim
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.store import Unavailable
@@ -78,7 +78,7 @@ class Endpoints:
             request.read = partial(_parsed if request.is_known else self._if_key_in_body, parse)
         else:
             parts = path.split("/")
-            request.label = parts[0] if parts[0] in LABELS else "other"
+            request.label = parts[0] if parts[0] in LABELS else OTHER
             if request.method in (b"GET", b"HEAD") and path in PUBLIC:
                 return False
             request.secret, request.read = self._endpoint(parts, request.headers)

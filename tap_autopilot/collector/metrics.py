@@ -10,6 +10,8 @@ from collections.abc import Callable
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
+from tap_autopilot.collector.notices import OTHER
+
 PREFIX = "tap_autopilot_collector_"
 RENDER_EVERY = 1.0  # seconds, because anyone may ask, and rendering takes as long as 20 requests
 COMMIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5)
@@ -27,7 +29,8 @@ class Metrics:
             "status",
         )
         self._rejected = self._counter(  # without labels, so that it is there before the first one
-            "rejected_requests", "Requests rejected with a 4xx, whose events are lost."
+            "rejected_requests",
+            "Requests rejected with a 4xx, whose events are lost; not those for unknown paths.",
         )
         self._received = self._counter("events_received", "Events received and committed.")
         self._stored = self._counter("events_stored", "Events stored, without duplicates.")
@@ -57,7 +60,7 @@ class Metrics:
     def responded(self, route: str, status: int) -> None:
         """Count a response."""
         self._responses[route, status] += 1
-        if 400 <= status < 500:
+        if 400 <= status < 500 and route != OTHER:
             self._rejected.inc()
 
     def committed(self, events: int, new: int, seconds: float) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import httptools
 
+from tap_autopilot.collector.notices import OTHER
 from tap_autopilot.collector.pending import Pending
 
 CODES = {
@@ -48,7 +49,7 @@ class Refusal(Exception):
 class Request:
     """A request whose headers are complete. `headers` has names in lower case."""
 
-    label = "other"  # the path's name in metrics and logs, without secrets
+    label = OTHER  # the path's name in metrics and logs, without secrets
     read: Callable[[Iterator[bytes], int], Any] | None = None  # for the handler's use
     keep_alive = True
     received = 0  # bytes of the body

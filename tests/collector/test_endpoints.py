@@ -248,6 +248,9 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
     values = {name: collector.metric(name) for name in named}
     assert values == {**dict.fromkeys(named, 0), "ready": 1}
     assert len(named) == 5
+    assert collector.post("/.env", track()).status_code == 404  # a scanner, which has no events
+    assert collector.metric('requests_total{route="other",status="404"}') == 1
+    assert collector.metric("rejected_requests_total") == 0
     assert collector.post("/v1/track", track(), key="wrong").status_code == 401
     assert collector.metric("rejected_requests_total") == 1
     assert collector.post("/v1/track", track()).status_code == 200
