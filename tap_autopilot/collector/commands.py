@@ -17,7 +17,7 @@ from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import Do, Errand, alone, ask
 from tap_autopilot.collector.prune import checked, loaded, prune_loaded
-from tap_autopilot.collector.store import ALONE_SLICE, InUse
+from tap_autopilot.collector.store import InUse
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.settings import read_json
 
@@ -136,7 +136,6 @@ def _carry_out(database: str, request: dict[str, Any], destinations: Collection[
         store = open_store(database)
     except InUse:
         return ask(database, request)
-    store.prune_slice = ALONE_SLICE
     try:
         return errand(alone(store))
     finally:

@@ -95,6 +95,8 @@ class SqliteReader(Reader):
 class SqliteStore(Store):
     """A store's file open for writing, created if missing. See `store.Store`."""
 
+    prune_slice = 30  # others wait for it
+
     def __init__(self, database: str, patience: float = 0) -> None:
         self._path = Path(database).absolute()
         self._wal = sqlite_file.wal(self._path)

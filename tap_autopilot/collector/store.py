@@ -6,15 +6,13 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from tap_autopilot.collector.reader import FITTING, Cursor, Event, OpenStore
 from tap_autopilot.collector.remnant import Remnant
 from tap_autopilot.exceptions import RunError, UserError
 
-PRUNE_SLICE = 30  # events that a slice of pruning examines, while others wait for the store
-ALONE_SLICE = 2000  # and if nobody does
-PRUNE_BYTES = 2 * 2**20  # of them, unless a single event is larger; each MB may take a second
+PRUNE_BYTES = 2 * 2**20  # of a slice, unless a single event is larger; each MB may take a second
 WIPE_SLICE = 500  # pruned events or descriptions of messages, which take at most 80 kB each
 SWEEP_SLICE = 10_000  # deliveries
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
@@ -144,7 +142,7 @@ class Loaded(NamedTuple):
 class Store(OpenStore):
     """A store open for writing, created if missing. Use it from one thread only."""
 
-    prune_slice = PRUNE_SLICE
+    prune_slice: ClassVar[int]  # events that a slice of pruning examines
 
     @abstractmethod
     def append(self, events: Sequence[Received]) -> int:

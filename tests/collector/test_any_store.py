@@ -16,7 +16,6 @@ from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Cursor, Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import (
-    PRUNE_SLICE,
     REPEAT_WINDOW,
     SWEEP_SLICE,
     WIPE_SLICE,
@@ -135,20 +134,20 @@ def test_cursors_never_move_back(database: str, store: Store) -> None:
 
 
 def test_a_slice_of_pruning_is_bounded(database: str, store: Store) -> None:
-    last = PRUNE_SLICE + 1
+    last = store.prune_slice + 1
     store.append([event()] * last)
     assert [one.seq for one in store.prunable(0, 10**9)] == list(range(1, last))
     assert [one.seq for one in store.prunable(0, 2)] == [1, 2]
-    assert prune_range(alone(store), PRUNE_SLICE, 10**9, lambda *_: NOTHING)[0] == 1
-    assert store.prunable(PRUNE_SLICE, 10**9) == []
-    assert prune_range(alone(store), 0, 10**9, lambda *_: NOTHING)[0] == PRUNE_SLICE
+    assert prune_range(alone(store), store.prune_slice, 10**9, lambda *_: NOTHING)[0] == 1
+    assert store.prunable(store.prune_slice, 10**9) == []
+    assert prune_range(alone(store), 0, 10**9, lambda *_: NOTHING)[0] == store.prune_slice
     with open_reader(database) as reader:
         assert [one.seq for one in reader.read(1, 9)] == list(range(2, 11))
 
 
 def test_choosing_what_to_prune_is_no_part_of_a_step(store: Store) -> None:
     """Requests wait for a step, and an event may take seconds to look through."""
-    store.append([event(b'{"email":"ada@example.com"}')] * (PRUNE_SLICE + 1))
+    store.append([event(b'{"email":"ada@example.com"}')] * (store.prune_slice + 1))
     steps = []
 
     def do(step: Callable[[Store], Any]) -> Any:
@@ -161,7 +160,7 @@ def test_choosing_what_to_prune_is_no_part_of_a_step(store: Store) -> None:
         assert steps[-1] == "ends"
         return NOTHING
 
-    assert prune_range(do, 0, 10**9, choose)[0] == PRUNE_SLICE + 1
+    assert prune_range(do, 0, 10**9, choose)[0] == store.prune_slice + 1
     assert len(steps) == 2 * 3
 
 

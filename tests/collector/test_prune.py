@@ -18,7 +18,7 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import Do, Errand, Pauses, reachable
 from tap_autopilot.collector.prune import prune_loaded
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import PRUNE_SLICE, Loaded, Store
+from tap_autopilot.collector.store import Loaded, Store
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
@@ -239,8 +239,8 @@ def test_of_an_event_of_autopilots_own_form_at_most_200_bytes_remain_on_disk(
 def test_pruning_starts_where_the_last_one_stopped(store: Store) -> None:
     """Events that no table takes are read once, not each night."""
     for name in ("page", "Email Opened"):
-        store.append([event(OPENED, name=name)] * PRUNE_SLICE)
-    last = 2 * PRUNE_SLICE
+        store.append([event(OPENED, name=name)] * store.prune_slice)
+    last = 2 * store.prune_slice
     examined = 0
 
     def do(step: Callable[[Store], Any]) -> Any:
@@ -254,7 +254,7 @@ def test_pruning_starts_where_the_last_one_stopped(store: Store) -> None:
         examined = 0
         return prune_loaded(do, tables)
 
-    assert counting({"email_opened": Loaded(last)})["pruned"] == PRUNE_SLICE
+    assert counting({"email_opened": Loaded(last)})["pruned"] == store.prune_slice
     assert examined == 2
     store.append([event(OPENED)] * 10)
     assert counting({"email_opened": Loaded(last + 10)})["pruned"] == 10
