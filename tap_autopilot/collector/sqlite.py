@@ -88,7 +88,7 @@ class SqliteReader(Reader):
             self._open()
             return self._query(statement, *values)
         if problem is not None:
-            raise UserError(f"Cannot read the store {self._database}: {problem}.")
+            raise sqlite_file.unreadable(self._database, problem)
         return rows
 
 

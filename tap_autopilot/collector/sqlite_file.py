@@ -15,7 +15,7 @@ from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.reader import FORMAT, check_format
 from tap_autopilot.collector.store import PROBE, SUMMARY_TABLES, InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
@@ -204,11 +204,13 @@ def open_read_only(database: str) -> sqlite3.Connection:
         raise UserError(f"Cannot read the store {database}: {problem}{advice}.") from None
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as problem:
         is_open = wal(database).exists()
         if is_open and Path(f"{os.path.realpath(database)}-shm").exists():
             return connection
         connection.close()
+        if _is_lock(problem):
+            raise unreadable(database, problem) from None
         if is_open:
             raise UserError(
                 f"The store {database} was not closed properly, as after a power cut, and only a"
@@ -232,7 +234,7 @@ def check(connection: sqlite3.Connection, database: str, oldest: int = FORMAT) -
         (application_id,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.OperationalError as problem:
-        raise UserError(f"Cannot read the store {database}: {problem}.") from None
+        raise unreadable(database, problem) from None
     except sqlite3.DatabaseError:
         application_id = None
     if application_id != APPLICATION_ID:
@@ -246,10 +248,21 @@ def store_id(connection: sqlite3.Connection, database: str) -> str:
     try:
         row = connection.execute("SELECT id FROM store").fetchone()
     except sqlite3.Error as problem:
-        raise UserError(f"Cannot read the store {database}: {problem}.") from None
+        raise unreadable(database, problem) from None
     if row is None:
         raise UserError(f"The store {database} is damaged: it has no id.")
     return str(row[0])
+
+
+def unreadable(database: str, problem: sqlite3.Error) -> UserError | RunError:
+    """The exception for an error while reading. Collectors never lock out readers for long."""
+    if _is_lock(problem):
+        return RunError(f"Another program has locked the store {database}. Try again later.")
+    return UserError(f"Cannot read the store {database}: {problem}.")
+
+
+def _is_lock(problem: sqlite3.Error) -> bool:
+    return "is locked" in str(problem)
 
 
 def sync(path: Path) -> None:

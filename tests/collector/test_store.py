@@ -27,7 +27,7 @@ from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.collector.store import Received, Store, StoreLost
 from tap_autopilot.collector.summary import Summarizer
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import Start, as_another, event
 from tests.conftest import wait_until
 
@@ -43,6 +43,16 @@ def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: 
         assert [one.seq for one in reader.read(0, 10)] == [3]
     with closing(SqliteStore(str(tmp_path / "other.db"))) as other:
         assert other.store_id != store.store_id
+
+
+def test_a_lock_is_no_mistake_of_the_user(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next run may find it gone."""
+    monkeypatch.setattr(sqlite_file, "PATIENCE", 0)
+    SqliteStore(database).close()
+    with closing(sqlite3.connect(database)) as other:
+        other.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE")
+        with pytest.raises(RunError, match="Another program has locked the store"):
+            open_reader(database)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
