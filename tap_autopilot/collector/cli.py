@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     except _Signaled as signaled:
         _stop(signaled.number, None)
     except Unavailable as error:
-        return _end(f"Cannot write to the store: {error}.", error.exit_code)
+        return _end(f"Cannot write to the store: {error.in_full}.", error.exit_code)
     except TapError as error:
         return _end(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001

@@ -81,11 +81,9 @@ class PostgresReader(Reader):
         try:
             return _rows(self._connection, statement, values)
         except psycopg.OperationalError as problem:
-            raise RunError(f"Lost the store {self._shown}: {type(problem).__name__}.") from None
+            raise RunError(f"Lost the store {self._shown}: {_reason(problem)}.") from None
         except psycopg.Error as problem:
-            raise UserError(
-                f"Cannot read the store {self._shown}: {type(problem).__name__}."
-            ) from None
+            raise UserError(f"Cannot read the store {self._shown}: {_reason(problem)}.") from None
 
 
 class PostgresStore(Store):
@@ -177,9 +175,12 @@ class PostgresStore(Store):
                 self._connection = _connect(self._database, FOR_WRITING)
             with self._connection.transaction():
                 yield self._connection
-        except (psycopg.Error, UserError) as problem:
+        except UserError as problem:
+            raise Unavailable("the database is unreachable", str(problem)) from None
+        except psycopg.Error as problem:
             self._drop_connection()
-            raise Unavailable(f"the database is unreachable ({type(problem).__name__})") from None
+            kind = type(problem).__name__
+            raise Unavailable(f"the database failed ({kind})", _reason(problem)) from None
 
     def _query(self, statement: str, *values: object) -> list[Any]:
         with self._transaction() as connection:

@@ -119,9 +119,15 @@ source_route_name = attrgetter("source", "route", "name")
 class Unavailable(RunError):
     """Nothing can be stored right now; a retry may succeed.
 
+    Anyone may be told why, but `in_full` is for the log only.
+
     A commit that had begun may have stored the whole request all the same. If it is repeated, calls
     without a messageId are then stored twice.
     """
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason)
+        self.in_full = f"{reason}: {details.removesuffix('.')}" if details else reason
 
 
 class InUse(UserError):

@@ -261,10 +261,10 @@ class Writer:
                 new = self._store.append(events)
             elif self._reason:
                 self._store.probe()
-            self._set_reason(None)
+            self._set_problem(None)
         except Unavailable as error:
             problem = error
-            self._set_reason(str(error))
+            self._set_problem(error)
         if group:
             size = sum(work.size for work in group)
             if events and problem is None:
@@ -283,12 +283,13 @@ class Writer:
             )
         self._next_space_check = time.monotonic() + CHECK_SPACE_EVERY
 
-    def _set_reason(self, reason: str | None) -> None:
+    def _set_problem(self, problem: Unavailable | None) -> None:
+        reason = None if problem is None else str(problem)
         if reason != self._reason:
-            if reason is None:
+            if problem is None:
                 LOG.info("Events can be stored again.")
             else:
-                LOG.error("Cannot store events right now: %s; senders get 503.", reason)
+                LOG.error("Cannot store events right now: %s; senders get 503.", problem.in_full)
         self._reason = reason
 
     def _run_task(self, task: Callable[[Store], Any], future: Future[Any]) -> None:

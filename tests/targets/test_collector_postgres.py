@@ -281,6 +281,31 @@ def test_a_database_that_goes_away_and_comes_back(
     assert collector.stop() == 0
 
 
+DISK_FULL = """
+CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    RAISE disk_full USING MESSAGE = 'could not extend file: No space left on device';
+END $$;
+CREATE TRIGGER fail BEFORE INSERT ON autopilot_collector.events EXECUTE FUNCTION fail();
+"""
+
+
+def test_senders_are_not_told_what_the_log_says_of_a_full_disk(
+    database: str, tmp_path: Path
+) -> None:
+    collector = Collector(tmp_path, database=database).start()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(DISK_FULL)
+        answer = collector.post(f"/hooks/{TOKEN}", {"n": 1})
+        assert (answer.status_code, answer.json()["message"]) == (
+            503, "the database failed (DiskFull)",
+        )  # fmt: skip
+        connection.execute("DROP TRIGGER fail ON autopilot_collector.events")
+    wait_until(lambda: collector.post(f"/hooks/{TOKEN}", {"n": 1}).status_code == 200)
+    assert collector.stop() == 0
+    why = "the database failed (DiskFull): could not extend file: No space left on device"
+    assert f"Cannot store events right now: {why}; senders get 503." in collector.log.read_text()
+
+
 def test_a_collector_that_freezes_holds_up_no_other_for_long(database: str) -> None:
     frozen, other = PostgresStore(database), PostgresStore(database)
     connection = frozen._connection
