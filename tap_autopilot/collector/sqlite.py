@@ -139,10 +139,11 @@ class SqliteStore(Store):
 
         with self._briefly():
             self._execute(
-                ("DELETE FROM events WHERE seq = ?", [(event.seq,) for event, _, _ in pruned]),
                 (INSERT_MESSAGE, [*messages]),
                 (INSERT_PRUNED, rows),
                 (COUNT_PRUNED, pruned_counts([event for event, _, _ in pruned])),
+                # Last, because a page freed in this transaction is reused as it is.
+                ("DELETE FROM events WHERE seq = ?", [(event.seq,) for event, _, _ in pruned]),
             )
         return 0
 

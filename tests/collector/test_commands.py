@@ -23,7 +23,7 @@ from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.erase import erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.prune import prune_range
-from tap_autopilot.collector.remnant import NOTHING
+from tap_autopilot.collector.remnant import NOTHING, remains
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.sqlite_file import Immutable
 from tap_autopilot.collector.store import Store, Unavailable
@@ -99,6 +99,19 @@ def test_what_was_pruned_before_leaves_the_disk(tmp_path: Path) -> None:
         while store.release():
             pass
     assert CONTACT.encode() not in Path(database).read_bytes()
+
+
+def test_no_piece_of_what_is_pruned_stays_in_a_page_that_is_used_again(tmp_path: Path) -> None:
+    database = str(tmp_path / "events.db")
+    with closing(SqliteStore(database)) as store:
+        for number in range(100):
+            properties = {"email_id": str(number), "email_subject": "x" * 20 * number}
+            body = call("", properties=properties, pad=f"{ADA} " * 50 * (number % 9))
+            store.append([event(json.dumps(body).encode())])
+        prune_range(alone(store), 0, 100, lambda one: remains(one.source, one.body))
+        while store.release():
+            pass
+    assert ADA.encode() not in Path(database).read_bytes()
 
 
 def test_what_an_erasure_has_erased_leaves_the_disk_even_if_it_fails(
