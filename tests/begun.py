@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.resuming import APPEND_ONLY, Store, Terms, blind_streams
+from tap_autopilot.protocol.resuming import APPEND_ONLY, Store, Terms, withheld_deletions
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, read_state
 from tap_autopilot.sources.completeness import Census
@@ -52,7 +52,7 @@ class Begun(Progress):
                     del entry[key]
             if name in PUSHED or name in EMAILS:
                 is_log = entry.pop("append_only", False)
-                assert is_log is (self.why_blind(name) == APPEND_ONLY) or name not in self._tables
+                assert is_log is (self.withheld(name) == APPEND_ONLY) or name not in self._tables
             if entry["progress"] is None:
                 entry.pop("columns", None)
             else:
@@ -100,9 +100,9 @@ def terms_of(
     **more: Any,
 ) -> Terms:
     """The terms of a run with these settings."""
-    blind = blind_streams(selected, state, start_date, has_store=store is not None)
-    versioned = {table.stream.name for table in selected if activates} - blind.keys()
-    return Terms(start_date, blind, versioned, store, **more)
+    withheld = withheld_deletions(selected, state, start_date, has_store=store is not None)
+    versioned = {table.stream.name for table in selected if activates} - withheld.keys()
+    return Terms(start_date, withheld, versioned, store, **more)
 
 
 def of_one_reading(state: Any, selected: list[Selected], **more: Any) -> Any:

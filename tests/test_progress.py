@@ -192,14 +192,14 @@ def test_what_a_pass_saw() -> None:
     found.note(day(3), 1233)
     found.note(None, 0)
     assert (found.newest, found.skipped) == (day(3), 1234)
-    assert found.reason == "1,234 documents were skipped"
+    assert found.why_in_doubt == "1,234 documents were skipped"
 
 
 def test_a_doubt_about_many_segments_names_the_first_few_and_the_number() -> None:
     found, texts = Pass(), []
     for segment in "aabcde":  # the first one twice, in a resumed run
         found.note_doubts({Doubt.SHORT: f"few in {segment}"})
-        texts.append(str(found.reason))
+        texts.append(str(found.why_in_doubt))
     assert texts == [
         "few in a",
         "few in a",

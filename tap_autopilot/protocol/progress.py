@@ -79,9 +79,9 @@ class Progress:
                 ", ".join(dropped),
             )
 
-    def why_blind(self, stream: str) -> str | None:
+    def withheld(self, stream: str) -> str | None:
         """Why the pass of a stream cannot tell which rows were deleted; None if it can."""
-        return self._terms.blind.get(stream)
+        return self._terms.withheld.get(stream)
 
     def fed_by(self, source: str) -> list[str]:
         """The selected streams that still need a source."""

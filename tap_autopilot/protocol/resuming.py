@@ -68,12 +68,12 @@ class Remembered(NamedTuple):
 class Terms:
     """The terms on which passes resume or start: the settings, and what the target has.
 
-    `blind` streams cannot tell which rows were deleted, each for a reason. Passes over `versioned`
+    `withheld` says of which streams deletions are never sent, and why. Passes over `versioned`
     streams end with ACTIVATE_VERSION, unless there is a doubt.
     """
 
     start_date: datetime | None
-    blind: Mapping[str, str]
+    withheld: Mapping[str, str]
     versioned: Collection[str]
     store: Store | None = None
     remembered: Remembered | None = None
@@ -130,12 +130,12 @@ class Terms:
         return interrupted if is_known and interrupted.version == new.version else None
 
 
-def blind_streams(
+def withheld_deletions(
     selected: Iterable[Selected], state: State, start_date: datetime | None, *, has_store: bool
 ) -> dict[str, str]:
     """The streams whose passes cannot tell which rows were deleted, each with the reason.
 
-    A pass over an append-only log, or that leaves out unchanged rows, knows nothing of deletions.
+    Those over an append-only log cannot, nor those that leave out unchanged rows.
     """
     reasons = {}
     for table in selected:

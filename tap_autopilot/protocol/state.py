@@ -81,8 +81,8 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
                 self.doubts[doubt] += f", and {reason}"
 
     @property
-    def reason(self) -> str | None:
-        """What the doubts say about the first few listings, and how many more there are."""
+    def why_in_doubt(self) -> str | None:
+        """What its doubts say about the first few listings, and how many more there are."""
         texts = []
         for doubt, text in self.doubts.items():
             more = self.repeated.get(doubt, 0) - MAX_NAMED + 1

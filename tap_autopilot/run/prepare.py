@@ -10,7 +10,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.resuming import Terms, blind_streams
+from tap_autopilot.protocol.resuming import Terms, withheld_deletions
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import State
 from tap_autopilot.rows.tally import Tally
@@ -68,12 +68,12 @@ def start_passes(
 ) -> Progress:
     """Start or resume the passes, given what the state says and what the target has."""
     store = pushed.store if pushed else None
-    blind = blind_streams(selected, state, config.start_date, has_store=store is not None)
-    versioned = {table.name for table in selected} - blind.keys()
+    withheld = withheld_deletions(selected, state, config.start_date, has_store=store is not None)
+    versioned = {table.name for table in selected} - withheld.keys()
     if not config.emit_activate_version_messages:
         versioned = set()
     remembered = sends.load(state.digests_position, selected, versioned)
-    terms = Terms(config.start_date, blind, versioned, store, remembered, config.account)
+    terms = Terms(config.start_date, withheld, versioned, store, remembered, config.account)
     read = [table for table in selected if DIGESTS not in table.stream.sources]
     progress = Progress(state, read, terms)
     sends.start(progress)

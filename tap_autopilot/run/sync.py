@@ -218,25 +218,26 @@ class _Run:
     def _conclude(self, names: list[str]) -> list[bytes]:
         """End complete passes; returns their ACTIVATE_VERSIONs.
 
-        Only this ends passes, so it decides whether a run sends tombstones or ACTIVATE_VERSION.
+        Only this ends passes, so it decides whether deletions are sent, as tombstones or with
+        ACTIVATE_VERSION, or why they are withheld.
         """
         lines = []
         waiting = self.monitor.waiting()
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
-            blind, withheld = self._progress.why_blind(name), self._sends.withheld(current)
-            kept = blind or current.reason or withheld  # why rows that it did not see are kept
-            if kept is None:
+            always_withheld = self._progress.withheld(name) or self._sends.withheld(current)
+            withheld = always_withheld or current.why_in_doubt
+            if withheld is None:
                 for tombstones in self._sends.tombstones(name, current.version):
                     self._write_before(waiting, tombstones)
-            if self._sends.end(name, current, whole=kept is None):
+            if self._sends.end(name, current, whole=withheld is None):
                 activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": current.version}
                 lines.append(message(activate))
-            self.monitor.conclude(name, kept)
+            self.monitor.conclude(name, withheld)
             if current.doubts:
-                deletes = blind is None and withheld is None
-                warnings.setdefault(_warning(current, deletes=deletes), []).append(name)
+                warning = _warning(current, withholds=always_withheld is None)
+                warnings.setdefault(warning, []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
         return lines
@@ -272,9 +273,9 @@ def _share(page: Page) -> float | None:
     return page.census.read / page.census.latest
 
 
-def _warning(current: Pass, *, deletes: bool) -> str:
-    """Why a pass is in doubt, and what follows from it; `deletes` says that it has deletions."""
-    reason = str(current.reason)
+def _warning(current: Pass, *, withholds: bool) -> str:
+    """Why a pass is in doubt, and whether that `withholds` deletions or stops its bookmark."""
+    doubt = str(current.why_in_doubt)
     if current.incremental and not moves_bookmark(current.doubts):
-        return f"{reason}; the bookmark stays where it was"
-    return f"{reason}; deleted rows are kept this time" if deletes else reason
+        return f"{doubt}; the bookmark stays where it was"
+    return f"{doubt}; deleted rows are kept this time" if withholds else doubt
