@@ -248,7 +248,7 @@ def test_unusable_documents_are_skipped_and_counted(listing: str) -> None:
     assert [row[key] for row in run.rows(stream)] == ["a", "7"]
     assert any(f"{stream}: 2 rows, 8 documents skipped" in line for line in run.log)
     assert not run.of("ACTIVATE_VERSION", stream)
-    assert any("8 documents were skipped; deleted rows are kept" in line for line in run.log)
+    assert any("some documents were skipped; deleted rows are kept" in line for line in run.log)
 
 
 def test_unusable_members_are_skipped_and_counted() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tap_autopilot.protocol.state import Pass
+from tap_autopilot.protocol.state import SKIPPED, Pass
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
 from tap_autopilot.sources.listings import (
@@ -171,28 +171,25 @@ def test_segments_are_listed_first_if_their_members_were_begun() -> None:
 
 def test_doubts_about_a_source_are_about_all_that_it_feeds() -> None:
     progress = begin("contacts", "lists_contacts")
-    progress.pass_of("contacts").note(None, 1)
+    progress.pass_of("contacts").note_page(None, {}, skips=True)
     assert write(progress, CONTACTS, None, 0) == ["contacts", "lists_contacts"]
     reason = "the API listed no contacts at all"
     assert progress.pass_of("lists_contacts").doubts == {Doubt.EMPTY: reason}
-    assert progress.pass_of("contacts").doubts == {
-        Doubt.EMPTY: reason, Doubt.SKIPPED: "1 document was skipped",
-    }  # fmt: skip
+    assert progress.pass_of("contacts").doubts == {Doubt.EMPTY: reason, Doubt.SKIPPED: SKIPPED}
     entry = progress.shown()["bookmarks"]["contacts"]["progress"]
-    assert entry[1]["doubts"] == {"empty": reason, "skipped": "1 document was skipped"}
+    assert entry[1]["doubts"] == {"empty": reason, "skipped": SKIPPED}
 
 
 def test_what_a_pass_saw() -> None:
     found = Pass()
-    found.note(None, 0)
+    found.note_page(None, {}, skips=False)
     assert found == Pass()
-    found.note(day(2), 1)
-    found.note(day(1), 0)
-    assert (found.newest, found.skipped) == (day(2), 1)
-    found.note(day(3), 1233)
-    found.note(None, 0)
-    assert (found.newest, found.skipped) == (day(3), 1234)
-    assert found.why_in_doubt == "1,234 documents were skipped"
+    found.note_page(day(2), {}, skips=True)
+    found.note_page(day(1), {Doubt.SHORT: "few"}, skips=False)
+    assert found.newest == day(2)
+    found.note_page(day(3), {}, skips=True)  # perhaps of the same page, in a resumed run
+    assert found.newest == day(3)
+    assert found.why_in_doubt == "some documents were skipped, and few"
 
 
 def test_a_doubt_about_many_segments_names_the_first_few_and_the_number() -> None:

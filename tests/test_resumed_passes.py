@@ -39,8 +39,7 @@ ALL = {
     "since": "2020-01-03T00:00:00Z",
     "started": "2020-01-05T00:00:00Z",
     "newest": "2020-01-04T00:00:00Z",
-    "skipped": 2,
-    "doubts": {"short": "why"},
+    "doubts": {"short": "why", "skipped": "some"},
 }
 
 
@@ -56,8 +55,7 @@ def test_an_incremental_pass_resumes() -> None:
             since=day(3),
             started=day(5),
             newest=day(4),
-            skipped=2,
-            doubts={Doubt.SHORT: "why"},
+            doubts={Doubt.SHORT: "why", Doubt.SKIPPED: "some"},
         )
         assert progress.pass_of("contacts").window == ChangedSince(day(3), day(5))
         assert progress.walks() == [(CONTACTS, HALFWAY)]
@@ -79,7 +77,7 @@ def test_an_incremental_pass_resumes() -> None:
         (["reading", {"reading": 5}], False),
         (["reading", {"version": "5"}], False),
         (["reading", {"version": 5.0}], False),
-        (["reading", {"skipped": "1"}], False),
+        (["reading", {"repeated": {"short": "1"}}], False),
         (["reading", {"doubts": {"vague": "why"}}], False),
         (["reading", {"doubts": {"short": "\ud800"}}], False),
         (["reading", {"doubts": {"short": ""}}], False),

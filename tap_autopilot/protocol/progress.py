@@ -117,8 +117,7 @@ class Progress:
         if page.after is None and len(self._segment_ids) > MAX_SEGMENTS:  # of several readings
             raise RunError(f"GET {page.walk.path}: more than {MAX_SEGMENTS:,} {page.walk}.")
         for name in self.fed_by(MEMBERS):
-            self._passes[name].note(None, keys.count(None))
-            self._passes[name].note_doubts(page.doubts)
+            self._passes[name].note_page(None, page.doubts, skips=None in keys)
         return [] if page.after is not None else self._members.walks(self._segment_ids)
 
     def pass_of(self, stream: str) -> Pass:
@@ -130,10 +129,9 @@ class Progress:
         return stream in self._resumed
 
     def note_start(self, stream: str, date: datetime | None) -> None:
-        """Note when an incremental pass began: by our clock or the API's, the earlier one."""
-        current, now = self._passes[stream], self._terms.now
-        if current.incremental and current.started is None:
-            current.started = min(now, date or now)
+        """Note when a pass started: by our clock or the API's, the earlier one."""
+        now = self._terms.now
+        self._passes[stream].start(min(now, date or now))
 
     def advance(self, page: Page) -> list[str]:
         """Note that a page is written. Returns the streams that it completes."""
@@ -155,8 +153,7 @@ class Progress:
                 reading.start_over()
                 raise RunError(f"{source}: {reason}.")
         for name in names:
-            current = self._passes[name]
-            current.doubts = {**doubts, **current.doubts}
+            self._passes[name].note_doubts(doubts)
         return self.finish_source(source)
 
     def finish_source(self, source: str) -> list[str]:

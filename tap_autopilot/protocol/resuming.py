@@ -97,16 +97,14 @@ class Terms:
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
         has_digests = self.remembered is not None
         plan = [stream.key_properties, self.columns_of(table), has_digests, store]
-        new = Pass(
+        now = int(self.now.timestamp() * 1000)
+        versions = self.remembered.versions if self.remembered is not None else {}
+        return Pass(
             plan=fingerprint(plan),
             incremental=table.incremental,
             since=max(filter(None, bounds), default=None),
+            version=versions.get(stream.name, now) if stream.name in self.versioned else None,
         )
-        if stream.name in self.versioned:
-            now = int(self.now.timestamp() * 1000)
-            versions = self.remembered.versions if self.remembered is not None else {}
-            new.version = versions.get(stream.name, now)
-        return new
 
     def resumable(self, stream: type[Stream], entry: StreamState, new: Pass) -> Pass | str | None:
         """The state's pass, if a new one would be the same; or why it cannot resume, to warn of."""

@@ -30,6 +30,7 @@ from tap_autopilot.streams import COLLECTED, STREAMS, Stream
 LOG = logging.getLogger(__name__)
 
 READING, COMPLETE = "reading", "complete"  # the status of a pass
+SKIPPED = "some documents were skipped"
 MAX_NAMED = 3  # listings that raise the same doubt; further ones are counted
 
 T = TypeVar("T")
@@ -38,12 +39,14 @@ T = TypeVar("T")
 class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A pass: it reads a stream from start to end, over as many runs as it takes.
 
+    `protocol.resuming` makes it; as it goes on, only its methods change it, and `Progress` ends it.
+
     `plan` is a fingerprint of what it sends: which columns, from which account and store, with
     digests or not. `mark`, in the state `reading`, is also that of its source's position; None if
     only a store feeds it. Rows that changed before `since` are not sent. An incremental pass has
-    the time when it `started`, and the `newest` change before that. `skipped` documents made no
-    row. `version` is that of its rows, if it should end with ACTIVATE_VERSION. `doubts` say why it
-    may be incomplete; `repeated` counts the further listings that raised the same one.
+    the time when it `started`, and the `newest` change before that. `version` is that of its rows,
+    if it should end with ACTIVATE_VERSION. `doubts` say why it may be incomplete; `repeated` counts
+    the further listings that raised the same one.
     """
 
     plan: str = ""
@@ -52,7 +55,6 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     since: datetime | None = None
     started: datetime | None = None
     newest: datetime | None = None
-    skipped: int = 0
     version: int | None = None
     doubts: dict[Doubt, str] = {}
     repeated: dict[Doubt, int] = {}
@@ -65,10 +67,23 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
             return None
         return ChangedSince(self.since, self.started)
 
+    def start(self, at: datetime) -> None:
+        """Note when an incremental pass started; it does only once."""
+        if self.incremental and self.started is None:
+            self.started = at
+
+    def note_page(
+        self, newest: datetime | None, doubts: Mapping[Doubt, str], *, skips: bool
+    ) -> None:
+        """Note a page's newest change and its doubts, and if it `skips` documents."""
+        if newest is not None:
+            self.newest = max(newest, self.newest or newest)
+        self.note_doubts({**doubts, Doubt.SKIPPED: SKIPPED} if skips else doubts)
+
     def note_doubts(self, doubts: Mapping[Doubt, str]) -> None:
         """Note the doubts about one of its listings; several may raise the same doubt.
 
-        Runs that resume the pass list the segments again, and may doubt that for the same reason.
+        A listing that is read again, such as that of the segments, may give the same reason again.
         """
         for doubt, reason in doubts.items():
             if doubt not in self.doubts:
@@ -90,15 +105,6 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
                 f"{text}, and so on for {amount(more, 'more segment')}" if more > 0 else text
             )
         return ", and ".join(texts) or None
-
-    def note(self, newest: datetime | None, skipped: int) -> None:
-        """Note a page's newest change and how many of its documents were skipped."""
-        if newest is not None:
-            self.newest = max(newest, self.newest or newest)
-        if skipped:
-            self.skipped += skipped
-            were = "was" if self.skipped == 1 else "were"
-            self.doubts[Doubt.SKIPPED] = f"{amount(self.skipped, 'document')} {were} skipped"
 
     @property
     def is_sound(self) -> bool:

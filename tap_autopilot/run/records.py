@@ -64,7 +64,7 @@ class Records:
                 lines = self._sends.records(name, rows, current.version, page.fetched_at)
                 is_sent = is_sent or bool(lines)
                 yield lines
-            current.note(window.newest if window else None, tally.skipped - skipped)
-            current.note_doubts(page.doubts)
+            newest = window.newest if window else None
+            current.note_page(newest, page.doubts, skips=tally.skipped > skipped)
         if is_sent:
             self._sends.tallies[names[0]].count_replaced(page.cleaned)
