@@ -18,7 +18,7 @@ from tap_autopilot.protocol.resuming import (
     set_store_positions,
 )
 from tap_autopilot.protocol.selection import Selected
-from tap_autopilot.protocol.state import Pass, State, as_type
+from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import as_key
 from tap_autopilot.sources.completeness import moves_bookmark
@@ -40,15 +40,14 @@ class Progress:
         self._entries = state.streams
         self._tables = {table.name: table for table in selected}
         self._log_based = {table.name for table in selected if table.log_based}
-        # A run that asks the API for nothing leaves interrupted passes as they are.
-        can_leave = as_type(state.walks, dict) is not None
-        self._asks_api = len(self._log_based) < len(selected) or not can_leave
+        # A run that does not read the API leaves interrupted passes as they are.
+        self._reads_api = len(self._log_based) < len(selected)
 
         drop_unsafe_bookmarks(state, selected, terms)
         decided = decide_passes(state, selected, terms)
         self._passes, self._resumed, self._listings, self._members = decided
         self._sources: dict[str, Source] = {**self._listings, MEMBERS: self._members}
-        if self._asks_api:
+        if self._reads_api:
             self._replace_passes()
         if self.fed_by(MEMBERS):  # only a listing read from the start names all segments
             self._listings[SEGMENTS.source].position = Position()
@@ -205,7 +204,7 @@ class Progress:
             if not current.is_complete:
                 continue
             entry = self._entries[name]
-            if self._asks_api:
+            if self._reads_api:
                 entry.progress = None
             if current.newest and current.started and moves_bookmark(current.doubts):
                 bookmark = min(current.newest, before(current.started, MARGIN))
@@ -215,7 +214,7 @@ class Progress:
 
     def value(self, digests: Any = None) -> dict[str, Any]:
         """The value of a STATE message, with the position in the digests file, if there is one."""
-        saved = {} if self._asks_api else self._state.walks
+        saved = {} if self._reads_api else self._state.walks
         walks = {
             source: reading.value() if self.fed_by(source) else None
             for source, reading in self._sources.items()

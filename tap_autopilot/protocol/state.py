@@ -237,8 +237,7 @@ def read_state(state: Any) -> State:
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:
             streams[name] = _read(STREAMS[name], entry)
-    walks = state.get("walks")
-    return State(streams, walks if isinstance(walks, dict) else {}, state.get("digests"))
+    return State(streams, as_type(state.get("walks"), dict) or {}, state.get("digests"))
 
 
 def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
