@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 
 from tap_autopilot.protocol.catalog import discover
+from tap_autopilot.sources.listings import ENDPOINTS
 from tap_autopilot.streams import STREAMS
 from tests.conftest import Tap
 
@@ -57,6 +58,11 @@ def test_keys_are_columns_that_cannot_be_null(stream: str) -> None:
     assert entry["key_properties"] == list(STREAMS[stream].key_properties)
     for key in entry["key_properties"]:
         assert entry["schema"]["properties"][key]["type"] == "string"
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_at_most_the_first_source_is_a_listing(stream: str) -> None:
+    assert ENDPOINTS.keys().isdisjoint(STREAMS[stream].sources[1:])
 
 
 @pytest.mark.parametrize("stream", STREAMS)

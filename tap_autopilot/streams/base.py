@@ -43,7 +43,8 @@ class Stream:
     """A table: which sources feed it, its key, and how their documents become rows.
 
     A subclass is these fields and a docstring, with its own `compile` if a document is not exactly
-    one row.
+    one row. Of its `sources`, at most one is a listing of the API, the first: a pass resumes at one
+    position, and a table has one total.
     """
 
     name: str
