@@ -13,7 +13,7 @@ import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -27,7 +27,7 @@ from tap_autopilot.collector.remnant import NOTHING, remains
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.sqlite_file import Immutable
 from tap_autopilot.collector.store import Store, Unavailable
-from tap_autopilot.exceptions import RunError
+from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
 from tests.conftest import PATIENCE, wait_until
 from tests.invariants import untimed
@@ -300,9 +300,21 @@ class Stale(SqliteReader):
     probed = 0
 
 
+class Unreadable(SqliteReader):
+    """A second connection to a broken disk."""
+
+    def stats(self) -> NoReturn:
+        raise UserError("Cannot read the store: disk I/O error.")
+
+
 def test_a_check_reads_what_it_has_written_through_another_connection(tmp_path: Path) -> None:
     collector = Collector(tmp_path, constants={"cli.open_reader": Stale})
     assert "cannot be read back" in collector.refusal("--check")
+
+
+def test_a_check_that_cannot_read_says_so_once(tmp_path: Path) -> None:
+    collector = Collector(tmp_path, constants={"cli.open_reader": Unreadable})
+    assert "CRITICAL Cannot read the store: disk I/O error.\n" in collector.refusal("--check")
 
 
 def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:
