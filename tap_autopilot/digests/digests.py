@@ -82,6 +82,7 @@ class Digests:
         self._token = ""
         self._compared: set[str] = set()  # tables with rows in the next step
         self._changed = False  # since the last step
+        self._is_damaged = False
         self.distrust: str | None = None
 
     def load(self, position: Any) -> None:
@@ -94,9 +95,10 @@ class Digests:
         try:
             self.distrust = self._load(position)
         except (sqlite3.Error, msgspec.MsgspecError, MemoryError, TypeError, ValueError) as problem:
-            self._file.close()  # `start` will replace it
             if not is_damage(problem):
+                self._file.close()
                 raise UserError(f"Cannot read the digests file {path}: {problem}.") from None
+            self._is_damaged = True
             self.distrust = f"{path} is damaged, or from another version of the tap"
 
     def _load(self, position: Any) -> str | None:
@@ -140,7 +142,9 @@ class Digests:
         return {table.name for table in tables if shapes[table.name] != table.shape}
 
     def start(self, starts: Mapping[str, Start]) -> None:
-        """Start the run's tables. A file that is not trusted is emptied."""
+        """Start the run's tables. A file that is not trusted is emptied, or moved aside."""
+        if self._is_damaged:
+            self._file.move_aside()
         if not self._number:
             self._file.empty()
         tables = self._content.tables

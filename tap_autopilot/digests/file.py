@@ -113,28 +113,27 @@ class File:
         return True
 
     def empty(self) -> None:
-        """Start a new database, whatever there was. A damaged file is moved aside."""
-        try:
-            self._db.execute("begin")
-            for name in TABLES:
-                self._db.execute(f"drop table if exists {name}")
-        except sqlite3.Error:  # it is damaged
-            self._db.close()
-            aside = f"{self.path}{ASIDE}"
-            number = 1
-            while os.path.lexists(aside):
-                number += 1
-                aside = f"{self.path}{ASIDE}-{number}"
-            files = zip(database_files(self.path), database_files(aside), strict=True)
-            for path, new in reversed([*files]):  # the database last
-                with contextlib.suppress(FileNotFoundError):
-                    path.replace(new)
-            LOG.warning("What was in %s is now in %s.", self.path, aside)
-            self._db = _open(self.path)
+        """Start a new database, whatever there was."""
         self._of_rows = self._of_others = 0
         with self.step():
             for name, columns in TABLES.items():
+                self._db.execute(f"drop table if exists {name}")
                 self._db.execute(f"create table {name} {columns}")
+
+    def move_aside(self) -> None:
+        """Move a damaged file aside, and create a new one."""
+        self._db.close()
+        aside = f"{self.path}{ASIDE}"
+        number = 1
+        while os.path.lexists(aside):
+            number += 1
+            aside = f"{self.path}{ASIDE}-{number}"
+        files = zip(database_files(self.path), database_files(aside), strict=True)
+        for path, new in reversed([*files]):  # the database last
+            with contextlib.suppress(FileNotFoundError):
+                path.replace(new)
+        LOG.warning("What was in %s is now in %s.", self.path, aside)
+        self._db = _open(self.path)
 
     @contextlib.contextmanager
     def step(self, *, sends: bool = False) -> Iterator[None]:
@@ -335,7 +334,7 @@ def encode(value: Any) -> str:
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open or create a file, and lock it. The connection is closed if the file is damaged."""
+    """Open or create a file, and lock it. If it is damaged, reading it will raise that again."""
     check_owners(path)
     try:
         os.close(open_or_create(path, os.O_RDWR, 0o600))
@@ -353,10 +352,11 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("begin exclusive")
         db.execute("commit")
     except (sqlite3.Error, UnicodeDecodeError) as problem:
-        db.close()
         if "database is locked" in str(problem):
+            db.close()
             raise UserError(f"The digests file {path} is in use by another run.") from None
         if not is_damage(problem):
+            db.close()
             raise UserError(f"Cannot open the digests file {path}: {problem}.") from None
     return db
 
