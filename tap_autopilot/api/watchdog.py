@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MAX_CPU = 5.0  # seconds; the largest body takes less than one
+MAX_CPU = 2.0  # seconds; the largest body takes 0.2
 LOOK_EVERY = 0.25  # seconds, at the CPU that requests took
 TRY_AGAIN = 0.05  # seconds; a request may be switching sockets just when it is ended
 
