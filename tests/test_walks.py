@@ -12,8 +12,8 @@ import pytest
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import rule_of
 from tap_autopilot.exceptions import Outdated, TapError
+from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources import pool as pool_module
-from tap_autopilot.sources import reading
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
@@ -191,6 +191,15 @@ def test_a_short_listing_is_read_a_second_time() -> None:
     assert walked.log == [
         "INFO Read 2 of the 3 contacts that the API reported; reading them again."
     ]
+
+
+def test_a_second_reading_remembers_all_ids_even_if_it_resumes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(completeness, "ORDER_KNOWN", 1)
+    answers = {"": page("b", "c", bookmark="x", total=3), "x": page("a")}
+    walked = Walked(answers, start=Position(census=Census(attempt=2)))
+    assert (walked.asked, walked.ended) == (["", "x"], (["b", "c", "a"], None))
 
 
 def test_a_listing_that_is_twice_a_little_short_is_in_doubt() -> None:

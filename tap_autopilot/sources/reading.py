@@ -55,9 +55,8 @@ def pages(
     starts = 0
     while True:
         try:
-            reading = _Reading(
-                walk, position, client, exact=position is not start, check_totals=check_totals
-            )
+            is_again = position is not start or position.census.attempt > 1
+            reading = _Reading(walk, position, client, exact=is_again, check_totals=check_totals)
             for page in reading.pages():
                 if reading.remembered > max_remembered:
                     raise RunError(
