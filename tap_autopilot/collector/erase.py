@@ -61,11 +61,13 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
             shared |= link & others
     do(lambda store: store.begin_wipe())
     try:
-        erased = _erase(do, last, _matching(ids, others - shared))
+        erased, unused = _erase(do, last, _matching(ids, others - shared))
         matches = _matching(ids, set())  # one that names others may be a message to someone else
-        go_through(
-            do, Store.messages, lambda row: row[0] if matches(row[1]) else None, Store.wipe_messages
-        )
+
+        def is_theirs(row: tuple[int, bytes]) -> int | None:
+            return row[0] if row[0] in unused or matches(row[1]) else None
+
+        go_through(do, Store.messages, is_theirs, Store.wipe_messages)
         while do(lambda store: store.forget_summary()):
             pass
         while do(lambda store: store.release()):
@@ -85,18 +87,28 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     }
 
 
-def _erase(do: Do, last: int, matches: Matches) -> int:
-    """Erase the events up to `last` that match; returns how many."""
+def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
+    """Erase the events up to `last` that match.
+
+    Returns how many, and the ids of the messages that only they were about.
+    """
+    messages: set[int | None] = set()
 
     def choose(event: Event) -> Remnant | None:
         return NOTHING if matches(event.body) else None
 
-    def is_about(row: tuple[int, Remnant]) -> int | None:
-        seq, remnant = row
-        return seq if matches(_as_body(remnant)) else None
+    def is_about(row: tuple[int, Remnant, int | None]) -> int | None:
+        seq, remnant, message = row
+        if not matches(_as_body(remnant)):
+            return None
+        messages.add(message)
+        return seq
 
     count, _ = prune_range(do, 0, last, choose)
-    return count + go_through(do, Store.remnants, is_about, Store.wipe)
+    count += go_through(do, Store.remnants, is_about, Store.wipe)
+    for _, _, message in all_rows(do, Store.remnants) if messages else ():
+        messages.discard(message)  # of someone else, too
+    return count, messages
 
 
 def _as_body(remnant: Remnant) -> bytes:
@@ -118,7 +130,7 @@ def _bodies(do: Do, last: int) -> Iterator[bytes]:
     """The bodies of the events up to `last`, and what remains of them."""
     for event in all_rows(do, lambda store, after: store.prunable(after, last)):
         yield event.body
-    for _, remnant in all_rows(do, Store.remnants):
+    for _, remnant, _ in all_rows(do, Store.remnants):
         yield _as_body(remnant)
 
 

@@ -85,7 +85,7 @@ FORGET_SUMMARY = (
 )
 ANY_SUMMARY = "SELECT 1 FROM summaries UNION ALL SELECT 1 FROM undated LIMIT 1"
 REMNANTS = """
-SELECT seq, contact, at, body, rest FROM pruned LEFT JOIN messages ON messages.id = message
+SELECT seq, contact, at, body, rest, message FROM pruned LEFT JOIN messages ON messages.id = message
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
 MESSAGES = "SELECT id, body FROM messages WHERE id > ? ORDER BY id LIMIT ?"
@@ -212,10 +212,10 @@ class Store(OpenStore):
         """Save that the loaded events of these tables have been pruned."""
         self._execute((SAVE_PRUNED_UP_TO, [(name, *tables[name]) for name in sorted(tables)]))
 
-    def remnants(self, after: int) -> list[tuple[int, Remnant]]:
-        """A slice of the pruned events after this `seq`, each with what remains of it."""
+    def remnants(self, after: int) -> list[tuple[int, Remnant, int | None]]:
+        """A slice of the pruned events after this `seq`: what remains, and the message's id."""
         rows = self._query(REMNANTS, after, WIPE_SLICE)
-        return [(seq, Remnant(*remnant)) for seq, *remnant in rows]
+        return [(seq, Remnant(*remnant), message) for seq, *remnant, message in rows]
 
     def wipe(self, numbers: Sequence[int]) -> None:
         """Wipe what remains of these pruned events."""

@@ -92,6 +92,15 @@ def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store
             assert erase_person(alone(store), "p1")["erased"] == left - 1
 
 
+def test_what_only_they_were_told_is_erased_with_their_pruned_events(store: Store) -> None:
+    told = [("person_ada", "Dear Ada"), ("person_ada", "News"), ("person_bob", "News")]
+    for who, subject in told:
+        store.append([event({"properties": {"contact_id": who, "email_subject": subject}})])
+    prune_range(alone(store), 0, 3, lambda one: remains(one.source, one.body))
+    erase_person(alone(store), "person_ada")
+    assert [body for _, body in store.messages(0)] == [b'{"email_subject":"News"}']
+
+
 def test_an_address_of_very_many_contacts_is_erased_alone(database: str) -> None:
     store = open_store(database)
 
