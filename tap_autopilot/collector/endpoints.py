@@ -90,6 +90,9 @@ class Endpoints:
 
     def handle(self, request: Request) -> None:
         """Respond once the request's events are on disk."""
+        if request.refusal is not None:
+            self.refuse(request, request.refusal)
+            return
         if request.read is None:
             self._look(request)
             return

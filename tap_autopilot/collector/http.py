@@ -10,9 +10,9 @@ together are limited while the bytes come in, before they reach any other code.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from email.utils import formatdate
+from functools import partial
 from typing import cast
 
 import httptools
@@ -20,18 +20,19 @@ import httptools
 from tap_autopilot.collector.notices import UNREAD
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, response
+from tap_autopilot.collector.turns import OneByOne
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 MAX_CHUNKS = 100_000  # of a body; each takes time, however short
 MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
-MAX_STRANGERS = 1500  # of these; each takes up to 30 kB while its headers arrive
+MAX_STRANGERS = 1000  # of these, of 30 kB each; libuv does not pause if 1,024 are ready
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
-NEVER = math.inf
+NEVER = float("inf")
 
 
 class Server:
@@ -47,6 +48,7 @@ class Server:
         self.connections: set[Connection] = set()
         self.strangers: dict[Connection, None] = {}  # that have shown no secret, the oldest first
         self.loop = asyncio.get_running_loop()
+        self.turns = OneByOne(self.loop)  # in which requests without a secret are handled
         self.date = b""  # for responses
         self._ticking = self.loop.call_soon(self._tick)
 
@@ -93,14 +95,12 @@ class Connection(asyncio.Protocol):
         self._loop = server.loop
         self._parser = _parser(self)
         self._unanswered: deque[Request] = deque()
-        self._reading = False  # a request has begun and is not complete
-        self._reading_headers = False
+        self._reading = self._reading_headers = False  # a request has begun and is not complete
         self._deaf = False  # nothing more is read
         self._last_response = b""  # before closing, if others come first
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._header_bytes = 0
-        self._header_lines = 0
+        self._header_bytes = self._header_lines = 0
         self._unparsed_bytes = 0  # of headers or trailers that are not complete
 
     # ---- the transport
@@ -271,8 +271,7 @@ class Connection(asyncio.Protocol):
         self._transport.write(whole[: -len(content)] if request.method == b"HEAD" else whole)
         if not request.keep_alive:
             self._close()
-            return
-        if self._unanswered:
+        elif self._unanswered:
             self._loop.call_soon(self._handle_next)  # others have their turn first
         elif self._last_response:
             self._send_last_response()
@@ -325,8 +324,7 @@ class Connection(asyncio.Protocol):
 
     def _handle_next(self) -> None:
         """Handle the first request once it is complete."""
-        request = self._unanswered[0] if self._unanswered else None
-        if request is None or request.is_handled:
+        if not self._unanswered or (request := self._unanswered[0]).is_handled:
             return
         if not request.is_complete:
             if request.headers.pop(b"expect", b"").lower() == b"100-continue":
@@ -336,11 +334,16 @@ class Connection(asyncio.Protocol):
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
         request.is_handled = True
+        if request.is_known:
+            self._handle(request)
+        else:
+            self.server.turns.add(partial(self._handle, request))
+
+    def _handle(self, request: Request) -> None:
+        if request.gone:
+            return
         try:
-            if request.refusal is not None:
-                self.server.handler.refuse(request, request.refusal)
-            else:
-                self.server.handler.handle(request)
+            self.server.handler.handle(request)
         except BaseException:
             self._transport.abort()
             raise

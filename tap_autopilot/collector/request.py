@@ -117,10 +117,7 @@ class Handler(Protocol):
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
 
     def handle(self, request: Request) -> None:
-        """Respond to a complete request, now or later."""
-
-    def refuse(self, request: Request, refusal: Refusal) -> None:
-        """Respond to a complete request that was not admitted."""
+        """Respond to a complete request, now or later, even if it was not admitted."""
 
     def turned_away(self, label: str, status: int, reason: str) -> None:
         """Note that a request was refused before it was complete."""

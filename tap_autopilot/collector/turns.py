@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -33,3 +34,23 @@ class Turns(Generic[T]):
             if queue:
                 return queue.popleft()
         return None
+
+
+class OneByOne:
+    """Calls, one in each turn of the event loop, so that anything else has its turn in between."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    def add(self, call: Callable[[], None]) -> None:
+        """Make this call when its turn comes."""
+        self._waiting.append(call)
+        if len(self._waiting) == 1:
+            self._loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        call = self._waiting.popleft()
+        if self._waiting:
+            self._loop.call_soon(self._next)
+        call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 from collections.abc import Callable
@@ -67,4 +68,5 @@ async def test_each_route_needs_a_comparison_to_succeed(
         monkeypatch.setattr(hmac, "compare_digest", compare)
         sender = Sender(serve())
         sender.send(head.encode() + body)
+        await asyncio.sleep(0)
         assert sender.statuses == [status]

@@ -22,8 +22,18 @@ from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow
 from tap_autopilot.collector.request import Refusal, Request
 from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
-from tests.collector.conftest import Collector, Start, in_a_loop, read_all, sending, signature
+from tests.collector.conftest import (
+    REQUEST,
+    Collector,
+    Start,
+    in_a_loop,
+    read_all,
+    sending,
+    signature,
+)
+from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_fuzz_events import READERS
+from tests.collector.test_limits import SECRET_IN_BODY
 from tests.conftest import PATIENCE
 
 MB = 2**20
@@ -123,6 +133,24 @@ def test_good_senders_are_served_while_strangers_send_at_full_speed(start: Start
             assert collector.post("/v1/track", body, headers=headers).status_code == 200
             took.append(time.monotonic() - started)
     assert sorted(took)[len(took) * 9 // 10] < 5
+
+
+@without_waiting
+async def test_a_request_without_a_secret_in_its_headers_has_a_turn_of_the_loop_to_itself() -> None:
+    server = serve()
+    strangers = [Sender(server) for _ in range(9)]
+    for stranger in strangers:
+        stranger.send(SECRET_IN_BODY[0] * 2)
+    strangers.pop().go()
+    known = Sender(server)
+    known.send(REQUEST)
+    assert known.statuses == [200]
+    answered = 0
+    for _ in range(100):
+        before, answered = answered, sum(len(stranger.statuses) for stranger in strangers)
+        assert answered <= before + 1
+        await asyncio.sleep(0)
+    assert [stranger.statuses for stranger in strangers] == [[200, 200]] * 8
 
 
 KNOWN = b"the digest of a secret"

@@ -95,6 +95,7 @@ async def test_bodies_that_cannot_be_accepted_are_not_kept(line: bytes, status: 
         assert server.pending.bytes == 0
         assert sender.statuses == []
         sender.send(bytes(100_000))
+    await asyncio.sleep(0)
     assert sender.statuses == [status]
 
 
