@@ -172,6 +172,7 @@ def test_a_full_refresh_of_another_table_does_not_confuse_an_interrupted_pass(
 def test_config_test_and_select(project: Project, serve: Serve) -> None:
     sandbox = serve(ACCOUNT)
     assert project.meltano(sandbox, "config", "test", "tap-autopilot").returncode == 0
+    assert project.meltano(sandbox, "invoke", "tap-autopilot", "--test").returncode == 0
     wrong = project.meltano(sandbox, "config", "test", "tap-autopilot", api_key="wrong")
     assert wrong.returncode != 0
     elsewhere = sandbox.url.removesuffix("/v1")
