@@ -121,6 +121,14 @@ def test_what_is_no_database_is_moved_aside(
     assert trouble(path) is None
 
 
+def test_a_damaged_file_that_cannot_be_moved_aside(path: Path) -> None:
+    path = path.with_name("d" * 250)  # too long for ".damaged"
+    path.write_text("notes")
+    with pytest.raises(UserError, match="which is damaged: File name too long"):
+        fill(path, 3)
+    assert path.read_text() == "notes"
+
+
 @pytest.mark.parametrize("tables", [["events"], ["steps", "precious"], ["rows", "seen", "events"]])
 def test_another_database_is_left_alone(path: Path, tables: list[str]) -> None:
     with contextlib.closing(sqlite3.connect(path)) as file:

@@ -130,8 +130,14 @@ class File:
             aside = f"{self.path}{ASIDE}-{number}"
         files = zip(database_files(self.path), database_files(aside), strict=True)
         for path, new in reversed([*files]):  # the database last
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 path.replace(new)
+            except FileNotFoundError:
+                continue
+            except OSError as problem:
+                raise UserError(
+                    f"Cannot rename {self.path}, which is damaged: {problem.strerror}."
+                ) from None
         LOG.warning("What was in %s is now in %s.", self.path, aside)
         self._db = _open(self.path)
 
