@@ -24,8 +24,9 @@ from tap_autopilot.collector.turns import OneByOne
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
-MAX_CHUNKS = 100_000  # of a body; each takes time, however short
-MAX_STRANGERS_CHUNKS = 10_000  # of a body without a secret in the headers
+SHORT = 500  # bytes of a chunk; each takes time, however few it has
+MAX_CHUNKS = 100_000  # of a body that are short
+MAX_STRANGERS_CHUNKS = 1000  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
 MAX_STRANGERS = 1000  # of these, of 30 kB each; libuv does not pause if 1,024 are ready
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
@@ -221,8 +222,7 @@ class Connection(asyncio.Protocol):
             return
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._reading_headers = False
-        self._headers = {}  # for those that follow a chunked body, which nobody reads
-        self._url = b""
+        self._url, self._headers = b"", {}  # for those after a chunked body, which nobody reads
         self._unanswered.append(request)
         try:
             request.keeps_body = self.server.handler.admit(request)
@@ -239,11 +239,11 @@ class Connection(asyncio.Protocol):
         self._unparsed_bytes = 0
         request = self._unanswered[-1]
         request.received += len(body)
-        request.chunks += 1
+        request.chunks += len(body) < SHORT
         if request.received > self.server.max_body:
             self._refuse_large()
         elif request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
-            self.refuse(413, f"the body came in more than {limit:,} chunks")
+            self.refuse(413, f"the body came in more than {limit:,} short chunks")
         elif request.keeps_body and (problem := request.add(body)):
             self.refuse(503, problem)
 

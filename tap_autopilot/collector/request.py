@@ -53,7 +53,7 @@ class Request:
     read: Callable[[Iterator[bytes], int], Any] | None = None  # for the handler's use
     keep_alive = True
     received = 0  # bytes of the body
-    chunks = 0  # pieces in which it came
+    chunks = 0  # short pieces in which it came
     is_complete = False
     is_handled = False  # a response will follow
     secret: bytes | None = None  # the digest of one that the headers or the path have shown

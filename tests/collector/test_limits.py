@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tap_autopilot.collector.http import MAX_HEADER_BYTES
+from tap_autopilot.collector.http import MAX_HEADER_BYTES, SHORT
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
@@ -87,6 +87,20 @@ async def test_unfinished_headers_are_refused_even_if_all_of_them_came_at_once(d
     sender.send(GOOD + data + b"a" * 2 * MAX_HEADER_BYTES)
     await asyncio.sleep(0.1)
     assert sender.statuses == [200, 431]
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, 413), (SHORT - 1, 413), (SHORT, 200)])
+@without_waiting
+async def test_a_body_without_a_secret_in_its_headers_has_few_short_chunks(
+    size: int, status: int
+) -> None:
+    sender = Sender(serve())
+    chunk = b"%x\r\n%s\r\n"
+    sender.send(b"POST /v1/track HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+    sender.send(chunk % (size, b" " * size) * 1001)
+    sender.send(chunk % (len(KEY_IN_BODY), KEY_IN_BODY) + b"0\r\n\r\n")
+    await asyncio.sleep(PATIENCE)
+    assert sender.statuses == [status]
 
 
 def test_a_body_of_exactly_the_limit_is_accepted(shared: Collector) -> None:
