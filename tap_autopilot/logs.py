@@ -19,6 +19,7 @@ from tap_autopilot.redaction import redactor
 
 STDERR = 2
 PATIENCE = 1.0  # seconds to wait for a stalled reader of stderr
+MAX_LENGTH = 10_000  # characters of a message; the names in it may have any length
 MAX_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OURS = ("tap_autopilot", "requests", "urllib3")  # all loggers that may see the key
@@ -45,9 +46,13 @@ class _Text(logging.Formatter):
         return self._redact(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        message = printable(self._redact(record.message))
+        message = self.clean(record.message)
         record.message = "\n".join([message, *map(printable, getattr(record, "where", ()))])
         return super().formatMessage(record)
+
+    def clean(self, text: str) -> str:
+        """A text without secrets, on one line. It is cut last, or a part of a secret could stay."""
+        return printable(self._redact(text))[:MAX_LENGTH]
 
     def formatException(self, _: object) -> str:  # noqa: N802
         """Nothing: an exception's text may contain personal data."""
@@ -196,6 +201,13 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def clean(text: str) -> str:
+    """A text as the log would show it."""
+    (handler,) = _handlers()
+    assert isinstance(handler.formatter, _Text)
+    return handler.formatter.clean(text)
 
 
 def log_bug(error: BaseException) -> None:

@@ -90,6 +90,17 @@ def test_a_secret_with_odd_characters_is_still_removed(
     assert "It is (API key)." in captured.readouterr().err
 
 
+def test_a_message_is_cut_only_after_secrets_are_removed(
+    captured: pytest.CaptureFixture[str],
+) -> None:
+    logs.set_up([KEY])
+    for length in range(logs.MAX_LENGTH - len(KEY), logs.MAX_LENGTH):
+        logging.getLogger("tap_autopilot").info("%s%s", "x" * length, KEY)
+        assert KEY[:4] not in captured.readouterr().err.splitlines()[0]
+    logging.getLogger("tap_autopilot").info("%s", "x" * 10 * logs.MAX_LENGTH)
+    assert len(captured.readouterr().err) < 2 * logs.MAX_LENGTH
+
+
 @pytest.mark.parametrize(
     "encoded",
     [

@@ -103,7 +103,7 @@ def test_what_is_withheld_nulled_and_unknown(tap: Tap, file: Path) -> None:
     contacts = doubted["contacts"]
     assert (contacts["rows"], contacts["documents"], contacts["skipped"]) == (1, 2, 1)
     assert contacts["nulled"] == {"unsubscribed": 1}
-    assert contacts["unknown_fields"] == {"x" * 60: 1, "Score": 1}
+    assert contacts["unknown_fields"] == {"x" * 100: 1, "Score": 1}
     assert contacts["deletions"] == "withheld"
     assert "some documents were skipped" in contacts["withheld_because"]
     assert "the API listed no lists at all" in doubted["lists"]["withheld_because"]

@@ -29,6 +29,7 @@ from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
 from tests.recording import HeldSandbox
+from tests.scripted import Scripted
 
 ROOT = Path(__file__).parents[1]
 ACCOUNT = Account(contacts=1000, segments=2, members=50)
@@ -212,6 +213,17 @@ def test_a_failed_run_ends_with_the_critical_line(tap: Tap, serve: Serve, run: S
     lines = terminal.all_lines()
     assert lines[-1].startswith("CRITICAL Not complete: contacts (GET /contacts/…: status 500")
     assert re.fullmatch(r"contacts +100  NOT complete, .*", lines[-2])
+
+
+def test_the_table_does_not_show_the_key(tap: Tap, run: Start) -> None:
+    odd = {"contact_id": "a", "unsubscribed": "maybe"}
+    with Scripted({"/contacts": {"contacts": [odd]}}) as sandbox:
+        key = {"api_key": "unsubscribed"}  # as if a column had its name
+        terminal = run(*config(tap, sandbox, **key), "--select", "contacts", columns=400)
+        terminal.watch()
+    (line,) = [line for line in terminal.all_lines() if line.startswith("contacts ")]
+    assert "1 value did not fit ((API key) 1)" in line
+    assert "unsubscribed" not in "".join(terminal.all_lines())
 
 
 def test_a_closed_terminal_does_not_end_the_run(tap: Tap, serve: Serve) -> None:

@@ -116,7 +116,7 @@ def _check_streams(requested: Mapping[str, Mapping[str, Any]], ours: Mapping[str
             continue
         setting = STREAMS[name].setting if name in STREAMS else None
         if setting is None:
-            LOG.warning("The catalog has an unknown stream %.60r; ignored.", name)
+            LOG.warning("The catalog has an unknown stream %r; ignored.", name)
         elif _choices(name, entry).get((), {}).get("selected", True):
             raise UserError(
                 f"Stream {name} needs the setting {setting}; set it or deselect {name}."
@@ -201,7 +201,7 @@ def _choices(name: str, entry: Mapping[str, Any]) -> Metadata:
             del values["selected"]
         if not isinstance(values.get("selected", True), bool):
             where = ".".join(map(str, (name, *breadcrumb)))
-            raise UserError(f'"selected" of {where:.80} in the catalog is neither true nor false.')
+            raise UserError(f'"selected" of {where} in the catalog is neither true nor false.')
     return choices
 
 
@@ -210,7 +210,7 @@ def _warn_of_unknown(name: str, choices: Metadata, defaults: Metadata) -> None:
     for breadcrumb in choices.keys() - defaults.keys():
         if choices[breadcrumb].get("selected") is False:
             column = ".".join(map(str, breadcrumb))
-            LOG.warning("%s: the catalog deselects %.80s, which does not exist.", name, column)
+            LOG.warning("%s: the catalog deselects %s, which does not exist.", name, column)
 
 
 def _method(stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str, Any]) -> str:
@@ -222,7 +222,7 @@ def _method(stream: type[Stream], entry: Mapping[str, Any], choice: Mapping[str,
         return str(method)
     by = {INCREMENTAL: f"INCREMENTAL by {stream.replication_key}"}
     LOG.warning(
-        "%s: the catalog asks for %.40s%.40s, but the stream supports %s; using FULL_TABLE.",
+        "%s: the catalog asks for %s%s, but the stream supports %s; using FULL_TABLE.",
         stream.name,
         method,
         f" by {key or 'any column'}" if method == INCREMENTAL else "",

@@ -232,7 +232,7 @@ def read_state(state: Any) -> State:
     streams = {}
     for name, entry in bookmarks.items():
         if name not in STREAMS:
-            LOG.warning("The state has an unknown stream %.60r; ignored.", name)
+            LOG.warning("The state has an unknown stream %r; ignored.", name)
         elif not isinstance(entry, dict):
             LOG.warning("%s: the state's bookmark is not an object; starting over.", name)
         else:

@@ -75,7 +75,7 @@ class Tally:
                 name = "(others)"
             else:
                 LOG.info(
-                    "%s: no column for field %.60r; kept in %s.", self.stream, name, ADDITIONAL,
+                    "%s: no column for field %r; kept in %s.", self.stream, name, ADDITIONAL,
                     extra=self._extra,
                 )  # fmt: skip
         self.unknown[name] += 1

@@ -24,7 +24,6 @@ from tap_autopilot.streams import Stream
 LOG = logging.getLogger(__name__)
 
 METRICS_EVERY = 60.0  # seconds
-MAX_NAME = 60  # characters of an unknown field's name
 
 
 @dataclass
@@ -150,7 +149,7 @@ class Monitor:
         if not awaited:
             return ""
         since, path = min(awaited)
-        return f"waiting for {path}, {duration(now - since)}"
+        return f"waiting for {logs.clean(path)}, {duration(now - since)}"
 
     def _so_far(self, name: str) -> str:
         share = self._tables[name].share
@@ -198,6 +197,7 @@ class Monitor:
         if self._live is not None:
             self._live.close()
         if logs.at_terminal() and lines:
+            lines = [(name, rows, logs.clean(notes)) for name, rows, notes in lines]
             with contextlib.suppress(OSError):
                 logs.stderr().write(as_table(lines, screen_width()))
         else:
@@ -227,7 +227,7 @@ class Monitor:
             "complete": name not in incomplete,
             "skipped": tally.skipped,
             "nulled": dict(tally.misfits),
-            "unknown_fields": {key[:MAX_NAME]: count for key, count in tally.unknown.items()},
+            "unknown_fields": dict(tally.unknown),
             "deletions": "withheld" if withheld else "sent",
             "withheld_because": withheld,
         }

@@ -248,7 +248,7 @@ class _Run:
         if walk.children is not None:
             names += self._progress.fed_by(walk.children)
         if walk.segment_id is not None and isinstance(error, Gone):
-            LOG.warning("Segment %.80r no longer exists, so it has no members.", walk.segment_id)
+            LOG.warning("Segment %r no longer exists, so it has no members.", walk.segment_id)
             complete = self._completed(names, lambda: self._progress.note_gone(walk))
             self._write(self._conclude(complete))
             return

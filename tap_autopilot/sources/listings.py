@@ -48,7 +48,7 @@ class Walk:
     def __str__(self) -> str:
         """What it lists, as text for messages."""
         if self.segment_id is not None:
-            return f"members of segment {self.segment_id:.80}"
+            return f"members of segment {self.segment_id}"
         return self.source.replace("_", " ")
 
 
