@@ -24,7 +24,7 @@ from tap_autopilot.api.client import Api
 from tap_autopilot.config import Config
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.run import monitor
-from tap_autopilot.run.terminal import as_table, back, fit, time_left, width_of
+from tap_autopilot.run.terminal import as_table, back, fit, time_left
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, PATIENCE, Serve, Tap, wait_until
@@ -268,11 +268,6 @@ def test_the_table_breaks_long_notes_between_words() -> None:
         "          (company_priority 22)\n"
         "lists         8\n"
     )
-
-
-def test_wide_characters_count_twice() -> None:
-    assert width_of("日本x") == 5
-    assert fit([(1, "日本x")], 4) == "日本"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import math
 import os
 import textwrap
 import threading
-import unicodedata
 from collections.abc import Callable, Sequence
 
 from tap_autopilot import logs
@@ -80,18 +79,9 @@ def back(columns: int) -> str:
 def fit(parts: Sequence[Part], width: int) -> str:
     """The parts on one line, leaving out the least important ones if they don't all fit."""
     parts = [part for part in parts if part[1]]
-    while width_of(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
-        least = min(parts)
-        parts = [part for part in parts if part is not least]
-    line = GAP.join(text for _, text in parts)
-    while line and width_of(line) > width:
-        line = line[:-1]
-    return line
-
-
-def width_of(text: str) -> int:
-    """How many columns of a terminal the text takes."""
-    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+    while len(GAP.join(text for _, text in parts)) > width and len(parts) > 1:
+        parts.remove(min(parts))
+    return GAP.join(text for _, text in parts)[: max(width, 0)]
 
 
 def screen_width() -> int:
