@@ -36,7 +36,7 @@ def email(call: Any, *deselected: str, tally: Tally | None = None) -> dict[str, 
     """The columns that are not null."""
     schema = load_schema("email_opened")
     selected = without(schema, *deselected)
-    row = compile_email(schema, selected, "email_opened", "Email Opened", tally)(pushed(call))
+    row = compile_email(schema, selected, "email_opened", tally)(pushed(call))
     assert list(row) == list(schema["properties"])
     return {name: value for name, value in row.items() if value is not None}
 
@@ -192,7 +192,7 @@ def test_an_activity(body: Any, name: str, columns: dict[str, Any]) -> None:
 def test_an_event_with_many_spellings_takes_no_column_from_later_events() -> None:
     """A sender must not be able to change what others send."""
     schema = load_schema("email_opened")
-    make = compile_email(schema, schema, "email_opened", "Email Opened")
+    make = compile_email(schema, schema, "email_opened")
 
     def odd(name: str) -> dict[str, str]:
         return {f"{'_' * number}{name}": "x" for number in range(1, 30)}
@@ -204,7 +204,7 @@ def test_an_event_with_many_spellings_takes_no_column_from_later_events() -> Non
         "properties": {"email_id": "e"},
     }
     before = make(pushed(call))
-    make = compile_email(schema, schema, "email_opened", "Email Opened")
+    make = compile_email(schema, schema, "email_opened")
     traits, properties = odd("contact_id"), odd("email_id")
     make(pushed({**odd("messageId"), **odd("timestamp"), "context": {"traits": traits},
                  "properties": properties}))  # fmt: skip

@@ -72,10 +72,7 @@ class PushedEvents:
             if name != MESSAGES
         }
         schemas = {name: load_schema(name) for name in EMAILS if self._polled or MESSAGES in fed}
-        self._note = {
-            name: compile_email(schema, schema, name, EMAILS[name].event_text)
-            for name, schema in schemas.items()
-        }
+        self._note = {name: compile_email(schema, schema, name) for name, schema in schemas.items()}
 
     def pages(self, positions: Mapping[str, int], sent: Mapping[str, int]) -> Iterator[PushedPage]:
         """All new events, given each stream's position; email messages come last.

@@ -59,7 +59,7 @@ def compile_rows(
     The rows of email tables have all columns of `schema`, the others only the `selected` ones.
     """
     if table in EMAILS:
-        make = compile_email(schema, selected, table, EMAILS[table].event_text, tally)
+        make = compile_email(schema, selected, table, tally)
     elif table == ContactEvents.name:
         make = compile_contact_event(schema, selected, tally)
     else:
@@ -68,7 +68,7 @@ def compile_rows(
 
 
 def compile_email(
-    schema: Schema, selected: Schema, event: str, event_text: str, tally: Tally | None = None
+    schema: Schema, selected: Schema, table: str, tally: Tally | None = None
 ) -> Callable[[Pushed], Row]:
     """A function from a `track` call about an email to a row with all columns of `schema`.
 
@@ -77,7 +77,8 @@ def compile_email(
     """
     columns = schema["properties"]
     dropped = columns.keys() - selected["properties"].keys()
-    blank = dict.fromkeys(columns) | {"event": event, "event_text": event_text}
+    event_text = EMAILS[table].event_text
+    blank = dict.fromkeys(columns) | {"event": table, "event_text": event_text}
     take_call = _compile_take(columns, CALL | TIMES, dropped, tally)
     take_traits = _compile_take(columns, TRAITS, dropped, tally)
     take_properties = _compile_take(columns, PROPERTIES, dropped, tally)

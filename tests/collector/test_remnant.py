@@ -94,7 +94,7 @@ def test_nothing_is_kept_of_other_events() -> None:
 def test_pruning_keeps_the_columns_that_identify_an_event(odd: dict[str, Any]) -> None:
     body = json.dumps({**OPENED, **odd}).encode()
     schema = load_schema("email_opened")
-    make = compile_email(schema, schema, "email_opened", "Email Opened")
+    make = compile_email(schema, schema, "email_opened")
     before, after = (
         make(Pushed(1, "1", 0, "", json.loads(one), pruned=False, cleaned=0))
         for one in (body, body_of(remains("segment", body)))
