@@ -50,10 +50,10 @@ class Night:
         position, reading = target.state
         digests = Digests(str(self.path), "somebody")
         digests.load(position)
-        known, reshaped = digests.remembered(), digests.reshaped(dict.fromkeys(self.account, shape))
+        known = {table.name for table in digests.confirmed() if table.shape == shape}
         places = {
             name: (reading[name], True)
-            if reading.get(name) is not None and name in known and name not in reshaped
+            if reading.get(name) is not None and name in known
             else ("", False)
             for name in self.account
         }
@@ -259,7 +259,7 @@ def test_what_a_pass_has_seen_stays_seen_if_it_goes_back(path: Path, again: list
             digests.flush()
             position = position if value in again else digests.position
     with opened(path, position, start=Start(SHAPE, 1, True)) as digests:
-        assert digests.under_way() == {"one"}
+        assert digests.table("one").began == "now"
         assert list(digests.bury("one")) == [["00000000", "00000002"]]
 
 

@@ -124,22 +124,9 @@ class Digests:
         self._file.go_back(number, len(known), ended)
         return None
 
-    def remembered(self) -> dict[str, int]:
-        """The tables in the file, and the versions of their rows."""
-        return {table.name: table.born for table in self._content.tables if table.shape}
-
-    def filled(self) -> set[str]:
-        """The tables of which all rows were read since their shape changed."""
-        return {table.name for table in self._content.tables if table.filled}
-
-    def under_way(self) -> set[str]:
-        """The tables whose current pass is in the file."""
-        return {table.name for table in self._content.tables if table.began is not None}
-
-    def reshaped(self, shapes: Mapping[str, bytes]) -> set[str]:
-        """The tables whose shape has changed."""
-        tables = [table for table in self._content.tables if table.shape and table.name in shapes]
-        return {table.name for table in tables if shapes[table.name] != table.shape}
+    def confirmed(self) -> list[Table]:
+        """The tables of which the target has confirmed any rows."""
+        return [table for table in self._content.tables if table.shape]
 
     def start(self, starts: Mapping[str, Start]) -> None:
         """Start the run's tables. A file that is not trusted is emptied, or moved aside."""

@@ -74,15 +74,24 @@ class Changes(Sending):
         self._shapes = {
             name: self._shape(table, has_version=name in versioned) for name, table in every.items()
         }
-        reshaped = digests.reshaped(self._shapes)
+        tables = digests.confirmed()
+        reshaped = {
+            table.name
+            for table in tables
+            if self._shapes.get(table.name, table.shape) != table.shape
+        }
         if reshaped:
             LOG.warning(
                 "%s: columns or settings changed, so all rows are sent again.",
                 ", ".join(sorted(reshaped)),
             )
-        versions = digests.remembered()
-        known = versions.keys() - reshaped
-        return Remembered(versions, known, known & digests.filled(), digests.under_way())
+        known = [table for table in tables if table.name not in reshaped]
+        return Remembered(
+            versions={table.name: table.born for table in tables},
+            known={table.name for table in known},
+            filled={table.name for table in known if table.filled},
+            under_way={table.name for table in known if table.began is not None},
+        )
 
     def _shape(self, table: Selected, *, has_version: bool) -> bytes:
         """A digest of what a table's rows look like."""
