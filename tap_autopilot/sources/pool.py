@@ -93,11 +93,10 @@ class Pool:
                 try:
                     if walk.source in self._cancelled:
                         raise NotTried(f"GET {walk.path}: not tried.")
-                    found = pages(
+                    for page in pages(
                         walk, start, client,
                         check_totals=self._check_totals, max_remembered=self._max_remembered,
-                    )  # fmt: skip
-                    for page in found:
+                    ):  # fmt: skip
                         self._done.put((page, ahead.release))
                         ahead.acquire()
                 except TapError as error:

@@ -108,8 +108,8 @@ def _empty_page(
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A page made from a response, and how many of its ids are `new`."""
+class _Candidate:
+    """A page made from a response, which may be accepted, and how many of its ids are `new`."""
 
     page: Page
     content: Content
@@ -121,7 +121,7 @@ class _DeadEnd:
     """Why a bookmark does not lead on, and what it led to, unless it was rejected."""
 
     why: str
-    found: _Found | None = None
+    candidate: _Candidate | None = None
 
 
 class _Reading:
@@ -158,21 +158,21 @@ class _Reading:
     def _page_at(self, bookmark: str | None) -> Page:
         """The page that a bookmark leads to, or the previous one again, with a fresh bookmark."""
         result = self._follow(bookmark)
-        if isinstance(result, _Found):
+        if isinstance(result, _Candidate):
             self._trail.accept(bookmark)
             return self._accept(result)
         assert bookmark is not None  # the first page is never a dead end
-        found, why = result.found, result.why
-        names = found.page.after.bookmark if found and found.page.after else None
-        step = self._trail.dead_end(bookmark, names, rejected=found is None)
-        if step is Step.FOLLOW and found is not None:
-            return self._accept(found)
+        candidate, why = result.candidate, result.why
+        names = candidate.page.after.bookmark if candidate and candidate.page.after else None
+        step = self._trail.dead_end(bookmark, names, rejected=candidate is None)
+        if step is Step.FOLLOW and candidate is not None:
+            return self._accept(candidate)
         if step is Step.RETRACE:
-            del result, found  # it may be large
+            del result, candidate  # it may be large
             return self._retrace(why)
         raise _StaleBookmark(why)
 
-    def _follow(self, bookmark: str | None) -> _Found | _DeadEnd:
+    def _follow(self, bookmark: str | None) -> _Candidate | _DeadEnd:
         """What a bookmark leads to."""
         shown = f"GET {self._walk.path}/…: the bookmark"
         try:
@@ -191,13 +191,13 @@ class _Reading:
         documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
             documents = documents[1:]
-        found = self._found(response, documents)
-        if bookmark is not None and found.page.census.read == self._census.read:
+        candidate = self._candidate(response, documents)
+        if bookmark is not None and candidate.page.census.read == self._census.read:
             if response.value.documents:
-                return _DeadEnd(f"{shown} leads to documents already read", found)
-            if found.page.after is None:
-                return _DeadEnd(f"{shown} leads to an empty page", found)
-        return found
+                return _DeadEnd(f"{shown} leads to documents already read", candidate)
+            if candidate.page.after is None:
+                return _DeadEnd(f"{shown} leads to an empty page", candidate)
+        return candidate
 
     def _retrace(self, why: str) -> Page:
         """The last good page again, with a fresh bookmark."""
@@ -209,19 +209,19 @@ class _Reading:
             raise _StaleBookmark(why)
         before = self._documents
         new = [document for document in response.value.documents if document not in before]
-        return self._accept(self._found(response, new))
+        return self._accept(self._candidate(response, new))
 
-    def _accept(self, found: _Found) -> Page:
+    def _accept(self, candidate: _Candidate) -> Page:
         """Continue from a page."""
-        page = found.page
-        if found.new:
+        page = candidate.page
+        if candidate.new:
             self._trail.note_new()
-        self._loops.check(found)
-        self._documents = [] if _is_large(page) else found.content.documents
+        self._loops.check(candidate)
+        self._documents = [] if _is_large(page) else candidate.content.documents
         self._census = page.census
         return page
 
-    def _found(self, response: Response[Content], documents: list[Any]) -> _Found:
+    def _candidate(self, response: Response[Content], documents: list[Any]) -> _Candidate:
         """A page of these documents of a response. Remembers their ids."""
         walk, content = self._walk, response.value
         bookmark = _valid_bookmark(walk, content.bookmark)
@@ -243,7 +243,7 @@ class _Reading:
             walk, documents, after, census, content.cleaned, response.fetched_at, response.date,
             size=content.size,
         )  # fmt: skip
-        return _Found(page, content, new)
+        return _Candidate(page, content, new)
 
     def _get(self, bookmark: str | None) -> Response[Content]:
         """The response for the page at a bookmark. Notes its total."""
@@ -269,14 +269,14 @@ class _Loops:
         """Note a total of the listing."""
         self._total = max(self._total, total or 0)
 
-    def check(self, found: _Found) -> None:
+    def check(self, candidate: _Candidate) -> None:
         """Raise RunError if another page is one too many."""
         path = self._walk.path
-        self._idle = 0 if found.new else self._idle + 1
+        self._idle = 0 if candidate.new else self._idle + 1
         if self._idle > MAX_IDLE_PAGES:
             raise RunError(f"GET {path}: {self._idle} pages in a row contain nothing new.")
-        self._received += len(found.page.unread)
-        limit = 2 * self._total + found.page.census.largest_page
+        self._received += len(candidate.page.unread)
+        limit = 2 * self._total + candidate.page.census.largest_page
         if self._check_totals and self._total and limit < self._received:
             raise RunError(
                 f"GET {path}: read {self._received:,} {self._walk.documents} of a listing of"
