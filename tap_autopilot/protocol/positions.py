@@ -15,7 +15,6 @@ import msgspec
 
 from tap_autopilot.amounts import amount
 from tap_autopilot.protocol.state import as_type
-from tap_autopilot.rows.values import MAX_KEY
 from tap_autopilot.sources.completeness import Census, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
@@ -155,14 +154,8 @@ class EachSegment:
         self._gone += 1
 
     def note_failure(self, walk: Walk) -> None:
-        """Note that a segment failed; the next run reads it last.
-
-        There may be many, so a bookmark that is longer than any of the API's is forgotten.
-        """
-        segment_id = self._reach(walk)
-        self._failed.add(segment_id)
-        if len(self._open[segment_id].bookmark or "") > MAX_KEY:
-            self._open[segment_id] = Position()
+        """Note that a segment failed; the next run reads it last."""
+        self._failed.add(self._reach(walk))
 
     def _reach(self, walk: Walk) -> str:
         """Note that a segment, and all before it, are being read; returns its id."""
