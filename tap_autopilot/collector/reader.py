@@ -64,7 +64,7 @@ _CURSORS = "SELECT destination, seq, sent, refused FROM cursors"
 _SUMMARIES = """
 SELECT digest, message, first, last FROM summaries WHERE digest > ? ORDER BY digest LIMIT 1000
 """
-_UNDATED = "SELECT seq FROM undated"
+_UNDATED = "SELECT seq FROM undated WHERE seq > ? ORDER BY seq LIMIT 1000"
 _SUMMARIZED = "SELECT coalesce(max(seq), 0) FROM summarized_up_to"
 
 R = TypeVar("R", bound="Reader")
@@ -180,10 +180,10 @@ class Reader(OpenStore):
                     body = body_of(Remnant(None, at, message))
                     yield Event(0, 0, "segment", "track", _ANY_EMAIL_EVENT, body, True)
             last = rows[-1][0]
-        for (seq,) in self._query(_UNDATED):
-            for event in self.read(seq - 1, 1):
-                body = event.body if event.pruned else body_of(remains(event.source, event.body))
-                yield event._replace(body=body)
+        seq = 0
+        while numbers := self._query(_UNDATED, seq):
+            for (seq,) in numbers:
+                yield from map(_reduced, self.read(seq - 1, 1))
 
     def stats(self) -> dict[str, Any]:
         """What --stats prints. It is made of counts that are kept, so it takes no scan."""
@@ -216,6 +216,13 @@ class Reader(OpenStore):
 
 def _pruned_event(row: Sequence[Any]) -> Event:
     return Event._make((*row[:5], body_of(Remnant._make(row[7:])), True))
+
+
+def _reduced(event: Event) -> Event:
+    """The event as if it were pruned."""
+    if event.pruned:
+        return event
+    return event._replace(body=body_of(remains(event.source, event.body)))
 
 
 def check_format(version: int, name: str, oldest: int = FORMAT) -> None:

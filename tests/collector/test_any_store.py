@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -286,6 +287,17 @@ def test_a_summary_is_saved_in_slices(database: str, store: Store) -> None:
         assert [whole.save(store), whole.save(store)] == [True, False]
         assert reader.summarized_up_to == SAVE_SLICE + 1
         assert len([*reader.summary()]) == 2 * (SAVE_SLICE + 1)
+
+
+def test_reading_many_undated_events_takes_little_memory(database: str, store: Store) -> None:
+    count = 20_000
+    store.append([event()])
+    store.save_summary(0, count, [], range(1, count + 1))
+    with open_reader(database) as reader:
+        tracemalloc.start()
+        assert next(reader.summary()).seq == 1
+        assert tracemalloc.get_traced_memory()[1] < 50 * count
+        tracemalloc.stop()
 
 
 def test_a_summary_is_forgotten_in_slices(database: str, store: Store) -> None:
