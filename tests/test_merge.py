@@ -5,16 +5,19 @@ from __future__ import annotations
 import collections
 import random
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from tap_autopilot.pushed import index
+from tap_autopilot.pushed import index, matching
 from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.matching import (
     DESCRIPTION,
+    NO_KEY,
+    NO_TIME,
     WITHIN,
     Occurrence,
     Pushes,
@@ -62,7 +65,8 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
     [
         # the same message, at any time
         ([(1, 0)], [(1, 10**12)], {0}),
-        ([(1, None)], [(1, None)], {0}),
+        ([(1, None)], [(1, NO_TIME)], {0}),
+        ([(1, 0), (1, None)], [(1, NO_TIME)], set()),
         ([(1, 0)], [], set()),
         ([(1, 0), (1, MINUTE)], [(1, 10**12)], {1}),
         # another message, at nearly the same time
@@ -70,8 +74,8 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
         ([(1, 10 * MINUTE)], [(2, 0)], {0}),
         ([(1, 0)], [(2, 10 * MINUTE + 1)], set()),
         ([(1, None)], [(2, 0)], set()),
-        ([(1, 0)], [(2, None)], set()),
-        ([(1, 0)], [(None, 0)], {0}),
+        ([(1, 0)], [(2, NO_TIME)], set()),
+        ([(1, 0)], [(NO_KEY, 0)], {0}),
         # each push matches only one event
         ([(1, 0), (2, 0)], [(3, 0)], {0}),
         ([(1, 0), (1, MINUTE)], [(1, MINUTE)], {1}),
@@ -95,8 +99,7 @@ def test_the_key_of_a_message(message: str, key: str) -> None:
 def test_pairs(
     polled: list[tuple[int, int]], pushed: list[tuple[int, int]], expected: set[int]
 ) -> None:
-    both = matched([Occurrence(*one) for one in polled], [Occurrence(*one) for one in pushed])
-    assert both == expected
+    assert matched([Occurrence(*one) for one in polled], pushed) == expected
 
 
 def pairings(left: list[int], right: list[int]) -> Iterator[tuple[int, int]]:
@@ -120,7 +123,7 @@ def test_no_pairing_has_more_pairs_or_closer_times() -> None:
         )
         found = matched(
             [Occurrence(number, at) for number, at in enumerate(left)],
-            [Occurrence(None, at) for at in right],
+            [(NO_KEY, at) for at in right],
         )
         best = max(pairings(left, right))
         assert len(found) == best[0]
@@ -133,7 +136,7 @@ def test_no_pairing_has_more_pairs_or_closer_times() -> None:
 
 def test_months_of_events_minutes_apart_are_matched_in_no_time() -> None:
     many = range(20_000)
-    pushed = [Occurrence(None, 9 * MINUTE * number) for number in many]
+    pushed = [(NO_KEY, 9 * MINUTE * number) for number in many]
     polled = [Occurrence(number, 9 * MINUTE * number + HOUR) for number in many]
     assert len(matched(polled, pushed)) == 19_994
 
@@ -141,10 +144,14 @@ def test_months_of_events_minutes_apart_are_matched_in_no_time() -> None:
 NOW = 1_600_000_000_000
 
 
-def store(receiving: int | None = NOW - 9 * DAY, **pushed: int | None) -> Pushes:
+def store(receiving: int | None = NOW - 9 * DAY, **pushed: int) -> Pushes:
     """A store with these pushes of the contact's opens, and a description of the message "told"."""
     return Pushes(
-        {("email_opened", "c"): [Occurrence(hash_of(one), at) for one, at in pushed.items()]},
+        {
+            ("email_opened", "c"): [
+                part for one, at in pushed.items() for part in (hash_of(one), at)
+            ]
+        },
         {hash_of("told"): ("name", "subject", None, "campaign", False)}.get,
         {} if receiving is None else {"email_opened": receiving},
         NOW,
@@ -358,3 +365,34 @@ def test_describing_events_costs_little_however_many_messages_a_store_has(
         pushes.describe(event)
         assert event.get("email_subject") == ("text" if number < 20_000 else None)
     assert time.process_time() - began < 0.3  # 0.13; 1.4 if summed up only when asked for
+
+
+def index_of_one_contact(count: int) -> PushedIndex:
+    pushed = PushedIndex(["email_opened"])
+    row = dict.fromkeys((*DESCRIPTION, "anonymous_id", "user_id", "context_traits_email"))
+    row |= {"email_id": "m", "context_traits_contact_id": "c", "timestamp": from_epoch(NOW)}
+    pushed.add("email_opened", [row] * count, NOW)
+    pushed.complete()
+    return pushed
+
+
+def test_pushes_about_a_contact_take_little_memory() -> None:
+    """A sender can make up any number of them."""
+    pushed = index_of_one_contact(50_000)
+    tracemalloc.start()
+    try:
+        pushes = pushed.about({"c": None}, NOW)
+        left = pushes.unpushed("email_opened", "c", {"m": NOW}, None, Tally("email_opened"))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert left == {}
+    assert peak < 50_000 * 40  # 16 each, and what they grow by
+
+
+def test_only_so_many_pushes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "MAX_PUSHES", 5)
+    monkeypatch.setattr(matching, "MAX_NEAR", 1)
+    pushes = index_of_one_contact(9).about({"c": None, "d": None}, NOW)
+    assert len(pushes.by_contact["email_opened", "c"]) == 2 * 5
+    assert matched([Occurrence(1, 0), Occurrence(2, 0)], [(8, 0), (9, 0)]) == {0}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sqlite3
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, Pushes, hash_of
+from tap_autopilot.pushed.matching import DESCRIPTION, NO_KEY, NO_TIME, Pushes, hash_of
 from tap_autopilot.rows.times import from_epoch, to_epoch
 from tap_autopilot.rows.values import MAX_KEY, Row
 
 CACHE_KIB = 8_192
 MAX_DESCRIPTIONS = 10_000  # kept in memory
 MAX_KEYS = 100_000  # of messages, kept in memory unless there are more
+MAX_PUSHES = 2**24  # about the contacts of a page; more need a sender that makes them up
 MAX_TEXT = 500  # characters; no real subject is as long
 MAX_MESSAGES, MAX_LENGTH = 1000, 2**22  # rows at a time, and characters
 STEPS = 100_000  # SQLite steps between checks for pending signals
@@ -58,8 +60,9 @@ class PushedIndex:
         for row in rows:
             message, contact_id = row["email_id"], row["context_traits_contact_id"]
             who = _by_id(contact_id) if contact_id else _by_email(_email(row))
-            key = hash_of(message) if message else None
-            pushes.append((who, number, key, to_epoch(row["timestamp"])))
+            key = hash_of(message) if message else NO_KEY
+            at = to_epoch(row["timestamp"])
+            pushes.append((who, number, key, NO_TIME if at is None else at))
         self._insert("INSERT INTO pushes VALUES (?, ?, ?, ?)", pushes)
         self.describe(rows)
 
@@ -116,12 +119,14 @@ class PushedIndex:
         }
         names = [(_by_id(contact_id), contact_id) for contact_id in contacts]
         names += [(_by_email(email), contact_id) for email, contact_id in owners.items()]
-        by_contact: dict[tuple[str, str], list[Occurrence]] = {}
+        by_contact: dict[tuple[str, str], array[int]] = {}
+        left = MAX_PUSHES
         with _storage_errors():
             for who, contact_id in names:
-                for kind, key, at in self._database.execute(_FIND, (who,)):
-                    occurrences = by_contact.setdefault((self._kinds[kind], contact_id), [])
-                    occurrences.append(Occurrence(key, at))
+                for kind, *push in self._database.execute(_FIND, (who, left)):
+                    left -= 1
+                    pushes = by_contact.setdefault((self._kinds[kind], contact_id), array("q"))
+                    pushes.extend(push)
         return Pushes(by_contact, self._describe, self._receiving, now)
 
     def has_messages(self) -> bool:
@@ -203,7 +208,7 @@ def _described(columns: Sequence[Any]) -> Sequence[Any]:
     return [*texts, None if transactional is None else bool(transactional)]
 
 
-_FIND = "SELECT kind, key, at FROM pushes WHERE who = ?"
+_FIND = "SELECT kind, key, at FROM pushes WHERE who = ? LIMIT ?"
 # A column on which pushes disagree is null.
 _AGREED = ", ".join(
     f"CASE WHEN max(disagree & {1 << number}) = 0 AND count(DISTINCT {name}) = 1"

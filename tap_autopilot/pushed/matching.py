@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,14 +31,16 @@ DESCRIPTION = ("email_name", "email_subject", "campaign_id", "campaign_name", "t
 KEY_LENGTH = 50
 MAX_KNOWN = 400  # characters of an id that is remembered
 MAX_WORK = 2500  # events times pushes; a contact seldom has ten of a kind in an hour
+MAX_NEAR = 100_000  # pushes at nearly the times of a contact's events
+NO_KEY, NO_TIME = -1, -(2**62)  # in place of those of a push; no hash is -1
 
 _KEY = re.compile(r"\d{13}-[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
 
 
 class Occurrence(NamedTuple):
-    """An event of a given kind and contact: its message's hashed key, and its time in epoch ms."""
+    """A polled event of a contact: its message's hashed key, and its time in epoch ms."""
 
-    key: int | None
+    key: int
     at: int | None
 
 
@@ -44,12 +48,13 @@ class Occurrence(NamedTuple):
 class Pushes:
     """What the store knows about the contacts of a page.
 
-    `by_contact` has the pushed events by kind and contact id. `description` returns the DESCRIPTION
+    `by_contact` has the pushed events by kind and contact id: the hashed key of each and its time,
+    one after the other, because there may be millions. `description` returns the DESCRIPTION
     columns of a message by the hash of its key. `receiving` has, for each kind, when the first push
     arrived, in epoch milliseconds; `now` is when the store was read.
     """
 
-    by_contact: Mapping[tuple[str, str], Sequence[Occurrence]]
+    by_contact: Mapping[tuple[str, str], Sequence[int]]
     description: Callable[[int], Sequence[Any] | None]
     receiving: Mapping[str, int]
     now: int
@@ -69,7 +74,8 @@ class Pushes:
         """
         polled = [Occurrence(hash_of(message), epoch_of(when)) for message, when in events.items()]
         pushed = self.by_contact.get((kind, contact_id), ())
-        also_pushed = matched(polled, pushed) if pushed else ()
+        pushes = iter(pushed)
+        also_pushed = matched(polled, zip(pushes, pushes, strict=True)) if pushed else ()
         since = self.receiving.get(kind)
         sent = {}
         for number, (message, (_, at)) in enumerate(zip(events, polled, strict=True)):
@@ -111,34 +117,41 @@ def _known_hash(message: str) -> int:
     return hash(key_of(message))
 
 
-def matched(polled: Sequence[Occurrence], pushed: Sequence[Occurrence]) -> set[int]:
+def matched(polled: Sequence[Occurrence], pushed: Iterable[tuple[int, int]]) -> set[int]:
     """The indexes of the polled events of a contact and kind that match a pushed event.
 
     Keys take precedence over times. A push about another of the contact's messages never matches,
-    however close in time.
+    however close in time. Of the pushes, only those that may matter are kept in memory.
     """
-    groups: dict[int | None, tuple[list[int], list[Occurrence]]] = {}
+    groups: dict[int, tuple[list[int], list[int]]] = {}
     for number, event in enumerate(polled):
         groups.setdefault(event.key, ([], []))[0].append(number)
-    others: list[Occurrence] = []
-    for push in pushed:
-        (groups[push.key][1] if push.key in groups else others).append(push)
+    known = sorted(event.at for event in polled if event.at is not None)
+    others = array("q")
+    for key, at in pushed:
+        if key in groups:
+            numbers, times = groups[key]
+            if len(times) < len(numbers):
+                times.append(at)
+        elif len(others) < MAX_NEAR:
+            place = bisect_left(known, at - WITHIN)
+            if place < len(known) and known[place] <= at + WITHIN:
+                others.append(at)
     matches: set[int] = set()
-    for numbers, pushes in groups.values():
-        if len(numbers) <= len(pushes):
+    for numbers, times in groups.values():
+        if len(numbers) <= len(times):
             matches.update(numbers)
-        elif pushes:
-            matches.update(_nearest(polled, numbers, pushes, DAY * 365 * 10_000))
+        elif times:
+            matches.update(_nearest(polled, numbers, times, DAY * 365 * 10_000))
     rest = [number for number in range(len(polled)) if number not in matches]
     return matches | _nearest(polled, rest, others, WITHIN)
 
 
 def _nearest(
-    polled: Sequence[Occurrence], numbers: Sequence[int], pushed: Sequence[Occurrence], within: int
+    polled: Sequence[Occurrence], numbers: Sequence[int], times: Sequence[int], within: int
 ) -> set[int]:
     """The polled events in the best pairing: the most pairs, then the closest times."""
     events = sorted((at, number) for number in numbers if (at := polled[number].at) is not None)
-    times = sorted(push.at for push in pushed if push.at is not None)
     matches: set[int] = set()
     for cluster in _clusters(events, times, within):
         matches.update(_pairs(*cluster, within))
@@ -146,7 +159,7 @@ def _nearest(
 
 
 def _clusters(
-    events: list[tuple[int, int]], times: list[int], within: int
+    events: list[tuple[int, int]], times: Sequence[int], within: int
 ) -> list[tuple[list[tuple[int, int]], list[int]]]:
     """Polled events and times of pushes, split wherever there is a gap longer than `within`."""
     clusters: list[tuple[list[tuple[int, int]], list[int]]] = []
