@@ -206,8 +206,8 @@ class Connection(asyncio.Protocol):
         parser = self._parser
         if self._deaf or parser.should_upgrade():
             return
-        if len(self._unanswered) >= MAX_UNANSWERED:
-            self.refuse(503, f"more than {MAX_UNANSWERED} requests were sent ahead")
+        if len(self._unanswered) >= (2 if self in self.server.strangers else MAX_UNANSWERED):
+            self.refuse(503, "too many requests were sent ahead")
             return
         length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
         if length and int(length) > self.server.max_body:

@@ -148,13 +148,15 @@ async def test_headers_beyond_the_limit_are_not_even_joined(head: bytes) -> None
     assert len(sender._protocol._headers[b"a"]) < 2 * http.MAX_HEADER_LINES
 
 
-@pytest.mark.parametrize("request_sent", [b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", REQUEST])
+@pytest.mark.parametrize(
+    ("request_sent", "few"), [(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 2), (REQUEST, 10)]
+)
 @without_waiting
-async def test_few_requests_can_be_sent_ahead(request_sent: bytes) -> None:
+async def test_few_requests_can_be_sent_ahead(request_sent: bytes, few: int) -> None:
     sender = Sender(serve())
     sender.send(request_sent * 1000)
     await asyncio.sleep(0.1)
-    assert sender.statuses == [200] * 10 + [503]
+    assert sender.statuses == [200] * few + [503]
     assert sender.closed_at is not None
 
 
