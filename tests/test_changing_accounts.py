@@ -6,6 +6,7 @@ tap lose rows, delete existing rows, or hang.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.invariants import Run
 from tests.scripted import Scripted, page, paths
+from tests.soak import churn
 
 
 def changing(changes: dict[int, list[str]], **options: Any) -> ChangingSandbox:
@@ -68,6 +70,13 @@ def test_what_exists_throughout_is_read_and_churn_raises_no_doubt(
     assert run.code == 0, run.stderr
     assert set(ids(run)) >= set("abcdefghij") & set(sandbox.account.contact_ids)
     assert activated(run), run.stderr
+
+
+def test_passes_with_a_lost_page_claim_nothing_false(tmp_path: Path) -> None:
+    """The real command, in three of the passes of `make soak`."""
+    figures, _ = churn.play(Namespace(passes=1, lost=2, seed=1), tmp_path)
+    assert "; 2 passes with a lost page: 0 activated an affected table" in figures
+    assert figures.endswith("; 0 false claims")
 
 
 def test_a_matching_count_does_not_make_an_empty_page_the_end() -> None:

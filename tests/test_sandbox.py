@@ -270,29 +270,6 @@ def test_members_are_sorted_contacts_and_lists_match_the_contacts() -> None:
         assert account.list_members(one["list_id"]) == named.get(one["list_id"], [])
 
 
-def test_the_record_has_what_was_served_and_what_existed() -> None:
-    sandbox = ChangingSandbox(
-        "abcd",
-        segments={"s": "abc"},
-        lists={"l": "a"},
-        changes={2: [("delete", "a"), ("create", "c1")], 3: [("leave", "s", "b")]},
-    )
-    walk(sandbox)
-    ask(sandbox, "/smart_segments/s/contacts")
-    ask(sandbox, "/lists")
-    first, second, third, members, lists = sandbox.served
-    assert (first.listing, first.ids, first.total, first.bookmark) == (CONTACTS, ("a", "b"), 4, "b")
-    assert (second.ids, second.asked, second.request) == (("c", "c1"), "b", 1)
-    assert (third.ids, third.bookmark) == (("d",), None)
-    assert (members.listing, members.ids) == ("/smart_segments/s/contacts", ("c",))
-    assert (lists.ids, lists.total) == (("l",), None)
-    assert sandbox.existed_throughout(CONTACTS) == set("bcd")
-    assert sandbox.existed_throughout(CONTACTS, 0, 1) == set("abcd")
-    assert sandbox.existed_throughout(CONTACTS, 1) == {*"bcd", "c1"}
-    assert sandbox.existed_throughout("/smart_segments/s/contacts", 0, 2) == set("bc")
-    assert sandbox.existed_throughout("/list/l/contacts") == set()
-
-
 def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
     steps = [("delete_list", "l"), ("delete_segment", "s")]
     sandbox = ChangingSandbox("ab", segments={"s": "a", "t": ""}, lists={"l": "ab", "m": "b"}, changes={1: steps})  # fmt: skip
