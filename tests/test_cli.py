@@ -39,12 +39,6 @@ def test_discovery_needs_no_config_and_tolerates_a_state(tap: Tap, catalog_text:
         assert run.stdout.decode() == catalog_text
 
 
-def test_discovery_fails_if_a_named_config_is_missing(tap: Tap) -> None:
-    run = tap.run("--config", str(tap.folder / "missing.json"), "--discover")
-    assert run.code == 2
-    assert "Cannot read the config file" in run.last_words
-
-
 def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: Any) -> None:
     sandbox = serve(SMALL)
     catalog["streams"] = [one for one in catalog["streams"] if one["stream"] == "lists"]
@@ -146,15 +140,13 @@ def test_all_mistakes_are_reported_together(tap: Tap) -> None:
 
 
 def test_a_config_is_required_and_must_exist(tap: Tap) -> None:
+    missing = "api_key is missing (set it in a --config file, or as TAP_AUTOPILOT_API_KEY)"
     run = check(tap.run())
-    way = " (set it in a --config file, or as TAP_AUTOPILOT_API_KEY)"
-    assert (run.code, run.log) == (
-        2,
-        [f"CRITICAL Invalid config: api_key is missing{way}."],
-    )
-    run = check(tap.run("-c", "missing.json"))
-    assert run.code == 2
-    assert "No such file" in run.last_words
+    assert (run.code, run.log) == (2, [f"CRITICAL Invalid config: {missing}."])
+    for option in ([], ["--discover"]):
+        run = check(tap.run("-c", "missing.json", *option))
+        assert run.code == 2
+        assert "Cannot read the config file missing.json: No such file" in run.last_words
 
 
 def test_settings_may_be_strings(tap: Tap, serve: Serve) -> None:
@@ -313,3 +305,34 @@ def test_the_name_of_a_file_cannot_be_empty(tap: Tap, kind: str) -> None:
     run = check(tap.call(None, f"--{kind}", ""))
     assert run.code == 2
     assert f"Cannot read the {kind} file" in run.last_words
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "same"),
+    [
+        ({"digests": "c.json"}, (), "c.json"),
+        ({"digests": "s"}, ("--state", "s"), "s"),
+        ({"digests": "s"}, ("--catalog", "s"), "s"),
+        ({"digests": "s", "collector_database": "s"}, (), "s"),
+        ({"digests": "/dev/stdout"}, (), "/dev/stdout"),
+        ({"report_file": "c.json"}, (), "c.json"),
+        ({"report_file": "s"}, ("--state", "s"), "s"),
+        ({"report_file": "s"}, ("--catalog", "s"), "s"),
+        ({"report_file": "hard link"}, ("--state", "s"), "s"),
+        ({"report_file": "/dev/stdout"}, (), "/dev/stdout"),
+        *(({"report_file": f"s{suffix}", database: "s"}, (), f"s{suffix}")
+          for database in ("digests", "collector_database") for suffix in ("", "-wal", "-journal")),
+    ],
+)  # fmt: skip
+def test_a_file_that_the_tap_writes_is_not_another_file_of_the_run(
+    tap: Tap, serve: Serve, settings: dict[str, str], options: tuple[str, ...], same: str
+) -> None:
+    paths = [Path(tap.file(f"s{suffix}", "{}")) for suffix in ("", "-wal", "-journal")]
+    (tap.folder / "hard link").hardlink_to(paths[0])
+    sandbox = serve(SMALL)
+    run = check(tap.call(sandbox, *options, **settings))
+    assert (run.code, run.stdout, sandbox.requests) == (2, b"", [])
+    setting, said = next(iter(settings)), run.last_words.replace(f"{tap.folder}/", "")
+    assert said == f"CRITICAL {setting} and {same} must be different files."
+    assert {path.read_text() for path in paths} == {"{}"}
+    assert json.loads((tap.folder / "c.json").read_text())

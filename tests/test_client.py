@@ -23,6 +23,7 @@ from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
 from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
+from tests.conftest import Clock
 from tests.lying_pager import KEY
 
 URL = "https://api.example/v1"
@@ -165,13 +166,6 @@ def test_only_good_responses_raise_the_pace(
 )  # fmt: skip
 def test_how_long_the_server_asks_to_wait(header: str | None, seconds: float | None) -> None:
     assert retry.retry_after(header) == seconds
-
-
-class Clock:
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tap_autopilot.run.report import Report
 from tap_autopilot.run.sync import sync
 from tap_autopilot.sandbox.account import Account
 from tests.changing_sandbox import ChangingSandbox
-from tests.conftest import KEY, Serve, Tap
+from tests.conftest import KEY
 from tests.digests import Nights, warned
 from tests.invariants import Run, forms
 from tests.replica import DELETED_AT, KEYS, TABLES, difference, everything
@@ -170,62 +169,6 @@ def test_a_second_run_at_the_same_time_is_refused(nights: Nights) -> None:
     assert run.last_words.endswith("is in use by another run.")
     held.close()
     assert nights.night().code == 0
-
-
-def test_a_file_that_is_something_else_is_left_alone(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(account())
-    for name in ("config.json", "state.json", "catalog.json"):
-        path = str(tap.folder / name)
-        run = tap.sync(sandbox, state={}, catalog={"streams": []}, digests=path)
-        assert (run.code, run.requests) == (2, [])
-        assert run.last_words.startswith("CRITICAL digests and ")
-    (tap.folder / "kept").mkdir()
-    both = tap.folder / "kept" / "both"
-    both.touch()
-    run = tap.sync(sandbox, digests=str(both), collector_database=str(both))
-    assert run.code == 2
-    assert run.last_words == f"CRITICAL digests and {both} must be different files."
-
-
-def test_a_report_is_not_appended_to_another_file_of_the_run(tap: Tap, serve: Serve) -> None:
-    sandbox = serve(account())
-    state = tap.folder / "state.json"
-    same = tap.folder / "report.json"
-    state.touch()
-    same.hardlink_to(state)
-    for setting, report in (
-        ("--state", state),
-        ("--catalog", state),
-        ("--config", state),
-        ("--state", same),
-    ):
-        before = {"--config": {"report_file": str(state)}}.get(setting, {})
-        state.write_text(json.dumps(before))
-        run = tap.call(sandbox, setting, str(state), report_file=str(report))
-        assert (run.code, run.requests) == (2, [])
-        assert run.last_words == f"CRITICAL report_file and {state} must be different files."
-        assert json.loads(state.read_text()) == before
-
-
-@pytest.mark.parametrize("setting", ["digests", "report_file"])
-def test_nothing_else_is_written_to_stdout(tap: Tap, serve: Serve, setting: str) -> None:
-    run = tap.sync(serve(Account()), **{setting: "/dev/stdout"})
-    assert (run.code, run.messages) == (2, [])
-    assert run.last_words == f"CRITICAL {setting} and /dev/stdout must be different files."
-
-
-@pytest.mark.parametrize("setting", ["digests", "collector_database"])
-@pytest.mark.parametrize("suffix", ["", "-wal", "-journal"])
-def test_a_report_is_not_appended_to_a_database_or_what_is_beside_it(
-    tap: Tap, setting: str, suffix: str
-) -> None:
-    named = tap.folder / "named.db"
-    report = tap.folder / f"named.db{suffix}"
-    report.touch()
-    run = tap.call(None, report_file=str(report), **{setting: str(named)})
-    assert run.code == 2
-    assert run.last_words == f"CRITICAL report_file and {report} must be different files."
-    assert report.read_bytes() == b""
 
 
 @pytest.mark.parametrize("how", ["start_date", "INCREMENTAL"])

@@ -207,21 +207,6 @@ def test_an_interrupted_night_resumes_after_a_day_of_logs(
     assert pushed <= found
 
 
-def test_a_log_beside_a_table(store: PushedStore) -> None:
-    catalog = catalog_of(
-        {"contacts": "FULL_TABLE", "email_opened": "LOG_BASED", "email_clicked": "FULL_TABLE"}
-    )
-    store.track(call("m"), CALL)
-    contact = {"contact_id": "person_1", "mail_opened": {"x": 0}, "mail_clicked": {"y": 0}}
-    first = read(store, contact, catalog=catalog)
-    assert ids(first, "email_opened") == ["m"]
-    assert ids(first, "email_clicked") == ["one", "email_clicked:person_1:y"]
-    store.track(call("n"), call("click", "Email Clicked"))
-    second = read(store, contact, catalog=catalog, state=first.state)
-    assert ids(second, "email_opened") == ["n"]
-    assert ids(second, "email_clicked") == ["one", "click", "email_clicked:person_1:y"]
-
-
 @pytest.mark.parametrize("method", ["INCREMENTAL", "LOG_BASED"])
 def test_events_before_start_date_are_read_once_it_is_earlier(
     store: PushedStore, method: str

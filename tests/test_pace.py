@@ -15,16 +15,7 @@ import pytest
 
 from tap_autopilot.api import pace
 from tap_autopilot.api.pace import Pacer
-from tests.conftest import PATIENCE, wait_until
-
-
-class Clock:
-    """A clock that stands still until a test moves it."""
-
-    now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.conftest import PATIENCE, Clock, wait_until
 
 
 def sliding(limit: int) -> Callable[[float], bool]:

@@ -11,7 +11,7 @@ import pytest
 
 from tap_autopilot.api.client import Client, Request, Response
 from tap_autopilot.api.failures import rule_of
-from tap_autopilot.exceptions import Outdated, TapError
+from tap_autopilot.exceptions import TapError
 from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources import pool as pool_module
 from tap_autopilot.sources.completeness import Census, Doubt
@@ -262,12 +262,6 @@ def test_known_pages_that_lead_on_are_followed(known: int) -> None:
     assert set(walked.ended[0]) == set("abcdef")
     assert walked.ended[1] is None
     assert walked.asked[-2:] == [str(known), str(known + 1)]
-
-
-@pytest.mark.parametrize("status", [400, 404, 410, 422])
-def test_a_status_that_may_reject_a_bookmark_is_not_retried(status: int) -> None:
-    """Otherwise the walk would never see it."""
-    assert issubclass(rule_of(status).error, Outdated)
 
 
 # The pool, where runs cannot show it
