@@ -14,11 +14,7 @@ from tap_autopilot.protocol.resuming import APPEND_ONLY, Store, Terms, withheld_
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, read_state
 from tap_autopilot.sources.completeness import Census
-from tap_autopilot.sources.listings import (
-    Page,
-    Position,
-    Walk,
-)
+from tap_autopilot.sources.listings import Page, Position, Walk
 from tap_autopilot.streams import EMAILS, STREAMS
 from tests.in_process import logged
 

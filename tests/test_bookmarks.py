@@ -10,12 +10,7 @@ import pytest
 from tap_autopilot.exceptions import Refused, RunError, Unreachable
 from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources.completeness import Census, Doubt
-from tap_autopilot.sources.listings import (
-    CONTACTS,
-    CUSTOM_FIELDS,
-    Position,
-    members_of,
-)
+from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, Position, members_of
 from tests.scripted import page
 from tests.test_walks import Walked
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import json
 import logging
 import threading
 import time
@@ -22,7 +21,7 @@ from tap_autopilot.api import lenient, retry
 from tap_autopilot.api.client import Api, Client, Request, Response
 from tap_autopilot.api.retry import Retries
 from tap_autopilot.config import Config
-from tap_autopilot.exceptions import Refused, Retryable, RunError, Unreachable, UserError
+from tap_autopilot.exceptions import Refused, RunError, Unreachable, UserError
 from tests.conftest import Clock
 from tests.lying_pager import KEY
 
@@ -34,14 +33,8 @@ def api(url: str = URL, **settings: Any) -> Api:
     return Api(Config.from_mapping({**quick, "retry_timeout": 5, **settings}))
 
 
-def decode_value(body: bytes) -> Any:
-    return lenient._loads(body.decode())
-
-
-def get(
-    client: Client, path: str = "/lists", decode: Callable[[bytes], Any] = decode_value
-) -> Response[Any]:
-    return client.get(Request(path, path, "lists"), decode)
+def get(client: Client, path: str = "/lists") -> Response[Any]:
+    return client.get(Request(path, path, "lists"), lambda body: lenient._loads(body.decode()))
 
 
 @pytest.fixture
@@ -301,21 +294,6 @@ def test_an_impossible_host_name(url: str) -> None:
 )
 def test_api_url_is_normalized(given: str, used: str) -> None:
     assert api(given).config.api_url == used
-
-
-def test_a_failed_decode_is_retried(mock: responses.RequestsMock, waits: list[float]) -> None:
-    mock.get(f"{URL}/lists", json=[])
-    tries: list[bytes] = []
-
-    def decode(body: bytes) -> Any:
-        tries.append(body)
-        if len(tries) < 3:
-            raise Retryable("no good")
-        return json.loads(body)
-
-    assert get(Client(api()), decode=decode).value == []
-    assert len(tries) == 3
-    assert len(waits) == 2
 
 
 def test_the_libraries_log_no_tracebacks() -> None:

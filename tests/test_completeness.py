@@ -8,13 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.sources.completeness import (
-    ORDER_KNOWN,
-    Census,
-    Distinct,
-    Doubt,
-    moves_bookmark,
-)
+from tap_autopilot.sources.completeness import ORDER_KNOWN, Census, Distinct, Doubt, moves_bookmark
 from tap_autopilot.sources.listings import CONTACTS, Page
 
 

@@ -86,22 +86,8 @@ def test_a_pass_over_many_runs_loses_nothing_silently(data: st.DataObject) -> No
 
 
 JUNK: list[Any] = [
-    None,
-    True,
-    0,
-    -1,
-    5,
-    2**70,
-    1.5,
-    "",
-    "x",
-    "\ud800",
-    [],
-    [1],
-    ["x", None],
-    {},
-    {"a": 1},
-]
+    None, True, 0, -1, 5, 2**70, 1.5, "", "x", "\ud800", [], [1], ["x", None], {}, {"a": 1},
+]  # fmt: skip
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

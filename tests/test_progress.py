@@ -13,13 +13,7 @@ import pytest
 from tap_autopilot.protocol.state import SKIPPED, Pass
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
-from tap_autopilot.sources.listings import (
-    CONTACTS,
-    CUSTOM_FIELDS,
-    LISTS,
-    SEGMENTS,
-    Position,
-)
+from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, LISTS, SEGMENTS, Position
 from tap_autopilot.streams import STREAMS
 from tests.begun import BOOKMARK, COUNTS, MEMBERS, START, begin, day, plain, walks, write
 

@@ -152,14 +152,8 @@ def sandbox(serve: Serve, trust: Trust) -> Sandbox:
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove the proxy settings of the machine that the tests run on."""
-    for name in (
-        "http_proxy",
-        "https_proxy",
-        "all_proxy",
-        "no_proxy",
-        "requests_ca_bundle",
-        "curl_ca_bundle",
-    ):
+    proxies = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    for name in (*proxies, "requests_ca_bundle", "curl_ca_bundle"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
 
@@ -236,11 +230,20 @@ def test_a_proxy_that_wants_other_credentials(
     assert sandbox.requests == []
 
 
-def test_a_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
-    with Proxy(refuse=b"HTTP/1.1 502 Not so\r\n\r\n") as proxy:
+@pytest.mark.parametrize(
+    ("kind", "refusal", "said"),
+    [
+        (Proxy, b"HTTP/1.1 502 Not so\r\n\r\n", " to CONNECT with status 502 Not so"),
+        (Socks, b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00", ": 0x04: Host unreachable"),
+    ],
+)
+def test_a_proxy_that_cannot_connect(
+    tap: Tap, sandbox: Sandbox, trust: Trust, kind: type[Proxy], refusal: bytes, said: str
+) -> None:
+    with kind(refuse=refusal) as proxy:
         run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through())
     assert run.code == 1
-    assert f"proxy {proxy.address} responded to CONNECT with status 502 Not so" in run.last_words
+    assert f"proxy {proxy.address} responded{said}" in run.last_words
 
 
 @pytest.mark.parametrize("padding", [0, 30, 50, 66, 100])
@@ -256,13 +259,6 @@ def test_a_proxy_that_quotes_the_password(
     assert "dont-sa" not in run.stderr
     assert encoded[-12:-4] not in run.stderr
     assert encoded[12:18] not in run.stderr
-
-
-def test_a_socks_proxy_that_cannot_connect(tap: Tap, sandbox: Sandbox, trust: Trust) -> None:
-    with Socks(refuse=b"\x05\x04\x00\x01\x00\x00\x00\x00\x00\x00") as proxy:
-        run = sync(tap, sandbox, trust, HTTPS_PROXY=proxy.through())
-    assert run.code == 1
-    assert f"proxy {proxy.address} responded: 0x04: Host unreachable" in run.last_words
 
 
 def test_a_dead_proxy_is_named(

@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.schemas import load_schema
-from tap_autopilot.pushed.rows import (
-    Pushed,
-    compile_activity,
-    compile_contact_event,
-    compile_email,
-)
+from tap_autopilot.pushed.rows import Pushed, compile_activity, compile_contact_event, compile_email
 from tap_autopilot.rows.tally import Tally
 
 STAMPS = {"id": "store-7", "received_at": "1970-01-01T00:00:01.000Z"}

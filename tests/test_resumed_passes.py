@@ -13,11 +13,7 @@ from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, read_state
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.sources.completeness import Doubt
-from tap_autopilot.sources.listings import (
-    CONTACTS,
-    LISTS,
-    Position,
-)
+from tap_autopilot.sources.listings import CONTACTS, LISTS, Position
 from tap_autopilot.streams import STREAMS
 from tests.begun import (
     BOOKMARK,
@@ -112,26 +108,23 @@ def test_a_pass_that_cannot_be_resumed_starts_over(progress: Any, incremental: b
 
 
 @pytest.mark.parametrize(
-    ("more", "setting"),
+    ("details", "setting", "said"),
     [
-        ({"version": 5}, {"incremental": ["contacts"]}),
-        ({"version": 5, "since": "2020-01-03T00:00:00Z"}, {"start_date": day(3)}),
+        # only some of its rows have the version
+        ({}, {"incremental": ["contacts"]}, "cannot resume from the state"),
+        ({"since": "2020-01-03T00:00:00Z"}, {"start_date": day(3)}, "cannot resume from the state"),
+        # the position is of another run's reading
+        ({"reading": "of another run"}, {}, "cannot resume from the state"),
+        ({"reading": None}, {}, "cannot resume from the state"),
+        ({"plan": "p"}, {}, "the state is for another account, columns or settings"),
     ],
 )
-def test_a_version_on_some_rows_only_is_not_resumed(more: Any, setting: Any) -> None:
-    progress = resumed(["reading", more], **setting)
-    assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
-    assert progress.pass_of("contacts").version is None
-    assert not progress.is_resumed("contacts")
-
-
-def test_a_pass_of_another_plan_starts_over() -> None:
-    progress = resumed(["reading", {"version": 5, "plan": "of other columns"}])
-    assert progress.log == [
-        "WARNING contacts: the state is for another account, columns or settings; starting over."
-    ]
+def test_a_pass_on_other_terms_starts_over(details: Any, setting: Any, said: str) -> None:
+    progress = resumed(["reading", {"version": 5, **details}], **setting)
+    assert progress.log == [f"WARNING contacts: {said}; starting over."]
     assert progress.pass_of("contacts").version != 5
     assert progress.walks() == [(CONTACTS, Position())]
+    assert not progress.is_resumed("contacts")
 
 
 def test_what_a_plan_covers() -> None:
@@ -149,14 +142,6 @@ def test_what_a_plan_covers() -> None:
     assert len(set(plans)) == len(plans)
     assert plan(store=STORE._replace(id="a", last=11)) == plan(store=STORE._replace(id="a"))
     assert plan("lists", store=STORE._replace(id="a")) == plan("lists"), "no store feeds it"
-
-
-@pytest.mark.parametrize("reading", ["of another run", None])
-def test_a_position_of_another_reading_starts_over(reading: Any) -> None:
-    progress = resumed(["reading", {"version": 5, "reading": reading}])
-    assert progress.log == ["WARNING contacts: cannot resume from the state; starting over."]
-    assert progress.pass_of("contacts").version != 5
-    assert progress.walks() == [(CONTACTS, Position())]
 
 
 @pytest.mark.parametrize("details", [{}, {"version": 5}, {"since": "2020-01-03T00:00:00Z"}])
