@@ -205,6 +205,18 @@ def test_events_that_were_pushed_are_skipped_and_the_others_described() -> None:
         assert store(a=5000).unpushed(kind, contact_id, {"a": 5000}, None, Tally(kind))
 
 
+def test_a_time_is_read_once() -> None:
+    events: dict[str, Any] = {
+        "a": "02 Jun 2017 15:18:58 +0130",
+        "b": "soon",
+        "c": [],
+        "d": None,
+        "e": 2 * DAY,
+    }
+    left = store(other=0).unpushed("email_opened", "c", events, None, Tally("email_opened"))
+    assert left == events | {"a": "2017-06-02T13:48:58Z"}
+
+
 @pytest.mark.parametrize(
     ("time", "at"),
     [

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
-from tap_autopilot.rows.times import as_datetime, epoch_of
+from tap_autopilot.rows.times import as_datetime, epoch_of, time_in, to_epoch
 from tap_autopilot.rows.values import Row
 
 WITHIN = 10 * 60_000  # ms that the two times of one event may be apart
@@ -72,13 +72,19 @@ class Pushes:
         Events so recent that a push of them may still arrive are left for the next run. The tally
         counts only events that `window`, if there is one, admits.
         """
-        polled = [Occurrence(hash_of(message), epoch_of(when)) for message, when in events.items()]
+        times: dict[str, Any] = {}  # other spellings than ours are slow to read, so that is once
+        polled = []
+        for message, when in events.items():
+            time: Any = when if when.__class__ is int else time_in(when)
+            times[message] = time
+            at = epoch_of(time) if time.__class__ is int else to_epoch(time)
+            polled.append(Occurrence(hash_of(message), at))
         pushed = self.by_contact.get((kind, contact_id), ())
         pushes = iter(pushed)
         also_pushed = matched(polled, zip(pushes, pushes, strict=True)) if pushed else ()
         since = self.receiving.get(kind)
         sent = {}
-        for number, (message, (_, at)) in enumerate(zip(events, polled, strict=True)):
+        for number, (message, (_, at)) in enumerate(zip(times, polled, strict=True)):
             counts = window is None or at is None or window.admits(as_datetime(at))
             if number in also_pushed:
                 tally.pushed += counts
@@ -87,7 +93,8 @@ class Pushes:
             else:
                 if since is not None and at is not None and since <= at <= self.now:
                     tally.missed += counts
-                sent[message] = events[message]
+                time = times[message]
+                sent[message] = events[message] if time is None else time
         return sent
 
     def describe(self, row: Row) -> None:

@@ -21,7 +21,7 @@ _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
 _RFC_1123 = re.compile(
     r"(?:[a-z]{3}, )?(\d{1,2}) ([a-z]{3}) ([1-9]\d{3}) (\d\d:\d\d:\d\d)"
-    r"(?: (?:GMT|UTC?|([+-]\d{4})))?",
+    r"(?: (?:GMT|UTC?|([+-]\d\d)(\d\d)))?",
     re.ASCII | re.IGNORECASE,
 )
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -40,15 +40,23 @@ def as_time(value: Any) -> str:
             if value[-1] == "Z" and value[10] == "T":
                 return value
         except ValueError:
-            pass
+            rewritten = _in_iso_8601(value)
+            if rewritten != value:
+                return as_time(rewritten)
         return _in_utc(value)
     return from_epoch(as_whole_number(value))
 
 
 def as_datetime(value: Any) -> datetime | None:
     """The time in a value, as text or epoch milliseconds; None if there is none."""
+    time = time_in(value)
+    return None if time is None else ciso8601.parse_datetime(time)
+
+
+def time_in(value: Any) -> str | None:
+    """What `as_time` returns; None if the value is not a time."""
     try:
-        return ciso8601.parse_datetime(as_time(value))
+        return as_time(value)
     except ValueError:
         return None
 
@@ -101,19 +109,15 @@ def _in_utc(text: str) -> str:
         return utc.isoformat()[:-6] + "Z"
     except OverflowError:
         raise ValueError from None
-    except ValueError:
-        rewritten = _in_iso_8601(text)
-        if rewritten == text:
-            raise
-        return as_time(rewritten)
 
 
 def _in_iso_8601(text: str) -> str:
     """Text without blanks around it, with an RFC 1123 time or a separate zone as in ISO 8601."""
     text = text.strip()
     if found := _RFC_1123.fullmatch(text):  # email.utils takes five times as long
-        day, month, year, clock, offset = found.groups()
-        return f"{year}-{_MONTH.get(month.lower())}-{day:0>2}T{clock}{offset or 'Z'}"
+        day, month, year, clock, hours, minutes = found.groups()
+        offset = f"{hours}:{minutes}" if hours else "Z"
+        return f"{year}-{_MONTH.get(month.lower())}-{day:0>2}T{clock}{offset}"
     moment, _, zone = text.rpartition(" ")
     if zone.upper() in ("UTC", "GMT", "Z"):
         return f"{moment.rstrip()}Z"
