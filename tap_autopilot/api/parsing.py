@@ -36,7 +36,7 @@ MAX_TOTAL = 2**53  # documents of one listing; no larger total is plausible
 
 # What any response may cost. A page of 100 contacts has about 200 kB and 10,000 values.
 MAX_DOCUMENTS = 100_000  # on a page
-MAX_VALUES = 1_000_000  # on a page, escapes included
+MAX_VALUES = 800_000  # on a page, escapes included
 ROW_WEIGHT = 4000  # of a document, however small, because its row has up to 1,600 columns
 MAX_KEYS = 2**26  # bytes of a page that is all ids
 MAX_BOOKMARK = 4000  # bytes of JSON, and characters once it is parsed

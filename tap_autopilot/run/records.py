@@ -16,7 +16,7 @@ from tap_autopilot.streams import COLLECTED, DIGESTS
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
 
-MAX_VALUES = 32_000_000  # of all rows of a page, null or not
+MAX_VALUES = 16_000_000  # of all rows of a page, null or not
 
 
 class Records:
