@@ -126,7 +126,7 @@ class SqliteStore(Store):
 
     def free_bytes(self) -> int | None:
         """Free space on the disk."""
-        disk = os.statvfs(self._path.parent)
+        disk = os.statvfs(self._wal.parent)
         return disk.f_bavail * disk.f_frsize
 
     def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,7 +79,9 @@ def test_a_copy_in_a_read_only_folder_can_be_read_if_it_was_closed(*, closed: bo
     )
 
 
-def test_a_link_to_a_store_is_as_good_as_its_name(tmp_path: Path, start: Start) -> None:
+def test_a_link_to_a_store_is_as_good_as_its_name(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, link = tmp_path / "real" / "events.db", tmp_path / "link.db"
     real.parent.mkdir()
     SqliteStore(str(real)).close()
@@ -87,6 +90,11 @@ def test_a_link_to_a_store_is_as_good_as_its_name(tmp_path: Path, start: Start) 
     assert erase(str(real), "nobody@example.com") == "Erased 0 events of nobody@example.com."
     assert collector.stop() == 0
     with closing(SqliteStore(str(link))) as store:
+        free = {tmp_path: 1, real.parent: 2}
+        monkeypatch.setattr(
+            os, "statvfs", lambda path: SimpleNamespace(f_bavail=free[path], f_frsize=1)
+        )
+        assert store.free_bytes() == 2
         Path(f"{real}-wal").unlink()
         with pytest.raises(StoreLost, match="deleted while in use"):
             store.append([event()])
