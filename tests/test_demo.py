@@ -97,3 +97,13 @@ def test_rates_are_shares_of_the_delivered_emails(
         (tmp_path / f"email_{kind}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     _show_rates(tmp_path)
     assert capsys.readouterr().out.splitlines()[1].split() == ["J", "2", "100%", "0%"]
+
+
+@pytest.mark.parametrize("package", ["tests", "benchmarks"])
+def test_no_measurement_touches_the_files_of_real_runs(package: str) -> None:
+    shown = subprocess.check_output(
+        [sys.executable, "-c", f"import os, {package}; print(*os.environ)"],
+        env={**os.environ, "TAP_AUTOPILOT_DIGESTS": "digests"}, text=True,
+        cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert "TAP_AUTOPILOT" not in shown
