@@ -61,7 +61,6 @@ class Fork:
 
     @property
     def pid(self) -> int:
-        """The process ID."""
         assert self._process.pid is not None
         return self._process.pid
 
@@ -71,7 +70,6 @@ class Fork:
         return self._process.exitcode
 
     def poll(self) -> int | None:
-        """The exit code; None while the command runs."""
         return self.returncode
 
     def wait(self, timeout: float) -> int:
@@ -87,7 +85,6 @@ class Fork:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Kill the command if it is still running."""
         self.send_signal(signal.SIGKILL)
         self.wait(10)
 

@@ -88,24 +88,22 @@ def test_a_page_that_is_gone_too_means_reading_from_the_start(again: Any) -> Non
     assert line.endswith("rejected with status 404; reading the contacts from the start.")
 
 
-def test_an_empty_last_page_is_the_end_if_it_comes_twice() -> None:
-    walked = Walked({"": page("a", bookmark="x", total=1), "x": page(total=1)})
-    assert walked.ended == (["a"], None)
-    assert walked.asked == ["", "x", "", "x"]
-
-
-def test_an_empty_page_between_others_is_followed_without_asking_again() -> None:
-    walked = Walked(
-        {"": page("a", bookmark="x", total=2), "x": page(bookmark="y"), "y": page("b", total=2)}
-    )
-    assert walked.ended == (["a", "b"], None)
-    assert walked.asked == ["", "x", "y"]
-
-
-def test_documents_already_read_are_the_end_if_they_come_twice() -> None:
-    walked = Walked({"": page("a", "b", bookmark="x", total=2), "x": page("a", total=2)})
-    assert walked.ended == (["a", "b", "a"], None)
-    assert walked.asked == ["", "x", "", "x"]
+@pytest.mark.parametrize(
+    ("answers", "ids", "asked"),
+    [
+        # an empty last page, or documents already read, are the end if they come twice
+        ({"": page("a", bookmark="x", total=1), "x": page(total=1)}, "a", ["", "x", "", "x"]),
+        ({"": page("a", "b", bookmark="x", total=2), "x": page("a", total=2)}, "aba",
+         ["", "x", "", "x"]),
+        # an empty page between others is followed without asking again
+        ({"": page("a", bookmark="x", total=2), "x": page(bookmark="y"), "y": page("b", total=2)},
+         "ab", ["", "x", "y"]),
+    ],
+)  # fmt: skip
+def test_a_page_without_anything_new(answers: Any, ids: str, asked: list[str]) -> None:
+    walked = Walked(answers)
+    assert walked.ended == ([*ids], None)
+    assert walked.asked == asked
 
 
 def test_the_warning_says_what_the_bookmark_led_to() -> None:

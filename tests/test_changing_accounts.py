@@ -172,19 +172,6 @@ def test_a_doubt_withholds_only_what_the_settings_ask_for(
     assert ("; deleted rows are kept this time" in line) is deletes
 
 
-def test_the_run_fails_if_every_segment_is_gone() -> None:
-    answers: dict[str, Any] = {
-        f"/smart_segments/{one}/contacts": (404, {}) for one in ("s1", "s2", "s3")
-    }
-    sandbox = Scripted({"/smart_segments": SEGMENTS, **answers})
-    run = in_process.run(sandbox)
-    again = in_process.run(sandbox, state=run.state)
-    for one in (run, again):
-        assert one.code == 1
-        assert "all 3 segments returned 404" in one.last_words
-        assert not activated(one, "smart_segments_contacts")
-
-
 def test_the_listing_is_complete_even_if_all_listed_segments_are_gone() -> None:
     answers: dict[str, Any] = {"s1": (404, {}), "s2": (404, {}), "s3": (500, {})}
     answers = {f"/smart_segments/{one}/contacts": answer for one, answer in answers.items()}

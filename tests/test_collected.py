@@ -293,25 +293,25 @@ def test_a_message_is_described_by_all_its_pushes(store: PushedStore) -> None:
     assert (rows["x"]["email_name"], rows["x"]["transactional"]) == (None, True)
 
 
+BLANK = dict.fromkeys((*DESCRIPTION, "timestamp"))
+
+
 def test_messages_with_long_texts_come_a_few_at_a_time() -> None:
     index = PushedIndex(EMAILS)
-    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
-    index.describe({**blank, "email_id": f"m{n}", "email_name": "x" * 1_500_000} for n in range(8))
+    index.describe({**BLANK, "email_id": f"m{n}", "email_name": "x" * 1_500_000} for n in range(8))
     assert [len(rows) for rows in index.messages()] == [3, 3, 2]
 
 
 def test_only_messages_with_usual_ids_are_rows() -> None:
     index = PushedIndex(EMAILS)
-    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
-    index.describe({**blank, "email_id": "i" * length} for length in (400, 401))
+    index.describe({**BLANK, "email_id": "i" * length} for length in (400, 401))
     assert [[len(row["email_id"]) for row in rows] for rows in index.messages()] == [[400]]
 
 
 def test_the_store_is_not_asked_about_messages_that_it_does_not_know() -> None:
     """A contact may have got a million of them."""
     index = PushedIndex(EMAILS)
-    blank = dict.fromkeys((*DESCRIPTION, "timestamp"))
-    index.describe([{**blank, "email_id": "known", "email_name": "First"}])
+    index.describe([{**BLANK, "email_id": "known", "email_name": "First"}])
     index.complete()
     pushes = index.about({"person_1": None}, NOW)
     queries: list[str] = []

@@ -24,7 +24,7 @@ from tap_autopilot.sandbox.pushes import Pushing
 from tests import lying_pager
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY, PATIENCE, Serve, wait_until
-from tests.recording import Sandbox, existed_throughout
+from tests.recording import Sandbox
 
 
 def get(sandbox: Sandbox, path: str, key: str | None = KEY, **headers: str) -> requests.Response:
@@ -33,14 +33,6 @@ def get(sandbox: Sandbox, path: str, key: str | None = KEY, **headers: str) -> r
     return requests.get(
         sandbox.url + path, headers=headers, timeout=PATIENCE, allow_redirects=False
     )
-
-
-def follow(sandbox: Sandbox, path: str) -> list[dict[str, Any]]:
-    pages = [get(sandbox, path).json()]
-    while "bookmark" in pages[-1]:
-        bookmark = urllib.parse.quote(pages[-1]["bookmark"], safe="")
-        pages.append(get(sandbox, f"{path}/{bookmark}").json())
-    return pages
 
 
 @pytest.mark.parametrize(
@@ -67,10 +59,10 @@ def test_listings_members_and_one_contact(serve: Serve) -> None:
     assert get(sandbox, "/lists").json() == {"lists": account.lists}
     assert get(sandbox, "/smart_segments").json() == {"segments": account.segments}
     segment = sorted(one["segment_id"] for one in account.segments)
-    assert [page["total_contacts"] for page in follow(sandbox, f"/smart_segments/{segment[0]}/contacts")] == [120] * 2  # fmt: skip
+    assert [page["total_contacts"] for page in walk(sandbox, f"/smart_segments/{segment[0]}/contacts")] == [120] * 2  # fmt: skip
     assert get(sandbox, f"/smart_segments/{segment[1]}/contacts").json()["contacts"] == []
     list_id = account.lists[0]["list_id"]
-    members = [one for page in follow(sandbox, f"/list/{list_id}/contacts") for one in page["contacts"]]  # fmt: skip
+    members = [one for page in walk(sandbox, f"/list/{list_id}/contacts") for one in page["contacts"]]  # fmt: skip
     assert members
     assert all(list_id in one["lists"] for one in members)
     for contact in members[:2]:
@@ -236,10 +228,9 @@ def test_the_same_seed_and_requests_change_the_same_things() -> None:
     assert first.account.log != other.account.log
 
 
-def test_everything_happens_and_the_log_adds_up() -> None:
+def test_everything_happens() -> None:
     sandbox = living(20)
     account = sandbox.account
-    before = {listing: set(account.ids(listing) or ()) for listing in (CONTACTS, LISTS, SEGMENTS)}
     for _ in range(10):
         walk(sandbox)
     happened = {(change.what, change.listing.count("/")) for change in account.log}
@@ -248,9 +239,6 @@ def test_everything_happens_and_the_log_adds_up() -> None:
     for what in ("created", "changed", "deleted"):
         for listing in (CONTACTS, LISTS, SEGMENTS):
             assert any(one.what == what and one.listing == listing for one in account.log)
-    for listing, there in before.items():
-        assert existed_throughout(account, listing, 0, 0) == there
-        assert existed_throughout(account, listing) <= there
 
 
 def test_members_are_sorted_contacts_and_lists_match_the_contacts() -> None:
@@ -278,9 +266,6 @@ def test_a_deleted_list_or_segment_takes_its_members_with_it() -> None:
     assert [one["lists"] for one in contacts] == [[], ["m"]]
     assert ask(sandbox, "/list/l/contacts") is None
     assert ask(sandbox, "/smart_segments/s/contacts") is None
-    assert sandbox.existed_throughout("/list/l/contacts", 0, 1) == set("ab")
-    assert sandbox.existed_throughout("/smart_segments/s/contacts", 0, 1) == {"a"}
-    assert sandbox.existed_throughout("/smart_segments/s/contacts") == set()
 
 
 def test_responses_have_a_date(serve: Serve) -> None:

@@ -238,6 +238,11 @@ def as_another(database: Path | str, do: str, group: int = 65534) -> str:
     return done.stdout
 
 
+def stuck(*_: object, **__: object) -> None:
+    """Work that never ends."""
+    threading.Event().wait()
+
+
 def signature(body: bytes, secret: str = SECRET) -> str:
     return hmac.new(secret.encode(), body, hashlib.sha1).hexdigest()
 

@@ -28,7 +28,16 @@ from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
 from tap_autopilot.collector.sqlite_file import Immutable
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, UserError
-from tests.collector.conftest import COMMAND, TOKEN, Collector, Start, as_another, event, sending
+from tests.collector.conftest import (
+    COMMAND,
+    TOKEN,
+    Collector,
+    Start,
+    as_another,
+    event,
+    sending,
+    stuck,
+)
 from tests.conftest import PATIENCE, wait_until
 from tests.invariants import untimed
 
@@ -206,11 +215,6 @@ def test_a_backup_fails_if_a_collector_starts_meanwhile(
     with pytest.raises(RunError, match="a collector started meanwhile; run it again"):
         backup.backup(database, str(tmp_path / "copy.db"))
     assert not (tmp_path / "copy.db").exists()
-
-
-def stuck(*_: object) -> None:
-    """Copying that takes very long."""
-    threading.Event().wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -27,7 +27,7 @@ from tap_autopilot.collector import server, writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.store import Received, Store
-from tests.collector.conftest import Collector, Start, event, in_a_loop, sending
+from tests.collector.conftest import Collector, Start, event, in_a_loop, sending, stuck
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
 
@@ -300,11 +300,6 @@ def test_requests_accepted_before_a_signal_get_a_response(start: Start) -> None:
         wait_until(lambda: len(acknowledged) >= 20)
         assert collector.stop() == 0
     assert len(acknowledged) == len(collector.events())
-
-
-def stuck(*_: object, **__: object) -> None:
-    """Parsing that never ends."""
-    threading.Event().wait()
 
 
 def test_requests_that_wait_for_a_thread_get_a_503_at_the_end(start: Start) -> None:
