@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from email.utils import formatdate
+from enum import Enum, auto
 from functools import partial
 from typing import cast
 
@@ -24,6 +25,7 @@ from tap_autopilot.collector.turns import OneByOne
 
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
+TOO_MANY_HEADERS = "more than 16 KB or 100 lines of headers"
 SHORT = 500  # bytes of a chunk; each takes time, however few it has
 MAX_CHUNKS = 100_000  # of a body that are short
 MAX_STRANGERS_CHUNKS = 1000  # of a body without a secret in the headers
@@ -85,6 +87,19 @@ class Server:
             connection.expire()
 
 
+class State(Enum):
+    """What a connection is reading."""
+
+    IDLE = auto()  # nothing since the last request
+    HEADERS = auto()
+    BODY = auto()  # of the last of the unanswered requests
+    DEAF = auto()  # nothing more; it will be closed after the responses that are due
+
+
+class _Enough(Exception):
+    """Nothing more is to be parsed."""
+
+
 class Connection(asyncio.Protocol):
     """One connection, whose requests are handled one after the other."""
 
@@ -93,12 +108,10 @@ class Connection(asyncio.Protocol):
     def __init__(self, server: Server) -> None:
         self.server = server
         self.deadline = NEVER  # when to give up, on the loop's clock
-        self._loop = server.loop
-        self._parser = _parser(self)
+        self._parser = httptools.HttpRequestParser(self)
         self._unanswered: deque[Request] = deque()
-        self._reading = self._reading_headers = False  # a request has begun and is not complete
-        self._deaf = False  # nothing more is read
-        self._last_response = b""  # before closing, if others come first
+        self._state = State.IDLE
+        self._last_response = b""  # a refusal, to send after the responses that are due
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._header_bytes = self._header_lines = 0
@@ -110,7 +123,7 @@ class Connection(asyncio.Protocol):
         """Start the timer: silent connections are closed."""
         self._transport = cast("asyncio.Transport", transport)
         if not self.server.make_room():
-            self.refuse(503, TOO_MANY)
+            self.refuse(Refusal(503, TOO_MANY))
             transport.close()
             return
         self.server.connections.add(self)
@@ -120,7 +133,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         """Release all memory."""
         self._forget()
-        self._deaf = True
+        self._state = State.DEAF
         del self._parser  # which refers to this, so that both would wait for garbage collection
         for request in self._unanswered:
             request.gone = True
@@ -129,9 +142,9 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Respond before closing, because a sender may close its side early."""
-        if self._reading and not self._deaf and not self._reading_headers:
+        if self._state is State.BODY:
             self._unanswered.pop().release()
-        self._deaf = True
+        self._state = State.DEAF
         if self._unanswered and not self._last_response:
             self._unanswered[-1].keep_alive = False
         return bool(self._unanswered)
@@ -144,7 +157,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Continue reading."""
         self._transport.resume_reading()
-        if self._unanswered and not self._reading:
+        if self._unanswered and self._state in (State.IDLE, State.DEAF):
             self.deadline = NEVER
         else:
             self._restart_timer()
@@ -154,32 +167,52 @@ class Connection(asyncio.Protocol):
         for start in range(0, len(data), MAX_HEADER_BYTES):
             self._parse(data[start : start + MAX_HEADER_BYTES])
 
+    def _restart_timer(self) -> None:
+        self.deadline = self.server.loop.time() + self.server.request_timeout
+
     def _parse(self, data: bytes) -> None:
-        if self._deaf:
+        if self._state is State.DEAF:
             return
         self._unparsed_bytes += len(data)  # until a request begins, or a body grows
+        rest = None
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserCallbackError as wrapper:  # a bug in the methods below
-            raise wrapper.__context__ or wrapper from None
-        except httptools.HttpParserError:
-            self.refuse(400, "Invalid HTTP request received.")
         except httptools.HttpParserUpgrade as upgrade:
-            if self._parser.get_method() == b"CONNECT":
-                self.refuse(400, "this is not a proxy")
-            elif not self._deaf:
-                self._ignore_upgrade(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
+        except httptools.HttpParserError as problem:
+            self._stop_parsing(problem.__context__ or problem)
+        if rest is not None:
+            self._ignore_upgrade(rest)
         self._handle_next()
         if self._unparsed_bytes > MAX_HEADER_BYTES:
-            self._refuse_headers()
+            self.refuse(Refusal(431, TOO_MANY_HEADERS))
 
-    # ---- the parser
+    def _stop_parsing(self, problem: BaseException) -> None:
+        """Act on an error of the parser, or an exception from one of the methods that it calls."""
+        if isinstance(problem, Refusal):
+            self.refuse(problem)
+        elif isinstance(problem, httptools.HttpParserError):
+            self.refuse(Refusal(400, "Invalid HTTP request received."))
+        elif not isinstance(problem, _Enough):
+            raise problem from None
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without its Upgrade header, for which the parser skips the body.
+
+        Java's HttpClient sends that header with its first request, to offer HTTP/2.
+        """
+        del self._headers[b"upgrade"]
+        lines = b"".join(b"%s: %s\r\n" % header for header in self._headers.items())
+        version = self._parser.get_http_version().encode()
+        head = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, version)
+        self._parser = httptools.HttpRequestParser(self)
+        self.data_received(b"%s%s\r\n%s" % (head, lines, rest))
+
+    # ---- the parser, which a Refusal stops, or _Enough
 
     def on_message_begin(self) -> None:
         """Start counting the headers of a new request, which has its own time to arrive."""
-        if self._deaf:
-            return
-        self._reading = self._reading_headers = True
+        self._state = State.HEADERS
         self._url = b""
         self._headers = {}
         self._header_bytes = self._header_lines = self._unparsed_bytes = 0
@@ -192,36 +225,29 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Count a header, including those that follow a chunked body."""
-        if self._deaf:
-            return
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
         name, headers = name.lower(), self._headers
         headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
         if self._header_bytes > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
-            self._refuse_headers()
+            raise Refusal(431, TOO_MANY_HEADERS)
 
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
         parser = self._parser
-        if self._deaf or parser.should_upgrade():
+        if parser.get_method() == b"CONNECT":
+            raise Refusal(400, "this is not a proxy")
+        if parser.should_upgrade():
             return
         if len(self._unanswered) >= (2 if self in self.server.strangers else MAX_UNANSWERED):
-            self.refuse(503, "too many requests were sent ahead")
-            return
+            raise Refusal(503, "too many requests were sent ahead")
         length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
-        if length and int(length) > self.server.max_body:
-            self._refuse_large()
-            return
-        try:
-            request = Request(
-                self._respond, self.server.pending, parser.get_method(), self._url, self._headers
-            )
-        except httptools.HttpParserError:
-            self.refuse(400, "Invalid HTTP request received.")
-            return
+        self._check_size(int(length or b"0"))
+        request = Request(
+            self._respond, self.server.pending, parser.get_method(), self._url, self._headers
+        )
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
-        self._reading_headers = False
+        self._state = State.BODY
         self._url, self._headers = b"", {}  # for those after a chunked body, which nobody reads
         self._unanswered.append(request)
         try:
@@ -234,28 +260,30 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes."""
-        if self._deaf:
-            return
         self._unparsed_bytes = 0
         request = self._unanswered[-1]
         request.received += len(body)
         request.chunks += len(body) < SHORT
-        if request.received > self.server.max_body:
-            self._refuse_large()
-        elif request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
-            self.refuse(413, f"the body came in more than {limit:,} short chunks")
-        elif request.keeps_body and (problem := request.add(body)):
-            self.refuse(503, problem)
+        self._check_size(request.received)
+        if request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
+            raise Refusal(413, f"the body came in more than {limit:,} short chunks")
+        if request.keeps_body and (problem := request.add(body)):
+            raise Refusal(503, problem)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
-        if self._deaf or self._parser.should_upgrade():
+        if self._parser.should_upgrade():
             return
         request = self._unanswered[-1]
         request.is_complete = True
-        self._reading = False
-        self._deaf = not request.keep_alive
         self.deadline = NEVER
+        self._state = State.IDLE if request.keep_alive else State.DEAF
+        if not request.keep_alive:
+            raise _Enough
+
+    def _check_size(self, size: int) -> None:
+        if size > self.server.max_body:
+            raise Refusal(413, f"the body is larger than {self.server.max_body / 2**20:g} MB")
 
     # ---- responses
 
@@ -272,23 +300,23 @@ class Connection(asyncio.Protocol):
         if not request.keep_alive:
             self._close()
         elif self._unanswered:
-            self._loop.call_soon(self._handle_next)  # others have their turn first
+            self.server.loop.call_soon(self._handle_next)  # others have their turn first
         elif self._last_response:
             self._send_last_response()
-        elif not self._reading:
+        elif self._state is State.IDLE:
             self._restart_timer()
 
-    def refuse(self, status: int, message: str, label: str = UNREAD) -> None:
+    def refuse(self, refusal: Refusal, label: str = UNREAD) -> None:
         """Respond without reading the request, after any earlier requests, and close."""
-        if self._deaf or self._transport.is_closing():
+        if self._state is State.DEAF or self._transport.is_closing():
             return
-        if self._reading and not self._reading_headers:
+        if self._state is State.BODY:
             self._unanswered.pop().release()
-        self._deaf = True
+        self._state = State.DEAF
         self.deadline = NEVER
-        self.server.handler.turned_away(label, status, message)
-        content = Refusal(status, message).body
-        self._last_response = response(self.server.date, status, content, JSON, keep_alive=False)
+        date, status, body = self.server.date, refusal.status, refusal.body
+        self.server.handler.turned_away(label, status, str(refusal))
+        self._last_response = response(date, status, body, JSON, keep_alive=False)
         if not self._unanswered:
             self._send_last_response()
 
@@ -297,10 +325,10 @@ class Connection(asyncio.Protocol):
         if self._last_response:
             if not self._unanswered:
                 self._close()
-        elif self._reading and not self._deaf:
-            self.refuse(503, "shutting down")
+        elif self._state in (State.HEADERS, State.BODY):
+            self.refuse(Refusal(503, "shutting down"))
         elif self._unanswered:
-            self._deaf = True
+            self._state = State.DEAF
             self._unanswered[-1].keep_alive = False
         else:
             self._close()
@@ -316,9 +344,9 @@ class Connection(asyncio.Protocol):
         self.deadline = NEVER
         if self._transport.is_closing() or self._transport.get_write_buffer_size():
             self._transport.abort()
-        elif self._reading and not self._deaf:
+        elif self._state in (State.HEADERS, State.BODY):
             seconds = self.server.request_timeout
-            self.refuse(408, f"the request took more than {seconds:g} s to arrive")
+            self.refuse(Refusal(408, f"the request took more than {seconds:g} s to arrive"))
         else:
             self._close()
 
@@ -329,7 +357,7 @@ class Connection(asyncio.Protocol):
         if not request.is_complete:
             if request.headers.pop(b"expect", b"").lower() == b"100-continue":
                 if (refusal := request.refusal) is not None:  # its body need not be sent
-                    self.refuse(refusal.status, str(refusal), request.label)
+                    self.refuse(refusal, request.label)
                 else:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return
@@ -350,7 +378,7 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close the connection once the sender has read its responses, or does not read them."""
-        self.deadline = self._loop.time() + LINGER
+        self.deadline = self.server.loop.time() + LINGER
         self._transport.close()
 
     def _send_last_response(self) -> None:
@@ -362,39 +390,9 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._transport.write(self._last_response)
-        self.deadline = self._loop.time() + LINGER
+        self.deadline = self.server.loop.time() + LINGER
         self._transport.write_eof()
 
     def _forget(self) -> None:
         self.server.connections.discard(self)
         self.server.strangers.pop(self, None)
-
-    # ---- limits
-
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Parse a request again without its Upgrade header, for which the parser skips the body.
-
-        Java's HttpClient sends that header with its first request, to offer HTTP/2.
-        """
-        del self._headers[b"upgrade"]
-        lines = b"".join(b"%s: %s\r\n" % header for header in self._headers.items())
-        version = self._parser.get_http_version().encode()
-        head = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, version)
-        self._parser = _parser(self)
-        self.data_received(b"%s%s\r\n%s" % (head, lines, rest))
-
-    def _refuse_large(self) -> None:
-        self.refuse(413, f"the body is larger than {self.server.max_body / 2**20:g} MB")
-
-    def _refuse_headers(self) -> None:
-        self.refuse(431, "more than 16 KB or 100 lines of headers")
-
-    def _restart_timer(self) -> None:
-        self.deadline = self._loop.time() + self.server.request_timeout
-
-
-def _parser(connection: Connection) -> httptools.HttpRequestParser:
-    parser = httptools.HttpRequestParser(connection)
-    # What follows a request that closes the connection is ignored; without this, it is an error.
-    parser.set_dangerous_leniencies(lenient_data_after_close=True)
-    return parser
