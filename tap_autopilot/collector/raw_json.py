@@ -26,12 +26,27 @@ MAX_TOKENS = 2_000_000  # for the scanner, which is slow; 8 MB of ordinary event
 # A part of a string: `re` keeps a way back for each escape, in 230 bytes, and lets no thread go on.
 _PART = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*){0,1000}'
 _MORE = re.compile(_PART)
-_TOKEN = re.compile(
+_token_at = re.compile(
     rb"[ \t\n\r]*"
-    rb"(?:(?P<mark>[\[\]{},:])"
-    rb'|(?P<string>"%s(?P<closed>"?))'
-    rb"|(?P<word>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null))" % _PART
-)
+    rb'(?P<token>[\[\]{},:]|"%s(?P<closed>"?)'
+    rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null)" % _PART
+).match
+_QUOTE, _COMMA, _COLON, _ARRAY_BEGINS, _ARRAY_ENDS, _OBJECT_BEGINS, _OBJECT_ENDS = b'",:[]{}'
+# What the scanner expects: the first bytes of the tokens that may follow.
+_VALUE = {*b'[{"-0123456789tfn'}
+_VALUE_OR_END = {*_VALUE, _ARRAY_ENDS}
+_NAME = {_QUOTE}
+_NAME_OR_END = {_QUOTE, _OBJECT_ENDS}
+_AFTER_NAME = {_COLON}
+_AFTER_VALUE = {
+    _ARRAY_ENDS: {_COMMA, _ARRAY_ENDS},
+    _OBJECT_ENDS: {_COMMA, _OBJECT_ENDS},
+}
+# By the opening bracket: the closing one, and what to expect in between.
+_INSIDE = {
+    _ARRAY_BEGINS: (_ARRAY_ENDS, _VALUE_OR_END),
+    _OBJECT_BEGINS: (_OBJECT_ENDS, _NAME_OR_END),
+}
 _WHITE = b" \t\n\r"
 _BOM = b"\xef\xbb\xbf"
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -196,65 +211,56 @@ def _scan(data: bytes) -> bytes:
     """Check one JSON value, and split its outer levels. Raises NotJson, TooLarge and TooSlow."""
     if _in_event_loop():
         raise TooSlow
-    stack: list[bytes] = []  # the open brackets
+    stack: list[int] = []  # the brackets to close
     opened: list[tuple[bytes, int, list[tuple[bytes, bytes]]]] = []  # name, start and members
-    expected = "value"
+    expected = _VALUE
     name, at = b"", 0
     for _ in range(MAX_TOKENS):
-        match = _TOKEN.match(data, at)
+        match = _token_at(data, at)
         if match is None:
-            break
-        at = match.end()
-        mark, is_string = match["mark"], match["closed"] is not None
-        if match["closed"] == b"":
-            if (closed := _end_of_string(data, at)) is None:
-                break
-            at = closed
-        if expected in ("value", "value or end") and (mark is None or mark in b"[{"):
-            start = match.start(match.lastgroup or "word")
-            if mark is not None:
+            raise _not_json(at)
+        start, at = match.span(1)
+        if match[2] == b"":  # a string that is longer than a part
+            at = _end_of_string(data, at)
+        first = data[start]
+        if first not in expected:
+            raise _not_json(at)
+        if first == _COMMA:
+            expected = _VALUE if stack[-1] == _ARRAY_ENDS else _NAME
+        elif first == _COLON:
+            expected = _VALUE
+        elif first == _QUOTE and (expected is _NAME or expected is _NAME_OR_END):
+            expected = _AFTER_NAME
+            if len(stack) <= DEPTH:
+                name = data[start:at]
+        elif first in _INSIDE:
+            if len(stack) <= DEPTH:
+                opened.append((name, start, []))
+                name = b""
+            closing, expected = _INSIDE[first]
+            stack.append(closing)
+        else:  # a value ends
+            inner = None
+            if first in _AFTER_VALUE:
+                stack.pop()
                 if len(stack) <= DEPTH:
-                    opened.append((name, start, []))
-                    name = b""
-                stack.append(mark)
-                expected = "value or end" if mark == b"[" else "name or end"
-                continue
-            value = data[start:at] if len(stack) <= DEPTH else b""
-        elif expected in ("name", "name or end") and is_string:
+                    name, start, inner = opened.pop()
             if len(stack) <= DEPTH:
-                name = data[match.start("string") : at]
-            expected = "colon"
-            continue
-        elif expected == "colon" and mark == b":":
-            expected = "value"
-            continue
-        elif expected == "comma or end" and mark == b",":
-            expected = "value" if stack[-1] == b"[" else "name"
-            continue
-        elif "end" in expected and mark in (b"]", b"}") and (stack[-1] + mark) in (b"[]", b"{}"):
-            stack.pop()
-            if len(stack) <= DEPTH:
-                name, start, inner = opened.pop()
                 value = data[start:at]
-                if len(stack) < DEPTH:
+                if inner is not None and len(stack) < DEPTH:
                     value = _Split(value)
                     value.members = inner
-        else:
-            break
-        if not stack:
-            if data[at:].strip(_WHITE):
-                break
-            return value
-        expected = "comma or end"
-        if len(stack) <= DEPTH:
-            parent = opened[-1][2]
-            parent.append((name, value))
-            name = b""
-            if len(parent) > (MAX_ITEMS if stack[-1] == b"[" else MAX_COLONS):
-                raise TooLarge("too many events or values")
-    else:
-        raise TooLarge("too many events or values")
-    raise NotJson(f"the body is not JSON (byte {at})")
+                if not stack:
+                    if data[at:].strip(_WHITE):
+                        raise _not_json(at)
+                    return value
+                parent = opened[-1][2]
+                parent.append((name, value))
+                name = b""
+                if len(parent) > (MAX_ITEMS if stack[-1] == _ARRAY_ENDS else MAX_COLONS):
+                    raise TooLarge("too many events or values")
+            expected = _AFTER_VALUE[stack[-1]]
+    raise TooLarge("too many events or values")
 
 
 def check_quick(number: int) -> None:
@@ -271,11 +277,15 @@ def _in_event_loop() -> bool:
     return True
 
 
-def _end_of_string(data: bytes, at: int) -> int | None:
-    """Where a string ends, of which a part ends here; None if something else follows."""
+def _end_of_string(data: bytes, at: int) -> int:
+    """Where a string ends, of which a part ends here. Raises NotJson if it does not end."""
     while data[at : at + 1] != b'"':
         match = _MORE.match(data, at)
         if match is None or match.end() == at:
-            return None
+            raise _not_json(at)
         at = match.end()
     return at + 1
+
+
+def _not_json(at: int) -> NotJson:
+    return NotJson(f"the body is not JSON (byte {at})")
