@@ -20,8 +20,7 @@ from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.collector.threads import Threads
 from tap_autopilot.collector.writer import Writer
 
-# Bytes; larger bodies are decompressed and parsed in a thread, not in the event loop.
-SMALL = 128 * 1024
+SMALL = 128 * 1024  # bytes, decompressed, of a body to read in the event loop's thread
 SUCCESS = b'{"success": true}'
 PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 PUBLIC = ("health", "ready", "metrics")
@@ -89,7 +88,11 @@ class Endpoints:
         return True
 
     def handle(self, request: Request) -> None:
-        """Respond once the request's events are on disk."""
+        """Respond once the request's events are on disk.
+
+        A small body is read at once, in the event loop's thread, where `raw_json` raises TooSlow
+        instead of beginning what takes long. Then a thread reads it, as it does large bodies.
+        """
         if request.refusal is not None:
             self.refuse(request, request.refusal)
             return

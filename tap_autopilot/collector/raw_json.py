@@ -2,7 +2,9 @@
 
 msgspec does this quickly, but rejects some valid JSON: lone surrogates, and nesting beyond Python's
 recursion limit. A non-recursive scanner handles those, and raises TooLarge if there is too much. It
-reads a body once. Nothing slow is done in an event loop's thread: there, TooSlow is raised.
+reads a body once.
+
+Which thread asks makes a difference: in an event loop's, TooSlow is raised before anything slow.
 """
 
 from __future__ import annotations
