@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.sources.completeness import ORDER_KNOWN, Census, Distinct, Doubt, moves_bookmark
+from tap_autopilot.protocol.state import Pass
+from tap_autopilot.sources.completeness import ORDER_KNOWN, Census, Distinct, Doubt
 from tap_autopilot.sources.listings import CONTACTS, Page
 
 
@@ -27,8 +28,8 @@ from tap_autopilot.sources.listings import CONTACTS, Page
 )
 def test_what_each_doubt_withholds(name: str, moving: bool, failing: bool) -> None:
     doubt = Doubt(name)
-    assert (moves_bookmark([doubt]), doubt.fails) == (moving, failing)
-    assert moves_bookmark([Doubt.SKIPPED, doubt]) is moving
+    assert (doubt.moves, doubt.fails) == (moving, failing)
+    assert Pass(doubts={Doubt.SKIPPED: "one", doubt: "another"}).has_all_rows is moving
 
 
 def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:

@@ -21,7 +21,6 @@ from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import as_key
-from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import LISTINGS, MEMBERS, SEGMENTS, Page, Position, Walk
 from tap_autopilot.sources.reading import MAX_SEGMENTS
 from tap_autopilot.streams import COLLECTED
@@ -206,7 +205,7 @@ class Progress:
             entry = self._entries[name]
             if self._reads_api:
                 entry.progress = None
-            if current.newest and current.started and moves_bookmark(current.doubts):
+            if current.newest and current.started and current.has_all_rows:
                 bookmark = min(current.newest, before(current.started, MARGIN))
                 entry.bookmark = max(bookmark, entry.bookmark or bookmark)
                 entry.start_date = self._terms.start_date

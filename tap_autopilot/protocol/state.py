@@ -107,6 +107,11 @@ class Pass(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
         return ", and ".join(texts) or None
 
     @property
+    def has_all_rows(self) -> bool:
+        """Whether it surely has read all that can become rows, so that a bookmark may move."""
+        return all(doubt.moves for doubt in self.doubts)
+
+    @property
     def is_sound(self) -> bool:
         """Whether its parts can be those of one pass."""
         is_whole = not self.incremental and self.since is None

@@ -22,7 +22,6 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import fetch
 from tap_autopilot.streams.membership_changes import (
     JOINED,
@@ -175,8 +174,7 @@ class Changes(Sending):
             return False
         announces = super().end(name, current, whole=whole)
         announces = announces and not self._digests.table(name).activated
-        sure = moves_bookmark(current.doubts)
-        self._digests.end(name, settled=whole, filled=sure, activated=announces)
+        self._digests.end(name, settled=whole, filled=current.has_all_rows, activated=announces)
         return announces
 
     def withheld(self, _current: Pass) -> str | None:

@@ -23,7 +23,6 @@ from tap_autopilot.run.prepare import pushed_events, selected_streams, sending, 
 from tap_autopilot.run.records import Records
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.completeness import moves_bookmark
 from tap_autopilot.sources.listings import Failure, Page
 from tap_autopilot.sources.pool import NotTried, Pool
 from tap_autopilot.streams import COLLECTED, DIGESTS
@@ -276,6 +275,6 @@ def _share(page: Page) -> float | None:
 def _warning(current: Pass, *, withholds: bool) -> str:
     """Why a pass is in doubt, and whether that `withholds` deletions or stops its bookmark."""
     doubt = str(current.why_in_doubt)
-    if current.incremental and not moves_bookmark(current.doubts):
+    if current.incremental and not current.has_all_rows:
         return f"{doubt}; the bookmark stays where it was"
     return f"{doubt}; deleted rows are kept this time" if withholds else doubt

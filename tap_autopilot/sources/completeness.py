@@ -19,7 +19,6 @@ import math
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
@@ -48,11 +47,6 @@ class Doubt(enum.Enum):
     def fails(self) -> bool:
         """Whether the run ends with exit code 1."""
         return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)
-
-
-def moves_bookmark(doubts: Iterable[Doubt]) -> bool:
-    """Whether a pass with these doubts moves the Singer bookmark."""
-    return all(doubt.moves for doubt in doubts)
 
 
 @dataclass(frozen=True)
