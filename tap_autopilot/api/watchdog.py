@@ -37,7 +37,7 @@ class Watch:
         self.connects = 0
         self.deadline = math.inf
         self.timed_out = self.is_costly = False
-        self._cpu: Callable[[], float] = _no_cpu  # seconds of the thread
+        self._cpu: Callable[[], float] = lambda: 0.0  # seconds of the thread
         self._max_cpu = math.inf
         self._connection: Any = None
         self._socket: Any = None  # a connection drops its own before its last response is read
@@ -74,10 +74,6 @@ class Watch:
             with contextlib.suppress(OSError):  # already closed, or not connected yet
                 if connected is not None:
                     _shut_down(connected.fileno())
-
-
-def _no_cpu() -> float:
-    return 0.0
 
 
 def _shut_down(descriptor: int) -> None:

@@ -24,7 +24,7 @@ class Tally:
 
     def __init__(self, stream: str) -> None:
         self.stream = stream
-        self._extra = {"stream_name": stream}
+        self._log = logging.LoggerAdapter(LOG, {"stream_name": stream})
         self.rows = 0
         self.unchanged = 0
         self.deleted = 0
@@ -38,8 +38,7 @@ class Tally:
     def skip(self, reason: str) -> None:
         """Count a document that made no row."""
         if not self.skipped:
-            LOG.warning("%s: skipped a document: %s.", self.stream, reason,
-                        extra=self._extra)  # fmt: skip
+            self._log.warning("%s: skipped a document: %s.", self.stream, reason)
         self.skipped += 1
 
     def note_misfit(self, column: str, row: Row, kept_in: str = ADDITIONAL) -> None:
@@ -62,10 +61,9 @@ class Tally:
     def count_misfit(self, column: str, kept_in: str = ADDITIONAL) -> None:
         """Count a value that does not fit its column; another column keeps it."""
         if column not in self.misfits:
-            LOG.warning(
-                "%s: a value does not fit column %s; kept in %s.", self.stream, column, kept_in,
-                extra=self._extra,
-            )  # fmt: skip
+            self._log.warning(
+                "%s: a value does not fit column %s; kept in %s.", self.stream, column, kept_in
+            )
         self.misfits[column] += 1
 
     def count_unknown(self, name: str) -> None:
@@ -74,17 +72,15 @@ class Tally:
             if len(self.unknown) >= MAX_NAMES or len(name) > MAX_LENGTH:
                 name = "(others)"
             else:
-                LOG.info(
-                    "%s: no column for field %r; kept in %s.", self.stream, name, ADDITIONAL,
-                    extra=self._extra,
-                )  # fmt: skip
+                self._log.info(
+                    "%s: no column for field %r; kept in %s.", self.stream, name, ADDITIONAL
+                )
         self.unknown[name] += 1
 
     def count_replaced(self, count: int) -> None:
         """Count characters that were removed or replaced."""
         if count and not self.replaced:
-            LOG.warning("%s: replaced characters that are not valid Unicode.", self.stream,
-                        extra=self._extra)  # fmt: skip
+            self._log.warning("%s: replaced characters that are not valid Unicode.", self.stream)
         self.replaced += count
 
     def notes(self) -> list[str]:
