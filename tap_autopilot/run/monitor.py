@@ -83,16 +83,10 @@ class Monitor:
         if not logs.at_terminal():
             importlib.import_module("singer.metrics")
 
-    def waiting(self) -> dict[str, int]:
-        """How many rows of each stream have been made, but not written."""
-        return {
-            name: self._tallies[name].rows - table.written for name, table in self._tables.items()
-        }
-
-    def note_rows(self, waiting: Mapping[str, int]) -> None:
-        """Note that rows were written, and how many of each stream are still `waiting`, if any."""
+    def note_rows(self) -> None:
+        """Note that all rows made so far were written."""
         for name, table in self._tables.items():
-            table.written = self._tallies[name].rows - waiting.get(name, 0)
+            table.written = self._tallies[name].rows
 
     def note_written(self, stream: str, share: float | None = None) -> None:
         """Note that a page of a stream was written, and what share of the stream is done."""

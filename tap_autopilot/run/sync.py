@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.api.client import Api, Client
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 SWITCH_EVERY = 0.002  # seconds that a walk's next request may wait while rows are being made
-MAX_WAITING = 2**24  # bytes of a page's lines; more are written before the page is complete
+MAX_WAITING = 2**24  # bytes of lines; more are written before the STATE that covers them
 MAX_FAILED_SEGMENTS = 10  # in a row; the remaining segments are left for the next run
 
 
@@ -150,13 +150,17 @@ class _Run:
         state = message({"type": "STATE", "value": self._progress.value(self._sends.save())})
         self.writer.write([*lines, state])
         self._state = state
-        self.monitor.note_rows({})
+        self.monitor.note_rows()
 
-    def _write_before(self, waiting: Mapping[str, int], lines: Iterable[bytes]) -> None:
-        """Write lines ahead of the STATE that covers them, and of rows that are `waiting`."""
-        self._sends.save()
-        self.writer.write([*lines, self._state])
-        self.monitor.note_rows(waiting)
+    def _collect(self, lines: list[bytes], more: Iterable[list[bytes]]) -> None:
+        """Add messages to `lines`; if there are too many, write them ahead of their STATE."""
+        for part in more:
+            lines += part
+            if sum(map(len, lines)) > MAX_WAITING:
+                self._sends.save()
+                self.writer.write([*lines, self._state])
+                self.monitor.note_rows()
+                lines.clear()
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
@@ -174,26 +178,18 @@ class _Run:
         complete = self._progress.finish_source(COLLECTED)
         for name in complete:
             self.monitor.note_written(name, 1.0)
-        self._write(self._conclude(complete))
+        self._end_passes(complete, [])
 
     def _write_page(self, page: Page) -> None:
-        """Write a page: its rows for every table that it feeds, then the state.
-
-        The rows of a huge page are written in parts.
-        """
+        """Write a page: its rows for every table that it feeds, then the state."""
         walk = page.walk
         names = self._progress.fed_by(walk.source)
         lines: list[bytes] = []
-        for more in self._records.of(page, names):
-            lines += more
-            if sum(map(len, lines)) > MAX_WAITING:
-                self._write_before({}, lines)
-                lines = []
+        self._collect(lines, self._records.of(page, names))
         complete = self._completed(names, lambda: self._progress.advance(page))
         if (source := walk.children) and (children := self._progress.fed_by(source)):
             complete += self._completed(children, lambda: self._open_children(source, page))
-        lines += self._conclude(complete)
-        self._write(lines)
+        self._end_passes(complete, lines)
         if walk.segment_id is not None:
             self._failed_in_a_row = 0
         for name in names:
@@ -214,22 +210,19 @@ class _Run:
             self.pool.add(walk, start)
         return self._progress.complete(source)
 
-    def _conclude(self, names: list[str]) -> list[bytes]:
-        """End complete passes; returns their ACTIVATE_VERSIONs.
+    def _end_passes(self, names: list[str], lines: list[bytes]) -> None:
+        """Write `lines`, and end complete passes.
 
-        Only this ends passes, so it decides whether deletions are sent, as tombstones or with
-        ACTIVATE_VERSION, or why they are withheld.
+        Only this decides whether deletions are sent, as tombstones or with ACTIVATE_VERSION, or why
+        they are withheld.
         """
-        lines = []
-        waiting = self.monitor.waiting()
         warnings: dict[str, list[str]] = {}
         for name in names:
             current = self._progress.pass_of(name)
             always_withheld = self._progress.withheld(name) or self._sends.withheld(current)
             withheld = always_withheld or current.why_in_doubt
             if withheld is None:
-                for tombstones in self._sends.tombstones(name, current.version):
-                    self._write_before(waiting, tombstones)
+                self._collect(lines, self._sends.tombstones(name, current.version))
             if self._sends.end(name, current, whole=withheld is None):
                 activate = {"type": "ACTIVATE_VERSION", "stream": name, "version": current.version}
                 lines.append(message(activate))
@@ -239,7 +232,7 @@ class _Run:
                 warnings.setdefault(warning, []).append(name)
         for warning, streams in warnings.items():
             LOG.warning("%s: %s.", ", ".join(streams), warning)
-        return lines
+        self._write(lines)
 
     def _fail(self, failure: Failure) -> None:
         walk, error = failure.walk, failure.error
@@ -249,7 +242,7 @@ class _Run:
         if walk.segment_id is not None and isinstance(error, Gone):
             LOG.warning("Segment %r no longer exists, so it has no members.", walk.segment_id)
             complete = self._completed(names, lambda: self._progress.note_gone(walk))
-            self._write(self._conclude(complete))
+            self._end_passes(complete, [])
             return
         if isinstance(error, NotTried):
             return
