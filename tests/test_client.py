@@ -146,10 +146,10 @@ def test_only_good_responses_raise_the_pace(
 ) -> None:
     mock.get(f"{URL}/lists", status=status, body=body)
     shared = api(retry_timeout=0, max_requests_per_second=1000)
-    before = shared.pacer._rate
+    before = shared.pacer.rate
     with contextlib.suppress(RunError):
         get(Client(shared))
-    assert (shared.pacer._rate > before) == (status == 200 and body == b"[]")
+    assert (shared.pacer.rate > before) == (status == 200 and body == b"[]")
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_events_of_each_table_after_its_position(store: PushedStore) -> None
     store.hook({"n": 1})
     store.activity(b'{"n": 1}\n')
     found = Collected(store.path)
-    assert found.as_of_now[:2] == (store.store_id, 6)
+    assert found.store[:2] == (store.store_id, 6)
     assert pushed(found, {"email_opened": 0, "email_clicked": 0, "contact_events": 0}) == [
         ("email_opened", 1), ("email_opened", 4), ("email_clicked", 2), ("contact_events", 5),
     ]  # fmt: skip

@@ -25,7 +25,7 @@ SAFE_CUT = 0.95  # the share to which it is then cut
 
 
 class Pacer:
-    """Lets requests through one at a time, at most `ceiling` a second.
+    """Lets requests through one at a time, at most `ceiling` a second, now `rate` a second.
 
     The first second's worth of requests is sent immediately; then the rate grows by a quarter per
     response. A 429 shows how much the API lets through: the rate drops to half of that, climbs back
@@ -35,8 +35,8 @@ class Pacer:
 
     def __init__(self, ceiling: float) -> None:
         self._ceiling = ceiling
-        self._rate = min(PUBLISHED_RATE, ceiling)
-        self._burst = int(self._rate)  # requests that may still be sent immediately
+        self.rate = min(PUBLISHED_RATE, ceiling)
+        self._burst = int(self.rate)  # requests that may still be sent immediately
         self._safe = math.inf
         self._responses = 0  # since the last 429
         self._sent: collections.deque[float] = collections.deque()  # within MEMORY
@@ -73,7 +73,7 @@ class Pacer:
         if self._burst > 1:
             self._burst -= 1
         else:
-            self._next = max(self._next, now - CATCH_UP) + SLACK / self._rate
+            self._next = max(self._next, now - CATCH_UP) + SLACK / self.rate
         most = math.ceil(self._ceiling)
         if len(self._sent) >= most:
             self._next = max(self._next, self._sent[-most] + SLACK)
@@ -81,11 +81,6 @@ class Pacer:
     def delay(self) -> float:
         """Seconds until the next request may be sent, if it is the most urgent one."""
         return max(0.0, self._next - time.monotonic())
-
-    @property
-    def rate(self) -> float:
-        """The current rate in requests a second, adapted to the API's limit."""
-        return self._rate
 
     def is_throttled(self) -> bool:
         """Whether the API throttled a request recently, or the pause it asked for is not over."""
@@ -96,12 +91,12 @@ class Pacer:
         with self._turn:
             self._responses += 1
             if self._safe == math.inf:
-                self._rate *= GROWTH
-            elif self._rate < self._safe:
-                self._rate = min(self._rate + self._safe / 4, self._safe)
+                self.rate *= GROWTH
+            elif self.rate < self._safe:
+                self.rate = min(self.rate + self._safe / 4, self._safe)
             else:
-                self._rate *= 1 + CREEP * self._responses
-            self._rate = min(self._rate, self._ceiling)
+                self.rate *= 1 + CREEP * self._responses
+            self.rate = min(self.rate, self._ceiling)
 
     def throttle(self, sent: float, wait: float) -> float:
         """Note a 429 to a request sent at `sent`; pause all walks for `wait` seconds.
@@ -115,12 +110,12 @@ class Pacer:
             if sent > self._cut + 1:  # otherwise the request is from before the cut
                 least = min(SLOWEST, self._ceiling)
                 let_through = sum(sent - WINDOW < other < sent for other in self._sent)
-                held = min(self._rate, let_through) if let_through else self._rate / 2
+                held = min(self.rate, let_through) if let_through else self.rate / 2
                 if self._responses < MIN_SAFE * self._safe < math.inf:  # the safe rate was too high
                     held = min(held, SAFE_CUT * self._safe)
                 if self._responses or self._safe == math.inf:  # otherwise it is the same throttling
                     self._safe = max(SAFE * held, least)
-                self._rate = max(self._safe / 2, least)
+                self.rate = max(self._safe / 2, least)
                 self._cut = now
                 self._responses = 0
             until = max(self._paused_until, now + wait)

@@ -38,12 +38,11 @@ class Collected:
     def __init__(self, database: str) -> None:
         self._reader = reader = open_reader(database)
         self.opened_at = datetime.now(timezone.utc)
-        self.last = reader.last_seq
-        self.as_of_now = Store(reader.store_id, self.last, reader.fingerprint)
+        self.store = Store(reader.store_id, reader.last_seq, reader.fingerprint)
 
     def pages(self, after: Mapping[str, int], up_to: int | None = None) -> Iterator[EventPage]:
         """The events of each table with a `seq` above the one in `after`, in order."""
-        last = self.last if up_to is None else up_to
+        last = self.store.last if up_to is None else up_to
         done = min(after.values(), default=last)
         while done < last:
             stored = self._reader.read(done, min(PAGE, last - done))

@@ -55,7 +55,7 @@ class PushedEvents:
         fed = {table.name: table for table in selected if COLLECTED in table.stream.sources}
         self._fed = fed
         self._collected = Collected(database)
-        self.store = self._collected.as_of_now
+        self.store = self._collected.store
         self._tallies = tallies
         self._since = ChangedSince(start_date, None)
         self._polled = {name for name, table in fed.items() if len(table.stream.sources) > 1}
@@ -79,7 +79,7 @@ class PushedEvents:
 
         Warns of pruned events, except those that earlier runs have `sent`.
         """
-        last = self._collected.last
+        last = self.store.last
         merges = not self._polled.isdisjoint(positions)
         after = {name: position for name, position in positions.items() if name != MESSAGES}
         described = last
@@ -129,7 +129,7 @@ class PushedEvents:
 
     def _messages(self, described: int) -> Iterator[PushedPage]:
         """The messages in the index, completed by what events up to `described` say of them."""
-        index, last = self._index, self._collected.last
+        index, last = self._index, self.store.last
         assert index is not None
         if described > 0 and index.has_messages():
             summarized = self._collected.summarized_up_to
