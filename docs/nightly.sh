@@ -14,6 +14,7 @@
 #   catalog.json  optional: which streams and columns to read
 #   tap, target   the two programs, each in its own virtual environment. If they are elsewhere, as with
 #                 pipx, name them in the crontab: TAP=/home/etl/.local/bin/tap-autopilot
+# The settings hold secrets, so let nobody else read them: chmod 600 config.json target.json
 # cron mails what the script prints: nothing after a good night, otherwise the tap's warnings about
 # data, or why the run failed. The next run resumes after what the target has stored.
 # To send only what changed, name a file in this folder in config.json: "digests": "digests".
