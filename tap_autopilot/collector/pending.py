@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+SHARE = 4  # times what is left for others, for the requests with one secret
+
 
 class Pending:
     """How many bytes are in memory but not on disk. For use in the event loop's thread only.
 
-    Of these, senders that have shown no secret get half, or a body of `max_body` bytes.
+    Of these, requests without a secret in their headers get half, and those with the same secret
+    four times as much as they leave for others. Whoever has nothing else there, or less than
+    `max_body` bytes, gets what there is.
     """
 
     def __init__(self, limit: int, max_body: int = 0) -> None:
         self._limit = limit
-        self._max_strangers = max(limit // 2, max_body)
-        self._strangers = 0
+        self._max_body = max_body
+        self._sizes: Counter[bytes | None] = Counter()  # by the digests of secrets
         self.bytes = 0
 
-    def reserve(self, size: int, *, is_known: bool) -> str | None:
+    def reserve(self, size: int, secret: bytes | None) -> str | None:
         """Count this many bytes. Returns why there is no room for them, if so."""
-        if self.bytes + size > self._limit:
+        left = self._limit - self.bytes - size
+        if left < 0:
             return "too many events are waiting for the disk"
-        if not is_known and self._strangers + size > self._max_strangers:
-            return "too many bodies came without a secret in their headers"
+        share = self._limit // 2 if secret is None else SHARE * left
+        if self._sizes[secret] + size > max(share, self._max_body, size):
+            return "too many events of this sender are waiting for the disk"
         self.bytes += size
-        if not is_known:
-            self._strangers += size
+        self._sizes[secret] += size
         return None
 
-    def release(self, size: int, *, is_known: bool) -> None:
+    def release(self, size: int, secret: bytes | None) -> None:
         """Stop counting bytes that `reserve` has counted."""
         self.bytes -= size
-        if not is_known:
-            self._strangers -= size
+        self._sizes[secret] -= size

@@ -89,7 +89,7 @@ class Request:
 
     def add(self, data: bytes) -> str | None:
         """Keep a part of the body, and reserve memory for it. Returns why there is none, if so."""
-        if problem := self._pending.reserve(len(data), is_known=self.is_known):
+        if problem := self._pending.reserve(len(data), self.secret):
             return problem
         if self._body:  # one piece, because many small ones take 40 times their size
             if isinstance(self._body, bytes):
@@ -102,7 +102,7 @@ class Request:
     def release(self) -> None:
         """Stop counting the body, which is discarded or counted elsewhere from here on."""
         if self._body:
-            self._pending.release(len(self._body), is_known=self.is_known)
+            self._pending.release(len(self._body), self.secret)
             self._body = b""
 
     def respond(self, status: int, content: bytes, content_type: bytes = JSON) -> None:

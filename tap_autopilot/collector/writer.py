@@ -44,11 +44,14 @@ Done = Callable[[Unavailable | None], None]
 class _Work:
     """Events for the thread to store, and whom to tell about it."""
 
-    __slots__ = ("_done", "events", "is_settled", "since", "size")
+    __slots__ = ("_done", "events", "is_settled", "sender", "since", "size")
 
-    def __init__(self, events: Sequence[Received], size: int, done: Done) -> None:
+    def __init__(
+        self, events: Sequence[Received], size: int, done: Done, sender: bytes | None
+    ) -> None:
         self.events = events
         self.size = size
+        self.sender = sender
         self._done = done
         self.since = time.monotonic()
         self.is_settled = False
@@ -83,10 +86,10 @@ class _Queue:
     def __iter__(self) -> Iterator[_Work]:
         return chain(self._light, self._heavy)
 
-    def add(self, work: _Work, sender: bytes | None) -> None:
+    def add(self, work: _Work) -> None:
         """Add a request at the end."""
         queue = self._heavy if len(work.events) > HEAVY else self._light
-        queue.of(sender).append(work)
+        queue.of(work.sender).append(work)
         self._count += 1
 
     def take(self) -> list[_Work]:
@@ -158,10 +161,10 @@ class Writer:
         Raises Unavailable if it is known already that they cannot be stored.
         """
         size = sum([len(event.body) for event in events]) + OVERHEAD * len(events)
-        if problem := self.trouble or self._pending.reserve(size, is_known=True):
+        if problem := self.trouble or self._pending.reserve(size, sender):
             raise Unavailable(problem)
         with self._lock:
-            self._queue.add(_Work(events, size, done), sender)
+            self._queue.add(_Work(events, size, done, sender))
             if len(self._queue) >= self._enough:
                 self._wake.notify()
 
@@ -271,7 +274,7 @@ class Writer:
                 took = time.perf_counter() - started
                 self._expect(len(group), size, took)
                 self._metrics.committed(len(events), new, took)
-            self._tell(self._settle, group, size, problem)
+            self._tell(self._settle, group, problem)
 
     def _check_space(self) -> None:
         if time.monotonic() < self._next_space_check:
@@ -308,7 +311,7 @@ class Writer:
             if function is self._failed:
                 raise
 
-    def _settle(self, group: list[_Work], size: int, problem: Unavailable | None) -> None:
-        self._pending.release(size, is_known=True)
+    def _settle(self, group: list[_Work], problem: Unavailable | None) -> None:
         for work in group:
+            self._pending.release(work.size, work.sender)
             work.settle(problem)

@@ -26,7 +26,7 @@ import requests
 from tap_autopilot.collector import server, writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.store import Received, Store
+from tap_autopilot.collector.store import Received, Store, Unavailable
 from tests.collector.conftest import Collector, Start, event, in_a_loop, sending, stuck
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load
@@ -124,6 +124,22 @@ async def test_a_task_that_fails_does_nothing_and_ends_nothing(store: Store) -> 
     assert await one.run(lambda store: (store.append([event()]), store.summarized_up_to)) == (1, 0)
     await one.close()
     assert failures == []
+
+
+@in_a_loop
+async def test_what_waits_from_one_sender_leaves_room_for_others(store: Store) -> None:
+    pending = Pending(5 * (writer.OVERHEAD + len(event().body)))
+    one = writer.Writer(store, pending, Metrics(), 0, print)
+    done: list[Unavailable | None] = []
+    accepted: list[bytes] = []
+    for sender in (*[b"a"] * 5, b"b", b"c"):
+        with contextlib.suppress(Unavailable):
+            one.store([event()], done.append, sender)
+            accepted.append(sender)
+    assert accepted == [b"a"] * 4 + [b"b"]
+    await one.close()
+    await asyncio.sleep(0)
+    assert (done, pending.bytes) == ([None] * 5, 0)
 
 
 H = writer.HEAVY + 1

@@ -105,6 +105,21 @@ def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Sta
     assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
 
 
+def test_bodies_with_one_secret_leave_room_for_those_with_another(start: Start) -> None:
+    collector = start(max_pending_mb=24)
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):  # 32 MB that never end
+            connection = stack.enter_context(collector.connect())
+            connection.sendall(HEAD + b"Content-Length: 8000000\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(b" " * 7_900_000)
+        wait_until(lambda: collector.metric("pending_bytes") > 12 * 2**20)
+        for body in (b"{}", b"%s{}" % (b" " * 4_000_000)):
+            assert collector.post(f"/hooks/{TOKEN}", body, key=None).status_code == 200
+    wait_until(lambda: collector.metric("pending_bytes") == 0)
+    assert collector.post("/v1/track", b"%s{}" % (b" " * 7_000_000)).status_code == 200
+
+
 def test_headers_that_never_end_take_little_memory(start: Start) -> None:
     """Beside half of max_pending_mb for bodies, strangers may take less than 60 MB."""
     collector = start()
