@@ -152,6 +152,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: (302, bomb(400 * MB), {**PACKED, "Location": "/v1/contacts"}),
         "redirect loop",
     ),
+    "control characters": (
+        lambda: people(1, b',"a":["%b%b"]' % (EMOJI, b"\1" * 7 * MB)),
+        "too large to be repaired",
+    ),
+    "tabs in deep nesting, of which each level makes more": (
+        lambda: people(1, b',"a":%b"%b"%b' % (b"[" * 940, b"\t" * 7 * MB, b"]" * 940)),
+        "too large to be repaired",
+    ),
     "128 MB of quotes": (lambda: b'{"contacts":["%b"]}' % (b'\\"' * (60 * MB)), "800,000 values"),
     "one string of 127 MB": (
         lambda: people(1, b',"a":"%b"' % (b"x" * 127 * MB)),

@@ -29,6 +29,7 @@ _ESCAPE = re.compile(
     rb"|(u0000)|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
     re.DOTALL,
 )
+_CONTROLS = [bytes([code]) for code in range(32)]  # weigh as much as the escapes that rows have
 _TOKEN = re.compile(r'\\.|["\[\]{}]', re.DOTALL)
 
 
@@ -70,8 +71,10 @@ def values_in(text: bytes) -> int:
 
 def parse_leniently(body: bytes) -> tuple[Any, int]:
     """Parse JSON, even if malformed; also returns how many characters were replaced."""
-    if len(body) > SMALL and weight_of(body) > MAX_WEIGHT:
-        raise Retryable("the response is malformed, and too large to be repaired")
+    if len(body) > SMALL:
+        controls = sum(map(body.count, _CONTROLS))
+        if weight_of(body) + VALUE_WEIGHT * controls > MAX_WEIGHT:
+            raise Retryable("the response is malformed, and too large to be repaired")
     text = body.decode("utf-8-sig", "replace")
     replaced = text.count(REPLACEMENT) - body.count(REPLACEMENT.encode()) + text.count("\0")
     body, repaired = _repaired(text.replace("\0", "").encode())
