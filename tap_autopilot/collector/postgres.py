@@ -111,9 +111,9 @@ class PostgresStore(Store):
                 self._connection.execute(sql.NAME, (FORMAT,))
             self.store_id, version = _check(self._connection, shown(database))
             check_format(version, shown(database), oldest=1)
-            for older in range(version, FORMAT):
+            if version < FORMAT:
                 self._connection.execute(sql.SCHEMA)
-                UPGRADES[older](self._connection)
+                UPGRADES[version](self._connection)
             self._connection.execute(PROBE)  # or it would start without permission to write
             self._connection.commit()
         except psycopg.Error as problem:

@@ -26,7 +26,7 @@ LOOK_EVERY = 0.05  # seconds, at a lock
 PATIENCE = 5.0  # seconds, with locks inside the file
 # Or what was pruned stays on the disk, beside other rows of its page, when its person is erased.
 SECURE_DELETE = "PRAGMA secure_delete = FAST"
-SINCE_FORMAT_2 = f"""
+NOT_IN_FORMAT_1 = f"""
 {sqlite_seen.TABLES}
 CREATE TABLE kinds (
     id INTEGER PRIMARY KEY,
@@ -68,10 +68,10 @@ CREATE TABLE cursors (
     sent INTEGER NOT NULL,
     refused INTEGER NOT NULL
 ) WITHOUT ROWID;
-{SINCE_FORMAT_2}
+{NOT_IN_FORMAT_1}
 INSERT INTO store (id) VALUES (lower(hex(randomblob(16))));
 """  # noqa: S608
-UPGRADES = {1: partial(sqlite_from_1, tables=SINCE_FORMAT_2)}  # by the format that each upgrades
+UPGRADES = {1: partial(sqlite_from_1, tables=NOT_IN_FORMAT_1)}  # by the format that each upgrades
 
 
 def lock(path: Path, patience: float) -> int:
@@ -155,7 +155,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
     else:
-        for version in range(check(connection, str(path), oldest=1), FORMAT):
+        version = check(connection, str(path), oldest=1)
+        if version < FORMAT:
             UPGRADES[version](connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")

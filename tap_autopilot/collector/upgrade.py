@@ -1,8 +1,8 @@
-"""Upgrades older stores, a format at a time.
+"""Upgrades older stores, each to today's format at once, which has today's tables.
 
 To change a table of the store, change it for new stores (`sqlite_file`, `postgres_sql`), raise
-`reader.FORMAT`, and add the step from the format before it, for both databases: here, and to
-`UPGRADES` in `sqlite_file` and `postgres`.
+`reader.FORMAT`, add an upgrade from the format before it, for both databases, here and to
+`UPGRADES` in `sqlite_file` and `postgres`, and see to it that the older ones end with the same.
 
 Format 1 kept pruned events in the table of the others, and all keys in one index; it had no counts.
 """
@@ -13,6 +13,7 @@ import sqlite3
 from typing import Any
 
 from tap_autopilot.collector import postgres_sql, sqlite_seen
+from tap_autopilot.collector.reader import FORMAT
 from tap_autopilot.collector.remnant import Remnant, fingerprint
 
 IN_SQLITE = """
@@ -40,23 +41,23 @@ SLICE = 10_000  # pruned events in memory
 
 
 def sqlite_from_1(connection: sqlite3.Connection, tables: str) -> None:
-    """Add the tables of format 2 and fill them: all, or nothing if it is interrupted."""
+    """Add the tables that are missing and fill them: all, or nothing if it is interrupted."""
     connection.create_function("fingerprint", 5, fingerprint)
     connection.create_function(
         "in_index", 2, lambda key, part: sqlite_seen.IN_INDEX.unpack(key)[part]
     )
     connection.executescript(
         f"BEGIN IMMEDIATE; ALTER TABLE seen RENAME TO seen_before; {tables} {IN_SQLITE}"
-        " PRAGMA user_version = 2; COMMIT;"
+        f" PRAGMA user_version = {FORMAT}; COMMIT;"
     )
 
 
 def postgres_from_1(connection: Any) -> None:
-    """Fill the tables of format 2, which exist already; the caller commits."""
+    """Fill the tables that were missing, which exist by now; the caller commits."""
     connection.execute(COUNT)
     while rows := connection.execute(PRUNED, (SLICE,)).fetchall():
         for seq, *event in rows:
             known = {"seq": seq, "received_at": event[0], "mark": fingerprint(*event)}
             remnant = Remnant(rest=event[-1])
             connection.execute(postgres_sql.MOVE, {**known, **remnant._asdict()})
-    connection.execute("UPDATE store SET format = 2")
+    connection.execute("UPDATE store SET format = %s", (FORMAT,))

@@ -30,6 +30,7 @@ from tap_autopilot.collector.store import Received, Store, StoreLost
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import Start, as_another, event
+from tests.collector.test_any_store import OF_FORMAT_1, in_sqlite
 from tests.conftest import wait_until
 
 
@@ -150,6 +151,21 @@ def test_the_tap_and_reading_a_store_do_not_import_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     assert done.stdout == b"[]\n"
+
+
+COLUMNS = """
+SELECT tables.name, columns.name FROM sqlite_master tables, pragma_table_info(tables.name) columns
+WHERE tables.type = 'table'
+"""
+
+
+def test_an_upgraded_store_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    columns = []
+    older = in_sqlite(str(tmp_path / "older.db"), OF_FORMAT_1)
+    for path in (older, str(tmp_path / "new.db")):
+        with closing(SqliteStore(path)) as store:
+            columns.append(set(store._query(COLUMNS)))
+    assert columns[0] == {*columns[1], ("events", "pruned")}  # which stays
 
 
 def test_every_older_format_has_an_upgrade() -> None:

@@ -108,6 +108,22 @@ def newer_in_postgres(database: str) -> str:
     return database
 
 
+COLUMNS = """
+SELECT table_name, column_name FROM information_schema.columns
+WHERE table_schema = 'autopilot_collector'
+"""
+
+
+def test_an_upgraded_store_has_the_tables_of_a_new_one(
+    database: str, request: pytest.FixtureRequest
+) -> None:
+    with closing(PostgresStore(database)) as store:
+        new = {*store._query(COLUMNS)}
+        store._execute(("DROP SCHEMA autopilot_collector CASCADE", [()]))
+    with closing(PostgresStore(request.getfixturevalue("older"))) as store:
+        assert {*store._query(COLUMNS)} == {*new, ("events", "pruned")}  # which stays
+
+
 def test_seq_is_the_order_in_which_events_become_visible(database: str) -> None:
     PostgresStore(database).close()
     seen: list[bytes] = []
