@@ -19,8 +19,8 @@ from pathlib import Path
 from benchmarks.collector import EVENT, KEY, request, start
 from benchmarks.store import fill
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.received import Received
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import Received
 
 COLLECTOR = [sys.executable, "-m", "tap_autopilot.collector"]
 DESTINATIONS = 4

@@ -18,8 +18,8 @@ import uuid
 from pathlib import Path
 
 from tap_autopilot.collector.database import open_reader
+from tap_autopilot.collector.received import Received
 from tap_autopilot.collector.sqlite import SqliteStore
-from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary
 
 COMMAND = [sys.executable, "-m", "tap_autopilot.collector"]

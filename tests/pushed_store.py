@@ -12,8 +12,8 @@ from typing import Any
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_activity, from_call, from_hook, from_webhook
 from tap_autopilot.collector.prune import loaded, prune_loaded
+from tap_autopilot.collector.received import Received
 from tap_autopilot.collector.sqlite import SqliteReader, SqliteStore
-from tap_autopilot.collector.store import Received
 from tap_autopilot.collector.summary import Summary
 from tests import in_process
 from tests.invariants import Run

@@ -12,7 +12,7 @@ from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.ids import as_id
 from tap_autopilot.collector.names import MAX_NAME
 from tap_autopilot.collector.raw_json import NotJson, TooLarge
-from tap_autopilot.collector.store import DELIVERY, Received
+from tap_autopilot.collector.received import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
 SHORT = {

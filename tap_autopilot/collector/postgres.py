@@ -16,20 +16,17 @@ import psycopg
 from tap_autopilot.collector import postgres_sql as sql
 from tap_autopilot.collector.postgres_address import check_address
 from tap_autopilot.collector.reader import FORMAT, Event, Reader, check_format, shown
-from tap_autopilot.collector.remnant import Remnant
-from tap_autopilot.collector.store import (
-    COUNT_PRUNED,
+from tap_autopilot.collector.received import (
     DELIVERY,
-    PROBE,
     REPEAT_WINDOW,
-    SWEEP_SLICE,
     Received,
-    Store,
-    Unavailable,
     counts,
     pruned_counts,
     row_of,
 )
+from tap_autopilot.collector.remnant import Remnant
+from tap_autopilot.collector.shared_sql import COUNT_PRUNED, PROBE
+from tap_autopilot.collector.store import SWEEP_SLICE, Store, Unavailable
 from tap_autopilot.collector.upgrade import postgres_from_1
 from tap_autopilot.exceptions import RunError, UserError
 

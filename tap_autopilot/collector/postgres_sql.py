@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tap_autopilot.collector.store import ADD_TO_KIND, SUMMARY_TABLES
+from tap_autopilot.collector.shared_sql import ADD_TO_KIND, SUMMARY_TABLES
 
 IS_MISSING = "SELECT to_regclass('autopilot_collector.store') IS NULL"
 # All ids are bigint: each INSERT takes one, even if a conflict turns it into an UPDATE.

@@ -12,8 +12,9 @@ from tap_autopilot.collector.errands import Do, go_through
 from tap_autopilot.collector.names import table_of
 from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader
+from tap_autopilot.collector.received import row_of
 from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
-from tap_autopilot.collector.store import Loaded, Store, row_of
+from tap_autopilot.collector.store import Loaded, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1

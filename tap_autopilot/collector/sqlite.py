@@ -17,26 +17,27 @@ from typing import Any
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
 from tap_autopilot.collector.reader import Event, Reader
-from tap_autopilot.collector.remnant import Remnant
-from tap_autopilot.collector.sqlite_seen import Seen, insert
-from tap_autopilot.collector.store import (
-    COUNT,
-    COUNT_PRUNED,
-    SWEEP_SLICE,
+from tap_autopilot.collector.received import (
     Received,
-    Store,
-    StoreLost,
-    Unavailable,
     counts,
     pruned_counts,
     row_of,
     source_route_name,
 )
+from tap_autopilot.collector.remnant import Remnant
+from tap_autopilot.collector.shared_sql import ADD_TO_KIND, COUNT_PRUNED
+from tap_autopilot.collector.sqlite_seen import Seen, insert
+from tap_autopilot.collector.store import SWEEP_SLICE, Store, StoreLost, Unavailable
 from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 100
 BRIEF_CHECKPOINT_PAGES = 1000
 INSERT = "INSERT INTO events (received_at, source, route, name, body) VALUES"
+COUNT = f"""
+INSERT INTO kinds (source, route, name, events, pruned, last_received_at)
+VALUES (?, ?, ?, ?, 0, ?)
+{ADD_TO_KIND}
+"""  # noqa: S608
 INSERT_MESSAGE = "INSERT OR IGNORE INTO messages (body) VALUES (?)"
 SWEEP = """
 DELETE FROM deliveries WHERE key IN (SELECT key FROM deliveries WHERE until <= ? LIMIT ?)

@@ -13,7 +13,8 @@ from pathlib import Path
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_seen
 from tap_autopilot.collector.reader import FORMAT, check_format
-from tap_autopilot.collector.store import PROBE, SUMMARY_TABLES, InUse
+from tap_autopilot.collector.shared_sql import PROBE, SUMMARY_TABLES
+from tap_autopilot.collector.store import InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create

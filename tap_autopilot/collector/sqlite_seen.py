@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from tap_autopilot.collector.store import DELIVERY, REPEAT_WINDOW, Received
+from tap_autopilot.collector.received import DELIVERY, REPEAT_WINDOW, Received
 
 KEY = 16  # bytes
 LOG = 16_384  # keys to collect before they are moved

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from tap_autopilot import logs
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.store import Received, Store, StoreLost, Unavailable
+from tap_autopilot.collector.received import Received
+from tap_autopilot.collector.store import Store, StoreLost, Unavailable
 from tap_autopilot.collector.turns import Turns
 
 LOG = logging.getLogger(__name__)

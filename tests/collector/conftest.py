@@ -26,7 +26,8 @@ import requests
 from tap_autopilot.collector.cli import main
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.reader import Event
-from tap_autopilot.collector.store import Received, Store
+from tap_autopilot.collector.received import Received
+from tap_autopilot.collector.store import Store
 from tests.collector.destination import Destination
 from tests.conftest import PATIENCE
 from tests.fork_server import Fork, altered, finished

@@ -15,15 +15,10 @@ from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.errands import alone, go_through
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Cursor, Event
+from tap_autopilot.collector.received import REPEAT_WINDOW, Received
 from tap_autopilot.collector.remnant import NOTHING, Remnant
-from tap_autopilot.collector.store import (
-    REPEAT_WINDOW,
-    SWEEP_SLICE,
-    WIPE_SLICE,
-    Loaded,
-    Received,
-    Store,
-)
+from tap_autopilot.collector.shared_sql import WIPE_SLICE
+from tap_autopilot.collector.store import SWEEP_SLICE, Loaded, Store
 from tap_autopilot.collector.summary import SAVE_SLICE, Summary
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import NOW, event

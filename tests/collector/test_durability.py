@@ -26,7 +26,8 @@ import requests
 from tap_autopilot.collector import server, writer
 from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.store import Received, Store, Unavailable
+from tap_autopilot.collector.received import Received
+from tap_autopilot.collector.store import Store, Unavailable
 from tests.collector.conftest import Collector, Start, event, in_a_loop, sending, stuck
 from tests.conftest import PATIENCE, wait_until
 from tests.soak.collector import kill_under_load

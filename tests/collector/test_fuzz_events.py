@@ -20,7 +20,7 @@ from tap_autopilot.collector.compression import Damaged, UnknownEncoding
 from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.ids import as_id
 from tap_autopilot.collector.raw_json import NotJson, TooLarge
-from tap_autopilot.collector.store import Received
+from tap_autopilot.collector.received import Received
 from tap_autopilot.rows.values import as_key
 from tests import json_strategies
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector import client, destinations, notices, server, store, threads, writer
+from tap_autopilot.collector import client, destinations, notices, received, server, threads, writer
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import KEY, ROOT, SETTINGS, Collector
@@ -110,5 +110,5 @@ def test_limits_that_tests_change_or_import_are_those_promised() -> None:
     assert f"more than {writer.PATIENCE:.0f} seconds" in writer.SLOW
     assert server.LAST_RESPONSES + server.LAST_COMMIT < 5
     assert "without `messageId` within an hour" in collector
-    assert store.REPEAT_WINDOW == 3_600_000
+    assert received.REPEAT_WINDOW == 3_600_000
     assert threads.MAX_STRANGERS == 20

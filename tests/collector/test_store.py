@@ -24,9 +24,10 @@ from tap_autopilot.collector import postgres, sqlite_file, summary
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import FORMAT
+from tap_autopilot.collector.received import Received
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.sqlite_file import MAX_WAL
-from tap_autopilot.collector.store import Received, Store, StoreLost
+from tap_autopilot.collector.store import Store, StoreLost
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import Start, as_another, event
