@@ -166,6 +166,7 @@ class Connection(asyncio.Protocol):
         """Parse incoming bytes, not many at once: headers are counted from the second part on."""
         for start in range(0, len(data), MAX_HEADER_BYTES):
             self._parse(data[start : start + MAX_HEADER_BYTES])
+        self._handle_next()
 
     def _restart_timer(self) -> None:
         self.deadline = self.server.loop.time() + self.server.request_timeout
@@ -183,7 +184,6 @@ class Connection(asyncio.Protocol):
             self._stop_parsing(problem.__context__ or problem)
         if rest is not None:
             self._ignore_upgrade(rest)
-        self._handle_next()
         if self._unparsed_bytes > MAX_HEADER_BYTES:
             self.refuse(Refusal(431, TOO_MANY_HEADERS))
 

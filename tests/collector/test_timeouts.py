@@ -160,6 +160,16 @@ async def test_few_requests_can_be_sent_ahead(request_sent: bytes, few: int) -> 
     assert sender.closed_at is not None
 
 
+@without_waiting
+async def test_others_have_their_turn_before_a_request_that_was_sent_ahead() -> None:
+    sender = Sender(serve())
+    long = b"X: %s\r\n" % (b"x" * (http.MAX_HEADER_BYTES - 200))
+    sender.send((HEAD + long + b"Content-Length: 1\r\n\r\n5") * 5)
+    for answered in range(1, 6):
+        assert sender.statuses == [400] * answered
+        await asyncio.sleep(0)
+
+
 @pytest.mark.parametrize("sent", [b"", REQUEST, HEAD])
 @without_waiting
 async def test_the_end_waits_for_no_connection_accepted_meanwhile(sent: bytes) -> None:
