@@ -52,12 +52,10 @@ ON CONFLICT (digest) DO UPDATE SET
 NOTE_UNDATED = """
 INSERT INTO undated SELECT ? FROM summarized_up_to WHERE seq = ? ON CONFLICT DO NOTHING
 """
+UNDO_SUMMARY = """
+INSERT INTO summarized_up_to VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET seq = excluded.seq
+"""
 FORGET_SUMMARY = (
-    # A number that it did not have, so that nothing that is being summarized will be saved.
-    """
-    INSERT INTO summarized_up_to VALUES (1, -1)
-    ON CONFLICT (id) DO UPDATE SET seq = -abs(summarized_up_to.seq) - 1
-    """,
     f"""
     DELETE FROM summaries
     WHERE digest IN (SELECT digest FROM summaries ORDER BY digest LIMIT {WIPE_SLICE})

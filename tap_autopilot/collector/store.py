@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -151,7 +152,9 @@ class Store(OpenStore):
 
         The rest is summarized again.
         """
-        self._execute(*((statement, [()]) for statement in sql.FORGET_SUMMARY))
+        # A number that it never had, so that nothing that is being summarized will be saved.
+        undo = (sql.UNDO_SUMMARY, [(-time.time_ns(),)])
+        self._execute(undo, *((statement, [()]) for statement in sql.FORGET_SUMMARY))
         return bool(self._query(sql.ANY_SUMMARY))
 
     def save_cursor(self, destination: str, cursor: Cursor) -> None:

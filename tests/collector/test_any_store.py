@@ -249,14 +249,16 @@ def test_a_summary_has_the_first_the_last_and_the_undated_event_of_a_message(
         store.append([event(b'{"x":"%s","properties":{"email_id":"n"}}' % (b"x" * 10**6))])
         summary.save(store)
         assert [*reader.summary()][-1].body == b'{"properties":{"email_id":"n"}}'
-        for number, earlier in ((-6, (0, 5)), (-7, (0, 5, -6))):
+        earlier = [0, 5]
+        for _ in range(2):
             store.forget_summary()  # as --erase does
             for summary.after in earlier:  # it follows what was forgotten
                 summary.save(store)
-            assert ([*reader.summary()], reader.summarized_up_to) == ([], number)
-        summary.after = -7
-        summary.save(store)
-        assert reader.summarized_up_to == 5
+            earlier.append(reader.summarized_up_to)
+            assert ([*reader.summary()], earlier[-1] < 0) == ([], True)
+            summary.after = earlier[-1]
+            summary.save(store)
+            assert reader.summarized_up_to == 5
 
 
 def test_a_summary_is_saved_in_slices(database: str, store: Store) -> None:
@@ -302,7 +304,7 @@ def test_a_summary_is_forgotten_in_slices(database: str, store: Store) -> None:
     store.save_summary(0, count, said, range(1, count + 1))
     assert store.forget_summary()
     with open_reader(database) as reader:
-        assert reader.summarized_up_to == -count - 1  # so nobody relies on the rest of it
+        assert reader.summarized_up_to < 0  # so nobody relies on the rest of it
     assert not store.forget_summary()
 
 

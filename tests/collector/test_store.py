@@ -239,4 +239,4 @@ def test_a_running_collector_keeps_a_summary(start: Start, tmp_path: Path) -> No
     collector.stop()  # or it would make another one
     collector.run("--erase", "nobody@example.com")
     with open_reader(collector.database) as reader:
-        assert (reader.summarized_up_to, [*reader.summary()]) == (-12, [])
+        assert (reader.summarized_up_to < 0, [*reader.summary()]) == (True, [])

@@ -176,7 +176,7 @@ def test_nothing_that_was_erased_comes_back_with_a_summary(
         store.save_summary(0, 2, while_erasing(), [2])
         erasing.join()
         store.save_summary(2, 3, said, [3])
-        assert (reader.summarized_up_to, [*reader.summary()]) == (-3, [])
+        assert (reader.summarized_up_to < 0, [*reader.summary()]) == (True, [])
 
 
 def test_the_servers_statistics_have_no_samples_of_personal_data(
