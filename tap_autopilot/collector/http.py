@@ -365,11 +365,9 @@ class Connection(asyncio.Protocol):
         if request.is_known:
             self._handle(request)
         else:
-            self.server.turns.add(partial(self._handle, request))
+            self.server.turns.add(self, partial(self._handle, request))
 
     def _handle(self, request: Request) -> None:
-        if request.gone:
-            return
         try:
             self.server.handler.handle(request)
         except BaseException:
@@ -396,3 +394,4 @@ class Connection(asyncio.Protocol):
     def _forget(self) -> None:
         self.server.connections.discard(self)
         self.server.strangers.pop(self, None)
+        self.server.turns.forget(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
@@ -41,16 +41,23 @@ class OneByOne:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
+        self._is_running = False
 
-    def add(self, call: Callable[[], None]) -> None:
-        """Make this call when its turn comes."""
-        self._waiting.append(call)
-        if len(self._waiting) == 1:
+    def add(self, caller: object, call: Callable[[], None]) -> None:
+        """Make this call, the only one of its caller, when its turn comes."""
+        self._waiting[caller] = call
+        if not self._is_running:
+            self._is_running = True
             self._loop.call_soon(self._next)
+
+    def forget(self, caller: object) -> None:
+        """Do not make a caller's call."""
+        self._waiting.pop(caller, None)
 
     def _next(self) -> None:
-        call = self._waiting.popleft()
+        self._is_running = bool(self._waiting)
         if self._waiting:
             self._loop.call_soon(self._next)
-        call()
+            _, call = self._waiting.popitem(last=False)
+            call()
