@@ -217,10 +217,7 @@ def test_empty_pages_and_stale_bookmarks_in_turn_have_an_end(
     monkeypatch.setattr(reading, "MAX_IDLE_PAGES", 20)
     answers: dict[str, Any] = {"": page("a", bookmark="0")}
     for number in range(0, 500, 2):
-        answers[str(number)] = [
-            page(bookmark=f"{number}x"),
-            page(bookmark=str(number + 2)),
-        ]
+        answers[str(number)] = [page(bookmark=f"{number}x"), page(bookmark=str(number + 2))]
         answers[f"{number}x"] = 404
     walked = Walked(answers)
     assert str(walked.error) == "GET /contacts: 21 pages in a row contain nothing new."

@@ -185,9 +185,7 @@ def refresh(tap: Tap, sandbox: Sandbox, state: Any, names: str, catalog: Any = N
 
 
 def test_only_the_named_tables_lose_their_bookmarks(
-    tap: Tap,
-    serve: Serve,
-    incremental: Any,
+    tap: Tap, serve: Serve, incremental: Any
 ) -> None:
     first = tap.sync(serve(ACCOUNT), catalog=incremental)
     again = refresh(tap, serve(ACCOUNT), first.state, "email_opened, contacts", incremental)

@@ -39,13 +39,7 @@ ARROWS = {
 }
 FROM_THE_FRONT = {"config"}  # all that other rooms may take from the front door
 # All that the collector may take from the API's client: how to talk HTTP at all.
-FROM_THE_API = {
-    "api.connection",
-    "api.environment",
-    "api.failures",
-    "api.retry",
-    "api.watchdog",
-}
+FROM_THE_API = {"api.connection", "api.environment", "api.failures", "api.retry", "api.watchdog"}
 # All that the tap may take from the collector.
 FROM_THE_COLLECTOR = {"collector.database", "collector.names", "collector.reader"}
 LIBRARIES = {

@@ -263,9 +263,7 @@ def test_different_messages_are_not_counted_with_them(captured: pytest.CaptureFi
     assert len(lines) == 30 + 20 + 20 + 30 + 2
 
 
-def test_a_long_message_without_a_digit_takes_no_time(
-    captured: pytest.CaptureFixture[str],
-) -> None:
+def test_a_long_message_without_a_digit_takes_no_time(captured: pytest.CaptureFixture[str]) -> None:
     logs.set_up()
     began = time.process_time()
     logging.getLogger("tap_autopilot").error("%s", "c" * 30_000)

@@ -174,8 +174,7 @@ def test_an_unwritable_stderr_does_not_matter(tap: Tap, serve: Serve, redirectio
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    ["--discover >&-", *(f"--{it} > /dev/full" for it in ("about", "version"))],
+    "arguments", ["--discover >&-", *(f"--{it} > /dev/full" for it in ("about", "version"))]
 )
 def test_output_that_cannot_be_written_is_one_line(arguments: str) -> None:
     command = f"exec {' '.join(COMMAND)} {arguments}"

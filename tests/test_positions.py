@@ -329,10 +329,7 @@ def test_what_a_store_feeds_is_a_log() -> None:
     ],
 )
 def test_a_pass_resumes_if_the_digests_cover_what_it_sent(
-    versions: dict[str, int],
-    known: Collection[str],
-    begun: Collection[str],
-    goes_on: bool,
+    versions: dict[str, int], known: Collection[str], begun: Collection[str], goes_on: bool
 ) -> None:
     remembered = Remembered(versions, known, (), begun)
     progress = resumed(["reading", {"version": 3}], remembered=remembered)

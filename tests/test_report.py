@@ -111,11 +111,7 @@ def test_what_is_withheld_nulled_and_unknown(tap: Tap, file: Path) -> None:
     assert "emit_activate_version_messages" in off["custom_fields"]["withheld_because"]
 
 
-def test_what_a_collector_received_is_reported(
-    tap: Tap,
-    store: PushedStore,
-    file: Path,
-) -> None:
+def test_what_a_collector_received_is_reported(tap: Tap, store: PushedStore, file: Path) -> None:
     store.track(CALL)
     answer = {"contacts": [{"contact_id": "person_1"}], "total_contacts": 1}
     with Scripted({"/contacts": answer}) as sandbox:

@@ -82,9 +82,7 @@ def test_the_state_does_not_grow_with_the_segments() -> None:
     assert largest < 4000
 
 
-def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(
-    tap: Tap,
-) -> None:
+def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(tap: Tap) -> None:
     account = Account(contacts=950, segments=0)
     seen: set[str] = set()
     too_late = []

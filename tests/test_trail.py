@@ -59,14 +59,8 @@ FIRST: Event = ("good", "")
             [RETRACE] * MAX_RETRACED + [GIVE_UP],
         ),
         # detours do not lead back, nor on without end, unless something new was read meanwhile
-        (
-            [FIRST, *detours(1), *[("known", "1", "0")] * 2],
-            [RETRACE, FOLLOW, RETRACE, GIVE_UP],
-        ),
-        (
-            [FIRST, *detours(MAX_DETOURS + 1)],
-            [RETRACE, FOLLOW] * MAX_DETOURS + [RETRACE, GIVE_UP],
-        ),
+        ([FIRST, *detours(1), *[("known", "1", "0")] * 2], [RETRACE, FOLLOW, RETRACE, GIVE_UP]),
+        ([FIRST, *detours(MAX_DETOURS + 1)], [RETRACE, FOLLOW] * MAX_DETOURS + [RETRACE, GIVE_UP]),
         (
             [FIRST, *detours(MAX_DETOURS), ("new",), *[("known", "a", "0")] * 2],
             [RETRACE, FOLLOW] * (MAX_DETOURS + 1),

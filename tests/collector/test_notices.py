@@ -124,9 +124,7 @@ def test_lines_begin_with_the_time_unless_they_go_to_a_terminal(tmp_path: Path) 
     assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO ", line) for line in logged)
 
 
-def test_repeats_that_are_dropped_are_warned_of(
-    warned: Callable[[], list[str]],
-) -> None:
+def test_repeats_that_are_dropped_are_warned_of(warned: Callable[[], list[str]]) -> None:
     one = Notices()
     for total in (0, 3, 3, 5):
         one.repeated(total)

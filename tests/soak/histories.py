@@ -177,9 +177,7 @@ class History:
     def run(self, *, state: Any, whole: bool = False, **how: Any) -> Run:
         """One run with the present settings; a `whole` one reads everything, without digests."""
         settings = self.settings
-        chosen: dict[str, Any] = {
-            "custom_fields_as_columns": settings["custom_fields_as_columns"],
-        }
+        chosen: dict[str, Any] = {"custom_fields_as_columns": settings["custom_fields_as_columns"]}
         if settings["store"]:
             chosen["collector_database"] = self.stores[settings["store"]].path
         if not whole and settings["digests"]:
