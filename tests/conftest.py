@@ -154,6 +154,11 @@ class Tap:
         """Run the command with these options and settings."""
         return self.run("-c", self.file("c.json", self.config(sandbox, **settings)), *options)
 
+    def command(self, sandbox: Sandbox | None = None, *options: str, **settings: Any) -> list[str]:
+        """The command with these options and settings, for a process of its own."""
+        config = self.file("config.json", self.config(sandbox, **settings))
+        return [*COMMAND, "--config", config, *options]
+
     def run(self, *arguments: str, key: str = KEY, **environment: str) -> Run:
         """Run the command with any arguments, in a fork."""
         code, stdout, stderr = finished(hasty, arguments, self.folder, environment, PATIENCE)

@@ -19,7 +19,6 @@ from tests.digests import Nights, warned
 from tests.invariants import Run
 from tests.pushed_store import PushedStore, call, read
 from tests.replica import DELETED_AT
-from tests.scripted import Scripted
 from tests.test_digests import account
 from tests.test_log_based import catalog_of
 
@@ -154,10 +153,8 @@ def test_a_name_that_cannot_be_the_marks_is_an_error(tap: Tap, serve: Serve, nam
         assert name == "" or "deleted_at_column" in run.last_words
 
 
-def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(tap: Tap) -> None:
-    (tap.folder / "kept").mkdir()
-    store = PushedStore(tap.folder / "kept" / "events.db")
-    settings = {"collector_database": store.path, "digests": str(tap.folder / "kept" / "digests")}
+def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(store: PushedStore) -> None:
+    digests = Path(store.path).with_name("digests")
     first, second = (
         {"contact_id": one, "mail_opened": {f"m{one}": 1577836800000}} for one in ("p1", "p2")
     )
@@ -165,10 +162,7 @@ def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(tap: Tap) -> 
 
     def night(*contacts: Any) -> dict[str, list[Any]]:
         nonlocal state
-        answer = {"contacts": list(contacts), "total_contacts": len(contacts)}
-        with Scripted({"/contacts": answer}) as sandbox:
-            run = tap.sync(sandbox, state=state, **settings)
-        assert run.code == 0, run.stderr
+        run = read(store, *contacts, state=state, digests=str(digests))
         state = run.state
         names = {one["stream"] for one in run.of("RECORD")}
         return {name: run.rows(name) for name in names}
@@ -187,21 +181,19 @@ def test_with_a_collector_only_new_pushes_are_sent_and_events_stay(tap: Tap) -> 
     assert [row["email_id"] for row in found["email_messages"]] == ["y"]
     assert found.keys() == {"contacts", "email_opened", "email_messages"}
     assert night(first) == {}
-    (tap.folder / "kept" / "digests").unlink()
+    digests.unlink()
     assert len(night(first)["email_opened"]) == 3, "the whole store, since the file is in doubt"
 
 
-def test_pushed_events_are_sent_again_until_the_target_has_their_new_columns(tap: Tap) -> None:
-    (tap.folder / "kept").mkdir()
-    store = PushedStore(tap.folder / "kept" / "events.db")
+def test_pushed_events_are_sent_again_until_the_target_has_their_new_columns(
+    store: PushedStore,
+) -> None:
+    digests = str(Path(store.path).with_name("digests"))
     store.track(call("pushed"))
-    settings = {"collector_database": store.path, "digests": str(tap.folder / "kept" / "digests")}
 
     def night(state: Any, *metadata: Any) -> tuple[Any, int]:
         catalog = {"streams": [{"tap_stream_id": "email_opened", "metadata": [*metadata]}]}
-        with Scripted({"/contacts": {"contacts": [], "total_contacts": 0}}) as sandbox:
-            run = tap.sync(sandbox, state=state, catalog=catalog, **settings)
-        assert run.code == 0, run.stderr
+        run = read(store, state=state, catalog=catalog, digests=digests)
         return run.state, len(run.rows("email_opened"))
 
     without = {"breadcrumb": ["properties", "campaign_name"], "metadata": {"selected": False}}

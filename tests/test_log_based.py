@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.sandbox.mail import all_occurrences, track_call
 from tap_autopilot.streams import EMAILS
-from tests.conftest import COMMAND, Serve, Tap
+from tests.conftest import Serve, Tap
 from tests.invariants import Run
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 from tests.soak.kills import Part
@@ -297,11 +298,10 @@ def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStor
             call(f"m{n}", properties={"email_id": f"{n}{'x' * 390}"}, integrations={})
             for n in range(start, start + 10_000)
         ])  # fmt: skip
-    arguments = [*COMMAND, "--config", tap.file("c.json", {
-        "api_key": "k", "api_url": "http://127.0.0.1:1", "collector_database": store.path,
-    }), "--select", "email_messages"]  # fmt: skip
+    nowhere = {"api_url": "http://127.0.0.1:1", "collector_database": store.path}
+    command = shlex.join(tap.command(None, "--select", "email_messages", **nowhere))
     done = subprocess.run(
-        ["bash", "-c", 'ulimit -f 1024; exec "$@"', "bash", *arguments],
+        ["bash", "-c", f"ulimit -f 1024; exec {command}"],
         capture_output=True, cwd=Path(__file__).parents[1], check=False,
     )  # fmt: skip
     last = done.stderr.decode().splitlines()[-1]

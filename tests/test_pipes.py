@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import threading
@@ -51,9 +52,9 @@ def test_a_stderr_that_nobody_reads_does_not_hold_up_the_run(
     tap: Tap, serve: Serve, faults: list[str]
 ) -> None:
     sandbox = serve(ACCOUNT, *faults)
-    config = tap.file("config.json", tap.config(sandbox))
+    command = tap.command(sandbox)
     with full_pipe() as stderr, (tap.folder / "out").open("wb") as out:
-        process = subprocess.Popen([*COMMAND, "-c", config], stdout=out, stderr=stderr, cwd=ROOT)
+        process = subprocess.Popen(command, stdout=out, stderr=stderr, cwd=ROOT)
         if faults:
             wait_until(lambda: b'"RECORD","stream":"contacts"' in (tap.folder / "out").read_bytes())
             wait_for_requests(sandbox, 4)
@@ -85,11 +86,9 @@ def full_terminal(*, room: int = 0) -> Iterator[int]:
 
 
 def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
+    command = tap.command(serve(ACCOUNT))
     with full_terminal() as stderr:
-        process = subprocess.Popen(
-            [*COMMAND, "-c", config], stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT
-        )
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT)
         try:
             assert process.wait(PATIENCE) == 0
         finally:
@@ -121,10 +120,8 @@ def test_a_terminal_with_room_for_less_than_a_text(monkeypatch: pytest.MonkeyPat
 )
 def test_the_reader_goes_away(tap: Tap, serve: Serve, number: int, code: int, said: str) -> None:
     sandbox = serve(Account(contacts=9_000, segments=0))
-    config = tap.file("config.json", tap.config(sandbox))
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
+    command = tap.command(sandbox)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.read(100_000)
@@ -150,8 +147,7 @@ def test_an_unwritable_stdout_fails_the_run(
     tap: Tap, serve: Serve, redirection: str, said: str
 ) -> None:
     sandbox = serve(ACCOUNT)
-    config = tap.file("config.json", tap.config(sandbox))
-    command = f"exec {' '.join(COMMAND)} -c {config} {redirection}"
+    command = f"exec {shlex.join(tap.command(sandbox))} {redirection}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert said in done.stderr.splitlines()[-1]
@@ -161,10 +157,8 @@ def test_an_unwritable_stdout_fails_the_run(
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2> /dev/full"])
 def test_an_unwritable_stderr_does_not_matter(tap: Tap, serve: Serve, redirection: str) -> None:
-    sandbox = serve(ACCOUNT)
-    config = tap.file("config.json", tap.config(sandbox))
     out = tap.folder / "out"
-    command = f"exec {' '.join(COMMAND)} -c {config} {redirection} > {out}"
+    command = f"exec {shlex.join(tap.command(serve(ACCOUNT)))} {redirection} > {out}"
     assert subprocess.run(["sh", "-c", command], check=False).returncode == 0
     lines = out.read_bytes()
     last = json.loads(lines.splitlines()[-1])

@@ -251,14 +251,7 @@ def test_a_full_pass_resumes_in_its_own_store_only(
 
 @pytest.mark.parametrize(
     ("made_under", "start_date", "position"),
-    [
-        (None, None, 7),
-        (None, day(1), 7),
-        (day(2), day(2), 7),
-        (day(2), day(3), 7),
-        (day(2), day(1), 0),
-        (day(2), None, 0),
-    ],
+    [(None, None, 7), (None, day(1), 7), (day(2), day(2), 7), (day(2), day(1), 0)],
 )
 def test_an_earlier_start_date_reads_all_of_the_store(
     made_under: datetime | None, start_date: datetime | None, position: int

@@ -22,7 +22,7 @@ from tap_autopilot.run.changes import Changes
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS as ALL
 from tests import in_process
-from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
+from tests.conftest import KEY, PATIENCE, Serve, Tap, wait_until
 from tests.conftest import USUAL_STREAMS as STREAMS
 from tests.invariants import Run, check, forms
 from tests.pushed_store import CALL, PushedStore
@@ -201,12 +201,12 @@ def test_a_failed_write_is_reported_with_the_rows_that_left(
     tap: Tap, serve: Serve, file: Path, blocks: int
 ) -> None:
     """Here the file that stdout goes to may not grow beyond so many blocks of 512 or 1,024 bytes."""
-    config = tap.file("config.json", tap.config(serve(ACCOUNT), report_file=str(file)))
-    command = f"ulimit -f {blocks}; exec {shlex.join([*COMMAND, '-c', config])}"
+    command = shlex.join(tap.command(serve(ACCOUNT), report_file=str(file)))
     with (tap.folder / "out").open("wb") as out:
         done = subprocess.run(
-            ["sh", "-c", command], stdout=out, stderr=subprocess.PIPE, text=True, check=False
-        )
+            ["sh", "-c", f"ulimit -f {blocks}; exec {command}"],
+            stdout=out, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
     left = (tap.folder / "out").read_bytes()
     assert done.returncode == 1
     assert "Cannot write to stdout: File too large (EFBIG)" in done.stderr
@@ -363,8 +363,7 @@ def test_one_row_is_not_called_rows(tap: Tap) -> None:
 
 
 def test_lines_on_a_pipe_begin_with_the_time(tap: Tap, serve: Serve) -> None:
-    config = tap.file("config.json", tap.config(serve(ACCOUNT)))
-    done = subprocess.run([*COMMAND, "--config", config], capture_output=True, check=True)
+    done = subprocess.run(tap.command(serve(ACCOUNT)), capture_output=True, check=True)
     now = datetime.now(timezone.utc)
     for line in done.stderr.decode().splitlines():
         moment, level = line.split()[:2]

@@ -22,7 +22,7 @@ from tap_autopilot.exceptions import Stopped
 from tap_autopilot.protocol.messages import Writer
 from tap_autopilot.run import signals
 from tap_autopilot.sandbox.account import Account
-from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap, wait_until
+from tests.conftest import KEY, PATIENCE, Serve, Tap, wait_until
 from tests.invariants import Run, check, untimed
 from tests.recording import Sandbox
 
@@ -34,11 +34,11 @@ MANY = Account(contacts=900, segments=0)
 @contextmanager
 def running(tap: Tap, sandbox: Sandbox, **settings: object) -> Iterator[subprocess.Popen[bytes]]:
     """The running command, with its output in files, so that nothing blocks it."""
-    config = tap.file("config.json", tap.config(sandbox, **settings))
+    command = tap.command(sandbox, **settings)
     with (
         (tap.folder / "out").open("wb") as out,
         (tap.folder / "err").open("wb") as err,
-        subprocess.Popen([*COMMAND, "-c", config], stdout=out, stderr=err) as process,
+        subprocess.Popen(command, stdout=out, stderr=err) as process,
     ):
         try:
             yield process

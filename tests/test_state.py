@@ -13,7 +13,7 @@ import pytest
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import COLLECTED
 from tests import in_process
-from tests.conftest import COMMAND, KEY, PATIENCE, Serve, Tap
+from tests.conftest import KEY, PATIENCE, Serve, Tap
 from tests.conftest import USUAL_STREAMS as ALL
 from tests.invariants import Run, check
 from tests.lying_pager import Options
@@ -100,8 +100,7 @@ def test_a_state_reaches_the_reader_before_the_page_after_next_is_requested(tap:
             return super().answer(method, target, headers)
 
     with Gate(account) as sandbox:
-        config = tap.file("config.json", tap.config(sandbox))
-        command = [*COMMAND, "-c", config]
+        command = tap.command(sandbox)
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -124,11 +123,9 @@ def wait_until_quiet(sandbox: Sandbox) -> int:
 
 def test_a_slow_reader_slows_down_the_tap(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=2_500, segments=10, members=300))
-    config = tap.file("config.json", tap.config(sandbox))
+    command = tap.command(sandbox)
     reader, writer = os.pipe()
-    with subprocess.Popen(
-        [*COMMAND, "-c", config], stdout=writer, stderr=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE) as process:
         os.close(writer)
         asked = wait_until_quiet(sandbox)
         assert asked <= 2 * 8 + 4

@@ -15,7 +15,7 @@ from tap_autopilot.collector import cli as collector_cli
 from tap_autopilot.config import Config
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
-from tests.conftest import COMMAND, KEY, Serve, Tap
+from tests.conftest import KEY, Serve, Tap
 from tests.invariants import check
 from tests.scripted import Scripted
 
@@ -91,8 +91,8 @@ def test_about_in_json_is_complete(tap: Tap) -> None:
 
 def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=12_345, segments=3, members=450))
-    config = tap.file("config.json", tap.config(sandbox, max_requests_per_second=40))
-    done = subprocess.run([*COMMAND, "--config", config, "--test"], capture_output=True, check=True)
+    command = tap.command(sandbox, "--test", max_requests_per_second=40)
+    done = subprocess.run(command, capture_output=True, check=True)
     assert re.fullmatch(  # on a slow machine both rates may take as long
         r"The API key works\. The account has 12,345 contacts and 3 smart segments, with 900 members"
         r" in them\.\nA run of all tables takes about 138 requests: \d+ s(?: at 5 requests a"
@@ -105,8 +105,8 @@ def test_the_test_estimates_a_run(tap: Tap, serve: Serve) -> None:
 
 def test_a_slow_api_takes_as_long_at_any_rate(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=2_500, segments=0), latency=0.3)
-    config = tap.file("config.json", tap.config(sandbox, max_requests_per_second=20))
-    said = subprocess.check_output([*COMMAND, "--config", config, "--test"]).decode()
+    command = tap.command(sandbox, "--test", max_requests_per_second=20)
+    said = subprocess.check_output(command).decode()
     assert re.search(r"takes about 28 requests: \d+ s\.\n", said)
 
 
