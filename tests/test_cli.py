@@ -42,10 +42,9 @@ def test_discovery_needs_no_config_and_tolerates_a_state(tap: Tap, catalog_text:
 def test_properties_is_the_old_name_of_catalog(tap: Tap, serve: Serve, catalog: Any) -> None:
     sandbox = serve(SMALL)
     catalog["streams"] = [one for one in catalog["streams"] if one["stream"] == "lists"]
-    config = tap.file("config.json", tap.config(sandbox))
     path = tap.file("properties.json", catalog)
     for option in ("-p", "--properties", "--catalog"):
-        run = check(tap.run("-c", config, option, path))
+        run = check(tap.call(sandbox, option, path))
         assert [message["stream"] for message in run.of("SCHEMA")] == ["lists"]
 
 
@@ -236,7 +235,7 @@ def test_the_end_of_a_run_takes_no_search_for_cycles() -> None:
 def test_a_file_is_read_only_up_to_a_size(tap: Tap, kind: str) -> None:
     with (tap.folder / "large.json").open("wb") as sparse:
         sparse.truncate(files.MAX_SIZE + 1)
-    run = check(tap.run("-c", tap.file("c.json", tap.config()), f"--{kind}", "large.json"))
+    run = check(tap.call(None, f"--{kind}", "large.json"))
     assert run.code == 2
     assert run.log == [f"CRITICAL Cannot read the {kind} file large.json: larger than 10 MB."]
 

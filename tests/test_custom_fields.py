@@ -47,8 +47,7 @@ def test_with_the_setting_discovery_says_what_is_missing(tap: Tap, serve: Serve)
     run = tap.run("--config", config, "--discover")
     assert run.code == 2
     assert "api_key is missing" in run.last_words
-    wrong = tap.config(serve(), api_key="wrong", custom_fields_as_columns=True)
-    run = tap.run("--config", tap.file("config.json", wrong), "--discover")
+    run = tap.call(serve(), "--discover", api_key="wrong", custom_fields_as_columns=True)
     assert run.code == 2
     assert "status 401" in run.last_words
     assert not run.stdout

@@ -146,9 +146,9 @@ def test_a_name_that_cannot_be_the_marks_is_an_error(tap: Tap, serve: Serve, nam
     for odd in ("1st", 5, "x" * 64):
         with pytest.raises(UserError, match="deleted_at_column"):
             Config.from_mapping({"api_key": "k", "deleted_at_column": odd})
-    settings = tap.config(serve(Account(contacts=1)), deleted_at_column=name, digests="digests")
-    config = tap.file("config.json", settings)
-    for run in (tap.run("--config", config, "--test"), tap.run("--config", config)):
+    sandbox = serve(Account(contacts=1))
+    for options in (["--test"], []):
+        run = tap.call(sandbox, *options, deleted_at_column=name, digests="digests")
         assert run.code == (2 if name else 0)
         assert name == "" or "deleted_at_column" in run.last_words
 

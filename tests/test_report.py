@@ -283,18 +283,15 @@ def test_no_contact_data_and_no_key(tap: Tap, file: Path) -> None:
 
 
 def test_only_syncs_are_reported(tap: Tap, serve: Serve, file: Path) -> None:
-    config = tap.file("config.json", tap.config(serve(ACCOUNT), report_file=str(file)))
     for option in ("--discover", "--test", "--about"):
-        assert tap.run("--config", config, option).code == 0
+        assert tap.call(serve(ACCOUNT), option, report_file=str(file)).code == 0
     assert not file.exists()
 
 
 def test_the_last_line_in_json_has_the_report(tap: Tap, serve: Serve, file: Path) -> None:
     settings = {"report_file": str(file), "log_format": "json"}
-    good = tap.config(serve(ACCOUNT), **settings)
-    bad = tap.config(serve(ACCOUNT), **settings, api_key="wrong")
-    for number, (config, level) in enumerate([(good, "info"), (bad, "critical")]):
-        run = tap.run("--config", tap.file("config.json", config))
+    for number, (key, level) in enumerate([(KEY, "info"), ("wrong", "critical")]):
+        run = tap.call(serve(ACCOUNT), **settings, api_key=key)
         line = json_lines(run)[-1]
         assert line["level"] == level
         assert line["extra"]["report"] == reports(file)[number]

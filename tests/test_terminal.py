@@ -12,8 +12,9 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pyte
@@ -28,7 +29,7 @@ from tap_autopilot.run.terminal import as_table, back, fit, time_left
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
 from tests.conftest import COMMAND, PATIENCE, Clock, Serve, Tap, wait_until
-from tests.recording import HeldSandbox
+from tests.recording import HeldSandbox, Sandbox
 from tests.scripted import Scripted
 
 ROOT = Path(__file__).parents[1]
@@ -92,8 +93,12 @@ class Terminal:
 
 @pytest.fixture
 def run(tap: Tap) -> Callable[..., Terminal]:
-    def start(*arguments: str, command: list[str] = COMMAND, columns: int = 100,
-              **environment: str) -> Terminal:  # fmt: skip
+    """Run the command with the streams to select: `run(sandbox, "contacts", columns=50)`."""
+
+    def start(sandbox: Sandbox, select: str, *options: str, command: Sequence[str] = COMMAND,
+              columns: int = 100, settings: Any = None, **environment: str) -> Terminal:  # fmt: skip
+        usual = tap.command(sandbox, "--select", select, *options, **(settings or {}))
+        arguments = usual[len(COMMAND) :]
         return Terminal([*command, *arguments], tap.folder, columns, **environment)
 
     return start
@@ -102,13 +107,9 @@ def run(tap: Tap) -> Callable[..., Terminal]:
 Start = Callable[..., Terminal]
 
 
-def config(tap: Tap, sandbox: object, **settings: object) -> list[str]:
-    return ["--config", tap.file("config.json", tap.config(sandbox, **settings))]  # type: ignore[arg-type]
-
-
-def test_a_line_shows_progress_and_a_table_the_result(tap: Tap, serve: Serve, run: Start) -> None:
+def test_a_line_shows_progress_and_a_table_the_result(serve: Serve, run: Start) -> None:
     sandbox = serve(ACCOUNT, "/contacts@4:429,retry-after=1", latency=0.3)
-    terminal = run(*config(tap, sandbox), "--select", "contacts,lists", columns=300)
+    terminal = run(sandbox, "contacts,lists", columns=300)
     terminal.watch()
     assert terminal.process.returncode == 0
     live = [line for shot in terminal.shots for line in shot if line.startswith("contacts  ")]
@@ -129,9 +130,9 @@ def test_a_line_shows_progress_and_a_table_the_result(tap: Tap, serve: Serve, ru
 
 @pytest.mark.parametrize("wide", [0, 40])
 def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
-    tap: Tap, serve: Serve, run: Start, wide: int
+    serve: Serve, run: Start, wide: int
 ) -> None:
-    terminal = run(*config(tap, serve(ACCOUNT, latency=0.2)), "--select", "contacts", columns=wide)
+    terminal = run(serve(ACCOUNT, latency=0.2), "contacts", columns=wide)
     terminal.watch()
     for shot in terminal.shots:
         live = [line for line in shot if re.search(r"\d+ s left", line)]
@@ -141,11 +142,11 @@ def test_it_is_never_wider_than_the_terminal_and_leaves_no_trace(
     assert not any(" left" in line for line in terminal.all_lines())
 
 
-def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
+def test_lines_of_another_program_stay_whole(run: Start) -> None:
     """Such as the target's: it writes to the same terminal, whenever it likes."""
     others = [f"INFO other program, line {number}, {'wide ' * 4}{'x' * 107}" for number in range(5)]
     with HeldSandbox(ACCOUNT, page=3) as sandbox:
-        terminal = run(*config(tap, sandbox), "--select", "contacts", columns=50)
+        terminal = run(sandbox, "contacts", columns=50)
 
         redrawn = back(50).encode()
 
@@ -168,12 +169,10 @@ def test_lines_of_another_program_stay_whole(tap: Tap, run: Start) -> None:
     assert any("left" in line for shot in terminal.shots for line in shot)
 
 
-def test_rows_that_are_shown_are_not_mixed_with_progress(
-    tap: Tap, serve: Serve, run: Start
-) -> None:
+def test_rows_that_are_shown_are_not_mixed_with_progress(serve: Serve, run: Start) -> None:
     command = ["sh", "-c", 'exec "$@" >&2', "sh", *COMMAND]  # stdout is the terminal, too
     sandbox = serve(ACCOUNT, latency=0.3)
-    terminal = run(*config(tap, sandbox), "--select", "lists", command=command, columns=200)
+    terminal = run(sandbox, "lists", command=command, columns=200)
     terminal.watch()
     assert b"\x1b" not in terminal.came
     *_, warning, last = terminal.all_lines()
@@ -181,9 +180,9 @@ def test_rows_that_are_shown_are_not_mixed_with_progress(
     assert last.startswith("INFO Complete: 8 rows in 1 table, ")
 
 
-def test_after_a_while_it_says_what_is_waited_for(tap: Tap, serve: Serve, run: Start) -> None:
+def test_after_a_while_it_says_what_is_waited_for(serve: Serve, run: Start) -> None:
     sandbox = serve(ACCOUNT, "/contacts@3-:hang")
-    terminal = run(*config(tap, sandbox), "--select", "contacts", command=IMPATIENT, columns=60)
+    terminal = run(sandbox, "contacts", command=IMPATIENT, columns=60)
     line = re.compile(r"contacts  200 rows  20%  waiting for GET /contacts/…, [1-9]\d* s")
 
     def waits(lines: list[str]) -> bool:
@@ -195,19 +194,19 @@ def test_after_a_while_it_says_what_is_waited_for(tap: Tap, serve: Serve, run: S
 
 @pytest.mark.parametrize(("arguments", "environment"), [(["-q"], {}), ([], {"TERM": "dumb"})])
 def test_it_can_be_turned_off(
-    tap: Tap, serve: Serve, run: Start, arguments: list[str], environment: dict[str, str]
+    serve: Serve, run: Start, arguments: list[str], environment: dict[str, str]
 ) -> None:
     sandbox = serve(ACCOUNT, latency=0.1)
-    terminal = run(*config(tap, sandbox), "--select", "lists", *arguments, **environment)
+    terminal = run(sandbox, "lists", *arguments, **environment)
     terminal.watch()
     assert terminal.process.returncode == 0
     assert b"\x1b" not in terminal.came
     assert terminal.all_lines()[-1].startswith("INFO Complete: 8 rows in 1 table, ")
 
 
-def test_a_failed_run_ends_with_the_critical_line(tap: Tap, serve: Serve, run: Start) -> None:
+def test_a_failed_run_ends_with_the_critical_line(serve: Serve, run: Start) -> None:
     sandbox = serve(None, "/contacts@2-:500")
-    terminal = run(*config(tap, sandbox, retry_timeout=0.2), "--select", "contacts", columns=400)
+    terminal = run(sandbox, "contacts", columns=400, settings={"retry_timeout": 0.2})
     terminal.watch()
     assert terminal.process.returncode == 1
     lines = terminal.all_lines()
@@ -215,11 +214,11 @@ def test_a_failed_run_ends_with_the_critical_line(tap: Tap, serve: Serve, run: S
     assert re.fullmatch(r"contacts +100  NOT complete, .*", lines[-2])
 
 
-def test_the_table_does_not_show_the_key(tap: Tap, run: Start) -> None:
+def test_the_table_does_not_show_the_key(run: Start) -> None:
     odd = {"contact_id": "a", "unsubscribed": "maybe"}
     with Scripted({"/contacts": {"contacts": [odd]}}) as sandbox:
         key = {"api_key": "unsubscribed"}  # as if a column had its name
-        terminal = run(*config(tap, sandbox, **key), "--select", "contacts", columns=400)
+        terminal = run(sandbox, "contacts", columns=400, settings=key)
         terminal.watch()
     (line,) = [line for line in terminal.all_lines() if line.startswith("contacts ")]
     assert "1 value did not fit ((API key) 1)" in line
@@ -231,7 +230,7 @@ def test_a_closed_terminal_does_not_end_the_run(tap: Tap, serve: Serve) -> None:
     master, slave = pty.openpty()
     with (tap.folder / "out").open("wb") as out:
         process = subprocess.Popen(
-            [*COMMAND, *config(tap, sandbox)], stdout=out, stderr=slave, cwd=tap.folder,
+            tap.command(sandbox), stdout=out, stderr=slave, cwd=tap.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         os.close(slave)

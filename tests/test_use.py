@@ -122,29 +122,25 @@ def test_the_test_asks_some_segments_only(tap: Tap, serve: Serve) -> None:
 def test_the_test_tries_what_the_settings_name(tap: Tap, serve: Serve) -> None:
     sandbox = serve(Account(contacts=1, segments=1, members=1))
     folder = tap.folder / "digests"
-    config = tap.config(
-        sandbox, report_file="no/such/file", digests=str(folder), collector_database="missing.db"
-    )
     folder.mkdir()
-    run = check(tap.run("--config", tap.file("config.json", config), "--test"))
+    wrong = {"report_file": "no/such/file", "collector_database": "missing.db"}
+    run = check(tap.call(sandbox, "--test", digests=str(folder), **wrong))
     assert run.code == 2
     assert "Cannot use report_file no/such/file: there is no folder no/such. " in run.last_words
     assert f"Cannot use digests {folder}: Is a directory. " in run.last_words
     assert "Cannot use collector_database: There is no store at missing.db. " in run.last_words
-    good = tap.config(sandbox, report_file="runs.jsonl", digests="digests.db")
-    (tap.folder / "notes.txt").write_text("notes")
-    foreign = {**good, "digests": str(tap.folder / "notes.txt")}
-    run = tap.run("--config", tap.file("config.json", foreign), "--test")
+    notes = tap.file("notes.txt", "notes")
+    run = tap.call(sandbox, "--test", digests=notes)
     assert run.last_words.endswith(
         "notes.txt is damaged, or not a digests file. Name another file."
     )
     assert not sandbox.requests
     (tap.folder / "notes.txt").unlink()
-    run = tap.run("--config", tap.file("config.json", good), "--test")
+    run = tap.call(sandbox, "--test", report_file="runs.jsonl", digests="digests.db")
     assert run.stdout.startswith(
         b"The API key, report_file and digests work. The account has 1 contact and 1 smart segment,"
     )
-    assert sorted(path.name for path in tap.folder.iterdir()) == ["config.json", "digests"]
+    assert sorted(path.name for path in tap.folder.iterdir()) == ["c.json", "digests"]
 
 
 def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Serve) -> None:
@@ -158,7 +154,7 @@ def test_a_url_without_the_version_fails_the_connection_test(tap: Tap, serve: Se
 
 def test_a_segment_id_that_is_too_long_ends_the_test_in_one_line(tap: Tap) -> None:
     with Scripted({"/smart_segments": {"segments": [{"segment_id": "s" * 401}]}}) as sandbox:
-        run = check(tap.run("--config", tap.file("config.json", tap.config(sandbox)), "--test"))
+        run = check(tap.call(sandbox, "--test"))
     assert run.code == 1
     assert "GET /smart_segments: the response has an id of more than 400" in run.last_words
 
