@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -294,8 +293,3 @@ def test_an_impossible_host_name(url: str) -> None:
 )
 def test_api_url_is_normalized(given: str, used: str) -> None:
     assert api(given).config.api_url == used
-
-
-def test_the_libraries_log_no_tracebacks() -> None:
-    api()
-    assert logging.getLogger("urllib3.connection").level == logging.ERROR
