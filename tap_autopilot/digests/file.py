@@ -358,12 +358,11 @@ def _open(path: Path) -> sqlite3.Connection:
         db.execute("begin exclusive")
         db.execute("commit")
     except (sqlite3.Error, UnicodeDecodeError) as problem:
-        if "database is locked" in str(problem):
+        is_locked = "database is locked" in str(problem)
+        if is_locked or not is_damage(problem):
             db.close()
-            raise UserError(f"The digests file {path} is in use by another run.") from None
-        if not is_damage(problem):
-            db.close()
-            raise UserError(f"Cannot open the digests file {path}: {problem}.") from None
+            why = "it is in use by another run" if is_locked else problem
+            raise UserError(f"Cannot open the digests file {path}: {why}.") from None
     return db
 
 
