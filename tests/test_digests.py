@@ -98,18 +98,17 @@ def test_a_first_pass_in_doubt_is_activated_by_the_next(nights: Nights) -> None:
     assert not nights.night().of("ACTIVATE_VERSION")
 
 
-@pytest.mark.parametrize("what", ["lost", "foreign"])
-def test_everything_is_sent_again_if_the_file_is_in_doubt(nights: Nights, what: str) -> None:
+@pytest.mark.parametrize("key", [KEY, "another+key"], ids=["lost", "foreign"])
+def test_everything_is_sent_again_if_the_file_is_in_doubt(nights: Nights, key: str) -> None:
     nights.night()
-    settings = {"api_key": "another+key"} if what == "foreign" else {}
-    if what == "lost":
+    if key == KEY:
         nights.path.unlink()
     nights.account.delete("d")
-    run = nights.night(api_key=settings.get("api_key", KEY), settings=settings)
+    run = nights.night(api_key=key, settings={"api_key": key})
     assert warned(run, "everything is sent again")
     assert records(run) == {("+" + key[0], *key[1:]) for key in everything(nights.account)}
     assert not difference(nights.replica, nights.full_load())
-    assert not nights.night(api_key=settings.get("api_key", KEY), settings=settings).of("RECORD")
+    assert not nights.night(api_key=key, settings={"api_key": key}).of("RECORD")
 
 
 def test_a_run_that_cannot_read_leaves_the_file_as_it_is(nights: Nights) -> None:

@@ -75,8 +75,7 @@ def test_numbers_keep_their_digits_in_the_text() -> None:
     assert row["mail_opened"] is None
 
 
-def test_pushed_events(tmp_path_factory: pytest.TempPathFactory) -> None:
-    store = PushedStore(tmp_path_factory.mktemp("store") / "events.db")
+def test_pushed_events(store: PushedStore) -> None:
     store.track({**call("m"), "more": {"a": [1]}})
     store.hook({"event": "contact_added", "contact_id": "c", "contact": {"Email": "e"}})
     store.activity(b'{"event": "email.sent", "n": {"a": 1.50}}')

@@ -8,6 +8,7 @@ import resource
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,28 +74,35 @@ def nights(tmp_path: Path) -> Nights:
     return Nights(tmp_path, found)
 
 
-@pytest.mark.parametrize("what", ["changed", "created", "deleted"])
+def started(command: list[str], library: Path, synced: Path) -> subprocess.Popen[bytes]:
+    """A command whose files are copied into a new folder whenever it syncs them."""
+    synced.mkdir()
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "LD_PRELOAD": str(library), "SYNCED": str(synced)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "undo"),
+    [
+        (("change", "a", {"Company": "Another"}), ("change", "a", {"Company": "As before"})),
+        (("create", {"contact_id": "e", "Company": "New"}), ("delete", "e")),
+        (("delete", "a"), ("create", {"contact_id": "a", "Company": "As before"})),
+    ],
+    ids=["changed", "created", "deleted"],
+)
 def test_rows_that_were_sent_before_the_power_went_out(
-    tap: Tap, serve: Serve, nights: Nights, library: Path, what: str
+    tap: Tap, serve: Serve, nights: Nights, library: Path, change: Any, undo: Any
 ) -> None:
     sandbox = serve(nights.account, page=1)
     settings = {"api_url": sandbox.url}  # the same for the nights, which send nothing there
     nights.night(settings=settings)
-    if what == "changed":
-        nights.account.change("a", {"Company": "Another"})
-    elif what == "created":
-        nights.account.create({"contact_id": "e", "Company": "New"})
-    else:
-        nights.account.delete("a")
+    getattr(nights.account, change[0])(*change[1:])
     synced = nights.path.parent / "synced"
-    synced.mkdir()
     config = {"digests": str(nights.path), "retry_timeout": 0.2}
     arguments = tap.arguments(sandbox, catalog=None, state=nights.replica.state, config=config)
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={**os.environ, "LD_PRELOAD": str(library), "SYNCED": str(synced)},
-    )  # fmt: skip
+    process = started([*COMMAND, *arguments], library, synced)
     assert process.stdout is not None
     stored = 0
     for line in process.stdout:
@@ -109,12 +117,7 @@ def test_rows_that_were_sent_before_the_power_went_out(
     for path in (nights.path, nights.path.with_name("digests-wal")):
         if (synced / path.name).exists():
             shutil.copy(synced / path.name, path)
-    if what == "changed":
-        nights.account.change("a", {"Company": "As before"})
-    elif what == "created":
-        nights.account.delete("e")
-    else:
-        nights.account.create({"contact_id": "a", "Company": "As before"})
+    getattr(nights.account, undo[0])(*undo[1:])
     for _ in range(2):
         run = nights.night(settings=settings)
         assert run.code == 0
@@ -125,14 +128,9 @@ def test_rows_that_were_sent_before_the_power_went_out(
 def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     synced, state = tmp_path / "synced", tmp_path / "state.json"
-    synced.mkdir()
-    process = subprocess.Popen(
-        collector.command(),
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        env={**os.environ, "LD_PRELOAD": str(library), "SYNCED": str(synced)},
-    )  # fmt: skip
+    process = started(collector.command(), library, synced)
     assert process.stdout is not None
-    collector.url = process.stdout.readline().split()[-1]
+    collector.url = process.stdout.readline().decode().split()[-1]
     for number in range(60):
         body = {"messageId": str(number), "event": "Email Opened"}
         assert collector.post("/v1/track", body).status_code == 200
