@@ -1,4 +1,4 @@
-"""Paging that loses pages, ends early or gives wrong totals, unlike the API that is documented."""
+"""Paging that loses pages or gives wrong totals, unlike the API that is documented."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class Options(options.Options):
     - `totals`: `exact` on every page; `missing` on no page; `first-missing` on every page but the
       first; `collapse` to half the size of the listing, from the middle of the listing on.
     - `total_off`: what to add to every total.
-    - `end_early`: send no more bookmarks from halfway through a listing on.
     - `lose`: never serve one page, although totals count its contacts: of `contacts`, or of the
       `members` of a segment; optionally with @ and the page's number, by default any page but the
       first. The bookmark before it leads past it, also when the listing is read again.
@@ -31,7 +30,6 @@ class Options(options.Options):
     api_key: str = KEY
     totals: str = "exact"
     total_off: int = 0
-    end_early: bool = False
     lose: str = ""
     lose_once: bool = False
 
@@ -73,11 +71,6 @@ class LyingPager(Pager):
             case "collapse" if start > 0 and end * 2 > size:
                 size //= 2
         return max(0, size + self._lies.total_off)
-
-    def _bookmark(self, ids: list[str], end: int, *, is_empty: bool) -> str | None:
-        if self._lies.end_early and end * 2 >= len(ids):
-            return None
-        return super()._bookmark(ids, end, is_empty=is_empty)
 
 
 class Hole:

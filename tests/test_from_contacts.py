@@ -14,7 +14,6 @@ from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.sandbox.account import Account
 from tap_autopilot.streams import STREAMS
-from tap_autopilot.streams.base import Merge
 from tests import in_process
 from tests.conftest import USUAL_STREAMS, Serve
 from tests.in_process import logged
@@ -127,12 +126,11 @@ DAY = 86_400_000
 def made(
     *contacts: Any,
     window: ChangedSince | None = None,
-    merge: Merge | None = None,
     selected: Any = SCHEMA,
     tally: Tally | None = None,
 ) -> Any:
     make = STREAMS["email_bounced"].compile(SCHEMA, selected, tally or Tally("email_bounced"))
-    return [row for rows in make(list(contacts), window, merge) for row in rows]
+    return [row for rows in make(list(contacts), window, None) for row in rows]
 
 
 def bounced(contact_id: str, **maps: Any) -> dict[str, Any]:
