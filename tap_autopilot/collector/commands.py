@@ -17,12 +17,14 @@ from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import Do, Errand, alone, ask
 from tap_autopilot.collector.prune import checked, loaded, prune_loaded
+from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import InUse
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
 
+COMMANDS = ""  # what is owned while a command changes a shared store; no destination's name
 MALFORMED = (
     "The collector's response is malformed; it may be another version. Restart it, and try again."
 )
@@ -137,6 +139,9 @@ def _carry_out(database: str, request: dict[str, Any], destinations: Collection[
     except InUse:
         return ask(database, request)
     try:
+        if not store.owns(COMMANDS):
+            name = shown(database)
+            raise RunError(f"Another command is using the store {name}. Try again later.")
         return errand(alone(store))
     finally:
         store.close()

@@ -18,6 +18,7 @@ import pytest
 import requests
 
 from tap_autopilot.collector import postgres
+from tap_autopilot.collector.commands import COMMANDS, erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
@@ -26,7 +27,7 @@ from tap_autopilot.collector.postgres_sql import TAKE_LOCK
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Unavailable
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import TOKEN, Collector, event, sending
 from tests.collector.destination import Destination
 from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
@@ -177,6 +178,15 @@ def test_nothing_that_was_erased_comes_back_with_a_summary(
         erasing.join()
         store.save_summary(2, 3, said, [3])
         assert (reader.summarized_up_to < 0, [*reader.summary()]) == (True, [])
+
+
+def test_commands_change_a_store_one_at_a_time(database: str, store: PostgresStore) -> None:
+    """Pruning may refer to a message of others that --erase is about to delete."""
+    assert store.owns(COMMANDS)
+    with pytest.raises(RunError, match=r"Another command is using the store postgresql://"):
+        erase(database, "ada@example.com")
+    store.close()
+    assert erase(database, "ada@example.com") == "Erased 0 events of ada@example.com."
 
 
 def test_the_servers_statistics_have_no_samples_of_personal_data(
