@@ -15,7 +15,7 @@ from tap_autopilot.collector.metrics import Metrics
 from tap_autopilot.collector.names import MAX_NAME
 from tap_autopilot.collector.notices import OTHER, Notices
 from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow, is_array, text_of, trim
-from tap_autopilot.collector.request import Refusal, Request
+from tap_autopilot.collector.request import MAX_VALUE, Refusal, Request
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.collector.threads import Threads
 from tap_autopilot.collector.writer import Writer
@@ -190,7 +190,8 @@ class Endpoints:
         match path:
             case ["segment"] if self._webhook_secrets:
                 key = self._key_in(headers)
-                return key, partial(self._signed, key is not None, headers)
+                signature = headers.get(b"x-signature", b"")[:MAX_VALUE]
+                return key, partial(self._signed, key is not None, signature)
             case ["hooks", token, *rest] if len(rest) < 2 and (known := tokens.accept([token])):
                 event = "".join(rest)[:MAX_NAME]  # a copy, or all of it would stay in memory
                 return known, partial(_parsed, partial(events.from_hook, event))
@@ -230,11 +231,8 @@ class Endpoints:
             raise _no_key()
         return b"".join([*seen, *parts])
 
-    def _signed(
-        self, known: bool, headers: dict[bytes, bytes], parts: Iterator[bytes], now: int
-    ) -> Contents:
+    def _signed(self, known: bool, signature: bytes, parts: Iterator[bytes], now: int) -> Contents:
         """What Segment's Webhooks destination sent. It is not parsed before there is a secret."""
-        signature = headers.get(b"x-signature", b"").decode("latin-1")
         raw = b"".join(parts)
         if not is_array(trim(raw)):
             self._check_signature(raw, signature, "body")
@@ -245,8 +243,8 @@ class Endpoints:
         self._check_signature(raw if first is None else first, signature, "first event")
         return contents
 
-    def _check_signature(self, signed: bytes, signature: str, what: str) -> None:
-        if not self._webhook_secrets.accept(signed, signature):
+    def _check_signature(self, signed: bytes, signature: bytes, what: str) -> None:
+        if not self._webhook_secrets.accept(signed, signature.decode("latin-1")):
             raise Refusal(401, f"X-Signature does not match the {what}")
 
 

@@ -254,7 +254,7 @@ class Connection(asyncio.Protocol):
             request.keeps_body = self.server.handler.admit(request)
         except Refusal as refusal:
             request.refusal = refusal.with_traceback(None)  # it has copies of the path
-        request.path = ""  # of 16 kB, it may take 64 kB
+        request.forget_head()
         if request.is_known:
             self.server.strangers.pop(self, None)
 

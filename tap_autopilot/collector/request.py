@@ -27,6 +27,7 @@ CODES = {
     503: "unavailable",
 }
 RETRY_AFTER = 5  # seconds
+MAX_VALUE = 100  # bytes of a header; the longest that means something has 40
 MAX_ESCAPES = 1000  # of a path, as decoding takes long; an event's name has at most 800
 JSON = b"application/json"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -86,6 +87,12 @@ class Request:
     def body(self) -> bytes:
         """The complete body."""
         return bytes(self._body)
+
+    def forget_head(self) -> None:
+        """Keep of path and headers, of up to 64 kB, only what is needed after `admit`."""
+        self.path = ""
+        kept = (name for name in (b"content-encoding", b"expect") if name in self.headers)
+        self.headers = {name: self.headers[name][:MAX_VALUE] for name in kept}
 
     def add(self, data: bytes) -> str | None:
         """Keep a part of the body, and reserve memory for it. Returns why there is none, if so."""

@@ -11,6 +11,7 @@ import pytest
 
 from tap_autopilot.collector import http
 from tests.collector.conftest import HEAD, KEY, TOKEN, Collector, Start, read_all
+from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
 from tests.conftest import PATIENCE, wait_until
 
@@ -158,6 +159,20 @@ def test_while_a_body_arrives_the_headers_take_little_memory(
             connection.sendall(start_of_headers + b"Content-Length: 2\r\n\r\n1")
         wait_until(lambda: collector.metric("connections") > 300)
         assert memory.growth < 0.025 * 300
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"content-encoding: %s\r\n" % LONG, b"".join(b"h%02d:\r\n" % n for n in range(95))],
+    ids=["long", "many"],
+)
+@without_waiting
+async def test_requests_sent_ahead_take_no_memory_for_their_headers(line: bytes) -> None:
+    sender = Sender(serve())
+    sender.send(HEAD + b"Content-Length: 2\r\n" + line + b"\r\n{")
+    request = sender._protocol._unanswered[0]
+    assert sum(map(len, request.headers.values())) + len(request.headers) < 200
+    assert request.path == ""
 
 
 def test_a_body_in_tiny_chunks_takes_little_memory_and_time(start: Start) -> None:
