@@ -171,13 +171,6 @@ def test_a_pause_holds_for_all_and_is_counted_once(monkeypatch: pytest.MonkeyPat
     assert pacer.delay() == pytest.approx(0.4)
 
 
-def test_a_pause_blocks() -> None:
-    pacer, started = Pacer(1000), time.monotonic()
-    pacer.throttle(pacer.wait(), 0.1)
-    pacer.wait()
-    assert time.monotonic() - started >= 0.1
-
-
 def test_the_most_urgent_goes_first() -> None:
     pacer = Pacer(1000)
     pacer.throttle(pacer.wait(), PATIENCE)
