@@ -24,7 +24,7 @@ EVENTS = (
 )  # fmt: skip
 WAITS = (1, 2, 4, 8, 16)  # seconds between tries
 EXISTS = 409  # the status if this URL is already registered
-GONE = 404
+DONE = {"POST": EXISTS, "DELETE": 404}  # the status if it was done before, perhaps by a failed try
 
 Tell = Callable[[str], None]
 
@@ -140,16 +140,14 @@ class Hooks:
                 status = response.status
                 if status in (401, 403):
                     raise UserError(f"{what}: Autopilot does not accept this api_key.")
-                is_gone = method == "DELETE" and status == GONE  # perhaps by an earlier try
-                if is_gone or (method == "POST" and status == EXISTS):
+                if status < 300 and method == "GET" and response.body is None:
+                    trouble = "the response is truncated or too large"
+                elif status < 300 or status == DONE.get(method):
                     return response
-                if status < 300 and not (method == "GET" and response.body is None):
-                    return response
-                trouble = (
-                    f"HTTP {status}" if status >= 300 else "the response is truncated or too large"
-                )
-                if status >= 300 and not may_pass(status):
-                    break
+                else:
+                    trouble = f"HTTP {status}"
+                    if not may_pass(status):
+                        break
             if wait is not None:
                 time.sleep(wait)
         raise RunError(f"{what}: {trouble}.")

@@ -168,14 +168,17 @@ class PostgresStore(Store):
         A failed commit may have taken effect all the same, see `Unavailable`.
         """
         try:
-            if self._connection is None:
-                self._connection = _connect(self._database, FOR_WRITING)
-            with self._connection.transaction():
-                yield self._connection
+            connection = self._connection or _connect(self._database, FOR_WRITING)
         except UserError as problem:
             raise Unavailable("the database is unreachable", str(problem)) from None
+        self._connection = connection
+        try:
+            with connection.transaction():
+                yield connection
         except psycopg.Error as problem:
-            self._drop_connection()
+            connection.close()
+            self._connection = None
+            self._owned.clear()
             kind = type(problem).__name__
             raise Unavailable(f"the database failed ({kind})", _reason(problem)) from None
 
@@ -187,12 +190,6 @@ class PostgresStore(Store):
         with self._transaction() as connection:
             for statement, rows in changes:
                 connection.cursor().executemany(_translated(statement), rows)
-
-    def _drop_connection(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
-        self._owned.clear()
 
 
 def _without_successors(events: Sequence[Received]) -> Iterator[list[Received]]:
