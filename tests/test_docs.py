@@ -210,6 +210,7 @@ import json, sys
 for line in sys.stdin:
     if {prints}:
         print(json.dumps({{"n": json.loads(line)["value"]}}))
+print('{{"n": ', end="")  # killed in the middle of a line
 """
 
 
