@@ -202,6 +202,15 @@ def test_documents_of_many_rows_cost_little(tap: Tap, shape: str) -> None:
     sync(tap, MANY_ROWS[shape](), digests=str(tap.folder / "digests.db"))
 
 
+def test_long_names_in_odd_documents_cost_little(tap: Tap) -> None:
+    """Their memory is used again for texts of other sizes."""
+    name = b"n" * MB + EMOJI
+    fields = b",".join(b'"%b%d\\u0000":1' % (name, number) for number in range(7))
+    documents = (b'{"ContactId":%d,"a":{%b}}' % (number, fields) for number in range(14))
+    digests = str(tap.folder / "digests.db")
+    sync(tap, {"/contacts": contacts(*documents)}, digests=digests, nested_as_text=True)
+
+
 def test_more_members_than_fit_are_refused(tap: Tap) -> None:
     members = contacts(
         *(b'{"contact_id":"%b%06d"}' % (rb"\ud83d\ude00" * 300, n) for n in range(20_000))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,6 +12,8 @@ from typing import Any, NamedTuple
 MAX_BODY = 2**27  # bytes, compressed or not; a page of the API takes about 200 kB
 LARGE = 2**22  # bytes; a run has at most one larger body in memory
 PIECE = 2**18  # bytes to read or unpack at a time; chunks of one byte take 60 times as much
+HUGE = 2**23  # bytes; so much memory goes back to the system once it is free
+M_MMAP_THRESHOLD = -3  # in glibc's <malloc.h>
 
 
 class Body(NamedTuple):
@@ -59,3 +63,16 @@ def _unpacked(raw: Any, unpack: Any) -> Iterator[bytes]:
             yield piece
         if unpack.eof:
             break
+
+
+@functools.cache
+def return_free_memory() -> None:
+    """From now on, return blocks of HUGE bytes to the system as soon as they are free.
+
+    By default, glibc keeps them, but a text of another size often does not fit there, so a large
+    response would take twice as much. Other C libraries may not have this setting.
+    """
+    with contextlib.suppress(ImportError, AttributeError, OSError):
+        import ctypes  # takes a while
+
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, HUGE)

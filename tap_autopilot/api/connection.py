@@ -16,7 +16,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 
-from tap_autopilot.api.body import Body, read_body
+from tap_autopilot.api.body import Body, read_body, return_free_memory
 from tap_autopilot.api.environment import Environment
 from tap_autopilot.api.failures import DROPPED, TIMED_OUT, causes_of, describe, explain
 from tap_autopilot.api.watchdog import Watch, Watchdog
@@ -110,6 +110,7 @@ class Connection:
     def _wait_for_turn(self, deadline: float) -> None:
         """Wait until no other connection has a large body. Raises TimeoutError."""
         if not self._has_turn:
+            return_free_memory()
             self._has_turn = self._turn.acquire(timeout=max(0.0, deadline - time.monotonic()))
         if not self._has_turn:
             raise TimeoutError
