@@ -11,7 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tap_autopilot.collector.http import MAX_HEADER_BYTES, SHORT
+from tap_autopilot.collector.http import MAX_HEADER_BYTES, MAX_STRANGERS_CHUNKS, SHORT
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
@@ -97,7 +97,7 @@ async def test_a_body_without_a_secret_in_its_headers_has_few_short_chunks(
     sender = Sender(serve())
     chunk = b"%x\r\n%s\r\n"
     sender.send(b"POST /v1/track HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
-    sender.send(chunk % (size, b" " * size) * 1001)
+    sender.send(chunk % (size, b" " * size) * (MAX_STRANGERS_CHUNKS + 1))
     sender.send(chunk % (len(KEY_IN_BODY), KEY_IN_BODY) + b"0\r\n\r\n")
     await asyncio.sleep(PATIENCE)
     assert sender.statuses == [status]
