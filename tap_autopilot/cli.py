@@ -232,7 +232,7 @@ def _check_refresh(args: argparse.Namespace, config: Config) -> None:
 
 
 def _inputs(args: argparse.Namespace, config: Config) -> tuple[Any, State]:
-    """The catalog, null without one, and the state. Raises UserError."""
+    """The catalog (None if none was given) and the state. Raises UserError."""
     from tap_autopilot.protocol.state import read_state  # takes a while to import
     from tap_autopilot.settings import read_json
 

@@ -21,7 +21,7 @@ PATIENCE = 60.0  # seconds to wait for whoever writes to a pipe
 def read_small(path: str | Path) -> bytearray:
     """What is in a file, or comes through a pipe until it is closed. Raises OSError.
 
-    This ends whatever the path names: an endless device, or a pipe that nobody writes to.
+    This always ends, whatever the path names: an endless device, or a pipe that nobody writes to.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:

@@ -72,7 +72,7 @@ class Traffic:
 
 
 class Request(NamedTuple):
-    """A GET: its path is percent-encoded, and `shown` in messages; it counts as its source's.
+    """A GET for `source`. `path` is percent-encoded; messages show `shown`.
 
     If several requests are waiting, the most urgent goes first.
     """

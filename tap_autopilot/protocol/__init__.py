@@ -1,1 +1,1 @@
-"""Singer's side: schemas, catalog, selection, messages and state. Knows nothing of HTTP."""
+"""Singer's side: schemas, catalog, selection, messages and state. Makes no requests."""

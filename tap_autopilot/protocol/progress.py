@@ -132,7 +132,7 @@ class Progress:
         self._passes[stream].start(min(now, date or now))
 
     def advance(self, page: Page) -> list[str]:
-        """Note that a page is written. Returns the streams that it completes."""
+        """Note a page that is about to be written. Returns the streams that it completes."""
         walk = page.walk
         self._sources[walk.source].advance(walk, page.after, read=page.census.read)
         return self.complete(walk.source)

@@ -72,7 +72,7 @@ class Pushes:
         Events so recent that a push of them may still arrive are left for the next run. The tally
         counts only events that `window`, if there is one, admits.
         """
-        times: dict[str, Any] = {}  # other spellings than ours are slow to read, so that is once
+        times: dict[str, Any] = {}  # other spellings are slow to parse, so parse each once
         polled = []
         for message, when in events.items():
             time: Any = when if when.__class__ is int else time_in(when)
@@ -183,7 +183,7 @@ def _clusters(
 
 
 def _pairs(events: list[tuple[int, int]], times: list[int], within: int) -> list[int]:
-    """The indexes in the best pairing of two sorted sequences; pairs need not cross.
+    """The indexes in the best pairing of two sorted sequences; none needs crossing pairs.
 
     If finding it takes too long, only the number of pairs is the best.
     """

@@ -27,7 +27,7 @@ from tap_autopilot.rfc3339 import rfc3339
 
 LOG = logging.getLogger(__name__)
 
-KIBIBYTES = 1 if sys.platform == "darwin" else 1024  # unit of the peak memory
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # bytes
 
 
 class Report:
@@ -88,7 +88,7 @@ class Report:
             "exit_code": exit_code,
             "message": message,
             **self.facts(),
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIBIBYTES,
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * MAXRSS_UNIT,
         }
         text = self._redact(json.dumps(report))
         if self._file:

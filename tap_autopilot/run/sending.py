@@ -18,7 +18,7 @@ NO_VERSIONS = "emit_activate_version_messages is false"
 
 
 class Sending:
-    """Decides which rows become messages: all. ACTIVATE_VERSION lets the target remove others.
+    """Sends every row; ACTIVATE_VERSION then lets the target remove the others.
 
     A subclass may know what the target has, and send less.
     """

@@ -1,1 +1,1 @@
-"""Where documents come from, page by page. Knows nothing of Singer or stdout."""
+"""Where documents come from, page by page. Writes no messages."""

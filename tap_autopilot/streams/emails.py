@@ -105,7 +105,7 @@ class EmailEvent(Stream):
 
 
 def _last_of_each(contacts: list[Any]) -> list[Any]:
-    """The contacts without those that come again, which no page of the API has."""
+    """The last document of each contact; the API itself repeats none on a page."""
     ids = (as_repeated(contact.get("contact_id")) for contact in contacts)
     return [*{one or at: contacts[at] for at, one in enumerate(ids)}.values()]
 
