@@ -270,6 +270,15 @@ def test_an_earlier_start_date_reads_all_of_the_store(
     )
 
 
+@pytest.mark.parametrize("collected_from", ["soon", 5])
+def test_an_invalid_start_date_reads_all_of_the_store(collected_from: Any) -> None:
+    collected = {"collected": ["store", 7], "collected_from": collected_from}
+    progress = in_store(collected, incremental=["email_opened"], start_date=day(1))
+    assert progress.store_positions() == {"email_opened": 0}
+    (warning,) = progress.log
+    assert "email_opened: the state's position in the store is not valid; reading all" in warning
+
+
 def test_the_position_in_the_store_moves_forward_only() -> None:
     names = ("email_opened", "contact_events")
     progress = begin(*names, incremental=names, store=STORE,

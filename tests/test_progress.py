@@ -137,6 +137,24 @@ def test_a_bookmark_made_under_a_later_start_date_is_dropped(
     assert progress.log == [warning] * (not kept)
 
 
+@pytest.mark.parametrize("made_under", ["soon", 5, ""])
+def test_a_bookmark_made_under_an_invalid_start_date_is_dropped(made_under: Any) -> None:
+    entry = {"updated_at": "2020-01-09T00:00:00Z", "start_date": made_under}
+    state = {"bookmarks": {"contacts": entry}}
+    progress = begin("contacts", state=state, incremental=["contacts"], start_date=day(1))
+    assert progress.pass_of("contacts").since == day(1)
+    (warning,) = progress.log
+    assert warning == (
+        "WARNING contacts: the state's start_date is not a time, so its updated_at could skip rows;"
+        " ignoring it."
+    )
+
+
+def test_a_stream_without_a_replication_key_has_no_bookmark() -> None:
+    progress = begin("lists", state={"bookmarks": {"lists": {"None": "soon"}}})
+    assert progress.log == []
+
+
 # What is read, and in which order
 
 

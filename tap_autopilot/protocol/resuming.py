@@ -37,7 +37,7 @@ class Store(NamedTuple):
 
     def mismatch(self, entry: StreamState) -> str:
         """Why a stream's position is not one in this store; empty if it is, or if it has none."""
-        if "collected" in entry.invalid:
+        if not entry.invalid.isdisjoint(("collected", "collected_from")):
             return "the state's position in the store is not valid"
         if entry.collected is None:
             return ""
@@ -231,6 +231,12 @@ def drop_unsafe_bookmarks(state: State, selected: Sequence[Selected], terms: Ter
         if "bookmark" in entry.invalid or (bookmark and bookmark > terms.now):
             LOG.warning(
                 "%s: the state's %s is not a time in the past; ignoring it.",
+                stream.name, stream.replication_key,
+            )  # fmt: skip
+            entry.bookmark = None
+        elif bookmark and "start_date" in entry.invalid:
+            LOG.warning(
+                "%s: the state's start_date is not a time, so its %s could skip rows; ignoring it.",
                 stream.name, stream.replication_key,
             )  # fmt: skip
             entry.bookmark = None

@@ -247,17 +247,19 @@ def read_state(state: Any) -> State:
 
 def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
     """A stream's entry in a state."""
+    key = stream.replication_key
+    given = {**entry, "bookmark": entry.get(key) if key else None}
     fields: dict[str, Any] = {
-        "progress": _progress(entry.get("progress")),
-        "bookmark": _moment(entry.get(str(stream.replication_key))),
-        "start_date": _moment(entry.get("start_date")),
-        "columns": as_type(entry.get("columns"), str),
-        "collected": as_type(entry.get("collected"), StorePosition),
-        "collected_from": _moment(entry.get("collected_from")),
+        "progress": _progress(given.get("progress")),
+        "bookmark": _moment(given["bookmark"]),
+        "start_date": _moment(given.get("start_date")),
+        "columns": as_type(given.get("columns"), str),
+        "collected": as_type(given.get("collected"), StorePosition),
+        "collected_from": _moment(given.get("collected_from")),
     }
-    keys = {name: name for name in fields} | {"bookmark": str(stream.replication_key)}
-    invalid = {name for name, key in keys.items()
-               if fields[name] is None and entry.get(key) is not None}  # fmt: skip
+    invalid = {
+        name for name, value in fields.items() if value is None and given.get(name) is not None
+    }
     has_pushed = fields["collected"] is not None or "collected" in invalid
     is_log = has_pushed or entry.get("append_only") is True
     return StreamState(**fields, append_only=is_log, invalid=frozenset(invalid))
