@@ -81,8 +81,8 @@ class EachSegment:
     """The members of each segment, in the order of the segments' ids.
 
     Its entry in the state does not grow with the number of segments. It has the last segment begun,
-    the numbers of finished segments' members and of segments gone so far and, for each segment
-    begun but not finished, the position and whether it failed.
+    the number of finished segments' members, the number of segments gone, null once another one
+    exists, and, for each segment begun but not finished, the position and whether it failed.
     """
 
     def __init__(self, mark: str) -> None:
@@ -92,7 +92,7 @@ class EachSegment:
     def start_over(self) -> None:
         """Forget what has been read."""
         self._through = ""
-        self._gone = 0
+        self._gone: int | None = 0
         self._open: dict[str, Position] = {}
         self._failed: set[str] = set()
         self._ids: list[str] = []
@@ -102,7 +102,7 @@ class EachSegment:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading if the state's has the one mark in `marks`; returns whether it has."""
-        saved = as_type(value, tuple[str, Count, Count, list[Segment], str])
+        saved = as_type(value, tuple[str, Count, Count | None, list[Segment], str])
         if saved is None or marks != {saved[4]}:
             return False
         self._through, self.read, self._gone, segments, self.mark = saved
@@ -142,6 +142,7 @@ class EachSegment:
         `read` is how many members this reading of the segment has found so far.
         """
         segment_id = self._reach(walk)
+        self._gone = None
         if after is None:
             self.read += read
             del self._open[segment_id]
@@ -150,8 +151,9 @@ class EachSegment:
 
     def note_gone(self, walk: Walk) -> None:
         """Note that a segment no longer exists and so has no members."""
-        self.advance(walk, None, read=0)
-        self._gone += 1
+        del self._open[self._reach(walk)]
+        if self._gone is not None:
+            self._gone += 1
 
     def note_failure(self, walk: Walk) -> None:
         """Note that a segment failed; the next run reads it last."""
@@ -168,8 +170,8 @@ class EachSegment:
 
     def doubts(self) -> dict[Doubt, str]:
         """The doubts about the source as a whole, now that it is complete."""
-        if self._gone > 1 and self._gone >= len(self._ids) and not self.read:
-            return {Doubt.ALL_GONE: f"all {len(self._ids):,} segments returned 404"}
+        if self._gone is not None and self._gone > 1:
+            return {Doubt.ALL_GONE: f"all {self._gone:,} segments returned 404"}
         if self._ids and not self.read:
             segments = amount(len(self._ids), "segment")
             return {Doubt.EMPTY: f"the API listed no members of {segments} at all"}
