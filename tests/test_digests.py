@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from tap_autopilot.api.client import Client
 from tap_autopilot.config import Config
 from tap_autopilot.digests.digests import Digests
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import Unreachable, UserError
 from tap_autopilot.protocol.state import read_state
+from tap_autopilot.run import changes
 from tap_autopilot.run.report import Report
 from tap_autopilot.run.sync import sync
 from tap_autopilot.sandbox.account import Account
+from tap_autopilot.sources.listings import CONTACTS, Walk
 from tests.changing_sandbox import ChangingSandbox
 from tests.conftest import KEY
 from tests.digests import Nights, warned
@@ -117,6 +120,52 @@ def test_a_run_that_cannot_read_leaves_the_file_as_it_is(nights: Nights) -> None
     assert (wrong.code, wrong.messages) == (2, [])
     assert not warned(wrong, "everything is sent again")
     assert not nights.night().of("RECORD")
+
+
+def test_a_refused_account_leaves_the_file_as_it_is(nights: Nights) -> None:
+    nights.night()
+    other = "another+key"
+    refused = nights.night("1-:403", api_key=other, settings={"api_key": other})
+    assert (refused.code, refused.messages) == (2, [])
+    assert not nights.night().of("RECORD")
+
+
+def test_an_outage_leaves_the_file_as_it_is(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights.night()
+    tried = []
+
+    def fetch(_client: Client, walk: Walk) -> None:
+        tried.append(walk)
+        raise Unreachable("Run again later.")
+
+    monkeypatch.setattr(changes, "fetch", fetch)
+    down = nights.night(settings={"api_key": "another+key"})
+    assert (down.code, down.messages, tried) == (1, [], [CONTACTS])
+    assert not nights.night().of("RECORD")
+
+
+@pytest.mark.parametrize(
+    ("names", "fault", "code"),
+    [
+        (["custom_fields"], "/contacts/custom_fields:404", 0),
+        (["contacts", "lists"], "/contacts:403", 2),
+        (["contacts", "lists"], "/contacts:500", 1),
+    ],
+)
+def test_one_refused_listing_does_not_keep_the_file_in_doubt(
+    nights: Nights, names: list[str], fault: str, code: int
+) -> None:
+    nights.night()
+    nights.path.unlink()
+    catalog = {"streams": [{"tap_stream_id": name, "metadata": []} for name in names]}
+    run = nights.night(fault, catalog=catalog)
+    assert run.code == code
+    assert warned(run, "everything is sent again")
+    activated = [message["stream"] for message in run.of("ACTIVATE_VERSION")]
+    assert activated == [name for name in names if name == "lists"]
+    assert not warned(nights.night(catalog=catalog), "everything is sent again")
 
 
 def test_a_run_that_cannot_begin_leaves_the_file_unlocked(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
+from tap_autopilot.exceptions import RunError, Unreachable
 from tap_autopilot.protocol.messages import encoded, record_lines
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
@@ -22,7 +23,7 @@ from tap_autopilot.rfc3339 import rfc3339
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
 from tap_autopilot.run.sending import Sending
-from tap_autopilot.sources.listings import fetch
+from tap_autopilot.sources.listings import LISTINGS, Walk, fetch
 from tap_autopilot.streams.membership_changes import (
     JOINED,
     LEFT,
@@ -103,10 +104,7 @@ class Changes(Sending):
         A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
         """
         if self._digests.distrust is not None:
-            client = Client(self._api)
-            for walk, _ in progress.walks()[:1]:
-                fetch(client, walk)
-            client.forget()
+            self._check_account([walk for walk, _ in progress.walks()])
             LOG.warning("%s: everything is sent again.", self._digests.distrust)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.start(
@@ -115,6 +113,29 @@ class Changes(Sending):
                 for name, shape in self._shapes.items()
             }
         )
+
+    def _check_account(self, walks: Sequence[Walk]) -> None:
+        """Check that a run over these listings, if any, can read the account at all.
+
+        Any listing will do, because one that always fails must not hold up the others. Raises
+        TapError if none can be read.
+        """
+        client = Client(self._api)
+        errors: list[RunError] = []
+        for walk in dict.fromkeys([*walks, *LISTINGS]) if walks else ():
+            try:
+                fetch(client, walk)
+            except Unreachable:
+                raise
+            except RunError as error:
+                error.__traceback__ = error.__context__ = None  # they hold the response
+                errors.append(error)
+            else:
+                return
+            finally:
+                client.forget()
+        if errors:
+            raise errors[0]
 
     def schema(self, table: Selected) -> dict[str, Any]:
         """A table's schema with the column that marks deleted rows."""
