@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
+from tap_autopilot.pushed import index as index_module
 from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.matching import DESCRIPTION, hash_of
@@ -321,3 +323,26 @@ def test_the_store_is_not_asked_about_messages_that_it_does_not_know() -> None:
     assert dict(zip(DESCRIPTION, described[0] or (), strict=True))["email_name"] == "First"
     assert described[1:] == [None] * 1000
     assert len(queries) == 1
+
+
+def test_a_disk_that_fails_while_the_index_is_read_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(index_module, "MAX_MESSAGES", 1)
+    index = PushedIndex(EMAILS)
+    index.describe({**BLANK, "email_id": f"m{number}"} for number in range(3))
+    index.complete()
+    pushes = index.about({}, NOW)
+    batches = index.messages()
+    next(batches)
+    index._database.set_progress_handler(lambda: 1, 1)
+    uses: list[Callable[[], object]] = [
+        lambda: next(batches),
+        index.has_messages,
+        lambda: index.describe([{**BLANK, "email_id": "m1"}], only_known=True),
+        lambda: index.about({"person_1": None}, NOW),
+        lambda: pushes.description(hash_of("m1")),
+    ]
+    for use in uses:
+        with pytest.raises(RunError, match=r"^Cannot keep pushed events .*: interrupted\."):
+            use()

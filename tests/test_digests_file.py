@@ -19,7 +19,7 @@ from tap_autopilot.digests import digests as module
 from tap_autopilot.digests import file as file_module
 from tap_autopilot.digests.digests import Digests, Start
 from tap_autopilot.digests.file import File
-from tap_autopilot.exceptions import UserError
+from tap_autopilot.exceptions import RunError, UserError
 
 SHAPE, OTHER_SHAPE = b"a", b"b"
 PAGE = 7
@@ -290,6 +290,15 @@ def test_a_disk_that_cannot_be_read_is_not_a_damaged_file(
     with pytest.raises(UserError, match=r"Cannot read the digests file .*: disk I/O error\.$"):
         Digests(str(path), "somebody").load(target.state[0])
     assert path.read_bytes() == before
+
+
+def test_a_disk_that_fails_while_tombstones_are_read_ends_the_run(path: Path) -> None:
+    position = fill(path, 3)
+    with opened(path, position) as digests:
+        buried = digests.bury("one")
+        digests._file._db.set_progress_handler(lambda: 1, 1)
+        with pytest.raises(RunError, match=r"^Cannot use the digests file .*: interrupted\."):
+            next(buried)
 
 
 @pytest.mark.parametrize("key", ['"', "\\", "\x01", "\x1f\n", "é", "\U0010ffff", " ", "null"])

@@ -305,7 +305,7 @@ def test_no_room_for_the_temporary_file_ends_the_run(tap: Tap, store: PushedStor
         capture_output=True, cwd=Path(__file__).parents[1], check=False,
     )  # fmt: skip
     last = done.stderr.decode().splitlines()[-1]
-    assert "CRITICAL Cannot store pushed events in a temporary file" in last
+    assert "CRITICAL Cannot keep pushed events in a temporary file" in last
     assert done.returncode == 1
 
 

@@ -166,7 +166,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(tap: Tap, serve: Serve, nigh
     )  # fmt: skip
     assert run.returncode == 1
     last = run.stderr.decode().splitlines()[-1]
-    assert f"CRITICAL Cannot write the digests file {nights.path}: " in last
+    assert f"CRITICAL Cannot use the digests file {nights.path}: " in last
     nights.replica.take([json.loads(line) for line in run.stdout.splitlines()], also=10**6)
     rest = nights.night(settings=settings)
     assert rest.code == 0

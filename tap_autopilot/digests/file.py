@@ -161,7 +161,7 @@ class File:
         except sqlite3.Error as problem:
             self._db.close()
             raise RunError(
-                f"Cannot write the digests file {self.path}: {problem}. Fix that, and run again"
+                f"Cannot use the digests file {self.path}: {problem}. Fix that, and run again"
                 " with the last STATE that the target printed."
             ) from None
 
@@ -188,9 +188,10 @@ class File:
     def gone(self, table: int) -> Iterator[list[str]]:
         """The keys of the rows that were buried, in batches."""
         after = ""
-        while batch := [key for (key,) in self._db.execute(GONE, (table, after, MANY))]:
-            yield batch
-            after = batch[-1]
+        with self.errors():
+            while batch := [key for (key,) in self._db.execute(GONE, (table, after, MANY))]:
+                yield batch
+                after = batch[-1]
 
     def _gaps(self, table: int, since: int) -> Iterator[str]:
         """The gaps between the ranges of keys that the pass has seen, in batches."""

@@ -97,14 +97,18 @@ class PushedIndex:
 
     def _knows(self, message: str) -> bool:
         query = "SELECT 1 FROM messages WHERE email_id = ?"
-        return self._database.execute(query, (message,)).fetchone() is not None
+        return any(self._query(query, message))
+
+    def _query(self, query: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with _storage_errors():
+            yield from self._database.execute(query, values)
 
     def complete(self) -> None:
         """Build the indexes once everything is added."""
         with _storage_errors():
             self._database.execute("CREATE INDEX pushes_of ON pushes (who, kind, key, at)")
             self._database.execute(_DESCRIBE_KEYS)
-            keys = {key for (key,) in self._database.execute(_KEYS)}
+        keys = {key for (key,) in self._query(_KEYS)}
         self._keys = keys if len(keys) < MAX_KEYS else None
 
     def about(self, contacts: Mapping[str, str | None], now: int) -> Pushes:
@@ -121,25 +125,22 @@ class PushedIndex:
         names += [(_by_email(email), contact_id) for email, contact_id in owners.items()]
         by_contact: dict[tuple[str, str], array[int]] = {}
         left = MAX_PUSHES
-        with _storage_errors():
-            for who, contact_id in names:
-                for kind, *push in self._database.execute(_FIND, (who, left)):
-                    left -= 1
-                    pushes = by_contact.setdefault((self._kinds[kind], contact_id), array("q"))
-                    pushes.extend(push)
+        for who, contact_id in names:
+            for kind, *push in self._query(_FIND, who, left):
+                left -= 1
+                pushes = by_contact.setdefault((self._kinds[kind], contact_id), array("q"))
+                pushes.extend(push)
         return Pushes(by_contact, self._describe, self._receiving, now)
 
     def has_messages(self) -> bool:
         """Whether any event described a message."""
-        return self._database.execute("SELECT 1 FROM messages LIMIT 1").fetchone() is not None
+        return any(self._query("SELECT 1 FROM messages LIMIT 1"))
 
     def messages(self) -> Iterator[list[Row]]:
         """A row for each message that any push described, in batches."""
-        with _storage_errors():
-            cursor = self._database.execute(_MESSAGES)
         batch: list[Row] = []
         length = 0
-        for email_id, first, last, *columns in cursor:
+        for email_id, first, last, *columns in self._query(_MESSAGES):
             description = _described(columns)
             batch.append(
                 {
@@ -166,7 +167,7 @@ class PushedIndex:
         if key not in self._descriptions:
             if len(self._descriptions) == MAX_DESCRIPTIONS:
                 self._descriptions.clear()
-            columns = self._database.execute(_BY_KEY, (key,)).fetchone()
+            columns = next(self._query(_BY_KEY, key), None)
             self._descriptions[key] = None if columns is None else _described(columns)
         return self._descriptions[key]
 
@@ -197,7 +198,7 @@ def _storage_errors() -> Iterator[None]:
         yield
     except sqlite3.Error as problem:
         raise RunError(
-            f"Cannot store pushed events in a temporary file: {problem}. Free some disk space, or"
+            f"Cannot keep pushed events in a temporary file: {problem}. Free some disk space, or"
             " set SQLITE_TMPDIR to a folder on another disk."
         ) from None
 
