@@ -7,5 +7,6 @@ either kind, SQLite (`sqlite`, `sqlite_file`, `sqlite_seen`) or PostgreSQL (`pos
 `postgres_sql`), with the statements of both in `shared_sql`.
 `destinations`, `hooks` and `commands` are what else a collector does.
 
-Knows the tap's tables and its STATE, but uses nothing of it except logs, settings and connections.
+Knows the tap's tables and its STATE, but uses only its connections and what both programs share:
+logs, settings, arguments, files and exceptions.
 """

@@ -330,7 +330,7 @@ class _Delivery:
         )  # fmt: skip
 
     def failed(self, kind: str, text: str, *arguments: object) -> None:
-        """Warn of a problem of the destination, whose end will be told."""
+        """Warn of a problem of the destination; `_succeeded` logs when it is over."""
         if self._failing_since is None:
             self._failing_since = time.monotonic()
         self.warn(kind, text, *arguments)

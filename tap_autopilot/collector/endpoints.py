@@ -119,7 +119,7 @@ class Endpoints:
         request.respond(refusal.status, refusal.body)
 
     def turned_away(self, label: str, status: int, reason: str) -> None:
-        """Count a refusal, and warn of it, unless it tells only how the collector is."""
+        """Count a refusal, and warn of it, unless it only reports the collector's own state."""
         self._metrics.responded(label, status)
         if label not in PUBLIC:
             self._notices.turned_away(label, status, reason)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 LONGEST = 1_000_000  # bytes of a request
-TELL_EVERY = 1.0  # seconds, that an errand is under way
+TELL_EVERY = 1.0  # seconds between signs of life
 PATIENCE = 60.0  # seconds to wait for a sign of life
 START = 3.0  # seconds that a collector may take to start
 LOOK_EVERY = 0.05  # seconds

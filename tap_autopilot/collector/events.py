@@ -328,7 +328,7 @@ def _clean(name: str) -> str:
 
 
 def _key_of_id(id_: str) -> bytes | None:
-    """The digest of a messageId; None if it has none that identifies a row of the tap."""
+    """The digest of a messageId; None without a messageId."""
     if not id_:
         return None
     digest = _IDS.copy()  # takes half the time of a new one

@@ -26,11 +26,11 @@ from tap_autopilot.collector.turns import OneByOne
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 TOO_MANY_HEADERS = "more than 16 KB or 100 lines of headers"
-SHORT = 500  # bytes of a chunk; each takes time, however few it has
+SHORT = 500  # bytes; a shorter chunk takes as much time as one of that size
 MAX_CHUNKS = 100_000  # of a body that are short
 MAX_STRANGERS_CHUNKS = 200  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
-MAX_STRANGERS = 1000  # of these, of 30 kB each; libuv does not pause if 1,024 are ready
+MAX_STRANGERS = 1000  # of these, 30 kB each; if 1,024 sockets are ready, libuv looks at no others
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         )
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         self._state = State.BODY
-        self._url, self._headers = b"", {}  # for those after a chunked body, which nobody reads
+        self._url, self._headers = b"", {}  # trailers are collected here, and ignored
         self._unanswered.append(request)
         try:
             request.keeps_body = self.server.handler.admit(request)

@@ -15,7 +15,7 @@ WINDOW = 64 * 1024  # bytes searched at a time, so that other threads have their
 REACH = 4096  # bytes that a name and its value may take
 MAX_NAMED = 10_000  # write keys to look at in a body, which may be in each of its events
 MAX_TRIED = 100  # of these, if their values differ from the one before
-# The end of a string is missing if it is too long, which costs as much and so must count as well.
+# The closing quote is optional: a string that never ends costs as much, so it must count, too.
 _VALUE = re.compile(rb'[ \t\n\r]*:[ \t\n\r]*("[^"\\]*(?:\\.[^"\\]*)*"?)', re.DOTALL)
 _ESCAPED = [
     (b"\\u%s" % code, bytes.fromhex(code.decode()).lstrip(b"\0"))

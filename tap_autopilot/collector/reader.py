@@ -76,7 +76,8 @@ class Event(NamedTuple):
     `seq` grows in the order of commits and is never reused. `received_at` is in epoch milliseconds.
     `source` is "segment", "hook" or "activity"; `route` is the path without its token: "track",
     "batch", "segment", "hooks/contact_added", "activity". `name` is the event's name. `body` is the
-    JSON as received, without a write key; an Activity Stream line that is not JSON is kept as text.
+    JSON as received, without a write key and with a batch's common fields; an Activity Stream line
+    that is not JSON is kept as text.
     A pruned event's `body` has only what identifies its contact, its time and its message.
     """
 
@@ -186,7 +187,7 @@ class Reader(OpenStore):
                 yield from map(_reduced, self.read(seq - 1, 1))
 
     def stats(self) -> dict[str, Any]:
-        """What --stats prints. It is made of counts that are kept, so it takes no scan."""
+        """What --stats prints. Computed from running counts, without a scan."""
         sources = self._query(_SOURCES)
         last = self.last_seq
         stats = {

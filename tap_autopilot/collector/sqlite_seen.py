@@ -1,7 +1,7 @@
 """How a SQLite store recognizes events that it has already.
 
-Each event has a key, which is a digest. An index of digests has each new one on another page, so a
-commit that added them to a large index would write a page for each event. Therefore a commit only
+Each event has a key, which is a digest. In an index of digests, each new one lands on another page,
+so a commit that added them to a large index would write a page for each event. So a commit only
 appends its keys to a log, as one row, and they stay in memory as well. Once there are many, they
 are moved to the index in order, some now and then, so that neighbors share a page.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from tap_autopilot.collector.received import DELIVERY, REPEAT_WINDOW, Received
 
 KEY = 16  # bytes
-LOG = 16_384  # keys to collect before they are moved
+KEYS_IN_LOG = 16_384  # keys to collect before they are moved
 PACE = 2  # keys to move for each new one
 STEP = 1000  # keys to move at once
 # The index has 12 bytes of a key: a number to find it by, and the rest. If two keys have the same
@@ -67,7 +67,7 @@ class Seen:
         for row, keys in execute("SELECT id, keys FROM seen_log ORDER BY id"):
             self._logged.update(keys[at : at + KEY] for at in range(0, len(keys), KEY))
             self._row = row
-        if len(self._logged) >= LOG:
+        if len(self._logged) >= KEYS_IN_LOG:
             self._begin_to_move(self._indexed(self._logged, execute))
 
     def add(self, events: Sequence[Received], execute: Execute) -> list[Received]:
@@ -99,7 +99,7 @@ class Seen:
             self._due += PACE * len(self._added)
         self._logged |= self._added
         self._row = self._added_row
-        if len(self._logged) >= LOG and not self._to_move:
+        if len(self._logged) >= KEYS_IN_LOG and not self._to_move:
             self._begin_to_move(set())
 
     def _move(self, execute: Execute) -> int:

@@ -4,7 +4,8 @@ To change a table of the store, change it for new stores (`sqlite_file`, `postgr
 `reader.FORMAT`, add an upgrade from the format before it, for both databases, here and to
 `UPGRADES` in `sqlite_file` and `postgres`, and see to it that the older ones end with the same.
 
-Format 1 kept pruned events in the table of the others, and all keys in one index; it had no counts.
+Format 1, of versions before 1.0.0, kept pruned events in the table of the others, and all keys in
+one index; it had no counts.
 """
 
 from __future__ import annotations

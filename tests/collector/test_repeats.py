@@ -19,7 +19,7 @@ from tests.collector.test_endpoints import track
 def test_ids_are_recognized_wherever_they_are_kept(
     database: str, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    monkeypatch.setattr(sqlite_seen, "LOG", 20)
+    monkeypatch.setattr(sqlite_seen, "KEYS_IN_LOG", 20)
     monkeypatch.setattr(sqlite_seen, "STEP", 7)
     choose = random.Random(seed)
     store = SqliteStore(database)
@@ -57,7 +57,7 @@ def _split(keys: bytes) -> list[bytes]:
 def test_ids_outlive_a_failed_commit_and_a_restart(
     database: str, monkeypatch: pytest.MonkeyPatch, later: int
 ) -> None:
-    monkeypatch.setattr(sqlite_seen, "LOG", 8)
+    monkeypatch.setattr(sqlite_seen, "KEYS_IN_LOG", 8)
     monkeypatch.setattr(sqlite_seen, "STEP", 4)
     store = SqliteStore(database)
 
@@ -84,7 +84,7 @@ def test_ids_outlive_a_failed_commit_and_a_restart(
 def test_ids_that_the_index_could_confuse_are_told_apart(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_seen, "LOG", 1)
+    monkeypatch.setattr(sqlite_seen, "KEYS_IN_LOG", 1)
     monkeypatch.setattr(sqlite_seen, "STEP", 1)
     for end in (b"abcd", b"abce", b"\xff\xff\xff\xff"):
         assert store.append([event(key=b"12345678" + end)]) == 1
