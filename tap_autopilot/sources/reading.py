@@ -136,7 +136,7 @@ class _Reading:
         self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
         self._distinct = Distinct(start.census, exact=exact)
         self._trail = Trail()
-        self._loops = _Loops(walk, start.census.read, check_totals=check_totals)
+        self._loops = _Loops(walk, check_totals=check_totals)
         self._documents: list[Any] = []  # of the last good page, unparsed
 
     @property
@@ -258,9 +258,9 @@ class _Reading:
 class _Loops:
     """Detects bookmarks that lead around in circles, by how much they lead to."""
 
-    def __init__(self, walk: Walk, received: int, *, check_totals: bool) -> None:
+    def __init__(self, walk: Walk, *, check_totals: bool) -> None:
         self._walk = walk
-        self._received = received  # documents, repeated ones included
+        self._received = 0  # documents, repeated ones included, but none of earlier runs
         self._check_totals = check_totals
         self._total = 0  # the largest
         self._idle = 0  # pages in a row without a new id
