@@ -19,6 +19,7 @@ _FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # of the years 0001 to
 _SECONDS = tuple(f"{minute:02d}:{second:02d}." for minute in range(60) for second in range(60))
 _THOUSANDTHS = tuple(f"{thousandth:03d}Z" for thousandth in range(1000))
 _MAX_DIGITS = 30
+_LONGEST = len("2017-06-02T15:18:58.123456789Z")
 _RFC_1123 = re.compile(
     r"(?:[a-z]{3}, )?(\d{1,2}) ([a-z]{3}) ([1-9]\d{3}) (\d\d:\d\d:\d\d)"
     r"(?: (?:GMT|UTC?|([+-]\d\d)(\d\d)))?",
@@ -32,12 +33,13 @@ _OFFSET = re.compile(r"[+-]\d\d:?\d\d", re.ASCII)
 def as_time(value: Any) -> str:
     """A time as RFC 3339 in UTC. Raises ValueError if the value is not a time.
 
-    Text that already has this format stays unchanged, with all of its digits.
+    Text that already has this format stays unchanged, with up to nine digits of a second. More
+    are cut to six: PostgreSQL refuses a hundred, and with them all rows of a load.
     """
     if value.__class__ is str:
         try:
             ciso8601.parse_rfc3339(value)
-            if value[-1] == "Z" and value[10] == "T":
+            if value[-1] == "Z" and value[10] == "T" and len(value) <= _LONGEST:
                 return value
         except ValueError:
             rewritten = _in_iso_8601(value)
