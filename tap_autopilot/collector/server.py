@@ -37,6 +37,7 @@ from tap_autopilot.exceptions import UserError
 LOG = logging.getLogger(__name__)
 
 BACKLOG = 2048
+SEND_BUFFER = 16 * 1024  # bytes of unread responses that the system keeps, instead of megabytes
 MB = 2**20
 LAST_RESPONSES = 3.0  # seconds to finish accepted requests
 LAST_COMMIT = 1.0  # seconds for remaining commits after that
@@ -118,6 +119,12 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listener = _bound(host, port)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # connections inherit it
+    return listener
+
+
+def _bound(host: str, port: int) -> socket.socket:
     try:
         if host == "*":
             return _listen_everywhere(port)

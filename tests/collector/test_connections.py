@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tap_autopilot.collector import server
 from tests.collector.conftest import HEAD, REQUEST, Collector, Start, read_all
 from tests.conftest import wait_until
 
@@ -81,6 +82,19 @@ def test_a_sender_that_reads_no_responses_is_disconnected(start: Start) -> None:
             good.sendall(REQUEST)
             read_responses(good, 1)
         wait_until(lambda: len([*descriptors.iterdir()]) <= before)
+
+
+def test_the_system_keeps_few_responses_for_a_sender_that_reads_none() -> None:
+    kept = 0
+    with server._listen("127.0.0.1", 0) as listener, socket.socket() as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sender.connect(listener.getsockname())
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(BlockingIOError):
+            connection.setblocking(False)
+            while True:
+                kept += connection.send(bytes(1000))
+    assert 0 < kept < 100_000
 
 
 def test_a_sender_that_waits_for_100_continue_gets_it(shared: Collector) -> None:
