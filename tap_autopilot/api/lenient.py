@@ -48,6 +48,8 @@ def exact_number(text: str) -> Decimal | str:
     # Making a double, or a tuple of the digits, would take up to ten times as long.
     if number and not TO_ZERO < number.copy_abs() < TO_INFINITY:
         return text
+    if number.adjusted() > MAX_FRACTION:  # of a zero; PostgreSQL refuses large exponents even there
+        return text
     if number.adjusted() - len(text) < -MAX_FRACTION:
         exponent = number.as_tuple().exponent
         if not isinstance(exponent, int) or exponent < -MAX_FRACTION:
