@@ -12,7 +12,8 @@ class Pending:
 
     Of these, requests without a secret in their headers get half, and those with the same secret
     four times as much as they leave for others. Whoever has nothing else there, or less than
-    `max_body` bytes, gets what there is.
+    `max_body` bytes, gets what there is. If there is nothing at all, any request has room: a batch
+    whose events share a context may take twice its size.
     """
 
     def __init__(self, limit: int, max_body: int = 0) -> None:
@@ -24,7 +25,7 @@ class Pending:
     def reserve(self, size: int, secret: bytes | None) -> str | None:
         """Count this many bytes. Returns why there is no room for them, if so."""
         left = self._limit - self.bytes - size
-        if left < 0:
+        if left < 0 < self.bytes:
             return "too many events are waiting for the disk"
         share = self._limit // 2 if secret is None else SHARE * left
         if self._sizes[secret] + size > max(share, self._max_body, size):

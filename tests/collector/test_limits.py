@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.http import MAX_HEADER_BYTES, MAX_STRANGERS_CHUNKS, SHORT
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
@@ -112,9 +113,19 @@ def test_a_body_of_exactly_the_limit_is_accepted(shared: Collector) -> None:
         assert shared.post("/v1/track", small, headers=packed).status_code == status
 
 
+def test_an_idle_collector_accepts_the_largest_batch(start: Start) -> None:
+    collector = start(max_body_mb=1, max_pending_mb=1.1)
+    batch = {"context": {"ip": "x" * 20}, "batch": [{"a": "x" * 32}] * raw_json.MAX_ITEMS}
+    body = json.dumps(batch, separators=(",", ":")).encode()
+    assert len(body) > 1_020_000
+    assert collector.post("/v1/batch", body).status_code == 200
+    assert len(collector.bodies()[-1]) * raw_json.MAX_ITEMS > 1_950_000
+    assert collector.metric("pending_bytes") == 0
+
+
 def test_retry_after_comes_with_503(start: Start) -> None:
-    collector = start(max_pending_mb=0.01, max_body_mb=0.005)
-    answer = collector.post("/v1/batch", {"batch": [{}] * 100})
+    collector = start(min_free_mb=2**40)
+    answer = collector.post("/v1/track", {})
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
     assert collector.get("/health").status_code == 200
