@@ -30,7 +30,6 @@ SETTINGS = {  # what turns each of the others on
     "/hooks": "hook_tokens",
     "/activity": "hook_tokens",
 }
-LABELS = ("hooks", "activity", "segment", *PUBLIC)
 MAX_ACCEPTED = 1000  # Authorization headers to remember, because each key has several spellings
 CALLS = {
     **{call: call for call in events.CALLS},
@@ -76,10 +75,11 @@ class Endpoints:
             request.secret = self._key_in(request.headers)
             request.read = partial(_parsed if request.is_known else self._if_key_in_body, parse)
         else:
-            parts = path.split("/")
-            request.label = parts[0] if parts[0] in LABELS else OTHER
             if request.method in (b"GET", b"HEAD") and path in PUBLIC:
+                request.label = path
                 return False
+            parts = path.split("/")
+            request.label = parts[0] if f"/{parts[0]}" in SETTINGS else OTHER
             request.secret, request.read = self._endpoint(parts, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")

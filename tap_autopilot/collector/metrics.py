@@ -30,7 +30,8 @@ class Metrics:
         )
         self._rejected = self._counter(  # without labels, so that it is there before the first one
             "rejected_requests",
-            "Requests rejected with a 4xx, whose events are lost; not those for unknown paths.",
+            "Requests rejected with a 4xx, whose events are lost; not those of the route "
+            f'"{OTHER}".',
         )
         self._received = self._counter("events_received", "Events received and committed.")
         self._stored = self._counter("events_stored", "Events stored, without duplicates.")

@@ -15,7 +15,7 @@ LOG = logging.getLogger(__name__)
 
 EVERY = 60.0  # seconds
 UNREAD = "refused"  # the route of requests that were refused before they were read
-OTHER = "other"  # the route of all paths that are no endpoint, such as those that scanners try
+OTHER = "other"  # the route of paths below no endpoint, such as those that scanners try
 
 
 class Notices:

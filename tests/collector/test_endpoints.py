@@ -248,13 +248,27 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
     values = {name: collector.metric(name) for name in named}
     assert values == {**dict.fromkeys(named, 0), "ready": 1}
     assert len(named) == 5
-    assert collector.post("/.env", track()).status_code == 404  # a scanner, which has no events
-    assert collector.metric('requests_total{route="other",status="404"}') == 1
+    for path in ("/.env", "/health", "/metrics/x"):  # of scanners, which have no events
+        assert collector.post(path, track()).status_code == 404
+    assert collector.get("/health/live").status_code == 404
+    assert collector.metric('requests_total{route="other",status="404"}') == 4
     assert collector.metric("rejected_requests_total") == 0
     assert collector.post("/v1/track", track(), key="wrong").status_code == 401
     assert collector.metric("rejected_requests_total") == 1
     assert collector.post("/v1/track", track()).status_code == 200
     assert collector.metric("rejected_requests_total") == 1
+
+
+@pytest.mark.parametrize("write_keys", [[], [KEY]], ids=["off", "on"])
+def test_events_sent_to_unknown_paths_of_an_endpoint_are_rejected(
+    start: Start, write_keys: list[str]
+) -> None:
+    collector = start(write_keys=write_keys)
+    paths = ["/v1/Track", "/v1/tracks", *(["/v1/track"] if not write_keys else [])]
+    for path in paths:
+        assert collector.post(path, track()).status_code == 404
+    assert collector.metric('requests_total{route="v1",status="404"}') == len(paths)
+    assert collector.metric("rejected_requests_total") == len(paths)
 
 
 def test_no_refusal_can_be_a_410() -> None:

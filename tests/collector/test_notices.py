@@ -79,7 +79,7 @@ def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
     away = [line for line in log.splitlines() if "Turned away" in line]
     assert [line.partition("away ")[2].partition(":")[0] for line in away] == [
         "1 track request with status 401",
-        "1 other request with status 404",
+        "1 v1 request with status 404",
         "1 hooks request with status 404",
         "1 track request with status 400",
         "1 unread request with status 400",
