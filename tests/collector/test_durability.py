@@ -143,6 +143,24 @@ async def test_what_waits_from_one_sender_leaves_room_for_others(store: Store) -
     assert (done, pending.bytes) == ([None] * 5, 0)
 
 
+@in_a_loop
+async def test_a_slow_database_is_told_from_a_slow_commit(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(store, "append", lambda _: go_on.wait(PATIENCE) and 1)
+    monkeypatch.setattr(writer, "PATIENCE", 0.1)
+    one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
+    done: list[Unavailable | None] = []
+    one.store([event()], done.append)
+    while not done or not one.trouble:
+        await asyncio.sleep(0.02)
+    assert str(done[0]) == "the database is slow: events waited more than 2 s"
+    assert one.trouble == "the database is slow: a commit is taking more than 2 s"
+    go_on.set()
+    await one.close()
+
+
 H = writer.HEAVY + 1
 
 

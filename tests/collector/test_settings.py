@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.collector import client, destinations, notices, received, server, threads, writer
+from tap_autopilot.collector import client, destinations, notices, received, server, threads
 from tap_autopilot.collector.config import CollectorConfig
 from tap_autopilot.exceptions import UserError
 from tests.collector.conftest import KEY, ROOT, SETTINGS, Collector
@@ -107,7 +107,6 @@ def test_limits_that_tests_change_or_import_are_those_promised() -> None:
     assert destinations.MAX_WAIT == 60
     assert "then each kind of problem, at most once a minute" in operating
     assert notices.EVERY == destinations.WARN_EVERY == server.SUM_UP_EVERY == 60
-    assert f"more than {writer.PATIENCE:.0f} seconds" in writer.SLOW
     assert server.LAST_RESPONSES + server.LAST_COMMIT < 5
     assert "without `messageId` within an hour" in collector
     assert received.REPEAT_WINDOW == 3_600_000
