@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol import progress
+from tap_autopilot.run import sync
 from tests import in_process
 from tests.changing_sandbox import ChangingSandbox
 from tests.invariants import Run
@@ -186,6 +187,21 @@ def test_the_listing_is_complete_even_if_all_listed_segments_are_gone() -> None:
     assert activated(run, "smart_segments")
     assert not activated(run, "smart_segments_contacts")
     assert "INFO smart_segments: 2 rows." in run.log
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_an_answer_ends_a_row_of_failed_segments(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(sync, "MAX_FAILED_SEGMENTS", 2)
+    failed: Any = (500, {})
+    answers = [failed, (status, {}), failed, page("a", total=1), failed, failed, page()]
+    listed = [{"segment_id": str(number), "title": "x"} for number in range(len(answers))]
+    members = {f"/smart_segments/{number}/contacts": one for number, one in enumerate(answers)}
+    run = in_process.run(Scripted({"/smart_segments": {"segments": listed}, **members}))
+    assert len(run.rows("smart_segments_contacts")) == 1
+    assert "ERROR 2 segments in a row failed; leaving the rest for the next run." in run.log
+    assert not paths(run, "/smart_segments/6")
 
 
 def test_a_segment_deleted_while_it_is_read_fails_only_this_run() -> None:

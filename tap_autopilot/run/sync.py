@@ -239,6 +239,8 @@ class _Run:
         names = self._progress.fed_by(walk.source)
         if walk.children is not None:
             names += self._progress.fed_by(walk.children)
+        if walk.segment_id is not None and isinstance(error, Refused):
+            self._failed_in_a_row = 0  # the API did answer
         if walk.segment_id is not None and isinstance(error, Gone):
             LOG.warning("Segment %r no longer exists, so it has no members.", walk.segment_id)
             complete = self._completed(names, lambda: self._progress.note_gone(walk))
