@@ -178,9 +178,14 @@ def test_a_stream_without_its_setting_must_be_deselected() -> None:
     with pytest.raises(UserError) as error:
         selected("lists", says("activities", selected="no"))
     assert str(error.value) == '"selected" of activities in the catalog is neither true nor false.'
-    with logged() as lines:
-        assert list(selected("lists", says("activities", selected=False))) == ["lists"]
-    assert not lines
+    for choice in (
+        {"selected": False},
+        {"selected_by_default": False},
+        {"inclusion": "unsupported"},
+    ):
+        with logged() as lines:
+            assert list(selected("lists", says("activities", **choice))) == ["lists"]
+        assert not lines
 
 
 def test_what_is_unknown_is_warned_of() -> None:

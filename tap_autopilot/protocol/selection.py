@@ -117,7 +117,7 @@ def _check_streams(requested: Mapping[str, Mapping[str, Any]], ours: Mapping[str
         setting = STREAMS[name].setting if name in STREAMS else None
         if setting is None:
             LOG.warning("The catalog has an unknown stream %r; ignored.", name)
-        elif _choices(name, entry).get((), {}).get("selected", True):
+        elif _selects(_choices(name, entry).get((), {})):
             raise UserError(
                 f"Stream {name} needs the setting {setting}; set it or deselect {name}."
             )
@@ -249,9 +249,11 @@ def _legacy(schema: Mapping[str, Any], above: Breadcrumb = ()) -> dict[Breadcrum
 
 
 def _is_selected(choices: Metadata, breadcrumb: Breadcrumb, defaults: Metadata) -> bool:
-    if defaults[breadcrumb]["inclusion"] == "automatic":
-        return True
-    choice = choices[breadcrumb]
+    return defaults[breadcrumb]["inclusion"] == "automatic" or _selects(choices[breadcrumb])
+
+
+def _selects(choice: Mapping[str, Any]) -> bool:
+    """Whether metadata selects what it describes, unless that is automatic."""
     if choice.get("inclusion") == "unsupported":
         return False
     selected: bool = choice.get("selected", choice.get("selected-by-default", True))
