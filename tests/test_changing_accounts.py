@@ -182,7 +182,7 @@ def test_the_listing_is_complete_even_if_all_listed_segments_are_gone() -> None:
     run = in_process.run(sandbox, state=first.state)
     assert run.last_words == (
         "CRITICAL Not complete: smart_segments_contacts (smart_segments_contacts: all 2 segments"
-        " returned 404.)."
+        " returned 404)."
     )
     assert activated(run, "smart_segments")
     assert not activated(run, "smart_segments_contacts")

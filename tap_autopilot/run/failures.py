@@ -29,7 +29,8 @@ class Failures:
         causes: dict[str, list[str]] = {}
         for name, errors in self._by_stream.items():
             more = f" And {len(errors) - 1:,} more" if errors[1:] else ""
-            causes.setdefault(f"{errors[0]}{more}", []).append(name)
+            cause = f"{errors[0]}{more}".removesuffix(".")
+            causes.setdefault(cause, []).append(name)
         parts = [f"{', '.join(names)} ({cause})" for cause, names in causes.items()]
         problem = RunError(f"Not complete: {'; '.join(parts)}.")
         problem.exit_code = max(
