@@ -268,9 +268,6 @@ def _sync(args: argparse.Namespace, report: Report) -> None:
     files = _files(args, config.collector_database, config.digests)
     report.expect(config.report_file, files, _secrets(given))
     report.check()
-    deletes = config.emit_activate_version_messages or config.digests is not None
-    if config.start_date is not None and deletes:
-        LOG.info("start_date is set, so deleted rows stay in contacts and the email tables.")
     catalog, state = _inputs(args, config)
 
     from tap_autopilot.run.sync import sync

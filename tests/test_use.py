@@ -202,6 +202,9 @@ def test_a_start_date_says_that_nothing_is_deleted(tap: Tap, serve: Serve) -> No
     silent: dict[str, Any] = {"start_date": "2016-01-01", "emit_activate_version_messages": False}
     for settings in ({}, silent):
         assert said not in tap.sync(serve(ACCOUNT), **settings).stderr
+    config = tap.file("config.json", tap.config(serve(ACCOUNT), start_date="2016-01-01"))
+    for name, says in (("email_opened", True), ("lists", False)):
+        assert (said in tap.run("--config", config, "--select", name).stderr) is says
     marks = tap.call(serve(ACCOUNT), digests=str(tap.folder / "digests"), **silent)
     assert f"INFO {said}" in marks.log
 

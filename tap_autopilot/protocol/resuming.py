@@ -22,6 +22,7 @@ from tap_autopilot.streams import COLLECTED, EMAILS, STREAMS, Stream
 LOG = logging.getLogger(__name__)
 
 APPEND_ONLY = "a log of events is append-only"
+HAS_START_DATE = "start_date is set"
 
 
 class Store(NamedTuple):
@@ -142,7 +143,7 @@ def withheld_deletions(
         elif table.incremental:
             reasons[table.name] = "an incremental pass cannot tell what was deleted"
         elif table.stream.replication_key is not None and start_date is not None:
-            reasons[table.name] = "start_date is set"
+            reasons[table.name] = HAS_START_DATE
     return reasons
 
 

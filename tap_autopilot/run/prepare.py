@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from tap_autopilot.config import Config
 from tap_autopilot.exceptions import UserError
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.protocol.progress import Progress
-from tap_autopilot.protocol.resuming import Terms, withheld_deletions
+from tap_autopilot.protocol.resuming import HAS_START_DATE, Terms, withheld_deletions
 from tap_autopilot.protocol.selection import Selected, is_selected, select
 from tap_autopilot.protocol.state import State
 from tap_autopilot.rows.tally import Tally
@@ -20,6 +21,8 @@ from tap_autopilot.streams import DIGESTS
 
 if TYPE_CHECKING:
     from tap_autopilot.pushed.events import PushedEvents
+
+LOG = logging.getLogger(__name__)
 
 
 def selected_streams(config: Config, catalog: Any, api: Api) -> list[Selected]:
@@ -69,6 +72,9 @@ def start_passes(
     """Start or resume the passes, given what the state says and what the target has."""
     store = pushed.store if pushed else None
     withheld = withheld_deletions(selected, state, config.start_date, has_store=store is not None)
+    deletes = config.emit_activate_version_messages or config.digests is not None
+    if deletes and HAS_START_DATE in withheld.values():
+        LOG.info("%s, so deleted rows stay in contacts and the email tables.", HAS_START_DATE)
     versioned = {table.name for table in selected} - withheld.keys()
     if not config.emit_activate_version_messages:
         versioned = set()
