@@ -139,19 +139,17 @@ def _run(args: argparse.Namespace) -> None:
     logs.set_up(hidden, config.log_level, config.log_format, app=NAME)
     if args.state is not None and not args.prune:
         raise UserError("--state is only for --prune.")
+    has_destinations = given.get("destinations") not in (None, "")
+    destinations = config.destinations if has_destinations else None
     if args.stats:
         with open_reader(config.database) as reader:
             _show(json.dumps(reader.stats(), indent=2))
     elif args.prune:
-        is_given = given.get("destinations") not in (None, "")
-        _print(
-            commands.prune(config.database, args.state, config.destinations if is_given else None)
-        )
+        _print(commands.prune(config.database, args.state, destinations))
     elif args.erase is not None:
         _print(commands.erase(config.database, args.erase))
     elif args.forget_destination is not None:
-        names = [to.name for to in config.destinations]
-        _print(commands.forget(config.database, args.forget_destination, names))
+        _print(commands.forget(config.database, args.forget_destination, destinations))
     elif args.backup is not None:
         _on_signals(_interrupt)
         _print(backup(config.database, args.backup))

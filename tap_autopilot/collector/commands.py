@@ -30,8 +30,8 @@ MALFORMED = (
 )
 
 
-def errand_of(request: Any, destinations: Collection[str]) -> Errand:
-    """The errand that a command asks of a collector. Raises UserError."""
+def errand_of(request: Any, destinations: Collection[str] | None) -> Errand:
+    """The errand that a command asks of a collector with these destinations. Raises UserError."""
     _check_text(request)
     try:
         match request:
@@ -47,14 +47,27 @@ def errand_of(request: Any, destinations: Collection[str]) -> Errand:
     raise UserError("The collector does not know this request; it may be an older version.")
 
 
-def forget_destination(do: Do, name: str, destinations: Collection[str]) -> dict[str, Any]:
-    """Forget a destination that is not among those in the settings."""
+def forget_destination(do: Do, name: str, destinations: Collection[str] | None) -> dict[str, Any]:
+    """Forget a destination that is not among those in the settings, and that nobody forwards to.
+
+    If it came back without its cursor, the collector would start after the newest event.
+    """
+    if destinations is None:
+        raise UserError(
+            "These settings do not say which destinations the collector still has; pass its"
+            " --config, in which `destinations` is [] if none are left."
+        )
     if name in destinations:
         raise UserError(f"Destination {name} is still in the settings; remove it there first.")
     known = do(lambda store: store.cursors())
     if name not in known:
         listed = ", ".join(sorted(known)) or "none"
         raise UserError(f"The store knows no destination of this name; it knows {listed}.")
+    if not do(lambda store: store.owns(name)):
+        raise UserError(
+            f"A collector is forwarding to destination {name}; remove it from the settings of every"
+            " collector, and restart them first."
+        )
     do(lambda store: store.forget_cursor(name))
     return {}
 
@@ -117,10 +130,11 @@ def erase(database: str, who: str) -> str:
     raise RunError(MALFORMED)
 
 
-def forget(database: str, name: str, destinations: Collection[str]) -> str:
-    """Forget a destination."""
+def forget(database: str, name: str, destinations: Sequence[Destination] | None) -> str:
+    """Forget a destination that is not among these; None if the settings do not have them."""
     open_reader(database).close()
-    _carry_out(database, {"forget": name}, destinations)
+    names = None if destinations is None else [to.name for to in destinations]
+    _carry_out(database, {"forget": name}, names)
     return f"Forgot destination {name}."
 
 
@@ -132,7 +146,9 @@ def _check_text(request: Any) -> None:
         raise UserError("The argument or STATE contains text that is not valid Unicode.") from None
 
 
-def _carry_out(database: str, request: dict[str, Any], destinations: Collection[str] = ()) -> Any:
+def _carry_out(
+    database: str, request: dict[str, Any], destinations: Collection[str] | None = None
+) -> Any:
     errand = errand_of(request, destinations)
     try:
         store = open_store(database)

@@ -283,6 +283,22 @@ def test_a_destination_that_left_the_settings_is_told_and_can_be_forgotten(
     assert json.loads(collector.run("--stats").stdout)["destinations"].keys() == {"one"}
 
 
+def test_a_destination_is_not_forgotten_by_settings_that_do_not_know_it(
+    start: Start, destination: Destination
+) -> None:
+    collector = start(destinations=[destination.setting("one")])
+    forget = ["--database", collector.database, "--forget-destination", "one"]
+    for running in (True, False):
+        if not running:
+            collector.stop()
+        code, _, err = finished(main, forget, ROOT, {}, PATIENCE)
+        said = "still in the settings" if running else "pass its --config"
+        assert (code, said in err.decode()) == (2, True), err
+    assert json.loads(collector.run("--stats").stdout)["destinations"].keys() == {"one"}
+    collector.settings["destinations"] = []
+    assert collector.run("--forget-destination", "one").stdout == "Forgot destination one.\n"
+
+
 def loaded(collector: Collector) -> list[str]:
     """Options to prune the first event."""
     with open_reader(collector.database) as reader:

@@ -18,13 +18,14 @@ import pytest
 import requests
 
 from tap_autopilot.collector import postgres
-from tap_autopilot.collector.commands import COMMANDS, erase
+from tap_autopilot.collector.commands import COMMANDS, erase, forget
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import LOCK, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
 from tap_autopilot.collector.prune import prune_range
+from tap_autopilot.collector.reader import Cursor
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import RunError, UserError
@@ -284,6 +285,18 @@ def test_one_collector_forwards_and_another_takes_over(database: str, tmp_path: 
         wait_until(lambda: (first.metric(sent), first.metric(lag)) == (5, 0))
         for collector in collectors:
             assert collector.stop() == 0
+
+
+def test_a_destination_is_not_forgotten_while_another_collector_forwards_to_it(
+    store: PostgresStore, database: str
+) -> None:
+    store.save_cursor("one", Cursor(1, 1, 0))
+    assert store.owns("one")
+    with pytest.raises(UserError, match="A collector is forwarding to destination one"):
+        forget(database, "one", [])
+    assert store.cursors() == {"one": Cursor(1, 1, 0)}
+    store.close()
+    assert forget(database, "one", []) == "Forgot destination one."
 
 
 def test_a_database_that_goes_away_and_comes_back(
