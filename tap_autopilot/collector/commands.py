@@ -15,7 +15,7 @@ from tap_autopilot.amounts import amount
 from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
-from tap_autopilot.collector.errands import Do, Errand, alone, ask
+from tap_autopilot.collector.errands import Do, Errand, alone, ask, busy
 from tap_autopilot.collector.prune import checked, loaded, prune_loaded
 from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import InUse
@@ -156,8 +156,7 @@ def _carry_out(
         return ask(database, request)
     try:
         if not store.owns(COMMANDS):
-            name = shown(database)
-            raise RunError(f"Another command is using the store {name}. Try again later.")
+            raise busy(shown(database))
         return errand(alone(store))
     finally:
         store.close()

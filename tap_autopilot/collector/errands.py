@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from tap_autopilot import logs
@@ -125,6 +125,8 @@ def ask(database: str, request: dict[str, Any]) -> Any:
                         match json.loads(line):
                             case {"error": error}:
                                 raise UserError(str(error))
+                            case {"is_busy": True}:
+                                raise busy(database)
                             case answer:
                                 return answer
     except PermissionError:
@@ -133,12 +135,17 @@ def ask(database: str, request: dict[str, Any]) -> Any:
             " run this as one of them."
         ) from None
     except (FileNotFoundError, ConnectionRefusedError):
-        raise RunError(f"Another command is using the store {database}. Try again later.") from None
+        raise busy(database) from None
     except (OSError, ValueError, RecursionError) as problem:
         raise RunError(
             f"The collector that is using {database} did not respond ({problem}); see its log."
         ) from None
     raise RunError(f"The collector that is using {database} exited. Try again.")
+
+
+def busy(name: str) -> RunError:
+    """The error of a command that finds another one at work."""
+    return RunError(f"Another command is using the store {name}. Try again later.")
 
 
 def _connect(connection: socket.socket, path: Path) -> None:
@@ -162,6 +169,7 @@ class ErrandServer:
         self._path = _socket_of(database)
         self._writer = writer
         self._errand_of = errand_of
+        self._busy = Lock()
         # Commands can write to PostgreSQL themselves.
         listener = None if database.startswith(POSTGRES) else _listen(self._path)
         if listener is not None:
@@ -176,13 +184,15 @@ class ErrandServer:
         while True:
             try:
                 connection, _ = listener.accept()
-            except OSError:  # too many files are open
+                Thread(target=self._respond, args=(connection,), name="errand", daemon=True).start()
+            except (OSError, RuntimeError):  # too many files are open, or threads
                 time.sleep(LOOK_EVERY)
-                continue
-            with connection, contextlib.suppress(OSError):
-                connection.settimeout(PATIENCE)
-                answer = self._answer(connection)
-                connection.sendall(json.dumps(answer).encode() + b"\n")
+
+    def _respond(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.settimeout(PATIENCE)
+            answer = self._answer(connection)
+            connection.sendall(json.dumps(answer).encode() + b"\n")
 
     def _answer(self, connection: socket.socket) -> dict[str, Any]:
         try:
@@ -190,6 +200,8 @@ class ErrandServer:
                 request = json.loads(stream.readline(LONGEST))
         except (OSError, ValueError, RecursionError):
             return {"error": "The request is malformed."}
+        if not self._busy.acquire(blocking=False):
+            return {"is_busy": True}
         try:
             return self._errand_of(request)(self._steps(connection))
         except (UserError, Unavailable) as problem:
@@ -202,9 +214,12 @@ class ErrandServer:
         except Exception as error:  # noqa: BLE001 - a bug, from which senders must not suffer
             logs.log_bug(error)
             return {"error": f"An unexpected {type(error).__name__}; the collector's log has it."}
+        finally:
+            self._busy.release()
 
     def _steps(self, connection: socket.socket) -> Do:
         """Runs steps between commits, as long as the command is there."""
+        connection.sendall(b"\n")  # a command that has gone reported failure
         last_sign = ended = time.monotonic()
         pauses = Pauses()
 

@@ -188,6 +188,25 @@ def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
     assert "Unexpected" not in collector.log.read_text()
 
 
+def test_a_command_is_refused_while_the_collector_works_for_another(start: Start) -> None:
+    collector = start(constants={"server.errand_of": endless})
+    with asking(collector) as connection:
+        connection.sendall(b"{}\n")
+        assert connection.recv(1) == b"\n"  # it is under way
+        done = collector.run("--erase", "ada@example.com")
+    assert done.returncode == 1
+    assert "Another command is using the store" in done.stderr
+
+
+def test_a_command_that_has_gone_is_not_carried_out(start: Start) -> None:
+    collector = start()
+    collector.post("/v1/track", {"userId": "ada@example.com"})
+    with asking(collector) as connection:
+        connection.sendall(b'{"erase": "ada@example.com"}')  # its end is that of the connection
+    wait_until(lambda: "A command was interrupted" in collector.log.read_text())
+    assert b"ada@example.com" in collector.bodies()[0]
+
+
 @pytest.mark.parametrize(
     "request_text",
     [
