@@ -34,6 +34,7 @@ LONGEST = 1_000_000  # bytes of a request
 TELL_EVERY = 1.0  # seconds between signs of life
 PATIENCE = 60.0  # seconds to wait for a sign of life
 START = 3.0  # seconds that a collector may take to start
+TURN = 5.0  # seconds to wait for another command, as for one that was just interrupted
 LOOK_EVERY = 0.05  # seconds
 LONG = 3  # times what is usual
 REST = 50  # times what a long step took
@@ -200,7 +201,7 @@ class ErrandServer:
                 request = json.loads(stream.readline(LONGEST))
         except (OSError, ValueError, RecursionError):
             return {"error": "The request is malformed."}
-        if not self._busy.acquire(blocking=False):
+        if not self._busy.acquire(timeout=TURN):
             return {"is_busy": True}
         try:
             return self._errand_of(request)(self._steps(connection))

@@ -189,7 +189,7 @@ def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
 
 
 def test_a_command_is_refused_while_the_collector_works_for_another(start: Start) -> None:
-    collector = start(constants={"server.errand_of": endless})
+    collector = start(constants={"errands.TURN": 0, "server.errand_of": endless})
     with asking(collector) as connection:
         connection.sendall(b"{}\n")
         assert connection.recv(1) == b"\n"  # it is under way
