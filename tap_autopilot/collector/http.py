@@ -150,17 +150,11 @@ class Connection(asyncio.Protocol):
         return bool(self._unanswered)
 
     def pause_writing(self) -> None:
-        """Read nothing from a sender that does not read its responses, and only for a while."""
-        self._transport.pause_reading()
-        self._restart_timer()
+        """Disconnect a sender that does not read its responses.
 
-    def resume_writing(self) -> None:
-        """Continue reading."""
-        self._transport.resume_reading()
-        if self._unanswered and self._state in (State.IDLE, State.DEAF):
-            self.deadline = NEVER
-        else:
-            self._restart_timer()
+        Not to read from it either would let the system keep megabytes that it sends.
+        """
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse incoming bytes, not many at once: headers are counted from the second part on."""

@@ -84,6 +84,19 @@ def test_a_sender_that_reads_no_responses_is_disconnected(start: Start) -> None:
         wait_until(lambda: len([*descriptors.iterdir()]) <= before)
 
 
+def test_a_sender_that_goes_on_without_reading_is_disconnected_at_once(shared: Collector) -> None:
+    def go_on(connection: socket.socket) -> None:
+        for _ in range(1000):
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            shared.get("/health")  # by now, the request before has its response
+
+    with shared.connect() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # or several come at once
+        with pytest.raises(ConnectionError):
+            go_on(connection)
+
+
 def test_the_system_keeps_few_responses_for_a_sender_that_reads_none() -> None:
     kept = 0
     with server._listen("127.0.0.1", 0) as listener, socket.socket() as sender:
