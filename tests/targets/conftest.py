@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tap_autopilot.sandbox.account import Account
@@ -146,6 +148,25 @@ class Postgres:
 
 def postgres_server() -> AbstractContextManager[Server]:
     return serving(program("postgres"), "postgres.py")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A server's address."""
+    with postgres_server() as found:
+        yield found.address
+
+
+NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def database(server: str) -> str:
+    """A new database for each test."""
+    name = f"events{next(NUMBERS)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    return server.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,51 +12,26 @@ from typing import Any
 
 import psycopg
 import pytest
-import requests
 
 from tap_autopilot.collector import postgres
-from tap_autopilot.collector.commands import COMMANDS, erase, forget
+from tap_autopilot.collector.commands import COMMANDS, erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
 from tap_autopilot.collector.postgres import LOCK, PostgresStore
 from tap_autopilot.collector.postgres_sql import TAKE_LOCK
 from tap_autopilot.collector.prune import prune_range
-from tap_autopilot.collector.reader import Cursor
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Unavailable
 from tap_autopilot.exceptions import RunError, UserError
 from tests.collector.conftest import TOKEN, Collector, event, sending
-from tests.collector.destination import Destination
 from tests.collector.test_any_store import *  # noqa: F403  # run here in PostgreSQL
-from tests.collector.test_destinations import send
 from tests.collector.test_erase import *  # noqa: F403
 from tests.collector.test_prune import state
 from tests.conftest import Tap, wait_until
-from tests.receiver import serving
 from tests.scripted import Scripted
-from tests.targets.conftest import postgres_server
 
 pytestmark = pytest.mark.targets
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server's address."""
-    with postgres_server() as found:
-        yield found.address
-
-
-NUMBERS = itertools.count()
-
-
-@pytest.fixture
-def database(server: str) -> str:
-    """A new database for each test."""
-    name = f"events{next(NUMBERS)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return server.replace("/postgres?", f"/{name}?")
 
 
 @pytest.fixture
@@ -227,78 +199,6 @@ def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
         assert reader.stats()["pruned"] == 2
 
 
-def test_collectors_share_a_store_and_survive_kills(database: str, tmp_path: Path) -> None:
-    collectors = two_collectors(tmp_path, database)
-    acknowledged: set[str] = set()
-
-    def send(worker: int, over: threading.Event) -> None:
-        for number in itertools.count():
-            if over.is_set():
-                return
-            name = f"{worker}.{number}"
-            for collector in collectors:  # the same event to both
-                try:
-                    answer = collector.post("/v1/track", {"messageId": name, "n": name})
-                    if answer.status_code == 200:
-                        acknowledged.add(name)
-                except requests.RequestException:
-                    continue
-
-    with sending(send, 3):
-        for _ in range(3):
-            time.sleep(0.5)
-            collectors[0].stop(signal.SIGKILL)
-            collectors[0].start()
-    stored = Counter(json.loads(one.body)["n"] for one in collectors[0].events())
-    assert acknowledged <= stored.keys()
-    assert set(stored.values()) == {1}
-    assert len(acknowledged) > 50
-    for collector in collectors:
-        assert collector.stop() == 0
-
-
-def two_collectors(folder: Path, database: str, **settings: Any) -> list[Collector]:
-    """Two collectors that share a store."""
-    folders = [folder / "one", folder / "two"]
-    for one in folders:
-        one.mkdir()
-    return [Collector(one, database=database, **settings).start() for one in folders]
-
-
-def test_one_collector_forwards_and_another_takes_over(database: str, tmp_path: Path) -> None:
-    with serving(Destination()) as destination:
-        collectors = two_collectors(tmp_path, database, destinations=[destination.setting()])
-        first, second = collectors
-        send(first, "a", "b")
-        send(second, "c")
-        destination.wait_for(3)
-        sent, lag = (f'destination_{name}_events{{destination="one"}}' for name in ("sent", "lag"))
-        for collector in collectors:  # the one that does not forward shows the store's cursor
-            wait_until(lambda one=collector: (one.metric(sent), one.metric(lag)) == (3, 0))  # type: ignore[misc]
-        first.stop(signal.SIGKILL)
-        send(second, "d")
-        destination.wait_for(4)
-        first.start()
-        send(first, "e")
-        destination.wait_for(5)
-        assert destination.ids == ["a", "b", "c", "d", "e"]
-        wait_until(lambda: (first.metric(sent), first.metric(lag)) == (5, 0))
-        for collector in collectors:
-            assert collector.stop() == 0
-
-
-def test_a_destination_is_not_forgotten_while_another_collector_forwards_to_it(
-    store: PostgresStore, database: str
-) -> None:
-    store.save_cursor("one", Cursor(1, 1, 0))
-    assert store.owns("one")
-    with pytest.raises(UserError, match="A collector is forwarding to destination one"):
-        forget(database, "one", [])
-    assert store.cursors() == {"one": Cursor(1, 1, 0)}
-    store.close()
-    assert forget(database, "one", []) == "Forgot destination one."
-
-
 def test_a_database_that_goes_away_and_comes_back(
     server: str, database: str, tmp_path: Path
 ) -> None:
@@ -394,16 +294,15 @@ def test_a_reader_outlives_long_pauses(database: str, store: PostgresStore) -> N
 
 def test_a_missing_permission_is_not_a_missing_store(database: str) -> None:
     PostgresStore(database).close()
-    role = f"reader{next(NUMBERS)}"
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN".encode())
-        as_role = database.replace("://postgres:", f"://{role}:")
+        connection.execute("CREATE ROLE reader LOGIN")
+        as_role = database.replace("://postgres:", "://reader:")
         with pytest.raises(UserError, match="permission denied for schema"):
             open_reader(as_role)
-        connection.execute(f"GRANT USAGE ON SCHEMA autopilot_collector TO {role}".encode())
+        connection.execute("GRANT USAGE ON SCHEMA autopilot_collector TO reader")
         with pytest.raises(UserError, match="permission denied for table"):
             open_reader(as_role)
-        connection.execute(f"GRANT SELECT ON autopilot_collector.store TO {role}".encode())
+        connection.execute("GRANT SELECT ON autopilot_collector.store TO reader")
         open_reader(as_role).close()
         with pytest.raises(UserError, match=r"Cannot open the store .* denied for table store"):
             PostgresStore(as_role)
