@@ -103,7 +103,7 @@ def test_limits_that_tests_change_or_import_are_those_promised() -> None:
         for name in ("collector", "operating")
     ]
     assert f"Requests time out after {client.DEADLINE:.0f} seconds" in collector
-    assert "waiting up to a minute" in collector
+    assert "it keeps retrying, at most a minute apart" in collector
     assert destinations.MAX_WAIT == 60
     assert "then each kind of problem, at most once a minute" in operating
     assert notices.EVERY == destinations.WARN_EVERY == server.SUM_UP_EVERY == 60
