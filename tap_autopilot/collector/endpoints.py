@@ -30,6 +30,7 @@ SETTINGS = {  # what turns each of the others on
     "/hooks": "hook_tokens",
     "/activity": "hook_tokens",
 }
+IN_BODY = b""  # in place of a digest, for all whose body or signature has shown a secret
 MAX_ACCEPTED = 1000  # Authorization headers to remember, because each key has several spellings
 CALLS = {
     **{call: call for call in events.CALLS},
@@ -170,7 +171,8 @@ class Endpoints:
             self._stored(request, None)
             return
         try:
-            self._writer.store(contents.events, partial(self._stored, request), request.secret)
+            sender = request.secret or IN_BODY
+            self._writer.store(contents.events, partial(self._stored, request), sender)
         except Unavailable as reason:
             self._stored(request, reason)
 

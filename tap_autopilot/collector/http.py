@@ -2,9 +2,6 @@
 
 The size of headers and body, the time for a request to arrive, and the memory for all requests
 together are limited while the bytes come in, before they reach any other code.
-
-    server = Server(handler, Pending(64 * 2**20), max_body=2**20, request_timeout=15)
-    await loop.create_server(server.connect, "127.0.0.1", 8787)
 """
 
 from __future__ import annotations
@@ -64,8 +61,15 @@ class Server:
         if len(self.connections) >= MAX_CONNECTIONS or len(self.strangers) >= MAX_STRANGERS:
             if not self.strangers:
                 return False
-            next(iter(self.strangers)).drop()
+            next(iter(self.strangers)).drop(TOO_MANY)
         return True
+
+    def make_room_for(self, body_of: Connection, problem: str) -> bool:
+        """Disconnect the oldest of the other strangers whose bodies may never end; whether any."""
+        others = (one for one in self.strangers if one.is_midway and one is not body_of)
+        if oldest := next(others, None):
+            oldest.drop(problem)
+        return oldest is not None
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
@@ -261,8 +265,9 @@ class Connection(asyncio.Protocol):
         self._check_size(request.received)
         if request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
             raise Refusal(413, f"the body came in more than {limit:,} short chunks")
-        if request.keeps_body and (problem := request.add(body)):
-            raise Refusal(503, problem)
+        while request.keeps_body and (problem := request.add(body)):
+            if request.is_known or not self.server.make_room_for(self, problem):
+                raise Refusal(503, problem)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
@@ -327,9 +332,17 @@ class Connection(asyncio.Protocol):
         else:
             self._close()
 
-    def drop(self) -> None:
+    @property
+    def is_midway(self) -> bool:
+        """Whether a part of a body that is kept has arrived, and the rest has not."""
+        return self._state is State.BODY and self._unanswered[-1].holds_bytes
+
+    def drop(self, reason: str) -> None:
         """Disconnect at once, to make room."""
-        self.server.handler.turned_away(UNREAD, 503, TOO_MANY)
+        self.server.handler.turned_away(UNREAD, 503, reason)
+        if self._state is State.BODY:  # the room is needed before the connection is lost
+            self._unanswered.pop().release()
+        self._state = State.DEAF
         self._forget()
         self._transport.abort()
 
@@ -374,11 +387,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def _send_last_response(self) -> None:
-        """Send a refusal and close.
-
-        Incoming bytes are discarded for a moment, because closing immediately would reset the
-        connection before the sender has read the response.
-        """
+        """Send a refusal. To close at once would reset the connection before it has been read."""
         if self._transport.is_closing():
             return
         self._transport.write(self._last_response)

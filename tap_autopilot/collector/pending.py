@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 SHARE = 4  # times what is left for others, for the requests with one secret
+STRANGERS_FULL = "too much is arriving without a secret in the headers"
+SENDER_FULL = "too many events of this sender are waiting for the disk"
 
 
 class Pending:
     """How many bytes are in memory but not on disk. For use in the event loop's thread only.
 
-    Of these, requests without a secret in their headers get half, and those with the same secret
-    four times as much as they leave for others. Whoever has nothing else there, or less than
-    `max_body` bytes, gets what there is. If there is nothing at all, any request has room: a batch
-    whose events share a context may take twice its size.
+    Of these, requests that have shown no secret yet get half, and those with the same secret four
+    times as much as they leave for others. Whoever has nothing else there, or less than `max_body`
+    bytes, gets what there is. If there is nothing at all, any request has room: a batch whose
+    events share a context may take twice its size.
     """
 
     def __init__(self, limit: int, max_body: int = 0) -> None:
@@ -29,7 +31,7 @@ class Pending:
             return "too many events are waiting for the disk"
         share = self._limit // 2 if secret is None else SHARE * left
         if self._sizes[secret] + size > max(share, self._max_body, size):
-            return "too many events of this sender are waiting for the disk"
+            return STRANGERS_FULL if secret is None else SENDER_FULL
         self.bytes += size
         self._sizes[secret] += size
         return None

@@ -84,6 +84,11 @@ class Request:
         return self.secret is not None
 
     @property
+    def holds_bytes(self) -> bool:
+        """Whether any of the body is kept."""
+        return bool(self._body)
+
+    @property
     def body(self) -> bytes:
         """The complete body."""
         return bytes(self._body)

@@ -13,6 +13,7 @@ from tap_autopilot.collector import http
 from tests.collector.conftest import HEAD, KEY, TOKEN, Collector, Start, read_all
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
+from tests.collector.test_limits import SECRET_IN_BODY
 from tests.conftest import PATIENCE, wait_until
 
 
@@ -104,6 +105,27 @@ def test_bodies_without_a_secret_in_the_headers_leave_room_for_others(start: Sta
         assert collector.post("/v1/track", b"%s{}" % (b" " * 7_000_000)).status_code == 200
     wait_until(lambda: collector.metric("pending_bytes") == 0)
     assert collector.post("/v1/track", {"writeKey": KEY}, key=None).status_code == 200
+
+
+@pytest.mark.parametrize(("room", "dropped"), [(1, 1), (100, 0)])
+def test_bodies_that_never_end_shut_out_nobody_whose_body_shows_a_secret(
+    start: Start, room: int, dropped: int
+) -> None:
+    """Whether they leave no room for such a body, or just none for the overhead of its event."""
+    collector = start(max_pending_mb=16, request_timeout=PATIENCE)
+    size = 8 * 2**20
+    with collector.connect() as idle, collector.connect() as stalled:
+        idle.sendall(b"POST /v1/batch HTTP/1.1\r\nContent-Length: 2\r\n\r\n")
+        stalled.sendall(b"POST /v1/batch HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+        stalled.sendall(b" " * (size - room))
+        wait_until(lambda: collector.metric("pending_bytes") == size - room)
+        for request in SECRET_IN_BODY:
+            with collector.connect() as sender:
+                sender.sendall(request)
+                assert read_responses(sender, 1).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: collector.metric("connections") == 3 - dropped)  # with the one that asks
+    reason = "too much is arriving without a secret in the headers."
+    assert collector.log.read_text().count(reason) == dropped
 
 
 def test_bodies_with_one_secret_leave_room_for_those_with_another(start: Start) -> None:
