@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 from tap_autopilot.collector.errands import Do, all_rows, go_through
+from tap_autopilot.collector.events import subject
 from tap_autopilot.collector.names import plain
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event
@@ -93,9 +94,14 @@ def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
     Returns how many, and the ids of the messages that only they were about.
     """
     messages: set[int | None] = set()
+    subjects: set[bytes] = set()
 
     def choose(event: Event) -> Remnant | None:
-        return NOTHING if matches(event.body) else None
+        if not matches(event.body):
+            return None
+        if event.source == "hook" and (about := subject(event.body)) is not None:
+            subjects.add(about)
+        return NOTHING
 
     def is_about(row: tuple[int, Remnant, int | None]) -> int | None:
         seq, remnant, message = row
@@ -105,6 +111,7 @@ def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
         return seq
 
     count, _ = prune_range(do, 0, last, choose)
+    do(lambda store: store.forget_subjects(subjects))
     count += go_through(do, Store.remnants, is_about, Store.wipe)
     for _, _, message in all_rows(do, Store.remnants) if messages else ():
         messages.discard(message)  # of someone else, too

@@ -129,10 +129,10 @@ def from_hook(event: str, body: bytes, now: int) -> Contents:
     events = _delivered(body, named, "hook", route, now)
     if len(events) > MAX_ABOUT:
         return Contents(events)
-    return Contents([event._replace(about=_subject(event.body)) for event in events])
+    return Contents([event._replace(about=subject(event.body)) for event in events])
 
 
-def _subject(body: bytes) -> bytes | None:
+def subject(body: bytes) -> bytes | None:
     """The contact of a hook and its list or segment, as a digest; None if it names no contact.
 
     Of these, only the latest hook can be delivered again: added, removed, added are three events.

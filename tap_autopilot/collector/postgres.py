@@ -144,6 +144,11 @@ class PostgresStore(Store):
             cursor.executemany(_translated(COUNT_PRUNED), pruned_counts(moved))
         return sum(len(event.body) for event in moved)
 
+    def forget_subjects(self, subjects: Iterable[bytes]) -> None:
+        """Forget which deliveries were about these; the deliveries stay."""
+        forget = "UPDATE seen SET about = NULL WHERE about = ?"
+        self._execute((forget, [(subject,) for subject in subjects]))
+
     def sweep(self, now: int) -> bool:
         """Forget deliveries older than an hour; whether there may be more."""
         with self._transaction() as connection:

@@ -148,6 +148,11 @@ class SqliteStore(Store):
             )
         return 0
 
+    def forget_subjects(self, subjects: Iterable[bytes]) -> None:
+        """Forget which deliveries were about these; the deliveries stay."""
+        forget = "UPDATE deliveries SET about = NULL WHERE about = ?"
+        self._execute((forget, [(subject,) for subject in subjects]))
+
     def begin_wipe(self) -> None:
         """Before bodies are to vanish from the disk, not only from the tables."""
         self._query("PRAGMA secure_delete = ON")

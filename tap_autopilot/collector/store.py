@@ -77,6 +77,10 @@ class Store(OpenStore):
         Returns how many bytes that freed, apart from those that `release` will free.
         """
 
+    @abstractmethod
+    def forget_subjects(self, subjects: Iterable[bytes]) -> None:
+        """Forget which deliveries were about these, by their digests. Repeats stay recognized."""
+
     # PostgreSQL looks after its disk itself.
 
     def free_bytes(self) -> int | None:

@@ -16,10 +16,11 @@ from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import alone
+from tap_autopilot.collector.events import from_hook
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.remnant import remains
 from tap_autopilot.collector.store import Store
-from tests.collector.conftest import event
+from tests.collector.conftest import NOW, event
 
 ANYWHERE = [
     b'{"email": ["ada@example.com"]}',
@@ -90,6 +91,20 @@ def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store
             found = [one.body for one in reader.read(0, 7) if one.body != b"{}"]
             assert [b"For all" in body for body in found] == [True] * left
             assert erase_person(alone(store), "p1")["erased"] == left - 1
+
+
+def test_what_recognizes_repeated_hooks_no_longer_names_them(database: str, store: Store) -> None:
+    hooks = [
+        hook
+        for who in ("person_ada", "person_bob")
+        for hook in from_hook("contact_added", b'{"contact_id": "%s"}' % who.encode(), NOW).events
+    ]
+    assert store.append(hooks) == 2
+    assert erase_person(alone(store), "person_ada")["erased"] == 1
+    table = "seen" if database.startswith("postgres") else "deliveries"
+    left = store._query(f"SELECT about FROM {table} WHERE about IS NOT NULL")
+    assert left == [(hooks[1].about,)]
+    assert store.append(hooks) == 0
 
 
 def test_what_only_they_were_told_is_erased_with_their_pruned_events(store: Store) -> None:
