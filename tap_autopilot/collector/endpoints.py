@@ -62,6 +62,13 @@ class Endpoints:
         self._threads = Threads()
         # Authorization headers that contain a write key, with its digest.
         self._accepted: dict[bytes, bytes] = {}
+        for source, secrets in (
+            ("segment", config.write_keys or config.webhook_secrets),
+            ("hook", config.hook_tokens),
+            ("activity", config.hook_tokens),
+        ):
+            if secrets:
+                metrics.expect(source)
         parse: dict[str, Parse] = {call: partial(events.from_call, call) for call in events.CALLS}
         parse["batch"] = partial(events.from_batch, config.max_body)
         calls = CALLS if config.write_keys else {}

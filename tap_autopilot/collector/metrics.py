@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 
 from tap_autopilot.collector.notices import OTHER
+from tap_autopilot.collector.received import Received
 
 PREFIX = "tap_autopilot_collector_"
 RENDER_EVERY = 1.0  # seconds, because anyone may ask, and rendering takes as long as 20 requests
@@ -34,6 +35,9 @@ class Metrics:
             f'"{OTHER}".',
         )
         self._received = self._counter("events_received", "Events received and committed.")
+        self._by_source = self._counter(
+            "events_received_by_source", "Events received and committed.", "source"
+        )
         self._stored = self._counter("events_stored", "Events stored, without duplicates.")
         self._malformed = self._counter("malformed_lines", "Lines that are not JSON, kept as text.")
         self._commits = Histogram(
@@ -64,11 +68,17 @@ class Metrics:
         if 400 <= status < 500 and route != OTHER:
             self._rejected.inc()
 
-    def committed(self, events: int, new: int, seconds: float) -> None:
+    def expect(self, source: str) -> None:
+        """Show that a source has sent nothing yet."""
+        self._by_source.labels(source)
+
+    def committed(self, events: Sequence[Received], new: int, seconds: float) -> None:
         """Count a commit."""
-        self._received.inc(events)
+        self._received.inc(len(events))
+        for source, count in Counter(event.source for event in events).items():
+            self._by_source.labels(source).inc(count)
         self._stored.inc(new)
-        self.repeated += events - new
+        self.repeated += len(events) - new
         self._commits.observe(seconds)
 
     def malformed(self, lines: int) -> None:

@@ -275,7 +275,7 @@ class Writer:
             if events and problem is None:
                 took = time.perf_counter() - started
                 self._expect(len(group), size, took)
-                self._metrics.committed(len(events), new, took)
+                self._metrics.committed(events, new, took)
             self._tell(self._settle, group, problem)
 
     def _check_space(self) -> None:

@@ -250,7 +250,7 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
     wait_until(lambda: collector.metric("destination_lag_events") == 0)
     values = {name: collector.metric(name) for name in named}
     assert values == {**dict.fromkeys(named, 0), "ready": 1}
-    assert len(named) == 5
+    assert len(named) == 6
     for path in ("/.env", "/health", "/metrics/x"):  # of scanners, which have no events
         assert collector.post(path, track()).status_code == 404
     assert collector.get("/health/live").status_code == 404
@@ -260,6 +260,18 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
     assert collector.metric("rejected_requests_total") == 1
     assert collector.post("/v1/track", track()).status_code == 200
     assert collector.metric("rejected_requests_total") == 1
+
+
+def test_received_events_are_counted_by_those_sources_that_are_on(start: Start) -> None:
+    counter = 'events_received_by_source_total{source="%s"}'
+    collector = start(webhook_secrets=[])
+    assert collector.post("/v1/track", track()).status_code == 200
+    assert collector.post(f"/hooks/{TOKEN}", b"[{},{}]", key=None).status_code == 200
+    counts = {name: collector.metric(counter % name) for name in ("segment", "hook", "activity")}
+    assert counts == {"segment": 1, "hook": 2, "activity": 0}
+    collector.restart(hook_tokens=[])
+    assert collector.metric(counter % "segment") == 0
+    assert math.isnan(collector.metric(counter % "hook"))
 
 
 @pytest.mark.parametrize("write_keys", [[], [KEY]], ids=["off", "on"])
