@@ -229,14 +229,14 @@ class _Progress:
             return False
         self._next_sync = time.monotonic() + SYNC_EVERY
         was_ours = self.is_ours
-        self.is_ours, saved, last_seq = await self._writer.run(self._save)
+        self.is_ours, saved, last_seq, oldest = await self._writer.run(self._save)
         is_new = self.is_ours and not was_ours
         if is_new:
             self.cursor = max(saved, self.cursor)
         self._saved = self.cursor if was_ours else saved
         shown = self.cursor if self.is_ours else saved
         lag = max(last_seq - shown.seq, 0)
-        self._metrics.forwarded(self._name, lag, shown.sent, shown.refused)
+        self._metrics.forwarded(self._name, lag, oldest, shown.sent, shown.refused)
         if was_ours and not self.is_ours:
             raise _NotOurs
         return is_new
@@ -246,12 +246,16 @@ class _Progress:
         if self.is_ours:
             self._writer.post(self._save)
 
-    def _save(self, store: Store) -> tuple[bool, Cursor, int]:
-        """Save the cursor if we forward. Returns whether, the saved cursor and the newest `seq`."""
+    def _save(self, store: Store) -> tuple[bool, Cursor, int, int | None]:
+        """Save the cursor if we forward.
+
+        Returns whether, the saved cursor, the newest `seq`, and when the next event was received.
+        """
         is_ours = store.owns(self._name)
         if is_ours and self.is_ours and self.cursor != self._saved:
             store.save_cursor(self._name, self.cursor)
-        return is_ours, store.cursors().get(self._name, Cursor(0, 0, 0)), store.last_seq
+        saved = store.cursors().get(self._name, Cursor(0, 0, 0))
+        return is_ours, saved, store.last_seq, store.next_received_at(saved.seq)
 
 
 class _Delivery:

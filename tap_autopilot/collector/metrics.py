@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import prometheus_client
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
@@ -49,6 +50,11 @@ class Metrics:
         self._lag = self._gauge(
             "destination_lag_events", "Events not yet forwarded.", "destination"
         )
+        self._oldest = self._gauge(
+            "destination_oldest_unsent_seconds",
+            "The age of the oldest event not yet forwarded; 0 if there is none.",
+            "destination",
+        )
         self._sent = self._gauge("destination_sent_events", "Events forwarded.", "destination")
         self._refused = self._gauge(
             "destination_refused_events", "Events that a destination refused.", "destination"
@@ -85,9 +91,12 @@ class Metrics:
         """Count lines that are not JSON."""
         self._malformed.inc(lines)
 
-    def forwarded(self, destination: str, lag: int, sent: int, refused: int) -> None:
-        """Record a destination's progress."""
+    def forwarded(
+        self, destination: str, lag: int, oldest: int | None, sent: int, refused: int
+    ) -> None:
+        """Record a destination's progress; `oldest` is when its next event was received, if any."""
         self._lag.labels(destination).set(lag)
+        self._oldest.labels(destination).set_function(partial(_age, oldest))
         self._sent.labels(destination).set(sent)
         self._refused.labels(destination).set(refused)
 
@@ -108,3 +117,8 @@ class Metrics:
 
     def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
         return Gauge(PREFIX + name, about, labels, registry=self._registry)
+
+
+def _age(at: int | None) -> float:
+    """The seconds since a time in epoch milliseconds; 0 without a time."""
+    return 0.0 if at is None else max(time.time() - at / 1000, 0.0)

@@ -20,6 +20,7 @@ WITH next AS (
 SELECT seq, received_at, source, route, name, body FROM events
 WHERE seq IN ({FITTING}) ORDER BY seq
 """  # noqa: S608
+NEXT_RECEIVED_AT = "SELECT received_at FROM events WHERE seq > ? ORDER BY seq LIMIT 1"
 SAVE_CURSOR = """
 INSERT INTO cursors VALUES (?, ?, ?, ?) ON CONFLICT (destination)
 DO UPDATE SET seq = excluded.seq, sent = excluded.sent, refused = excluded.refused

@@ -108,6 +108,14 @@ class Store(OpenStore):
         rows = self._query(sql.PRUNABLE, after, up_to, self.prune_slice, PRUNE_BYTES)
         return [Event._make((*row, False)) for row in rows]
 
+    def next_received_at(self, after: int) -> int | None:
+        """When the first event after this `seq` that is not pruned was received, if there is one.
+
+        In epoch milliseconds.
+        """
+        rows = self._query(sql.NEXT_RECEIVED_AT, after)
+        return int(rows[0][0]) if rows else None
+
     def pruned_up_to(self) -> dict[str, Loaded]:
         """What `save_pruned_up_to` last saved."""
         rows = self._query("SELECT name, seq, since FROM pruned_up_to")

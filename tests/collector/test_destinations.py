@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,10 @@ def test_an_outage_loses_nothing_and_delays_no_other(
     send(collector, "c")
     other.wait_for(3)
     wait_until(lambda: collector.metric('destination_lag_events{destination="one"}') == 3)
+    oldest = 'destination_oldest_unsent_seconds{destination="%s"}'
+    age = (time.time() * 1000 - collector.events()[0].received_at) / 1000
+    assert age <= collector.metric(oldest % "one") <= age + PATIENCE
+    wait_until(lambda: collector.metric(oldest % "other") == 0)
     wait_until(lambda: len(destination.tries) >= 2)
     collector.stop()  # first, or an accepted try might be cut off, and repeated
     destination.answer = lambda _: 200

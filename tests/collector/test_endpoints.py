@@ -250,7 +250,7 @@ def test_alerts_name_metrics_that_are_there_before_anything_happens(start: Start
     wait_until(lambda: collector.metric("destination_lag_events") == 0)
     values = {name: collector.metric(name) for name in named}
     assert values == {**dict.fromkeys(named, 0), "ready": 1}
-    assert len(named) == 6
+    assert len(named) == 7
     for path in ("/.env", "/health", "/metrics/x"):  # of scanners, which have no events
         assert collector.post(path, track()).status_code == 404
     assert collector.get("/health/live").status_code == 404
