@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-PATIENCE = 3.0  # seconds to wait for a command that is using the store, such as --check
+WAIT_FOR_STORE = 3.0  # seconds to wait for a command that is using the store, such as --check
 
 EXAMPLES = """examples, with the secrets in the environment:
   tap-autopilot-collector --database events.db
@@ -160,10 +160,10 @@ def _run(args: argparse.Namespace) -> None:
         count = _hooks(config, args.unregister_hooks).remove()
         _print(f"{amount(count, 'hook')} removed.")
     elif args.check:
-        _check(config, open_store(config.database, PATIENCE))
+        _check(config, open_store(config.database, WAIT_FOR_STORE))
     else:
         config.require_secrets(secrets.token_urlsafe(24))
-        _serve(config, open_store(config.database, PATIENCE))
+        _serve(config, open_store(config.database, WAIT_FOR_STORE))
 
 
 def _print(line: str) -> None:

@@ -34,7 +34,7 @@ IN_BODY = b""  # in place of a digest, for all whose body or signature has shown
 MAX_ACCEPTED = 1000  # Authorization headers to remember, because each key has several spellings
 CALLS = {
     **{call: call for call in events.CALLS},
-    **events.SHORT,
+    **events.CALLS_BY_LETTER,
     **dict.fromkeys(events.BATCHES, "batch"),
 }
 

@@ -19,7 +19,7 @@ from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
 from tap_autopilot.collector.store import Store
 
-PATIENCE = 60.0  # seconds, with those who are reading the store
+WAIT_FOR_READERS = 60.0  # seconds, with those who are reading the store
 LOOK_EVERY = 0.2  # seconds
 _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
@@ -75,7 +75,7 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
             pass
     finally:
         is_gone = do(lambda store: store.end_wipe())
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + WAIT_FOR_READERS
     while not is_gone and time.monotonic() < deadline:
         time.sleep(LOOK_EVERY)
         is_gone = do(lambda store: store.end_wipe())

@@ -32,7 +32,7 @@ LOG = logging.getLogger(__name__)
 
 LONGEST = 1_000_000  # bytes of a request
 TELL_EVERY = 1.0  # seconds between signs of life
-PATIENCE = 60.0  # seconds to wait for a sign of life
+MAX_SILENCE = 60.0  # seconds to wait for a sign of life
 START = 3.0  # seconds that a collector may take to start
 TURN = 5.0  # seconds to wait for another command, as for one that was just interrupted
 LOOK_EVERY = 0.05  # seconds
@@ -92,7 +92,7 @@ def go_through(
 ) -> int:
     """Change the chosen ones of the rows that `all_rows` yields; returns how many there were.
 
-    Choosing may take long, so it is no part of a step. The next one begins with the changes.
+    Choosing can be slow, so it happens between steps. The next one begins with the changes.
     """
     chosen: list[C] = []
 
@@ -116,7 +116,7 @@ def ask(database: str, request: dict[str, Any]) -> Any:
     check_owner(path, [Path(database).stat().st_uid])
     try:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(PATIENCE)
+            connection.settimeout(MAX_SILENCE)
             _connect(connection, path)
             with connection.makefile("rwb") as stream:
                 stream.write(json.dumps(request).encode() + b"\n")
@@ -191,7 +191,7 @@ class ErrandServer:
 
     def _respond(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(PATIENCE)
+            connection.settimeout(MAX_SILENCE)
             answer = self._answer(connection)
             connection.sendall(json.dumps(answer).encode() + b"\n")
 

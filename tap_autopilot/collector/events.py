@@ -15,7 +15,7 @@ from tap_autopilot.collector.raw_json import NotJson, TooLarge
 from tap_autopilot.collector.received import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-SHORT = {
+CALLS_BY_LETTER = {
     call[0]: call for call in CALLS
 }  # as Segment's Swift, Kotlin and browser libraries post to
 BATCHES = ("batch", "import", "b")

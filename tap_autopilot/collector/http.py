@@ -23,7 +23,7 @@ from tap_autopilot.collector.turns import OneByOne
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 TOO_MANY_HEADERS = "more than 16 KB or 100 lines of headers"
-SHORT = 500  # bytes; a shorter chunk takes as much time as one of that size
+SHORT_CHUNK = 500  # bytes; a shorter chunk takes as much time as one of that size
 MAX_CHUNKS = 100_000  # of a body that are short
 MAX_STRANGERS_CHUNKS = 200  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         self._unparsed_bytes = 0
         request = self._unanswered[-1]
         request.received += len(body)
-        request.chunks += len(body) < SHORT
+        request.chunks += len(body) < SHORT_CHUNK
         self._check_size(request.received)
         if request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
             raise Refusal(413, f"the body came in more than {limit:,} short chunks")

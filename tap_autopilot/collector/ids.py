@@ -11,7 +11,7 @@ import msgspec
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.raw_json import NotJson, TooLarge
 
-MAX_ID = 400  # characters of a messageId that is a row's key; databases index 2,700 bytes
+MAX_ROW_ID = 400  # characters of a messageId that is a row's key; databases index 2,700 bytes
 USUAL_EXPONENT = 290  # a number beyond that keeps its spelling
 
 

@@ -6,16 +6,16 @@ from collections import Counter
 
 SHARE = 4  # times what is left for others, for the requests with one secret
 STRANGERS_FULL = "too much is arriving without a secret in the headers"
-SENDER_FULL = "too many events of this sender are waiting for the disk"
+SENDER_FULL = "this sender already has too many events waiting to be written"
 
 
 class Pending:
     """How many bytes are in memory but not on disk. For use in the event loop's thread only.
 
     Of these, requests that have shown no secret yet get half, and those with the same secret four
-    times as much as they leave for others. Whoever has nothing else there, or less than `max_body`
-    bytes, gets what there is. If there is nothing at all, any request has room: a batch whose
-    events share a context may take twice its size.
+    times as much as they leave for others. A sender with nothing pending, or less than `max_body`
+    bytes, may use all the memory that is left. If nothing at all is pending, any request has room:
+    a batch whose events share a context may take twice its size.
     """
 
     def __init__(self, limit: int, max_body: int = 0) -> None:
@@ -28,7 +28,7 @@ class Pending:
         """Count this many bytes. Returns why there is no room for them, if so."""
         left = self._limit - self.bytes - size
         if left < 0 < self.bytes:
-            return "too many events are waiting for the disk"
+            return "too many events are waiting to be written"
         share = self._limit // 2 if secret is None else SHARE * left
         if self._sizes[secret] + size > max(share, self._max_body, size):
             return STRANGERS_FULL if secret is None else SENDER_FULL

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 
-from tap_autopilot.collector.ids import MAX_ID, message_id, own_id
+from tap_autopilot.collector.ids import MAX_ROW_ID, message_id, own_id
 from tap_autopilot.collector.names import EMAIL_TABLES
 from tap_autopilot.collector.remnant import Remnant, body_of, fingerprint, remains
 from tap_autopilot.exceptions import UserError
@@ -156,7 +156,7 @@ class Reader(OpenStore):
         """
         given = message_id(event.body) if is_call else ""
         is_ours = given.startswith((self.store_id, *_FROM_CONTACTS))
-        if 0 < len(given) <= MAX_ID and not is_ours:
+        if 0 < len(given) <= MAX_ROW_ID and not is_ours:
             return given
         return own_id(self.store_id, event.seq, event.received_at)
 

@@ -164,7 +164,7 @@ class SqliteStore(Store):
         try:  # the WAL still has the old pages
             ((is_busy, _, _),) = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
-            self._query(f"PRAGMA busy_timeout = {sqlite_file.PATIENCE * 1000:.0f}")
+            self._query(f"PRAGMA busy_timeout = {sqlite_file.WAIT_FOR_LOCKS * 1000:.0f}")
         return not is_busy
 
     def release(self) -> int:

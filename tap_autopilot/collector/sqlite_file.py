@@ -24,7 +24,7 @@ CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
 CACHE_KIB = 4_096
 LOOK_EVERY = 0.05  # seconds, at a lock
-PATIENCE = 5.0  # seconds, with locks inside the file
+WAIT_FOR_LOCKS = 5.0  # seconds, with locks inside the file
 # Or what was pruned stays on the disk, beside other rows of its page, when its person is erased.
 SECURE_DELETE = "PRAGMA secure_delete = FAST"
 NOT_IN_FORMAT_1 = f"""
@@ -142,7 +142,7 @@ def _as_owner(path: Path, advice: str = "") -> str:
 def open_for_writing(path: Path) -> sqlite3.Connection:
     """A connection for writing. It may be opened in one thread and used in another."""
     return sqlite3.connect(
-        path.absolute(), isolation_level=None, check_same_thread=False, timeout=PATIENCE
+        path.absolute(), isolation_level=None, check_same_thread=False, timeout=WAIT_FOR_LOCKS
     )
 
 
@@ -199,7 +199,7 @@ def open_read_only(database: str) -> sqlite3.Connection:
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:
         connection = sqlite3.connect(
-            address, uri=True, isolation_level=None, check_same_thread=False, timeout=PATIENCE
+            address, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT_FOR_LOCKS
         )
     except sqlite3.Error as problem:
         advice = _as_owner(Path(database), "; run this")

@@ -21,7 +21,7 @@ from tap_autopilot.collector.turns import Turns
 THREADS = 2  # each holds one decompressed body
 THREADS_FOR_STRANGERS = 1
 MAX_WAITING = 200  # for each secret
-MAX_STRANGERS = 20  # senders that have shown no secret
+MAX_STRANGERS_WAITING = 20  # senders that have shown no secret
 
 Result = Contents | Refusal
 
@@ -57,7 +57,7 @@ class Threads:
         if request.is_known:
             waiting, limit = self._known.of(request.secret), MAX_WAITING
         else:
-            waiting, limit = self._strangers, MAX_STRANGERS
+            waiting, limit = self._strangers, MAX_STRANGERS_WAITING
         if len(waiting) >= limit:
             present = [job for job in waiting if not job.request.gone]
             waiting.clear()

@@ -16,7 +16,7 @@ from tap_autopilot.collector.reader import Event, Reader
 from tap_autopilot.exceptions import TapError
 
 READ_AT_ONCE = 200  # events
-MAX_ID = 100  # characters
+SHOWN_ID = 100  # characters
 RECENT = 2  # reads whose results are kept for other destinations
 
 
@@ -33,7 +33,7 @@ class TrackCall(NamedTuple):
 
 
 def as_track_call(event: Event, store_id: str) -> TrackCall | None:
-    """The event as it is sent; None if it is no `track` call.
+    """The event as it is sent; None if it is not a `track` call.
 
     Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
     Without any type, an event's name makes it a `track` call.
@@ -61,7 +61,7 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
         except TooLarge:  # so many members that no destination would take it
             return None
     body = bytes(body)  # without the members that the scanner has split it into
-    return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:MAX_ID], body)
+    return TrackCall(event.seq, kind_of(name), (raw_json.string(id_) or "?")[:SHOWN_ID], body)
 
 
 class TrackCalls:

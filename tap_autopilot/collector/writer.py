@@ -22,7 +22,7 @@ from tap_autopilot.collector.turns import Turns
 
 LOG = logging.getLogger(__name__)
 
-PATIENCE = 2.0  # seconds for a commit, and for events from their arrival until they are on disk
+STORE_WITHIN = 2.0  # seconds for a commit, and for events from their arrival until they are on disk
 MAX_IN_A_COMMIT = 16 * 2**20  # bytes
 MANY = 10_000  # events, with which a commit is full, since it takes up to half a second
 CHECK_SPACE_EVERY = 0.5  # seconds
@@ -30,8 +30,8 @@ SWEEP_EVERY = 60.0  # seconds
 SWEEP_AGAIN = 0.2  # seconds, while there is more
 RETRY_EVERY = 0.5  # seconds, while nothing can be stored
 CHECK_EVERY = 5.0  # seconds, while nothing is received
-SLOW = f"the database is slow: a commit is taking more than {PATIENCE:g} s"
-LATE = f"the database is slow: events waited more than {PATIENCE:g} s"
+SLOW = f"the database is slow: a commit is taking more than {STORE_WITHIN:g} s"
+LATE = f"the database is slow: events waited more than {STORE_WITHIN:g} s"
 GATHER = 0.005  # seconds at most that a commit waits for more requests
 LIGHT = 128 * 1024  # bytes; a commit of fewer takes the disk longer to sync than to write
 HEAVY = 500  # events; a request of more has a commit of its own
@@ -152,7 +152,7 @@ class Writer:
         if self._closing:
             return "shutting down"
         since = self._committing_since
-        if since is not None and time.monotonic() - since > PATIENCE:
+        if since is not None and time.monotonic() - since > STORE_WITHIN:
             return SLOW
         return self._reason
 
@@ -196,7 +196,7 @@ class Writer:
 
         A commit that has begun may still succeed, see `Unavailable`.
         """
-        late = time.monotonic() - PATIENCE
+        late = time.monotonic() - STORE_WITHIN
         with self._lock:
             waiting = [*self._group, *self._queue]
         for work in waiting:

@@ -52,7 +52,7 @@ SETTINGS = {
 # In forks. What a test would only wait for comes soon; what a busy machine may take long for is not
 # given up.
 CONSTANTS: dict[str, Any] = {
-    "cli.PATIENCE": 0.1,
+    "cli.WAIT_FOR_STORE": 0.1,
     "client.BODY": 0.2,
     "destinations.FIRST_WAIT": 0.05,
     "destinations.MAX_WAIT": 0.05,
@@ -63,7 +63,7 @@ CONSTANTS: dict[str, Any] = {
     "metrics.RENDER_EVERY": 0.0,
     "server.LAST_RESPONSES": PATIENCE,
     "server.LAST_COMMIT": PATIENCE,
-    "writer.PATIENCE": PATIENCE,
+    "writer.STORE_WITHIN": PATIENCE,
     "writer.RETRY_EVERY": 0.05,
 }
 

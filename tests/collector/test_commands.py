@@ -139,7 +139,7 @@ def test_what_an_erasure_has_erased_leaves_the_disk_even_if_it_fails(
 def test_erasing_says_what_a_reader_keeps_on_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tap_autopilot.collector.erase.PATIENCE", 0.3)
+    monkeypatch.setattr("tap_autopilot.collector.erase.WAIT_FOR_READERS", 0.3)
     database = str(tmp_path / "events.db")
     with closing(SqliteStore(database)) as store:
         store.append([event(json.dumps(about_ada()[0]).encode())])
@@ -322,7 +322,7 @@ def test_a_check_that_cannot_read_says_so_once(tmp_path: Path) -> None:
 
 
 def test_a_collector_that_starts_during_a_check_waits_for_it(tmp_path: Path) -> None:
-    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
+    collector = Collector(tmp_path, constants={"cli.WAIT_FOR_STORE": PATIENCE})
     checking = SqliteStore(collector.database)
     threading.Timer(0.3, checking.close).start()
     collector.start(fork=True)

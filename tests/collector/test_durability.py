@@ -39,7 +39,7 @@ def test_acknowledged_events_survive_kills_and_are_forwarded(tmp_path: Path) -> 
 
 
 def test_a_locked_database_is_a_503(start: Start) -> None:
-    collector = start(constants={"writer.PATIENCE": 0.2})
+    collector = start(constants={"writer.STORE_WITHIN": 0.2})
 
     def status(number: str) -> int:
         return collector.post("/v1/track", {"messageId": number}).status_code
@@ -149,7 +149,7 @@ async def test_a_slow_database_is_told_from_a_slow_commit(
 ) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(store, "append", lambda _: go_on.wait(PATIENCE) and 1)
-    monkeypatch.setattr(writer, "PATIENCE", 0.1)
+    monkeypatch.setattr(writer, "STORE_WITHIN", 0.1)
     one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
     done: list[Unavailable | None] = []
     one.store([event()], done.append)
@@ -194,7 +194,7 @@ async def test_requests_share_commits_but_none_waits_for_all_of_another_sender(
         return append(events)
 
     monkeypatch.setattr(store, "append", append_slowly)
-    monkeypatch.setattr(writer, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(writer, "STORE_WITHIN", PATIENCE)
     one = writer.Writer(store, Pending(1 << 20), Metrics(), 0, print)
     done = []
     for count, sender in requests:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.http import MAX_HEADER_BYTES, MAX_STRANGERS_CHUNKS, SHORT
+from tap_autopilot.collector.http import MAX_HEADER_BYTES, MAX_STRANGERS_CHUNKS, SHORT_CHUNK
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
@@ -90,7 +90,7 @@ async def test_unfinished_headers_are_refused_even_if_all_of_them_came_at_once(d
     assert sender.statuses == [200, 431]
 
 
-@pytest.mark.parametrize(("size", "status"), [(1, 413), (SHORT - 1, 413), (SHORT, 200)])
+@pytest.mark.parametrize(("size", "status"), [(1, 413), (SHORT_CHUNK - 1, 413), (SHORT_CHUNK, 200)])
 @without_waiting
 async def test_a_body_without_a_secret_in_its_headers_has_few_short_chunks(
     size: int, status: int

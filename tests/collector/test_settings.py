@@ -110,4 +110,4 @@ def test_limits_that_tests_change_or_import_are_those_promised() -> None:
     assert server.LAST_RESPONSES + server.LAST_COMMIT < 5
     assert "without `messageId` within an hour" in collector
     assert received.REPEAT_WINDOW == 3_600_000
-    assert threads.MAX_STRANGERS == 20
+    assert threads.MAX_STRANGERS_WAITING == 20

@@ -50,7 +50,7 @@ def test_the_store_keeps_its_id_and_never_reuses_a_seq(database: str, tmp_path: 
 
 def test_a_lock_is_no_mistake_of_the_user(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next run may find it gone."""
-    monkeypatch.setattr(sqlite_file, "PATIENCE", 0)
+    monkeypatch.setattr(sqlite_file, "WAIT_FOR_LOCKS", 0)
     SqliteStore(database).close()
     with closing(sqlite3.connect(database)) as other:
         other.executescript("PRAGMA locking_mode = EXCLUSIVE; BEGIN IMMEDIATE")

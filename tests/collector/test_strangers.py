@@ -21,7 +21,7 @@ from tap_autopilot.collector.events import Contents
 from tap_autopilot.collector.pending import Pending
 from tap_autopilot.collector.raw_json import NotJson, TooLarge, TooSlow
 from tap_autopilot.collector.request import Refusal, Request
-from tap_autopilot.collector.threads import MAX_STRANGERS, MAX_WAITING, THREADS, Threads
+from tap_autopilot.collector.threads import MAX_STRANGERS_WAITING, MAX_WAITING, THREADS, Threads
 from tests.collector.conftest import (
     REQUEST,
     Collector,
@@ -311,7 +311,7 @@ def slow() -> Iterator[Slow]:
 async def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
     threads = Threads()
     done: list[object] = []
-    senders = [request() for _ in range(MAX_STRANGERS + 1)]
+    senders = [request() for _ in range(MAX_STRANGERS_WAITING + 1)]
     for number, sender in enumerate(senders):
         threads.run(sender, slow.work(number), done.append)
     with pytest.raises(Refusal, match="waiting"):
@@ -327,11 +327,11 @@ async def test_few_strangers_may_wait_for_a_thread(slow: Slow) -> None:
         await asyncio.sleep(0.01)
     threads.run(request(KNOWN), slow.work("known"), done.append)  # and the next one
     slow.go.set()
-    while len(done) < MAX_STRANGERS + 3:
+    while len(done) < MAX_STRANGERS_WAITING + 3:
         await asyncio.sleep(0.01)
     assert "known" in slow.order[2:4]  # two threads begin at once
     strangers = [one for one in slow.order if one != "known"]
-    assert strangers == [0, *range(6, MAX_STRANGERS + 1), *["later"] * 5]
+    assert strangers == [0, *range(6, MAX_STRANGERS_WAITING + 1), *["later"] * 5]
     threads.close()
 
 
