@@ -16,7 +16,7 @@ from tap_autopilot.collector.config import Destination
 from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.erase import MAX_IDS, erase_person
 from tap_autopilot.collector.errands import Do, Errand, alone, ask, busy
-from tap_autopilot.collector.prune import checked, loaded, prune_loaded
+from tap_autopilot.collector.prune import checked, limited, loaded, prune_loaded
 from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import InUse
 from tap_autopilot.exceptions import RunError, UserError
@@ -37,7 +37,7 @@ def errand_of(request: Any, destinations: Collection[str] | None) -> Errand:
         match request:
             case {"prune": dict(asked)}:
                 tables = {name: checked(*table) for name, table in asked.items()}
-                return partial(prune_loaded, tables=tables)
+                return partial(prune_loaded, tables=tables, destinations=destinations or ())
             case {"erase": str(who)} if who.strip():
                 return partial(erase_person, who=who)
             case {"forget": str(name)}:
@@ -89,15 +89,12 @@ def prune(database: str, path: str | None, destinations: Sequence[Destination] |
     newest = min(last_seq, max(table.seq for table in tables.values()))
     for name, seq in forwarded.items():
         if seq < newest:
-            LOG.warning(
-                "Not pruning events that destination %s has not received yet (lag: %d). If it is"
-                " gone for good, use --forget-destination.",
-                name, last_seq - seq,
-            )  # fmt: skip
-    up_to = min([newest, *forwarded.values()])
-    tables = {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
+            _warn_of_lag(name, last_seq - seq)
+    tables = limited(tables, min([newest, *forwarded.values()]))
     match _carry_out(database, {"prune": tables}):
-        case {"pruned": int(pruned), "bytes": int(freed)}:
+        case {"pruned": int(pruned), "bytes": int(freed), "lags": dict(lags)}:
+            for name, lag in lags.items():
+                _warn_of_lag(name, lag)
             return f"Pruned {amount(pruned, 'event')} and freed {freed:,} bytes."
     raise RunError(MALFORMED)
 
@@ -136,6 +133,14 @@ def forget(database: str, name: str, destinations: Sequence[Destination] | None)
     names = None if destinations is None else [to.name for to in destinations]
     _carry_out(database, {"forget": name}, names)
     return f"Forgot destination {name}."
+
+
+def _warn_of_lag(destination: str, lag: object) -> None:
+    LOG.warning(
+        "Not pruning events that destination %s has not received yet (lag: %s). If it is gone for"
+        " good, use --forget-destination.",
+        destination, lag,
+    )  # fmt: skip
 
 
 def _check_text(request: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import ciso8601
@@ -80,8 +80,26 @@ def _check_event(reader: Reader, seq: int, mark: Any) -> None:
         )
 
 
-def prune_loaded(do: Do, tables: Mapping[str, Loaded]) -> dict[str, Any]:
-    """Prune the loaded events of these tables, from where the last pruning stopped."""
+def limited(tables: Mapping[str, Loaded], up_to: int) -> dict[str, Loaded]:
+    """What is loaded of these tables, but of no event after this one."""
+    return {name: table._replace(seq=min(table.seq, up_to)) for name, table in tables.items()}
+
+
+def prune_loaded(
+    do: Do, tables: Mapping[str, Loaded], destinations: Collection[str] = ()
+) -> dict[str, Any]:
+    """Prune the loaded events of these tables, from where the last pruning stopped.
+
+    Nothing is pruned that has not reached all of the `destinations`, those of the collector that
+    does this, and those that other collectors are forwarding to: the command's settings may differ.
+    """
+    newest = max((table.seq for table in tables.values()), default=0)
+    behind = {
+        name: cursor.seq
+        for name, cursor in do(lambda store: store.cursors()).items()
+        if cursor.seq < newest and (name in destinations or _has_forwarder(do, name))
+    }
+    tables = limited(tables, min([newest, *behind.values()]))
     done = do(lambda store: store.pruned_up_to())
     pruned_to = {
         name: done[name].seq if name in done and done[name].since == table.since else 0
@@ -94,7 +112,17 @@ def prune_loaded(do: Do, tables: Mapping[str, Loaded]) -> dict[str, Any]:
         do(lambda store: store.save_pruned_up_to({name: tables[name] for name in ahead}))
     while released := do(lambda store: store.release()):
         freed += released
-    return {"pruned": count, "bytes": freed}
+    last_seq = do(lambda store: store.last_seq)
+    return {
+        "pruned": count,
+        "bytes": freed,
+        "lags": {name: last_seq - seq for name, seq in behind.items()},
+    }
+
+
+def _has_forwarder(do: Do, destination: str) -> bool:
+    """Whether another collector is forwarding; none can begin to until this store is closed."""
+    return not do(lambda store: store.owns(destination))
 
 
 def prune_range(do: Do, after: int, up_to: int, choose: Choose) -> tuple[int, int]:

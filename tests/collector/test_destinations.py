@@ -329,6 +329,21 @@ def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Dest
     assert collector.run(*prune).stdout.startswith("Pruned 1 event ")
 
 
+def test_a_command_with_other_settings_prunes_nothing_that_its_collector_has_not_forwarded(
+    start: Start, destination: Destination
+) -> None:
+    destination.answer = lambda _: 500
+    collector = start(destinations=[destination.setting()])
+    send(collector, "a", event="Email Opened")
+    collector.settings["destinations"] = []
+    done = collector.run(*loaded(collector))
+    assert done.stdout.startswith("Pruned 0 events ")
+    assert "destination one has not received yet (lag: 1)" in done.stderr
+    destination.answer = lambda _: 200
+    wait_until(lambda: progress(collector)["sent"] == 1)
+    assert collector.run(*loaded(collector)).stdout.startswith("Pruned 1 event ")
+
+
 def test_a_new_destination_holds_pruning_back_only_if_it_starts_at_the_oldest_event(
     start: Start, destination: Destination
 ) -> None:

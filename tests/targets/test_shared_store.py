@@ -15,13 +15,15 @@ from typing import Any
 import pytest
 import requests
 
-from tap_autopilot.collector.commands import forget
+from tap_autopilot.collector.commands import forget, prune
 from tap_autopilot.collector.postgres import PostgresStore
 from tap_autopilot.collector.reader import Cursor
 from tap_autopilot.exceptions import UserError
-from tests.collector.conftest import Collector, sending
+from tests.collector.conftest import Collector, event, sending
 from tests.collector.destination import Destination
 from tests.collector.test_destinations import send
+from tests.collector.test_prune import state
+from tests.collector.test_remnant import OPENED
 from tests.conftest import wait_until
 from tests.receiver import serving
 
@@ -98,3 +100,16 @@ def test_a_destination_is_not_forgotten_while_another_collector_forwards_to_it(
             forget(database, "one", [])
         assert store.cursors() == {"one": Cursor(1, 1, 0)}
     assert forget(database, "one", []) == "Forgot destination one."
+
+
+def test_what_another_collector_has_not_forwarded_is_not_pruned(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(PostgresStore(database)) as store:
+        store.append([event(OPENED), event(OPENED)])
+        path = state(tmp_path / "state", email_opened=[store.store_id, 2])
+        store.save_cursor("one", Cursor(1, 1, 0))
+        assert store.owns("one")
+        assert prune(database, path, []).startswith("Pruned 1 event ")
+        assert "destination one has not received yet (lag: 1)" in caplog.text
+    assert prune(database, path, []).startswith("Pruned 1 event ")
