@@ -125,6 +125,9 @@ class Forwarder:
             if not batch:
                 await self._wait(is_end)
                 return
+        if not batch[0].body:
+            self._skip_pruned(batch)
+            return
         if self._doubt is not None:
             await asyncio.sleep(FIRST_WAIT)
             if not await self._delivery.send([self._doubt.first]):  # it was the destination's fault
@@ -163,12 +166,24 @@ class Forwarder:
         up_to = batch[-1].seq if self._unsent else self._read_up_to
         self._progress.advance(up_to, len(batch) - len(refused), len(refused))
 
+    def _skip_pruned(self, pruned: Sequence[TrackCall]) -> None:
+        """Skip what cannot be sent anymore; while there is a doubt, it will be read again."""
+        for _ in pruned:
+            self._unsent.popleft()
+        if self._doubt is None:
+            text = "skips events that were pruned before they were forwarded, such as event %d"
+            self._delivery.warn("pruned", text, pruned[0].seq)
+            up_to = pruned[-1].seq if self._unsent else self._read_up_to
+            self._progress.advance(up_to, refused=len(pruned))
+
     def _batch(self) -> list[TrackCall]:
+        """The first events, either such that were pruned or such that can be sent."""
         batch: list[TrackCall] = []
         size = 0
         for item in self._unsent:
             size += len(item.body) + 1
-            if batch and (len(batch) == MAX_EVENTS or size > MAX_BYTES):
+            is_full = len(batch) == MAX_EVENTS or size > MAX_BYTES
+            if batch and (is_full or bool(item.body) != bool(batch[0].body)):
                 break
             batch.append(item)
         return batch

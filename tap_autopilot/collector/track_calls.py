@@ -23,7 +23,7 @@ RECENT = 2  # reads whose results are kept for other destinations
 class TrackCall(NamedTuple):
     """A call to send. Its `kind` is what all spellings of its event's name have in common.
 
-    `id` is the beginning of its messageId, for messages.
+    `id` is the beginning of its messageId, for messages. One that was pruned has no body.
     """
 
     seq: int
@@ -36,10 +36,13 @@ def as_track_call(event: Event, store_id: str) -> TrackCall | None:
     """The event as it is sent; None if it is not a `track` call.
 
     Timestamps stay unchanged. A call without an id gets one that is the same whenever it is sent.
-    Without any type, an event's name makes it a `track` call.
+    Without any type, an event's name makes it a `track` call. Nothing is left of an erased one.
     """
-    if event.source != "segment" or event.pruned or not raw_json.is_object(event.body):
+    if event.source != "segment" or not raw_json.is_object(event.body):
         return None
+    if event.pruned:  # as only `track` calls are
+        is_there = event.body != b"{}"
+        return TrackCall(event.seq, kind_of(event.name), "", b"") if is_there else None
     try:
         call, body = raw_json.pick(ANY_CALL, event.body)
     except (NotJson, TooLarge):  # as part of a batch it was not too large

@@ -329,6 +329,27 @@ def test_events_not_yet_forwarded_are_not_pruned(start: Start, destination: Dest
     assert collector.run(*prune).stdout.startswith("Pruned 1 event ")
 
 
+def test_what_was_pruned_before_it_was_forwarded_is_told_and_counted(
+    start: Start, destination: Destination
+) -> None:
+    destination.answer = lambda ids: 400 if "rejected" in ids else 200
+    collector = start()
+    send(collector, "rejected", event="Other")
+    for name in ("a", "b", "erased"):
+        send(collector, name, event="Email Opened", userId=name)
+    collector.stop()
+    assert collector.run("--erase", "erased").returncode == 0
+    with open_reader(collector.database) as reader:
+        path = state(collector.folder / "state.json", email_opened=[reader.store_id, 4])
+    assert collector.run("--prune", "--state", path).stdout.startswith("Pruned 2 events ")
+    collector.restart(destinations=[destination.setting(**{"from": "start"})])
+    send(collector, "c", event="Email Opened")
+    wait_until(lambda: progress(collector) == {"lag": 0, "sent": 1, "refused": 3})
+    assert {*destination.ids} == {"c"}
+    said = "WARNING Destination one: skips events that were pruned before they were forwarded, such"
+    assert collector.log.read_text().count(f"{said} as event 2.") == 1
+
+
 def test_a_command_with_other_settings_prunes_nothing_that_its_collector_has_not_forwarded(
     start: Start, destination: Destination
 ) -> None:
