@@ -55,10 +55,16 @@ class Do(Protocol):
 Errand = Callable[[Do], dict[str, Any]]  # returns what to tell the command
 
 
+class Wanted(Exception):
+    """A collector is starting, and waits for the store that a command is using."""
+
+
 def alone(store: Store) -> Do:
-    """Runs steps in a store that no collector is using."""
+    """Runs steps in a store that no collector is using. Raises Wanted once one waits for it."""
 
     def do(step: Callable[[Store], T]) -> T:
+        if store.is_wanted():
+            raise Wanted
         return step(store)
 
     return do

@@ -113,6 +113,7 @@ class SqliteStore(Store):
             os.close(self._lock)
             raise
         self._files = self._identity()
+        self._is_wiping = False
 
     def append(self, events: Sequence[Received]) -> int:
         """Commit these events, all or none, except duplicates; returns how many were new."""
@@ -155,6 +156,7 @@ class SqliteStore(Store):
 
     def begin_wipe(self) -> None:
         """Before bodies are to vanish from the disk, not only from the tables."""
+        self._is_wiping = True
         self._query("PRAGMA secure_delete = ON")
 
     def end_wipe(self) -> bool:
@@ -190,6 +192,14 @@ class SqliteStore(Store):
     def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
         """True: this collector forwards events, because it is the only one."""
         return True
+
+    def is_wanted(self) -> bool:
+        """Whether a collector waits for this process to close the store, and it may be closed.
+
+        It may not during an erasure, which another one could not complete: the events that connect
+        the ids of a person may be gone.
+        """
+        return not self._is_wiping and sqlite_file.is_wanted(self._lock)
 
     def close(self) -> None:
         """Close the file, then release the lock."""

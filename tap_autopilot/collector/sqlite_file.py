@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import sqlite3
@@ -27,6 +28,7 @@ LOOK_EVERY = 0.05  # seconds, at a lock
 WAIT_FOR_LOCKS = 5.0  # seconds, with locks inside the file
 # Or what was pruned stays on the disk, beside other rows of its page, when its person is erased.
 SECURE_DELETE = "PRAGMA secure_delete = FAST"
+WAITING = 0x4000_0200  # the byte that a waiting collector locks, after all that SQLite locks
 NOT_IN_FORMAT_1 = f"""
 {sqlite_seen.TABLES}
 CREATE TABLE kinds (
@@ -79,7 +81,8 @@ def lock(path: Path, patience: float) -> int:
     """A descriptor of the file, locked against other writers; creates the file if missing.
 
     It must stay open as long as the connection: closing any descriptor of a file releases SQLite's
-    locks on it. Waits up to `patience` seconds for another process, which may be about to end.
+    locks on it. Waits up to `patience` seconds for another process, which is about to end, or does
+    so once it sees that someone waits.
     """
     if path.name.endswith((*BESIDE, ".sock")):
         raise UserError(f"{shown_file(str(path))} is a file beside a store; name the store itself.")
@@ -102,10 +105,22 @@ def lock(path: Path, patience: float) -> int:
             return descriptor
         except OSError:
             if time.monotonic() < deadline:
+                with contextlib.suppress(OSError):  # another one waits, too
+                    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, WAITING)
                 time.sleep(LOOK_EVERY)
                 continue
             os.close(descriptor)
             raise _in_use(path) from None
+
+
+def is_wanted(descriptor: int) -> bool:
+    """Whether another process is waiting for our lock."""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, WAITING)
+    except (BlockingIOError, PermissionError):
+        return True
+    fcntl.lockf(descriptor, fcntl.LOCK_UN, 1, WAITING)
+    return False
 
 
 def _is_locked(path: Path) -> bool:
@@ -125,8 +140,8 @@ def _is_locked(path: Path) -> bool:
 
 def _in_use(path: Path) -> InUse:
     return InUse(
-        f"A collector is using the store {path}. Its health is at /ready; to use the store without"
-        " it, stop it first."
+        f"A collector or a command is using the store {path}. A collector's health is at /ready; to"
+        " use the store without it, stop it first."
     )
 
 

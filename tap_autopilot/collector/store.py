@@ -98,6 +98,13 @@ class Store(OpenStore):
         """Give some unused space back to the disk; returns how many bytes, 0 if none is left."""
         return 0
 
+    def is_wanted(self) -> bool:
+        """Whether a collector waits for this process to close the store, and it may be closed.
+
+        In PostgreSQL none ever has to.
+        """
+        return False
+
     def probe(self) -> int:
         """Commit something, to check that commits work: how many times this was done."""
         self._execute((sql.PROBE, [()]))

@@ -282,7 +282,9 @@ def test_stats_and_check(start: Start) -> None:
     assert len(found["store_id"]) == 32
     assert (found["events"], found["by_source"]) == (3, {"segment": 2, "hook": 1})
     for options in (["--check"], []):  # nor does a second collector start
-        assert re.search("A collector is using .* stop it first", collector.refusal(*options))
+        assert re.search(
+            "A collector or a command is using .* stop it first", collector.refusal(*options)
+        )
     assert collector.post("/v1/track", b"{}").status_code == 200
     collector.stop()
     done = collector.run("--check")

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -13,10 +14,12 @@ from typing import Any, NamedTuple, NoReturn
 import pytest
 
 from tap_autopilot.amounts import amount
-from tap_autopilot.collector.commands import prune
+from tap_autopilot.collector import errands
+from tap_autopilot.collector.commands import erase, prune
 from tap_autopilot.collector.database import open_reader
-from tap_autopilot.collector.errands import Do, Errand, Pauses, reachable
+from tap_autopilot.collector.errands import Do, Errand, Pauses, Wanted, alone, reachable
 from tap_autopilot.collector.prune import prune_loaded
+from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.sqlite import SqliteStore
 from tap_autopilot.collector.store import Loaded, Store
 from tap_autopilot.exceptions import UserError
@@ -177,6 +180,59 @@ def endless(*_: object) -> Errand:
             do(lambda _: None)
 
     return run
+
+
+@pytest.mark.parametrize("command", ["--prune", "--erase"])
+def test_a_collector_that_starts_takes_over_from_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, command: str
+) -> None:
+    caplog.set_level("INFO")
+    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
+    with contextlib.closing(SqliteStore(collector.database)) as store:
+        count = 3 * store.prune_slice
+        store.append([event(OPENED)] * count)
+    path = state(tmp_path / "state.json", email_opened=[store.store_id, count])
+    starting = threading.Thread(target=collector.start, kwargs={"fork": True})
+    read = SqliteStore.prunable
+
+    def read_and_see_it_start(store: SqliteStore, after: int, up_to: int) -> list[Event]:
+        if after == store.prune_slice:
+            starting.start()
+            wait_until(store.is_wanted)
+        return read(store, after, up_to)
+
+    monkeypatch.setattr(SqliteStore, "prunable", read_and_see_it_start)
+    monkeypatch.setattr(errands, "START", PATIENCE)
+    try:
+        if command == "--prune":
+            said = prune(collector.database, path, None)
+            left = amount(count - store.prune_slice, "event")
+            assert said.startswith(f"Pruned {left} ")
+        else:
+            said = erase(collector.database, "person_of_no_event")
+            assert said.startswith("Erased 0 events ")
+        assert "A collector is starting" in caplog.text
+        starting.join()
+        assert collector.post("/v1/track", OPENED).status_code == 200
+        assert all(one.pruned == (command == "--prune") for one in collector.events()[:count])
+    finally:
+        starting.join()
+        assert collector.stop() == 0
+
+
+def test_a_collector_that_starts_waits_for_what_is_being_erased(tmp_path: Path) -> None:
+    """Or what connects the ids of a person might be gone, and the other ids not erased."""
+    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
+    with contextlib.closing(SqliteStore(collector.database)) as store:
+        starting = threading.Thread(target=collector.start, kwargs={"fork": True})
+        starting.start()
+        wait_until(store.is_wanted)
+        with pytest.raises(Wanted):
+            alone(store)(Store.probe)
+        store.begin_wipe()
+        assert alone(store)(Store.probe) == 2
+    starting.join()
+    assert collector.stop() == 0
 
 
 def test_the_work_of_an_interrupted_command_stops(start: Start) -> None:
