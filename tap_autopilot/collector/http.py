@@ -240,7 +240,6 @@ class Connection(asyncio.Protocol):
         if len(self._unanswered) >= (2 if self in self.server.strangers else MAX_UNANSWERED):
             raise Refusal(503, "too many requests were sent ahead")
         length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
-        self._check_size(int(length or b"0"))
         request = Request(
             self._respond, self.server.pending, parser.get_method(), self._url, self._headers
         )
@@ -255,6 +254,7 @@ class Connection(asyncio.Protocol):
         request.forget_head()
         if request.is_known:
             self.server.strangers.pop(self, None)
+        self._check_size(int(length or b"0"))
 
     def on_body(self, body: bytes) -> None:
         """Count the body's bytes."""
@@ -305,12 +305,15 @@ class Connection(asyncio.Protocol):
         elif self._state is State.IDLE:
             self._restart_timer()
 
-    def refuse(self, refusal: Refusal, label: str = UNREAD) -> None:
-        """Respond without reading the request, after any earlier requests, and close."""
+    def refuse(self, refusal: Refusal) -> None:
+        """Respond without reading all of the request, after any earlier requests, and close."""
         if self._state is State.DEAF or self._transport.is_closing():
             return
+        label = UNREAD
         if self._state is State.BODY:
-            self._unanswered.pop().release()
+            request = self._unanswered.pop()
+            request.release()
+            label = request.label
         self._state = State.DEAF
         self.deadline = NEVER
         date, status, body = self.server.date, refusal.status, refusal.body
@@ -364,7 +367,7 @@ class Connection(asyncio.Protocol):
         if not request.is_complete:
             if request.headers.pop(b"expect", b"").lower() == b"100-continue":
                 if (refusal := request.refusal) is not None:  # its body need not be sent
-                    self.refuse(refusal, request.label)
+                    self.refuse(refusal)
                 else:
                     self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return

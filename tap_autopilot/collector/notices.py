@@ -14,7 +14,7 @@ from tap_autopilot.amounts import amount
 LOG = logging.getLogger(__name__)
 
 EVERY = 60.0  # seconds
-UNREAD = "refused"  # the route of requests that were refused before they were read
+UNREAD = "refused"  # the route of requests that were refused before their headers were read
 OTHER = "other"  # the route of paths below no endpoint, such as those that scanners try
 
 

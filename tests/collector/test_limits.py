@@ -31,42 +31,42 @@ GOOD = HEAD + b'Content-Length: 8\r\n\r\n{"n": 1}'
 
 
 @pytest.mark.parametrize(
-    ("data", "status"),
+    ("data", "status", "route"),
     [
-        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431),
-        (HEAD + b"X: " + b"a" * 3_000_000, 431),
-        (b"GET /" + b"a" * 3_000_000, 431),
-        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
-        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(20_000)) + b"\r\n", 431),
+        (HEAD + b"X: " + b"a" * 40_000 + b"\r\n\r\n", 431, "refused"),
+        (HEAD + b"X: " + b"a" * 3_000_000, 431, "refused"),
+        (b"GET /" + b"a" * 3_000_000, 431, "refused"),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431, "refused"),
+        (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(20_000)) + b"\r\n", 431, "refused"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
-         + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"a" * 3_000_000, 431),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 3_000_000, 431),
-        (HEAD + b"Content-Length: %s9999999999\r\n\r\n{" % (b"0" * 9000), 413),
-        (HEAD + b"Content-Length: 99999999\r\n\r\n{", 413),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 40, 413),
-        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
-        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400),
-        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400),
-        (HEAD + b"Content-Length: -2\r\n\r\n{}", 400),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400),
-        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
-        (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
-        (HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400),
-        (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", 400),
-        (b"hello\r\n\r\n", 400),
-        (b"GET http://: HTTP/1.1\r\n\r\n", 400),
-        (b"\r\n" * 1_000_000, 431),
-        (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400),
+         + b"".join(b"X-%d: 1\r\n" % n for n in range(120)) + b"\r\n", 431, "track"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: " + b"a" * 3_000_000, 431, "track"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2;" + b"a" * 3_000_000, 431, "track"),
+        (HEAD + b"Content-Length: %s9999999999\r\n\r\n{" % (b"0" * 9000), 413, "track"),
+        (HEAD + b"Content-Length: 99999999\r\n\r\n{", 413, "track"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%s\r\n" % (b" " * 65536) * 40, 413, "track"),
+        (HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400, "refused"),
+        (HEAD + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\n{}\r\n0\r\n\r\n", 400, "refused"),
+        (HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{} ", 400, "refused"),
+        (HEAD + b"Content-Length: -2\r\n\r\n{}", 400, "refused"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n", 400, "track"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n", 400, "refused"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400, "refused"),
+        (b"GET /\xff HTTP/1.1\r\n\r\n", 400, "refused"),
+        (HEAD + b"Transfer-Encoding: chunked, identity\r\n\r\n", 400, "refused"),
+        (HEAD + b"Content-Length: 99999999999999999999\r\n\r\n", 400, "refused"),
+        (b"hello\r\n\r\n", 400, "refused"),
+        (b"GET http://: HTTP/1.1\r\n\r\n", 400, "refused"),
+        (b"\r\n" * 1_000_000, 431, "refused"),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01", 400, "refused"),
     ],
     ids=range(25),
 )  # fmt: skip
 @pytest.mark.parametrize("ahead", [0, 3])
 def test_requests_beyond_the_limits_are_refused_after_the_responses_to_earlier_ones(
-    shared: Collector, data: bytes, status: int, ahead: int
+    shared: Collector, data: bytes, status: int, route: str, ahead: int
 ) -> None:
-    counter = f'requests_total{{route="refused",status="{status}"}}'
+    counter = f'requests_total{{route="{route}",status="{status}"}}'
     refused = shared.metric(counter)
     answer = shared.raw(GOOD * ahead + data)
     assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"200"] * ahead + [b"%d" % status]
