@@ -14,6 +14,7 @@ from tap_autopilot.amounts import amount
 LOG = logging.getLogger(__name__)
 
 EVERY = 60.0  # seconds
+MAX_REASONS = 3  # in a line; some name a number, so that there may be very many
 UNREAD = "refused"  # the route of requests that were refused before their headers were read
 OTHER = "other"  # the route of paths below no endpoint, such as those that scanners try
 
@@ -23,15 +24,18 @@ class Notices:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._untold: dict[tuple[str, int], tuple[int, str]] = {}  # how many, and the last reason
+        # How many, and why: the reasons are the keys.
+        self._untold: dict[tuple[str, int], tuple[int, dict[str, None]]] = {}
         self._told_at: dict[tuple[str, int], float] = {}
         self._repeated = 0
 
     def turned_away(self, label: str, status: int, reason: str) -> None:
         """Note a response other than 200, and warn of the first one at once."""
         response = (label, status)
-        count, _ = self._untold.get(response, (0, ""))
-        self._untold[response] = count + 1, reason
+        count, reasons = self._untold.get(response, (0, {}))
+        if len(reasons) < MAX_REASONS:
+            reasons[reason.rstrip(".")] = None
+        self._untold[response] = count + 1, reasons
         if self._is_due(response):
             self._tell(response)
 
@@ -56,6 +60,6 @@ class Notices:
     def _tell(self, response: tuple[str, int]) -> None:
         label, status = response
         self._told_at[response] = self._clock()
-        count, reason = self._untold.pop(response)
+        count, reasons = self._untold.pop(response)
         what = amount(count, "unread request" if label == UNREAD else f"{label} request")
-        LOG.warning("Turned away %s with status %d: %s.", what, status, reason.rstrip("."))
+        LOG.warning("Turned away %s with status %d: %s.", what, status, "; ".join(reasons))

@@ -55,6 +55,20 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
         assert warned() == said
 
 
+def test_each_reason_is_told(warned: Callable[[], list[str]]) -> None:
+    now = 0.0
+    one = Notices(lambda: now)
+    for number in range(1, 6):
+        one.turned_away("track", 503, f"reason {number}.")
+        one.turned_away("track", 503, f"reason {number}.")
+    now += EVERY
+    one.tell_rest()
+    assert warned() == [
+        "Turned away 1 track request with status 503: reason 1.",
+        "Turned away 9 track requests with status 503: reason 1; reason 2; reason 3.",
+    ]
+
+
 def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
     collector = start(write_keys=[KEY, "another"], hook_tokens=[])
     for _ in range(40):
