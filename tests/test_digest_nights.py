@@ -205,6 +205,40 @@ def test_pushed_events_are_sent_again_until_the_target_has_their_new_columns(
     assert night(state)[1] == 0
 
 
+@pytest.mark.parametrize("doubt", ["another key", "no state"])
+@pytest.mark.parametrize("names", [["contact_events"], ["email_messages", "activities"]])
+def test_a_run_of_pushed_events_alone_does_not_start_the_file_over(
+    store: PushedStore, doubt: str, names: list[str]
+) -> None:
+    digests = str(Path(store.path).with_name("digests"))
+    store.track(call("pushed"))
+    contact = {"contact_id": "person_1"}
+    both = {"contacts": "FULL_TABLE", "email_messages": "FULL_TABLE"}
+    night = {"catalog": catalog_of(both), "digests": digests}
+    state = read(store, contact, **night).state
+    day = {"catalog": catalog_of(dict.fromkeys(names, "LOG_BASED")), "digests": digests}
+    if doubt == "no state":
+        refused = read(store, code=2, **day)
+    else:
+        refused = read(store, code=2, state=state, api_key="another+key", **day)
+    assert refused.messages == []
+    assert "Only a run that reads the API may start it over" in refused.last_words
+    again = read(store, contact, state=state, **night)
+    assert not again.of("RECORD")
+    assert not warned(again, "everything is sent again")
+
+
+def test_pushed_events_alone_start_a_file_over_that_has_no_other_tables(store: PushedStore) -> None:
+    """As after a kill before the first STATE, which must not stop all later runs."""
+    digests = str(Path(store.path).with_name("digests"))
+    store.track(call("pushed"))
+    catalog = catalog_of(dict.fromkeys(("email_messages", "contact_events"), "LOG_BASED"))
+    for _ in range(2):
+        run = read(store, catalog=catalog, digests=digests)
+        assert len(run.rows("email_messages")) == 1
+    assert warned(run, "everything is sent again")
+
+
 @pytest.mark.parametrize("method", ["FULL_TABLE", "LOG_BASED"])
 def test_messages_are_only_seen_during_their_pass(store: PushedStore, method: str) -> None:
     """What a pass has seen is hashed whenever the file is opened, so it must not pile up."""

@@ -68,8 +68,9 @@ class _Page:
 class Digests:
     """What the target has, in a file that no other run may use at the same time.
 
-    `distrust` says why the file cannot be trusted, in which case it counts as empty. Raises
-    UserError if the file cannot be opened or is in use.
+    `distrust` says why the file cannot be trusted, in which case it counts as empty; `at_stake`
+    names the tables in it, as far as it is readable. Raises UserError if the file cannot be opened
+    or is in use.
     """
 
     def __init__(self, path: str, account: str) -> None:
@@ -84,6 +85,7 @@ class Digests:
         self._changed = False  # since the last step
         self._is_damaged = False
         self.distrust: str | None = None
+        self.at_stake: set[str] = set()
 
     def load(self, position: Any) -> None:
         """Read the file, and go back to the step that a state names; `start` makes it permanent.
@@ -108,6 +110,7 @@ class Digests:
         _, text = self._file.steps().fetchone()
         content = msgspec.json.decode(text, type=_Content)
         self._file.check(len(content.tables))
+        self.at_stake = {table.name for table in content.tables}
         if position is None:
             return f"{path} exists, but the state does not mention it"
         if content.account != self._mark(content.salt):

@@ -13,7 +13,7 @@ import msgspec
 
 from tap_autopilot.api.client import Api, Client
 from tap_autopilot.digests.digests import Digests, Start
-from tap_autopilot.exceptions import RunError, Unreachable
+from tap_autopilot.exceptions import RunError, Unreachable, UserError
 from tap_autopilot.protocol.messages import encoded, record_lines
 from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import Remembered
@@ -101,10 +101,18 @@ class Changes(Sending):
     def start(self, progress: Progress) -> None:
         """Note in the file which passes start and which resume.
 
-        A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key.
+        A file in doubt is emptied, but not by a run that cannot read, for example for a wrong key,
+        nor by one that reads nothing from the API and so cannot fill it again.
         """
         if self._digests.distrust is not None:
-            self._check_account([walk for walk, _ in progress.walks()])
+            walks = [walk for walk, _ in progress.walks()]
+            others = self._digests.at_stake - self._tables.keys()
+            if others and not walks:
+                raise UserError(
+                    f"{self._digests.distrust}. Only a run that reads the API may start it over:"
+                    f" check api_key, digests and --state, or select {', '.join(sorted(others))}."
+                )
+            self._check_account(walks)
             LOG.warning("%s: everything is sent again.", self._digests.distrust)
         now = int(datetime.now(timezone.utc).timestamp() * 1000)
         self._digests.start(
