@@ -250,17 +250,19 @@ def decode_array(body: bytes, name: str) -> Content:
     """A whole listing in one response: an array, or an object that contains one.
 
     In an object, it is called `name`, or it is the only array with an object that has a name or
-    kind, or there is only an empty array.
+    kind, or there is only an empty array, of fields by its name.
 
-    Raises Retryable if there is no such array, and Gone for a page of contacts: an API without this
-    listing may take the end of its path for a bookmark.
+    Raises Retryable if there is no such array, and Gone for an empty array of other things, or for
+    a page of contacts: an API without this listing may take the end of its path for a bookmark.
     """
     response, cleaned = parse_leniently(body)
     if isinstance(response, dict):
-        if name not in response and "contacts" in response:
-            raise Gone(404, f"the response has contacts instead of {name!r}.")
         fields = list(response.values())
-        listings = fields if fields == [[]] else list(filter(_is_listing, fields))
+        is_empty = fields == [[]]
+        is_other = is_empty and "field" not in next(iter(response)).lower()
+        if name not in response and ("contacts" in response or is_other):
+            raise Gone(404, f"the response has something else instead of {name!r}.")
+        listings = fields if is_empty else list(filter(_is_listing, fields))
         response = response.get(name, listings[0] if len(listings) == 1 else None)
     if not isinstance(response, list):
         raise Retryable(f"the response has no listing {name!r}")
