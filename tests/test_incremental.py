@@ -101,6 +101,21 @@ def test_the_first_run_sends_all_and_the_next_what_changed(
     assert len(new.rows("email_opened")) < 80
 
 
+def test_another_account_starts_from_its_own_first_row(
+    tap: Tap, serve: Serve, incremental: Any
+) -> None:
+    first = tap.sync(serve(Account(contacts=150)), catalog=incremental)
+    other = serve(Account(contacts=150, odd=False, seed=2), api_key="its-own-key")
+    typo = tap.sync(other, catalog=incremental, state=first.state, api_key="a-typo")
+    assert typo.code == 2
+    assert bookmark(typo) == bookmark(first)
+    run = tap.sync(other, catalog=incremental, state=first.state, api_key="its-own-key")
+    assert len(ids(run)) == 150
+    assert "the state's updated_at is of another account" in run.stderr
+    again = tap.sync(other, catalog=incremental, state=run.state, api_key="its-own-key")
+    assert len(ids(again)) < 20
+
+
 def test_which_changes_move_the_bookmark() -> None:
     start = datetime(2016, 1, 1, tzinfo=timezone.utc)
     before, after = start - timedelta(days=1), start + timedelta(milliseconds=1)

@@ -20,6 +20,7 @@ from tests.begun import (
     COUNTS,
     HALFWAY,
     STORE,
+    Begun,
     begin,
     day,
     plain,
@@ -170,9 +171,7 @@ def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
     write(progress, CONTACTS, None)
     progress.finish()
     columns = progress.value()["bookmarks"]["contacts"]["columns"]
-    warning = (
-        "WARNING contacts: the selected columns, the account or its key changed, but only rows"
-    )
+    warning = "WARNING contacts: the selected columns changed, but only rows"
     cases: list[tuple[Any, Any, bool]] = [
         (columns, BOOKMARK, False), ("others", BOOKMARK, True), ("others", {}, False),
         (None, BOOKMARK, False),
@@ -182,8 +181,37 @@ def test_incremental_rows_that_lack_new_columns_are_warned_of() -> None:
         log = begin("contacts", incremental=["contacts"], state=state).log
         assert [one.startswith(warning) for one in log] == [True] * warns
         assert begin("contacts", state=state).log == [], "a full pass sends all rows"
-    state = {"bookmarks": {"contacts": {"columns": columns, **BOOKMARK}}}
-    assert begin("contacts", incremental=["contacts"], state=state, account="another").log
+
+
+def test_a_bookmark_of_another_account_is_kept_but_not_used() -> None:
+    def begun(state: Any, account: str) -> Begun:
+        given, selected = read_state(state), [Selected(STREAMS["contacts"], {}, {}, True)]
+        with logged() as log:
+            progress = Begun(given, selected, terms_of(given, selected, account=account))
+        progress.log = log
+        return progress
+
+    def bookmark(progress: Begun) -> Any:
+        return progress.value()["bookmarks"]["contacts"]["updated_at"]
+
+    first = begun(None, "one")
+    first.pass_of("contacts").newest, first.pass_of("contacts").started = day(5), day(9)
+    write(first, CONTACTS, None)
+    first.finish()
+    state = first.value()
+    assert begun(state, "one").log == []
+    other = begun(state, "another")
+    assert other.log[0].startswith("WARNING contacts: the state's updated_at is of another account")
+    assert begun(other.value(), "one").pass_of("contacts").since == day(5), "the key was a mistake"
+    write(other, CONTACTS, HALFWAY)
+    assert bookmark(other) == bookmark(first)
+    again = begun(other.value(), "another")
+    assert (again.is_resumed("contacts"), again.log) == (True, [])
+    again.pass_of("contacts").newest, again.pass_of("contacts").started = day(3), day(9)
+    write(again, CONTACTS, None)
+    again.finish()
+    assert bookmark(again) == "2020-01-03T00:00:00Z", "however late the other account's is"
+    assert begun(again.value(), "another").pass_of("contacts").since == day(3)
 
 
 def test_an_entry_replaces_all_that_an_older_state_has() -> None:

@@ -207,9 +207,9 @@ class Progress:
                 entry.progress = None
             if current.newest and current.started and current.has_all_rows:
                 bookmark = min(current.newest, before(current.started, MARGIN))
-                entry.bookmark = max(bookmark, entry.bookmark or bookmark)
+                entry.bookmark = max(bookmark, self._terms.bookmark_of(entry) or bookmark)
                 entry.start_date = self._terms.start_date
-                entry.columns = self._terms.columns_of(self._tables[name])
+                entry.contents = self._terms.contents_of(self._tables[name])
 
     def value(self, digests: Any = None) -> dict[str, Any]:
         """The value of a STATE message, with the position in the digests file, if there is one."""

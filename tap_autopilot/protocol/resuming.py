@@ -85,19 +85,29 @@ class Terms:
         """Whether the target lacks only rows that changed since the bookmark."""
         return self.remembered is None or name in self.remembered.filled
 
-    def columns_of(self, table: Selected) -> str:
+    def contents_of(self, table: Selected) -> str:
         """What tells the columns of a table, and the account they come from, from others."""
-        return fingerprint([table.sent, self.account])
+        return f"{fingerprint(table.sent)}-{fingerprint(self.account)}"
 
-    def new_pass(self, table: Selected, bookmark: datetime | None) -> Pass:
+    def is_foreign(self, entry: StreamState) -> bool:
+        """Whether a stream's bookmark was made for another account."""
+        _, _, account = (entry.contents or "").partition("-")
+        return account not in ("", fingerprint(self.account))
+
+    def bookmark_of(self, entry: StreamState) -> datetime | None:
+        """A stream's bookmark, unless it is foreign."""
+        return None if self.is_foreign(entry) else entry.bookmark
+
+    def new_pass(self, table: Selected, entry: StreamState) -> Pass:
         """A pass from the start, after the bookmark if it is incremental."""
         stream = table.stream
         bounds = [self.start_date] if stream.replication_key else []
         if table.incremental and self.has_all(stream.name):
+            bookmark = self.bookmark_of(entry)
             bounds.append(bookmark and before(bookmark, stream.look_back))
         store = self.store.id if self.store and COLLECTED in stream.sources else ""
         has_digests = self.remembered is not None
-        plan = [stream.key_properties, self.columns_of(table), has_digests, store]
+        plan = [stream.key_properties, self.contents_of(table), has_digests, store]
         now = int(self.now.timestamp() * 1000)
         versions = self.remembered.versions if self.remembered is not None else {}
         return Pass(
@@ -162,11 +172,11 @@ def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> D
     One listing may feed several streams, so their passes resume together, or not at all.
     """
     entries = state.streams
-    new = {table.name: terms.new_pass(table, entries[table.name].bookmark) for table in selected}
+    new = {table.name: terms.new_pass(table, entries[table.name]) for table in selected}
     passes = new | _resumable(state, selected, new, terms)
     for table in selected:
         if table.incremental and passes[table.name] is new[table.name]:
-            _check_columns(table, entries[table.name], terms)
+            _check_contents(table, entries[table.name], terms)
     mark = secrets.token_hex(4)
     listings = {walk.source: OneListing(walk, mark) for walk in LISTINGS}
     members = EachSegment(mark)
@@ -210,14 +220,21 @@ def _resumable(
     return passes
 
 
-def _check_columns(table: Selected, entry: StreamState, terms: Terms) -> None:
+def _check_contents(table: Selected, entry: StreamState, terms: Terms) -> None:
     """Warn if rows sent by earlier incremental passes may lack columns, or be another account's."""
     name = table.name
-    changed = entry.columns not in (None, terms.columns_of(table))
-    if entry.bookmark and changed and terms.has_all(name):
+    if not entry.bookmark or not terms.has_all(name):
+        return
+    if terms.is_foreign(entry):
         LOG.warning(
-            "%s: the selected columns, the account or its key changed, but only rows that change"
-            " from now on are sent. To send all rows again, run once with --full-refresh %s.",
+            "%s: the state's %s is of another account or API key, so it could skip rows; ignoring"
+            " it.",
+            name, table.stream.replication_key,
+        )  # fmt: skip
+    elif entry.contents not in (None, terms.contents_of(table)):
+        LOG.warning(
+            "%s: the selected columns changed, but only rows that change from now on are sent. To"
+            " send all rows again, run once with --full-refresh %s.",
             name, name,
         )  # fmt: skip
 

@@ -143,8 +143,8 @@ class StreamState(msgspec.Struct):
     `is_incremental` says that this run reads it incrementally.
 
     `bookmark` is the Singer bookmark, in the state under the name of the stream's replication key.
-    `start_date` is the one under which it was made; `columns` is a fingerprint of the
-    columns sent, and of the account.
+    `start_date` is the one under which it was made; `contents`, in the state `columns`, has
+    fingerprints of the columns sent and of the account.
 
     A stream that a collector's store feeds has its position in the store, `collected`. If a
     `start_date` leaves out events, `collected_from` is that date. As long as the table has pushed
@@ -154,7 +154,7 @@ class StreamState(msgspec.Struct):
     progress: Pass | None = None
     bookmark: datetime | None = None
     start_date: datetime | None = None
-    columns: str | None = None
+    contents: str | None = None
     collected: StorePosition | None = None
     collected_from: datetime | None = None
     append_only: bool = False
@@ -167,7 +167,7 @@ class StreamState(msgspec.Struct):
         if stream.replication_key and (self.is_incremental or self.bookmark):
             written[stream.replication_key] = _time(self.bookmark)
             written["start_date"] = _time(self.start_date)
-            written["columns"] = self.columns
+            written["columns"] = self.contents
         if COLLECTED in stream.sources:
             position = self.collected
             written["collected"] = position and [part for part in position if part is not None]
@@ -248,12 +248,13 @@ def read_state(state: Any) -> State:
 def _read(stream: type[Stream], entry: Mapping[str, Any]) -> StreamState:
     """A stream's entry in a state."""
     key = stream.replication_key
-    given = {**entry, "bookmark": entry.get(key) if key else None}
+    bookmark = entry.get(key) if key else None
+    given = {**entry, "bookmark": bookmark, "contents": entry.get("columns")}
     fields: dict[str, Any] = {
         "progress": _progress(given.get("progress")),
         "bookmark": _moment(given["bookmark"]),
         "start_date": _moment(given.get("start_date")),
-        "columns": as_type(given.get("columns"), str),
+        "contents": as_type(given["contents"], str),
         "collected": as_type(given.get("collected"), StorePosition),
         "collected_from": _moment(given.get("collected_from")),
     }
