@@ -57,7 +57,10 @@ def _parser() -> Parser:
     )  # fmt: skip
     add("-q", "--quiet", action="store_true", help="hide the live progress in a terminal")
     add = parser.modes.add_argument
-    add("-d", "--discover", action="store_true", help="print the catalog; needs no API key")
+    add(
+        "-d", "--discover", action="store_true",
+        help="print the catalog; needs no API key, except for custom_fields_as_columns",
+    )  # fmt: skip
     add("--test", action="store_true", help="check the settings and the key, and estimate a run")
     parser.add_about("all settings and streams")
     return parser

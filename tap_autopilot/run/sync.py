@@ -50,7 +50,8 @@ def sync(
     """Read the selected streams and write their messages to the descriptor `stdout`.
 
     Returns if every stream is complete, and raises TapError otherwise. Either way the last message
-    is a STATE. `quiet` turns live progress off.
+    is a STATE, unless the run fails before it has written anything, or stdout takes no more.
+    `quiet` turns live progress off.
     """
     sys.setswitchinterval(SWITCH_EVERY)
     api = Api(config)

@@ -68,7 +68,8 @@ class Stream:
         rows are counted in the tally. If a stream declares the fields it `reads`, its documents
         contain no other fields.
 
-        Of documents with the same key, only the last becomes a row.
+        Of documents with the same key, only the last becomes a row here. A subclass may make a row
+        of each, in their order, so that a target that updates rows keeps the last.
         """
         shape = compile_shape(schema, selected, cls.key_properties, tally)
 
