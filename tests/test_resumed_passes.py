@@ -279,6 +279,18 @@ def test_what_was_complete_is_not_read_again() -> None:
     }
 
 
+def test_a_run_with_nothing_left_to_read_says_so() -> None:
+    """As after a kill between the last page and the end: a retry need not send it all again."""
+    entries = {name: {"progress": ["complete", {"version": 5}]} for name in ("contacts", "lists")}
+    progress = begin("contacts", "lists", state={"bookmarks": entries, "walks": walks()})
+    assert not progress.incomplete()
+    (warning,) = progress.log
+    assert warning.startswith("WARNING The interrupted run completed every stream, so this run")
+    progress.finish()
+    again = begin("contacts", "lists", state=progress.value())
+    assert again.incomplete() == {"contacts", "lists"}
+
+
 def test_what_one_run_completed_is_read_again_after_another_run_has_ended() -> None:
     """As a complete full refresh leaves it, merged over an interrupted run's state."""
     entries = {"contacts": {"progress": None}, "lists": {"progress": ["complete", {"version": 5}]}}

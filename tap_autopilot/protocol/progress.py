@@ -58,7 +58,12 @@ class Progress:
         absent = set() if terms.store else {COLLECTED}
         self._unread = {table.name: {*table.stream.sources} - absent for table in selected}
         done = [name for name, current in self._passes.items() if current.is_complete]
-        if done:
+        if done and not self.incomplete():
+            LOG.warning(
+                "The interrupted run completed every stream, so this run reads nothing; the next"
+                " one reads them again."
+            )
+        elif done:
             LOG.info("Already completed by the interrupted run: %s.", ", ".join(done))
 
     def _replace_passes(self) -> None:
