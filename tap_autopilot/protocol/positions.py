@@ -123,7 +123,8 @@ class EachSegment:
     def walks(self, segment_ids: Iterable[str]) -> list[tuple[Walk, Position]]:
         """The walks to read, given all segments. Those that failed last time come last.
 
-        Segments created since the pass began are not part of it.
+        Of segments listed for the first time since the pass began, only those after the last one
+        begun are part of it: the state does not name those finished before, so it cannot tell.
         """
         self._ids = ids = sorted(set(segment_ids))
         self._known = True
