@@ -187,7 +187,7 @@ def test_a_collector_that_starts_takes_over_from_a_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any, command: str
 ) -> None:
     caplog.set_level("INFO")
-    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
+    collector = Collector(tmp_path, constants={"cli.WAIT_FOR_STORE": PATIENCE})
     with contextlib.closing(SqliteStore(collector.database)) as store:
         count = 3 * store.prune_slice
         store.append([event(OPENED)] * count)
@@ -222,7 +222,7 @@ def test_a_collector_that_starts_takes_over_from_a_command(
 
 def test_a_collector_that_starts_waits_for_what_is_being_erased(tmp_path: Path) -> None:
     """Or what connects the ids of a person might be gone, and the other ids not erased."""
-    collector = Collector(tmp_path, constants={"cli.PATIENCE": PATIENCE})
+    collector = Collector(tmp_path, constants={"cli.WAIT_FOR_STORE": PATIENCE})
     with contextlib.closing(SqliteStore(collector.database)) as store:
         starting = threading.Thread(target=collector.start, kwargs={"fork": True})
         starting.start()
