@@ -28,7 +28,7 @@ from tap_autopilot.sources.listings import (
     members_of,
 )
 
-PATIENCE = 10.0  # seconds; a person is waiting
+WAIT_FOR_API = 10.0  # seconds; a person is waiting
 PAGE = 100  # contacts on a page, as the API documents
 MAX_ASKED = 20  # segments
 
@@ -39,10 +39,9 @@ def check(config: Config, catalog: Any) -> str:
     Raises UserError if a file, a store or the catalog cannot be used, and what `Client.get` raises.
     """
     works = ["The API key", *_check_files(config)]
-    patience = {
-        name: min(getattr(config, name), PATIENCE) for name in ("retry_timeout", "request_timeout")
-    }
-    api = Api(dataclasses.replace(config, **patience))
+    limits = ("retry_timeout", "request_timeout")
+    waits = {name: min(getattr(config, name), WAIT_FOR_API) for name in limits}
+    api = Api(dataclasses.replace(config, **waits))
     selected_streams(config, catalog, api)
     account = _measured(api)
     return f"{_list(works)} {'work' if works[1:] else 'works'}. {account.size()}\n{account.cost()}"
@@ -149,7 +148,7 @@ def _measured(api: Api) -> _Account:
     segments = [str(key) for key in keys_of(first(SEGMENTS).documents, SEGMENTS) if key]
     members = []
     for segment in segments[:MAX_ASKED]:
-        if time.monotonic() - started > PATIENCE:
+        if time.monotonic() - started > WAIT_FOR_API:
             break
         try:
             members.append(_size(first(members_of(segment))))

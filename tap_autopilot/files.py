@@ -15,7 +15,7 @@ from tap_autopilot.exceptions import UserError
 
 MAX_SIZE = 10_000_000  # bytes; parsed JSON can take 25 times as much memory
 BESIDE = ("-wal", "-shm", "-journal")  # what SQLite appends to the names of its other files
-PATIENCE = 60.0  # seconds to wait for whoever writes to a pipe
+WAIT_FOR_WRITER = 60.0  # seconds; whoever writes to a pipe
 
 
 def read_small(path: str | Path) -> bytearray:
@@ -27,11 +27,11 @@ def read_small(path: str | Path) -> bytearray:
     try:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + WAIT_FOR_WRITER
         content = bytearray()
         while len(content) <= MAX_SIZE:
             if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise TimeoutError(errno.ETIMEDOUT, f"no end after {PATIENCE:g} s")
+                raise TimeoutError(errno.ETIMEDOUT, f"no end after {WAIT_FOR_WRITER:g} s")
             part = os.read(descriptor, 1 << 20)
             if not part:
                 return content

@@ -18,7 +18,7 @@ from tap_autopilot.files import read_small
 from tap_autopilot.redaction import redactor
 
 STDERR = 2
-PATIENCE = 1.0  # seconds to wait for a stalled reader of stderr
+WAIT_FOR_READER = 1.0  # seconds; whoever reads stderr
 MAX_LENGTH = 10_000  # characters of a message; the names in it may have any length
 MAX_ALIKE = 20  # warnings or errors that differ only in names and numbers
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -97,11 +97,11 @@ class _Json(_Text):
 class Stderr:
     """Standard error as a text stream that never blocks for long.
 
-    It waits PATIENCE seconds for a stalled reader, then drops text until the reader continues.
+    It waits WAIT_FOR_READER for a stalled reader, then drops text until the reader continues.
     """
 
     def __init__(self) -> None:
-        self._patience = PATIENCE
+        self._wait = WAIT_FOR_READER
         self._torn = False  # in the middle of a line
 
     def write(self, text: str) -> int:
@@ -118,8 +118,8 @@ class Stderr:
     def _is_writable(self) -> bool:
         poll = select.poll()
         poll.register(STDERR, select.POLLOUT)
-        ready = bool(poll.poll(self._patience * 1000))
-        self._patience = PATIENCE if ready else 0
+        ready = bool(poll.poll(self._wait * 1000))
+        self._wait = WAIT_FOR_READER if ready else 0
         return ready
 
 

@@ -243,7 +243,7 @@ def test_a_file_is_read_only_up_to_a_size(tap: Tap, kind: str) -> None:
 def test_a_pipe_without_a_writer_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0.1)
+    monkeypatch.setattr(files, "WAIT_FOR_WRITER", 0.1)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match=r"the state file .*pipe: no end after 0\.1 s\.$"):
         read_json(str(tmp_path / "pipe"), "state")

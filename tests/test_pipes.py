@@ -98,7 +98,7 @@ def test_a_stopped_terminal_does_not_hold_up_the_run(tap: Tap, serve: Serve) -> 
 
 def test_a_terminal_with_room_for_less_than_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be written to, but a blocking write would wait for the rest."""
-    monkeypatch.setattr(logs, "PATIENCE", 0)
+    monkeypatch.setattr(logs, "WAIT_FOR_READER", 0)
     with full_terminal(room=2000) as stderr:
         monkeypatch.setattr(logs, "STDERR", stderr)
         writing = threading.Thread(target=logs.Stderr().write, args=["x" * 70_000], daemon=True)
