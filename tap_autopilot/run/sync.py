@@ -155,13 +155,16 @@ class _Run:
 
     def _collect(self, lines: list[bytes], more: Iterable[list[bytes]]) -> None:
         """Add messages to `lines`; if there are too many, write them ahead of their STATE."""
+        waiting = sum(map(len, lines))
         for part in more:
             lines += part
-            if sum(map(len, lines)) > MAX_WAITING:
+            waiting += sum(map(len, part))
+            if waiting > MAX_WAITING:
                 self._sends.save()
                 self.writer.write([*lines, self._state])
                 self.monitor.note_rows()
                 lines.clear()
+                waiting = 0
 
     def _write_pushed(self, pushed: PushedEvents) -> None:
         """Write the rows of the collector's store."""
