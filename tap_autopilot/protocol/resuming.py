@@ -23,6 +23,7 @@ LOG = logging.getLogger(__name__)
 
 APPEND_ONLY = "a log of events is append-only"
 HAS_START_DATE = "start_date is set"
+CANNOT_RESUME = "cannot resume from the state"
 
 
 class Store(NamedTuple):
@@ -117,16 +118,22 @@ class Terms:
             version=versions.get(stream.name, now) if stream.name in self.versioned else None,
         )
 
-    def resumable(self, stream: type[Stream], entry: StreamState, new: Pass) -> Pass | str | None:
-        """The state's pass, if a new one would be the same; or why it cannot resume, to warn of."""
-        name, interrupted = stream.name, entry.progress
-        if interrupted is None and "progress" not in entry.invalid:
-            return None
-        bounds = new.incremental, new.since
-        if interrupted is None or (interrupted.incremental, interrupted.since) != bounds:
-            return "cannot resume from the state"
+    def mismatch(self, entry: StreamState, new: Pass) -> str:
+        """Why the state's pass is not the `new` one; empty if it is, or if there is none."""
+        interrupted = entry.progress
+        if interrupted is None:
+            return CANNOT_RESUME if "progress" in entry.invalid else ""
+        if (interrupted.incremental, interrupted.since) != (new.incremental, new.since):
+            return CANNOT_RESUME
         if interrupted.plan != new.plan:
             return "the state is for another account, columns or settings"
+        return ""
+
+    def resumed(self, stream: type[Stream], entry: StreamState, new: Pass) -> Pass | None:
+        """The state's pass, which has no `mismatch`, if the store and the digests still fit it."""
+        name, interrupted = stream.name, entry.progress
+        if interrupted is None:
+            return None
         if self.store and COLLECTED in stream.sources and self.store.mismatch(entry):
             return None
         if new.version is None:
@@ -187,7 +194,7 @@ def decide_passes(state: State, selected: Sequence[Selected], terms: Terms) -> D
         resumed = [stream for stream in fed if passes[stream] is not new[stream]]
         marks = {passes[stream].mark for stream in fed}
         if resumed and (resumed != fed or not source.resume(state.walks.get(name), marks)):
-            LOG.warning("%s: cannot resume from the state; starting over.", ", ".join(fed))
+            LOG.warning("%s: %s; starting over.", ", ".join(fed), CANNOT_RESUME)
             passes.update({stream: new[stream] for stream in fed})
         for stream in fed:
             passes[stream].mark = source.mark
@@ -209,12 +216,11 @@ def _resumable(
     passes: dict[str, Pass] = {}
     not_resumed: dict[str, list[str]] = {}  # streams, by why they start over
     for table in tables:
-        name = table.name
-        interrupted = terms.resumable(table.stream, state.streams[name], new[name])
-        if isinstance(interrupted, str):
-            not_resumed.setdefault(interrupted, []).append(name)
-        elif interrupted is not None and is_interrupted:
-            passes[name] = interrupted
+        entry, start = state.streams[table.name], new[table.name]
+        if why := terms.mismatch(entry, start):
+            not_resumed.setdefault(why, []).append(table.name)
+        elif is_interrupted and (interrupted := terms.resumed(table.stream, entry, start)):
+            passes[table.name] = interrupted
     for why, names in not_resumed.items():
         LOG.warning("%s: %s; starting over.", ", ".join(names), why)
     return passes
