@@ -23,13 +23,11 @@ from tap_autopilot.collector.turns import OneByOne
 MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 TOO_MANY_HEADERS = "more than 16 KB or 100 lines of headers"
-SHORT_CHUNK = 500  # bytes; a shorter chunk takes as much time as one of that size
-MAX_CHUNKS = 100_000  # of a body that are short
-MAX_STRANGERS_CHUNKS = 200  # of a body without a secret in the headers
 MAX_CONNECTIONS = 10_000
 MAX_STRANGERS = 1000  # of these, 30 kB each; if 1,024 sockets are ready, libuv looks at no others
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
+MAX_STRANGERS_UNANSWERED = 2  # of one that has shown no secret
 LINGER = 2.0  # seconds that a refused sender may continue before it is disconnected
 TICK = 0.25  # seconds between two looks at the clock
 NEVER = float("inf")
@@ -237,7 +235,8 @@ class Connection(asyncio.Protocol):
             raise Refusal(400, "this is not a proxy")
         if parser.should_upgrade():
             return
-        if len(self._unanswered) >= (2 if self in self.server.strangers else MAX_UNANSWERED):
+        is_stranger = self in self.server.strangers
+        if len(self._unanswered) >= (MAX_STRANGERS_UNANSWERED if is_stranger else MAX_UNANSWERED):
             raise Refusal(503, "too many requests were sent ahead")
         length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
         request = Request(
@@ -260,11 +259,8 @@ class Connection(asyncio.Protocol):
         """Count the body's bytes."""
         self._unparsed_bytes = 0
         request = self._unanswered[-1]
-        request.received += len(body)
-        request.chunks += len(body) < SHORT_CHUNK
+        request.count(body)
         self._check_size(request.received)
-        if request.chunks > (limit := MAX_CHUNKS if request.is_known else MAX_STRANGERS_CHUNKS):
-            raise Refusal(413, f"the body came in more than {limit:,} short chunks")
         while request.keeps_body and (problem := request.add(body)):
             if request.is_known or not self.server.make_room_for(self, problem):
                 raise Refusal(503, problem)

@@ -29,6 +29,9 @@ CODES = {
 RETRY_AFTER = 5  # seconds
 MAX_VALUE = 100  # bytes of a header; the longest that means something has 40
 MAX_ESCAPES = 1000  # of a path, as decoding takes long; an event's name has at most 800
+SHORT_CHUNK = 500  # bytes; a shorter chunk takes as much time as one of that size
+MAX_CHUNKS = 100_000  # of a body that are short
+MAX_STRANGERS_CHUNKS = 200  # of a body without a secret in the headers
 JSON = b"application/json"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -98,6 +101,13 @@ class Request:
         self.path = ""
         kept = (name for name in (b"content-encoding", b"expect") if name in self.headers)
         self.headers = {name: self.headers[name][:MAX_VALUE] for name in kept}
+
+    def count(self, data: bytes) -> None:
+        """Count a part of the body, kept or not. Raises Refusal if it is in too many pieces."""
+        self.received += len(data)
+        self.chunks += len(data) < SHORT_CHUNK
+        if self.chunks > (limit := MAX_CHUNKS if self.is_known else MAX_STRANGERS_CHUNKS):
+            raise Refusal(413, f"the body came in more than {limit:,} short chunks")
 
     def add(self, data: bytes) -> str | None:
         """Keep a part of the body, and reserve memory for it. Returns why there is none, if so."""

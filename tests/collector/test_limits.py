@@ -12,7 +12,8 @@ from contextlib import ExitStack
 import pytest
 
 from tap_autopilot.collector import raw_json
-from tap_autopilot.collector.http import MAX_HEADER_BYTES, MAX_STRANGERS_CHUNKS, SHORT_CHUNK
+from tap_autopilot.collector.http import MAX_HEADER_BYTES
+from tap_autopilot.collector.request import MAX_STRANGERS_CHUNKS, SHORT_CHUNK
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses

@@ -149,7 +149,11 @@ async def test_headers_beyond_the_limit_are_not_even_joined(head: bytes) -> None
 
 
 @pytest.mark.parametrize(
-    ("request_sent", "few"), [(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", 2), (REQUEST, 10)]
+    ("request_sent", "few"),
+    [
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n", http.MAX_STRANGERS_UNANSWERED),
+        (REQUEST, http.MAX_UNANSWERED),
+    ],
 )
 @without_waiting
 async def test_few_requests_can_be_sent_ahead(request_sent: bytes, few: int) -> None:
