@@ -29,6 +29,7 @@ from tools import meltano_definitions
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PROXIES = ("nginx", "caddy")
 
 
 def texts(code: CodeType) -> Iterator[str]:
@@ -139,6 +140,18 @@ def documented() -> Iterator[tuple[str, str, str]]:
             parents[depth + 1 :] = [name]
             module = re.search(r"\(([a-z_.]+)\)$", line)
             yield name, parents[depth], module[1] if module else "exceptions"
+
+
+def test_the_documented_proxies_log_no_urls() -> None:
+    """Both would name the URLs of failed requests, and so a hook's token."""
+    page = (DOCS / "collector.md").read_text()
+    nginx, caddy = (
+        re.search(rf"^```{name}\n(.*?)^```", page, re.MULTILINE | re.DOTALL) for name in PROXIES
+    )
+    assert nginx is not None
+    assert caddy is not None
+    assert {"access_log off;", "error_log /dev/null;"} <= set(re.findall(r"\w+_log .*?;", nginx[1]))
+    assert re.match(r"\{\n +log \{\n +exclude http\s", caddy[1])
 
 
 def test_the_tree_of_exceptions_is_complete() -> None:
