@@ -16,7 +16,7 @@ from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.pushed import index as index_module
 from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
-from tap_autopilot.pushed.matching import DESCRIPTION, hash_of
+from tap_autopilot.rows.matching import DESCRIPTION, hash_of
 from tap_autopilot.streams import EMAILS
 from tests.pushed_store import CALL, MESSAGE, PushedStore, call, read
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tap_autopilot.pushed.matching import (
+from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.matching import (
     DESCRIPTION,
     NO_KEY,
     NO_TIME,
@@ -22,7 +23,6 @@ from tap_autopilot.pushed.matching import (
     key_of,
     matched,
 )
-from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_time, epoch_of, from_epoch, to_epoch
 from tap_autopilot.sandbox.account import Account

@@ -6,9 +6,10 @@ import tracemalloc
 
 import pytest
 
-from tap_autopilot.pushed import index, matching
+from tap_autopilot.pushed import index
 from tap_autopilot.pushed.index import PushedIndex
-from tap_autopilot.pushed.matching import DESCRIPTION, Occurrence, matched
+from tap_autopilot.rows import matching
+from tap_autopilot.rows.matching import DESCRIPTION, Occurrence, matched
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import from_epoch
 from tests.test_merge import NOW

@@ -15,12 +15,12 @@ from tap_autopilot.pushed.collected import Collected
 from tap_autopilot.pushed.index import PushedIndex
 from tap_autopilot.pushed.rows import Pushed, compile_email, compile_rows
 from tap_autopilot.rows.changed import ChangedSince
+from tap_autopilot.rows.matching import Pushes
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime
 from tap_autopilot.rows.values import Row, as_key
 from tap_autopilot.sources.listings import Page
 from tap_autopilot.streams import COLLECTED, EMAILS
-from tap_autopilot.streams.base import Merge
 from tap_autopilot.streams.pushed import EmailMessages
 
 LOG = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class PushedEvents:
                 row.pop(column, None)
         return self._fed[name].as_sent(rows)
 
-    def about(self, contacts: Iterable[Row], page: Page) -> Merge | None:
+    def about(self, contacts: Iterable[Row], page: Page) -> Pushes | None:
         """What was pushed about a page's contacts, if any stream needs that."""
         if self._index is None:
             return None

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from tap_autopilot.exceptions import RunError
-from tap_autopilot.pushed.matching import DESCRIPTION, NO_KEY, NO_TIME, Pushes, hash_of
+from tap_autopilot.rows.matching import DESCRIPTION, NO_KEY, NO_TIME, Pushes, hash_of
 from tap_autopilot.rows.times import from_epoch, to_epoch
 from tap_autopilot.rows.values import MAX_KEY, Row
 

@@ -47,7 +47,7 @@ class Records:
         """
         reads = any(self._reads[name] for name in names)
         parts = list(map(self._pick, page.documents)) if reads else []
-        merge = self._pushed.about(parts, page) if self._pushed and reads else None
+        pushes = self._pushed.about(parts, page) if self._pushed and reads else None
         is_sent = False
         for name in names:
             largest, columns = page.census.largest_page, self._columns[name]
@@ -60,7 +60,7 @@ class Records:
             current, tally = self._progress.pass_of(name), self._sends.tallies[name]
             documents = parts if self._reads[name] else page.documents
             window, skipped = current.window, tally.skipped
-            for rows in self._make[name](documents, window, merge):
+            for rows in self._make[name](documents, window, pushes):
                 lines = self._sends.records(name, rows, current.version, page.fetched_at)
                 is_sent = is_sent or bool(lines)
                 yield lines

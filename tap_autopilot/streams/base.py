@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.shape import compile_shape
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
+
+if TYPE_CHECKING:
+    from tap_autopilot.rows.matching import Pushes  # only imported with a store
 
 COLLECTED = "collected"  # the source name of a collector's store
 DIGESTS = "digests"  # the source name of tables derived from changes in other tables
@@ -19,24 +22,7 @@ MANY = 5000  # rows in memory at a time, if a document may become any number of 
 Schema = Mapping[str, Any]
 
 
-class Merge(Protocol):
-    """What was pushed about the events of a page's contacts."""
-
-    def unpushed(
-        self,
-        kind: str,
-        contact_id: str,
-        events: dict[str, Any],
-        window: ChangedSince | None,
-        tally: Tally,
-    ) -> dict[str, Any]:
-        """Which of a contact's events of one kind to send, given the time of each by message."""
-
-    def describe(self, row: Row) -> None:
-        """Fill the columns of an event that pushes give for its message."""
-
-
-MakeRows = Callable[[list[Any], ChangedSince | None, Merge | None], Iterable[list[Row]]]
+MakeRows = Callable[[list[Any], ChangedSince | None, "Pushes | None"], Iterable[list[Row]]]
 
 
 class Stream:
@@ -64,7 +50,7 @@ class Stream:
         always at least one part.
 
         Given a `ChangedSince`, the function makes only the rows that this admits, and notes every
-        change; given a `Merge`, it skips events that were also pushed. Documents that cannot become
+        change; given `Pushes`, it skips events that were also pushed. Documents that cannot become
         rows are counted in the tally. If a stream declares the fields it `reads`, its documents
         contain no other fields.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.values import Row
-from tap_autopilot.streams.base import MakeRows, Merge, Schema, Stream
+from tap_autopilot.streams.base import MakeRows, Schema, Stream
+
+if TYPE_CHECKING:
+    from tap_autopilot.rows.matching import Pushes  # only imported with a store
 
 ALIASES = {"kind": "name", "type": "field_type"}  # other names that the API may use for columns
 
@@ -40,11 +43,11 @@ class CustomFields(Stream):
             }
 
         def make(
-            definitions: list[Any], window: ChangedSince | None, merge: Merge | None
+            definitions: list[Any], window: ChangedSince | None, pushes: Pushes | None
         ) -> Iterator[list[Row]]:
             live_last = sorted(
                 definitions, key=lambda definition: pick(definition).get("deleted") is not True
             )
-            yield from shaped([renamed(definition) for definition in live_last], window, merge)
+            yield from shaped([renamed(definition) for definition in live_last], window, pushes)
 
         return make

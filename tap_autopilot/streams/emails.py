@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tap_autopilot.rows.changed import ChangedSince
 from tap_autopilot.rows.tally import Tally
 from tap_autopilot.rows.times import as_datetime, as_time
 from tap_autopilot.rows.values import ADDITIONAL, MAX_KEY, Row, as_repeated, shallow
-from tap_autopilot.streams.base import COLLECTED, MANY, MakeRows, Merge, Schema, Stream
+from tap_autopilot.streams.base import COLLECTED, MANY, MakeRows, Schema, Stream
+
+if TYPE_CHECKING:
+    from tap_autopilot.rows.matching import Pushes  # only imported with a store
 
 
 class EmailEvent(Stream):
@@ -38,10 +41,10 @@ class EmailEvent(Stream):
         dropped = blank.keys() - selected["properties"].keys()
 
         def make(
-            contacts: list[Any], window: ChangedSince | None, merge: Merge | None
+            contacts: list[Any], window: ChangedSince | None, pushes: Pushes | None
         ) -> Iterator[list[Row]]:
             rows: list[Row] = []
-            if merge is not None:  # a contact may have many pushes to compare with
+            if pushes is not None:  # a contact may have many pushes to compare with
                 contacts = _last_of_each(contacts)
             for contact in contacts:
                 if not contact:
@@ -58,8 +61,8 @@ class EmailEvent(Stream):
                 head["context_traits_email"] = head["anonymous_id"] = email
                 prefix = f"{cls.name}:{_escaped(contact_id)}:"
                 events = cls._events(contact, tally)
-                if merge is not None and events:
-                    events = merge.unpushed(cls.name, contact_id, events, window, tally)
+                if pushes is not None and events:
+                    events = pushes.unpushed(cls.name, contact_id, events, window, tally)
                 for message, when in events.items():
                     if len(rows) == MANY:
                         yield rows
@@ -81,8 +84,8 @@ class EmailEvent(Stream):
                         window.note(at)
                         if not window.admits(at):
                             continue
-                    if merge is not None:
-                        merge.describe(row)
+                    if pushes is not None:
+                        pushes.describe(row)
                     if dropped:
                         for column in dropped:
                             del row[column]
