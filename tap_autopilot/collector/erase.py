@@ -25,6 +25,7 @@ _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
+MAX_SUBJECTS = 500  # to forget at once, since requests wait for it
 MAX_LENGTH = 400  # characters of an id or address, or that count of a field's name
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
@@ -101,7 +102,13 @@ def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
             return None
         if event.source == "hook" and (about := subject(event.body)) is not None:
             subjects.add(about)
+            if len(subjects) == MAX_SUBJECTS:
+                forget_subjects()
         return NOTHING
+
+    def forget_subjects() -> None:
+        do(lambda store: store.forget_subjects(subjects))
+        subjects.clear()
 
     def is_about(row: tuple[int, Remnant, int | None]) -> int | None:
         seq, remnant, message = row
@@ -111,7 +118,7 @@ def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
         return seq
 
     count, _ = prune_range(do, 0, last, choose)
-    do(lambda store: store.forget_subjects(subjects))
+    forget_subjects()
     count += go_through(do, Store.remnants, is_about, Store.wipe)
     for _, _, message in all_rows(do, Store.remnants) if messages else ():
         messages.discard(message)  # of someone else, too

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Collection
 from contextlib import closing
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader, open_store
-from tap_autopilot.collector.erase import MAX_IDS, erase_person
+from tap_autopilot.collector.erase import MAX_IDS, MAX_SUBJECTS, erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_hook
 from tap_autopilot.collector.prune import prune_range
@@ -105,6 +106,24 @@ def test_what_recognizes_repeated_hooks_no_longer_names_them(database: str, stor
     left = store._query(f"SELECT about FROM {table} WHERE about IS NOT NULL")
     assert left == [(hooks[1].about,)]
     assert store.append(hooks) == 0
+
+
+def test_many_hooks_are_forgotten_in_slices(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sender may have sent a million of them, and requests wait for a slice."""
+    body = b"[%s]" % b",".join(
+        b'{"contact_id":"p","list_id":%d}' % n for n in range(MAX_SUBJECTS + 1)
+    )
+    store.append(from_hook("contact_added_to_list", body, NOW).events)
+    sizes: list[int] = []
+    forget = type(store).forget_subjects
+
+    def forget_and_count(store: Store, subjects: Collection[bytes]) -> None:
+        sizes.append(len(subjects))
+        forget(store, subjects)
+
+    monkeypatch.setattr(type(store), "forget_subjects", forget_and_count)
+    assert erase_person(alone(store), "p")["erased"] == MAX_SUBJECTS + 1
+    assert sizes == [MAX_SUBJECTS, 1]
 
 
 def test_what_only_they_were_told_is_erased_with_their_pruned_events(store: Store) -> None:
