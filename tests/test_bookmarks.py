@@ -137,6 +137,8 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
     [
         (RunError("GET /contacts/…: status 500."), "status 500"),
         (404, "the bookmark was rejected with status 404"),
+        (403, "status 403"),  # as from a firewall
+        (414, "status 414"),
         (page(total=400), "the bookmark leads to an empty page"),
     ],
 )

@@ -181,12 +181,12 @@ class _Reading:
             if bookmark is None:
                 raise
             return _DeadEnd(f"{shown} was rejected with status {refused.status}")
-        except (Refused, Unreachable):
+        except Unreachable:
             raise
         except RunError as error:
             if bookmark is None or bookmark != self._start.bookmark:
                 raise
-            # Maybe only the bookmark from the state is stale.
+            # Maybe only the bookmark from the state is stale, or one that the API never accepts.
             return _DeadEnd(str(error).rstrip("."))
         documents = response.value.documents
         if documents and self._documents and documents[0] == self._documents[-1]:
