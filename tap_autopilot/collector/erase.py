@@ -9,6 +9,8 @@ import time
 import unicodedata
 import urllib.parse
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from tap_autopilot.collector.errands import Do, all_rows, go_through
@@ -17,6 +19,7 @@ from tap_autopilot.collector.names import plain
 from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event
 from tap_autopilot.collector.remnant import NOTHING, Remnant
+from tap_autopilot.collector.shared_sql import WIPE_SLICE
 from tap_autopilot.collector.store import Store
 
 WAIT_FOR_READERS = 60.0  # seconds, with those who are reading the store
@@ -27,6 +30,7 @@ _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
 MAX_SUBJECTS = 500  # to forget at once, since requests wait for it
 MAX_LENGTH = 400  # characters of an id or address, or that count of a field's name
+MAX_MESSAGES = 100_000  # in memory
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
@@ -63,13 +67,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
             shared |= link & others
     do(lambda store: store.begin_wipe())
     try:
-        erased, unused = _erase(do, last, _matching(ids, others - shared))
-        matches = _matching(ids, set())  # one that names others may be a message to someone else
-
-        def is_theirs(row: tuple[int, bytes]) -> int | None:
-            return row[0] if row[0] in unused or matches(row[1]) else None
-
-        go_through(do, Store.messages, is_theirs, Store.wipe_messages)
+        erased = _erase(do, last, _matching(ids, others - shared))
+        _delete_unused_messages(do)
         while do(lambda store: store.forget_summary()):
             pass
         while do(lambda store: store.release()):
@@ -89,12 +88,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     }
 
 
-def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
-    """Erase the events up to `last` that match.
-
-    Returns how many, and the ids of the messages that only they were about.
-    """
-    messages: set[int | None] = set()
+def _erase(do: Do, last: int, matches: Matches) -> int:
+    """Erase the events up to `last` that match; returns how many there were."""
     subjects: set[bytes] = set()
 
     def choose(event: Event) -> Remnant | None:
@@ -111,18 +106,22 @@ def _erase(do: Do, last: int, matches: Matches) -> tuple[int, set[int | None]]:
         subjects.clear()
 
     def is_about(row: tuple[int, Remnant, int | None]) -> int | None:
-        seq, remnant, message = row
-        if not matches(_as_body(remnant)):
-            return None
-        messages.add(message)
-        return seq
+        return row[0] if matches(_as_body(row[1])) else None
 
     count, _ = prune_range(do, 0, last, choose)
     forget_subjects()
-    count += go_through(do, Store.remnants, is_about, Store.wipe)
-    for _, _, message in all_rows(do, Store.remnants) if messages else ():
-        messages.discard(message)  # of someone else, too
-    return count, messages
+    return count + go_through(do, Store.remnants, is_about, Store.wipe)
+
+
+def _delete_unused_messages(do: Do) -> None:
+    """Delete the messages that no event is about anymore, maybe since an earlier erasure."""
+    messages = all_rows(do, Store.messages)
+    while unused := {number for (number,) in islice(messages, MAX_MESSAGES)}:
+        for _, _, message in all_rows(do, Store.remnants):
+            unused.discard(message)
+        while part := list(islice(unused, WIPE_SLICE)):
+            do(partial(Store.wipe_messages, numbers=part))
+            unused.difference_update(part)
 
 
 def _as_body(remnant: Remnant) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tap_autopilot.collector.reader import FITTING
 
-WIPE_SLICE = 500  # pruned events or descriptions of messages, which take at most 80 kB each
+WIPE_SLICE = 500  # pruned events, which take at most 80 kB each, or messages
 
 PROBE = "UPDATE store SET probed = probed + 1"
 ADD_TO_KIND = """
@@ -70,6 +70,6 @@ REMNANTS = """
 SELECT seq, contact, at, body, rest, message FROM pruned LEFT JOIN messages ON messages.id = message
 WHERE seq > ? ORDER BY seq LIMIT ?
 """
-MESSAGES = "SELECT id, body FROM messages WHERE id > ? ORDER BY id LIMIT ?"
+MESSAGES = "SELECT id FROM messages WHERE id > ? ORDER BY id LIMIT ?"
 WIPE_MESSAGE = "DELETE FROM messages WHERE id = ?"
 WIPE = "UPDATE pruned SET contact = NULL, at = NULL, message = NULL, rest = NULL WHERE seq = ?"

@@ -141,8 +141,8 @@ class Store(OpenStore):
         """Wipe what remains of these pruned events."""
         self._execute((sql.WIPE, [(seq,) for seq in numbers]))
 
-    def messages(self, after: int) -> list[tuple[int, bytes]]:
-        """A slice of the messages' properties after this id."""
+    def messages(self, after: int) -> list[tuple[int]]:
+        """A slice of the ids of messages after this one."""
         return self._query(sql.MESSAGES, after, sql.WIPE_SLICE)
 
     def wipe_messages(self, numbers: Sequence[int]) -> None:

@@ -132,7 +132,17 @@ def test_what_only_they_were_told_is_erased_with_their_pruned_events(store: Stor
         store.append([event({"properties": {"contact_id": who, "email_subject": subject}})])
     prune_range(alone(store), 0, 3, lambda one: remains(one.source, one.body))
     erase_person(alone(store), "person_ada")
-    assert [body for _, body in store.messages(0)] == [b'{"email_subject":"News"}']
+    assert store._query("SELECT body FROM messages") == [(b'{"email_subject":"News"}',)]
+
+
+def test_what_they_were_told_is_erased_by_the_next_erasure_if_one_is_killed(store: Store) -> None:
+    told = {"contact_id": "person_ada", "email_subject": "Dear Ada"}
+    store.append([event({"properties": told})])
+    prune_range(alone(store), 0, 1, lambda one: remains(one.source, one.body))
+    store.wipe([1])
+    assert store.messages(0)
+    assert erase_person(alone(store), "person_ada")["erased"] == 0
+    assert not store.messages(0)
 
 
 def test_an_address_of_very_many_contacts_is_erased_alone(database: str) -> None:
