@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
 from email.utils import formatdate
 from enum import Enum, auto
 from functools import partial
@@ -62,12 +63,10 @@ class Server:
             next(iter(self.strangers)).drop(TOO_MANY)
         return True
 
-    def make_room_for(self, body_of: Connection, problem: str) -> bool:
-        """Disconnect the oldest of the other strangers whose bodies may never end; whether any."""
-        others = (one for one in self.strangers if one.is_midway and one is not body_of)
-        if oldest := next(others, None):
-            oldest.drop(problem)
-        return oldest is not None
+    def midway(self, but: Connection) -> Iterator[Connection]:
+        """The other connections with a stranger's body that may never end, the oldest first."""
+        found = [one for one in self.connections if one.is_midway and one is not but]
+        yield from sorted(found, key=lambda one: one.deadline)
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
@@ -261,9 +260,11 @@ class Connection(asyncio.Protocol):
         request = self._unanswered[-1]
         request.count(body)
         self._check_size(request.received)
+        others = self.server.midway(self)
         while request.keeps_body and (problem := request.add(body)):
-            if request.is_known or not self.server.make_room_for(self, problem):
+            if request.is_known or (oldest := next(others, None)) is None:
                 raise Refusal(503, problem)
+            oldest.drop(problem)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
@@ -333,8 +334,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_midway(self) -> bool:
-        """Whether a part of a body that is kept has arrived, and the rest has not."""
-        return self._state is State.BODY and self._unanswered[-1].holds_bytes
+        """Whether only a part of a body without a secret in its headers has arrived."""
+        return self._state is State.BODY and self._unanswered[-1].is_in_strangers_memory
 
     def drop(self, reason: str) -> None:
         """Disconnect at once, to make room."""

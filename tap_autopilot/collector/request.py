@@ -87,9 +87,9 @@ class Request:
         return self.secret is not None
 
     @property
-    def holds_bytes(self) -> bool:
-        """Whether any of the body is kept."""
-        return bool(self._body)
+    def is_in_strangers_memory(self) -> bool:
+        """Whether any of the body is kept, without a secret in headers or path."""
+        return bool(self._body) and not self.is_known
 
     @property
     def body(self) -> bytes:
