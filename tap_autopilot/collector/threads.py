@@ -1,13 +1,12 @@
 """Slow work for requests, in a few threads.
 
-Senders that have shown a secret go first, and take turns. The others get one thread, and few of
-them may wait.
+Senders take turns. All that have shown no secret share theirs and a thread, and few of them may
+wait.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,8 +36,7 @@ class Threads:
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(THREADS, "parser")
-        self._known: Turns[_Job] = Turns()
-        self._strangers: deque[_Job] = deque()
+        self._waiting: Turns[_Job] = Turns()
         self._running = self._running_strangers = 0
         self._closed = False
 
@@ -54,10 +52,8 @@ class Threads:
         """
         if self._closed:
             raise Refusal(503, "shutting down")
-        if request.is_known:
-            waiting, limit = self._known.of(request.secret), MAX_WAITING
-        else:
-            waiting, limit = self._strangers, MAX_STRANGERS_WAITING
+        waiting = self._waiting.of(request.secret)
+        limit = MAX_WAITING if request.is_known else MAX_STRANGERS_WAITING
         if len(waiting) >= limit:
             present = [job for job in waiting if not job.request.gone]
             waiting.clear()
@@ -71,8 +67,7 @@ class Threads:
         """Refuse the requests that are waiting."""
         self._closed = True
         self._executor.shutdown(wait=False)
-        waiting = (*self._known, *self._strangers)
-        self._known, self._strangers = Turns(), deque()
+        waiting, self._waiting = self._waiting, Turns()
         for job in waiting:
             job.done(Refusal(503, "shutting down"))
 
@@ -84,11 +79,8 @@ class Threads:
             future.add_done_callback(partial(self._finished, job))
 
     def _next(self) -> _Job | None:
-        while (job := self._known.next()) is not None:
-            if not job.request.gone:
-                return job
-        while self._strangers and self._running_strangers < THREADS_FOR_STRANGERS:
-            job = self._strangers.popleft()
+        busy = [None] if self._running_strangers == THREADS_FOR_STRANGERS else []
+        while (job := self._waiting.next(busy)) is not None:
             if not job.request.gone:
                 return job
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
@@ -27,9 +27,11 @@ class Turns(Generic[T]):
         """The queue of one sender."""
         return self._queues.setdefault(sender, deque())
 
-    def next(self) -> T | None:
-        """Take the first of the sender whose turn it is; None if nothing is waiting."""
+    def next(self, busy: Collection[bytes | None] = ()) -> T | None:
+        """Take the first of the sender whose turn it is; None if only `busy` ones are waiting."""
         for sender in list(self._queues):
+            if sender in busy:
+                continue
             queue = self._queues[sender] = self._queues.pop(sender)  # now the last one
             if queue:
                 return queue.popleft()

@@ -350,14 +350,18 @@ async def test_many_senders_with_a_secret_may_wait(slow: Slow) -> None:
         threads.run(request(KNOWN), slow.work("too late"), done.append)
 
 
+@pytest.mark.parametrize("secret", [b"another", None])
 @in_a_loop
-async def test_no_sender_waits_for_all_that_another_one_has_sent(slow: Slow) -> None:
+async def test_no_sender_waits_for_all_that_another_one_has_sent(
+    slow: Slow, secret: bytes | None
+) -> None:
+    """Nor do those whose secret is in the body, which a thread is to look for."""
     threads = Threads()
     done: list[object] = []
     for number in range(20):
         threads.run(request(KNOWN), slow.work(number), done.append)
     for name in ("a", "b"):
-        threads.run(request(b"another"), slow.work(name), done.append)
+        threads.run(request(secret), slow.work(name), done.append)
     slow.go.set()
     while len(done) < 22:
         await asyncio.sleep(0.01)
