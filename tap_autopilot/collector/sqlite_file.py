@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -19,6 +20,8 @@ from tap_autopilot.collector.store import InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create
+
+LOG = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
@@ -87,6 +90,7 @@ def lock(path: Path, patience: float) -> int:
     if path.name.endswith((*BESIDE, ".sock")):
         raise UserError(f"{shown_file(str(path))} is a file beside a store; name the store itself.")
     check_owners(path)
+    _check_beside(path)
     try:
         descriptor = open_or_create(path, os.O_RDWR, 0o640)
     except OSError as problem:
@@ -111,6 +115,34 @@ def lock(path: Path, patience: float) -> int:
                 continue
             os.close(descriptor)
             raise _in_use(path) from None
+
+
+def _check_beside(path: Path) -> None:
+    """Raise UserError if the newest events, which are in the WAL, would be lost.
+
+    A container may have only the database itself from outside, and the WAL ends with it.
+    """
+    if os.path.realpath(path) in _mounts():
+        raise UserError(
+            f"The store {path} is mounted by itself, without the newest events, which are in a file"
+            " beside it. Mount its folder instead."
+        )
+    left = wal(path)
+    # In this order, because another process may just create a store.
+    if left.exists() and left.stat().st_size and not (path.exists() and path.stat().st_size):
+        raise UserError(
+            f"The store {path} is missing, but {left} still has its newest events. Move the store"
+            " back, or also move away what is left of it."
+        )
+
+
+def _mounts() -> list[str]:
+    """Where filesystems, folders and files are mounted; nothing if it is not Linux."""
+    try:
+        mounts = os.fsdecode(Path("/proc/self/mountinfo").read_bytes())
+    except OSError:
+        return []
+    return [line.split()[4].replace("\\040", " ") for line in mounts.splitlines()]
 
 
 def is_wanted(descriptor: int) -> bool:
@@ -170,6 +202,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
+        LOG.info("Created a new store: %s.", path)
     else:
         version = check(connection, str(path), oldest=1)
         if version < FORMAT:

@@ -66,6 +66,15 @@ def test_a_deleted_database_ends_it(start: Start) -> None:
     assert "Z CRITICAL " in collector.log.read_text().splitlines()[-1]
 
 
+def test_a_new_store_is_announced(start: Start) -> None:
+    """As in a container without its volume, or with another working directory."""
+    collector = start()
+    said = f" INFO Created a new store: {collector.database}.\n"
+    assert collector.log.read_text().count(said) == 1
+    collector.restart()
+    assert collector.log.read_text().count(said) == 1
+
+
 def test_low_disk_space_is_a_503(start: Start) -> None:
     collector = start(min_free_mb=10**9)
     answer = collector.post("/v1/track", b"{}")

@@ -117,7 +117,8 @@ def test_the_log_can_be_json_without_information(start: Start) -> None:
 def test_lines_begin_with_the_time_unless_they_go_to_a_terminal(tmp_path: Path) -> None:
     collector = Collector(tmp_path)
     assert collector.start(fork=True).stop() == 0
-    logged = collector.log.read_text().splitlines()
+    is_new, *logged = collector.log.read_text().splitlines()
+    assert "Created a new store" in is_new
     terminal, stderr = pty.openpty()
     stdout, writer = os.pipe()
     process = Fork(main, collector.arguments(), ROOT, writer, stderr)

@@ -174,6 +174,32 @@ def test_every_older_format_has_an_upgrade() -> None:
     assert [*postgres.UPGRADES] == [*range(1, FORMAT)]
 
 
+def test_no_store_replaces_one_whose_newest_events_are_left(database: str, tmp_path: Path) -> None:
+    """As after a kill, if only the database is moved: SQLite would delete its WAL."""
+    with closing(SqliteStore(database)) as store:
+        store.append([event()])
+        for path in tmp_path.glob("events.db*"):
+            shutil.copy(path, tmp_path / path.name.replace("events", "left"))
+    moved = (tmp_path / "left.db").rename(tmp_path / "moved.db")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"left\.db-wal still has its newest events"):
+            SqliteStore(str(tmp_path / "left.db"))
+    moved.rename(tmp_path / "left.db")
+    with closing(SqliteStore(str(tmp_path / "left.db"))) as again:
+        assert again.last_seq == 1
+
+
+def test_a_store_is_not_mounted_without_its_folder(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its newest events would stay in the container."""
+    assert "/proc" in sqlite_file._mounts() or not Path("/proc/self").exists()
+    monkeypatch.setattr(sqlite_file, "_mounts", lambda: ["/", os.path.realpath(database)])
+    with pytest.raises(UserError, match="Mount its folder instead"):
+        SqliteStore(database)
+    assert not Path(database).exists()
+
+
 def test_a_damaged_file_is_reported(database: str) -> None:
     SqliteStore(database).close()
     with closing(sqlite3.connect(database)) as connection:
