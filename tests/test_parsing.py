@@ -87,7 +87,7 @@ def test_text_that_is_replaced_is_counted_though_only_keys_are_read() -> None:
         b'{"contacts": [{"contact_id": "a", "v": "\\ud83d \\ud83c\\udf89"}, {"contact_id": "b"}]}'
     )
     listing = decode_keys(page, "contacts", "contact_id", 400)
-    assert listing.documents == [{"contact_id": "a"}, {"contact_id": "b"}]
+    assert [*values(listing.documents, "contact_id")] == ["a", "b"]
     assert listing.cleaned == 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -323,3 +324,16 @@ def test_all_walks_together_remember_no_more_ids_than_fit_into_memory(
         found.add(CONTACTS, Position())
         *_, result = found.results()
         assert (str(result.error) if isinstance(result, Failure) else None) == expected
+
+
+def test_ids_of_members_take_little_memory_until_they_are_used() -> None:
+    count = 10_000
+    answer = json.dumps(page(*(f"person_{number}" for number in range(count)))).encode()
+    tracemalloc.start()
+    try:
+        walked = Walked({"": answer}, MEMBERS)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 300 * count
+    assert len(walked.ids) == count

@@ -55,9 +55,9 @@ class Content:
     """What one response of a paged listing contains.
 
     `documents` are objects, or slices of the response that `read` parses into objects, odd ones in
-    an `_Odd`. `bookmark` leads to the next page and is None on the last page; `total` is the size
-    of the whole listing, if the API reports it. `cleaned` counts characters removed or replaced so
-    far. `size` is the response's size in bytes.
+    an `_Odd`, or, if only their keys are needed, `_Keyed`. `bookmark` leads to the next page and is
+    None on the last page; `total` is the size of the whole listing, if the API reports it.
+    `cleaned` counts characters removed or replaced so far. `size` is the response's size in bytes.
     """
 
     def __init__(
@@ -81,6 +81,12 @@ class _Odd(NamedTuple):
     text: msgspec.Raw
 
 
+class _Keyed(msgspec.Struct, gc=False):
+    """A document's key alone, which takes less memory than an object."""
+
+    key: str
+
+
 _everything = msgspec.json.Decoder(float_hook=exact_number)
 
 
@@ -97,10 +103,10 @@ def _page(name: str, document: Any) -> msgspec.json.Decoder[Any]:
 
 
 @functools.cache
-def _id(key: str, longest: int) -> Any:
-    """The type of documents of which only `key` is parsed."""
+def _keyed(name: str, longest: int) -> Any:
+    """The type of documents of which only the key is parsed, the field `name`."""
     text = Annotated[str, msgspec.Meta(min_length=1, max_length=longest)]
-    return msgspec.defstruct("Document", [("value", text)], rename={"value": key}, gc=False)
+    return msgspec.defstruct("Document", [("key", text)], bases=(_Keyed,), rename={"key": name})
 
 
 @functools.cache
@@ -159,16 +165,15 @@ def decode_keys(body: bytes, name: str, key: str, longest: int) -> Content:
         raise Oversized(f"the response has more than {MAX_KEYS:,} bytes of ids")
     page = None
     if body.count(b"{") <= MAX_DOCUMENTS and body.count(b"\\") <= MAX_VALUES:
-        page, cleaned = _decoded(body, _page(name, _id(key, longest)))
+        page, cleaned = _decoded(body, _page(name, _keyed(key, longest)))
     if page is None:
         return _split(body, name)
-    keys = [document.value for document in page.documents]
+    keys = [document.key for document in page.documents]
     for start in range(0, len(keys), MANY):
         text = "".join(keys[start : start + MANY])
         if "\0" in text or REPLACEMENT in text:
             return _split(body, name)
-    documents = [{key: value} for value in keys]
-    return Content(documents, page.bookmark, page.total_contacts, cleaned, len(body))
+    return Content(page.documents, page.bookmark, page.total_contacts, cleaned, len(body))
 
 
 def parts(documents: list[Any]) -> Iterator[list[Any]]:
@@ -218,7 +223,9 @@ def values(documents: list[Any], name: str) -> Iterator[Any]:
     """
     decode_field = _field(name).decode
     for document in documents:
-        if document.__class__ is msgspec.Raw:
+        if isinstance(document, _Keyed):
+            value = document.key
+        elif document.__class__ is msgspec.Raw:
             try:
                 value = decode_field(document).value
             except _REFUSED:

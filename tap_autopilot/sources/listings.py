@@ -98,7 +98,8 @@ class Page:
     was sent, by the API's clock, if known. A member's document has only `contact_id` and
     `segment_id`.
 
-    Documents of a large or odd response stay `unread` (unparsed) until they are used. `size` is how
+    Documents of a large or odd response stay `unread` (unparsed) until they are used, as do the ids
+    of members. `size` is how
     many bytes the response had. A large one becomes several pages; until the last of them, the
     position stays where it was.
     """
@@ -115,6 +116,9 @@ class Page:
 
     @functools.cached_property
     def _read(self) -> tuple[list[Any], int]:
+        segment_id = self.walk.segment_id
+        if segment_id is not None:
+            return [{"segment_id": segment_id, "contact_id": key} for key in self.unread], 0
         return read(self.unread)
 
     @property

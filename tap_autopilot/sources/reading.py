@@ -237,7 +237,7 @@ class _Reading:
         if walk.children is not None and census.read > MAX_SEGMENTS:
             raise RunError(f"GET {walk.path}: more than {MAX_SEGMENTS:,} {walk}.")
         if walk.segment_id is not None:
-            documents = [{"segment_id": walk.segment_id, "contact_id": key} for key in keys]
+            documents = keys
         after = Position(bookmark, census) if bookmark else None
         page = Page(
             walk, documents, after, census, content.cleaned, response.fetched_at, response.date,
