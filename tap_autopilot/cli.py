@@ -6,14 +6,13 @@ import argparse
 import json
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tap_autopilot import logs
 from tap_autopilot.arguments import Parser, did_you_mean, shown_file, shown_name
 from tap_autopilot.exceptions import Stopped, TapError, UserError
-from tap_autopilot.files import check_owner, database_files, is_same
+from tap_autopilot.files import check_owner, database_files, guard_descriptors, is_same
 from tap_autopilot.run import signals
 from tap_autopilot.run.report import Report
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 
-STDIN = 0
 STDOUT = 1
 
 
@@ -68,7 +66,7 @@ def _parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    _guard_descriptors()
+    guard_descriptors()
     logs.set_up(form=os.environ.get("TAP_AUTOPILOT_LOG_FORMAT"))
     report = Report()
     # The sync handles signals itself. An exception would not do: an import might swallow it.
@@ -99,18 +97,6 @@ def main(arguments: list[str] | None = None) -> int:
     if extra:
         LOG.info("%s", report.complete(extra["report"]), extra=extra)
     return 0
-
-
-def _guard_descriptors() -> None:
-    """If descriptor 0, 1 or 2 is closed, keep it from being reused for a socket or file."""
-    for descriptor in (STDIN, STDOUT, logs.STDERR):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            if os.open(os.devnull, os.O_RDONLY) != descriptor:
-                raise
-    if sys.stderr is None:
-        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def _last_words(text: str, exit_code: int, report: Report) -> int:

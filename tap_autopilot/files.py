@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import stat
+import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -39,6 +40,21 @@ def read_small(path: str | Path) -> bytearray:
     finally:
         os.close(descriptor)
     raise OSError(errno.EFBIG, f"larger than {MAX_SIZE // 1_000_000} MB")
+
+
+def guard_descriptors() -> None:
+    """Open whichever of stdin, stdout and stderr is closed.
+
+    Otherwise the next file or socket would take its place, and what is logged would go there.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            if os.open(os.devnull, os.O_RDONLY) != descriptor:
+                raise
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
 def open_or_create(path: str | Path, flags: int, mode: int) -> int:

@@ -22,6 +22,7 @@ from tap_autopilot.collector.database import open_reader, open_store
 from tap_autopilot.collector.reader import shown
 from tap_autopilot.collector.store import Store, Unavailable
 from tap_autopilot.exceptions import RunError, Stopped, TapError, UserError
+from tap_autopilot.files import guard_descriptors
 from tap_autopilot.settings import proxy_passwords
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class _Signaled(BaseException):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    guard_descriptors()
     logs.set_up(form=os.environ.get("TAP_AUTOPILOT_COLLECTOR_LOG_FORMAT"), app=NAME)
     _on_signals(_stop)
     try:

@@ -30,7 +30,7 @@ from tap_autopilot.collector.sqlite_file import MAX_WAL
 from tap_autopilot.collector.store import Store, StoreLost
 from tap_autopilot.collector.summary import Summarizer
 from tap_autopilot.exceptions import RunError, UserError
-from tests.collector.conftest import Start, as_another, event
+from tests.collector.conftest import Collector, Start, as_another, event
 from tests.collector.test_any_store import OF_FORMAT_1, in_sqlite
 from tests.conftest import wait_until
 
@@ -143,6 +143,16 @@ def test_commits_are_synced_and_the_wal_does_not_stay_large(
     for _ in range(3):
         store.append([event()])
     assert wal.stat().st_size <= MAX_WAL
+
+
+def test_the_log_of_a_collector_without_stderr_does_not_go_into_the_store(tmp_path: Path) -> None:
+    collector = Collector(tmp_path)
+    SqliteStore(collector.database).close()
+    collector.under = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
+    collector.start()
+    assert collector.post("/v1/track", b"{}").status_code == 200
+    assert collector.stop() == 0
+    assert len(collector.events()) == 1
 
 
 def test_the_tap_and_reading_a_store_do_not_import_the_extra() -> None:
