@@ -229,6 +229,21 @@ def test_a_second_reading_is_not_followed_by_a_third() -> None:
 
 
 @pytest.mark.parametrize(
+    ("attempt", "again", "ended"),
+    [(1, ["x", ""], None), (2, ["x", ""], None), (3, ["x"], Doubt.VERY_SHORT)],
+)
+def test_a_reading_of_an_earlier_run_may_only_be_short_because_of_that_run(
+    attempt: int, again: list[str], ended: Doubt | None
+) -> None:
+    census = Census(read=1, largest_page=1, least=99, latest=99, attempt=attempt)
+    answers = {"x": page("c098", total=99), "": some(99, total=99)}
+    walked = Walked(answers, start=Position("x", census))
+    assert walked.asked == again
+    assert walked.pages[-1].census.doubt(counted=True) is ended
+    assert (walked.error is None) == (ended is None)
+
+
+@pytest.mark.parametrize(
     ("walk", "doubt"),
     [(CONTACTS, Doubt.UNCOUNTED), (MEMBERS, Doubt.UNCOUNTED), (LISTS, None), (SEGMENTS, None)],
 )

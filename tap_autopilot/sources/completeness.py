@@ -56,7 +56,7 @@ class Census:
     `read` counts distinct documents, `largest_page` is the most on one page. `highest` is the
     highest id, or None if the ids are not in order. `least` and `latest` are totals from the API,
     `changes` is the sum of the differences between consecutive totals. `attempt` is 2 for a listing
-    that is read a second time.
+    that is read a second time, and so on.
     """
 
     read: int = 0

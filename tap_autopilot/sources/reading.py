@@ -92,11 +92,16 @@ def pages(
 
 
 def _at_end(page: Page) -> Page:
-    """The last page of a reading, with any doubt; if it is short, the listing starts again."""
+    """The last page of a reading, with any doubt; if it is short, the listing starts again.
+
+    A second reading that an earlier run began may only be short because of what that run got, so a
+    third one may follow.
+    """
     walk, census = page.walk, page.census
-    if census.is_short and census.attempt == 1:
+    if census.is_short and census.attempt < (3 if census.resumed else 2):
         LOG.info("Read %s; reading them again.", shortage(walk, census))
-        return dataclasses.replace(page, after=Position(census=Census(attempt=2)))
+        again = Position(census=Census(attempt=census.attempt + 1))
+        return dataclasses.replace(page, after=again)
     return dataclasses.replace(page, doubt=census.doubt(counted=walk.counted))
 
 
