@@ -7,7 +7,6 @@ seen number 7 would miss a number 6 committed later.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,8 +29,6 @@ from tap_autopilot.collector.shared_sql import COUNT_PRUNED, PROBE
 from tap_autopilot.collector.store import SWEEP_SLICE, Store, Unavailable
 from tap_autopilot.collector.upgrade import postgres_from_1
 from tap_autopilot.exceptions import RunError, UserError
-
-LOG = logging.getLogger(__name__)
 
 LOCK = 0x4150_4556  # "APEV"; a writer holds it from drawing numbers until its events are visible
 MAX_REASON = 300  # characters
@@ -109,7 +106,6 @@ class PostgresStore(Store):
             if _rows(self._connection, sql.IS_MISSING, ()) == [(True,)]:
                 self._connection.execute(sql.SCHEMA)
                 self._connection.execute(sql.NAME, (FORMAT,))
-                LOG.info("Created a new store: %s.", shown(database))
             self.store_id, version = _check(self._connection, shown(database))
             check_format(version, shown(database), oldest=1)
             if version < FORMAT:

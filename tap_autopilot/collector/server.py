@@ -78,6 +78,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
         if not end.done():
             end.set_exception(error)
 
+    kind = "store" if store.last_seq else "new store"
     first_cursors(store, config.destinations)
     writer = Writer(store, pending, metrics, config.min_free_mb * MB, fail)
     metrics.watch("ready", "Whether events can be stored.", lambda: writer.trouble is None)
@@ -91,7 +92,7 @@ async def _serve(config: CollectorConfig, store: Store, listener: socket.socket)
     errands = ErrandServer(config.database, writer, lambda asked: errand_of(asked, names))
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    _log_start(url, config, store)
+    _log_start(url, config, f"{kind} {store.store_id}")
     with contextlib.suppress(OSError):  # nobody needs to read it
         print(f"listening on {url}", flush=True)
     new_reader = partial(open_reader, config.database)
@@ -163,10 +164,10 @@ def _stop(number: int, end: asyncio.Future[None]) -> None:
     end.set_result(None)
 
 
-def _log_start(url: str, config: CollectorConfig, store: Store) -> None:
+def _log_start(url: str, config: CollectorConfig, store: str) -> None:
     """Log where events are stored, and which endpoints are on, with how many secrets each."""
     database = shown(config.database)
-    LOG.info("Listening on %s, storing events in %s (store %s).", url, database, store.store_id)
+    LOG.info("Listening on %s, storing events in %s (%s).", url, database, store)
     for path, setting in SETTINGS.items():
         if count := len(getattr(config, setting)):
             LOG.info("%s is on; number of %s: %d.", path, setting, count)

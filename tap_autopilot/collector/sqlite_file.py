@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import logging
 import os
 import sqlite3
 import time
@@ -20,8 +19,6 @@ from tap_autopilot.collector.store import InUse
 from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create
-
-LOG = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
@@ -202,7 +199,6 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
         connection.execute(f"PRAGMA user_version = {FORMAT}")
         connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
         sync(path.parent)
-        LOG.info("Created a new store: %s.", path)
     else:
         version = check(connection, str(path), oldest=1)
         if version < FORMAT:

@@ -69,8 +69,9 @@ def test_a_deleted_database_ends_it(start: Start) -> None:
 def test_a_new_store_is_announced(start: Start) -> None:
     """As in a container without its volume, or with another working directory."""
     collector = start()
-    said = f" INFO Created a new store: {collector.database}.\n"
+    said = f"storing events in {collector.database} (new store "
     assert collector.log.read_text().count(said) == 1
+    assert collector.post("/v1/track", {}).status_code == 200
     collector.restart()
     assert collector.log.read_text().count(said) == 1
 
