@@ -6,6 +6,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -280,6 +281,28 @@ def test_a_large_body_that_has_to_wait_too_long_times_out(monkeypatch: pytest.Mo
         shared = api(server.url, request_timeout=0.6, retry_timeout=0)
         with shared.large_body, pytest.raises(Unreachable, match=r"timed out after 0\.\d+ s"):
             get(Client(shared))
+
+
+def test_a_client_that_waits_lets_others_read_large_bodies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For its turn to send the next request, or to retry."""
+    monkeypatch.setattr(body, "LARGE", 3)
+    held = []
+    with once(GOOD, GOOD.replace(b"true", b"tru\0"), GOOD) as server:
+        shared = api(server.url)
+        client = Client(shared)
+        get(client)
+        held.append(shared.large_body.locked())
+        clock = SimpleNamespace(
+            monotonic=time.monotonic, sleep=lambda _: held.append(shared.large_body.locked())
+        )
+        monkeypatch.setattr("tap_autopilot.api.client.time", clock)
+        monkeypatch.setattr(shared.pacer, "wait", lambda _: clock.sleep(0) or clock.monotonic())
+        get(client)
+    assert held[0]
+    assert len(held) > 3
+    assert not any(held[1:])
 
 
 def test_what_a_run_reads_first_does_not_hold_up_its_other_large_bodies(tap: Tap) -> None:

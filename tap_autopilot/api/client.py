@@ -146,6 +146,7 @@ class Client:
         if no try succeeded (see `Retries`), and Unreachable if the API does not respond to other
         requests either.
         """
+        self.forget()
         self._api.awaited[id(self)] = time.monotonic(), str(request)
         try:
             return self._get(request, decode)
@@ -153,7 +154,10 @@ class Client:
             del self._api.awaited[id(self)]
 
     def forget(self) -> None:
-        """Note that the last response is no longer in memory."""
+        """Note that the last response is no longer in memory, so that others may read a large one.
+
+        A request does so, too, before it waits.
+        """
         self._connection.forget()
 
     def _get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
@@ -166,6 +170,7 @@ class Client:
             except Oversized as problem:
                 raise RunError(f"{request}: {problem}.") from None
             except Retryable as problem:
+                self.forget()
                 wait = retries.next_wait(problem.wait)
                 if problem.throttled:
                     pause = wait if wait and problem.wait else 0.0

@@ -99,9 +99,8 @@ class Page:
     `segment_id`.
 
     Documents of a large or odd response stay `unread` (unparsed) until they are used, as do the ids
-    of members. `size` is how
-    many bytes the response had. A large one becomes several pages; until the last of them, the
-    position stays where it was.
+    of members. `size` is how many bytes the response had. A large one becomes several pages; until
+    the last of them, the position stays where it was.
     """
 
     walk: Walk
