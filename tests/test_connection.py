@@ -283,6 +283,15 @@ def test_a_large_body_that_has_to_wait_too_long_times_out(monkeypatch: pytest.Mo
             get(Client(shared))
 
 
+def test_more_connections_make_smaller_bodies_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "ALL", 64)
+    with once(GOOD) as server:
+        for concurrency, waits in ((16, False), (17, True)):
+            shared = api(server.url, concurrency=concurrency)
+            get(Client(shared))
+            assert shared.large_body.locked() is waits
+
+
 def test_a_client_that_waits_lets_others_read_large_bodies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 MAX_BODY = 2**27  # bytes, compressed or not; a page of the API takes about 200 kB
 LARGE = 2**22  # bytes; a run has at most one larger body in memory
+ALL = 2**25  # bytes of its other bodies together; what they become may take ten times as much
 PIECE = 2**18  # bytes to read or unpack at a time; chunks of one byte take 60 times as much
 HUGE = 2**23  # bytes; so much memory goes back to the system once it is free
 M_MMAP_THRESHOLD = -3  # in glibc's <malloc.h>
@@ -23,10 +24,15 @@ class Body(NamedTuple):
     problem: str | None = None
 
 
-def read_body(raw: Any, encoding: str, when_large: Callable[[], None]) -> Body:
+def largest_share(connections: int) -> int:
+    """The size of a body, in bytes, that all connections of a run may have at the same time."""
+    return min(LARGE, ALL // connections)
+
+
+def read_body(raw: Any, encoding: str, share: int, when_large: Callable[[], None]) -> Body:
     """The body of a urllib3 response with this Content-Encoding.
 
-    Calls `when_large` before reading on, each time, once it has more than LARGE bytes.
+    Calls `when_large` before reading on, each time, once it has more than `share` bytes.
     """
     unpack = None
     if encoding.lower() in ("gzip", "x-gzip"):
@@ -39,7 +45,7 @@ def read_body(raw: Any, encoding: str, when_large: Callable[[], None]) -> Body:
             content.write(piece)
             if content.tell() > MAX_BODY:
                 break
-            if content.tell() > LARGE:
+            if content.tell() > share:
                 when_large()
     except zlib.error:
         return Body(problem="the response's gzip data is corrupt")

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
 from tap_autopilot.amounts import amount
-from tap_autopilot.api.body import MAX_BODY
+from tap_autopilot.api.body import MAX_BODY, largest_share
 from tap_autopilot.api.connection import Connection, Received, StaleConnection
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.failures import REDIRECTS, rule_of
@@ -134,8 +134,9 @@ class Client:
             "Accept-Encoding": "gzip",
         }
         self._connection = Connection(
-            self._url, headers, api.environment, api.watchdog, api.large_body
-        )
+            self._url, headers, api.environment, api.watchdog, api.large_body,
+            largest_share(api.config.concurrency),
+        )  # fmt: skip
 
     def get(self, request: Request, decode: Callable[[bytes], T]) -> Response[T]:
         """The response to a request, with its body read by `decode`.

@@ -43,8 +43,8 @@ class StaleConnection(Retryable):
 class Connection:
     """A connection to one origin, for one thread, kept alive between requests.
 
-    Of the connections with the same `turn`, one at a time has a large body: from when it is read
-    until `forget` or the next request.
+    Of the connections with the same `turn`, one at a time has a body of more than `share` bytes:
+    from when it is read until `forget` or the next request.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class Connection:
         environment: Environment,
         watchdog: Watchdog,
         turn: threading.Lock,
+        share: int,
     ) -> None:
         self._turn = turn
+        self._share = share
         self._has_turn = False
         self._environment = environment
         self._watchdog = watchdog
@@ -85,7 +87,9 @@ class Connection:
             )
             with response:
                 encoding = response.headers.get("Content-Encoding", "identity")
-                body = read_body(response.raw, encoding, lambda: self._wait_for_turn(deadline))
+                body = read_body(
+                    response.raw, encoding, self._share, lambda: self._wait_for_turn(deadline)
+                )
             if self._watch.timed_out:  # a cut-off body of unknown length looks complete
                 raise TimeoutError
             if response.status_code < 200:  # the final response will follow on this connection
