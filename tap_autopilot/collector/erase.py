@@ -16,11 +16,11 @@ from typing import Any
 from tap_autopilot.collector.errands import Do, all_rows, go_through
 from tap_autopilot.collector.events import subject
 from tap_autopilot.collector.names import plain
-from tap_autopilot.collector.prune import prune_range
 from tap_autopilot.collector.reader import Event
-from tap_autopilot.collector.remnant import NOTHING, Remnant
+from tap_autopilot.collector.received import row_of
+from tap_autopilot.collector.remnant import NOTHING, Remnant, fingerprint
 from tap_autopilot.collector.shared_sql import WIPE_SLICE
-from tap_autopilot.collector.store import Store
+from tap_autopilot.collector.store import Reduced, Store
 
 WAIT_FOR_READERS = 60.0  # seconds, with those who are reading the store
 LOOK_EVERY = 0.2  # seconds
@@ -51,23 +51,30 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     erased as well, unless these are more than MAX_IDS. One that other events name with someone else
     is left, and so is an event of the other that names someone else, because a single sender may
     claim anything.
+
+    If it is interrupted, the next one of the same person finds the rest: the events that show this
+    are erased last, and all at once.
     """
     ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
     last = do(lambda store: store.last_seq)
+    evidence: set[int] = set()  # for each of the others, events that show what it is
     others: set[str] = set()  # what else names this person
-    for link in _links(do, last, ids):
-        others |= link - ids
+    for seq, link in _links(do, last, ids):
+        if not link <= others | ids:
+            others |= link - ids
+            evidence.add(seq)
         if len(others) > MAX_IDS:
             break
     if is_many := len(others) > MAX_IDS:
         others.clear()
     shared: set[str] = set()  # those of them that name someone else, too
-    for link in _links(do, last, others) if others else ():
-        if link - others - ids:
+    for seq, link in _links(do, last, others) if others else ():
+        if link - others - ids and not link & others <= shared:
             shared |= link & others
+            evidence.add(seq)
     do(lambda store: store.begin_wipe())
     try:
-        erased = _erase(do, last, _matching(ids, others - shared))
+        erased = _erase(do, last, _matching(ids, others - shared), evidence)
         _delete_unused_messages(do)
         while do(lambda store: store.forget_summary()):
             pass
@@ -88,29 +95,46 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     }
 
 
-def _erase(do: Do, last: int, matches: Matches) -> int:
-    """Erase the events up to `last` that match; returns how many there were."""
+def _erase(do: Do, last: int, matches: Matches, evidence: Collection[int]) -> int:
+    """Erase the events up to `last` that match, the evidence at the end; returns how many."""
     subjects: set[bytes] = set()
+    events: list[Reduced] = []  # of the evidence
+    remnants: list[int] = []
 
-    def choose(event: Event) -> Remnant | None:
+    def choose(event: Event) -> Reduced | None:
         if not matches(event.body):
             return None
         if event.source == "hook" and (about := subject(event.body)) is not None:
             subjects.add(about)
             if len(subjects) == MAX_SUBJECTS:
                 forget_subjects()
-        return NOTHING
+        erased = (event._replace(body=b""), NOTHING, fingerprint(*row_of(event)))
+        if event.seq not in evidence:
+            return erased
+        events.append(erased)
+        return None
 
     def forget_subjects() -> None:
         do(lambda store: store.forget_subjects(subjects))
         subjects.clear()
 
-    def is_about(row: tuple[int, Remnant, int | None]) -> int | None:
-        return row[0] if matches(_as_body(row[1])) else None
+    def choose_remnant(row: tuple[int, Remnant, int | None]) -> int | None:
+        seq, remnant, _ = row
+        if not matches(_as_body(remnant)):
+            return None
+        if seq not in evidence:
+            return seq
+        remnants.append(seq)
+        return None
 
-    count, _ = prune_range(do, 0, last, choose)
+    def slice_after(store: Store, after: int) -> list[Event]:
+        return store.prunable(after, last)
+
+    count = go_through(do, slice_after, choose, lambda store, rows: store.reduce(rows))
     forget_subjects()
-    return count + go_through(do, Store.remnants, is_about, Store.wipe)
+    count += go_through(do, Store.remnants, choose_remnant, lambda store, n: store.reduce((), n))
+    do(lambda store: store.reduce(events, remnants))
+    return count + len(events) + len(remnants)
 
 
 def _delete_unused_messages(do: Do) -> None:
@@ -129,22 +153,22 @@ def _as_body(remnant: Remnant) -> bytes:
     return b"[%s]" % b",".join(filter(None, (contact, remnant.message, remnant.rest)))
 
 
-def _links(do: Do, last: int, names: Collection[str]) -> Iterator[set[str]]:
+def _links(do: Do, last: int, names: Collection[str]) -> Iterator[tuple[int, set[str]]]:
     """The contact and address of events that name only these, and one of the `names`."""
-    for body in _bodies(do, last):
+    for seq, body in _bodies(do, last):
         if _may_match(body, names):
             contacts, addresses = _people(list(_named(_decoded(body))))
             link = contacts | addresses
             if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):
-                yield link
+                yield seq, link
 
 
-def _bodies(do: Do, last: int) -> Iterator[bytes]:
+def _bodies(do: Do, last: int) -> Iterator[tuple[int, bytes]]:
     """The bodies of the events up to `last`, and what remains of them."""
     for event in all_rows(do, lambda store, after: store.prunable(after, last)):
-        yield event.body
-    for _, remnant, _ in all_rows(do, Store.remnants):
-        yield _as_body(remnant)
+        yield event.seq, event.body
+    for seq, remnant, _ in all_rows(do, Store.remnants):
+        yield seq, _as_body(remnant)
 
 
 def _matching(ids: set[str], others: set[str]) -> Matches:

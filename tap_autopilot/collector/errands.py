@@ -93,7 +93,7 @@ def go_through(
     do: Do,
     read: Callable[[Store, int], Sequence[R]],
     choose: Callable[[R], C | None],
-    change: Callable[[Store, list[C]], None],
+    change: Callable[[Store, list[C]], object],
     after: int = 0,
 ) -> int:
     """Change the chosen ones of the rows that `all_rows` yields; returns how many there were.

@@ -15,7 +15,7 @@ import psycopg
 
 from tap_autopilot.collector import postgres_sql as sql
 from tap_autopilot.collector.postgres_address import check_address
-from tap_autopilot.collector.reader import FORMAT, Event, Reader, check_format, shown
+from tap_autopilot.collector.reader import FORMAT, Reader, check_format, shown
 from tap_autopilot.collector.received import (
     DELIVERY,
     REPEAT_WINDOW,
@@ -24,9 +24,8 @@ from tap_autopilot.collector.received import (
     pruned_counts,
     row_of,
 )
-from tap_autopilot.collector.remnant import Remnant
-from tap_autopilot.collector.shared_sql import COUNT_PRUNED, PROBE
-from tap_autopilot.collector.store import SWEEP_SLICE, Store, Unavailable
+from tap_autopilot.collector.shared_sql import COUNT_PRUNED, PROBE, WIPE
+from tap_autopilot.collector.store import SWEEP_SLICE, Reduced, Store, Unavailable
 from tap_autopilot.collector.upgrade import postgres_from_1
 from tap_autopilot.exceptions import RunError, UserError
 
@@ -130,18 +129,19 @@ class PostgresStore(Store):
                 connection.execute(sql.COUNT, _columns(counts(new)))
         return len(new)
 
-    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+    def reduce(self, events: Sequence[Reduced], wiped: Sequence[int] = ()) -> int:
         """Replace events with what remains of them; returns the size of the bodies."""
-        messages = {remnant.message for _, remnant, _ in pruned if remnant.message is not None}
+        messages = {remnant.message for _, remnant, _ in events if remnant.message is not None}
         moved = []
         with self._transaction() as connection:
             cursor = connection.cursor()
             cursor.executemany(sql.INSERT_MESSAGE, [(body,) for body in sorted(messages)])
-            for event, remnant, mark in pruned:
+            for event, remnant, mark in events:
                 known = {"seq": event.seq, "received_at": event.received_at, "mark": mark}
                 if cursor.execute(sql.MOVE, {**known, **remnant._asdict()}).rowcount:
                     moved.append(event)
             cursor.executemany(_translated(COUNT_PRUNED), pruned_counts(moved))
+            cursor.executemany(_translated(WIPE), [(seq,) for seq in wiped])
         return sum(len(event.body) for event in moved)
 
     def forget_subjects(self, subjects: Iterable[bytes]) -> None:

@@ -14,7 +14,7 @@ from tap_autopilot.collector.raw_json import NotJson
 from tap_autopilot.collector.reader import Event, Reader
 from tap_autopilot.collector.received import row_of
 from tap_autopilot.collector.remnant import Remnant, fingerprint, remains
-from tap_autopilot.collector.store import Loaded, Store
+from tap_autopilot.collector.store import Loaded, Reduced, Store
 from tap_autopilot.exceptions import UserError
 
 MAX_SEQ = 2**63 - 1
@@ -132,16 +132,16 @@ def prune_range(do: Do, after: int, up_to: int, choose: Choose) -> tuple[int, in
     """
     freed = 0
 
-    def chosen(event: Event) -> tuple[Event, Remnant, bytes] | None:
+    def chosen(event: Event) -> Reduced | None:
         remnant = choose(event)
         return None if remnant is None else (event, remnant, fingerprint(*row_of(event)))
 
     def next_slice(store: Store, after: int) -> list[Event]:
         return store.prunable(after, up_to) if after < up_to else []
 
-    def prune(store: Store, pruned: list[tuple[Event, Remnant, bytes]]) -> None:
+    def prune(store: Store, pruned: list[Reduced]) -> None:
         nonlocal freed
-        freed += store.prune(pruned)
+        freed += store.reduce(pruned)
 
     count = go_through(do, next_slice, chosen, prune, after)
     return count, freed

@@ -16,7 +16,7 @@ from typing import Any
 
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector import sqlite_file
-from tap_autopilot.collector.reader import Event, Reader
+from tap_autopilot.collector.reader import Reader
 from tap_autopilot.collector.received import (
     Received,
     counts,
@@ -24,10 +24,9 @@ from tap_autopilot.collector.received import (
     row_of,
     source_route_name,
 )
-from tap_autopilot.collector.remnant import Remnant
-from tap_autopilot.collector.shared_sql import ADD_TO_KIND, COUNT_PRUNED
+from tap_autopilot.collector.shared_sql import ADD_TO_KIND, COUNT_PRUNED, WIPE
 from tap_autopilot.collector.sqlite_seen import Seen, insert
-from tap_autopilot.collector.store import SWEEP_SLICE, Store, StoreLost, Unavailable
+from tap_autopilot.collector.store import SWEEP_SLICE, Reduced, Store, StoreLost, Unavailable
 from tap_autopilot.exceptions import UserError
 
 RELEASE_PAGES = 100
@@ -131,21 +130,22 @@ class SqliteStore(Store):
         disk = os.statvfs(self._wal.parent)
         return disk.f_bavail * disk.f_frsize
 
-    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
+    def reduce(self, events: Sequence[Reduced], wiped: Sequence[int] = ()) -> int:
         """Replace events with what remains of them; `release` then gives their space back."""
         rows = [
             (event.seq, event.received_at, *source_route_name(event), *remnant, mark)
-            for event, remnant, mark in pruned
+            for event, remnant, mark in events
         ]
-        messages = {(remnant.message,): None for _, remnant, _ in pruned if remnant.message}
+        messages = {(remnant.message,): None for _, remnant, _ in events if remnant.message}
 
         with self._briefly():
             self._execute(
                 (INSERT_MESSAGE, [*messages]),
                 (INSERT_PRUNED, rows),
-                (COUNT_PRUNED, pruned_counts([event for event, _, _ in pruned])),
+                (COUNT_PRUNED, pruned_counts([event for event, _, _ in events])),
+                (WIPE, [(seq,) for seq in wiped]),
                 # Last, because a page freed in this transaction is reused as it is.
-                ("DELETE FROM events WHERE seq = ?", [(event.seq,) for event, _, _ in pruned]),
+                ("DELETE FROM events WHERE seq = ?", [(event.seq,) for event, _, _ in events]),
             )
         return 0
 

@@ -46,6 +46,10 @@ class Loaded(NamedTuple):
     since: str | None = None
 
 
+# An event, what remains of it, and its fingerprint.
+Reduced = tuple[Event, Remnant, bytes]
+
+
 class Store(OpenStore):
     """A store open for writing, created if missing. Use it from one thread only."""
 
@@ -71,9 +75,10 @@ class Store(OpenStore):
         """Execute statements, each with the values of every one of its rows, in a transaction."""
 
     @abstractmethod
-    def prune(self, pruned: Sequence[tuple[Event, Remnant, bytes]]) -> int:
-        """Replace events with what remains of them, and their fingerprints.
+    def reduce(self, events: Sequence[Reduced], wiped: Sequence[int] = ()) -> int:
+        """Replace events with what remains of them.
 
+        In the same transaction, nothing remains of pruned events whose `seq` is among the `wiped`.
         Returns how many bytes that freed, apart from those that `release` will free.
         """
 
@@ -136,10 +141,6 @@ class Store(OpenStore):
         """A slice of the pruned events after this `seq`: what remains, and the message's id."""
         rows = self._query(sql.REMNANTS, after, sql.WIPE_SLICE)
         return [(seq, Remnant(*remnant), message) for seq, *remnant, message in rows]
-
-    def wipe(self, numbers: Sequence[int]) -> None:
-        """Wipe what remains of these pruned events."""
-        self._execute((sql.WIPE, [(seq,) for seq in numbers]))
 
     def messages(self, after: int) -> list[tuple[int]]:
         """A slice of the ids of messages after this one."""

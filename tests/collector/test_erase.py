@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -19,7 +19,8 @@ from tap_autopilot.collector.erase import MAX_IDS, MAX_SUBJECTS, erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_hook
 from tap_autopilot.collector.prune import prune_range
-from tap_autopilot.collector.remnant import remains
+from tap_autopilot.collector.reader import Event
+from tap_autopilot.collector.remnant import Remnant, remains
 from tap_autopilot.collector.store import Store
 from tests.collector.conftest import NOW, event
 
@@ -139,7 +140,7 @@ def test_what_they_were_told_is_erased_by_the_next_erasure_if_one_is_killed(stor
     told = {"contact_id": "person_ada", "email_subject": "Dear Ada"}
     store.append([event({"properties": told})])
     prune_range(alone(store), 0, 1, lambda one: remains(one.source, one.body))
-    store.wipe([1])
+    store.reduce([], [1])
     assert store.messages(0)
     assert erase_person(alone(store), "person_ada")["erased"] == 0
     assert not store.messages(0)
@@ -214,6 +215,60 @@ def test_whoever_changed_their_address_is_erased_by_their_id(database: str) -> N
         "Erased 2 events of new@example.com (but not of 1 id also named with someone else)."
     )
     assert erase(database, "7") == "Erased 2 events of 7 (and of 1 other id of this person)."
+
+
+ADA, LINK = {"contact_id": "person_ada"}, {"contact_id": "person_ada", "email": "ada@example.com"}
+SHARED = {"contact_id": "person_ada", "email": "bob@x", "to": "ada@example.com"}
+PRUNED = {"context": {"traits": {"contact_id": 7, "email": "ada@example.com"}}}
+TOLD = {"properties": {"contact_id": "7", "email_subject": "Dear Ada"}}
+OF_SOME = [{"contact_id": n} for n in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("events", "left"),
+    [
+        ([LINK, LINK, ADA, {"userId": "ada@example.com"}], []),
+        ([PRUNED, TOLD, {"contact_id": 7}], []),
+        ([SHARED, LINK, ADA], [ADA]),
+        ([{**one, "email": "ada@example.com"} for one in OF_SOME] + OF_SOME, OF_SOME),
+    ],
+    ids=["one other id", "pruned", "one also named with someone else", "too many"],
+)
+def test_an_interrupted_erasure_is_completed_by_the_next_one(
+    database: str, store: Store, monkeypatch: pytest.MonkeyPatch, events: list[Any], left: list[Any]
+) -> None:
+    monkeypatch.setattr("tap_autopilot.collector.erase.MAX_IDS", 1)
+    monkeypatch.setattr("tap_autopilot.collector.shared_sql.WIPE_SLICE", 1)
+    monkeypatch.setattr(type(store), "prune_slice", 1)
+
+    def prune_some(one: Event) -> Remnant | None:
+        is_pruned = json.loads(one.body) in (PRUNED, TOLD)
+        return remains(one.source, one.body) if is_pruned else None
+
+    is_whole, steps = False, 0
+    while not is_whole:
+        before = store.last_seq
+        store.append([event(one) for one in events])
+        prune_range(alone(store), before, store.last_seq, prune_some)
+        steps += 1
+        some = iter(range(steps))
+
+        def do(step: Callable[[Store], Any], some: Iterator[int] = some) -> Any:
+            if next(some, None) is None:
+                raise KeyboardInterrupt
+            return step(store)
+
+        try:
+            erase_person(do, "ada@example.com")
+            is_whole = True
+        except KeyboardInterrupt:
+            erase_person(alone(store), "ada@example.com")
+        with open_reader(database) as reader:
+            found = [json.loads(one.body) for one in reader.read(before, 9)]
+        assert [one for one in found if one] == left
+        assert not store.messages(0)
+        store._execute(("DELETE FROM events", [()]), ("DELETE FROM pruned", [()]))
+    assert steps > 10
 
 
 @pytest.mark.parametrize("text", ["%", "%25", "%F0%9F%98%80"])
