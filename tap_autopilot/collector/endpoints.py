@@ -154,7 +154,7 @@ class Endpoints:
             parts = compression.unpacked(request.body, encoding, limit)
             return read(parts, int(time.time() * 1000))
         except Refusal as refusal:
-            return refusal
+            return refusal.with_traceback(None)  # its frames have the body, and refer to it
         except UnknownEncoding as problem:
             return Refusal(415, str(problem))
         except (Damaged, NotJson) as problem:

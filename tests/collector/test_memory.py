@@ -47,6 +47,17 @@ def test_many_gzip_bombs_at_once_take_little_memory(start: Start) -> None:
     assert memory.growth < 24
 
 
+@pytest.mark.parametrize("path", ["/segment", "/v1/track"])
+def test_refused_bodies_leave_nothing_in_memory(start: Start, path: str) -> None:
+    collector = start()
+    memory = Memory(collector)
+    body = gzip.compress(b"{%s}" % bytes(8_000_000))
+    headers = {"Content-Encoding": "gzip", "X-Signature": "0" * 40}
+    for _ in range(30):  # one after the other
+        assert collector.post(path, body, key=None, headers=headers).status_code == 401
+    assert memory.growth < 64
+
+
 def listed(item: bytes) -> bytes:
     return b",".join([item] * (7_000_000 // (len(item) + 1)))
 
