@@ -55,7 +55,7 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     If it is interrupted, the next one of the same person finds the rest: the events that show this
     are erased last, and all at once.
     """
-    ids = {unicodedata.normalize(form, _folded(who)) for form in ("NFC", "NFD")}
+    ids = {unicodedata.normalize(form, _lowered(who)) for form in ("NFC", "NFD")}
     last = do(lambda store: store.last_seq)
     evidence: set[int] = set()  # for each of the others, events that show what it is
     others: set[str] = set()  # what else names this person
@@ -217,7 +217,7 @@ def _readings(body: bytes) -> Iterator[str]:
     text = body.decode("utf-8", "replace")
     for _ in range(MAX_DECODED):
         before, text = text, _ESCAPE.sub(_unescaped, text)
-        yield text.casefold()
+        yield text.lower()
         text = _QUOTED.sub(lambda part: urllib.parse.unquote(part[0]), text)
         text = _REFERENCE.sub(lambda one: html.unescape(one[0]), text)
         if before == text:
@@ -229,8 +229,8 @@ def _unescaped(escape: re.Match[str]) -> str:
     return chr(int(letter[1:], 16)) if len(letter) > 1 else _SHORT.get(letter, letter)
 
 
-def _folded(text: str) -> str:
-    return text.strip().casefold()
+def _lowered(text: str) -> str:
+    return text.strip().lower()  # as the tap does; casefold would take "ß" for "ss"
 
 
 def _decoded(body: bytes) -> Any:
@@ -256,7 +256,7 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
         elif isinstance(value, tuple):
             rest += [(plain(name[:MAX_LENGTH]), inner) for name, inner in value]
         elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
-            yield name, _folded(str(value))
+            yield name, _lowered(str(value))
 
 
 def _people(named: Sequence[tuple[str, str]]) -> tuple[set[str], set[str]]:

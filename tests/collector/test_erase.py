@@ -77,6 +77,17 @@ def test_an_accent_may_be_a_character_of_its_own(store: Store) -> None:
         assert (done["erased"], done["others"]) == (count, 0)
 
 
+@pytest.mark.parametrize("who", ["Strasse@example.com", "Stra\u00dfe@example.com"])
+def test_only_letter_case_makes_no_difference(database: str, store: Store, who: str) -> None:
+    addresses = ["STRASSE@example.com", "STRA\u00dfE@example.com"]
+    theirs = [one for one in addresses if one.lower() == who.lower()]
+    store.append([event({name: one}) for one in addresses for name in ("email", "to")])
+    assert erase_person(alone(store), who)["erased"] == 2
+    with open_reader(database) as reader:
+        left = [json.loads(one.body) for one in reader.read(0, 9) if not one.pruned]
+    assert [value for one in left for value in one.values() if value in theirs] == []
+
+
 def test_what_remains_of_pruned_events_is_erased_too(database: str, store: Store) -> None:
     bodies: list[Any] = [
         {"properties": {"contact_id": name, "email_subject": subject}}
