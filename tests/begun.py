@@ -13,7 +13,7 @@ from tap_autopilot.protocol.progress import Progress
 from tap_autopilot.protocol.resuming import APPEND_ONLY, Store, Terms, withheld_deletions
 from tap_autopilot.protocol.selection import Selected
 from tap_autopilot.protocol.state import Pass, State, read_state
-from tap_autopilot.sources.completeness import Census
+from tap_autopilot.sources.completeness import NOTHING_READ, Census
 from tap_autopilot.sources.listings import Page, Position, Walk
 from tap_autopilot.streams import EMAILS, STREAMS
 from tests.in_process import logged
@@ -136,7 +136,9 @@ def walks(**found: Any) -> dict[str, Any]:
 
 def write(progress: Progress, walk: Walk, after: Position | None, count: int = 1) -> list[str]:
     """Note a written page, with which so many documents have been read."""
-    return progress.advance(Page(walk, [], after, Census(count), 0, day(1), None))
+    return progress.advance(
+        Page(walk, [], after, NOTHING_READ._replace(read=count), 0, day(1), None)
+    )
 
 
 def resumed(entry: Any, walk: Any = ("x", COUNTS), **more: Any) -> Begun:

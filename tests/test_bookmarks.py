@@ -9,7 +9,7 @@ import pytest
 
 from tap_autopilot.exceptions import Refused, RunError, Unreachable
 from tap_autopilot.sources import completeness, reading
-from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.completeness import NOTHING_READ, Doubt
 from tap_autopilot.sources.listings import CONTACTS, CUSTOM_FIELDS, Position, members_of
 from tests.scripted import page
 from tests.test_walks import Walked
@@ -75,7 +75,7 @@ def test_the_same_bookmark_that_was_rejected_is_stale() -> None:
     starts = [one for one in walked.pages if one.after == Position()]
     assert [
         (one.walk, one.documents, one.census, one.cleaned, one.doubt, one.date) for one in starts
-    ] == [(CONTACTS, [], Census(), 0, None, None)] * 2
+    ] == [(CONTACTS, [], NOTHING_READ, 0, None, None)] * 2
 
 
 @pytest.mark.parametrize("again", [404, page()])
@@ -143,11 +143,13 @@ def test_only_the_first_document_can_repeat_the_last() -> None:
     ],
 )
 def test_a_bookmark_from_the_state_may_be_stale(error: Any, text: str) -> None:
-    census = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
+    census = NOTHING_READ._replace(read=2, largest_page=2, highest="b", least=3, latest=3)
     walked = Walked({"x": error, "": page("a", "b", "c", total=3)}, start=Position("x", census))
     assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["x", ""]
-    assert walked.pages[-1].census == Census(read=3, largest_page=3, highest="c", least=3, latest=3)
+    assert walked.pages[-1].census == NOTHING_READ._replace(
+        read=3, largest_page=3, highest="c", least=3, latest=3
+    )
     assert walked.log == [f"WARNING GET /contacts/…: {text}; reading the contacts from the start."]
 
 
@@ -183,7 +185,7 @@ def test_another_error_ends_the_walk(
 def test_an_optional_listing_may_be_missing(status: int) -> None:
     (only,) = Walked({"": status}, CUSTOM_FIELDS).pages
     assert (only.walk, only.documents, only.after) == (CUSTOM_FIELDS, [], None)
-    assert (only.doubt, only.census) == (Doubt.UNAVAILABLE, Census())
+    assert (only.doubt, only.census) == (Doubt.UNAVAILABLE, NOTHING_READ)
     assert only.fetched_at.tzinfo is timezone.utc
 
 
@@ -206,7 +208,7 @@ def test_reading_more_than_twice_the_total_plus_a_page_is_a_loop(
         ids = [f"{number:03}{one}" for one in range(size)]
         answers[str(number)] = page(*ids, bookmark=str(number + 1), total=total)
     walked = Walked({**answers, "": answers["0"]})
-    start = Position("5", Census(read=4 * size))
+    start = Position("5", NOTHING_READ._replace(read=4 * size))
     assert str(walked.error) == (
         f"GET /contacts: read {most:,} contacts of a listing of {total}, so its bookmarks loop."
     )
@@ -215,7 +217,9 @@ def test_reading_more_than_twice_the_total_plus_a_page_is_a_loop(
 
 def test_a_listing_that_lost_most_documents_since_an_earlier_run_is_no_loop() -> None:
     """Otherwise every run would fail there."""
-    start = Position("x", Census(read=90, largest_page=10, highest="a", least=99, latest=99))
+    start = Position(
+        "x", NOTHING_READ._replace(read=90, largest_page=10, highest="a", least=99, latest=99)
+    )
     walked = Walked({"": page("b", total=1), "x": page("b", total=1)}, start=start)
     assert walked.error is None
     assert walked.asked == ["x", ""]  # and once more, because the total has fallen

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.protocol.state import Pass
-from tap_autopilot.sources.completeness import ORDER_KNOWN, Census, Distinct, Doubt
+from tap_autopilot.sources.completeness import NOTHING_READ, ORDER_KNOWN, Census, Distinct, Doubt
 from tap_autopilot.sources.listings import CONTACTS, Page
 
 
@@ -34,7 +34,7 @@ def test_what_each_doubt_withholds(name: str, moving: bool, failing: bool) -> No
 
 def census(*totals: int | None, page: int = 2, new: int = 2) -> Census:
     """A census of pages with these totals."""
-    found = Census()
+    found = NOTHING_READ
     for total in totals:
         found = found.after(documents=page, new=new, highest="x", total=total)
     return found
@@ -74,7 +74,7 @@ def test_a_large_drop_in_the_total_is_a_collapse(totals: list[int], collapsed: b
 def test_churn_explains_the_square_root_of_the_changes(
     least: int | None, read: int, changes: int, missing: int
 ) -> None:
-    found = Census(least=least, read=read, changes=changes)
+    found = NOTHING_READ._replace(least=least, read=read, changes=changes)
     assert found.missing == missing
     assert found.is_short is (missing > 0)
 
@@ -98,7 +98,7 @@ def test_churn_explains_the_square_root_of_the_changes(
     ],
 )
 def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doubt) -> None:
-    assert Census(**fields).doubt(counted=counted) is doubt
+    assert NOTHING_READ._replace(**fields).doubt(counted=counted) is doubt
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_the_doubt_at_the_end(fields: dict[str, Any], counted: bool, doubt: Doub
 )
 def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, read: int, text: str) -> None:
     now = datetime.now(timezone.utc)
-    page = Page(CONTACTS, [], None, Census(least=9, read=read), 0, now, None, doubt)
+    page = Page(CONTACTS, [], None, NOTHING_READ._replace(least=9, read=read), 0, now, None, doubt)
     assert text in page.doubts[doubt]
 
 
@@ -139,7 +139,7 @@ def test_each_doubt_about_a_listing_has_its_own_reason(doubt: Doubt, read: int, 
 def test_ids_are_counted_once_in_any_order(
     highest: str | None, pages: list[str], new: list[int], after: str | None
 ) -> None:
-    distinct = Distinct(Census(highest=highest), exact=False)
+    distinct = Distinct(NOTHING_READ._replace(highest=highest), exact=False)
     assert [distinct.count_new(list(page)) for page in pages] == new
     assert distinct.highest == after
 
@@ -151,7 +151,7 @@ def test_ids_are_counted_once_in_any_order(
 def test_after_many_ids_in_order_only_the_highest_is_remembered(
     count: int, exact: bool, new: int
 ) -> None:
-    distinct = Distinct(Census(), exact=exact)
+    distinct = Distinct(NOTHING_READ, exact=exact)
     assert distinct.count_new([f"b{number:06}" for number in range(count)]) == count
     assert distinct.count_new(["a"]) == new
     assert distinct.count_new(["c", "c"]) == 1
@@ -161,7 +161,7 @@ def test_many_ids_in_another_order_are_all_remembered_in_little_memory() -> None
     ids = [f"b{number:06}" for number in reversed(range(100_000))]
     tracemalloc.start()
     try:
-        distinct = Distinct(Census(), exact=False)
+        distinct = Distinct(NOTHING_READ, exact=False)
         assert sum(
             distinct.count_new(ids[at : at + 1000]) for at in range(0, len(ids), 1000)
         ) == len(ids)

@@ -15,7 +15,7 @@ from tap_autopilot.api.failures import rule_of
 from tap_autopilot.exceptions import TapError
 from tap_autopilot.sources import completeness, reading
 from tap_autopilot.sources import pool as pool_module
-from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.completeness import NOTHING_READ, Doubt
 from tap_autopilot.sources.listings import (
     CONTACTS,
     LISTS,
@@ -108,8 +108,8 @@ def test_a_walk_page_by_page(end: Any) -> None:
     walked = Walked({"": first, "x": last})
     assert walked.ended == (["a", "b", "c"], None)
     assert walked.asked == ["", "x"]
-    begun = Census(read=2, largest_page=2, highest="b", least=3, latest=3)
-    ended = Census(read=3, largest_page=2, highest="c", least=3, latest=3)
+    begun = NOTHING_READ._replace(read=2, largest_page=2, highest="b", least=3, latest=3)
+    ended = NOTHING_READ._replace(read=3, largest_page=2, highest="c", least=3, latest=3)
     assert [one.after for one in walked.pages] == [Position("x", begun), None]
     assert [one.census for one in walked.pages] == [begun, ended]
     assert {(one.walk, one.fetched_at, one.date) for one in walked.pages} == {
@@ -187,7 +187,7 @@ def test_a_short_listing_is_read_a_second_time() -> None:
     walked = Walked({"": [short, whole], "x": page("b", total=3)})
     assert walked.ended == (["a", "b", "a", "b", "c"], None)
     assert walked.asked == ["", "x", ""]
-    assert walked.pages[1].after == Position(census=Census(attempt=2))
+    assert walked.pages[1].after == Position(census=NOTHING_READ._replace(attempt=2))
     assert walked.pages[2].census.attempt == 2
     assert walked.log == [
         "INFO Read 2 of the 3 contacts that the API reported; reading them again."
@@ -199,7 +199,7 @@ def test_a_second_reading_remembers_all_ids_even_if_it_resumes(
 ) -> None:
     monkeypatch.setattr(completeness, "ORDER_KNOWN", 1)
     answers = {"": page("b", "c", bookmark="x", total=3), "x": page("a")}
-    walked = Walked(answers, start=Position(census=Census(attempt=2)))
+    walked = Walked(answers, start=Position(census=NOTHING_READ._replace(attempt=2)))
     assert (walked.asked, walked.ended) == (["", "x"], (["b", "c", "a"], None))
 
 
@@ -224,7 +224,9 @@ def test_a_listing_that_is_twice_very_short_is_an_error(walk: Walk, what: str) -
 
 
 def test_a_second_reading_is_not_followed_by_a_third() -> None:
-    walked = Walked({"": some(98, total=99)}, start=Position(census=Census(attempt=2)))
+    walked = Walked(
+        {"": some(98, total=99)}, start=Position(census=NOTHING_READ._replace(attempt=2))
+    )
     assert (walked.ended[1], walked.asked) == (Doubt.SHORT, [""])
 
 
@@ -235,7 +237,7 @@ def test_a_second_reading_is_not_followed_by_a_third() -> None:
 def test_a_reading_of_an_earlier_run_may_only_be_short_because_of_that_run(
     attempt: int, again: list[str], ended: Doubt | None
 ) -> None:
-    census = Census(read=1, largest_page=1, least=99, latest=99, attempt=attempt)
+    census = NOTHING_READ._replace(read=1, largest_page=1, least=99, latest=99, attempt=attempt)
     answers = {"x": page("c098", total=99), "": some(99, total=99)}
     walked = Walked(answers, start=Position("x", census))
     assert walked.asked == again

@@ -6,27 +6,20 @@ from where, how far they have come, and whether all are complete.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable
-from operator import attrgetter
 from typing import Annotated, Any
 
 import msgspec
 
 from tap_autopilot.amounts import amount
 from tap_autopilot.protocol.state import as_type
-from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.completeness import Census, Count, Doubt
 from tap_autopilot.sources.listings import Position, Walk, members_of
 
 MAX_OPEN = 2**19  # characters of begun segments, of up to 12 bytes; no state of 10 MB can be read
-COUNTS = attrgetter(*(field.name for field in dataclasses.fields(Census)))  # all fields' values
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Bookmark = Annotated[str, msgspec.Meta(min_length=1)] | None
-Counts = tuple[
-    Count, Count, str | None, Count | None, Count | None, Count, bool, bool, bool, Count
-]  # a Census
-Segment = tuple[str, Bookmark, Counts, int]  # one that is begun: its id, position, and if it failed
+Segment = tuple[str, Bookmark, Census, int]  # one that is begun: its id, position, and if it failed
 
 
 class OneListing:
@@ -45,10 +38,10 @@ class OneListing:
 
     def resume(self, value: Any, marks: Collection[str | None]) -> bool:
         """Resume the reading if the state's has the one mark in `marks`; returns whether it has."""
-        saved = as_type(value, tuple[Bookmark, Counts, str])
+        saved = as_type(value, tuple[Bookmark, Census, str])
         if saved is None or marks != {saved[2]}:
             return False
-        self.position, self.mark = _position(*saved[:2]), saved[2]
+        self.position, self.mark = Position(*saved[:2]), saved[2]
         return True
 
     @property
@@ -106,7 +99,7 @@ class EachSegment:
         if saved is None or marks != {saved[4]}:
             return False
         self._through, self.read, self._gone, segments, self.mark = saved
-        self._open = {name: _position(bookmark, counts) for name, bookmark, counts, _ in segments}
+        self._open = {name: Position(bookmark, census) for name, bookmark, census, _ in segments}
         self._failed = {name for name, _, _, failed in segments if failed}
         return True
 
@@ -199,8 +192,4 @@ def _length(unfinished: tuple[str, Position]) -> int:
 
 
 def _written(position: Position) -> list[Any]:
-    return [position.bookmark, list(COUNTS(position.census))]
-
-
-def _position(bookmark: str | None, counts: Counts) -> Position:
-    return Position(bookmark, Census(*counts))
+    return [position.bookmark, list(position.census)]

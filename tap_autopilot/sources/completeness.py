@@ -13,17 +13,20 @@ is read a second time.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import math
 from array import array
 from bisect import bisect_left
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 LARGE_SHARE = 0.01  # of a listing; a shortage is large if it is more than this and than a page
 ORDER_KNOWN = 10_000  # documents; once so many are in order, order alone detects repeats
 PARTS = 4096  # of a set of hashes, so that even a part of millions of them is short
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class Doubt(enum.Enum):
@@ -49,9 +52,8 @@ class Doubt(enum.Enum):
         return self in (Doubt.VERY_SHORT, Doubt.ALL_GONE)
 
 
-@dataclass(frozen=True)
-class Census:
-    """What one reading of a listing has found so far, as plain values for the state.
+class Census(NamedTuple):
+    """What one reading of a listing has found so far; in the state, an array of these values.
 
     `read` counts distinct documents, `largest_page` is the most on one page. `highest` is the
     highest id, or None if the ids are not in order. `least` and `latest` are totals from the API,
@@ -59,29 +61,26 @@ class Census:
     that is read a second time, and so on.
     """
 
-    read: int = 0
-    largest_page: int = 0
-    highest: str | None = ""
-    least: int | None = None
-    latest: int | None = None
-    changes: int = 0
-    collapsed: bool = False
-    uncounted: bool = False
-    resumed: bool = False
-    attempt: int = 1
+    read: Count
+    largest_page: Count
+    highest: str | None
+    least: Count | None
+    latest: Count | None
+    changes: Count
+    collapsed: bool
+    uncounted: bool
+    resumed: bool
+    attempt: Count
 
     def after(self, *, documents: int, new: int, highest: str | None, total: int | None) -> Census:
         """The census after another page, in which `new` documents were not read before."""
         largest = max(self.largest_page, documents)
-        census = dataclasses.replace(
-            self, read=self.read + new, largest_page=largest, highest=highest
-        )
+        census = self._replace(read=self.read + new, largest_page=largest, highest=highest)
         if total is None:
-            return dataclasses.replace(census, uncounted=self.uncounted or self.least is None)
+            return census._replace(uncounted=self.uncounted or self.least is None)
         if self.latest is None or self.least is None:
-            return dataclasses.replace(census, least=total, latest=total)
-        return dataclasses.replace(
-            census,
+            return census._replace(least=total, latest=total)
+        return census._replace(
             least=min(self.least, total),
             latest=total,
             changes=self.changes + abs(total - self.latest),
@@ -110,6 +109,9 @@ class Census:
         if self.uncounted and counted:
             return Doubt.UNCOUNTED
         return Doubt.UNORDERED if self.resumed and self.highest is None else None
+
+
+NOTHING_READ = Census(0, 0, "", None, None, 0, False, False, False, 1)
 
 
 def is_large(missing: int, of: int, page: int) -> bool:

@@ -6,7 +6,7 @@ import functools
 import math
 import urllib.parse
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from tap_autopilot.api.parsing import (
 from tap_autopilot.exceptions import RunError, TapError
 from tap_autopilot.rows.names import compile_pick
 from tap_autopilot.rows.values import MAX_KEY
-from tap_autopilot.sources.completeness import Census, Doubt
+from tap_autopilot.sources.completeness import NOTHING_READ, Census, Doubt
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Position:
     """A position in a walk: the bookmark of the next page, None for the first, and the census."""
 
     bookmark: str | None = None
-    census: Census = field(default_factory=Census)
+    census: Census = NOTHING_READ
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tap_autopilot.api.client import Client, Response
 from tap_autopilot.api.lenient import REPLACEMENT, SMALL
 from tap_autopilot.api.parsing import Content, parts
 from tap_autopilot.exceptions import Gone, Outdated, Refused, RunError, Unreachable
-from tap_autopilot.sources.completeness import Census, Distinct, Doubt
+from tap_autopilot.sources.completeness import NOTHING_READ, Census, Distinct, Doubt
 from tap_autopilot.sources.listings import Page, Position, Walk, fetch, keys_of, shortage
 from tap_autopilot.sources.trail import Step, Trail
 
@@ -77,7 +77,7 @@ def pages(
             if starts == MAX_STARTS:
                 raise RunError(f"{lost}, {starts} times. Run again later.") from None
             LOG.warning("%s; reading the %s from the start.", lost, walk)
-            position = Position(census=Census(attempt=position.census.attempt))
+            position = Position(census=NOTHING_READ._replace(attempt=position.census.attempt))
             yield _empty_page(walk, position.census, after=position)
         except Refused as refused:
             if walk.optional:
@@ -100,7 +100,7 @@ def _at_end(page: Page) -> Page:
     walk, census = page.walk, page.census
     if census.is_short and census.attempt < (3 if census.resumed else 2):
         LOG.info("Read %s; reading them again.", shortage(walk, census))
-        again = Position(census=Census(attempt=census.attempt + 1))
+        again = Position(census=NOTHING_READ._replace(attempt=census.attempt + 1))
         return dataclasses.replace(page, after=again)
     return dataclasses.replace(page, doubt=census.doubt(counted=walk.counted))
 
@@ -138,7 +138,7 @@ class _Reading:
         self._walk = walk
         self._client = client
         self._start = start
-        self._census = dataclasses.replace(start.census, resumed=start.bookmark is not None)
+        self._census = start.census._replace(resumed=start.bookmark is not None)
         self._distinct = Distinct(start.census, exact=exact)
         self._trail = Trail()
         self._loops = _Loops(walk, check_totals=check_totals)
