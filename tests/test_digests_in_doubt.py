@@ -134,9 +134,11 @@ def test_another_database_is_left_alone(path: Path, tables: list[str]) -> None:
     with contextlib.closing(sqlite3.connect(path)) as file:
         for table in tables:
             file.execute(f"create table {table} (id)")
+    before = path.read_bytes()
     assert trouble(path) == "is another program's database"
     with pytest.raises(UserError, match="is another program's database"):
         doubt(path, None)
+    assert path.read_bytes() == before  # SQLite's mode, too
 
 
 def test_an_empty_file_counts_as_missing(path: Path) -> None:

@@ -93,6 +93,8 @@ class File:
 
     def __init__(self, path: str) -> None:
         self.path = Path(os.path.realpath(path))
+        if trouble(self.path) == FOREIGN:  # opening it would already change it
+            raise UserError(f"The digests file {self.path} {FOREIGN}.")
         self._db = _open(Path(path))  # not resolved: nothing is created at the end of a link
         self._of_rows = self._of_others = 0  # parts of the checksum
         self._waiting: list[tuple[str, Any]] = []  # statements of the next step
