@@ -87,7 +87,8 @@ def lock(path: Path, patience: float) -> int:
     if path.name.endswith((*BESIDE, ".sock")):
         raise UserError(f"{shown_file(str(path))} is a file beside a store; name the store itself.")
     check_owners(path)
-    _check_beside(path)
+    _check_mount(path)
+    _check_left(path)
     try:
         descriptor = open_or_create(path, os.O_RDWR, 0o640)
     except OSError as problem:
@@ -114,16 +115,17 @@ def lock(path: Path, patience: float) -> int:
             raise _in_use(path) from None
 
 
-def _check_beside(path: Path) -> None:
-    """Raise UserError if the newest events, which are in the WAL, would be lost.
-
-    A container may have only the database itself from outside, and the WAL ends with it.
-    """
+def _check_mount(path: str | Path) -> None:
+    """Raise UserError if a container has only the database from outside, and another WAL."""
     if os.path.realpath(path) in _mounts():
         raise UserError(
             f"The store {path} is mounted by itself, without the newest events, which are in a file"
             " beside it. Mount its folder instead."
         )
+
+
+def _check_left(path: Path) -> None:
+    """Raise UserError if the newest events, which are in the WAL, would be lost."""
     left = wal(path)
     # In this order, because another process may just create a store.
     if left.exists() and left.stat().st_size and not (path.exists() and path.stat().st_size):
@@ -239,6 +241,7 @@ def _look_at(database: str) -> object:
 def open_read_only(database: str) -> sqlite3.Connection:
     """A connection that can only read; see `is_outdated`."""
     check_owners(database)
+    _check_mount(database)
     seen = _look_at(database)
     address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
     try:

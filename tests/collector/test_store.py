@@ -202,12 +202,13 @@ def test_no_store_replaces_one_whose_newest_events_are_left(database: str, tmp_p
 def test_a_store_is_not_mounted_without_its_folder(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its newest events would stay in the container."""
+    """Its newest events would stay in the container, and a tap in another would not see them."""
     assert "/proc" in sqlite_file._mounts() or not Path("/proc/self").exists()
+    SqliteStore(database).close()
     monkeypatch.setattr(sqlite_file, "_mounts", lambda: ["/", os.path.realpath(database)])
-    with pytest.raises(UserError, match="Mount its folder instead"):
-        SqliteStore(database)
-    assert not Path(database).exists()
+    for use in (SqliteStore, open_reader):
+        with pytest.raises(UserError, match="Mount its folder instead"):
+            use(database)
 
 
 def test_a_damaged_file_is_reported(database: str) -> None:
