@@ -72,22 +72,22 @@ class Endpoints:
         parse: dict[str, Parse] = {call: partial(events.from_call, call) for call in events.CALLS}
         parse["batch"] = partial(events.from_batch, config.max_body)
         calls = CALLS if config.write_keys else {}
-        # By path: the label, and how to parse a body.
+        # By path: the route, and how to parse a body.
         self._calls = {f"v1/{name}": (call, parse[call]) for name, call in calls.items()}
 
     def admit(self, request: Request) -> bool:
         """Look at the headers: whether to keep the body. Raises Refusal if none is acceptable."""
         path = request.path.strip("/")
         if call := self._calls.get(path):
-            request.label, parse = call
+            request.route, parse = call
             request.secret = self._key_in(request.headers)
             request.read = partial(_parsed if request.is_known else self._if_key_in_body, parse)
         else:
             if request.method in (b"GET", b"HEAD") and path in PUBLIC:
-                request.label = path
+                request.route = path
                 return False
             parts = path.split("/")
-            request.label = parts[0] if f"/{parts[0]}" in SETTINGS else OTHER
+            request.route = parts[0] if f"/{parts[0]}" in SETTINGS else OTHER
             request.secret, request.read = self._endpoint(parts, request.headers)
         if request.method != b"POST":
             raise Refusal(405, "use POST")
@@ -123,14 +123,14 @@ class Endpoints:
 
     def refuse(self, request: Request, refusal: Refusal) -> None:
         """Respond with an error."""
-        self.turned_away(request.label, refusal.status, str(refusal))
+        self.note_refusal(request.route, refusal)
         request.respond(refusal.status, refusal.body)
 
-    def turned_away(self, label: str, status: int, reason: str) -> None:
+    def note_refusal(self, route: str, refusal: Refusal) -> None:
         """Count a refusal, and warn of it, unless it only reports the collector's own state."""
-        self._metrics.responded(label, status)
-        if label not in PUBLIC:
-            self._notices.turned_away(label, status, reason)
+        self._metrics.responded(route, refusal.status)
+        if route not in PUBLIC:
+            self._notices.note_refusal(route, refusal.status, str(refusal))
 
     def close(self) -> None:
         """Refuse the requests that still wait for a thread."""
@@ -138,11 +138,11 @@ class Endpoints:
 
     def _look(self, request: Request) -> None:
         """Respond to a request for a public endpoint."""
-        if request.label == "ready" and (trouble := self._writer.trouble) is not None:
+        if request.route == "ready" and (trouble := self._writer.trouble) is not None:
             self.refuse(request, Refusal(503, trouble))
             return
-        self._metrics.responded(request.label, 200)
-        if request.label == "metrics":
+        self._metrics.responded(request.route, 200)
+        if request.route == "metrics":
             request.respond(200, self._metrics.text(), PLAIN)
         else:
             request.respond(200, SUCCESS)
@@ -185,7 +185,7 @@ class Endpoints:
 
     def _stored(self, request: Request, problem: Unavailable | None) -> None:
         if problem is None:
-            self._metrics.responded(request.label, 200)
+            self._metrics.responded(request.route, 200)
             request.respond(200, SUCCESS)
         else:
             self.refuse(request, Refusal(503, str(problem)))

@@ -18,7 +18,7 @@ import httptools
 
 from tap_autopilot.collector.notices import UNREAD
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.request import JSON, Handler, Refusal, Request, response
+from tap_autopilot.collector.request import Handler, Refusal, Request, response
 from tap_autopilot.collector.turns import OneByOne
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -306,16 +306,15 @@ class Connection(asyncio.Protocol):
         """Respond without reading all of the request, after any earlier requests, and close."""
         if self._state is State.DEAF or self._transport.is_closing():
             return
-        label = UNREAD
+        route = UNREAD
         if self._state is State.BODY:
             request = self._unanswered.pop()
             request.release()
-            label = request.label
+            route = request.route
         self._state = State.DEAF
         self.deadline = NEVER
-        date, status, body = self.server.date, refusal.status, refusal.body
-        self.server.handler.turned_away(label, status, str(refusal))
-        self._last_response = response(date, status, body, JSON, keep_alive=False)
+        self.server.handler.note_refusal(route, refusal)
+        self._last_response = refusal.last_response(self.server.date)
         if not self._unanswered:
             self._send_last_response()
 
@@ -339,7 +338,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self, reason: str) -> None:
         """Disconnect at once, to make room."""
-        self.server.handler.turned_away(UNREAD, 503, reason)
+        self.server.handler.note_refusal(UNREAD, Refusal(503, reason))
         if self._state is State.BODY:  # the room is needed before the connection is lost
             self._unanswered.pop().release()
         self._state = State.DEAF

@@ -30,10 +30,12 @@ class Metrics:
             "route",
             "status",
         )
-        self._rejected = self._counter(  # without labels, so that it is there before the first one
-            "rejected_requests",
-            "Requests rejected with a 4xx, whose events are lost; not those of the route "
-            f'"{OTHER}".',
+        self._refused_requests = (
+            self._counter(  # without labels, so that it is there before the first one
+                "rejected_requests",
+                "Requests rejected with a 4xx, whose events are lost; not those of the route "
+                f'"{OTHER}".',
+            )
         )
         self._received = self._counter("events_received", "Events received and committed.")
         self._by_source = self._counter(
@@ -72,7 +74,7 @@ class Metrics:
         """Count a response."""
         self._responses[route, status] += 1
         if 400 <= status < 500 and route != OTHER:
-            self._rejected.inc()
+            self._refused_requests.inc()
 
     def expect(self, source: str) -> None:
         """Show that a source has sent nothing yet."""

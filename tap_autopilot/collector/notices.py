@@ -1,4 +1,4 @@
-"""Warnings about rejected requests and dropped repeats: at most one a minute of each kind.
+"""Warnings about refused requests and dropped repeats: at most one a minute of each kind.
 
 Senders soon stop retrying, so whoever runs the collector must hear of it in time.
 """
@@ -29,9 +29,9 @@ class Notices:
         self._told_at: dict[tuple[str, int], float] = {}
         self._repeated = 0
 
-    def turned_away(self, label: str, status: int, reason: str) -> None:
+    def note_refusal(self, route: str, status: int, reason: str) -> None:
         """Note a response other than 200, and warn of the first one at once."""
-        response = (label, status)
+        response = (route, status)
         count, reasons = self._untold.get(response, (0, {}))
         if len(reasons) < MAX_REASONS:
             reasons[reason.rstrip(".")] = None
@@ -58,8 +58,8 @@ class Notices:
         return self._clock() - self._told_at.get(response, -EVERY) >= EVERY
 
     def _tell(self, response: tuple[str, int]) -> None:
-        label, status = response
+        route, status = response
         self._told_at[response] = self._clock()
         count, reasons = self._untold.pop(response)
-        what = amount(count, "unread request" if label == UNREAD else f"{label} request")
+        what = amount(count, "unread request" if route == UNREAD else f"{route} request")
         LOG.warning("Turned away %s with status %d: %s.", what, status, "; ".join(reasons))

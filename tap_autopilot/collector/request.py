@@ -49,11 +49,15 @@ class Refusal(Exception):
         """The error in the format that senders' libraries expect."""
         return json.dumps({"code": self.code, "message": str(self)}).encode()
 
+    def last_response(self, date: bytes) -> bytes:
+        """A whole response after which the connection will be closed."""
+        return response(date, self.status, self.body, JSON, keep_alive=False)
+
 
 class Request:
     """A request whose headers are complete. `headers` has names in lower case."""
 
-    label = OTHER  # the path's name in metrics and logs, without secrets
+    route = OTHER  # the path's name in metrics and logs, without secrets
     read: Callable[[Iterator[bytes], int], Any] | None = None  # for the handler's use
     keep_alive = True
     received = 0  # bytes of the body
@@ -141,7 +145,7 @@ class Handler(Protocol):
     def handle(self, request: Request) -> None:
         """Respond to a complete request, now or later, even if it was not admitted."""
 
-    def turned_away(self, label: str, status: int, reason: str) -> None:
+    def note_refusal(self, route: str, refusal: Refusal) -> None:
         """Note that a request was refused before it was complete."""
 
 

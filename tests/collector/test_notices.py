@@ -36,7 +36,7 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
     return take
 
 
-def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
+def test_a_sender_that_is_refused_is_warned_of_once_a_minute(
     warned: Callable[[], list[str]],
 ) -> None:
     now = 1000.0
@@ -50,7 +50,7 @@ def test_a_sender_that_is_turned_away_is_warned_of_once_a_minute(
     ):
         now += later
         for _ in range(count):
-            one.turned_away("track", 401, "no key")
+            one.note_refusal("track", 401, "no key")
         one.tell_rest()
         assert warned() == said
 
@@ -59,8 +59,8 @@ def test_each_reason_is_told(warned: Callable[[], list[str]]) -> None:
     now = 0.0
     one = Notices(lambda: now)
     for number in range(1, 6):
-        one.turned_away("track", 503, f"reason {number}.")
-        one.turned_away("track", 503, f"reason {number}.")
+        one.note_refusal("track", 503, f"reason {number}.")
+        one.note_refusal("track", 503, f"reason {number}.")
     now += EVERY
     one.tell_rest()
     assert warned() == [
@@ -69,7 +69,7 @@ def test_each_reason_is_told(warned: Callable[[], list[str]]) -> None:
     ]
 
 
-def test_the_log_says_what_is_on_and_who_is_turned_away(start: Start) -> None:
+def test_the_log_says_what_is_on_and_who_is_refused(start: Start) -> None:
     collector = start(write_keys=[KEY, "another"], hook_tokens=[])
     for _ in range(40):
         collector.post("/v1/track", b"{}", key="wrong")

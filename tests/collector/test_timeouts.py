@@ -114,7 +114,7 @@ async def test_nothing_is_kept_of_a_sender_that_has_gone() -> None:
 async def test_what_a_sender_that_has_gone_sent_ahead_is_not_refused_for_lack_of_a_body() -> None:
     server = serve()
     refused: list[str] = []
-    server.handler.turned_away = lambda *refusal: refused.append(str(refusal))  # type: ignore[method-assign]
+    server.handler.note_refusal = lambda *refusal: refused.append(str(refusal))  # type: ignore[method-assign]
     sender = Sender(server)
     sender.send(REQUEST * 3)
     sender.go()
