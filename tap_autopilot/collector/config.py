@@ -56,6 +56,8 @@ def secrets_of(least: int) -> Callable[[Any], tuple[str, ...]]:
             raise ValueError(f"must each have at least {least} characters")
         if not all(map(_is_ascii, secrets)):
             raise ValueError("must be plain ASCII without whitespace")
+        if any(re.fullmatch(r"(['\"]).*\1", secret) for secret in secrets):
+            raise ValueError("must not be in quotes")  # which Docker's --env-file keeps
         return secrets
 
     return read

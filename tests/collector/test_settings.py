@@ -64,6 +64,8 @@ def test_it_does_not_start_with_what_it_cannot_use(
         ({"hook_tokens": ["with/slash-in-the-middle"]}, "URL"),
         ({"max_body_mb": 64}, "max_pending_mb must be larger"),
         ({"write_keys": 5}, "write_keys"),
+        ({"write_keys": 'a,"k3y"'}, "write_keys must not be in quotes"),
+        ({"webhook_secrets": "'k3y'"}, "webhook_secrets must not be in quotes"),
         ({"destinations": [1]}, "destinations.*objects"),
         ({"destinations": "{"}, "destinations.*JSON"),
         ({"destinations": "[" * 100_000}, "destinations.*JSON"),
