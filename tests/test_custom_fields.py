@@ -124,10 +124,14 @@ def test_a_name_that_may_have_been_cut_gets_a_suffix() -> None:
         assert re.fullmatch(f"custom_{'x' * 43}_[0-9a-f]{{8}}", name)
 
 
-def test_a_definition_without_a_name_is_warned_of() -> None:
+def test_a_definition_without_a_name_that_values_can_have_is_warned_of() -> None:
     with logged() as lines:
-        assert columns([{"fieldType": "integer"}, "text", {"name": ["a"]}], []) == {}
-    assert lines == ["WARNING A custom field has no name, so it gets no column."] * 3
+        bad = [{"fieldType": "integer"}, "text", {"name": ["a"]}, {"name": "x" * 401}]
+        assert columns(bad, []) == {}
+    (line,) = {*lines}
+    assert line == "WARNING A custom field has no name, or too long a name, so it gets no column."
+    assert len(lines) == len(bad)
+    assert names("x" * 400)
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from tap_autopilot.rows.values import MAX_KEY
+
 LOG = logging.getLogger(__name__)
 
-MAX_READ = 400  # characters of a field's name; normalizing may take time quadratic in them
 MAX_NAME = 50  # characters; PostgreSQL truncates names at 63, and a suffix must fit
 
 _TYPES: dict[str, dict[str, Any]] = {
@@ -41,8 +42,8 @@ def columns(definitions: Iterable[Any], taken: Iterable[str]) -> dict[str, dict[
     for definition in definitions:
         fields = definition if isinstance(definition, dict) else {}
         name = fields.get("name") or fields.get("kind")
-        if not isinstance(name, str):
-            LOG.warning("A custom field has no name, so it gets no column.")
+        if not isinstance(name, str) or len(name) > MAX_KEY:  # no value would have such a kind
+            LOG.warning("A custom field has no name, or too long a name, so it gets no column.")
         elif fields.get("deleted") is not True:
             kind = fields.get("fieldType") or fields.get("field_type") or fields.get("type")
             schemas[name] = _TYPES.get(str(kind).lower(), _TEXT) | {"title": name}
@@ -80,5 +81,5 @@ def _is_plain(name: str) -> bool:
 
 def _column(name: str) -> str:
     """The column for a custom field: `custom_nps_rating` for "NPS Rating"."""
-    letters = unicodedata.normalize("NFKD", name[:MAX_READ]).encode("ascii", "ignore").decode()
+    letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     return f"custom_{re.sub('[^a-z0-9]+', '_', letters.lower()).strip('_') or 'field'}"[:MAX_NAME]
