@@ -11,7 +11,7 @@ import pytest
 from tap_autopilot.protocol.catalog import discover
 from tap_autopilot.rows.names import plain
 from tap_autopilot.rows.shape import compile_shape
-from tap_autopilot.rows.tally import MAX_NAMES, Tally
+from tap_autopilot.rows.tally import MAX_NAME, MAX_NAMES, Tally
 from tap_autopilot.rows.values import MAX_NESTED, as_key, converter, shallow
 from tap_autopilot.streams.contacts import MAPS
 from tests.in_process import logged
@@ -345,6 +345,17 @@ def test_unknown_fields_beyond_a_limit_are_counted_together(
     assert len(caplog.records) == MAX_NAMES
     assert len(tally.unknown) == MAX_NAMES + 1
     assert (tally.unknown["(others)"], tally.unknown["field0"]) == (3, 2)
+
+
+def test_unknown_fields_with_long_names_are_counted_together(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tally = Tally("contacts")
+    with caplog.at_level("INFO", "tap_autopilot"):
+        for name in ("x" * MAX_NAME, "x" * (MAX_NAME + 1), "x" * (MAX_NAME + 2)):
+            tally.count_unknown(name)
+    assert tally.unknown == {"x" * MAX_NAME: 1, "(others)": 2}
+    assert len(caplog.records) == 1
 
 
 def test_notes_mention_only_what_happened() -> None:

@@ -7,12 +7,13 @@ import logging
 from collections.abc import Sequence
 
 from tap_autopilot.amounts import amount
-from tap_autopilot.rows.names import MAX_LENGTH
 from tap_autopilot.rows.values import ADDITIONAL, Row
 
 LOG = logging.getLogger(__name__)
 
-MAX_NAMES = 200  # unknown fields counted separately; there may be any number
+# Unknown fields that are named in the log and the report, and the characters of a name. Documents
+# may have any number of any length; the others are counted together.
+MAX_NAMES, MAX_NAME = 100, 100
 
 
 class Tally:
@@ -69,7 +70,7 @@ class Tally:
     def count_unknown(self, name: str) -> None:
         """Count a field that has no column."""
         if name not in self.unknown:
-            if len(self.unknown) >= MAX_NAMES or len(name) > MAX_LENGTH:
+            if len(self.unknown) >= MAX_NAMES or len(name) > MAX_NAME:
                 name = "(others)"
             else:
                 self._log.info(
