@@ -128,11 +128,18 @@ def _check_left(path: Path) -> None:
     """Raise UserError if the newest events, which are in the WAL, would be lost."""
     left = wal(path)
     # In this order, because another process may just create a store.
-    if left.exists() and left.stat().st_size and not (path.exists() and path.stat().st_size):
+    if _bytes(left) and not _bytes(path):
         raise UserError(
             f"The store {path} is missing, but {left} still has its newest events. Move the store"
             " back, or also move away what is left of it."
         )
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # if it is not just missing, the caller will learn why
+        return 0
 
 
 def _mounts() -> list[str]:

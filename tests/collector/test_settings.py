@@ -41,6 +41,7 @@ def test_it_does_not_start_without_a_secret(tmp_path: Path) -> None:
         ({"max_body_mb": "much"}, {}, "max_body_mb"),
         ({"max_body_mb": 257, "max_pending_mb": 999}, {}, "max_body_mb must be a number from"),
         ({"database": "/nowhere/at/all.db"}, {}, "/nowhere/at/all.db"),
+        ({"database": "d" * 300}, {}, "File name too long"),
         ({"listen": "192.0.2.1:80"}, {}, "Cannot assign requested address. Check listen."),
         ({"listen": "1..2:80"}, {}, "no such host name. Check listen."),
         (to(), {"HTTPS_PROXY": "http://:x@"}, "HTTPS_PROXY"),
