@@ -24,7 +24,7 @@ from tap_autopilot.settings import read_json
 
 LOG = logging.getLogger(__name__)
 
-COMMANDS = ""  # what is owned while a command changes a shared store; no destination's name
+COMMAND_LOCK = ""  # of whoever changes a shared store by a command; no destination has this name
 MALFORMED = (
     "The collector's response is malformed; it may be another version. Restart it, and try again."
 )
@@ -160,7 +160,7 @@ def _carry_out(
     except InUse:
         return ask(database, request)
     try:
-        if not store.owns(COMMANDS):
+        if not store.owns(COMMAND_LOCK):
             raise busy(shown(database))
         return errand(alone(store))
     except Wanted:

@@ -264,8 +264,8 @@ def _segment(
         type_, event = _text(bytes(call.type)), _text(bytes(call.event))
     is_short = len(type_) + len(event) <= MAX_KNOWN
     name = (_short_name if is_short else _name)(route, type_, event)
-    key = _key_of_id(as_id(call.messageId))
-    return Received(now, "segment", route, name, bytes(body), key, True)
+    digest = _digest_of_id(as_id(call.messageId))
+    return Received(now, "segment", route, name, bytes(body), digest, True)
 
 
 def _name(route: str, type_: str, event: str) -> str:
@@ -297,12 +297,12 @@ def _delivered(
 
 def _identified(events: list[Received], delivery: bytes) -> list[Received]:
     """Events that have no id get one for an hour: the delivery's digest and their place in it."""
-    if all(event.key for event in events):
+    if all(event.digest for event in events):
         return events
     digest = _digest(b"body", events[0].route.encode("utf-8", "surrogatepass"), delivery)
     return [
-        event._replace(key=digest[:DELIVERY] + place.to_bytes(4, "big"), for_good=False)
-        if event.key is None
+        event._replace(digest=digest[:DELIVERY] + place.to_bytes(4, "big"), for_good=False)
+        if event.digest is None
         else event
         for place, event in enumerate(events)
     ]
@@ -327,7 +327,7 @@ def _clean(name: str) -> str:
     return name.replace("\0", "\ufffd")[:MAX_NAME]
 
 
-def _key_of_id(id_: str) -> bytes | None:
+def _digest_of_id(id_: str) -> bytes | None:
     """The digest of a messageId; None without a messageId."""
     if not id_:
         return None

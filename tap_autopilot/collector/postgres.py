@@ -154,12 +154,12 @@ class PostgresStore(Store):
         with self._transaction() as connection:
             return connection.execute(sql.SWEEP, (now, SWEEP_SLICE)).rowcount == SWEEP_SLICE
 
-    def owns(self, destination: str) -> bool:
-        """Whether this collector, of all that share the store, is the one to forward events."""
+    def owns(self, lock: str) -> bool:
+        """Whether this process, of all that share the store, has this lock."""
         query = "SELECT pg_try_advisory_lock(?, hashtext(?))"
-        if destination not in self._owned and self._query(query, LOCK, destination)[0][0]:
-            self._owned.add(destination)
-        return destination in self._owned
+        if lock not in self._owned and self._query(query, LOCK, lock)[0][0]:
+            self._owned.add(lock)
+        return lock in self._owned
 
     def close(self) -> None:
         """Close the connection."""
@@ -203,7 +203,7 @@ def _without_successors(events: Sequence[Received]) -> Iterator[list[Received]]:
     deliveries: dict[bytes, bytes | None] = {}
     for event in events:
         if event.about is not None:
-            delivery = event.key and event.key[:DELIVERY]
+            delivery = event.digest and event.digest[:DELIVERY]
             if deliveries.setdefault(event.about, delivery) != delivery:
                 yield group
                 group, deliveries = [], {event.about: delivery}
@@ -213,7 +213,7 @@ def _without_successors(events: Sequence[Received]) -> Iterator[list[Received]]:
 
 def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
     """The events that are not duplicates; from now on, repeats of them are."""
-    keyed = {event.key: event for event in reversed(events) if event.key is not None}
+    keyed = {event.digest: event for event in reversed(events) if event.digest is not None}
     cursor = connection.cursor(binary=True)
     cursor.execute(
         sql.MARK_SEEN,
@@ -234,10 +234,10 @@ def _new(events: Sequence[Received], connection: Connection) -> list[Received]:
         cursor.execute(sql.FORGET_EARLIER, ([*latest], [*latest.values()], DELIVERY, DELIVERY))
     new = []
     for event in events:
-        if event.key is None:
+        if event.digest is None:
             new.append(event)
-        elif event.key in fresh:
-            fresh.remove(event.key)
+        elif event.digest in fresh:
+            fresh.remove(event.digest)
             new.append(event)
     return new
 

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from tap_autopilot.collector.reader import Event
 
 REPEAT_WINDOW = 3_600_000  # ms within which a repeated delivery without an id is a duplicate
-DELIVERY = 12  # bytes of a key that all events of one delivery without ids share
+DELIVERY = 12  # bytes of a digest that all events of one delivery without ids share
 
 
 class Received(NamedTuple):
     """An event on its way into the store.
 
-    `name` is the event's name, for statistics. `key` is a digest that detects duplicates, or None.
+    `name` is the event's name, for statistics. `digest` detects duplicates, or is None.
     If `for_good`, a duplicate never counts as a new event; otherwise it does after an hour, or once
     another delivery about the same thing, given by the digest `about`, came between.
     """
@@ -26,7 +26,7 @@ class Received(NamedTuple):
     route: str
     name: str
     body: bytes
-    key: bytes | None
+    digest: bytes | None
     for_good: bool
     about: bytes | None = None
 

@@ -189,8 +189,8 @@ class SqliteStore(Store):
         with self._transaction():
             return self._connection.execute(SWEEP, (now, SWEEP_SLICE)).rowcount == SWEEP_SLICE
 
-    def owns(self, destination: str) -> bool:  # noqa: ARG002 - only one process has the file
-        """True: this collector forwards events, because it is the only one."""
+    def owns(self, lock: str) -> bool:  # noqa: ARG002
+        """True, because only one process has the file."""
         return True
 
     def is_wanted(self) -> bool:

@@ -1,9 +1,9 @@
 """How a SQLite store recognizes events that it has already.
 
-Each event has a key, which is a digest. In an index of digests, each new one lands on another page,
-so a commit that added them to a large index would write a page for each event. So a commit only
-appends its keys to a log, as one row, and they stay in memory as well. Once there are many, they
-are moved to the index in order, some now and then, so that neighbors share a page.
+Each event has a digest, its key. In an index of digests, each new one lands on another page, so a
+commit that added them to a large index would write a page for each event. So a commit only appends
+its keys to a log, as one row, and they stay in memory as well. Once there are many, they are moved
+to the index in order, some now and then, so that neighbors share a page.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Seen:
 
         Call it in a transaction, and then `committed`.
         """
-        keys = [event.key for event in events if event.for_good and event.key is not None]
+        keys = [event.digest for event in events if event.for_good and event.digest is not None]
         new = set(keys)
         known = new & self._logged | new & self._moving | self._indexed(new, execute)
         new -= known
@@ -163,14 +163,14 @@ def _without_repeats(
     known = set(known)
     latest: dict[bytes, bytes] = {}  # the delivery about each thing
     for event in events:
-        if event.key is None:
+        if event.digest is None:
             yield event
         elif event.for_good:
-            if event.key not in known:
-                known.add(event.key)
+            if event.digest not in known:
+                known.add(event.digest)
                 yield event
         elif _mark(event, execute):
-            delivery = event.key[:DELIVERY]
+            delivery = event.digest[:DELIVERY]
             # Once is enough, or it would look at the whole delivery again for each of its events.
             if event.about is not None and latest.get(event.about) != delivery:
                 latest[event.about] = delivery
@@ -180,5 +180,5 @@ def _without_repeats(
 
 def _mark(event: Received, execute: Execute) -> bool:
     """Mark a delivery as received; returns whether it is new."""
-    marks = (event.key, event.received_at, REPEAT_WINDOW, event.about)
+    marks = (event.digest, event.received_at, REPEAT_WINDOW, event.about)
     return execute(MARK_FOR_AN_HOUR, marks).rowcount > 0

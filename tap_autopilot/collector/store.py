@@ -67,8 +67,11 @@ class Store(OpenStore):
         """
 
     @abstractmethod
-    def owns(self, destination: str) -> bool:
-        """Whether this collector, of all that share the store, is the one to forward events."""
+    def owns(self, lock: str) -> bool:
+        """Whether this process, of all that share the store, has this lock.
+
+        Whoever has one of a destination's name is the one to forward events to it.
+        """
 
     @abstractmethod
     def _execute(self, *changes: tuple[str, Iterable[tuple[Any, ...]]]) -> None:

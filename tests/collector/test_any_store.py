@@ -115,7 +115,7 @@ def test_another_delivery_about_the_same_thing_makes_the_first_one_new_again(sto
     assert store.append([added, added, other, added]) == 2
     for again, stored in ((removed, 1), (removed, 0), (added, 1), (added, 0), (other, 0)):
         assert store.append([again]) == stored
-    twins = [added._replace(key=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
+    twins = [added._replace(digest=b"d" * 12 + bytes([n]) * 4) for n in range(2)]
     assert [store.append(twins), store.append(twins)] == [2, 0]  # of one delivery
 
 

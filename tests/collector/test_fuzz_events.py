@@ -97,7 +97,7 @@ def check_can_be_stored(event: Received) -> None:
     assert event.name.encode() is not None
     assert "\0" not in event.name
     assert len(event.name) <= 200
-    assert event.key is None or len(event.key) == 16
+    assert event.digest is None or len(event.digest) == 16
 
 
 def read(reader: str, body: bytes) -> Contents | None:
@@ -203,7 +203,7 @@ def test_events_of_a_delivery_are_unchanged(body: bytes, reader: str) -> None:
     expected = said if isinstance(said, list) else [said]
     assert [parsed(event.body) for event in found.events] == expected
     assert all(event.body in body for event in found.events)
-    assert len({event.key for event in found.events}) == len(found.events)
+    assert len({event.digest for event in found.events}) == len(found.events)
 
 
 @given(json_strategies.arrays(st.one_of(CALLS, VALUES)))

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from tap_autopilot.collector import postgres
-from tap_autopilot.collector.commands import COMMANDS, erase
+from tap_autopilot.collector.commands import COMMAND_LOCK, erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_call
@@ -155,7 +155,7 @@ def test_nothing_that_was_erased_comes_back_with_a_summary(
 
 def test_commands_change_a_store_one_at_a_time(database: str, store: PostgresStore) -> None:
     """Pruning may refer to a message of others that --erase is about to delete."""
-    assert store.owns(COMMANDS)
+    assert store.owns(COMMAND_LOCK)
     with pytest.raises(RunError, match=r"Another command is using the store postgresql://"):
         erase(database, "ada@example.com")
     store.close()
