@@ -28,6 +28,7 @@ _CONTACT = frozenset({"contactid", "personid"})
 _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previousid"}
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
+MAX_LINK = 100_000  # bytes of an event that connects ids; hundreds of them are erased at once
 MAX_SUBJECTS = 500  # to forget at once, since requests wait for it
 MAX_LENGTH = 400  # characters of an id or address, or that count of a field's name
 MAX_MESSAGES = 100_000  # in memory
@@ -156,7 +157,7 @@ def _as_body(remnant: Remnant) -> bytes:
 def _links(do: Do, last: int, names: Collection[str]) -> Iterator[tuple[int, set[str]]]:
     """The contact and address of events that name only these, and one of the `names`."""
     for seq, body in _bodies(do, last):
-        if _may_match(body, names):
+        if len(body) <= MAX_LINK and _may_match(body, names):
             contacts, addresses = _people(list(_named(_decoded(body))))
             link = contacts | addresses
             if len(contacts) <= 1 and len(addresses) <= 1 and not link.isdisjoint(names):

@@ -15,7 +15,7 @@ import pytest
 
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader, open_store
-from tap_autopilot.collector.erase import MAX_IDS, MAX_SUBJECTS, erase_person
+from tap_autopilot.collector.erase import MAX_IDS, MAX_LINK, MAX_SUBJECTS, erase_person
 from tap_autopilot.collector.errands import alone
 from tap_autopilot.collector.events import from_hook
 from tap_autopilot.collector.prune import prune_range
@@ -136,6 +136,19 @@ def test_many_hooks_are_forgotten_in_slices(store: Store, monkeypatch: pytest.Mo
     monkeypatch.setattr(type(store), "forget_subjects", forget_and_count)
     assert erase_person(alone(store), "p")["erased"] == MAX_SUBJECTS + 1
     assert sizes == [MAX_SUBJECTS, 1]
+
+
+def test_a_huge_event_connects_nothing(store: Store) -> None:
+    """Those that do are erased at once, and requests wait for that."""
+    link = {"contact_id": "person_x", "email": "ada@example.com", "text": ""}
+    size = len(json.dumps(link))
+    store.append(
+        [event({**link, "text": "x" * (MAX_LINK - size)}), event({"contact_id": "person_x"})]
+    )
+    assert erase_person(alone(store), "ada@example.com")["others"] == 1
+    store.append([event({**link, "text": "x" * (MAX_LINK - size + 1)})])
+    found = erase_person(alone(store), "ada@example.com")
+    assert (found["erased"], found["others"]) == (1, 0)
 
 
 def test_what_only_they_were_told_is_erased_with_their_pruned_events(store: Store) -> None:
