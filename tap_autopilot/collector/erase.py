@@ -29,7 +29,6 @@ _NAMES = _CONTACT | {"email", "emailaddress", "anonymousid", "userid", "previous
 _AUTOPILOTS = "person_"  # how Autopilot's contact ids begin
 MAX_IDS = 100  # that also name a person; each makes it slower to look through the store
 MAX_LINK = 100_000  # bytes of an event that connects ids; hundreds of them are erased at once
-MAX_SUBJECTS = 500  # to forget at once, since requests wait for it
 MAX_LENGTH = 400  # characters of an id or address, or that count of a field's name
 MAX_MESSAGES = 100_000  # in memory
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
@@ -107,17 +106,11 @@ def _erase(do: Do, last: int, matches: Matches, evidence: Collection[int]) -> in
             return None
         if event.source == "hook" and (about := subject(event.body)) is not None:
             subjects.add(about)
-            if len(subjects) == MAX_SUBJECTS:
-                forget_subjects()
         erased = (event._replace(body=b""), NOTHING, fingerprint(*row_of(event)))
         if event.seq not in evidence:
             return erased
         events.append(erased)
         return None
-
-    def forget_subjects() -> None:
-        do(lambda store: store.forget_subjects(subjects))
-        subjects.clear()
 
     def choose_remnant(row: tuple[int, Remnant, int | None]) -> int | None:
         seq, remnant, _ = row
@@ -131,10 +124,15 @@ def _erase(do: Do, last: int, matches: Matches, evidence: Collection[int]) -> in
     def slice_after(store: Store, after: int) -> list[Event]:
         return store.prunable(after, last)
 
-    count = go_through(do, slice_after, choose, lambda store, rows: store.reduce(rows))
-    forget_subjects()
-    count += go_through(do, Store.remnants, choose_remnant, lambda store, n: store.reduce((), n))
-    do(lambda store: store.reduce(events, remnants))
+    def erase(store: Store, events: Sequence[Reduced], wiped: Sequence[int] = ()) -> None:
+        if subjects:
+            store.forget_subjects(subjects)
+            subjects.clear()
+        store.reduce(events, wiped)
+
+    count = go_through(do, slice_after, choose, erase)
+    count += go_through(do, Store.remnants, choose_remnant, lambda store, n: erase(store, (), n))
+    do(lambda store: erase(store, events, remnants))
     return count + len(events) + len(remnants)
 
 

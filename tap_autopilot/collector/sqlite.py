@@ -152,7 +152,8 @@ class SqliteStore(Store):
     def forget_subjects(self, subjects: Iterable[bytes]) -> None:
         """Forget which deliveries were about these; the deliveries stay."""
         forget = "UPDATE deliveries SET about = NULL WHERE about = ?"
-        self._execute((forget, [(subject,) for subject in subjects]))
+        with self._briefly():
+            self._execute((forget, [(subject,) for subject in subjects]))
 
     def begin_wipe(self) -> None:
         """Before bodies are to vanish from the disk, not only from the tables."""
