@@ -18,7 +18,7 @@ import httptools
 
 from tap_autopilot.collector.notices import UNREAD
 from tap_autopilot.collector.pending import Pending
-from tap_autopilot.collector.request import Handler, Refusal, Request, response
+from tap_autopilot.collector.request import HEADERS, Handler, Refusal, Request, response
 from tap_autopilot.collector.turns import OneByOne
 
 MAX_HEADER_BYTES = 16 * 1024
@@ -219,11 +219,12 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Count a header, including those that follow a chunked body."""
+        """Count a header, even one that means nothing here, or follows a chunked body."""
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
         name, headers = name.lower(), self._headers
-        headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
+        if name in HEADERS:
+            headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
         if self._header_bytes > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
             raise Refusal(431, TOO_MANY_HEADERS)
 

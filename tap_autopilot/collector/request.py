@@ -26,6 +26,10 @@ CODES = {
     500: "internal_error",
     503: "unavailable",
 }
+HEADERS = {  # that matter here or, if a request is parsed again, to the parser
+    *(b"authorization", b"content-encoding", b"expect", b"x-signature"),
+    *(b"connection", b"content-length", b"transfer-encoding", b"upgrade"),
+}
 RETRY_AFTER = 5  # seconds
 MAX_VALUE = 100  # bytes of a header; the longest that means something has 40
 MAX_ESCAPES = 1000  # of a path, as decoding takes long; an event's name has at most 800
@@ -55,7 +59,7 @@ class Refusal(Exception):
 
 
 class Request:
-    """A request whose headers are complete. `headers` has names in lower case."""
+    """A request whose headers are complete. `headers` are those of HEADERS, in lower case."""
 
     route = OTHER  # the path's name in metrics and logs, without secrets
     read: Callable[[Iterator[bytes], int], Any] | None = None  # for the handler's use

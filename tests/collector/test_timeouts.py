@@ -143,9 +143,9 @@ async def test_a_connection_that_has_gone_does_not_wait_for_garbage_collection()
 async def test_headers_beyond_the_limit_are_not_even_joined(head: bytes) -> None:
     """256 kB of them, which arrive at once, took 60 ms of everyone's time."""
     sender = Sender(serve())
-    sender.send(head + b"a:\r\n" * 60_000)
+    sender.send(head + b"Expect:\r\n" * 28_000)
     assert sender.statuses == [431]
-    assert len(sender._protocol._headers[b"a"]) < 2 * http.MAX_HEADER_LINES
+    assert len(sender._protocol._headers[b"expect"]) < 2 * http.MAX_HEADER_LINES
 
 
 @pytest.mark.parametrize(
