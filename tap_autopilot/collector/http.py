@@ -25,7 +25,7 @@ MAX_HEADER_BYTES = 16 * 1024
 MAX_HEADER_LINES = 100
 TOO_MANY_HEADERS = "more than 16 KB or 100 lines of headers"
 MAX_CONNECTIONS = 10_000
-MAX_STRANGERS = 1000  # of these, 30 kB each; if 1,024 sockets are ready, libuv looks at no others
+MAX_STRANGERS = 1000  # of these, 20 kB each; if 1,024 sockets are ready, libuv looks at no others
 TOO_MANY = f"more than {MAX_CONNECTIONS:,} connections, or {MAX_STRANGERS:,} without a secret"
 MAX_UNANSWERED = 10  # requests of one connection
 MAX_STRANGERS_UNANSWERED = 2  # of one that has shown no secret
@@ -243,8 +243,8 @@ class Connection(asyncio.Protocol):
             self._respond, self.server.pending, parser.get_method(), self._url, self._headers
         )
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
-        self._state = State.BODY
-        self._url, self._headers = b"", {}  # trailers are collected here, and ignored
+        request.chunks_ahead = sum(one.chunks for one in self._unanswered)
+        self._state, self._url, self._headers = State.BODY, b"", {}  # for trailers, to be ignored
         self._unanswered.append(request)
         try:
             request.keeps_body = self.server.handler.admit(request)

@@ -34,7 +34,7 @@ RETRY_AFTER = 5  # seconds
 MAX_VALUE = 100  # bytes of a header; the longest that means something has 40
 MAX_ESCAPES = 1000  # of a path, as decoding takes long; an event's name has at most 800
 SHORT_CHUNK = 500  # bytes; a shorter chunk takes as much time as one of that size
-MAX_CHUNKS = 100_000  # of a body that are short
+MAX_CHUNKS = 100_000  # of the bodies of unanswered requests that are short
 MAX_STRANGERS_CHUNKS = 200  # of a body without a secret in the headers
 JSON = b"application/json"
 _PHRASES = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -66,6 +66,7 @@ class Request:
     keep_alive = True
     received = 0  # bytes of the body
     chunks = 0  # short pieces in which it came
+    chunks_ahead = 0  # of the unanswered requests before it, which may come in the same moment
     is_complete = False
     is_handled = False  # a response will follow
     secret: bytes | None = None  # the digest of one that the headers or the path have shown
@@ -114,7 +115,8 @@ class Request:
         """Count a part of the body, kept or not. Raises Refusal if it is in too many pieces."""
         self.received += len(data)
         self.chunks += len(data) < SHORT_CHUNK
-        if self.chunks > (limit := MAX_CHUNKS if self.is_known else MAX_STRANGERS_CHUNKS):
+        limit = MAX_CHUNKS if self.is_known else MAX_STRANGERS_CHUNKS
+        if self.chunks + self.chunks_ahead > limit:
             raise Refusal(413, f"the body came in more than {limit:,} short chunks")
 
     def add(self, data: bytes) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 
 from tap_autopilot.collector import raw_json
 from tap_autopilot.collector.http import MAX_HEADER_BYTES
-from tap_autopilot.collector.request import MAX_STRANGERS_CHUNKS, SHORT_CHUNK
+from tap_autopilot.collector.request import MAX_CHUNKS, MAX_STRANGERS_CHUNKS, SHORT_CHUNK
 from tests.collector.conftest import HEAD, KEY, REQUEST, Collector, Start, signature
 from tests.collector.in_memory import Sender, serve, without_waiting
 from tests.collector.test_connections import read_responses
@@ -103,6 +103,18 @@ async def test_a_body_without_a_secret_in_its_headers_has_few_short_chunks(
     sender.send(chunk % (len(KEY_IN_BODY), KEY_IN_BODY) + b"0\r\n\r\n")
     await asyncio.sleep(PATIENCE)
     assert sender.statuses == [status]
+
+
+@without_waiting
+async def test_requests_sent_ahead_share_a_limit_of_short_chunks() -> None:
+    """Ten of them, each with as many as one may have, took a second of everyone's time."""
+    sender = Sender(serve())
+    chunks = b"1\r\n{\r\n" + b"1\r\n \r\n" * (MAX_CHUNKS // 2 - 2) + b"1\r\n}\r\n0\r\n\r\n"
+    request = HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    for statuses in ([200, 200], [200, 200, 200, 200, 413]):
+        sender.send(request * (len(statuses) - len(sender.statuses)))
+        await asyncio.sleep(PATIENCE / 100)
+        assert sender.statuses == statuses
 
 
 def test_a_body_of_exactly_the_limit_is_accepted(shared: Collector) -> None:
