@@ -72,7 +72,7 @@ def first_cursors(store: Store, destinations: Sequence[Destination]) -> None:
         LOG.warning(
             "Destination %s is no longer in the settings, but the store still has its cursor, which"
             " holds up --prune. If it is gone for good, use --forget-destination; if it was"
-            " renamed, the new name starts over.",
+            " renamed, change it back, or what it has not received yet may never be sent.",
             name,
         )
 
