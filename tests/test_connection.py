@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 
 from tap_autopilot.api import body
-from tap_autopilot.api.client import Client
+from tap_autopilot.api.client import Client, Request
 from tap_autopilot.api.connection import open_session
 from tap_autopilot.api.environment import read_environment
 from tap_autopilot.api.watchdog import Watch
-from tap_autopilot.exceptions import Unreachable
+from tap_autopilot.exceptions import Retryable, Unreachable
 from tests.conftest import Tap
 from tests.lying_pager import KEY
 from tests.scripted import Scripted
@@ -290,6 +291,25 @@ def test_more_connections_make_smaller_bodies_wait(monkeypatch: pytest.MonkeyPat
             shared = api(server.url, concurrency=concurrency)
             get(Client(shared))
             assert shared.large_body.locked() is waits
+
+
+def test_a_client_that_waits_to_retry_has_forgotten_the_response(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[weakref.ref[set[str]]] = []
+    alive = []
+
+    def decode(_: bytes) -> None:
+        page: set[str] = set()
+        parsed.append(weakref.ref(page))
+        if len(parsed) == 1:
+            raise Retryable("the response is not JSON")
+
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: alive.append(parsed[0]()))
+    monkeypatch.setattr("tap_autopilot.api.client.time", clock)
+    with once(GOOD, GOOD) as server:
+        Client(api(server.url)).get(Request("/x", "/x", "contacts"), decode)
+    assert alive == [None]
 
 
 def test_a_client_that_waits_lets_others_read_large_bodies(

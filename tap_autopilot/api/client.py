@@ -171,6 +171,7 @@ class Client:
             except Oversized as problem:
                 raise RunError(f"{request}: {problem}.") from None
             except Retryable as problem:
+                problem.__traceback__ = problem.__context__ = None  # they hold the response
                 self.forget()
                 wait = retries.next_wait(problem.wait)
                 if problem.throttled:
