@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
+
+PAUSE = 0.001  # seconds between calls, once they have taken as long
 
 T = TypeVar("T")
 
@@ -39,12 +42,17 @@ class Turns(Generic[T]):
 
 
 class OneByOne:
-    """Calls, one in each turn of the event loop, so that anything else has its turn in between."""
+    """Calls, one in each turn of the event loop, so that anything else has its turn in between.
+
+    They take half of the time at most, or the writer's thread, which needs the interpreter again
+    and again in a commit, would wait for it each time.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: OrderedDict[object, Callable[[], None]] = OrderedDict()
         self._is_running = False
+        self._took = 0.0  # seconds since the last pause
 
     def add(self, caller: object, call: Callable[[], None]) -> None:
         """Make this call, the only one of its caller, when its turn comes."""
@@ -58,8 +66,14 @@ class OneByOne:
         self._waiting.pop(caller, None)
 
     def _next(self) -> None:
+        if self._took > PAUSE:
+            self._took = 0.0
+            self._loop.call_later(PAUSE, self._next)
+            return
         self._is_running = bool(self._waiting)
         if self._waiting:
             self._loop.call_soon(self._next)
             _, call = self._waiting.popitem(last=False)
+            started = time.perf_counter()
             call()
+            self._took += time.perf_counter() - started
