@@ -2,7 +2,7 @@
 
     python -m benchmarks.digests [--contacts 20000] [--rounds 5]
 
-Each night is a pair of runs over all tables of one account. On the first night everything is new.
+Each night is a pair of runs over all tables of one account. On a first night everything is new.
 """
 
 from __future__ import annotations
@@ -72,26 +72,30 @@ def main() -> None:
             found = re.search(r"http://\S+/v1", sandbox.stdout.readline())
             url = found[0] if found else ""
         folder = Path(temporary)
-        path = folder / "digests"
-        nights: list[tuple[Cost, Cost]] = []
+        path, state_file = folder / "digests", folder / "state.json"
+        firsts: list[float] = []
+        others: list[float] = []
+        more: list[float] = []
         total = 0
-        for night in range(args.rounds + 1):
+        for is_first in [True] * args.rounds + [False] * args.rounds:
+            if is_first:
+                for file in folder.glob("digests*"):
+                    file.unlink()
+                state_file.unlink(missing_ok=True)
             plain, _, _ = run(folder, url)
             ours, state, rows = run(folder, url, digests=str(path))
-            (folder / "state.json").write_text(json.dumps(state))
-            assert bool(rows) is not bool(night)
+            state_file.write_text(json.dumps(state))
+            assert bool(rows) is is_first
             total = total or rows
-            nights.append((ours, plain))
-            print(
-                f"night {night + 1}: {ours}, without digests {plain}", file=sys.stderr, flush=True
-            )
-        first, *others = [ours.seconds / plain.seconds for ours, plain in nights]
-        more = statistics.median(ours.mebibytes - plain.mebibytes for ours, plain in nights)
+            (firsts if is_first else others).append(ours.seconds / plain.seconds)
+            more.append(ours.mebibytes - plain.mebibytes)
+            which = "first" if is_first else "unchanged"
+            print(f"{which} night: {ours}, without digests {plain}", file=sys.stderr, flush=True)
         print(
             f"- a run without changes takes {statistics.median(others):.2f} times the CPU time"
-            f" (median of {len(others)}), and the first run {first:.2f} times",
+            f" (median of {args.rounds}), and the first run {statistics.median(firsts):.2f} times",
             f"- the file takes {path.stat().st_size / total:.0f} bytes per row, of {total:,} rows",
-            f"- it takes {more:.0f} MiB more memory",
+            f"- it takes {statistics.median(more):.0f} MiB more memory",
             sep="\n",
         )
         sandbox.terminate()
