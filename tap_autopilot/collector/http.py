@@ -65,8 +65,8 @@ class Server:
 
     def midway(self, but: Connection) -> Iterator[Connection]:
         """The other connections with a stranger's body that may never end, the oldest first."""
-        found = [one for one in self.connections if one.is_midway and one is not but]
-        yield from sorted(found, key=lambda one: one.deadline)
+        others = [one for one in self.connections if one.is_midway and one is not but]
+        yield from sorted(others, key=lambda one: one.deadline)
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self._state = State.IDLE
         self._last_response = b""  # a refusal, to send after the responses that are due
         self._url = b""
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: dict[bytes, list[bytes]] = {}  # joined, they would leave holes in memory
         self._header_bytes = self._header_lines = 0
         self._unparsed_bytes = 0  # of headers or trailers that are not complete
 
@@ -197,7 +197,8 @@ class Connection(asyncio.Protocol):
         Java's HttpClient sends that header with its first request, to offer HTTP/2.
         """
         del self._headers[b"upgrade"]
-        lines = b"".join(b"%s: %s\r\n" % header for header in self._headers.items())
+        headers = self._headers.items()
+        lines = b"".join(b"%s: %s\r\n" % (name, b", ".join(values)) for name, values in headers)
         version = self._parser.get_http_version().encode()
         head = b"%s %s HTTP/%s\r\n" % (self._parser.get_method(), self._url, version)
         self._parser = httptools.HttpRequestParser(self)
@@ -222,26 +223,25 @@ class Connection(asyncio.Protocol):
         """Count a header, even one that means nothing here, or follows a chunked body."""
         self._header_lines += 1
         self._header_bytes += len(name) + len(value) + 4  # ": " and the line's end
-        name, headers = name.lower(), self._headers
-        if name in HEADERS:
-            headers[name] = b"%s, %s" % (headers[name], value) if name in headers else value
+        if (name := name.lower()) in HEADERS:
+            self._headers.setdefault(name, []).append(value)
         if self._header_bytes > MAX_HEADER_BYTES or self._header_lines > MAX_HEADER_LINES:
             raise Refusal(431, TOO_MANY_HEADERS)
 
     def on_headers_complete(self) -> None:
         """Check whether the body can be accepted."""
         parser = self._parser
-        if parser.get_method() == b"CONNECT":
+        method = parser.get_method()
+        if method == b"CONNECT":
             raise Refusal(400, "this is not a proxy")
         if parser.should_upgrade():
             return
         is_stranger = self in self.server.strangers
         if len(self._unanswered) >= (MAX_STRANGERS_UNANSWERED if is_stranger else MAX_UNANSWERED):
             raise Refusal(503, "too many requests were sent ahead")
-        length = self._headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
-        request = Request(
-            self._respond, self.server.pending, parser.get_method(), self._url, self._headers
-        )
+        headers = {name: b", ".join(values) for name, values in self._headers.items()}
+        length = headers.get(b"content-length", b"").lstrip(b"0")  # int() takes 4,300 digits
+        request = Request(self._respond, self.server.pending, method, self._url, headers)
         request.keep_alive = parser.should_keep_alive() and parser.get_http_version() != "1.0"
         request.chunks_ahead = sum(one.chunks for one in self._unanswered)
         self._state, self._url, self._headers = State.BODY, b"", {}  # for trailers, to be ignored
