@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from itertools import chain
 from typing import Generic, TypeVar
 
-PAUSE = 0.001  # seconds between calls, once they have taken as long
+SHORT = 0.001  # seconds that calls may take without a pause
 
 T = TypeVar("T")
 
@@ -44,8 +44,8 @@ class Turns(Generic[T]):
 class OneByOne:
     """Calls, one in each turn of the event loop, so that anything else has its turn in between.
 
-    They take half of the time at most, or the writer's thread, which needs the interpreter again
-    and again in a commit, would wait for it each time.
+    They take half of the time at most: otherwise the writer's thread, which needs the interpreter
+    again and again in a commit, would wait for each of them, as would every new connection.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,9 +66,9 @@ class OneByOne:
         self._waiting.pop(caller, None)
 
     def _next(self) -> None:
-        if self._took > PAUSE:
+        if self._took > SHORT:
+            self._loop.call_later(self._took, self._next)
             self._took = 0.0
-            self._loop.call_later(PAUSE, self._next)
             return
         self._is_running = bool(self._waiting)
         if self._waiting:
