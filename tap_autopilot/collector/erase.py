@@ -34,6 +34,7 @@ MAX_MESSAGES = 100_000  # in memory
 MAX_VALUES = 100_000  # of an event that is decoded; in others, any id is found as text
 MAX_DECODED = 4  # an address in a URL in a URL in a URL, or in JSON in JSON
 _ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # two escapes of one character
 # Parts of a text, because unquote takes 180 bytes for each character of "%%%…".
 _QUOTED = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2}){0,999}(?:%[89abAB][0-9a-fA-F]){0,3}")
 _REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
@@ -215,7 +216,7 @@ def _readings(body: bytes) -> Iterator[str]:
     """A body as a text without the escapes of JSON, URLs and HTML, even within each other."""
     text = body.decode("utf-8", "replace")
     for _ in range(MAX_DECODED):
-        before, text = text, _ESCAPE.sub(_unescaped, text)
+        before, text = text, _PAIR.sub(_joined, _ESCAPE.sub(_unescaped, text))
         yield text.lower()
         text = _QUOTED.sub(lambda part: urllib.parse.unquote(part[0]), text)
         text = _REFERENCE.sub(lambda one: html.unescape(one[0]), text)
@@ -226,6 +227,10 @@ def _readings(body: bytes) -> Iterator[str]:
 def _unescaped(escape: re.Match[str]) -> str:
     letter = escape[1]
     return chr(int(letter[1:], 16)) if len(letter) > 1 else _SHORT.get(letter, letter)
+
+
+def _joined(pair: re.Match[str]) -> str:
+    return pair[0].encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _lowered(text: str) -> str:

@@ -77,6 +77,15 @@ def test_an_accent_may_be_a_character_of_its_own(store: Store) -> None:
         assert (done["erased"], done["others"]) == (count, 0)
 
 
+def test_a_character_may_be_two_escapes(store: Store) -> None:
+    """Even one of JSON in JSON, or one that an event has twice."""
+    who = "ada\U0001f600@example.com"
+    texts = [f"To {who}", json.dumps({"to": who}), f"{who[:4]}{who}, {who}"]
+    others = [f"To {who[4:]}", f"To x{who}", "To ada\ud83d@example.com"]
+    store.append([event({"text": text}) for text in [*texts, *others]])
+    assert erase_person(alone(store), who)["erased"] == 3
+
+
 @pytest.mark.parametrize("who", ["Strasse@example.com", "Stra\u00dfe@example.com"])
 def test_only_letter_case_makes_no_difference(database: str, store: Store, who: str) -> None:
     addresses = ["STRASSE@example.com", "STRA\u00dfE@example.com"]
