@@ -15,9 +15,8 @@ from tap_autopilot.collector.raw_json import NotJson, TooLarge
 from tap_autopilot.collector.received import DELIVERY, Received
 
 CALLS = ("track", "identify", "page", "screen", "group", "alias")
-CALLS_BY_LETTER = {
-    call[0]: call for call in CALLS
-}  # as Segment's Swift, Kotlin and browser libraries post to
+# Segment's Swift, Kotlin and browser libraries post to these.
+CALLS_BY_LETTER = {call[0]: call for call in CALLS}
 BATCHES = ("batch", "import", "b")
 MAX_KNOWN = 100  # bytes of a name to cache
 MAX_ABOUT = 2000  # hooks of a delivery whose contacts are noted; Autopilot sends one

@@ -30,12 +30,11 @@ class Metrics:
             "route",
             "status",
         )
-        self._refused_requests = (
-            self._counter(  # without labels, so that it is there before the first one
-                "rejected_requests",
-                "Requests rejected with a 4xx, whose events are lost; not those of the route "
-                f'"{OTHER}".',
-            )
+        # Without labels, so that it is there before the first one.
+        self._refused_requests = self._counter(
+            "rejected_requests",
+            "Requests rejected with a 4xx, whose events are lost; not those of the route "
+            f'"{OTHER}".',
         )
         self._received = self._counter("events_received", "Events received and committed.")
         self._by_source = self._counter(

@@ -26,7 +26,7 @@ from tap_autopilot.sandbox.options import Options
 from tap_autopilot.sandbox.pushes import Pushing
 from tap_autopilot.sandbox.server import Sandbox
 
-PATIENCE = 60.0  # seconds
+MAX_WAIT = 60.0  # seconds
 REQUESTS = 40
 WIDE = 100  # columns of the page
 SHOWN = (
@@ -138,9 +138,9 @@ def push(sandbox: Sandbox) -> bool:
     """Let the account change for a while; False if the collector did not receive every push."""
     for _ in range(REQUESTS):  # something changes before each response
         requests.get(f"{sandbox.url}/lists", headers={"autopilotapikey": KEY}, timeout=10)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + MAX_WAIT
     assert sandbox.pusher is not None
-    done = sandbox.pusher.wait(PATIENCE)
+    done = sandbox.pusher.wait(MAX_WAIT)
     while done and not all(each.outcome for each in list(sandbox.hooks.deliveries)):
         done = time.monotonic() < deadline
         time.sleep(0.02)
