@@ -38,6 +38,7 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # two escapes of one chara
 # Parts of a text, because unquote takes 180 bytes for each character of "%%%…".
 _QUOTED = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2}){0,999}(?:%[89abAB][0-9a-fA-F]){0,3}")
 _REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
+_SPACE = re.compile(r"\+(?=[^\s\"+&=?#]{0,400}%40)")  # in a query, where "+" itself is escaped
 _SHORT = dict.fromkeys("bfnrt", " ")
 
 Matches = Callable[[bytes], bool]
@@ -56,7 +57,8 @@ def erase_person(do: Do, who: str) -> dict[str, Any]:
     If it is interrupted, the next one of the same person finds the rest: the events that show this
     are erased last, and all at once.
     """
-    ids = {unicodedata.normalize(form, _lowered(who)) for form in ("NFC", "NFD")}
+    given = _lowered(who)  # which may be in neither form
+    ids = {given, *(unicodedata.normalize(form, given) for form in ("NFC", "NFD"))}
     last = do(lambda store: store.last_seq)
     evidence: set[int] = set()  # for each of the others, events that show what it is
     others: set[str] = set()  # what else names this person
@@ -218,6 +220,7 @@ def _readings(body: bytes) -> Iterator[str]:
     for _ in range(MAX_DECODED):
         before, text = text, _PAIR.sub(_joined, _ESCAPE.sub(_unescaped, text))
         yield text.lower()
+        text = _SPACE.sub(" ", text)
         text = _QUOTED.sub(lambda part: urllib.parse.unquote(part[0]), text)
         text = _REFERENCE.sub(lambda one: html.unescape(one[0]), text)
         if before == text:

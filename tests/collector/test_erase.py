@@ -31,6 +31,7 @@ ANYWHERE = [
     b'{"email": "ada@example.com", "email": "bob@example.com"}',
     b'{"a": "x\\nada\\u0040example.com."}',
     b'{"url": "https://x/?q=1&e=ada%40example.com&z"}',
+    b'{"url": "https://x/?q=Ada+Lovelace+ada%40example.com"}',
     b'{"url": "https:\\/\\/x\\/?u=https%3A%2F%2Fy%2F%3Fe%3D%2561da%2540example.com"}',
     b'{"ada@example.com": true}',
     json.dumps({"a": json.dumps({"b": json.dumps({"c": "\xe9 ada@example.com\n"})})}).encode(),
@@ -47,6 +48,7 @@ SHORT = [b'{"contact_id": ["7"]}', b'{"Person ID": 7, "email": null}', b"not JSO
 OTHERS = [
     b'{"email": "not-ada@example.com", "to": "a.ada@example.com", "x": "ada@example.com.au"}',
     b'{"url": "https://x/?e=ada%2540example.com.au&f=lada%40example.com"}',
+    b'{"url": "https://x/?e=x%2Bada%40example.com&f=x+ada@example.com"}',
     b'{"contacts": ["person_7-ada-2", "xperson_7-ada"], "n": 7, "contact_id": 77}',
     b"not JSON, 77",
 ]
@@ -84,6 +86,14 @@ def test_a_character_may_be_two_escapes(store: Store) -> None:
     others = [f"To {who[4:]}", f"To x{who}", "To ada\ud83d@example.com"]
     store.append([event({"text": text}) for text in [*texts, *others]])
     assert erase_person(alone(store), who)["erased"] == 3
+
+
+@pytest.mark.parametrize("name", ["\u1ec7", "\u0958", "\uf9e1", "\u00ea\u0323"])
+def test_an_address_is_found_as_it_is_given(store: Store, name: str) -> None:
+    """Some characters are in neither of the two normal forms."""
+    who = f"{name}@example.com"
+    store.append([event({"email": who}), event({"text": f"To {who}"})])
+    assert erase_person(alone(store), who)["erased"] == 2
 
 
 @pytest.mark.parametrize("who", ["Strasse@example.com", "Stra\u00dfe@example.com"])
