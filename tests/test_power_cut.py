@@ -143,6 +143,7 @@ def test_what_a_collector_acknowledged_outlives_a_power_cut(library: Path, tmp_p
     process.wait()
     process.stdout.close()
     collector.database = str(synced / "events.db")
+    (synced / "events.db-journal").unlink()  # as in the folder, which was synced
     SqliteStore(collector.database).close()  # as the next start does
     events = collector.events()
     assert [event.seq for event in events] == list(range(1, 61))

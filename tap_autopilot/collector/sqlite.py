@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +204,8 @@ class SqliteStore(Store):
 
     def close(self) -> None:
         """Close the file, then release the lock."""
+        with suppress(sqlite3.Error):  # as on a full disk
+            self._connection.execute(sqlite_file.CLOSED)
         self._connection.close()
         os.close(self._lock)
 

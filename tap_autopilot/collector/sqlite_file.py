@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
 import time
@@ -20,6 +21,8 @@ from tap_autopilot.collector.upgrade import sqlite_from_1
 from tap_autopilot.exceptions import RunError, UserError
 from tap_autopilot.files import BESIDE, check_owners, open_or_create
 
+LOG = logging.getLogger(__name__)
+
 APPLICATION_ID = 0x41504556  # "APEV" in the file's header
 CHECKPOINT_PAGES = 4000
 MAX_WAL = 32 * 2**20  # bytes that the WAL keeps on disk once it has been checkpointed
@@ -28,6 +31,9 @@ LOOK_EVERY = 0.05  # seconds, at a lock
 WAIT_FOR_LOCKS = 5.0  # seconds, with locks inside the file
 # Or what was pruned stays on the disk, beside other rows of its page, when its person is erased.
 SECURE_DELETE = "PRAGMA secure_delete = FAST"
+# A table that is there while the store is open, and after a kill.
+OPENED = "CREATE TABLE IF NOT EXISTS opened (at)"
+CLOSED = "DROP TABLE IF EXISTS opened"
 WAITING = 0x4000_0200  # the byte that a waiting collector locks, after all that SQLite locks
 NOT_IN_FORMAT_1 = f"""
 {sqlite_seen.TABLES}
@@ -201,6 +207,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
     """The id of the store, which is created if the file is empty, and upgraded if it is older."""
+    has_wal = wal(path).exists()  # before the first statement creates it
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -219,6 +226,14 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute(SECURE_DELETE)
     connection.execute(PROBE)  # creates the WAL file
+    if not has_wal and connection.execute("PRAGMA table_info(opened)").fetchone():
+        LOG.warning(
+            "The store %s was not closed properly, but there is no %s: if it was moved or copied"
+            " without that file, its newest events are missing.",
+            path, wal(path).name,
+        )  # fmt: skip
+    connection.execute(OPENED)
+    connection.execute("PRAGMA wal_checkpoint")  # so that even a copy without the WAL shows it
     return store_id(connection, str(path))
 
 

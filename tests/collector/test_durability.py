@@ -278,7 +278,7 @@ def test_the_response_comes_after_write_and_fsync(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
 @pytest.mark.parametrize(
-    "fault", ["fdatasync,fsync:error=EIO:when=30+", "pwrite64:error=EIO:when=80+"]
+    "fault", ["fdatasync,fsync:error=EIO:when=30+", "pwrite64:error=EIO:when=130+"]
 )
 def test_an_io_error_ends_it_before_anything_more_is_acknowledged(
     tmp_path: Path, fault: str

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from tap_autopilot.collector import postgres, sqlite_file, summary
+from tap_autopilot.collector.backup import backup
 from tap_autopilot.collector.commands import erase
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import FORMAT
@@ -197,6 +198,28 @@ def test_no_store_replaces_one_whose_newest_events_are_left(database: str, tmp_p
     moved.rename(tmp_path / "left.db")
     with closing(SqliteStore(str(tmp_path / "left.db"))) as again:
         assert again.last_seq == 1
+
+
+def test_a_copy_without_the_newest_events_is_noticed(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even one made right after the start, as after a kill; but no backup, and not after the end."""
+    copy, backed_up = str(tmp_path / "copy.db"), str(tmp_path / "backup.db")
+    store = SqliteStore(database)
+    shutil.copy(database, copy)
+    store.append([event()])
+    backup(database, backed_up)
+    for file in tmp_path.glob("events.db*"):
+        shutil.copy(file, tmp_path / file.name.replace("events", "killed"))
+    store.close()
+    for path in (database, backed_up, str(tmp_path / "killed.db")):
+        with closing(SqliteStore(path)) as again:
+            assert again.last_seq == 1
+    assert not caplog.messages
+    for _ in range(2):
+        SqliteStore(copy).close()
+    (message,) = caplog.messages
+    assert f"The store {copy} was not closed properly, but there is no copy.db-wal" in message
 
 
 def test_a_store_is_not_mounted_without_its_folder(
