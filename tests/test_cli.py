@@ -267,7 +267,7 @@ def test_a_pipe_is_read_to_its_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "odd", ["/proc/self/mem", "/dev/zero", "/", "/dev/null/digests", "no/such"]
+    "odd", ["/proc/self/mem", "/dev/zero", "/", "/dev/null/digests", "no/such", "n" * 300]
 )
 def test_digests_that_cannot_be_a_file_are_one_line(tap: Tap, odd: str) -> None:
     run = check(tap.call(digests=odd))
