@@ -154,6 +154,15 @@ def test_the_documented_proxies_log_no_urls() -> None:
     assert re.match(r"\{\n +log \{\n +exclude http\s", caddy[1])
 
 
+def test_the_documented_nginx_limits_what_an_address_may_hold() -> None:
+    """Or a thousand requests that never end take all of its files."""
+    page = (DOCS / "collector.md").read_text()
+    zone = re.search(r"^limit_conn_zone \$binary_remote_addr zone=(\w+):", page, re.MULTILINE)
+    assert zone is not None
+    assert f"limit_conn {zone[1]} " in page
+    assert "worker_rlimit_nofile" in page
+
+
 def test_the_tree_of_exceptions_is_complete() -> None:
     for module in pkgutil.walk_packages(tap_autopilot.__path__, "tap_autopilot."):
         if not module.name.startswith("tap_autopilot.sandbox") and "__main__" not in module.name:
