@@ -38,7 +38,6 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # two escapes of one chara
 # Parts of a text, because unquote takes 180 bytes for each character of "%%%…".
 _QUOTED = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2}){0,999}(?:%[89abAB][0-9a-fA-F]){0,3}")
 _REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
-_SPACE = re.compile(r"\+(?=[^\s\"+&=?#]{0,400}%40)")  # in a query, where "+" itself is escaped
 _SHORT = dict.fromkeys("bfnrt", " ")
 
 Matches = Callable[[bytes], bool]
@@ -220,7 +219,6 @@ def _readings(body: bytes) -> Iterator[str]:
     for _ in range(MAX_DECODED):
         before, text = text, _PAIR.sub(_joined, _ESCAPE.sub(_unescaped, text))
         yield text.lower()
-        text = _SPACE.sub(" ", text)
         text = _QUOTED.sub(lambda part: urllib.parse.unquote(part[0]), text)
         text = _REFERENCE.sub(lambda one: html.unescape(one[0]), text)
         if before == text:

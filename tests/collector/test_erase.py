@@ -31,7 +31,6 @@ ANYWHERE = [
     b'{"email": "ada@example.com", "email": "bob@example.com"}',
     b'{"a": "x\\nada\\u0040example.com."}',
     b'{"url": "https://x/?q=1&e=ada%40example.com&z"}',
-    b'{"url": "https://x/?q=Ada+Lovelace+ada%40example.com"}',
     b'{"url": "https:\\/\\/x\\/?u=https%3A%2F%2Fy%2F%3Fe%3D%2561da%2540example.com"}',
     b'{"ada@example.com": true}',
     json.dumps({"a": json.dumps({"b": json.dumps({"c": "\xe9 ada@example.com\n"})})}).encode(),
@@ -48,7 +47,7 @@ SHORT = [b'{"contact_id": ["7"]}', b'{"Person ID": 7, "email": null}', b"not JSO
 OTHERS = [
     b'{"email": "not-ada@example.com", "to": "a.ada@example.com", "x": "ada@example.com.au"}',
     b'{"url": "https://x/?e=ada%2540example.com.au&f=lada%40example.com"}',
-    b'{"url": "https://x/?e=x%2Bada%40example.com&f=x+ada@example.com"}',
+    b'{"url": "https://x/?e=x%2Bada%40example.com&f=x+ada%40example.com&g=x+ada%2540example.com"}',
     b'{"contacts": ["person_7-ada-2", "xperson_7-ada"], "n": 7, "contact_id": 77}',
     b"not JSON, 77",
 ]
@@ -86,6 +85,15 @@ def test_a_character_may_be_two_escapes(store: Store) -> None:
     others = [f"To {who[4:]}", f"To x{who}", "To ada\ud83d@example.com"]
     store.append([event({"text": text}) for text in [*texts, *others]])
     assert erase_person(alone(store), who)["erased"] == 3
+
+
+@pytest.mark.parametrize("sign", ["@", "%40", "%2540"])
+def test_a_plus_may_be_part_of_an_address(store: Store, sign: str) -> None:
+    """Even in a URL, where not everyone escapes it."""
+    urls = [f"https://x/{start}ada+news{sign}example.com" for start in ("?e=", "off/", "?q=Ada+")]
+    store.append([event({"url": url}) for url in urls])
+    assert erase_person(alone(store), "ada+news@example.com")["erased"] == 2
+    assert erase_person(alone(store), "news@example.com")["erased"] == 0
 
 
 @pytest.mark.parametrize("name", ["\u1ec7", "\u0958", "\uf9e1", "\u00ea\u0323"])
