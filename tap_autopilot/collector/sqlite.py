@@ -24,7 +24,7 @@ from tap_autopilot.collector.received import (
     row_of,
     source_route_name,
 )
-from tap_autopilot.collector.shared_sql import ADD_TO_KIND, COUNT_PRUNED, WIPE
+from tap_autopilot.collector.shared_sql import ADD_TO_KIND, COUNT_PRUNED, PROBE, WIPE
 from tap_autopilot.collector.sqlite_seen import Seen, insert
 from tap_autopilot.collector.store import SWEEP_SLICE, Reduced, Store, StoreLost, Unavailable
 from tap_autopilot.exceptions import UserError
@@ -168,6 +168,7 @@ class SqliteStore(Store):
             ((is_busy, _, _),) = self._query("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             self._query(f"PRAGMA busy_timeout = {sqlite_file.WAIT_FOR_LOCKS * 1000:.0f}")
+        self._query(PROBE)  # or an empty WAL would look, after a kill, as if it was lost
         return not is_busy
 
     def release(self) -> int:

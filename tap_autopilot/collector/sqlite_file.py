@@ -207,7 +207,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
     """The id of the store, which is created if the file is empty, and upgraded if it is older."""
-    has_wal = wal(path).exists()  # before the first statement creates it
+    has_wal = _bytes(wal(path)) > 0  # before the first statement; a reader may have created it
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")

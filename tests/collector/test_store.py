@@ -216,10 +216,26 @@ def test_a_copy_without_the_newest_events_is_noticed(
         with closing(SqliteStore(path)) as again:
             assert again.last_seq == 1
     assert not caplog.messages
+    with open_reader(copy):  # creates an empty one
+        pass
     for _ in range(2):
         SqliteStore(copy).close()
     (message,) = caplog.messages
     assert f"The store {copy} was not closed properly, but there is no copy.db-wal" in message
+
+
+def test_an_erasure_leaves_a_wal_that_shows_a_copy_is_whole(
+    database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a kill; to erase it from the disk, the WAL is emptied."""
+    with closing(SqliteStore(database)) as store:
+        store.append([event()])
+        store.begin_wipe()
+        assert store.end_wipe()
+        for file in tmp_path.glob("events.db*"):
+            shutil.copy(file, tmp_path / file.name.replace("events", "killed"))
+    SqliteStore(str(tmp_path / "killed.db")).close()
+    assert not caplog.messages
 
 
 def test_a_store_is_not_mounted_without_its_folder(
