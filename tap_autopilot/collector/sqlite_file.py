@@ -229,7 +229,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     if not has_wal and connection.execute("PRAGMA table_info(opened)").fetchone():
         LOG.warning(
             "The store %s was not closed properly, but there is no %s: if it was moved or copied"
-            " without that file, its newest events are missing.",
+            " without that file, its newest events are missing. Do not add it now: that would"
+            " damage the store.",
             path, wal(path).name,
         )  # fmt: skip
     connection.execute(OPENED)

@@ -222,6 +222,7 @@ def test_a_copy_without_the_newest_events_is_noticed(
         SqliteStore(copy).close()
     (message,) = caplog.messages
     assert f"The store {copy} was not closed properly, but there is no copy.db-wal" in message
+    assert "Do not add it now" in message
 
 
 def test_an_erasure_leaves_a_wal_that_shows_a_copy_is_whole(
