@@ -208,6 +208,7 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
     """The id of the store, which is created if the file is empty, and upgraded if it is older."""
     has_wal = _bytes(wal(path)) > 0  # before the first statement; a reader may have created it
+    connection.execute(SECURE_DELETE)  # first, because an upgrade deletes, too
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL")
@@ -224,7 +225,6 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    connection.execute(SECURE_DELETE)
     connection.execute(PROBE)  # creates the WAL file
     if not has_wal and connection.execute("PRAGMA table_info(opened)").fetchone():
         LOG.warning(
@@ -233,8 +233,9 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
             " damage the store.",
             path, wal(path).name,
         )  # fmt: skip
-    connection.execute(OPENED)
-    connection.execute("PRAGMA wal_checkpoint")  # so that even a copy without the WAL shows it
+    with contextlib.suppress(sqlite3.OperationalError):  # on a full disk
+        connection.execute(OPENED)
+        connection.execute("PRAGMA wal_checkpoint")  # so that even a copy without the WAL shows it
     return store_id(connection, str(path))
 
 

@@ -225,6 +225,15 @@ def test_a_copy_without_the_newest_events_is_noticed(
     assert "Do not add it now" in message
 
 
+def test_a_store_that_cannot_be_marked_as_open_opens_all_the_same(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a full disk, if its WAL still has room."""
+    monkeypatch.setattr(sqlite_file, "OPENED", "SELECT no_such_function()")
+    with closing(SqliteStore(database)) as store:
+        assert store.append([event()]) == 1
+
+
 def test_an_erasure_leaves_a_wal_that_shows_a_copy_is_whole(
     database: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
