@@ -216,7 +216,7 @@ def test_a_copy_without_the_newest_events_is_noticed(
         with closing(SqliteStore(path)) as again:
             assert again.last_seq == 1
     assert not caplog.messages
-    with open_reader(copy):  # creates an empty one
+    with open_reader(copy):  # which creates an empty WAL
         pass
     for _ in range(2):
         SqliteStore(copy).close()
