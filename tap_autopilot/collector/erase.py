@@ -39,6 +39,7 @@ _PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")  # two escapes of one chara
 _QUOTED = re.compile(r"%[0-9a-fA-F]{2}(?:%[0-9a-fA-F]{2}){0,999}(?:%[89abAB][0-9a-fA-F]){0,3}")
 _REFERENCE = re.compile(r"&#?[0-9a-zA-Z]{1,9};")  # html would take one of any length
 _SHORT = dict.fromkeys("bfnrt", " ")
+_LATIN = r"[^\W\u0370-\u1dff\u1f00-\U0010ffff]"  # a letter or digit, or "_"
 
 Matches = Callable[[bytes], bool]
 
@@ -199,10 +200,12 @@ def _matching(ids: set[str], others: set[str]) -> Matches:
 def _whole(name: str) -> re.Pattern[str]:
     """Finds an address or id in a text, but not as a part of a longer one.
 
-    What precedes it is checked last, since a pattern that begins with a plain text is fast.
+    It ends where another script begins: Korean, Hebrew, and others put words right beside it. What
+    precedes it is checked last, since a pattern that begins with a plain text is fast.
     """
     text = re.escape(name)
-    return re.compile(rf"{text}(?!\w|[.-]\w)(?<!\w{text})(?<!\w[.+-]{text})")
+    before, after = (_LATIN if re.match(_LATIN, end) else r"\w" for end in (name[0], name[-1]))
+    return re.compile(rf"{text}(?!{after}|[.-]{after})(?<!{before}{text})(?<!{before}[.+-]{text})")
 
 
 def _may_match(body: bytes, ids: Collection[str]) -> bool:
@@ -260,8 +263,10 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
             rest += [(name, inner) for inner in value]
         elif isinstance(value, tuple):
             rest += [(plain(name[:MAX_LENGTH]), inner) for name, inner in value]
-        elif name in _NAMES and value not in (None, "") and len(str(value)) <= MAX_LENGTH:
-            yield name, _lowered(str(value))
+        elif name in _NAMES and value is not None:
+            who = _lowered(str(value))
+            if 0 < len(who) <= MAX_LENGTH:
+                yield name, who
 
 
 def _people(named: Sequence[tuple[str, str]]) -> tuple[set[str], set[str]]:

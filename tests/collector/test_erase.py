@@ -26,6 +26,7 @@ from tests.collector.conftest import NOW, event
 
 ANYWHERE = [
     b'{"email": ["ada@example.com"]}',
+    b'{"email": "ada@example.com", "contact_id": " "}',
     b'{"Email Address": "ADA@EXAMPLE.COM", "e-mail": 1}',
     b'{"to": {"email": null, "value": "Ada <ada@example.com>"}}',
     b'{"email": "ada@example.com", "email": "bob@example.com"}',
@@ -85,6 +86,21 @@ def test_a_character_may_be_two_escapes(store: Store) -> None:
     others = [f"To {who[4:]}", f"To x{who}", "To ada\ud83d@example.com"]
     store.append([event({"text": text}) for text in [*texts, *others]])
     assert erase_person(alone(store), who)["erased"] == 3
+
+
+def test_words_may_be_right_beside_an_address(store: Store) -> None:
+    """As Korean, Japanese, Thai, and Hebrew have it; but it may be part of a longer one."""
+    texts = [
+        "%s\uc73c\ub85c",
+        "\u5b9b\u5148\u306f%s\u3067\u3059",
+        "\u0e16\u0e36\u0e07%s",
+        "\u05dc-%s",
+    ]
+    others = ["\u00e9%s", "%s.\u1ebd", "\u1e25-%s", "%s\u00e9"]
+    store.append([event({"text": text % "ada@example.com"}) for text in texts + others])
+    assert erase_person(alone(store), "ada@example.com")["erased"] == len(texts)
+    store.append([event({"text": "\u043e\u0430\u0434\u0430@example.com"})])
+    assert erase_person(alone(store), "\u0430\u0434\u0430@example.com")["erased"] == 0
 
 
 @pytest.mark.parametrize("sign", ["@", "%40", "%2540"])
