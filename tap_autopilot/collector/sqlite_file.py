@@ -34,6 +34,11 @@ SECURE_DELETE = "PRAGMA secure_delete = FAST"
 # A table that is there while the store is open, and after a kill.
 OPENED = "CREATE TABLE IF NOT EXISTS opened (at)"
 CLOSED = "DROP TABLE IF EXISTS opened"
+# Numbers that only grow, the second each time that a store is opened or closed.
+AGE = """
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), schema_version
+FROM pragma_schema_version
+"""
 WAITING = 0x4000_0200  # the byte that a waiting collector locks, after all that SQLite locks
 NOT_IN_FORMAT_1 = f"""
 {sqlite_seen.TABLES}
@@ -208,6 +213,8 @@ def open_for_writing(path: Path) -> sqlite3.Connection:
 def prepare(connection: sqlite3.Connection, path: Path) -> str:
     """The id of the store, which is created if the file is empty, and upgraded if it is older."""
     has_wal = _bytes(wal(path)) > 0  # before the first statement; a reader may have created it
+    if has_wal:
+        _check_wal(path)
     connection.execute(SECURE_DELETE)  # first, because an upgrade deletes, too
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -239,6 +246,34 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     return store_id(connection, str(path))
 
 
+def _check_wal(path: Path) -> None:
+    """Raise UserError if the WAL is from another copy of the file, such as an earlier one.
+
+    To be called by its only writer, before the first statement, which would begin to mix them.
+    """
+    try:
+        alone = _age(path, "&immutable=1")
+    except sqlite3.Error:  # as after a kill during a checkpoint
+        return
+    try:
+        if all(now >= before for before, now in zip(alone, _age(path), strict=True)):
+            return
+    except sqlite3.OperationalError:  # the first statement will say so
+        return
+    except sqlite3.DatabaseError:  # pages of two copies make no database
+        pass
+    raise UserError(
+        f"The store {path} does not match {wal(path)}, which must be from another copy of it, and"
+        " would damage it. Move that file away, and keep it until all is well."
+    )
+
+
+def _age(path: Path, options: str = "") -> tuple[int, ...]:
+    address = f"{_read_only(path)}{options}"
+    with contextlib.closing(sqlite3.connect(address, uri=True)) as connection:
+        return tuple(connection.execute(AGE).fetchone())
+
+
 def wal(database: str | Path) -> Path:
     """Its file of recent changes. If a link leads to the database, that is where this is."""
     return Path(f"{os.path.realpath(database)}-wal")
@@ -267,7 +302,7 @@ def open_read_only(database: str) -> sqlite3.Connection:
     check_owners(database)
     _check_mount(database)
     seen = _look_at(database)
-    address = f"file:{urllib.parse.quote(str(Path(database).absolute()))}?mode=ro"
+    address = _read_only(Path(database))
     try:
         connection = sqlite3.connect(
             address, uri=True, isolation_level=None, check_same_thread=False, timeout=WAIT_FOR_LOCKS
@@ -299,6 +334,10 @@ def open_read_only(database: str) -> sqlite3.Connection:
     except sqlite3.DatabaseError:
         pass  # the check that follows reports it
     return connection
+
+
+def _read_only(path: Path) -> str:
+    return f"file:{urllib.parse.quote(str(path.absolute()))}?mode=ro"
 
 
 def check(connection: sqlite3.Connection, database: str, oldest: int = FORMAT) -> int:

@@ -225,6 +225,40 @@ def test_a_copy_without_the_newest_events_is_noticed(
     assert "Do not add it now" in message
 
 
+@pytest.mark.parametrize("later", [0, 1, 3000])
+def test_a_wal_of_an_earlier_copy_is_not_mixed_in(
+    database: str, tmp_path: Path, later: int
+) -> None:
+    """As after copying a folder twice, to another machine, with the collector stopped in between."""
+    copy = tmp_path / "copy" / "events.db"
+    copy.parent.mkdir()
+    with closing(SqliteStore(database)) as store:
+        store.append([event({"n": number}) for number in range(100)])
+        for file in tmp_path.glob("events.db*"):
+            shutil.copy(file, copy.parent)
+        for start in range(0, later, 500):
+            store.append([event({"later": start + number}) for number in range(min(later, 500))])
+    shutil.copy(database, copy)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"does not match .*-wal.* Move that file away"):
+            SqliteStore(str(copy))
+    assert copy.read_bytes() == Path(database).read_bytes()
+    sqlite_file.wal(copy).unlink()
+    with closing(SqliteStore(str(copy))) as moved:
+        assert moved.last_seq == 100 + later
+
+
+def test_a_wal_is_not_mixed_into_an_earlier_backup(database: str, tmp_path: Path) -> None:
+    with closing(SqliteStore(database)) as store:
+        store.append([event({"n": number}) for number in range(100)])
+        backed_up = tmp_path / "backup.db"
+        backup(database, str(backed_up))
+        store.append([event({"later": number}) for number in range(1000)])
+        shutil.copy(sqlite_file.wal(database), sqlite_file.wal(backed_up))
+    with pytest.raises(UserError, match="Move that file away"):
+        SqliteStore(str(backed_up))
+
+
 def test_a_store_that_cannot_be_marked_as_open_opens_all_the_same(
     database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
