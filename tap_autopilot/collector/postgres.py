@@ -111,6 +111,7 @@ class PostgresStore(Store):
                 self._connection.execute(sql.SCHEMA)
                 UPGRADES[version](self._connection)
             self._connection.execute(PROBE)  # or it would start without permission to write
+            self._connection.execute(sql.ADVANCE)
             self._connection.commit()
         except psycopg.Error as problem:
             raise UserError(
@@ -172,6 +173,7 @@ class PostgresStore(Store):
 
         A failed commit may have taken effect all the same, see `Unavailable`.
         """
+        is_new = self._connection is None  # and maybe of another server
         try:
             connection = self._connection or _connect(self._database, FOR_WRITING)
         except UserError as problem:
@@ -179,6 +181,9 @@ class PostgresStore(Store):
         self._connection = connection
         try:
             with connection.transaction():
+                if is_new:
+                    connection.execute(sql.TAKE_LOCK, (LOCK,))
+                    connection.execute(sql.ADVANCE)
                 yield connection
         except psycopg.Error as problem:
             connection.close()

@@ -199,6 +199,52 @@ def test_numbers_do_not_run_out(database: str, store: PostgresStore) -> None:
         assert reader.stats()["pruned"] == 2
 
 
+RESET = """
+SET search_path = autopilot_collector;
+ALTER TABLE events ALTER seq RESTART; ALTER TABLE kinds ALTER id RESTART;
+ALTER TABLE messages ALTER id RESTART
+"""
+
+
+@pytest.mark.parametrize("is_restarted", [True, False])
+def test_numbers_go_on_in_a_copy_by_replication(
+    database: str, store: PostgresStore, is_restarted: bool
+) -> None:
+    """It has the rows, but its sequences begin anew; those who read on would miss new events."""
+    opened = {"properties": {"email_id": "m"}}
+    store.append([event(opened, name=f"{number}") for number in range(5)])
+    prune_range(alone(store), 0, 5, lambda one: remains(one.source, one.body))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(RESET)
+        if not is_restarted:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            with pytest.raises(Unavailable):
+                store.append([event()])
+    copy = PostgresStore(database) if is_restarted else store
+    with closing(copy), open_reader(database) as reader:
+        copy.append([event({"properties": {"email_id": "n"}}, name="new")])
+        assert [one.seq for one in reader.read(5, 9)] == [6]
+        prune_range(alone(copy), 0, 6, lambda one: remains(one.source, one.body))
+        assert reader.stats()["pruned"] == 6
+
+
+def test_who_may_only_write_rows_needs_no_more(database: str, store: PostgresStore) -> None:
+    store.append([event()])
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE ROLE writer LOGIN")
+        connection.execute("GRANT USAGE ON SCHEMA autopilot_collector TO writer")
+        connection.execute(
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA autopilot_collector"
+            " TO writer"
+        )
+    with closing(PostgresStore(database.replace("://postgres:", "://writer:"))) as writer:
+        writer.append([event()])
+        assert writer.last_seq == 2
+
+
 def test_a_database_that_goes_away_and_comes_back(
     server: str, database: str, tmp_path: Path
 ) -> None:
