@@ -155,12 +155,13 @@ def test_the_documented_proxies_log_no_urls() -> None:
 
 
 def test_the_documented_nginx_limits_what_an_address_may_hold() -> None:
-    """Or a thousand requests that never end take all of its files."""
+    """Or a thousand requests that never end take all of its files, and their bodies the disk."""
     page = (DOCS / "collector.md").read_text()
     zone = re.search(r"^limit_conn_zone \$binary_remote_addr zone=(\w+):", page, re.MULTILINE)
     assert zone is not None
     assert f"limit_conn {zone[1]} " in page
-    assert "worker_rlimit_nofile" in page
+    for setting in ("worker_rlimit_nofile ", "send_timeout ", "proxy_request_buffering off;"):
+        assert setting in page
 
 
 def test_the_tree_of_exceptions_is_complete() -> None:
