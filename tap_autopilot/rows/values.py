@@ -250,5 +250,7 @@ def shallow(value: Any) -> Any:
     for level in range(deepest - (deepest - MAX_NESTED) % AT_ONCE, MAX_NESTED - 1, -AT_ONCE):
         for parent, key in levels[level]:
             if parent[key].__class__ in (dict, list):
-                parent[key] = as_json(parent[key])
+                text = _JSON.encode(parent[key])
+                # Text within text would double its backslashes each time.
+                parent[key] = text.decode() if level == MAX_NESTED else msgspec.Raw(text)
     return box[0]
