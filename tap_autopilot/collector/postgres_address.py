@@ -44,9 +44,11 @@ def check_address(database: str) -> None:
         if option.val is not None
     }
     whole = {**default, **given}
-    names, addresses = (str(whole.get(option) or "").split(",") for option in ("host", "hostaddr"))
-    if any("@" in name[1:] for name in names):  # a piece of the password
-        raise _invalid(database)
+    names, addresses, ports = (
+        str(whole.get(option) or "").split(",") for option in ("host", "hostaddr", "port")
+    )
+    if any("@" in name[1:] for name in names) or re.search(r"\D", "".join(ports)):
+        raise _invalid(database)  # a piece of the password
     hosts = [address or name for name, address in zip_longest(names, addresses, fillvalue="")]
     is_here = all(map(_is_this_machine, hosts)) and not whole.get("service")
     # The file that defines a service overrides libpq's environment variables.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
@@ -239,14 +240,20 @@ def check_format(version: int, name: str, oldest: int = FORMAT) -> None:
         )
 
 
+_HOST = r"(?:\[[^]]*\]|[\w.%-]*)(?::\d*)?"
+# Anything else may be a password, such as one whose @ is escaped, too.
+_PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[\w.%-]*)?")
+
+
 def shown(database: str) -> str:
     """The database without user, password and parameters, for messages."""
     if not database.startswith(POSTGRES):
         return database
     scheme, _, rest = database.partition("://")
     place, _, parameters = rest.partition("?")
+    name = place.rpartition("@")[2]
     # An @ after that is a piece of a password, or ends one that contains a question mark.
-    return f"{scheme}://{'…' if '@' in parameters else place.rpartition('@')[2]}"
+    return f"{scheme}://{name if '@' not in parameters and _PLACE.fullmatch(name) else '…'}"
 
 
 def _time(milliseconds: int) -> str:
