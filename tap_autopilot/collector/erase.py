@@ -205,6 +205,8 @@ def _whole(name: str) -> re.Pattern[str]:
     """
     text = re.escape(name)
     before, after = (_LATIN if re.match(_LATIN, end) else r"\w" for end in (name[0], name[-1]))
+    if "@" in name:
+        after = f"(?!_){after}"  # which is in no domain
     return re.compile(rf"{text}(?!{after}|[.-]{after})(?<!{before}{text})(?<!{before}[.+-]{text})")
 
 

@@ -27,6 +27,7 @@ from tests.collector.conftest import NOW, event
 ANYWHERE = [
     b'{"email": ["ada@example.com"]}',
     b'{"email": "ada@example.com", "contact_id": " "}',
+    b'{"key": "ada@example.com_1700000000"}',
     b'{"Email Address": "ADA@EXAMPLE.COM", "e-mail": 1}',
     b'{"to": {"email": null, "value": "Ada <ada@example.com>"}}',
     b'{"email": "ada@example.com", "email": "bob@example.com"}',
