@@ -166,7 +166,7 @@ SCANNED = {
     "webhook": b"[%s]" % b",".join([b'{"messageId":%s,"writeKey":"k","a":%s}' % (ODD, ODD)] * 50),
     "hook": b'{"event":%s}' % ODD,
     "activity": b"[%s]" % b",".join([b'{"event":"e","a":%s}' % ODD] * 50),
-    "batch, nested": b'{"batch":[{"writeKey":1,"a":%s%s}]}' % (b"[" * 9000, b"]" * 9000),
+    "batch, nested": b'{"batch":[{"writeKey":1,"a":%s%s}]}' % (b"[" * 99_000, b"]" * 99_000),
 }
 
 
@@ -290,6 +290,7 @@ class Slow:
         def run() -> Contents:
             self.order.append(name)
             self.go.wait(PATIENCE)
+            time.sleep(0.01)  # so that no thread gets far ahead of the other
             return Contents([])
 
         return run
