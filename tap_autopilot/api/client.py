@@ -168,28 +168,30 @@ class Client:
         while True:
             try:
                 response = _decoded(self._follow(request, retries.deadline(sent)), decode)
-            except Oversized as problem:
-                raise RunError(f"{request}: {problem}.") from None
-            except Retryable as problem:
-                problem.__traceback__ = problem.__context__ = None  # they hold the response
-                self.forget()
-                wait = retries.next_wait(problem.wait)
-                if problem.throttled:
-                    pause = wait if wait and problem.wait else 0.0
-                    self._count(request, throttled=self._api.pacer.throttle(sent, pause))
-                if wait is None:
-                    raise self._failure(request, problem, started) from None
-                self._count(request, retries=1)
-                level = logging.INFO if problem.throttled else logging.WARNING
-                LOG.log(
-                    level, "%s: %s; retrying in %.1f s.", request, problem, max(wait, 0.1),
-                    extra={"is_live": problem.throttled},
-                )  # fmt: skip
-                time.sleep(wait)
+            except Oversized as found:
+                raise RunError(f"{request}: {found}.") from None
+            except Retryable as found:
+                found.__traceback__ = found.__context__ = None  # they hold the response
+                problem = found
             else:
                 self._api.pacer.note_success()
                 self._api.last_response = time.monotonic()
                 return response
+            # Not until here, because before Python 3.11, an `except` holds the traceback, too.
+            self.forget()
+            wait = retries.next_wait(problem.wait)
+            if problem.throttled:
+                pause = wait if wait and problem.wait else 0.0
+                self._count(request, throttled=self._api.pacer.throttle(sent, pause))
+            if wait is None:
+                raise self._failure(request, problem, started)
+            self._count(request, retries=1)
+            level = logging.INFO if problem.throttled else logging.WARNING
+            LOG.log(
+                level, "%s: %s; retrying in %.1f s.", request, problem, max(wait, 0.1),
+                extra={"is_live": problem.throttled},
+            )  # fmt: skip
+            time.sleep(wait)
             sent = self._api.pacer.wait(math.inf)
 
     def _failure(self, request: Request, problem: Retryable, started: float) -> RunError:
