@@ -13,7 +13,7 @@ from pathlib import Path
 from tap_autopilot.arguments import shown_file
 from tap_autopilot.collector.database import open_reader
 from tap_autopilot.collector.reader import POSTGRES
-from tap_autopilot.collector.sqlite_file import CLOSED, is_outdated, open_read_only, sync
+from tap_autopilot.collector.sqlite_file import CLOSED, PART, is_outdated, open_read_only, sync
 from tap_autopilot.exceptions import RunError, UserError
 
 
@@ -63,3 +63,4 @@ def _copy(database: str, draft: Path) -> None:
             raise sqlite3.OperationalError("a collector started meanwhile; run it again")
     with closing(sqlite3.connect(draft, isolation_level=None)) as copy:
         copy.execute(CLOSED)
+        copy.execute(PART)

@@ -127,7 +127,7 @@ class OpenStore(ABC):
 
     @property
     def probed(self) -> int:
-        """How many times a collector has tested the store with a write."""
+        """A number that grows with each test of the store with a write."""
         return int(self._query("SELECT probed FROM store")[0][0])
 
     def cursors(self) -> dict[str, Cursor]:

@@ -179,6 +179,7 @@ class SqliteStore(Store):
                 self._connection.executescript(f"PRAGMA incremental_vacuum({RELEASE_PAGES})")
             except sqlite3.Error as problem:
                 raise self._trouble(problem) from None
+            self._execute()  # which counts, see sqlite_file.AGE
         return pages - self._pages()
 
     def _pages(self) -> int:
@@ -206,6 +207,7 @@ class SqliteStore(Store):
     def close(self) -> None:
         """Close the file, then release the lock."""
         with suppress(sqlite3.Error):  # as on a full disk
+            self._connection.execute(PROBE)
             self._connection.execute(sqlite_file.CLOSED)
         self._connection.close()
         os.close(self._lock)
@@ -233,6 +235,7 @@ class SqliteStore(Store):
         """
         try:
             self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.execute(PROBE)  # see sqlite_file.AGE
             yield
             self._connection.execute("COMMIT")
         except sqlite3.Error as problem:

@@ -34,11 +34,12 @@ SECURE_DELETE = "PRAGMA secure_delete = FAST"
 # A table that is there while the store is open, and after a kill.
 OPENED = "CREATE TABLE IF NOT EXISTS opened (at)"
 CLOSED = "DROP TABLE IF EXISTS opened"
-# Numbers that only grow, the second each time that a store is opened or closed.
+# Numbers that only grow: with each transaction, so that any WAL has the first, and with each event.
 AGE = """
-SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0), schema_version
-FROM pragma_schema_version
+SELECT probed, coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0) FROM store
 """
+# From then on, no WAL of another copy fits.
+PART = "UPDATE store SET probed = probed + 1000000000000"
 WAITING = 0x4000_0200  # the byte that a waiting collector locks, after all that SQLite locks
 NOT_IN_FORMAT_1 = f"""
 {sqlite_seen.TABLES}
@@ -233,7 +234,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
     connection.execute(f"PRAGMA journal_size_limit = {MAX_WAL}")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
     connection.execute(PROBE)  # creates the WAL file
-    if not has_wal and connection.execute("PRAGMA table_info(opened)").fetchone():
+    is_left = not has_wal and connection.execute("PRAGMA table_info(opened)").fetchone()
+    if is_left:
         LOG.warning(
             "The store %s was not closed properly, but there is no %s: if it was moved or copied"
             " without that file, its newest events are missing. Do not add it now: that would"
@@ -241,6 +243,8 @@ def prepare(connection: sqlite3.Connection, path: Path) -> str:
             path, wal(path).name,
         )  # fmt: skip
     with contextlib.suppress(sqlite3.OperationalError):  # on a full disk
+        if is_left:
+            connection.execute(PART)
         connection.execute(OPENED)
         connection.execute("PRAGMA wal_checkpoint")  # so that even a copy without the WAL shows it
     return store_id(connection, str(path))

@@ -114,7 +114,7 @@ class Store(OpenStore):
         return False
 
     def probe(self) -> int:
-        """Commit something, to check that commits work: how many times this was done."""
+        """Commit something, to check that commits work; returns the new `probed`."""
         self._execute((sql.PROBE, [()]))
         return self.probed
 

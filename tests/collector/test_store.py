@@ -225,19 +225,37 @@ def test_a_copy_without_the_newest_events_is_noticed(
     assert "Do not add it now" in message
 
 
+# What a WAL has of a store that is copied while it is open.
+COPIED: dict[str, Callable[[SqliteStore], object]] = {
+    "all": lambda _: None,
+    "one event": lambda store: emptied(store).append([event({"n": "last"})]),
+    "space given back": lambda store: emptied(store).release(),
+    "a test": lambda store: emptied(store).probe(),
+}
+
+
+def emptied(store: SqliteStore) -> SqliteStore:
+    """The store with a WAL that the next change begins anew."""
+    store._query("PRAGMA wal_checkpoint")
+    return store
+
+
 @pytest.mark.parametrize("later", [0, 1, 3000])
+@pytest.mark.parametrize("copied", COPIED)
 def test_a_wal_of_an_earlier_copy_is_not_mixed_in(
-    database: str, tmp_path: Path, later: int
+    database: str, tmp_path: Path, copied: str, later: int
 ) -> None:
     """As after copying a folder twice, to another machine, with the collector stopped in between."""
     copy = tmp_path / "copy" / "events.db"
     copy.parent.mkdir()
     with closing(SqliteStore(database)) as store:
         store.append([event({"n": number}) for number in range(100)])
+        COPIED[copied](store)
         for file in tmp_path.glob("events.db*"):
             shutil.copy(file, copy.parent)
         for start in range(0, later, 500):
             store.append([event({"later": start + number}) for number in range(min(later, 500))])
+        last = store.last_seq
     shutil.copy(database, copy)
     for _ in range(2):
         with pytest.raises(UserError, match=r"does not match .*-wal.* Move that file away"):
@@ -245,18 +263,32 @@ def test_a_wal_of_an_earlier_copy_is_not_mixed_in(
     assert copy.read_bytes() == Path(database).read_bytes()
     sqlite_file.wal(copy).unlink()
     with closing(SqliteStore(str(copy))) as moved:
-        assert moved.last_seq == 100 + later
+        assert moved.last_seq == last
 
 
 def test_a_wal_is_not_mixed_into_an_earlier_backup(database: str, tmp_path: Path) -> None:
+    backed_up = tmp_path / "backup.db"
     with closing(SqliteStore(database)) as store:
         store.append([event({"n": number}) for number in range(100)])
-        backed_up = tmp_path / "backup.db"
         backup(database, str(backed_up))
-        store.append([event({"later": number}) for number in range(1000)])
+        emptied(store).append([event({"later": number}) for number in range(10)])
         shutil.copy(sqlite_file.wal(database), sqlite_file.wal(backed_up))
     with pytest.raises(UserError, match="Move that file away"):
         SqliteStore(str(backed_up))
+
+
+def test_a_wal_is_not_mixed_in_after_a_start_without_it(database: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    with closing(SqliteStore(database)) as store:
+        shutil.copy(database, copy)
+        for number in range(20):
+            store.append([event({"n": number})])
+        kept = sqlite_file.wal(database).read_bytes()
+    with closing(SqliteStore(str(copy))) as without:
+        without.append([event()])
+    sqlite_file.wal(copy).write_bytes(kept)
+    with pytest.raises(UserError, match="Move that file away"):
+        SqliteStore(str(copy))
 
 
 def test_a_store_that_cannot_be_marked_as_open_opens_all_the_same(
