@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from email.utils import formatdate
 from enum import Enum, auto
 from functools import partial
@@ -46,6 +45,7 @@ class Server:
         self.request_timeout = request_timeout
         self.connections: set[Connection] = set()
         self.strangers: dict[Connection, None] = {}  # that have shown no secret, the oldest first
+        self.bodies: dict[Connection, None] = {}  # still arriving from these, the oldest first
         self.loop = asyncio.get_running_loop()
         self.turns = OneByOne(self.loop)  # in which requests without a secret are handled
         self.date = b""  # for responses
@@ -63,10 +63,9 @@ class Server:
             next(iter(self.strangers)).drop(TOO_MANY)
         return True
 
-    def midway(self, but: Connection) -> Iterator[Connection]:
-        """The other connections with a stranger's body that may never end, the oldest first."""
-        others = [one for one in self.connections if one.is_midway and one is not but]
-        yield from sorted(others, key=lambda one: one.deadline)
+    def midway(self, but: Connection) -> Connection | None:
+        """Of the other connections with a stranger's body that may never end, the oldest."""
+        return next((one for one in self.bodies if one is not but), None)
 
     async def close(self, seconds: float) -> None:
         """Answer what was accepted, within these seconds, and close the connections."""
@@ -261,11 +260,12 @@ class Connection(asyncio.Protocol):
         request = self._unanswered[-1]
         request.count(body)
         self._check_size(request.received)
-        others = self.server.midway(self)
         while request.keeps_body and (problem := request.add(body)):
-            if request.is_known or (oldest := next(others, None)) is None:
+            if (oldest := self.server.midway(self)) is None:
                 raise Refusal(503, problem)
             oldest.drop(problem)
+        if request.is_in_strangers_memory:
+            self.server.bodies.setdefault(self)
 
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
@@ -273,6 +273,7 @@ class Connection(asyncio.Protocol):
             return
         request = self._unanswered[-1]
         request.is_complete = True
+        self.server.bodies.pop(self, None)
         self.deadline = NEVER
         self._state = State.IDLE if request.keep_alive else State.DEAF
         if not request.keep_alive:
@@ -311,6 +312,7 @@ class Connection(asyncio.Protocol):
         if self._state is State.BODY:
             request = self._unanswered.pop()
             request.release()
+            self.server.bodies.pop(self, None)
             route = request.route
         self._state = State.DEAF
         self.deadline = NEVER
@@ -331,11 +333,6 @@ class Connection(asyncio.Protocol):
             self._unanswered[-1].keep_alive = False
         else:
             self._close()
-
-    @property
-    def is_midway(self) -> bool:
-        """Whether only a part of a body without a secret in its headers has arrived."""
-        return self._state is State.BODY and self._unanswered[-1].is_in_strangers_memory
 
     def drop(self, reason: str) -> None:
         """Disconnect at once, to make room."""
@@ -397,4 +394,5 @@ class Connection(asyncio.Protocol):
     def _forget(self) -> None:
         self.server.connections.discard(self)
         self.server.strangers.pop(self, None)
+        self.server.bodies.pop(self, None)
         self.server.turns.forget(self)

@@ -146,6 +146,22 @@ def test_bodies_that_never_end_shut_out_nobody_whose_body_shows_a_secret(
     assert collector.log.read_text().count(reason) == dropped
 
 
+def test_bodies_without_a_secret_make_room_for_those_with_one(start: Start) -> None:
+    collector = start(max_pending_mb=24)
+    with contextlib.ExitStack() as stack:
+        stranger, *senders = (stack.enter_context(collector.connect()) for _ in range(3))
+        stranger.sendall(b"POST /v1/track HTTP/1.1\r\nContent-Length: 8000000\r\n\r\n")
+        stranger.sendall(b" " * 7_900_000)
+        wait_until(lambda: collector.metric("pending_bytes") == 7_900_000)
+        for sender in senders:
+            sender.sendall(HEAD + b"Content-Length: 8000000\r\n\r\n")
+            sender.sendall(b" " * 7_999_998)
+        for sender in senders:
+            sender.sendall(b"{}")
+            assert read_responses(sender, 1).startswith(b"HTTP/1.1 200")
+    wait_until(lambda: collector.metric("pending_bytes") == 0)
+
+
 def test_bodies_with_one_secret_leave_room_for_those_with_another(start: Start) -> None:
     collector = start(max_pending_mb=24)
     with contextlib.ExitStack() as stack:
