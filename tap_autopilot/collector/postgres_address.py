@@ -29,7 +29,8 @@ def check_address(database: str) -> None:
     known = {option.keyword.decode() for option in defaults} | {"ssl"}
     for name, _ in urllib.parse.parse_qsl(query, keep_blank_values=True):
         # Anything odder may be a piece of the password.
-        if name not in known and "@" not in query and re.fullmatch(r"\w{1,40}", name):
+        is_word = re.fullmatch(r"\w{1,40}", name) and not re.search("@|password", query)
+        if name not in known and is_word:
             raise UserError(
                 f"Cannot open the store {shown(database)}: PostgreSQL has no parameter {name};"
                 " remove it from the URL."

@@ -240,9 +240,9 @@ def check_format(version: int, name: str, oldest: int = FORMAT) -> None:
         )
 
 
-_HOST = r"(?:\[[^]]*\]|[\w.%-]*)(?::\d*)?"
+_HOST = r"(?:\[[^]]*\]|(?:[\w.-]|%2[fF])*)(?::\d*)?"
 # Anything else may be a password, such as one whose @ is escaped, too.
-_PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[\w.%-]*)?")
+_PLACE = re.compile(rf"{_HOST}(?:,{_HOST})*(?:/[\w.-]*)?")
 
 
 def shown(database: str) -> str:

@@ -81,6 +81,8 @@ def test_addresses_of_postgresql_that_are_safe(url: str) -> None:
         ("postgresql://u:p?s3cret=1@localhost/x?pgbouncer=1", "percent-encoded"),
         ("postgresql://10.0.0.1/x?password=p@s3cret", "add the parameter sslmode=require"),
         ("postgresql://u:s3cret", "percent-encoded"),
+        ("postgresql://u%3As3cret%40db.example.com/x", "percent-encoded"),
+        ("postgresql://db.example.com/x?password=p&s3cret", "percent-encoded"),
         ("postgresql://u:s3cret/x?sslmode=require", "percent-encoded"),
         ("postgresql://u:s3cret%40db.example.com/x", "percent-encoded"),
         ("postgresql://10.0.0.1/x;password=s3cret", "add the parameter sslmode=require"),
