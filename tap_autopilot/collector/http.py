@@ -16,7 +16,7 @@ from typing import cast
 import httptools
 
 from tap_autopilot.collector.notices import UNREAD
-from tap_autopilot.collector.pending import Pending
+from tap_autopilot.collector.pending import SENDER_FULL, Pending
 from tap_autopilot.collector.request import HEADERS, Handler, Refusal, Request, response
 from tap_autopilot.collector.turns import OneByOne
 
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
         request.count(body)
         self._check_size(request.received)
         while request.keeps_body and (problem := request.add(body)):
-            if (oldest := self.server.midway(self)) is None:
+            if problem == SENDER_FULL or (oldest := self.server.midway(self)) is None:
                 raise Refusal(503, problem)
             oldest.drop(problem)
         if request.is_in_strangers_memory:

@@ -162,6 +162,24 @@ def test_bodies_without_a_secret_make_room_for_those_with_one(start: Start) -> N
     wait_until(lambda: collector.metric("pending_bytes") == 0)
 
 
+def test_a_sender_that_has_its_share_displaces_nobody(start: Start) -> None:
+    collector = start(max_pending_mb=24)
+    with contextlib.ExitStack() as stack:
+        stranger = stack.enter_context(collector.connect())
+        body = b'{"writeKey": "%s"}' % KEY.encode()
+        head = b"POST /v1/track HTTP/1.1\r\nContent-Length: %d\r\n\r\n"
+        stranger.sendall(head % (1_000_000 + len(body)) + b" " * 1_000_000)
+        wait_until(lambda: collector.metric("pending_bytes") == 1_000_000)
+        for _ in range(3):
+            sender = stack.enter_context(collector.connect())
+            sender.sendall(HEAD + b"Content-Length: 8000000\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                sender.sendall(b" " * 7_900_000)
+        assert b"this sender already has too many" in read_responses(sender, 1)
+        stranger.sendall(body)
+        assert read_responses(stranger, 1).startswith(b"HTTP/1.1 200")
+
+
 def test_bodies_with_one_secret_leave_room_for_those_with_another(start: Start) -> None:
     collector = start(max_pending_mb=24)
     with contextlib.ExitStack() as stack:
