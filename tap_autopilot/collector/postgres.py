@@ -145,6 +145,11 @@ class PostgresStore(Store):
             cursor.executemany(_translated(WIPE), [(seq,) for seq in wiped])
         return sum(len(event.body) for event in moved)
 
+    def probe(self) -> int:
+        """Commit a change of the count."""
+        self._execute((PROBE, [()]))
+        return self.probed
+
     def forget_subjects(self, subjects: Iterable[bytes]) -> None:
         """Forget which deliveries were about these; the deliveries stay."""
         forget = "UPDATE seen SET about = NULL WHERE about = ?"

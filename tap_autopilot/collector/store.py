@@ -78,6 +78,10 @@ class Store(OpenStore):
         """Execute statements, each with the values of every one of its rows, in a transaction."""
 
     @abstractmethod
+    def probe(self) -> int:
+        """Commit something, to check that commits work; returns the new `probed`."""
+
+    @abstractmethod
     def reduce(self, events: Sequence[Reduced], wiped: Sequence[int] = ()) -> int:
         """Replace events with what remains of them.
 
@@ -112,11 +116,6 @@ class Store(OpenStore):
         In PostgreSQL none ever has to.
         """
         return False
-
-    def probe(self) -> int:
-        """Commit something, to check that commits work; returns the new `probed`."""
-        self._execute((sql.PROBE, [()]))
-        return self.probed
 
     def prunable(self, after: int, up_to: int) -> list[Event]:
         """A slice of the events with after < seq <= up_to that are not pruned yet."""

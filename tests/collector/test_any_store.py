@@ -205,7 +205,7 @@ def test_statistics_come_from_kept_counts(database: str, store: Store) -> None:
     store.append([event(key=b"a"), event(key=b"a"), event(at=NOW + 5)])
     store.append([Received(NOW, "hook", "hooks", "contact_added", b"{}", None, True)])
     prune_range(alone(store), 0, 1, lambda *_: NOTHING)
-    assert store.probe() < store.probe()
+    assert store.probe() + 1 == store.probe()
     with open_reader(database) as reader:
         found = reader.stats()
         assert found.pop("bytes") > 0
@@ -218,7 +218,7 @@ def test_statistics_come_from_kept_counts(database: str, store: Store) -> None:
                 "segment": "2023-11-14T22:13:20.005Z", "hook": "2023-11-14T22:13:20.000Z",
             },
         }  # fmt: skip
-        assert reader.probed < store.probe() == reader.probed
+        assert reader.probed == store.probe() - 1
 
 
 def test_statistics_list_the_most_frequent_events(database: str, store: Store) -> None:

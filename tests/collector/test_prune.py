@@ -228,9 +228,9 @@ def test_a_collector_that_starts_waits_for_what_is_being_erased(tmp_path: Path) 
         starting.start()
         wait_until(store.is_wanted)
         with pytest.raises(Wanted):
-            alone(store)(Store.probe)
+            alone(store)(lambda store: store.probe())
         store.begin_wipe()
-        assert alone(store)(Store.probe)
+        assert alone(store)(lambda store: store.probe()) == 2
     starting.join()
     assert collector.stop() == 0
 
