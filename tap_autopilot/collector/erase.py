@@ -265,10 +265,11 @@ def _named(value: Any) -> Iterator[tuple[str, str]]:
             rest += [(name, inner) for inner in value]
         elif isinstance(value, tuple):
             rest += [(plain(name[:MAX_LENGTH]), inner) for name, inner in value]
-        elif name in _NAMES and value is not None:
-            who = _lowered(str(value))
-            if 0 < len(who) <= MAX_LENGTH:
-                yield name, who
+        elif (
+            name in _NAMES and value is not None and len(str(value)) <= MAX_LENGTH
+            and (who := _lowered(str(value)))
+        ):  # fmt: skip
+            yield name, who
 
 
 def _people(named: Sequence[tuple[str, str]]) -> tuple[set[str], set[str]]:

@@ -64,8 +64,8 @@ NAME = """
 INSERT INTO store (id, format)
 SELECT replace(gen_random_uuid()::text, '-', ''), %s WHERE NOT EXISTS (SELECT FROM store)
 """
-# Logical replication copies rows, but not how far their numbers have got. So those of new events
-# would begin with 1 again, far below what the tap has read. Not everyone who writes may mend it.
+# Logical replication copies the rows, but not how far their numbers have got: those of new events
+# would begin with 1 again, far below what the tap has read. A role that may not do this leaves it.
 ADVANCE = """
 SELECT setval(numbers, last)
 FROM (VALUES
