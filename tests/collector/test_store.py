@@ -266,6 +266,22 @@ def test_a_wal_of_an_earlier_copy_is_not_mixed_in(
         assert moved.last_seq == last
 
 
+def test_a_kill_during_a_checkpoint_leaves_a_store_that_opens(
+    database: str, tmp_path: Path
+) -> None:
+    """Its file alone may be no database then, but the WAL has the whole of it."""
+    killed = tmp_path / "killed.db"
+    with closing(SqliteStore(database)) as store:
+        store.append([event({"n": number}) for number in range(2000)])
+        for file in tmp_path.glob("events.db*"):
+            shutil.copy(file, tmp_path / file.name.replace("events", "killed"))
+    killed.write_bytes(bytes(100) + killed.read_bytes()[100:])
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite_file._age(killed, "&immutable=1")
+    with closing(SqliteStore(str(killed))) as again:
+        assert again.last_seq == 2000
+
+
 def test_a_wal_is_not_mixed_into_an_earlier_backup(database: str, tmp_path: Path) -> None:
     backed_up = tmp_path / "backup.db"
     with closing(SqliteStore(database)) as store:

@@ -206,14 +206,15 @@ ALTER TABLE messages ALTER id RESTART
 """
 
 
+@pytest.mark.parametrize("pruned", [3, 5])
 @pytest.mark.parametrize("is_restarted", [True, False])
 def test_numbers_go_on_in_a_copy_by_replication(
-    database: str, store: PostgresStore, is_restarted: bool
+    database: str, store: PostgresStore, pruned: int, *, is_restarted: bool
 ) -> None:
     """It has the rows, but its sequences begin anew; those who read on would miss new events."""
     opened = {"properties": {"email_id": "m"}}
     store.append([event(opened, name=f"{number}") for number in range(5)])
-    prune_range(alone(store), 0, 5, lambda one: remains(one.source, one.body))
+    prune_range(alone(store), 0, pruned, lambda one: remains(one.source, one.body))
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(RESET)
         if not is_restarted:
@@ -229,6 +230,15 @@ def test_numbers_go_on_in_a_copy_by_replication(
         assert [one.seq for one in reader.read(5, 9)] == [6]
         prune_range(alone(copy), 0, 6, lambda one: remains(one.source, one.body))
         assert reader.stats()["pruned"] == 6
+
+
+def test_numbers_never_go_back(database: str, store: PostgresStore) -> None:
+    store.append([event()])
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("SELECT setval('autopilot_collector.events_seq_seq', 100)")
+    with closing(PostgresStore(database)) as again:
+        again.append([event()])
+        assert again.last_seq == 101
 
 
 def test_who_may_only_write_rows_needs_no_more(database: str, store: PostgresStore) -> None:
